@@ -1,0 +1,82 @@
+# Nothing needs to be activated or installed beforehand: the environments below are made when they are missing,
+# and installed again only when pyproject.toml has changed.
+
+PYTHON ?= python3
+
+# An environment that happens to be active in the caller's shell is not ours.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PROJECT_ENVIRONMENT UV_PYTHON UV_SYSTEM_PYTHON
+
+# uv from the PATH, if one runs there; else our own, in an environment that holds nothing else.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .venv-uv/bin/uv)
+
+BIN := .venv/bin
+OLDEST := .venv-oldest/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo check format test test-all test-oldest wheel clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv/.installed ## train a small model on digits, score the rows, show what came out
+	$(BIN)/vog-hf demo
+	@echo "The results are in $(CURDIR)/vog-demo"
+
+check: .venv/.installed-dev ## lint, format, types, spelling, workflows
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/zizmor --offline --no-progress .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+format: .venv/.installed-dev ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+test: .venv/.installed-dev ## the default tier: no network, no GPU, a few minutes
+	$(BIN)/python -m pytest
+
+test-all: .venv/.installed-dev ## every tier
+	$(BIN)/python -m pytest -m ""
+
+test-oldest: .venv-oldest/.installed ## the default tier on the lower bounds of pyproject.toml
+	$(OLDEST)/python -m pytest
+
+wheel: .venv/.installed ## build dist/*.tar.gz and, from it, dist/*.whl
+	rm -rf dist
+	$(UV) build --python $(BIN)/python --out-dir dist
+
+clean: ## remove the environments, build output and caches
+	rm -rf .venv .venv-oldest .venv-uv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv-uv/bin/uv:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet uv
+
+# The interpreter is asked for its own path: uv would look up a bare name in places that the shell does not.
+MAKE_VENV = $(UV) venv --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
+.venv/bin/python: | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	$(MAKE_VENV) .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(UV) pip install --python $(BIN)/python --editable .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	$(UV) pip install --python $(BIN)/python --editable '.[peft,timm]' --group dev
+	@touch $@
+
+# Made anew each time: uv keeps what is installed and satisfies a bound, so a changed bound would go untested.
+.venv-oldest/.installed: pyproject.toml | $(UV)
+	rm -rf .venv-oldest
+	$(MAKE_VENV) .venv-oldest
+	$(UV) pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[peft,timm]' --group test
+	@touch $@

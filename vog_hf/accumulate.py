@@ -1,0 +1,183 @@
+"""BatchAccumulator: everything that is streamed over the snapshots for one batch of rows, and its results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vog_hf.dynamics import TrainingDynamics
+from vog_hf.metric import mean_over_elements
+from vog_hf.moments import GradientMoments
+from vog_hf.schedule import MIN_SNAPSHOTS
+
+HEAT_MAP_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which snapshots the columns cover: ``early`` and ``late`` are the first and last max(2, K // 3) of K."""
+
+    n_snapshots: int
+
+    @property
+    def width(self) -> int:
+        """Snapshots in the windows early and late."""
+        return max(MIN_SNAPSHOTS, self.n_snapshots // 3)
+
+    def is_late(self, index: int) -> bool:
+        """Whether the snapshot of this index (from 0) is in the window late."""
+        return index >= self.n_snapshots - self.width
+
+
+@dataclass(frozen=True)
+class RaggedMaps:
+    """One heat map per row, end to end: ``values`` (share of the row's largest, 0..1), ``shapes [rows, 1 or 2]``.
+
+    ``scale [rows]`` is each row's largest value: VoG of small targets would vanish in float16.
+    """
+
+    values: npt.NDArray[np.float16]
+    shapes: npt.NDArray[np.int32]
+    scale: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RowResults:
+    """Final values of some rows: ``columns`` [rows], ``trajectories`` [rows, snapshots], heat maps if kept."""
+
+    columns: dict[str, npt.NDArray[np.generic]]
+    trajectories: dict[str, npt.NDArray[np.generic]]
+    heat_maps: RaggedMaps | None
+
+
+class BatchAccumulator:
+    """Moments of every target and window, dynamics and trajectories of one collated batch.
+
+    Args:
+        column_names: Column of each target's VoG.
+        windows: Planned snapshots and their windows.
+        channel_axis: Axis of ``[batch, *input]`` to average first, None for none.
+        mask: ``[batch, *first axes]`` after the channel mean, true where an element counts; None = all.
+        heat_maps: Whether to pool the first target's map at the end.
+    """
+
+    def __init__(
+        self,
+        column_names: Sequence[str],
+        windows: Windows,
+        *,
+        channel_axis: int | None,
+        mask: Tensor | None,
+        heat_maps: bool,
+    ) -> None:
+        self._names = tuple(column_names)
+        self._windows = windows
+        self._channel_axis = channel_axis
+        self._mask = mask
+        self._heat_maps = heat_maps
+        self._all: list[GradientMoments] = []
+        self._late: list[GradientMoments] = []
+        self._early: list[Tensor] = []
+        self._magnitude: Tensor | None = None
+        self._dynamics = TrainingDynamics()
+        self._trajectories: dict[str, list[Tensor]] = {}
+        self.n_snapshots = 0
+
+    @staticmethod
+    def bytes_per_row(element_shape: Sequence[int], n_targets: int, dtype: torch.dtype) -> int:
+        """Memory of the moments of one row: windows all and late of each target."""
+        return 2 * n_targets * GradientMoments.nbytes(1, element_shape, dtype)
+
+    def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> Tensor:
+        """Add one snapshot, in the order of training: one gradient ``[batch, *input]`` per target, and what was seen.
+
+        Returns:
+            ``[targets, batch]``, the VoG up to now; not finite where a gradient was not.
+        """
+        if self._channel_axis is not None:
+            gradients = [gradient.mean(self._channel_axis) for gradient in gradients]
+        if not self.n_snapshots:
+            self._start(gradients)
+        mask = None if self.n_snapshots else self._mask
+        late = self._windows.is_late(self.n_snapshots)
+        for i, gradient in enumerate(gradients):
+            self._all[i].update(slice(None), gradient, mask)
+            if late:
+                self._late[i].update(slice(None), gradient, self._mask if not int(self._late[i].count[0]) else None)
+        magnitude = mean_over_elements(gradients[0].abs().to(self._all[0].grad_mean.dtype), self._mask)
+        self._magnitude = magnitude if self._magnitude is None else self._magnitude + magnitude
+        self._dynamics.update(observation)
+        self.n_snapshots += 1
+        running = torch.stack([moments.scores() for moments in self._all])
+        if self.n_snapshots == self._windows.width:
+            self._early = list(running)
+        for name in ("confidence", "prediction"):
+            if name in observation:
+                self._trajectories.setdefault(name, []).append(observation[name])
+        self._trajectories.setdefault("vog", []).append(running[0])
+        return running
+
+    def results(self) -> RowResults:
+        """The final values. Columns ``early`` and ``late`` are there only if all planned snapshots came."""
+        columns: dict[str, Tensor] = {}
+        for i, name in enumerate(self._names):
+            columns[name] = self._all[i].scores()
+            if self.n_snapshots == self._windows.n_snapshots:
+                columns[f"{name}_early"] = self._early[i]
+                columns[f"{name}_late"] = self._late[i].scores()
+        if self._magnitude is not None:
+            columns["gradient_magnitude"] = self._magnitude / self.n_snapshots
+        columns |= self._dynamics.columns()
+        return RowResults(
+            {name: _to_numpy(values) for name, values in columns.items()},
+            {name: _to_numpy(torch.stack(values, dim=1)) for name, values in self._trajectories.items()},
+            pooled_maps(self._all[0].deviation(), self._mask) if self._heat_maps else None,
+        )
+
+    def _start(self, gradients: Sequence[Tensor]) -> None:
+        for gradient in gradients:
+            dtype = torch.promote_types(gradient.dtype, torch.float32)
+            for moments in (self._all, self._late):
+                moments.append(
+                    GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device)
+                )
+
+
+def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
+    """Per-element VoG ``[rows, *input']`` pooled to what is worth keeping.
+
+    ``[rows, tokens, width]`` with a token mask: the mean over the width, one value per token that counts. Other maps of
+    two axes are pooled to at most 32 x 32, of one axis to at most 1,024 values; elements masked out count as 0.
+    """
+    keep = None
+    if mask is not None and deviation.dim() == mask.dim() + 1:
+        values, keep = deviation.mean(-1) * mask, mask
+        shapes = mask.sum(1, keepdim=True)
+    elif deviation.dim() >= 3:
+        image = deviation.reshape(len(deviation), -1, *deviation.shape[-2:]).mean(1)
+        image = image if mask is None or mask.shape != image.shape else image * mask
+        values = F.adaptive_avg_pool2d(image.unsqueeze(1), [min(HEAT_MAP_SIDE, n) for n in image.shape[1:]]).squeeze(1)
+        shapes = torch.tensor([values.shape[1:]] * len(values))
+    else:
+        line = deviation.reshape(len(deviation), -1)
+        line = line if mask is None or mask.shape != line.shape else line * mask
+        values = F.adaptive_avg_pool1d(line.unsqueeze(1), min(HEAT_MAP_SIDE**2, line.shape[1])).squeeze(1)
+        shapes = torch.tensor([values.shape[1:]] * len(values))
+    scale = values.flatten(1).amax(1)
+    shares = values / scale.clamp(min=torch.finfo(scale.dtype).tiny).reshape(-1, *[1] * (values.dim() - 1))
+    return RaggedMaps(
+        (shares if keep is None else shares[keep]).flatten().to(torch.float16).cpu().numpy(),
+        shapes.to(torch.int32).cpu().numpy(),
+        scale.float().cpu().numpy(),
+    )
+
+
+def _to_numpy(values: Tensor) -> npt.NDArray[np.generic]:
+    """float64 stays float64 (the model was), other floats are float32, whole numbers int32."""
+    if not values.is_floating_point():
+        return values.to(torch.int32).cpu().numpy()
+    return (values if values.dtype == torch.float64 else values.float()).cpu().numpy()

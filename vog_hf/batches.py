@@ -1,0 +1,253 @@
+"""From rows of a data set to collated batches a model can be fed: reading, collating, labels, checks."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from vog_hf.errors import DataError, NonFiniteError
+from vog_hf.gradients import LABEL_NAMES, find_leaf, forward_inputs, forward_parameters, split_batch
+from vog_hf.rows import integer_column
+
+CollateFunction = Callable[[list[Any]], Any]
+TRANSFORM_CHECK_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Collated rows, on the CPU: their numbers, what forward takes, and their labels (None: the data has none)."""
+
+    rows: range
+    inputs: dict[str, Any]
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(value.nbytes for value in self.inputs.values() if isinstance(value, Tensor))
+
+
+class BatchReader:
+    """Reads rows of a data set as batches for one model, always in the same order and always the same.
+
+    Args:
+        dataset: A `datasets.Dataset` or any map-style torch data set (of mappings, pairs or tensors).
+        model: Unwrapped; tells which keys of a batch are its inputs.
+        collate_fn: From a list of rows to a batch. Default: transformers' ``default_data_collator`` for mappings (given
+            only the columns that forward or the labels need), torch's ``default_collate`` otherwise.
+        only_model_columns: Give ``collate_fn`` only those columns, as Trainer does under ``remove_unused_columns``.
+        label_names: Keys under which a batch holds its labels.
+        label_column: Column (or batch key) of the labels, over ``label_names``.
+        num_workers: Processes that read ahead; 0 = none.
+
+    Raises:
+        DataError: An empty data set, or one that cannot be read by row number.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        model: nn.Module,
+        *,
+        collate_fn: CollateFunction | None = None,
+        only_model_columns: bool = False,
+        label_names: Sequence[str] | None = None,
+        label_column: str | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        check_map_style(dataset)
+        self.dataset = dataset
+        self.label_column = label_column
+        self.label_names = tuple(dict.fromkeys([*(label_names or ()), *LABEL_NAMES]))
+        self._model = model
+        self._collate_fn = collate_fn
+        self._kept = {*forward_parameters(model), *self.label_names}
+        self._only_model_columns = only_model_columns or collate_fn is None
+        self._num_workers = num_workers
+
+    def read(self, batches: Sequence[range]) -> Iterator[Batch]:
+        """The batches with these row numbers, in this order."""
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[list(rows) for rows in batches],
+            collate_fn=self._collate,
+            num_workers=min(self._num_workers, len(batches)),
+            generator=torch.Generator(),  # the loader would draw a seed from the global stream
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*DataLoader will create.*")
+            loaded = iter(loader)
+        for rows in batches:
+            try:
+                inputs, labels = next(loaded)
+            except (DataError, NonFiniteError) as error:
+                raise type(error)(f"{error} (rows {rows[0]}-{rows[-1]})") from error
+            yield self._checked(Batch(rows, inputs, labels))
+
+    def all_labels(self, rows: range, seen: Tensor) -> npt.NDArray[np.int64] | None:
+        """The label of every row, read without decoding any; None where the data set has no such column.
+
+        The labels ``seen`` in the batch of ``rows`` must be the column's, else a transform makes them.
+        """
+        column = integer_column(self.dataset, [self.label_column] if self.label_column else self.label_names)
+        if column is None or not np.array_equal(column[rows.start : rows.stop : rows.step], seen.numpy()):
+            return None
+        return column
+
+    def check_deterministic(self, rows: range) -> None:
+        """Read rows twice under different random states.
+
+        Raises:
+            DataError: They differ: the transform is random, and VoG would measure the crop instead of the model.
+        """
+        with preserved_rng():
+            readings = []
+            for seed in (0, 1):
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002 (the global stream is what a transform may draw from)
+                torch.manual_seed(seed)
+                readings.append(self._collate([self.dataset[i] for i in rows]))
+        (first, _), (second, _) = readings
+        for name, value in first.items():
+            if isinstance(value, Tensor) and not _equal(value, second[name]):
+                msg = (
+                    f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings: the data set's transform is "
+                    "random (crop, flip, dropout, masking), so VoG would measure the transform. Pass the rows with the "
+                    "evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
+                )
+                raise DataError(msg)
+
+    def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None]:
+        column = None
+        if rows and isinstance(rows[0], Mapping):
+            column = self._label_values(rows)
+            rows = [self._model_row(row) for row in rows]
+        collate = self._collate_fn or _default_collator(rows)
+        try:
+            batch = collate(rows)
+        except Exception as error:
+            msg = (
+                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows must "
+                "collate to tensors of one shape: resize images to one size and one mode (image.convert('RGB')), pad "
+                "texts, and pass collate_fn= where the model needs its own"
+            )
+            raise DataError(msg) from error
+        names = (self.label_column, *self.label_names) if self.label_column else self.label_names
+        inputs, labels = split_batch(batch, self._model, names)
+        if column is not None:
+            labels = column
+        elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
+            msg = f"label_column {self.label_column!r} is neither a column of the rows ({_keys(rows)}) nor of the batch"
+            raise DataError(msg)
+        labels = _label_tensor(labels)
+        return forward_inputs(self._model, inputs, labels), labels
+
+    def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+        """Values of ``label_column`` where it is a column; refuses labels that are text."""
+        for name in (self.label_column,) if self.label_column else self.label_names:
+            value = rows[0].get(name)
+            if isinstance(value, str):
+                msg = (
+                    f"label column {name!r} holds text ({value!r}), expected class numbers; encode it with "
+                    f"dataset.class_encode_column({name!r}) and train on the same numbers"
+                )
+                raise DataError(msg)
+        if self.label_column and self.label_column in rows[0]:
+            return [-1 if row[self.label_column] is None else row[self.label_column] for row in rows]
+        return None
+
+    def _model_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
+        if self._only_model_columns and not kept:
+            msg = (
+                f"none of the row's columns {sorted(row)} is a parameter of the model's forward or a label; set the "
+                "transform that makes them, dataset.with_transform(...), or pass collate_fn="
+            )
+            raise DataError(msg)
+        for name in self.label_names:
+            if name in kept and kept[name] is None:
+                kept[name] = -1  # no label; collators cannot hold None
+        return kept
+
+    def _checked(self, batch: Batch) -> Batch:
+        leaf = find_leaf(self._model, batch.inputs)
+        value = batch.inputs[leaf.name]
+        if len(value) != len(batch):
+            msg = f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row"
+            raise DataError(msg)
+        if value.is_floating_point():
+            bad = ~torch.isfinite(value).flatten(1).all(1)
+            if bool(bad.any()):
+                row = batch.rows[int(bad.nonzero()[0])]
+                msg = f"input {leaf.name!r} of row {row} holds NaN or infinity; fix or drop the row"
+                raise NonFiniteError(msg)
+        if batch.labels is not None and len(batch.labels) != len(batch):
+            msg = f"{len(batch.labels)} labels came for {len(batch)} rows; VoG needs one label per row"
+            raise DataError(msg)
+        return batch
+
+
+def check_map_style(dataset: Any) -> None:
+    """Raise DataError where a data set is empty or has no rows by number."""
+    if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
+        msg = (
+            f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style data set, "
+            "e.g. datasets.Dataset.from_generator(...) or load_dataset(..., streaming=False)"
+        )
+        raise DataError(msg)
+    if len(dataset) == 0:
+        msg = "the data set is empty: there is no row to score; check the split or the filter that made it"
+        raise DataError(msg)
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Give back the random states of python, numpy and torch (all devices) as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _default_collator(rows: Sequence[Any]) -> CollateFunction:
+    if rows and isinstance(rows[0], Mapping):
+        from transformers import default_data_collator
+
+        return default_data_collator
+    return default_collate
+
+
+def _label_tensor(labels: Any) -> Tensor | None:
+    if labels is None or isinstance(labels, Tensor):
+        return labels
+    try:
+        return torch.as_tensor(np.asarray(labels))
+    except (TypeError, ValueError) as error:
+        msg = f"labels must be numbers, got {labels!r:.80}; encode them, e.g. dataset.class_encode_column('label')"
+        raise DataError(msg) from error
+
+
+def _equal(first: Tensor, second: Any) -> bool:
+    """Same values, NaN equal to NaN (a NaN input is another check's to name)."""
+    if not isinstance(second, Tensor) or first.shape != second.shape:
+        return False
+    same = first == second
+    return bool((same | (first.isnan() & second.isnan())).all() if first.is_floating_point() else same.all())
+
+
+def _keys(rows: Sequence[Any]) -> list[str] | str:
+    return sorted(rows[0]) if rows and isinstance(rows[0], Mapping) else f"of type {type(rows[0]).__name__}"

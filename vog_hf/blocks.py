@@ -1,0 +1,217 @@
+"""Blocks of rows on disk: which rows each process scores, finished blocks, and their assembly into one folder."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from vog_hf.accumulate import RowResults
+from vog_hf.errors import CoverageError, OutputFolderError
+from vog_hf.files import read_json, write_atomically, write_json
+from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME, save_array
+
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Who scores which rows in which order: rows ``rank::n_processes``, in blocks of batches, never padded."""
+
+    n_rows: int
+    n_processes: int
+    batch_size: int
+    block_rows: int  # of one process; a multiple of batch_size
+
+    def blocks(self, rank: int) -> list[list[range]]:
+        """The blocks of a process, each a list of batches, each a range of row numbers."""
+        rows = range(self.n_rows)[rank :: self.n_processes]
+        return [
+            batches(rows[start : start + self.block_rows], self.batch_size)
+            for start in range(0, len(rows), self.block_rows)
+        ]
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the process that has most of them."""
+        return len(self.blocks(0))
+
+
+def batches(rows: range, batch_size: int) -> list[range]:
+    """Rows cut into batches, the last one as short as it comes."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+class BlockFolder:
+    """A folder that is being filled with finished blocks. Each is written whole or not at all.
+
+    Args:
+        folder: Empty, not there, or an interrupted run of the same fingerprint.
+        fingerprint: What the scores depend on; a folder begun with another one is refused.
+        plan: Used if the folder is new; an interrupted run keeps its own, so that a restart is bit-equal.
+
+    Raises:
+        OutputFolderError: Files that are not ours, or another fingerprint.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> None:
+        self.folder = folder
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self._blocks = folder / "blocks"
+        existing = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        existing = [name for name in existing if name not in (".lock", "spool")]
+        if existing and PLAN_NAME not in existing:
+            msg = f"{folder} holds files that vog_hf did not write ({existing[0]}); choose another output_dir"
+            raise OutputFolderError(msg)
+        if existing:
+            begun = read_json(folder / PLAN_NAME)
+            differing = [key for key in self.fingerprint if begun["fingerprint"].get(key) != self.fingerprint[key]]
+            if differing:
+                msg = (
+                    f"{folder} holds scores of something else: {', '.join(differing)} differ; choose another "
+                    "output_dir, or delete the folder to score anew"
+                )
+                raise OutputFolderError(msg)
+            kept = BlockPlan(**begun["plan"])
+            plan = kept if kept.n_processes == plan.n_processes else plan
+        self.plan = plan
+        self._blocks.mkdir(parents=True, exist_ok=True)
+        write_json(folder / PLAN_NAME, {"fingerprint": self.fingerprint, "plan": asdict(plan)})
+
+    @staticmethod
+    def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+        """Whether the folder already holds the scores of this fingerprint."""
+        if not (folder / MANIFEST_NAME).is_file() or not (folder / PLAN_NAME).is_file():
+            return False
+        return bool(read_json(folder / PLAN_NAME)["fingerprint"] == json.loads(json.dumps(fingerprint)))
+
+    def path(self, rank: int, block: int) -> Path:
+        """Where a finished block is."""
+        return self._blocks / f"process-{rank:05d}-of-{self.plan.n_processes:05d}-block-{block:06d}.safetensors"
+
+    def write(self, rank: int, block: int, rows: npt.NDArray[np.int64], results: Sequence[RowResults]) -> None:
+        """Make a finished block durable."""
+        stored: dict[str, npt.NDArray[Any]] = {"rows": rows}
+        for kind in ("columns", "trajectories"):
+            for name in getattr(results[0], kind):
+                parts = [getattr(result, kind)[name] for result in results]
+                stored[f"{kind}/{name}"] = np.ascontiguousarray(np.concatenate(parts))
+        maps = [result.heat_maps for result in results if result.heat_maps is not None]
+        if maps:
+            for part in HEAT_MAP_FILES:
+                stored[f"heat_maps/{part}"] = np.concatenate([getattr(m, part) for m in maps])
+        write_atomically(self.path(rank, block), lambda path: save_file(stored, path))
+
+    def read(self, rank: int, block: int) -> dict[str, npt.NDArray[Any]] | None:
+        """A finished block, None where there is none yet or its file is damaged (then it is to be scored again)."""
+        path = self.path(rank, block)
+        if not path.is_file():
+            return None
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError):
+            return None
+
+    def finished(self, rank: int, block: int) -> bool:
+        """Whether a block need not be scored again."""
+        return self.read(rank, block) is not None
+
+    def remove_blocks(self) -> None:
+        """Delete the block files, once the folder holds their contents."""
+        shutil.rmtree(self._blocks, ignore_errors=True)
+
+
+def gathered_blocks(folder: BlockFolder, rank: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The blocks of all processes, round by round, rows ascending; every process must iterate to the end."""
+    for block in range(folder.plan.n_blocks):
+        parts = [part for part in gather_object([folder.read(rank, block)]) if part is not None]
+        yield _in_row_order(parts)
+
+
+class Assembler:
+    """Places gathered blocks by row: columns in memory, trajectories and heat maps in memory-mapped files."""
+
+    def __init__(self, folder: Path, n_rows: int, n_snapshots: int) -> None:
+        self.columns: dict[str, npt.NDArray[Any]] = {}
+        self._folder = folder
+        self._n_rows = n_rows
+        self._n_snapshots = n_snapshots
+        self._times_seen = np.zeros(n_rows, dtype=np.int64)
+        self._trajectories: dict[str, npt.NDArray[Any]] = {}
+        self._map_values = folder / ".heat-map-values.raw"
+        self._map_values.unlink(missing_ok=True)
+        self._shapes: list[npt.NDArray[np.int32]] = []
+        self._scales: list[npt.NDArray[np.float32]] = []
+
+    def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Place one block."""
+        rows = block["rows"]
+        np.add.at(self._times_seen, rows, 1)
+        for key, values in block.items():
+            kind, _, name = key.partition("/")
+            if kind == "columns":
+                column = self.columns.setdefault(name, np.zeros(self._n_rows, dtype=values.dtype))
+                column[rows] = values
+            elif kind == "trajectories":
+                self._trajectory(name, values)[rows] = values
+        if "heat_maps/values" in block:
+            with self._map_values.open("ab") as file:
+                file.write(block["heat_maps/values"].tobytes())
+            self._shapes.append(block["heat_maps/shapes"])
+            self._scales.append(block["heat_maps/scale"])
+
+    def finish(self) -> None:
+        """Prove that every row came exactly once, then give the files their names.
+
+        Raises:
+            CoverageError: A row is missing or came more than once; nothing is left behind.
+        """
+        if not (self._times_seen == 1).all():
+            self._map_values.unlink(missing_ok=True)
+            row = int((self._times_seen != 1).argmax())
+            wrong = int((self._times_seen != 1).sum())
+            msg = (
+                f"row {row} was scored {self._times_seen[row]} times, expected once ({wrong} of {self._n_rows} rows are "
+                "wrong); nothing was written. Delete the folder's blocks and score again"
+            )
+            raise CoverageError(msg)
+        for name, values in self._trajectories.items():
+            values.flush()  # type: ignore[attr-defined]
+            (self._folder / f".trajectory-{name}.npy").replace(self._folder / f"trajectory-{name}.npy")
+        if self._shapes:
+            flat = np.memmap(self._map_values, dtype=np.float16, mode="r")
+            save_array(self._folder / HEAT_MAP_FILES["values"], flat)
+            self._map_values.unlink()
+            save_array(self._folder / HEAT_MAP_FILES["shapes"], np.concatenate(self._shapes))
+            save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))
+
+    def _trajectory(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if values.shape[1] != self._n_snapshots:
+            msg = f"a block holds {values.shape[1]} of {self._n_snapshots} snapshots; delete the folder and score again"
+            raise CoverageError(msg)
+        if name not in self._trajectories:
+            path = self._folder / f".trajectory-{name}.npy"
+            shape = (self._n_rows, self._n_snapshots)
+            self._trajectories[name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
+        return self._trajectories[name]
+
+
+def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    if len(parts) == 1:
+        return dict(parts[0])
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    order = np.argsort(joined["rows"], kind="stable")
+    flat = joined.pop("heat_maps/values", None)
+    ordered = {key: values[order] for key, values in joined.items()}
+    if flat is not None:
+        sizes = joined["heat_maps/shapes"].prod(axis=1, dtype=np.int64)
+        start = np.concatenate([[0], np.cumsum(sizes)])
+        ordered["heat_maps/values"] = np.concatenate([flat[start[i] : start[i + 1]] for i in order])
+    return ordered

@@ -1,0 +1,356 @@
+"""VoGCallback: when a Trainer's model is snapshotted and scored; how is the scorer's business."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from vog_hf.batches import CollateFunction, check_map_style, preserved_rng
+from vog_hf.columns import add_vog_columns
+from vog_hf.config import VoGConfig
+from vog_hf.errors import ConfigError, DataError, NotScoredError, OutputFolderError
+from vog_hf.files import locked, require_free, write_json
+from vog_hf.rows import has_table
+from vog_hf.schedule import plan_snapshots
+from vog_hf.scorer import LiveScoring, VoGScorer
+from vog_hf.scores import VoGScores
+from vog_hf.snapshots import SnapshotWriter
+from vog_hf.tracking import log_scores
+
+logger = logging.getLogger(__name__)
+
+FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
+MARKER_NAME = "vog.json"
+ONLY_SPLIT = ""
+
+
+class VoGCallback(TrainerCallback):
+    """Scores the rows of a data set by Variance of Gradients while, or after, a `transformers.Trainer` trains.
+
+    Training is bit-identical to training without the callback. What is wrong with data, labels, transform or
+    configuration raises before the first step; a failure after that is logged once, training goes on, and `scores`
+    raises it.
+
+    Args:
+        dataset: What to score: a `Dataset` (with its *evaluation* transform), a `DatasetDict`, any map-style torch
+            data set; default: the trainer's own training rows, as the trainer sees them (without the columns that
+            Trainer strips).
+        config: What is computed.
+        collate_fn: From a list of whole rows to a batch; default: the trainer's collator.
+        output_dir: Folder for snapshots and scores; default ``<args.output_dir>/_vog``. A new training replaces what
+            an earlier one left there; files of others are refused.
+        collect: ``"replay"`` stores snapshots and scores at the end; ``"live"`` updates moments of all rows, in
+            memory, at every snapshot.
+        snapshots: ``"auto"`` (every epoch if there are 5 or more, else evenly spaced steps), ``"epoch"``, every n
+            steps, or a list of steps.
+        max_snapshots: More are thinned evenly.
+        batch_size: Rows per forward pass of the scoring; default: the trainer's evaluation batch size.
+        label_column: Column of the labels, over Trainer's label names.
+        store: ``"trainable"`` parameters and buffers, or ``"all"`` tensors (if frozen ones thaw in mid-run).
+        memory_budget: Bytes for a block of rows; default: a quarter of what is free.
+        num_workers: Processes that read rows ahead; default: the trainer's ``dataloader_num_workers``.
+        log: Whether to log to the active Weights & Biases run.
+        top_k: Rows in each of the tables of highest and lowest rows that are logged.
+
+    Raises:
+        ConfigError: An option that does not exist, or options that do not go together.
+
+    Example:
+        >>> callback = VoGCallback(snapshots="epoch", max_snapshots=5)
+        >>> callback.scores
+        Traceback (most recent call last):
+        ...
+        vog_hf.errors.NotScoredError: there are no scores yet: they come at the end of trainer.train()
+    """
+
+    def __init__(
+        self,
+        dataset: Any = None,
+        *,
+        config: VoGConfig | None = None,
+        collate_fn: CollateFunction | None = None,
+        output_dir: str | Path | None = None,
+        collect: str = "replay",
+        snapshots: str | int | Sequence[int] = "auto",
+        max_snapshots: int = 10,
+        batch_size: int | None = None,
+        label_column: str | None = None,
+        store: str = "trainable",
+        memory_budget: int | None = None,
+        num_workers: int | None = None,
+        log: bool = True,
+        top_k: int = 50,
+    ) -> None:
+        if collect not in ("replay", "live"):
+            msg = f"collect must be 'replay' or 'live', got {collect!r}"
+            raise ConfigError(msg)
+        config = config or VoGConfig()
+        if label_column is not None:
+            config = VoGConfig(**{**_options(config), "label_column": label_column})
+        if collect == "live" and config.label == "predicted":
+            msg = (
+                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
+                "training goes on; use collect='replay'"
+            )
+            raise ConfigError(msg)
+        for split in _splits(dataset).values():
+            if split is not None:
+                check_map_style(split)
+        self.dataset = dataset
+        self.config = config
+        self.collate_fn = collate_fn
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.collect = collect
+        self.snapshots = snapshots
+        self.max_snapshots = max_snapshots
+        self.batch_size = batch_size
+        self.store = store
+        self.memory_budget = memory_budget
+        self.num_workers = num_workers
+        self.log = log
+        self.top_k = top_k
+        self._run: _Run | None = None
+        self._scores: dict[str, VoGScores] | None = None
+        self._failure: Exception | None = None
+
+    # --- results ---
+
+    @property
+    def scores(self) -> VoGScores | dict[str, VoGScores]:
+        """The scores, of a `DatasetDict` one per split.
+
+        Raises:
+            NotScoredError: Training has not ended, or scoring failed (then the cause is chained).
+        """
+        if self._failure is not None:
+            msg = f"scoring failed: {self._failure}"
+            raise NotScoredError(msg) from self._failure
+        if self._scores is None:
+            msg = "there are no scores yet: they come at the end of trainer.train()"
+            raise NotScoredError(msg)
+        return self._scores[ONLY_SPLIT] if ONLY_SPLIT in self._scores else self._scores
+
+    def scored_dataset(self, columns: str | Sequence[str] = "core") -> Dataset | DatasetDict:
+        """The data set that was scored, with its scores as columns (see `add_vog_columns`).
+
+        Raises:
+            NotScoredError: As for `scores`.
+            DataError: A torch data set was scored, which has no columns.
+        """
+        scores = self.scores
+        dataset = self.dataset
+        if dataset is None and self._run is not None:
+            dataset = self._run.datasets[ONLY_SPLIT]
+        return add_vog_columns(dataset, scores, columns)
+
+    # --- Trainer's events ---
+
+    def on_train_begin(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Resolve and check everything, so that what is wrong raises before the first step."""
+        self._scores = self._failure = None
+        with preserved_rng():
+            self._run = _Run(self, args, state, model, train_dataloader)
+
+    def on_step_end(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Take a planned snapshot; the last one waits for the end of the epoch."""
+        run = self._run
+        if run is not None and state.global_step in run.plan[:-1]:
+            self._guarded("taking a snapshot", lambda: run.take(model, state))
+
+    def on_epoch_end(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Take the last snapshot here: in on_train_end the best model may have been loaded already."""
+        run = self._run
+        ends = state.global_step >= state.max_steps or control.should_training_stop
+        if run is not None and (ends or state.global_step in run.plan):
+            self._guarded("taking a snapshot", lambda: run.take(model, state))
+
+    def on_train_end(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Score, then log; the scores are on disk before anything is logged."""
+        run = self._run
+        if run is None or self._failure is not None:
+            return
+        if not any("train_runtime" in entry for entry in state.log_history[-1:]):
+            logger.info("VoG: training was ended by a hyper-parameter search; this trial is not scored")
+            return
+        self._guarded("scoring", lambda: self._set_scores(run.finish()))
+        if self._scores is not None and self.log and state.is_world_process_zero:
+            self._log(run, state.global_step)
+
+    def _set_scores(self, scores: dict[str, VoGScores]) -> None:
+        self._scores = scores
+
+    def _guarded(self, what: str, work: Callable[[], object]) -> None:
+        """Run ``work``; a failure must not end the training, so it is kept for `scores` and logged once."""
+        if self._failure is not None:
+            return
+        try:
+            with preserved_rng():
+                work()
+        except Exception as error:
+            self._failure = error
+            logger.exception("VoG: %s failed; training goes on, callback.scores raises the cause", what)
+
+    def _log(self, run: "_Run", step: int) -> None:
+        for split, scores in (self._scores or {}).items():
+            try:
+                with preserved_rng():
+                    log_scores(scores, run.datasets[split], step=step, top_k=self.top_k)
+            except Exception:
+                logger.exception("VoG: logging failed; the scores are in %s", scores.folder)
+
+
+class _Run:
+    """One training: its plan, its folder, and the scorer with a reader for each split."""
+
+    def __init__(
+        self,
+        options: VoGCallback,
+        args: TrainingArguments,
+        state: TrainerState,
+        model: nn.Module,
+        train_dataloader: Any,
+    ) -> None:
+        self.plan = plan_snapshots(
+            options.snapshots,
+            max_snapshots=options.max_snapshots,
+            max_steps=state.max_steps,
+            steps_per_epoch=_steps_per_epoch(args, train_dataloader),
+        )
+        self._live_collect = options.collect == "live"
+        self.datasets = _splits(options.dataset)
+        if options.dataset is None:
+            self.datasets = {ONLY_SPLIT: getattr(train_dataloader, "dataset", None)}
+            check_map_style(self.datasets[ONLY_SPLIT])
+        if self._live_collect and state.global_step > 0:
+            msg = (
+                f"collect='live' cannot resume at step {state.global_step}: the moments of earlier snapshots are gone; "
+                "use collect='replay', whose snapshots are on disk"
+            )
+            raise ConfigError(msg)
+        self._scorer = VoGScorer(
+            model,
+            config=options.config,
+            batch_size=options.batch_size or args.per_device_eval_batch_size,
+            memory_budget=options.memory_budget,
+            num_workers=args.dataloader_num_workers if options.num_workers is None else options.num_workers,
+            progress=not args.disable_tqdm,
+        )
+        own_collator = options.collate_fn is not None
+        self._readers = {
+            split: self._scorer.reader(
+                dataset,
+                collate_fn=options.collate_fn or getattr(train_dataloader, "collate_fn", None),
+                only_model_columns=not own_collator and args.remove_unused_columns,
+                label_names=args.label_names,
+            )
+            for split, dataset in self.datasets.items()
+        }
+        plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
+        self._folder = options.output_dir or Path(args.output_dir) / FOLDER_NAME
+        self._main = PartialState().is_main_process
+        self._writer = SnapshotWriter(self._folder / "snapshots", model, store=options.store)
+        self._taken: list[int] = []
+        self._live = {
+            split: self._scorer.live(self._readers[split], plan, len(self.plan))
+            for split, plan in plans.items()
+            if self._live_collect
+        }
+        if self._main:
+            needed = sum(plan.disk_bytes(len(self.datasets[s]), len(self.plan)) for s, plan in plans.items())
+            if not self._live_collect:
+                needed += self._writer.snapshot_bytes(model) * len(self.plan)
+            self._prepare_folder(needed, resumed=state.global_step > 0)
+        if state.global_step > 0:
+            self._writer.continue_from(state.global_step)
+            self._taken = self._writer.steps
+        _log_plan(self.plan, self._folder, options.collect)
+
+    def take(self, model: nn.Module, state: TrainerState) -> None:
+        """A snapshot of the model as it is, once per step."""
+        step = state.global_step
+        if step in self._taken:
+            return
+        self._taken.append(step)
+        for live in self._live.values():
+            live.update(f"step-{step:09d}", step)
+        if not self._live_collect and self._main:
+            self._writer.take(model, step)
+
+    def finish(self) -> dict[str, VoGScores]:
+        """The scores of each split."""
+        PartialState().wait_for_everyone()
+        scores = {}
+        for split, reader in self._readers.items():
+            folder = self._folder / "scores" / split if split else self._folder / "scores"
+            if self._live_collect:
+                scores[split] = self._live[split].finish(output_dir=folder)
+            else:
+                scores[split] = self._scorer.score_rows(reader, self._writer.snapshot_set, output_dir=folder)
+        return scores
+
+    def _prepare_folder(self, needed: int, *, resumed: bool) -> None:
+        folder = self._folder
+        if folder.exists() and not folder.is_dir():
+            msg = f"output_dir {folder} is a file; pass a folder"
+            raise OutputFolderError(msg)
+        if folder.exists() and any(folder.iterdir()) and not (folder / MARKER_NAME).is_file():
+            msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
+            raise OutputFolderError(msg)
+        require_free(folder, needed, "storing snapshots and scores")
+        with locked(folder):
+            write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
+            shutil.rmtree(folder / "scores", ignore_errors=True)
+            if not resumed:
+                shutil.rmtree(folder / "snapshots", ignore_errors=True)
+
+
+def _splits(dataset: Any) -> dict[str, Any]:
+    """Data sets by split; a single one under `ONLY_SPLIT`."""
+    if isinstance(dataset, Mapping) and not has_table(dataset):
+        if not dataset:
+            msg = "the DatasetDict is empty: there is no split to score"
+            raise DataError(msg)
+        unsafe = [name for name in dataset if not str(name).replace("-", "_").replace(".", "_").isidentifier()]
+        if unsafe:
+            msg = f"split names become folder names: letters, digits, '.', '_' and '-' only, got {unsafe}"
+            raise DataError(msg)
+        return dict(dataset)
+    return {ONLY_SPLIT: dataset}
+
+
+def _options(config: VoGConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
+    try:
+        batches = len(train_dataloader)
+    except TypeError:
+        return None
+    return max(-(-batches // args.gradient_accumulation_steps), 1)
+
+
+def _log_plan(plan: Sequence[int], folder: Path, collect: str) -> None:
+    kind = "snapshots in" if collect == "replay" else "passes over the rows while training; scores in"
+    logger.info("VoG: %d %s %s, after steps %s", len(plan), kind, folder, ", ".join(map(str, plan)))

@@ -1,0 +1,126 @@
+"""VoGConfig: every choice that changes a number, checked when it is made, to and from JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from vog_hf.errors import ConfigError
+from vog_hf.targets import TARGETS, TASKS, Target, target_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoGConfig:
+    """What is computed. The defaults are the paper's; how fast or in how much memory is not in here.
+
+    Attributes:
+        target: The scalar that is differentiated: ``"logit"`` (the paper), ``"probability"`` (softmax), ``"loss"`` or
+            ``target(outputs, batch) -> [batch]``; several as a tuple, of which the first fills the column ``vog``.
+        label: Whose class: ``"given"`` (rows without a label use the prediction) or ``"predicted"`` (by the last
+            snapshot, for every row).
+        label_column: Column or batch key that holds the label; default: Trainer's label names, else ``labels``,
+            ``label``, ``label_ids`` of the collated batch.
+        task: What the logits mean, one of `vog_hf.targets.TASKS`; default: found from the model (see `find_task`).
+        reduce_channels: Average images' gradients over the channels first; ``"auto"`` does so for images only.
+        dtype: Of the model while scoring: ``"float32"`` (smaller floating weights are cast up, float64 stays) or
+            ``"model"`` (as it is; for large frozen bf16 models).
+        heat_maps: Keep one pooled VoG map per row (at most 32 x 32, or one value per token) on disk.
+
+    Raises:
+        ConfigError: A value that does not exist, or a combination that cannot be carried out.
+
+    Example:
+        >>> VoGConfig(target=("logit", "loss")).target_names
+        ('logit', 'loss')
+    """
+
+    target: Target | tuple[Target, ...] = "logit"
+    label: str = "given"
+    label_column: str | None = None
+    task: str | None = None
+    reduce_channels: bool | str = "auto"
+    dtype: str = "float32"
+    heat_maps: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, list):
+            object.__setattr__(self, "target", tuple(self.target))
+        if not self.targets:
+            msg = f"target must name at least one of {', '.join(TARGETS)} or a callable, got {self.target!r}"
+            raise ConfigError(msg)
+        for target in self.targets:
+            if not callable(target) and target not in TARGETS:
+                msg = f"target must be {', '.join(TARGETS)} or a callable(outputs, batch) -> [batch], got {target!r}"
+                raise ConfigError(msg)
+        if len(set(self.target_names)) < len(self.targets):
+            msg = f"targets must differ from one another, got {self.target_names}"
+            raise ConfigError(msg)
+        _check_choice("label", self.label, ("given", "predicted"))
+        _check_choice("task", self.task, (None, *TASKS))
+        _check_choice("reduce_channels", self.reduce_channels, ("auto", True, False))
+        _check_choice("dtype", self.dtype, ("float32", "model"))
+        if self.task is not None and self.label == "predicted" and not TASKS[self.task].can_predict_label:
+            msg = f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'"
+            raise ConfigError(msg)
+        if self.task is not None:
+            for target in self.targets:
+                if isinstance(target, str) and target not in TASKS[self.task].targets:
+                    msg = f"target {target!r} does not exist for task {self.task!r}: {TASKS[self.task].targets}"
+                    raise ConfigError(msg)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets as a tuple, also where one was given alone."""
+        return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The targets by name; a callable by its qualified name."""
+        return tuple(target_name(target) for target in self.targets)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The column of each target's VoG: ``vog`` for the first, then ``vog_loss``, ``vog_<function name>``."""
+        names = tuple(
+            "vog" if i == 0 else f"vog_{target_name(target).rpartition('.')[2]}"
+            for i, target in enumerate(self.targets)
+        )
+        if len(set(names)) < len(names):
+            msg = f"targets must give different column names, got {names}; rename one of the functions"
+            raise ConfigError(msg)
+        return names
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; callables stand as their qualified names."""
+        return {**asdict(self), "target": list(self.target_names)}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VoGConfig":
+        """The configuration that `to_dict` wrote.
+
+        Raises:
+            ConfigError: An unknown option, or a callable target, which a name cannot bring back.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            msg = f"unknown options {unknown}; a VoGConfig has {[field.name for field in fields(cls)]}"
+            raise ConfigError(msg)
+        target = values.get("target", "logit")
+        target = target[0] if isinstance(target, list) and len(target) == 1 else target
+        return cls(**{**values, "target": tuple(target) if isinstance(target, list) else target})
+
+    @classmethod
+    def from_json(cls, text: str) -> "VoGConfig":
+        """The configuration that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+
+def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        listed = ", ".join(repr(choice) for choice in choices)
+        msg = f"{option} must be one of {listed}, got {value!r}"
+        raise ConfigError(msg)

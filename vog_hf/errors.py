@@ -1,0 +1,71 @@
+"""The errors this library raises.
+
+::
+
+    VoGError
+    |-- ConfigError        (ValueError)    an option, or a combination of options, that cannot be carried out
+    |-- DataError          (ValueError)    rows, labels, transforms or collated batches that cannot be scored
+    |   |-- LabelError                     a label that its task cannot have
+    |   `-- RowMismatchError               a data set whose rows are not the rows that were scored
+    |-- ModelError         (ValueError)    a model whose gradient with respect to its input cannot be taken
+    |-- NonFiniteError     (ValueError)    NaN or infinite inputs or gradients; names the row and the snapshot
+    |-- SnapshotError      (ValueError)    stored weights that are missing, damaged or belong to another model
+    |-- CoverageError      (RuntimeError)  a row was not seen exactly once per snapshot
+    |-- NotScoredError     (RuntimeError)  scores were asked for before there are any, or scoring had failed
+    |-- OutputFolderError  (OSError)       a folder that is foreign, in use, or holds another run's scores
+    `-- MemoryBudgetError  (MemoryError)   what was asked for needs more memory than there is
+
+Each message has three parts: what was expected, what came, and what to do.
+"""
+
+
+class VoGError(Exception):
+    """Base class of every error that vog_hf raises on purpose."""
+
+
+class ConfigError(VoGError, ValueError):
+    """An option, or a combination of options, that cannot be carried out."""
+
+
+class DataError(VoGError, ValueError):
+    """Rows, labels, transforms or collated batches that cannot be scored."""
+
+
+class LabelError(DataError):
+    """A label that its task cannot have; ``position`` is its place in the batch, so that a caller can name the row."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class RowMismatchError(DataError):
+    """The rows of a data set are not the rows that were scored."""
+
+
+class ModelError(VoGError, ValueError):
+    """The gradient of this model with respect to its input cannot be taken."""
+
+
+class NonFiniteError(VoGError, ValueError):
+    """NaN or infinite inputs or gradients."""
+
+
+class SnapshotError(VoGError, ValueError):
+    """Stored weights that are missing, damaged or belong to another model."""
+
+
+class CoverageError(VoGError, RuntimeError):
+    """A row was not seen exactly once per snapshot; nothing was written."""
+
+
+class NotScoredError(VoGError, RuntimeError):
+    """There are no scores: training has not ended, or scoring failed (then the cause is chained)."""
+
+
+class OutputFolderError(VoGError, OSError):
+    """A folder that is foreign, in use by another run, or holds the scores of something else."""
+
+
+class MemoryBudgetError(VoGError, MemoryError):
+    """What was asked for needs more memory than there is."""

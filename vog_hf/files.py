@@ -1,0 +1,96 @@
+"""Files that are whole or absent: atomic writes, a folder's lock, free space."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vog_hf.errors import OutputFolderError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, make it durable, and rename it: no half-written files."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as JSON, atomically."""
+    text = json.dumps(values, indent=2, sort_keys=False, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        OutputFolderError: It is not JSON: damaged, or not ours.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{path} is not the JSON that vog_hf writes ({error}); delete the folder and score again"
+        raise OutputFolderError(msg) from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space where ``folder`` is or will be."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def require_free(folder: Path, needed: int, purpose: str) -> None:
+    """Raise OutputFolderError where the disk cannot hold what is about to be written."""
+    free = free_bytes(folder)
+    if free < needed:
+        msg = (
+            f"{purpose} needs about {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; free some "
+            "space or choose another output_dir"
+        )
+        raise OutputFolderError(msg)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock (flock: gone with the process), so that two runs never write into one folder.
+
+    Raises:
+        OutputFolderError: Another run holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        msg = f"cannot write to {folder} ({error.strerror}); choose another output_dir"
+        raise OutputFolderError(msg) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"{folder} is in use by another run; wait for it or choose another output_dir"
+            raise OutputFolderError(msg) from error
+        yield
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes as a person reads it: ``"1.5 GiB"``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

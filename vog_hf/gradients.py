@@ -1,0 +1,349 @@
+"""Gradients of a scalar per row with respect to the model's input, with the model left as it was found."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vog_hf.errors import ConfigError, DataError, ModelError
+from vog_hf.targets import Target, Task, check_target, fill_missing_labels, find_logits, find_task, row_scalar
+
+LABEL_NAMES = ("labels", "label", "label_ids")
+
+
+def input_gradients(
+    model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None
+) -> Tensor:
+    """Gradient of each row's target with respect to that row's input, ``[batch, *input]``.
+
+    In evaluation mode, outside autocast; weights, ``.grad``, ``requires_grad``, module modes, buffers and the model's
+    configuration are left as they were. Unit: target unit per unit of input; sign and direction as they are.
+
+    Args:
+        model: A transformers model, a timm model or any ``nn.Module`` whose output holds logits (see
+            `vog_hf.targets.find_logits`); compiled and wrapped models are unwrapped.
+        batch: A mapping as ``forward`` takes it (labels may be in it), a tensor, or a pair (inputs, labels).
+        target: ``"logit"``, ``"probability"``, ``"loss"``, or ``target(outputs, batch) -> [batch]``.
+        labels: ``[batch]`` classes, or what the model's task needs; default: those in the batch, else, for
+            classifiers, the model's own prediction.
+
+    Returns:
+        The gradient w.r.t. the main input if that is floating (pixels, waveform, spectrogram), else w.r.t. the token
+        embeddings, ``[batch, tokens, width]``.
+
+    Raises:
+        ModelError: The input or the logits cannot be found, or the target does not depend on the input.
+
+    Example:
+        >>> model = nn.Linear(3, 2, bias=False)
+        >>> gradients = input_gradients(model, (torch.ones(4, 3), torch.tensor([0, 1, 1, 0])))
+        >>> torch.equal(gradients[1], model.weight[1])  # the logit of class 1 is linear in the input
+        True
+    """
+    model = unwrap(model)
+    inputs, found_labels = split_batch(batch, model)
+    labels = found_labels if labels is None else labels
+    device, dtype = model_device_and_dtype(model)
+    inputs = placed(forward_inputs(model, inputs, labels), device, dtype)
+    labels = labels.to(device) if isinstance(labels, Tensor) else labels
+    leaf = find_leaf(model, inputs)
+    with scoring_mode(model):
+        outputs, x = forward_from_leaf(model, inputs, leaf)
+        task = None
+        if isinstance(target, str):
+            logits = find_logits(outputs)
+            task = find_task(model, logits, labels)
+            check_target(target, task)
+            if labels is not None:
+                task.check_labels(labels, logits.shape[-1])
+            if task.can_predict_label:
+                labels = fill_missing_labels(labels, logits.argmax(-1))
+        return target_gradients([target], task, outputs, inputs, labels, x)[0]
+
+
+def target_gradients(
+    targets: Sequence[Target],
+    task: Task | None,
+    outputs: Any,
+    inputs: Mapping[str, Any],
+    labels: Tensor | None,
+    x: Tensor,
+) -> list[Tensor]:
+    """Gradient of each target's row scalars with respect to the leaf ``x``: one backward each over one forward."""
+    gradients = []
+    for i, target in enumerate(targets):
+        scalars = row_scalar(target, task, outputs, inputs, labels)
+        with _explained_autograd_errors():
+            (gradient,) = torch.autograd.grad(
+                scalars.sum(), x, retain_graph=i < len(targets) - 1, allow_unused=True
+            )
+        if gradient is None:
+            msg = (
+                "the target does not depend on the input: it is used under no_grad, detached or not used at all; "
+                "VoG needs a model that is differentiable from its input to its logits"
+            )
+            raise ModelError(msg)
+        gradients.append(gradient)
+    return gradients
+
+
+# --- what is fed to the model ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InputLeaf:
+    """The input with respect to which the gradient is taken: a floating tensor, or an embedding's output."""
+
+    name: str  # key in the batch
+    embedding: nn.Module | None  # the module whose output is the leaf; None: the tensor itself
+
+    def channel_axis(self, shape: Sequence[int]) -> int | None:
+        """Axis of ``[batch, *input]`` that holds image channels, None where the input is not an image."""
+        if self.embedding is None and (len(shape) == 4 or (len(shape) > 4 and self.name.startswith("pixel_values"))):
+            return len(shape) - 3
+        return None
+
+    def element_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
+        """Which elements of ``shape = [batch, *input']`` (after a channel mean) count; None = all of them."""
+        pixels = self.name.startswith("pixel")
+        mask = inputs.get("pixel_mask" if pixels else "attention_mask")
+        if isinstance(mask, Tensor) and tuple(mask.shape) == tuple(shape[: mask.dim()]):
+            return mask.bool()
+        if self.embedding is not None:
+            return torch.ones(tuple(shape[:2]), dtype=torch.bool, device=inputs[self.name].device)
+        if isinstance(mask, Tensor) and mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1]):  # [batch, mel bins, frames]
+            return mask.bool().unsqueeze(1).expand(tuple(shape))
+        return None
+
+
+def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
+    """What of ``inputs`` is differentiated: ``main_input_name``, else the first parameter of forward in the batch."""
+    main = getattr(model, "main_input_name", None)
+    names = [name for name in ([main] if isinstance(main, str) else []) if name in inputs]
+    if "inputs_embeds" in inputs:
+        names = ["inputs_embeds"]
+    names += [name for name in forward_parameters(model) if isinstance(inputs.get(name), Tensor)]
+    if not names:
+        msg = (
+            f"none of forward's parameters {list(forward_parameters(model))} is a tensor of the batch, which has "
+            f"{sorted(inputs)}; name the batch's keys after forward's parameters in the collator"
+        )
+        raise ModelError(msg)
+    name = names[0]
+    if inputs[name].is_floating_point():
+        return InputLeaf(name, None)
+    return InputLeaf(name, _input_embedding(model, name, inputs[name].dtype))
+
+
+def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Module:
+    owner: Any = model
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+        owner = model.get_encoder()
+    embedding = None
+    if hasattr(owner, "get_input_embeddings"):
+        try:
+            embedding = owner.get_input_embeddings()
+        except NotImplementedError:
+            embedding = None
+    if not isinstance(embedding, nn.Module):
+        msg = (
+            f"the input {name!r} is {dtype}, which has no gradient, and {type(model).__name__} names no embedding to "
+            "differentiate instead; define get_input_embeddings() on it, or feed a floating input"
+        )
+        raise ModelError(msg)
+    return embedding
+
+
+def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> tuple[Any, Tensor]:
+    """Run ``model(**inputs)`` with the leaf cut out of the graph: (outputs, leaf with requires_grad)."""
+    if leaf.embedding is None:
+        x = inputs[leaf.name].detach().requires_grad_()
+        with _explained_autograd_errors():
+            return model(**{**inputs, leaf.name: x}), x
+    caught: list[Tensor] = []
+
+    def cut(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        caught.append(output.detach().requires_grad_())
+        return caught[-1]
+
+    handle = leaf.embedding.register_forward_hook(cut)
+    try:
+        with _explained_autograd_errors():
+            outputs = model(**inputs)
+    finally:
+        handle.remove()
+    if len(caught) != 1:
+        msg = (
+            f"the input embedding of {type(model).__name__} ({type(leaf.embedding).__name__}) was used {len(caught)} "
+            "times in one forward pass, expected exactly once; pass inputs_embeds, or return the embedding that is "
+            "really used from get_input_embeddings()"
+        )
+        raise ModelError(msg)
+    return outputs, caught[0]
+
+
+def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES) -> tuple[dict[str, Any], Any]:
+    """A collated batch as (inputs by name, labels or None): mappings, pairs (inputs, labels) and bare tensors."""
+    if isinstance(batch, Mapping):
+        inputs = dict(batch)
+        labels = [inputs.pop(name) for name in label_names if name in inputs]
+        return inputs, next((value for value in labels if value is not None), None)
+    first = next(iter(forward_parameters(model)), None)
+    if isinstance(batch, Tensor):
+        batch = (batch,)
+    if not isinstance(batch, (tuple, list)) or not 1 <= len(batch) <= 2 or first is None:
+        msg = f"a batch must be a mapping, a pair (inputs, labels) or a tensor, got {type(batch).__name__}"
+        raise DataError(msg)
+    if isinstance(batch[0], Mapping):
+        return dict(batch[0]), batch[1] if len(batch) == 2 else None
+    return {first: batch[0]}, batch[1] if len(batch) == 2 else None
+
+
+def forward_inputs(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | None) -> dict[str, Any]:
+    """``inputs`` reduced to what forward accepts without labels.
+
+    A model that is given labels computes a loss and writes ``config.problem_type``. Sequence-to-sequence models get
+    the decoder's inputs from the labels where the batch has none.
+    """
+    accepted = forward_parameters(model)
+    kept = {name: value for name, value in inputs.items() if name in accepted}
+    config = getattr(model, "config", None)
+    make_decoder_inputs = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        and callable(make_decoder_inputs)
+        and isinstance(labels, Tensor)
+        and labels.dim() == 2
+        and "decoder_input_ids" in accepted
+        and "decoder_input_ids" not in kept
+    ):
+        kept["decoder_input_ids"] = make_decoder_inputs(labels=labels)
+    if "use_cache" in accepted and getattr(config, "use_cache", False):
+        kept["use_cache"] = False  # keys and values of every layer would be kept for nothing
+
+    return kept
+
+
+def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+    """``inputs`` on a device, their floating tensors in a dtype (None: as they are)."""
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def forward_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Names of forward's parameters, of the model under an adapter or a wrapper whose own forward names none."""
+    return _signature(type(model.get_base_model() if hasattr(model, "get_base_model") else model))
+
+
+@functools.cache
+def _signature(model_class: type[nn.Module]) -> tuple[str, ...]:
+    parameters = inspect.signature(model_class.forward).parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return tuple(named[1:])  # without self
+
+
+# --- leaving the model as it was found ------------------------------------------------------------------------------
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module under ``torch.compile`` and data-parallel wrappers: hooks on a compiled module are ignored."""
+    while True:
+        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def model_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Device of the model and dtype of its first floating weight (None: it has no floating weight)."""
+    tensors = [*model.parameters(), *model.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return device, next((t.dtype for t in tensors if t.is_floating_point()), None)
+
+
+@contextmanager
+def scoring_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without autocast or compilation, gradients on; on leaving, all is as before.
+
+    Modes are set and restored flag by flag, because ``train()`` and ``eval()`` of some modules do more than that.
+    """
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    compiled = [module.__dict__.get("_compiled_call_impl") for module in modules]
+    patched = model.__dict__.get("forward")
+    device, _ = model_device_and_dtype(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        try:
+            for module, compiled_call in zip(modules, compiled, strict=True):
+                module.training = False
+                if compiled_call is not None:
+                    module.__dict__["_compiled_call_impl"] = None
+            if patched is not None and hasattr(model, "_original_forward"):
+                model.__dict__["forward"] = _forward_before_accelerate(model)
+            yield
+        finally:
+            for module, was_training, compiled_call in zip(modules, training, compiled, strict=True):
+                module.training = was_training
+                if compiled_call is not None:
+                    module.__dict__["_compiled_call_impl"] = compiled_call
+            if patched is not None:
+                model.__dict__["forward"] = patched
+
+
+def _forward_before_accelerate(model: nn.Module) -> Callable[..., Any]:
+    """The forward that Accelerate patched for bf16 or fp16, under one layer of wrapping for each time it did."""
+    function: Any = getattr(model._original_forward, "__func__", model._original_forward)
+    plain = type(model).forward
+    while function is not plain and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+        function = getattr(function, "__func__", function)
+    if function is plain:
+        return MethodType(plain, model)
+    original: Callable[..., Any] = model._original_forward  # type: ignore[assignment]
+    return original
+
+
+@contextmanager
+def _explained_autograd_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "use_reentrant" in text or "Checkpointing is not compatible with .grad()" in text:
+            msg = (
+                "the model uses re-entrant gradient checkpointing in evaluation mode, through which no input gradient "
+                "can be taken; call torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or checkpoint only "
+                "while module.training"
+            )
+            raise ModelError(msg) from error
+        if "does not require grad and does not have a grad_fn" in text:
+            msg = (
+                "the target has no gradient: the model computes its logits under no_grad or from detached or integer "
+                "values; VoG needs a model that is differentiable from its input to its logits"
+            )
+            raise ModelError(msg) from error
+        raise
+
+
+def check_reduce_channels(reduce_channels: bool | str, leaf: InputLeaf, shape: Sequence[int]) -> int | None:
+    """The axis over which channels are averaged, None for none; raises where an input without channels is asked."""
+    axis = leaf.channel_axis(shape)
+    if reduce_channels is True and axis is None:
+        msg = f"reduce_channels=True needs images [batch, channels, height, width], got {leaf.name!r} {tuple(shape)}"
+        raise ConfigError(msg)
+    return axis if reduce_channels else None

@@ -1,0 +1,221 @@
+"""VoGScores: one line of values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vog_hf.accumulate import RaggedMaps
+from vog_hf.errors import ConfigError, OutputFolderError
+from vog_hf.files import read_json, write_atomically, write_json
+from vog_hf.rows import RowIdentity
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+TABLE_NAME = "scores.parquet"
+ROW_HASH = "row_hash"
+HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
+
+Array = npt.NDArray[Any]
+
+
+class VoGScores:
+    """The scores of a data set, aligned with its rows.
+
+    Columns (each ``[rows]``): ``vog`` (unit: target per input unit, >= 0, higher = the gradient changed more between
+    snapshots), ``vog_class_normalized`` (or ``vog_normalized`` where rows have no class), ``vog_percentile``,
+    ``vog_early``, ``vog_late``, ``gradient_magnitude`` and the companions of `vog_hf.dynamics.training_dynamics`.
+    Which tail of ``vog`` is the hard one depends on the run: see `vog_hf.evaluation`.
+
+    Args:
+        columns: Values by name, all of one length; ``label`` among them where rows have one.
+        manifest: How the values were computed; JSON-ready.
+        trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``.
+        heat_maps: One map per row.
+        row_hash: ``[rows]`` 64-bit hashes of the rows' content.
+
+    Example:
+        >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {"target": "logit"})
+        >>> scores.column("vog").tolist()
+        [0.2, 0.1]
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Array],
+        manifest: Mapping[str, Any],
+        *,
+        trajectories: Mapping[str, Array] | None = None,
+        heat_maps: RaggedMaps | None = None,
+        row_hash: npt.NDArray[np.uint64] | None = None,
+    ) -> None:
+        lengths = {name: len(values) for name, values in columns.items()}
+        if not columns or len(set(lengths.values())) > 1:
+            msg = f"columns must have one value per row each, got lengths {lengths}"
+            raise ConfigError(msg)
+        self._columns = dict(columns)
+        self.manifest = {"format": FORMAT, **manifest}
+        self._trajectories = dict(trajectories or {})
+        self._heat_maps = heat_maps
+        self._heat_map_start: Array | None = None
+        self.row_hash = row_hash
+        self.folder: Path | None = None
+        self._temporary: TemporaryDirectory[str] | None = None  # lives as long as the memory maps into it
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def __repr__(self) -> str:
+        return f"VoGScores({len(self):,} rows, columns {', '.join(self._columns)})"
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names for `column`."""
+        return list(self._columns)
+
+    @property
+    def trajectory_names(self) -> list[str]:
+        """Names for `trajectory`."""
+        return list(self._trajectories)
+
+    @property
+    def identity(self) -> RowIdentity:
+        """What tells whether another data set holds the same rows."""
+        return RowIdentity(len(self), dict(self.manifest.get("data", {}).get("columns", {})), self.row_hash)
+
+    def column(self, name: str) -> Array:
+        """A column as a numpy array ``[rows]``.
+
+        Raises:
+            ConfigError: There is no such column.
+        """
+        return _get(self._columns, name, "column")
+
+    def trajectory(self, name: str) -> Array:
+        """A value per row and snapshot, ``[rows, snapshots]``, memory-mapped where the scores are on disk.
+
+        Raises:
+            ConfigError: There is no such trajectory.
+        """
+        return _get(self._trajectories, name, "trajectory")
+
+    def heat_map(self, row: int) -> npt.NDArray[np.float32]:
+        """Where in the input the gradient of a row changed: ``[height, width]``, or ``[tokens]`` or ``[positions]``.
+
+        Pooled to at most 32 x 32 (1,024 positions); in the unit of ``vog``.
+
+        Raises:
+            ConfigError: The maps were turned off (``VoGConfig(heat_maps=False)``), or there is no such row.
+        """
+        if self._heat_maps is None:
+            msg = "these scores have no heat maps (VoGConfig(heat_maps=False)); score again with heat_maps=True"
+            raise ConfigError(msg)
+        if not 0 <= row < len(self):
+            msg = f"row must lie in 0..{len(self) - 1}, got {row}"
+            raise ConfigError(msg)
+        if self._heat_map_start is None:
+            sizes = np.asarray(self._heat_maps.shapes).prod(axis=1, dtype=np.int64)
+            self._heat_map_start = np.concatenate([[0], np.cumsum(sizes)])
+        values = self._heat_maps.values[self._heat_map_start[row] : self._heat_map_start[row + 1]]
+        shaped = np.asarray(values, dtype=np.float32).reshape(self._heat_maps.shapes[row])
+        return shaped * np.float32(self._heat_maps.scale[row])
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether `heat_map` has anything to give."""
+        return self._heat_maps is not None
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All columns as a table with one line per row, the row's number first."""
+        return pd.DataFrame({"row": np.arange(len(self)), **self._columns})
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything to a folder, which must be empty or not be there.
+
+        Raises:
+            OutputFolderError: There is something in the folder.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            msg = f"{folder} is not empty; save to a new folder"
+            raise OutputFolderError(msg)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in self._trajectories.items():
+            save_array(folder / f"trajectory-{name}.npy", values)
+        if self._heat_maps is not None:
+            for part, file in HEAT_MAP_FILES.items():
+                save_array(folder / file, getattr(self._heat_maps, part))
+        save_table(folder, self._columns, self.row_hash)
+        write_json(folder / MANIFEST_NAME, self.manifest)  # last: a folder with a manifest is whole
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "VoGScores":
+        """The scores that `save`, a callback or a scorer wrote.
+
+        Raises:
+            OutputFolderError: No finished scores are there, or another version wrote them.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST_NAME).is_file() or not (folder / TABLE_NAME).is_file():
+            msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score again with this folder"
+            raise OutputFolderError(msg)
+        manifest = read_json(folder / MANIFEST_NAME)
+        if manifest.get("format") != FORMAT:
+            msg = f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; score again"
+            raise OutputFolderError(msg)
+        table = pq.read_table(folder / TABLE_NAME)
+        columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("row", ROW_HASH)}
+        heat_maps = None
+        if (folder / HEAT_MAP_FILES["values"]).is_file():
+            heat_maps = RaggedMaps(**{part: _memory_map(folder / file) for part, file in HEAT_MAP_FILES.items()})
+        prefix = "trajectory-"
+        scores = cls(
+            columns,
+            manifest,
+            trajectories={p.stem.removeprefix(prefix): _memory_map(p) for p in sorted(folder.glob(f"{prefix}*.npy"))},
+            heat_maps=heat_maps,
+            row_hash=table[ROW_HASH].to_numpy() if ROW_HASH in table.column_names else None,
+        )
+        scores.folder = folder
+        return scores
+
+    @classmethod
+    def load_temporary(cls, folder: "TemporaryDirectory[str]", path: Path) -> "VoGScores":
+        """As `load`, of a temporary folder that is deleted with the scores."""
+        scores = cls.load(path)
+        scores._temporary = folder
+        return scores
+
+
+def save_table(folder: Path, columns: Mapping[str, Array], row_hash: npt.NDArray[np.uint64] | None) -> None:
+    """Write the table of `VoGScores` as parquet."""
+    n_rows = len(next(iter(columns.values())))
+    table = {"row": np.arange(n_rows), **columns, **({} if row_hash is None else {ROW_HASH: row_hash})}
+    write_atomically(folder / TABLE_NAME, lambda path: pq.write_table(pa.table(table), path))
+
+
+def save_array(path: Path, values: Array) -> None:
+    """Write an array as .npy, atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+
+    write_atomically(path, write)
+
+
+def _memory_map(path: Path) -> Array:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:
+    if name not in values:
+        msg = f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}"
+        raise ConfigError(msg)
+    return values[name]

@@ -1,0 +1,321 @@
+"""Which scalar per row is differentiated: a task knows its logits and labels, a target picks the scalar."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vog_hf.dynamics import classification_observation
+from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
+
+TargetFunction = Callable[[Any, Mapping[str, Any]], Tensor]
+Target = str | TargetFunction
+
+TARGETS = ("logit", "probability", "loss")
+IGNORED_TOKEN = -100
+
+
+class Task:
+    """What the logits and labels of a kind of model mean, row by row. `logits` and `labels` are of one batch."""
+
+    name: ClassVar[str]
+    has_classes: ClassVar[bool] = False  # each row has one class: scores are normalised within it
+    can_predict_label: ClassVar[bool] = False  # a missing label can be replaced by the model's prediction
+    needs_labels: ClassVar[bool] = True
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        """Raise DataError, naming the row of the batch, where a label is not one that this task can have."""
+        raise NotImplementedError
+
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """The scalar to differentiate, ``[batch]``."""
+        raise NotImplementedError
+
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """What this snapshot says about each row, for `vog_hf.dynamics.TrainingDynamics`."""
+        raise NotImplementedError
+
+
+class SingleLabelClassification(Task):
+    """Logits ``[batch, classes]``, labels ``[batch]``; negative labels mean no label."""
+
+    name = "single_label_classification"
+    has_classes = True
+    can_predict_label = True
+
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        if labels.dim() != 1 or labels.is_floating_point():
+            msg = (
+                "labels of a single-label classifier must be one class number per row, got "
+                f"{labels.dtype} of shape {tuple(labels.shape)}; for several labels per row or a regression set "
+                "model.config.problem_type or VoGConfig(task=...)"
+            )
+            raise DataError(msg)
+        if n_outputs is None:
+            return
+        outside = (labels >= n_outputs) | ((labels < -1) & (labels != IGNORED_TOKEN))
+        if bool(outside.any()):
+            at = int(outside.nonzero()[0])
+            msg = (
+                f"label {int(labels[at])} is outside the model's classes 0..{n_outputs - 1}; only None, -1 and -100 "
+                "mean no label. Give the model as many outputs (num_labels) as the data has classes, or fix the label"
+            )
+            raise LabelError(msg, at)
+
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        labels = _required(labels, self.name)
+        if target == "loss":
+            return F.cross_entropy(logits, labels, reduction="none")
+        values = logits.softmax(-1) if target == "probability" else logits
+        return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return classification_observation(logits, _required(labels, self.name))
+
+
+class MultiLabelClassification(Task):
+    """Logits and labels ``[batch, labels]``, labels 0 or 1. The logit is the sum over the row's positive labels."""
+
+    name = "multi_label_classification"
+
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        if labels.dim() != 2 or (n_outputs is not None and labels.shape[1] != n_outputs):
+            msg = f"multi-label rows need one 0 or 1 for each of {n_outputs} labels, got shape {tuple(labels.shape)}"
+            raise DataError(msg)
+        wrong = ((labels != 0) & (labels != 1)).any(1)
+        if bool(wrong.any()):
+            at = int(wrong.nonzero()[0])
+            msg = f"multi-label labels must be 0 or 1, got {labels[at].tolist()}"
+            raise LabelError(msg, at)
+
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        wanted = _required(labels, self.name).to(logits.dtype)
+        if target == "loss":
+            return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(-1)
+        values = logits.sigmoid() if target == "probability" else logits
+        return (values * wanted).sum(-1)
+
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        wanted = _required(labels, self.name).to(logits.dtype)
+        given = torch.where(wanted > 0, logits, -logits).sigmoid()  # probability of each label's given value
+        return {
+            "loss": F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(-1),
+            "confidence": given.mean(-1),
+            "correct": (given > 0.5).to(logits.dtype).mean(-1),
+        }
+
+
+class Regression(Task):
+    """Logits ``[batch]`` or ``[batch, outputs]``: the scalar is the prediction, summed over the outputs."""
+
+    name = "regression"
+    needs_labels = False
+    targets = ("logit", "loss")
+
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        per_row = labels.reshape(len(labels), -1).shape[1]
+        if n_outputs is not None and per_row != n_outputs:
+            msg = f"a regression with {n_outputs} outputs got labels of shape {tuple(labels.shape)}"
+            raise DataError(msg)
+        bad = ~torch.isfinite(labels.float()).reshape(len(labels), -1).all(1)
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0])
+            msg = f"regression labels must be finite, got {labels[at].tolist()}"
+            raise LabelError(msg, at)
+
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        prediction = logits.reshape(len(logits), -1)
+        if target == "loss":
+            return self._loss(prediction, _required(labels, self.name))
+        return prediction.sum(-1)
+
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        prediction = logits.reshape(len(logits), -1)
+        seen = {"prediction": prediction.sum(-1)}
+        return seen if labels is None else seen | {"loss": self._loss(prediction, labels)}
+
+    @staticmethod
+    def _loss(prediction: Tensor, labels: Tensor) -> Tensor:
+        return (prediction - labels.reshape(prediction.shape).to(prediction.dtype)).square().mean(-1)
+
+
+class TokenPrediction(Task):
+    """Logits ``[batch, tokens, vocabulary]``, labels ``[batch, tokens]`` at the same positions, -100 left out.
+
+    The scalar is the mean over the row's label tokens: sequence-to-sequence and masked language models, token
+    classification.
+    """
+
+    name = "token_prediction"
+
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        if labels.dim() != 2 or labels.is_floating_point():
+            msg = f"token labels must be whole numbers [batch, tokens], got {labels.dtype} {tuple(labels.shape)}"
+            raise DataError(msg)
+        counted = self._label_tokens(labels)
+        empty = (counted == IGNORED_TOKEN).all(1)
+        if bool(empty.any()):
+            msg = "a row has no label token (all are -100), so it has no target; leave such rows out"
+            raise LabelError(msg, int(empty.nonzero()[0]))
+        too_high = torch.zeros_like(counted, dtype=torch.bool) if n_outputs is None else counted >= n_outputs
+        outside = ((counted < 0) & (counted != IGNORED_TOKEN)) | too_high
+        if bool(outside.any()):
+            at = int(outside.any(1).nonzero()[0])
+            msg = f"label token {int(counted[outside][0])} is outside the vocabulary of {n_outputs}; -100 = left out"
+            raise LabelError(msg, at)
+
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        logits, labels, counts = self._aligned(logits, labels)
+        index = labels.clamp(min=0).unsqueeze(-1)
+        if target == "logit":
+            values = logits.gather(-1, index).squeeze(-1)
+        else:
+            log_probability = F.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
+            values = -log_probability if target == "loss" else log_probability.exp()
+        return (values * counts).sum(-1) / counts.sum(-1)
+
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        logits, labels, counts = self._aligned(logits, labels)
+        index = labels.clamp(min=0).unsqueeze(-1)
+        log_probability = F.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
+        per_token = {
+            "loss": -log_probability,
+            "confidence": log_probability.exp(),
+            "correct": (logits.argmax(-1) == labels).to(logits.dtype),
+        }
+        return {name: (values * counts).sum(-1) / counts.sum(-1) for name, values in per_token.items()}
+
+    def _label_tokens(self, labels: Tensor) -> Tensor:
+        """The labels that have a logit."""
+        return labels
+
+    def _label_logits(self, logits: Tensor) -> Tensor:
+        """The logits that have a label."""
+        return logits
+
+    def _aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        labels = self._label_tokens(_required(labels, self.name))
+        logits = self._label_logits(logits)
+        if logits.shape[:-1] != labels.shape:
+            msg = f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}"
+            raise ModelError(msg)
+        return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
+
+
+class CausalLanguageModel(TokenPrediction):
+    """As `TokenPrediction`, with the logit at position i - 1 for the label at i."""
+
+    name = "causal_language_model"
+
+    def _label_tokens(self, labels: Tensor) -> Tensor:
+        return labels[:, 1:]
+
+    def _label_logits(self, logits: Tensor) -> Tensor:
+        return logits[:, :-1]
+
+
+TASKS: dict[str, Task] = {
+    task.name: task()
+    for task in (
+        SingleLabelClassification,
+        MultiLabelClassification,
+        Regression,
+        TokenPrediction,
+        CausalLanguageModel,
+    )
+}
+
+
+def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
+    """The task of a model: ``config.problem_type``, else its head, else the shapes of logits and labels.
+
+    Raises:
+        ModelError: None of these says what the logits mean.
+    """
+    config = getattr(model, "config", None)
+    problem_type = getattr(config, "problem_type", None)
+    if problem_type is not None and logits.dim() <= 2:
+        return TASKS[problem_type]
+    if logits.dim() == 3:
+        return TASKS[CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name]
+    outputs = logits.shape[1] if logits.dim() == 2 else 1
+    if logits.dim() > 2:
+        msg = (
+            f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass a callable "
+            "target(outputs, batch) -> [batch], e.g. VoGConfig(target=my_target)"
+        )
+        raise ModelError(msg)
+    if outputs == 1:
+        return TASKS[Regression.name]
+    if labels is not None and labels.is_floating_point():
+        return TASKS[MultiLabelClassification.name if labels.dim() == 2 else Regression.name]
+    if labels is not None and labels.dim() == 2 and labels.shape[1] > 1:
+        return TASKS[MultiLabelClassification.name]
+    return TASKS[SingleLabelClassification.name]
+
+
+def check_target(target: Target, task: Task) -> None:
+    """Raise ConfigError where a task has no such target."""
+    if isinstance(target, str) and target not in task.targets:
+        msg = f"target {target!r} does not exist for {task.name}, which has {', '.join(task.targets)} or a callable"
+        raise ConfigError(msg)
+
+
+def row_scalar(target: Target, task: Task, outputs: Any, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
+    """The scalar of each row that a target stands for, ``[batch]``."""
+    if isinstance(target, str):
+        return task.scalar(target, find_logits(outputs), labels)
+    values = target(outputs, batch)
+    rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+    if not isinstance(values, Tensor) or values.shape != (rows,):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        msg = f"target {target_name(target)} must return one value per row, a tensor of shape ({rows},), got {got}"
+        raise ConfigError(msg)
+    return values
+
+
+def find_logits(outputs: Any) -> Tensor:
+    """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry) or a tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
+        return outputs["logits"]
+    logits = getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(outputs, (tuple, list)) and outputs and isinstance(outputs[0], Tensor):
+        return outputs[0]
+    found = f"a mapping with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
+    msg = f"a model must return logits (a tensor, a tuple that starts with it, or `logits` in its output), got {found}"
+    raise ModelError(msg)
+
+
+def fill_missing_labels(labels: Tensor | None, prediction: Tensor) -> Tensor:
+    """The given labels, with the model's prediction where there is none (a negative label, or no labels at all)."""
+    return prediction if labels is None else torch.where(labels < 0, prediction, labels)
+
+
+def target_name(target: Target) -> str:
+    """The name under which a target stands in a manifest: itself, or a callable's qualified name."""
+    if isinstance(target, str):
+        return target
+    owner = target if hasattr(target, "__qualname__") else type(target)
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _is_causal(model: nn.Module) -> bool:
+    """Whether position i - 1 predicts label i: known by the name of the head, or of the model under an adapter."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        return False
+    return any("CausalLM" in cls.__name__ or "LMHeadModel" in cls.__name__ for cls in type(inner).__mro__)
+
+
+def _required(labels: Tensor | None, task: str) -> Tensor:
+    if labels is None:
+        msg = f"{task} needs labels, and the batch has none"
+        raise DataError(msg)
+    return labels
