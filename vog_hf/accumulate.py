@@ -142,9 +142,7 @@ class BatchAccumulator:
         for gradient in gradients:
             dtype = torch.promote_types(gradient.dtype, torch.float32)
             for moments in (self._all, self._late):
-                moments.append(
-                    GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device)
-                )
+                moments.append(GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device))
 
 
 def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
@@ -160,7 +158,8 @@ def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
     elif deviation.dim() >= 3:
         image = deviation.reshape(len(deviation), -1, *deviation.shape[-2:]).mean(1)
         image = image if mask is None or mask.shape != image.shape else image * mask
-        values = F.adaptive_avg_pool2d(image.unsqueeze(1), [min(HEAT_MAP_SIDE, n) for n in image.shape[1:]]).squeeze(1)
+        height, width = (min(HEAT_MAP_SIDE, n) for n in image.shape[1:])
+        values = F.adaptive_avg_pool2d(image.unsqueeze(1), (height, width)).squeeze(1)
         shapes = torch.tensor([values.shape[1:]] * len(values))
     else:
         line = deviation.reshape(len(deviation), -1)

@@ -138,8 +138,8 @@ class BatchReader:
             batch = collate(rows)
         except Exception as error:
             msg = (
-                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows must "
-                "collate to tensors of one shape: resize images to one size and one mode (image.convert('RGB')), pad "
+                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
+                "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
                 "texts, and pass collate_fn= where the model needs its own"
             )
             raise DataError(msg) from error

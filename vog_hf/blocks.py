@@ -178,8 +178,8 @@ class Assembler:
             row = int((self._times_seen != 1).argmax())
             wrong = int((self._times_seen != 1).sum())
             msg = (
-                f"row {row} was scored {self._times_seen[row]} times, expected once ({wrong} of {self._n_rows} rows are "
-                "wrong); nothing was written. Delete the folder's blocks and score again"
+                f"row {row} was scored {self._times_seen[row]} times, expected once ({wrong} of {self._n_rows} rows "
+                "are wrong); nothing was written. Delete the folder's blocks and score again"
             )
             raise CoverageError(msg)
         for name, values in self._trajectories.items():

@@ -14,11 +14,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vog_hf.batches import CollateFunction, check_map_style, preserved_rng
 from vog_hf.columns import add_vog_columns
 from vog_hf.config import VoGConfig
+from vog_hf.engine import ScoringPlan
 from vog_hf.errors import ConfigError, DataError, NotScoredError, OutputFolderError
 from vog_hf.files import locked, require_free, write_json
 from vog_hf.rows import has_table
 from vog_hf.schedule import plan_snapshots
-from vog_hf.scorer import LiveScoring, VoGScorer
+from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
 from vog_hf.snapshots import SnapshotWriter
 from vog_hf.tracking import log_scores
@@ -134,7 +135,7 @@ class VoGCallback(TrainerCallback):
         if self._scores is None:
             msg = "there are no scores yet: they come at the end of trainer.train()"
             raise NotScoredError(msg)
-        return self._scores[ONLY_SPLIT] if ONLY_SPLIT in self._scores else self._scores
+        return self._scores.get(ONLY_SPLIT, self._scores)
 
     def scored_dataset(self, columns: str | Sequence[str] = "core") -> Dataset | DatasetDict:
         """The data set that was scored, with its scores as columns (see `add_vog_columns`).
@@ -183,14 +184,14 @@ class VoGCallback(TrainerCallback):
         if run is not None and (ends or state.global_step in run.plan):
             self._guarded("taking a snapshot", lambda: run.take(model, state))
 
-    def on_train_end(  # type: ignore[override]
+    def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Score, then log; the scores are on disk before anything is logged."""
         run = self._run
         if run is None or self._failure is not None:
             return
-        if not any("train_runtime" in entry for entry in state.log_history[-1:]):
+        if not any("train_runtime" in entry for entry in state.log_history):  # Trainer logs it just before a real end
             logger.info("VoG: training was ended by a hyper-parameter search; this trial is not scored")
             return
         self._guarded("scoring", lambda: self._set_scores(run.finish()))
@@ -221,7 +222,10 @@ class VoGCallback(TrainerCallback):
 
 
 class _Run:
-    """One training: its plan, its folder, and the scorer with a reader for each split."""
+    """One training: its plan, its folder, and the scorer with a reader for each split.
+
+    Making one is the dry run: what is wrong with options, data, labels, transform, model or folder raises here.
+    """
 
     def __init__(
         self,
@@ -231,23 +235,22 @@ class _Run:
         model: nn.Module,
         train_dataloader: Any,
     ) -> None:
+        self._is_live = options.collect == "live"
+        if self._is_live and state.global_step > 0:
+            msg = (
+                f"collect='live' cannot resume at step {state.global_step}: the moments of earlier snapshots are gone; "
+                "use collect='replay', whose snapshots are on disk"
+            )
+            raise ConfigError(msg)
         self.plan = plan_snapshots(
             options.snapshots,
             max_snapshots=options.max_snapshots,
             max_steps=state.max_steps,
             steps_per_epoch=_steps_per_epoch(args, train_dataloader),
         )
-        self._live_collect = options.collect == "live"
         self.datasets = _splits(options.dataset)
         if options.dataset is None:
             self.datasets = {ONLY_SPLIT: getattr(train_dataloader, "dataset", None)}
-            check_map_style(self.datasets[ONLY_SPLIT])
-        if self._live_collect and state.global_step > 0:
-            msg = (
-                f"collect='live' cannot resume at step {state.global_step}: the moments of earlier snapshots are gone; "
-                "use collect='replay', whose snapshots are on disk"
-            )
-            raise ConfigError(msg)
         self._scorer = VoGScorer(
             model,
             config=options.config,
@@ -256,35 +259,30 @@ class _Run:
             num_workers=args.dataloader_num_workers if options.num_workers is None else options.num_workers,
             progress=not args.disable_tqdm,
         )
-        own_collator = options.collate_fn is not None
         self._readers = {
             split: self._scorer.reader(
                 dataset,
                 collate_fn=options.collate_fn or getattr(train_dataloader, "collate_fn", None),
-                only_model_columns=not own_collator and args.remove_unused_columns,
+                only_model_columns=options.collate_fn is None and args.remove_unused_columns,
                 label_names=args.label_names,
             )
             for split, dataset in self.datasets.items()
         }
         plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
-        self._folder = options.output_dir or Path(args.output_dir) / FOLDER_NAME
         self._main = PartialState().is_main_process
+        self._folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
         self._writer = SnapshotWriter(self._folder / "snapshots", model, store=options.store)
-        self._taken: list[int] = []
         self._live = {
             split: self._scorer.live(self._readers[split], plan, len(self.plan))
             for split, plan in plans.items()
-            if self._live_collect
+            if self._is_live
         }
         if self._main:
-            needed = sum(plan.disk_bytes(len(self.datasets[s]), len(self.plan)) for s, plan in plans.items())
-            if not self._live_collect:
-                needed += self._writer.snapshot_bytes(model) * len(self.plan)
-            self._prepare_folder(needed, resumed=state.global_step > 0)
+            self._prepare_folder(self._needed_bytes(plans, model), resumed=state.global_step > 0)
+            self._log_plan(plans)
         if state.global_step > 0:
             self._writer.continue_from(state.global_step)
-            self._taken = self._writer.steps
-        _log_plan(self.plan, self._folder, options.collect)
+        self._taken = self._writer.steps
 
     def take(self, model: nn.Module, state: TrainerState) -> None:
         """A snapshot of the model as it is, once per step."""
@@ -294,7 +292,7 @@ class _Run:
         self._taken.append(step)
         for live in self._live.values():
             live.update(f"step-{step:09d}", step)
-        if not self._live_collect and self._main:
+        if not self._is_live and self._main:
             self._writer.take(model, step)
 
     def finish(self) -> dict[str, VoGScores]:
@@ -303,11 +301,25 @@ class _Run:
         scores = {}
         for split, reader in self._readers.items():
             folder = self._folder / "scores" / split if split else self._folder / "scores"
-            if self._live_collect:
+            if self._is_live:
                 scores[split] = self._live[split].finish(output_dir=folder)
             else:
                 scores[split] = self._scorer.score_rows(reader, self._writer.snapshot_set, output_dir=folder)
         return scores
+
+    def _needed_bytes(self, plans: Mapping[str, ScoringPlan], model: nn.Module) -> int:
+        snapshots = 0 if self._is_live else self._writer.snapshot_bytes(model) * len(self.plan)
+        return snapshots + sum(
+            plan.disk_bytes(len(self.datasets[split]), len(self.plan)) for split, plan in plans.items()
+        )
+
+    def _log_plan(self, plans: Mapping[str, ScoringPlan]) -> None:
+        steps = ", ".join(map(str, self.plan))
+        logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self._folder)
+        collect = "live" if self._is_live else "replay"
+        for split, plan in plans.items():
+            estimate = self._scorer.estimate(plan, len(self.datasets[split]), len(self.plan), collect=collect)
+            logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
 
     def _prepare_folder(self, needed: int, *, resumed: bool) -> None:
         folder = self._folder
@@ -349,8 +361,3 @@ def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | No
     except TypeError:
         return None
     return max(-(-batches // args.gradient_accumulation_steps), 1)
-
-
-def _log_plan(plan: Sequence[int], folder: Path, collect: str) -> None:
-    kind = "snapshots in" if collect == "replay" else "passes over the rows while training; scores in"
-    logger.info("VoG: %d %s %s, after steps %s", len(plan), kind, folder, ", ".join(map(str, plan)))

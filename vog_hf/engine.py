@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from vog_hf.accumulate import BatchAccumulator, Windows
 from vog_hf.batches import Batch, BatchReader, preserved_rng
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError, NonFiniteError
+from vog_hf.files import format_bytes
 from vog_hf.gradients import (
+    Forward,
     InputLeaf,
-    check_reduce_channels,
+    averaged_axis,
     find_leaf,
     forward_from_leaf,
     model_device_and_dtype,
@@ -63,12 +66,28 @@ class ScoringPlan:
         """Memory of a row's moments."""
         return BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
 
+    @property
+    def bytes_per_row(self) -> int:
+        """Memory of a row in a block: its moments and its collated tensors."""
+        return self.moment_bytes_per_row + self.batch_bytes // self.first_rows
+
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
         """What the scores of this many rows take on disk: 12 bytes a row and snapshot, maps and columns."""
         heat_map = 2 * min(1024, int(np.prod(self.element_shape))) + 12 if self.config.heat_maps else 0
         return n_rows * (12 * n_snapshots + heat_map + 100)
 
-    def accumulator(self, batch: Batch, inputs: dict[str, Any], windows: Windows) -> BatchAccumulator:
+    def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
+        """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""
+        in_memory = min(block_rows, n_rows)
+        seconds = self.batch_seconds / self.first_rows * n_rows * n_snapshots
+        return (
+            f"{n_rows:,} rows x {n_snapshots} snapshots, {in_memory:,} rows at a time in about "
+            f"{format_bytes(in_memory * self.bytes_per_row)} of memory, "
+            f"{format_bytes(self.disk_bytes(n_rows, n_snapshots))} on disk, about {timedelta(seconds=round(seconds))} "
+            "of computing"
+        )
+
+    def accumulator(self, inputs: dict[str, Any], windows: Windows) -> BatchAccumulator:
         """An empty accumulator for a batch whose inputs are placed."""
         shape = list(inputs[self.leaf.name].shape)
         if self.channel_axis is not None:
@@ -97,16 +116,16 @@ def plan_scoring(model: nn.Module, reader: BatchReader, config: VoGConfig, rows:
         inputs = placed(batch.inputs, device, dtype)
         leaf = find_leaf(model, inputs)
         began = time.perf_counter()
-        outputs, x = _first_forward(model, inputs, leaf, rows)
-        task, n_outputs = _resolve_task(model, config, outputs, batch.labels)
-        labels = _first_labels(reader, config, task, outputs, batch, n_outputs)
+        forward = _first_forward(model, inputs, leaf, rows)
+        task, n_outputs = _resolve_task(model, config, forward.outputs, batch.labels)
+        labels = _first_labels(reader, config, task, forward.outputs, batch)
         labels = labels.to(device) if labels is not None else None
-        gradients = target_gradients(config.targets, task, outputs, inputs, labels, x)
+        gradients = target_gradients(config.targets, task, forward, labels)
         for gradient in gradients:
             require_finite_rows(gradient.flatten(1).sum(1), batch.rows, "the model as it is now")
         seconds = time.perf_counter() - began
-        channel_axis = check_reduce_channels(config.reduce_channels, leaf, x.shape)
-        shape = [n for axis, n in enumerate(x.shape) if axis not in (0, channel_axis)]
+        channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
+        shape = [n for axis, n in enumerate(forward.x.shape) if axis not in (0, channel_axis)]
         return ScoringPlan(
             config=config,
             task=task,
@@ -138,12 +157,12 @@ def padding_difference(model: nn.Module, reader: BatchReader, plan: ScoringPlan,
         gradients = []
         for part, at in ((batch, shortest), (alone, 0)):
             inputs = placed(part.inputs, device, dtype)
-            outputs, x = forward_from_leaf(model, inputs, plan.leaf)
+            forward = forward_from_leaf(model, inputs, plan.leaf)
             labels = None if part.labels is None else part.labels.to(device)
             if plan.task is not None and plan.task.can_predict_label:
-                labels = fill_missing_labels(labels, find_logits(outputs).argmax(-1))
-            gradient = target_gradients(plan.config.targets[:1], plan.task, outputs, inputs, labels, x)[0]
-            kept = plan.leaf.element_mask(inputs, x.shape)
+                labels = fill_missing_labels(labels, find_logits(forward.outputs).argmax(-1))
+            gradient = target_gradients(plan.config.targets[:1], plan.task, forward, labels)[0]
+            kept = plan.leaf.element_mask(inputs, gradient.shape)
             gradients.append(gradient[at] if kept is None else gradient[at][kept[at]])
         together, single = gradients
         if together.shape != single.shape:
@@ -162,12 +181,12 @@ def score_batch(
     model: nn.Module, plan: ScoringPlan, inputs: dict[str, Any], labels: Tensor | None
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
-    outputs, x = forward_from_leaf(model, inputs, plan.leaf)
-    gradients = target_gradients(plan.config.targets, plan.task, outputs, inputs, labels, x)
+    forward = forward_from_leaf(model, inputs, plan.leaf)
+    gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
     if plan.task is None:
         return gradients, {}
     with torch.no_grad():
-        logits = find_logits(outputs).detach()
+        logits = find_logits(forward.outputs).detach()
         return gradients, plan.task.observation(logits.to(plan.dtype), labels)
 
 
@@ -197,7 +216,7 @@ def require_finite_rows(values: Tensor, rows: Sequence[int], snapshot: str, targ
         raise NonFiniteError(msg)
 
 
-def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, rows: range) -> tuple[Any, Tensor]:
+def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, rows: range) -> Forward:
     try:
         return forward_from_leaf(model, inputs, leaf)
     except ModelError:
@@ -231,15 +250,20 @@ def _resolve_task(
     if config.label == "predicted" and not task.can_predict_label:
         msg = f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'"
         raise ConfigError(msg)
-    return task, logits.shape[-1] if logits.dim() > 1 else 1
+    return task, _n_outputs(logits)
+
+
+def _n_outputs(logits: Tensor) -> int:
+    return logits.shape[-1] if logits.dim() > 1 else 1
 
 
 def _first_labels(
-    reader: BatchReader, config: VoGConfig, task: Task | None, outputs: Any, batch: Batch, n_outputs: int | None
+    reader: BatchReader, config: VoGConfig, task: Task | None, outputs: Any, batch: Batch
 ) -> Tensor | None:
     """Labels of the first batch, after all labels that can be read without decoding rows were checked."""
     if task is None:
         return batch.labels
+    n_outputs = _n_outputs(find_logits(outputs))
     if batch.labels is None:
         needs_loss = "loss" in config.targets
         if config.label == "given" and (task.needs_labels or needs_loss):

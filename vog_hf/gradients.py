@@ -12,14 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, DataError, ModelError
-from vog_hf.targets import Target, Task, check_target, fill_missing_labels, find_logits, find_task, row_scalar
+from vog_hf.targets import (
+    Target,
+    Task,
+    base_model,
+    check_target,
+    fill_missing_labels,
+    find_logits,
+    find_task,
+    row_scalar,
+)
 
 LABEL_NAMES = ("labels", "label", "label_ids")
 
 
-def input_gradients(
-    model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None
-) -> Tensor:
+def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None) -> Tensor:
     """Gradient of each row's target with respect to that row's input, ``[batch, *input]``.
 
     In evaluation mode, outside autocast; weights, ``.grad``, ``requires_grad``, module modes, buffers and the model's
@@ -54,34 +61,38 @@ def input_gradients(
     labels = labels.to(device) if isinstance(labels, Tensor) else labels
     leaf = find_leaf(model, inputs)
     with scoring_mode(model):
-        outputs, x = forward_from_leaf(model, inputs, leaf)
+        forward = forward_from_leaf(model, inputs, leaf)
         task = None
         if isinstance(target, str):
-            logits = find_logits(outputs)
+            logits = find_logits(forward.outputs)
             task = find_task(model, logits, labels)
             check_target(target, task)
             if labels is not None:
                 task.check_labels(labels, logits.shape[-1])
             if task.can_predict_label:
                 labels = fill_missing_labels(labels, logits.argmax(-1))
-        return target_gradients([target], task, outputs, inputs, labels, x)[0]
+        return target_gradients([target], task, forward, labels)[0]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass: what the model gave, what it was fed, and the leaf ``x`` inside."""
+
+    outputs: Any
+    inputs: Mapping[str, Any]
+    x: Tensor
 
 
 def target_gradients(
-    targets: Sequence[Target],
-    task: Task | None,
-    outputs: Any,
-    inputs: Mapping[str, Any],
-    labels: Tensor | None,
-    x: Tensor,
+    targets: Sequence[Target], task: Task | None, forward: Forward, labels: Tensor | None
 ) -> list[Tensor]:
-    """Gradient of each target's row scalars with respect to the leaf ``x``: one backward each over one forward."""
+    """Gradient of each target's row scalars with respect to the leaf, ``[batch, *input]``: one backward each."""
     gradients = []
     for i, target in enumerate(targets):
-        scalars = row_scalar(target, task, outputs, inputs, labels)
+        scalars = row_scalar(target, task, forward.outputs, forward.inputs, labels)
         with _explained_autograd_errors():
             (gradient,) = torch.autograd.grad(
-                scalars.sum(), x, retain_graph=i < len(targets) - 1, allow_unused=True
+                scalars.sum(), forward.x, retain_graph=i < len(targets) - 1, allow_unused=True
             )
         if gradient is None:
             msg = (
@@ -117,7 +128,9 @@ class InputLeaf:
             return mask.bool()
         if self.embedding is not None:
             return torch.ones(tuple(shape[:2]), dtype=torch.bool, device=inputs[self.name].device)
-        if isinstance(mask, Tensor) and mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1]):  # [batch, mel bins, frames]
+        if (
+            isinstance(mask, Tensor) and mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1])
+        ):  # [batch, mel bins, frames]
             return mask.bool().unsqueeze(1).expand(tuple(shape))
         return None
 
@@ -143,8 +156,9 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
 
 def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Module:
     owner: Any = model
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
-        owner = model.get_encoder()
+    get_encoder: Any = getattr(model, "get_encoder", None)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
+        owner = get_encoder()
     embedding = None
     if hasattr(owner, "get_input_embeddings"):
         try:
@@ -160,12 +174,12 @@ def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Modu
     return embedding
 
 
-def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> tuple[Any, Tensor]:
-    """Run ``model(**inputs)`` with the leaf cut out of the graph: (outputs, leaf with requires_grad)."""
+def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> Forward:
+    """Run ``model(**inputs)`` with the leaf cut out of the graph, so that gradients stop there."""
     if leaf.embedding is None:
         x = inputs[leaf.name].detach().requires_grad_()
         with _explained_autograd_errors():
-            return model(**{**inputs, leaf.name: x}), x
+            return Forward(model(**{**inputs, leaf.name: x}), inputs, x)
     caught: list[Tensor] = []
 
     def cut(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -185,7 +199,7 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             "really used from get_input_embeddings()"
         )
         raise ModelError(msg)
-    return outputs, caught[0]
+    return Forward(outputs, inputs, caught[0])
 
 
 def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES) -> tuple[dict[str, Any], Any]:
@@ -242,7 +256,8 @@ def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype |
 
 def forward_parameters(model: nn.Module) -> tuple[str, ...]:
     """Names of forward's parameters, of the model under an adapter or a wrapper whose own forward names none."""
-    return _signature(type(model.get_base_model() if hasattr(model, "get_base_model") else model))
+    model_class: Any = type(base_model(model))
+    return _signature(model_class)
 
 
 @functools.cache
@@ -340,7 +355,7 @@ def _explained_autograd_errors() -> Iterator[None]:
         raise
 
 
-def check_reduce_channels(reduce_channels: bool | str, leaf: InputLeaf, shape: Sequence[int]) -> int | None:
+def averaged_axis(reduce_channels: bool | str, leaf: InputLeaf, shape: Sequence[int]) -> int | None:  # noqa: FBT001 (an option's value, not a switch)
     """The axis over which channels are averaged, None for none; raises where an input without channels is asked."""
     axis = leaf.channel_axis(shape)
     if reduce_channels is True and axis is None:

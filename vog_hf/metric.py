@@ -114,6 +114,9 @@ def percentile(scores: Tensor) -> Tensor:
         tensor([12.5000, 87.5000, 50.0000, 50.0000])
     """
     scores = torch.as_tensor(scores)
+    if scores.dim() != 1:
+        msg = f"scores must be [examples], got {tuple(scores.shape)}"
+        raise ConfigError(msg)
     require_finite(scores)
     ranks = rankdata(scores.cpu().numpy(), method="average")
     values = 100.0 * (ranks - 0.5) / max(len(ranks), 1)

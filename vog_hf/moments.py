@@ -87,7 +87,8 @@ class GradientMoments:
             seen_per_row = self._per_row(count + 1)
             deviation = gradients - self.grad_mean[rows]
             self.grad_mean[rows] += deviation / seen_per_row
-            self.sum_sq_dev[rows] += deviation.square() * ((seen_per_row - 1) / seen_per_row)
+            # In this order an example's first update adds 0 * deviation = 0 also where the square would overflow.
+            self.sum_sq_dev[rows] += deviation * ((seen_per_row - 1) / seen_per_row) * deviation
         self.count[rows] = count + 1
 
     def merge(self, other: "GradientMoments") -> None:
@@ -99,13 +100,16 @@ class GradientMoments:
         if other.grad_mean.shape != self.grad_mean.shape:
             msg = f"cannot merge moments of {tuple(other.grad_mean.shape)} into {tuple(self.grad_mean.shape)}"
             raise ConfigError(msg)
-        if other.mask is not None:
+        mask = other.mask
+        if mask is None and self.mask is not None:
+            mask = torch.ones_like(self.mask)
+        if mask is not None:
             seen = other.count > 0
-            self._set_mask(seen.nonzero().flatten(), other.mask[seen.to(other.mask.device)])
+            self._set_mask(seen.nonzero().flatten(), mask[seen.to(mask.device)])
         mine, theirs = self._per_row(self.count), self._per_row(other.count)
         total = (mine + theirs).clamp(min=1)
         deviation = other.grad_mean.to(self.grad_mean) - self.grad_mean
-        self.sum_sq_dev += other.sum_sq_dev.to(self.sum_sq_dev) + deviation.square() * (mine * theirs / total)
+        self.sum_sq_dev += other.sum_sq_dev.to(self.sum_sq_dev) + deviation * (mine * theirs / total) * deviation
         self.grad_mean += deviation * (theirs / total)
         self.count += other.count
 
@@ -139,9 +143,7 @@ class GradientMoments:
         mask = mask.to(device=self.grad_mean.device, dtype=torch.bool)
         broadcast_mask(mask, torch.Size((len(self.count[rows]), *self.grad_mean.shape[1:])))
         if self.mask is None:
-            self.mask = torch.ones(
-                (len(self.count), *mask.shape[1:]), dtype=torch.bool, device=self.grad_mean.device
-            )
+            self.mask = torch.ones((len(self.count), *mask.shape[1:]), dtype=torch.bool, device=self.grad_mean.device)
         elif self.mask.shape[1:] != mask.shape[1:]:
             msg = f"masks must keep their shape: first {tuple(self.mask.shape[1:])}, now {tuple(mask.shape[1:])}"
             raise ConfigError(msg)

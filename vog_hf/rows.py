@@ -91,7 +91,7 @@ def integer_column(dataset: Any, names: Sequence[str]) -> npt.NDArray[np.int64] 
         if name in dataset.column_names and pa.types.is_integer(dataset.data.column(name).type):
             values = pc.fill_null(dataset.data.column(name).cast(pa.int64()), -1).to_numpy()
             indices = _indices(dataset)
-            return np.asarray(values if indices is None else values[indices])
+            return np.array(values if indices is None else values[indices])  # a copy: Arrow memory is read-only
     return None
 
 

@@ -1,11 +1,11 @@
 """After which training steps a snapshot is taken."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from vog_hf.errors import ConfigError
 
 MIN_SNAPSHOTS = 2
-
 
 
 def plan_snapshots(
@@ -62,6 +62,9 @@ def plan_snapshots(
 
 
 def _listed(steps: Sequence[int], max_steps: int) -> list[int]:
+    if any(isinstance(step, bool) or not isinstance(step, Integral) for step in steps):
+        msg = f"snapshots as a list must be steps, whole numbers, got {list(steps)}"
+        raise ConfigError(msg)
     outside = [step for step in steps if not 1 <= step <= max_steps]
     if outside or len(set(steps)) < len(steps):
         msg = f"snapshots must be different steps in 1..{max_steps} (this training's length), got {list(steps)}"

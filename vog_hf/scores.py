@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,9 @@ from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, OutputFolderError
 from vog_hf.files import read_json, write_atomically, write_json
 from vog_hf.rows import RowIdentity
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -66,7 +68,7 @@ class VoGScores:
         self._heat_map_start: Array | None = None
         self.row_hash = row_hash
         self.folder: Path | None = None
-        self._temporary: TemporaryDirectory[str] | None = None  # lives as long as the memory maps into it
+        self._owned: TemporaryDirectory[str] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -163,7 +165,7 @@ class VoGScores:
         """
         folder = Path(folder)
         if not (folder / MANIFEST_NAME).is_file() or not (folder / TABLE_NAME).is_file():
-            msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score again with this folder"
+            msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
             raise OutputFolderError(msg)
         manifest = read_json(folder / MANIFEST_NAME)
         if manifest.get("format") != FORMAT:
@@ -185,12 +187,10 @@ class VoGScores:
         scores.folder = folder
         return scores
 
-    @classmethod
-    def load_temporary(cls, folder: "TemporaryDirectory[str]", path: Path) -> "VoGScores":
-        """As `load`, of a temporary folder that is deleted with the scores."""
-        scores = cls.load(path)
-        scores._temporary = folder
-        return scores
+    def own(self, folder: "TemporaryDirectory[str]") -> "VoGScores":
+        """Keep a temporary folder for as long as these scores map its files into memory."""
+        self._owned = folder
+        return self
 
 
 def save_table(folder: Path, columns: Mapping[str, Array], row_hash: npt.NDArray[np.uint64] | None) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -301,11 +302,8 @@ def _spooled(states: Iterable[tuple[str, Mapping[str, Tensor]]], spool: Path) ->
     snapshots = []
     for i, (name, state) in enumerate(states):
         path = spool / f"{i:06d}.safetensors"
-        first_name: dict[int, str] = {}
-        for key, tensor in state.items():
-            first_name.setdefault(id(tensor), key)
-        stored = {key: state[key].detach().cpu().clone().contiguous() for key in first_name.values()}
-        write_atomically(path, lambda temporary, stored=stored: save_file(stored, temporary))
+        stored = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
+        write_atomically(path, partial(save_file, stored))
         snapshots.append(Snapshot(str(name), (path,)))
     return SnapshotSet(tuple(snapshots), {})
 

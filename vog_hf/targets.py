@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vog_hf.dynamics import classification_observation
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
@@ -46,6 +47,7 @@ class SingleLabelClassification(Task):
     has_classes = True
     can_predict_label = True
 
+    @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         if labels.dim() != 1 or labels.is_floating_point():
             msg = (
@@ -65,15 +67,17 @@ class SingleLabelClassification(Task):
             )
             raise LabelError(msg, at)
 
+    @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
-        labels = _required(labels, self.name)
+        labels = _required(labels, self.name).long()
         if target == "loss":
             return F.cross_entropy(logits, labels, reduction="none")
         values = logits.softmax(-1) if target == "probability" else logits
         return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
+    @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        return classification_observation(logits, _required(labels, self.name))
+        return classification_observation(logits, _required(labels, self.name).long())
 
 
 class MultiLabelClassification(Task):
@@ -81,6 +85,7 @@ class MultiLabelClassification(Task):
 
     name = "multi_label_classification"
 
+    @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         if labels.dim() != 2 or (n_outputs is not None and labels.shape[1] != n_outputs):
             msg = f"multi-label rows need one 0 or 1 for each of {n_outputs} labels, got shape {tuple(labels.shape)}"
@@ -91,6 +96,7 @@ class MultiLabelClassification(Task):
             msg = f"multi-label labels must be 0 or 1, got {labels[at].tolist()}"
             raise LabelError(msg, at)
 
+    @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
         wanted = _required(labels, self.name).to(logits.dtype)
         if target == "loss":
@@ -98,6 +104,7 @@ class MultiLabelClassification(Task):
         values = logits.sigmoid() if target == "probability" else logits
         return (values * wanted).sum(-1)
 
+    @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         wanted = _required(labels, self.name).to(logits.dtype)
         given = torch.where(wanted > 0, logits, -logits).sigmoid()  # probability of each label's given value
@@ -115,6 +122,7 @@ class Regression(Task):
     needs_labels = False
     targets = ("logit", "loss")
 
+    @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         per_row = labels.reshape(len(labels), -1).shape[1]
         if n_outputs is not None and per_row != n_outputs:
@@ -126,12 +134,14 @@ class Regression(Task):
             msg = f"regression labels must be finite, got {labels[at].tolist()}"
             raise LabelError(msg, at)
 
+    @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
         prediction = logits.reshape(len(logits), -1)
         if target == "loss":
             return self._loss(prediction, _required(labels, self.name))
         return prediction.sum(-1)
 
+    @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         prediction = logits.reshape(len(logits), -1)
         seen = {"prediction": prediction.sum(-1)}
@@ -151,6 +161,7 @@ class TokenPrediction(Task):
 
     name = "token_prediction"
 
+    @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         if labels.dim() != 2 or labels.is_floating_point():
             msg = f"token labels must be whole numbers [batch, tokens], got {labels.dtype} {tuple(labels.shape)}"
@@ -167,6 +178,7 @@ class TokenPrediction(Task):
             msg = f"label token {int(counted[outside][0])} is outside the vocabulary of {n_outputs}; -100 = left out"
             raise LabelError(msg, at)
 
+    @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
         logits, labels, counts = self._aligned(logits, labels)
         index = labels.clamp(min=0).unsqueeze(-1)
@@ -177,6 +189,7 @@ class TokenPrediction(Task):
             values = -log_probability if target == "loss" else log_probability.exp()
         return (values * counts).sum(-1) / counts.sum(-1)
 
+    @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         logits, labels, counts = self._aligned(logits, labels)
         index = labels.clamp(min=0).unsqueeze(-1)
@@ -197,7 +210,7 @@ class TokenPrediction(Task):
         return logits
 
     def _aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        labels = self._label_tokens(_required(labels, self.name))
+        labels = self._label_tokens(_required(labels, self.name)).long()
         logits = self._label_logits(logits)
         if logits.shape[:-1] != labels.shape:
             msg = f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}"
@@ -210,9 +223,11 @@ class CausalLanguageModel(TokenPrediction):
 
     name = "causal_language_model"
 
+    @override
     def _label_tokens(self, labels: Tensor) -> Tensor:
         return labels[:, 1:]
 
+    @override
     def _label_logits(self, logits: Tensor) -> Tensor:
         return logits[:, :-1]
 
@@ -238,6 +253,9 @@ def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
     config = getattr(model, "config", None)
     problem_type = getattr(config, "problem_type", None)
     if problem_type is not None and logits.dim() <= 2:
+        if problem_type not in TASKS:
+            msg = f"the model's configuration has problem_type {problem_type!r}, expected one of {', '.join(TASKS)}"
+            raise ModelError(msg)
         return TASKS[problem_type]
     if logits.dim() == 3:
         return TASKS[CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name]
@@ -264,11 +282,19 @@ def check_target(target: Target, task: Task) -> None:
         raise ConfigError(msg)
 
 
-def row_scalar(target: Target, task: Task, outputs: Any, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
-    """The scalar of each row that a target stands for, ``[batch]``."""
+def row_scalar(
+    target: Target, task: Task | None, outputs: Any, batch: Mapping[str, Any], labels: Tensor | None
+) -> Tensor:
+    """The scalar of each row that a target stands for, ``[batch]``.
+
+    A callable gets the model's outputs and the batch as the model was fed, with the labels (if any) under ``labels``.
+    """
     if isinstance(target, str):
+        if task is None:
+            msg = f"target {target!r} needs a known task; pass VoGConfig(task=...) or a callable target"
+            raise ConfigError(msg)
         return task.scalar(target, find_logits(outputs), labels)
-    values = target(outputs, batch)
+    values: Any = target(outputs, batch if labels is None else {**batch, "labels": labels})
     rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
     if not isinstance(values, Tensor) or values.shape != (rows,):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -302,13 +328,19 @@ def target_name(target: Target) -> str:
     """The name under which a target stands in a manifest: itself, or a callable's qualified name."""
     if isinstance(target, str):
         return target
-    owner = target if hasattr(target, "__qualname__") else type(target)
+    owner: Any = target if hasattr(target, "__qualname__") else type(target)
     return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model under an adapter (PEFT), else the model itself."""
+    getter = getattr(model, "get_base_model", None)
+    return getter() if callable(getter) else model
 
 
 def _is_causal(model: nn.Module) -> bool:
     """Whether position i - 1 predicts label i: known by the name of the head, or of the model under an adapter."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_model(model)
     if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
         return False
     return any("CausalLM" in cls.__name__ or "LMHeadModel" in cls.__name__ for cls in type(inner).__mro__)

@@ -1,0 +1,171 @@
+"""The demo: scikit-learn's handwritten digits, a small ResNet, Trainer and VoGCallback, in about a minute on a CPU."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_digits
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
+
+from vog_hf.callback import VoGCallback
+from vog_hf.evaluation import error_by_decile, rank_correlations
+from vog_hf.pictures import contact_sheet, most_extreme
+from vog_hf.scores import VoGScores
+
+EPOCHS = 8
+SIDE = 32  # the 8 x 8 digits are enlarged, because the network halves its input three times
+COMPANIONS = (
+    "vog",
+    "vog_class_normalized",
+    "vog_early",
+    "vog_late",
+    "gradient_magnitude",
+    "loss",
+    "confidence",
+    "variability",
+    "margin",
+    "forgetting",
+    "el2n",
+)
+
+
+def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> VoGScores:
+    """Train on the 1,797 digits, score every one of them, print what was found and write it to ``output``.
+
+    Returns:
+        The scores, with everything else in ``output``: the scored data set (``scored`` for ``load_from_disk``,
+        ``scored.parquet``), ``contact-sheet.png``, the offline W&B run, and the trainer's folder.
+    """
+    console = console or Console()
+    output.mkdir(parents=True, exist_ok=True)
+    digits = load_digits_dataset()
+    set_seed(seed)
+    args = TrainingArguments(
+        output_dir=str(output / "trainer"),
+        num_train_epochs=EPOCHS,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=256,
+        learning_rate=5e-4,
+        save_strategy="no",
+        logging_steps=50,
+        report_to="wandb",
+        run_name="vog-hf-demo",
+        remove_unused_columns=False,
+        seed=seed,
+        disable_tqdm=not console.is_terminal,
+    )
+    with offline_wandb(output):
+        callback = VoGCallback()  # the one line that is added
+        trainer = Trainer(small_resnet(), args, train_dataset=digits.with_transform(to_pixels), callbacks=[callback])
+        trainer.train()
+    scores = callback.scores
+    if not isinstance(scores, VoGScores):  # a DatasetDict would give one for each split
+        msg = f"expected the scores of one data set, got {type(scores).__name__}"
+        raise TypeError(msg)
+    scored = callback.scored_dataset("all")
+    scored.save_to_disk(str(output / "scored"))
+    scored.to_parquet(output / "scored.parquet")
+    contact_sheet(scores, digits).save(output / "contact-sheet.png")
+    print_findings(scores, console)
+    console.print(
+        f"Everything is in [bold]{output}[/bold]: contact-sheet.png, scored.parquet, scored/, wandb/, trainer/"
+    )
+    return scores
+
+
+def load_digits_dataset() -> Dataset:
+    """The 1,797 handwritten 8 x 8 digits that scikit-learn bundles, as a `Dataset` of images and labels."""
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(n) for n in bunch.target_names])})
+    return Dataset.from_dict({"image": list(pixels), "label": bunch.target}, features=features)
+
+
+def small_resnet() -> ResNetForImageClassification:
+    """A ResNet with three stages of one block each, for grey pictures of digits; freshly initialised."""
+    return ResNetForImageClassification(
+        ResNetConfig(
+            num_channels=1,
+            embedding_size=16,
+            hidden_sizes=[16, 32, 64],
+            depths=[1, 1, 1],
+            layer_type="basic",
+            id2label=dict(enumerate("0123456789")),
+        )
+    )
+
+
+def to_pixels(rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Transform of the demo: the digit, enlarged, with pixels in -1..1."""
+    pixels = [np.asarray(image.convert("L").resize((SIDE, SIDE)), dtype=np.float32) for image in rows["image"]]
+    return {
+        "pixel_values": [torch.from_numpy(image / 127.5 - 1.0).unsqueeze(0) for image in pixels],
+        "labels": rows["label"],
+    }
+
+
+def print_findings(scores: VoGScores, console: Console) -> None:
+    """Print the highest and lowest rows, the error by decile and the companions' rank correlations."""
+    highest, lowest = most_extreme(scores, "vog_class_normalized", 5)
+    rows = Table(title="Highest and lowest rows by vog_class_normalized")
+    for heading in ("", "row", "label", "prediction", "vog", "class-normalized", "confidence"):
+        rows.add_column(heading, justify="right")
+    for name, part in (("highest", highest), ("lowest", lowest)):
+        for row in part:
+            values = [
+                scores.column(c)[row] for c in ("label", "prediction", "vog", "vog_class_normalized", "confidence")
+            ]
+            rows.add_row(name, str(row), *(f"{v:.3f}" if isinstance(v, np.floating) else str(v) for v in values))
+    console.print(rows)
+    console.print(decile_table(scores))
+    correlations = Table(title="Spearman rank correlation with vog")
+    correlations.add_column("column")
+    correlations.add_column("correlation", justify="right")
+    table = rank_correlations({name: scores.column(name) for name in COMPANIONS})["vog"]
+    for column, value in zip(table.index[1:], table.to_numpy()[1:], strict=True):
+        correlations.add_row(str(column), f"{value:.2f}")
+    console.print(correlations)
+
+
+def decile_table(scores: VoGScores) -> Table:
+    """Error on the training rows by decile of three columns: of the last snapshot, and on average over all of them."""
+    errors = {
+        "last": scores.column("prediction") != scores.column("label"),
+        "all": 1 - scores.column("correctness"),
+    }
+    ranked = ("vog", "vog_class_normalized", "loss")
+    table = Table(title="Training error by decile, of the last / over all snapshots")
+    for heading in ("decile", *ranked):
+        table.add_column(heading, justify="right")
+    parts = {
+        (column, over): error_by_decile(scores.column(column), wrong)["error"].to_numpy()
+        for column in ranked
+        for over, wrong in errors.items()
+    }
+    for i in range(10):
+        name = {0: "1 (lowest)", 9: "10 (highest)"}.get(i, str(i + 1))
+        table.add_row(name, *(f"{parts[c, 'last'][i]:.3f} / {parts[c, 'all'][i]:.3f}" for c in ranked))
+    return table
+
+
+@contextlib.contextmanager
+def offline_wandb(output: Path) -> Iterator[None]:
+    """Keep the run in ``output``, without an account, unless the user's environment says otherwise."""
+    wanted = {"WANDB_MODE": "offline", "WANDB_DIR": str(output), "WANDB_DATA_DIR": str(output), "WANDB_SILENT": "true"}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        import wandb
+
+        wandb.finish()
+        for name in added:
+            del os.environ[name]

@@ -1,0 +1,153 @@
+"""LiveScoring: the moments of all rows in memory, updated at every snapshot while a model trains."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
+from vog_hf.batches import Batch, BatchReader
+from vog_hf.blocks import BlockFolder, BlockPlan, batches
+from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
+from vog_hf.errors import ConfigError, MemoryBudgetError
+from vog_hf.files import format_bytes
+from vog_hf.gradients import model_device_and_dtype
+from vog_hf.results import finish_folder, make_manifest, with_label
+from vog_hf.rows import identify_rows
+from vog_hf.schedule import MIN_SNAPSHOTS
+from vog_hf.scores import VoGScores
+from vog_hf.session import Session, free_memory
+from vog_hf.snapshots import lend_weights
+
+
+class LiveScoring:
+    """Moments, dynamics and trajectories of all rows of this process; rows are read anew at each snapshot.
+
+    Args:
+        session: The model that trains, and the processes.
+        reader: The rows.
+        plan: What is differentiated.
+        n_snapshots: How many are planned: the windows early and late need to know it.
+
+    Raises:
+        ConfigError: A label is needed that only the last snapshot can say.
+        MemoryBudgetError: The moments do not fit; names both numbers.
+    """
+
+    def __init__(self, session: Session, reader: BatchReader, plan: ScoringPlan, n_snapshots: int) -> None:
+        self._session = session
+        self._reader = reader
+        self._plan = plan
+        self._windows = Windows(n_snapshots)
+        processes = session.processes
+        mine = range(len(reader.dataset))[processes.process_index :: processes.num_processes]
+        self._batches = batches(mine, session.batch_size)
+        self._accumulators: list[BatchAccumulator] = []
+        self._seen: list[Batch] = []  # rows and labels only
+        self._snapshots: list[dict[str, Any]] = []
+        if session.config.label == "predicted":
+            msg = (
+                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
+                "training goes on; use collect='replay'"
+            )
+            raise ConfigError(msg)
+        needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(session.model)[0])
+        if needed > free:
+            msg = (
+                f"collect='live' keeps the moments of {len(mine):,} rows, {format_bytes(needed)}, and "
+                f"{format_bytes(free)} are free; use collect='replay', whose memory does not grow with the rows"
+            )
+            raise MemoryBudgetError(msg)
+
+    def memory_bytes(self) -> int:
+        """What the moments and trajectories of this process's rows will take."""
+        per_row = self._plan.moment_bytes_per_row + 12 * self._windows.n_snapshots
+        return per_row * sum(map(len, self._batches))
+
+    @property
+    def n_snapshots(self) -> int:
+        """Snapshots seen so far."""
+        return len(self._snapshots)
+
+    def update(self, name: str, step: int | None = None) -> None:
+        """One pass over all rows with the model as it is now; the model is left as it was found."""
+        session = self._session
+        cast_up = session.config.dtype == "float32"
+        first = not self._accumulators
+        with (
+            session.model_in_use(),
+            lend_weights(session.model, {}, cast_up=cast_up),
+            session.progress_bar(sum(map(len, self._batches))) as bar,
+        ):
+            bar.set_postfix(snapshot=name)
+            for i, batch in enumerate(self._reader.read(self._batches)):
+                self._check_labels(batch)
+                accumulator = session.update(
+                    self._plan,
+                    batch,
+                    None if first else self._accumulators[i],
+                    prediction=None,
+                    windows=self._windows,
+                    snapshot=name,
+                )
+                if first:
+                    self._accumulators.append(accumulator)
+                    self._seen.append(Batch(batch.rows, {}, batch.labels))
+                bar.update(len(batch))
+        self._snapshots.append({"name": name, "step": step, "digest": None})
+
+    def running(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The columns of this process's rows as of now, with ``row``; for watching a ranking while a model learns."""
+        parts = self._results()
+        return {"row": self._rows()} | {
+            name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
+        }
+
+    def finish(self, *, output_dir: str | Path | None = None) -> VoGScores:
+        """The scores of the snapshots seen, written like those of a replay.
+
+        Raises:
+            ConfigError: Fewer than two snapshots were seen.
+        """
+        session = self._session
+        if self.n_snapshots < MIN_SNAPSHOTS:
+            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
+            raise ConfigError(msg)
+        temporary = TemporaryDirectory(prefix="vog-scores-") if output_dir is None else None
+        folder = Path(temporary.name if temporary else output_dir or "")
+        identity = identify_rows(self._reader.dataset)
+        n_rows = identity.n_rows
+        in_one_block = BlockPlan(n_rows, session.processes.num_processes, session.batch_size, n_rows)
+        manifest = make_manifest(session, self._plan, self._reader, identity)
+        manifest |= {"collect": "live", "snapshots": self._snapshots}
+        if self.n_snapshots < self._windows.n_snapshots:
+            manifest["windows_missing"] = (
+                f"training stopped after {self.n_snapshots} of {self._windows.n_snapshots} planned snapshots, and live "
+                "moments of the windows early and late need to know the number in advance"
+            )
+        with session.folder_in_use(folder):
+            fingerprint = session.fingerprint(self._reader, identity, self._snapshots)
+            blocks = BlockFolder(folder, fingerprint, in_one_block)
+            if self._seen:
+                blocks.write(session.processes.process_index, 0, self._rows(), self._results())
+            return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
+
+    def _rows(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in self._seen])
+
+    def _results(self) -> list[RowResults]:
+        pairs = zip(self._accumulators, self._seen, strict=True)
+        return [with_label(self._plan, accumulator.results(), batch) for accumulator, batch in pairs]
+
+    def _check_labels(self, batch: Batch) -> None:
+        if self._plan.task is not None and batch.labels is not None:
+            check_labels(self._plan.task, batch.labels, self._plan.n_outputs, batch.rows)
+        if needs_prediction(self._plan, [batch]):
+            row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
+            msg = (
+                f"row {row} has no label, and collect='live' cannot know its last prediction while training goes on; "
+                "use collect='replay', or leave rows without a label out"
+            )
+            raise ConfigError(msg)

@@ -1,0 +1,140 @@
+"""From finished blocks to a folder of scores: labels, normalised columns, the manifest, the coverage proof."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils import gather_object
+
+from vog_hf.accumulate import RowResults, Windows
+from vog_hf.batches import Batch, BatchReader
+from vog_hf.blocks import Assembler, BlockFolder, gathered_blocks
+from vog_hf.config import VoGConfig
+from vog_hf.engine import ScoringPlan, to_numpy_labels
+from vog_hf.files import write_json
+from vog_hf.metric import class_normalize, percentile
+from vog_hf.rows import RowIdentity
+from vog_hf.scores import FORMAT, MANIFEST_NAME, VoGScores, save_table
+from vog_hf.session import Session
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
+COLUMN_ORDER = ("label", "prediction", "vog")  # then the other targets, then the companions
+
+
+def finish_folder(
+    session: Session,
+    folder: BlockFolder,
+    plan: ScoringPlan,
+    identity: RowIdentity,
+    manifest: dict[str, Any],
+    *,
+    temporary: "TemporaryDirectory[str] | None",
+) -> VoGScores:
+    """Gather the blocks of all processes, prove coverage, write the folder; every process then reads it.
+
+    Raises:
+        CoverageError: A row was not scored exactly once; no scores are written.
+    """
+    processes = session.processes
+    processes.wait_for_everyone()
+    names = [snapshot["name"] for snapshot in manifest["snapshots"]]
+    assembler = Assembler(folder.folder, identity.n_rows, len(names))
+    for block in gathered_blocks(folder, processes.process_index):
+        if processes.is_main_process:
+            assembler.add(block)
+    if processes.is_main_process:
+        assembler.finish()
+        columns = normalized_columns(assembler.columns, session.config, has_classes=plan.has_classes)
+        if "vog_early" in columns:
+            width = Windows(len(names)).width
+            manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
+        save_table(folder.folder, columns, identity.row_hash)
+        write_json(folder.folder / MANIFEST_NAME, manifest)
+        folder.remove_blocks()
+    processes.wait_for_everyone()
+    where = gather_object([folder.folder])[0]
+    scores = VoGScores.load(where)
+    return scores.own(temporary) if temporary else scores
+
+
+def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, identity: RowIdentity) -> dict[str, Any]:
+    """How the scores were computed, but for the snapshots; JSON-ready."""
+    model_config = getattr(session.model, "config", None)
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("vog-hf", "torch", "transformers", "datasets", "accelerate")},
+        "n_rows": identity.n_rows,
+        "config": session.config.to_dict(),
+        "task": plan.task.name if plan.task else None,
+        "class_names": class_names(reader, model_config) if plan.has_classes else None,
+        "normalized_over": "class" if plan.has_classes else "data set",
+        "model": {"class": type(session.model).__qualname__, "name": getattr(model_config, "name_or_path", "") or None},
+        "input": {
+            "name": plan.leaf.name,
+            "embedding": plan.leaf.embedding is not None,
+            "element_shape": list(plan.element_shape),
+            "channels_averaged": plan.channel_axis is not None,
+        },
+        "data": {"columns": identity.columns},
+        "batch_size": session.batch_size,
+        "n_processes": session.processes.num_processes,
+    }
+
+
+def with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResults:
+    """Results with the given label as a column, -1 where a row has none."""
+    label = to_numpy_labels(batch.labels, len(batch))
+    if label is None and plan.has_classes:
+        label = np.full(len(batch), -1, dtype=np.int32)
+    if label is None:
+        return results
+    if plan.has_classes:
+        label = np.maximum(label, np.int32(-1))
+    return RowResults({"label": label, **results.columns}, results.trajectories, results.heat_maps)
+
+
+def normalized_columns(
+    columns: dict[str, npt.NDArray[Any]], config: VoGConfig, *, has_classes: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns in reading order, with each target's normalised score and percentile behind it.
+
+    Normalised within the class that was differentiated (given label, else last prediction); over the whole data set
+    where rows have no single class.
+    """
+    classes = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
+    if has_classes:
+        given, predicted = columns["label"].astype(np.int64), columns["prediction"].astype(np.int64)
+        classes = predicted if config.label == "predicted" else np.where(given < 0, predicted, given)
+    suffix = "class_normalized" if has_classes else "normalized"
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name in sorted(columns, key=lambda name: (_place(name), name)):
+        found[name] = columns[name]
+        if name in config.column_names:
+            normalized = class_normalize(torch.from_numpy(columns[name]), torch.from_numpy(classes))
+            found[f"{name}_{suffix}"] = normalized.numpy()
+            found[f"{name}_percentile"] = percentile(normalized).numpy()
+    return found
+
+
+def class_names(reader: BatchReader, model_config: Any) -> list[str] | None:
+    """Names of the classes: of the data set's ClassLabel, else of the model's ``id2label`` where somebody set it."""
+    features = getattr(reader.dataset, "features", None) or {}
+    for name in (reader.label_column, *reader.label_names):
+        names = getattr(features.get(name), "names", None) if name else None
+        if names:
+            return [str(value) for value in names]
+    id2label = getattr(model_config, "id2label", None) or {}
+    names = [str(id2label[key]) for key in sorted(id2label)]
+    return None if not names or names == [f"LABEL_{i}" for i in range(len(names))] else names
+
+
+def _place(name: str) -> int:
+    if name in COLUMN_ORDER:
+        return COLUMN_ORDER.index(name)
+    return len(COLUMN_ORDER) + (0 if name.startswith("vog") else 1)

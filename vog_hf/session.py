@@ -1,0 +1,103 @@
+"""Session: which model is scored, by which processes, with which options; and what replay and live share."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator, PartialState
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from vog_hf.accumulate import BatchAccumulator, Windows
+from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader, preserved_rng
+from vog_hf.config import VoGConfig
+from vog_hf.engine import ScoringPlan, require_finite_rows, score_batch, used_labels
+from vog_hf.files import locked
+from vog_hf.gradients import model_device_and_dtype, placed, scoring_mode
+from vog_hf.rows import RowIdentity
+from vog_hf.scores import FORMAT
+
+
+@dataclass(frozen=True)
+class Session:
+    """The model (unwrapped) and everything about a scoring that does not depend on the rows."""
+
+    model: nn.Module
+    config: VoGConfig
+    processes: Accelerator | PartialState
+    batch_size: int
+    progress: bool
+
+    @contextmanager
+    def model_in_use(self) -> Iterator[None]:
+        """The model in scoring mode, all random states kept."""
+        with preserved_rng(), scoring_mode(self.model):
+            yield
+
+    @contextmanager
+    def folder_in_use(self, folder: Path) -> Iterator[None]:
+        """The main process holds the folder for all of them."""
+        with locked(folder) if self.processes.is_main_process else nullcontext():
+            yield
+
+    def progress_bar(self, total: int) -> Any:
+        """A bar that counts rows times snapshots; on the main process, where there is a terminal."""
+        shown = self.progress and self.processes.is_main_process
+        return tqdm(total=total, unit="row", desc="VoG", disable=None if shown else True)
+
+    def update(
+        self,
+        plan: ScoringPlan,
+        batch: Batch,
+        accumulator: BatchAccumulator | None,
+        *,
+        prediction: Tensor | None,
+        windows: Windows,
+        snapshot: str,
+    ) -> BatchAccumulator:
+        """Add the model as it is now to a batch's accumulator (None: a new one).
+
+        Raises:
+            NonFiniteError: A gradient is NaN or infinite; names the row and the snapshot.
+        """
+        device, dtype = model_device_and_dtype(self.model)
+        inputs = placed(batch.inputs, device, dtype)
+        given = None if batch.labels is None else batch.labels.to(device)
+        gradients, observation = score_batch(self.model, plan, inputs, used_labels(plan, given, prediction))
+        if accumulator is None:
+            accumulator = plan.accumulator(inputs, windows)
+        running = accumulator.update(gradients, observation)
+        for target, values in zip(self.config.target_names, running, strict=True):
+            require_finite_rows(values, batch.rows, snapshot, target)
+        return accumulator
+
+    def fingerprint(self, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
+        """What the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
+        with preserved_rng():
+            batch = next(reader.read([range(min(len(reader.dataset), TRANSFORM_CHECK_ROWS))]))
+        digest = hashlib.sha256()
+        for name, value in sorted(batch.inputs.items()):
+            if isinstance(value, Tensor):
+                digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        if batch.labels is not None:
+            digest.update(batch.labels.numpy().tobytes())
+        return {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "rows": identity.n_rows,
+            "data": identity.columns,
+            "first batch": digest.hexdigest(),
+            "snapshots": snapshots,
+        }
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of the device that scores are computed on."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
