@@ -1,5 +1,6 @@
 """From rows of a data set to collated batches a model can be fed: reading, collating, labels, checks."""
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -132,7 +133,8 @@ class BatchReader:
         column = None
         if rows and isinstance(rows[0], Mapping):
             column = self._label_values(rows)
-            rows = [self._model_row(row) for row in rows]
+            missing = {name: self._missing_label(name, rows) for name in self.label_names}
+            rows = [self._model_row(row, missing) for row in rows]
         collate = self._collate_fn or _default_collator(rows)
         try:
             batch = collate(rows)
@@ -150,7 +152,7 @@ class BatchReader:
         elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
             msg = f"label_column {self.label_column!r} is neither a column of the rows ({_keys(rows)}) nor of the batch"
             raise DataError(msg)
-        labels = _label_tensor(labels)
+        labels = self._whole_numbers(_label_tensor(labels))
         return forward_inputs(self._model, inputs, labels), labels
 
     def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
@@ -164,10 +166,31 @@ class BatchReader:
                 )
                 raise DataError(msg)
         if self.label_column and self.label_column in rows[0]:
-            return [-1 if row[self.label_column] is None else row[self.label_column] for row in rows]
+            missing = self._missing_label(self.label_column, rows)
+            return [missing if row[self.label_column] is None else row[self.label_column] for row in rows]
         return None
 
-    def _model_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _missing_label(self, name: str, rows: Sequence[Mapping[str, Any]]) -> float:
+        """What stands for a label that is None: -1 (no class), NaN among floats (a regression cannot do without)."""
+        floats = self._dtype(name).startswith("float") or any(isinstance(row.get(name), float) for row in rows)
+        return math.nan if floats else -1
+
+    def _whole_numbers(self, labels: Tensor | None) -> Tensor | None:
+        """Undo what the formats "torch" and "numpy" do to a column of whole numbers with nulls: floats and NaN."""
+        names = (self.label_column,) if self.label_column else self.label_names
+        dtype = next(filter(None, map(self._dtype, names)), "")
+        if labels is None or not labels.is_floating_point() or not dtype.startswith(("int", "uint")):
+            return labels
+        filled = labels.nan_to_num(nan=-1)
+        is_whole = bool(labels.isnan().any()) and torch.equal(filled, filled.round())
+        return filled.long() if is_whole else labels
+
+    def _dtype(self, column: str) -> str:
+        """Dtype of a column of single values, "" where it is not one or is not known."""
+        features = getattr(self.dataset, "features", None)
+        return str(getattr(features.get(column), "dtype", "")) if isinstance(features, Mapping) else ""
+
+    def _model_row(self, row: Mapping[str, Any], missing: Mapping[str, float]) -> dict[str, Any]:
         kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
         if self._only_model_columns and not kept:
             msg = (
@@ -177,7 +200,7 @@ class BatchReader:
             raise DataError(msg)
         for name in self.label_names:
             if name in kept and kept[name] is None:
-                kept[name] = -1  # no label; collators cannot hold None
+                kept[name] = missing[name]  # collators cannot hold None
         return kept
 
     def _checked(self, batch: Batch) -> Batch:
@@ -187,7 +210,7 @@ class BatchReader:
             msg = f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row"
             raise DataError(msg)
         if value.is_floating_point():
-            bad = ~torch.isfinite(value).flatten(1).all(1)
+            bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
             if bool(bad.any()):
                 row = batch.rows[int(bad.nonzero()[0])]
                 msg = f"input {leaf.name!r} of row {row} holds NaN or infinity; fix or drop the row"
@@ -200,6 +223,9 @@ class BatchReader:
 
 def check_map_style(dataset: Any) -> None:
     """Raise DataError where a data set is empty or has no rows by number."""
+    if isinstance(dataset, Mapping):
+        msg = f"one data set is scored at a time, got a mapping of {sorted(dataset)}; pass one of its splits"
+        raise DataError(msg)
     if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
         msg = (
             f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style data set, "

@@ -1,11 +1,12 @@
 """Blocks of rows on disk: which rows each process scores, finished blocks, and their assembly into one folder."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from vog_hf.accumulate import RowResults
 from vog_hf.errors import CoverageError, OutputFolderError
-from vog_hf.files import read_json, write_atomically, write_json
+from vog_hf.files import explained_disk_errors, read_json, write_atomically, write_json
 from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME, save_array
 
 PLAN_NAME = "plan.json"
@@ -65,8 +66,8 @@ class BlockFolder:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps(fingerprint))
         self._blocks = folder / "blocks"
-        existing = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-        existing = [name for name in existing if name not in (".lock", "spool")]
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        existing = [name for name in names if name != self._blocks.name and not name.startswith(".")]
         if existing and PLAN_NAME not in existing:
             msg = f"{folder} holds files that vog_hf did not write ({existing[0]}); choose another output_dir"
             raise OutputFolderError(msg)
@@ -119,6 +120,11 @@ class BlockFolder:
         except (SafetensorError, OSError):
             return None
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the blocks that are finished."""
+        return sum(path.stat().st_size for path in self._blocks.iterdir())
+
     def finished(self, rank: int, block: int) -> bool:
         """Whether a block need not be scored again."""
         return self.read(rank, block) is not None
@@ -145,13 +151,17 @@ class Assembler:
         self._n_snapshots = n_snapshots
         self._times_seen = np.zeros(n_rows, dtype=np.int64)
         self._trajectories: dict[str, npt.NDArray[Any]] = {}
-        self._map_values = folder / ".heat-map-values.raw"
+        self._map_values = folder / ".heat-map-values.npy"
         self._map_values.unlink(missing_ok=True)
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
 
     def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
         """Place one block."""
+        with explained_disk_errors(self._folder):
+            self._add(block)
+
+    def _add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
         rows = block["rows"]
         np.add.at(self._times_seen, rows, 1)
         for key, values in block.items():
@@ -163,6 +173,8 @@ class Assembler:
                 self._trajectory(name, values)[rows] = values
         if "heat_maps/values" in block:
             with self._map_values.open("ab") as file:
+                if not file.tell():
+                    _write_header(file, 0)
                 file.write(block["heat_maps/values"].tobytes())
             self._shapes.append(block["heat_maps/shapes"])
             self._scales.append(block["heat_maps/scale"])
@@ -174,7 +186,8 @@ class Assembler:
             CoverageError: A row is missing or came more than once; nothing is left behind.
         """
         if not (self._times_seen == 1).all():
-            self._map_values.unlink(missing_ok=True)
+            for path in (self._map_values, *self._folder.glob(".trajectory-*.npy")):
+                path.unlink(missing_ok=True)
             row = int((self._times_seen != 1).argmax())
             wrong = int((self._times_seen != 1).sum())
             msg = (
@@ -186,9 +199,9 @@ class Assembler:
             values.flush()  # type: ignore[attr-defined]
             (self._folder / f".trajectory-{name}.npy").replace(self._folder / f"trajectory-{name}.npy")
         if self._shapes:
-            flat = np.memmap(self._map_values, dtype=np.float16, mode="r")
-            save_array(self._folder / HEAT_MAP_FILES["values"], flat)
-            self._map_values.unlink()
+            with self._map_values.open("r+b") as file:
+                _write_header(file, sum(int(shapes.prod(axis=1, dtype=np.int64).sum()) for shapes in self._shapes))
+            self._map_values.replace(self._folder / HEAT_MAP_FILES["values"])
             save_array(self._folder / HEAT_MAP_FILES["shapes"], np.concatenate(self._shapes))
             save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))
 
@@ -200,7 +213,15 @@ class Assembler:
             path = self._folder / f".trajectory-{name}.npy"
             shape = (self._n_rows, self._n_snapshots)
             self._trajectories[name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk under a memory map would kill the process (SIGBUS)
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return self._trajectories[name]
+
+
+def _write_header(file: BinaryIO, n_values: int) -> None:
+    """The header of a .npy file of so many float16; numpy leaves room in it, so that its length never changes."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (n_values,)})
 
 
 def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

@@ -21,7 +21,7 @@ from vog_hf.rows import has_table
 from vog_hf.schedule import plan_snapshots
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
-from vog_hf.snapshots import SnapshotWriter
+from vog_hf.snapshots import SnapshotWriter, open_folder
 from vog_hf.tracking import log_scores
 
 logger = logging.getLogger(__name__)
@@ -213,12 +213,13 @@ class VoGCallback(TrainerCallback):
             logger.exception("VoG: %s failed; training goes on, callback.scores raises the cause", what)
 
     def _log(self, run: "_Run", step: int) -> None:
-        for split, scores in (self._scores or {}).items():
-            try:
-                with preserved_rng():
-                    log_scores(scores, run.datasets[split], step=step, top_k=self.top_k)
-            except Exception:
-                logger.exception("VoG: logging failed; the scores are in %s", scores.folder)
+        scores = self.scores
+        dataset = run.datasets if isinstance(scores, Mapping) else run.datasets[ONLY_SPLIT]
+        try:
+            with preserved_rng():
+                log_scores(scores, dataset, step=step, top_k=self.top_k)
+        except Exception:
+            logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
 
 
 class _Run:
@@ -270,8 +271,8 @@ class _Run:
         }
         plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
         self._main = PartialState().is_main_process
-        self._folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
-        self._writer = SnapshotWriter(self._folder / "snapshots", model, store=options.store)
+        self.folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
+        self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
         self._live = {
             split: self._scorer.live(self._readers[split], plan, len(self.plan))
             for split, plan in plans.items()
@@ -300,11 +301,11 @@ class _Run:
         PartialState().wait_for_everyone()
         scores = {}
         for split, reader in self._readers.items():
-            folder = self._folder / "scores" / split if split else self._folder / "scores"
+            folder = self.folder / "scores" / split if split else self.folder / "scores"
             if self._is_live:
                 scores[split] = self._live[split].finish(output_dir=folder)
             else:
-                scores[split] = self._scorer.score_rows(reader, self._writer.snapshot_set, output_dir=folder)
+                scores[split] = self._scorer.score_rows(reader, open_folder(self._writer.folder), output_dir=folder)
         return scores
 
     def _needed_bytes(self, plans: Mapping[str, ScoringPlan], model: nn.Module) -> int:
@@ -315,14 +316,14 @@ class _Run:
 
     def _log_plan(self, plans: Mapping[str, ScoringPlan]) -> None:
         steps = ", ".join(map(str, self.plan))
-        logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self._folder)
+        logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self.folder)
         collect = "live" if self._is_live else "replay"
         for split, plan in plans.items():
             estimate = self._scorer.estimate(plan, len(self.datasets[split]), len(self.plan), collect=collect)
             logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
 
     def _prepare_folder(self, needed: int, *, resumed: bool) -> None:
-        folder = self._folder
+        folder = self.folder
         if folder.exists() and not folder.is_dir():
             msg = f"output_dir {folder} is a file; pass a folder"
             raise OutputFolderError(msg)

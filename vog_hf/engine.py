@@ -72,9 +72,13 @@ class ScoringPlan:
         return self.moment_bytes_per_row + self.batch_bytes // self.first_rows
 
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
-        """What the scores of this many rows take on disk: 12 bytes a row and snapshot, maps and columns."""
-        heat_map = 2 * min(1024, int(np.prod(self.element_shape))) + 12 if self.config.heat_maps else 0
-        return n_rows * (12 * n_snapshots + heat_map + 100)
+        """What scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
+
+        Twice, because finished blocks stay until the files that are made of them are whole.
+        """
+        mapped = self.element_shape[0] if self.leaf.embedding is not None else int(np.prod(self.element_shape))
+        heat_map = 2 * min(1024, mapped) + 12 if self.config.heat_maps else 0
+        return 2 * n_rows * (12 * n_snapshots + heat_map + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
         """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""
@@ -122,7 +126,7 @@ def plan_scoring(model: nn.Module, reader: BatchReader, config: VoGConfig, rows:
         labels = labels.to(device) if labels is not None else None
         gradients = target_gradients(config.targets, task, forward, labels)
         for gradient in gradients:
-            require_finite_rows(gradient.flatten(1).sum(1), batch.rows, "the model as it is now")
+            require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
         seconds = time.perf_counter() - began
         channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
         shape = [n for axis, n in enumerate(forward.x.shape) if axis not in (0, channel_axis)]

@@ -9,17 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from vog_hf.errors import OutputFolderError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, make it durable, and rename it: no half-written files."""
+    """Let ``write`` fill a temporary file beside ``path``, make it durable, and rename it: no half-written files.
+
+    Raises:
+        OutputFolderError: The disk is full or cannot be written to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with explained_disk_errors(path):
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -27,6 +34,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def explained_disk_errors(path: Path) -> Iterator[None]:
+    """Raise a full or broken disk as OutputFolderError that names ``path``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        msg = f"cannot write {path} ({error}); free some space or choose another output_dir. What was finished is kept"
+        raise OutputFolderError(msg) from error
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -57,10 +57,11 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
     inputs, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels
     device, dtype = model_device_and_dtype(model)
-    inputs = placed(forward_inputs(model, inputs, labels), device, dtype)
-    labels = labels.to(device) if isinstance(labels, Tensor) else labels
-    leaf = find_leaf(model, inputs)
     with scoring_mode(model):
+        inputs = placed(forward_inputs(model, inputs, labels), device, dtype)
+        if isinstance(labels, Tensor):
+            labels = placed({"labels": labels}, device, None)["labels"]
+        leaf = find_leaf(model, inputs)
         forward = forward_from_leaf(model, inputs, leaf)
         task = None
         if isinstance(target, str):
@@ -68,7 +69,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
             task = find_task(model, logits, labels)
             check_target(target, task)
             if labels is not None:
-                task.check_labels(labels, logits.shape[-1])
+                task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
             if task.can_predict_label:
                 labels = fill_missing_labels(labels, logits.argmax(-1))
         return target_gradients([target], task, forward, labels)[0]
@@ -245,13 +246,16 @@ def forward_inputs(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor |
 
 
 def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
-    """``inputs`` on a device, their floating tensors in a dtype (None: as they are)."""
-    return {
-        name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in inputs.items()
-    }
+    """``inputs`` on a device, their floating tensors in a dtype (None: as they are).
+
+    Tensors that were made in inference mode are copied: autograd takes none of those.
+    """
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            tensor = value.clone() if value.is_inference() else value
+            found[name] = tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+    return found
 
 
 def forward_parameters(model: nn.Module) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ TEXT_PAIRS = (
 TEXT_NAMES = ("sentence", "text", "content", "document", "review", "question", "premise", "prompt", "tokens", "words")
 NOT_TEXT = ("label", "labels", "label_ids", "class", "target", "id", "idx", "guid")
 RANKING_COLUMNS = ("vog_class_normalized", "vog_normalized", "vog")
+CHANNELS = (1, 3, 4)
 HEAT_COLORS = "inferno"
 SMOOTHING = 1 / 32  # standard deviation, as a share of the map's longer side
 # What Pillow and the decoders of data sets raise on damaged files; an image too large to decode is among them.
@@ -292,12 +293,17 @@ def _as_picture(value: Any) -> Image.Image | None:
     if not isinstance(value, (np.ndarray, list)):
         return None
     values = np.asarray(value)
-    if values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[0] <= values.shape[2]:
+    if values.ndim == 3 and _channels_first(*values.shape):
         values = values.transpose(1, 2, 0)
-    if values.ndim not in (2, 3) or not values.size or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+    if values.ndim not in (2, 3) or not values.size or (values.ndim == 3 and values.shape[2] not in CHANNELS):
         return None
     values = _eight_bits(values)
     return _rgb(Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values))
+
+
+def _channels_first(first: int, _: int, last: int) -> bool:
+    """Whether the first axis is the channels; where both ends could be, the shorter one is, of equals the first."""
+    return first in CHANNELS and (last not in CHANNELS or first <= last)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

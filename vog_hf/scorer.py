@@ -156,8 +156,8 @@ class VoGScorer:
                 return VoGScores.load(folder)
             plan = self.plan(reader)
             n_rows, n_snapshots = identity.n_rows, len(digests)
-            require_free(folder, plan.disk_bytes(n_rows, n_snapshots), "storing the scores")
             blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows))
+            require_free(folder, plan.disk_bytes(n_rows, n_snapshots) - blocks.block_bytes, "storing the scores")
             if session.processes.is_main_process:
                 logger.info("VoG: %s; scores in %s", self.estimate(plan, n_rows, n_snapshots), folder)
             with session.model_in_use():
@@ -166,6 +166,7 @@ class VoGScorer:
             taken = zip(snapshots.snapshots, digests, strict=True)
             manifest |= {
                 "collect": "replay",
+                "batch_size": blocks.plan.batch_size,  # an interrupted run keeps its own
                 "snapshots": [{"name": s.name, "step": s.step, "digest": digest} for s, digest in taken],
             }
             return finish_folder(session, blocks, plan, identity, manifest, temporary=temporary)

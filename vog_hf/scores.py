@@ -1,5 +1,6 @@
 """VoGScores: one line of values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,6 @@ class VoGScores:
         self._heat_map_start: Array | None = None
         self.row_hash = row_hash
         self.folder: Path | None = None
-        self._owned: TemporaryDirectory[str] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -189,7 +189,7 @@ class VoGScores:
 
     def own(self, folder: "TemporaryDirectory[str]") -> "VoGScores":
         """Keep a temporary folder for as long as these scores map its files into memory."""
-        self._owned = folder
+        weakref.finalize(self, folder.cleanup)
         return self
 
 

@@ -21,6 +21,7 @@ from vog_hf.files import locked
 from vog_hf.gradients import model_device_and_dtype, placed, scoring_mode
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT
+from vog_hf.snapshots import tensor_digest
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class Session:
         digest = hashlib.sha256()
         for name, value in sorted(batch.inputs.items()):
             if isinstance(value, Tensor):
-                digest.update(name.encode() + value.contiguous().numpy().tobytes())
+                digest.update(f"{name} {tensor_digest(value)} ".encode())
         if batch.labels is not None:
-            digest.update(batch.labels.numpy().tobytes())
+            digest.update(tensor_digest(batch.labels).encode())
         return {
             "format": FORMAT,
             "config": self.config.to_dict(),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -231,10 +232,10 @@ def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
         SnapshotError: Nothing to read, pickled weights, or fewer than two snapshots.
     """
     if isinstance(source, (str, Path)):
-        return _open_folder(Path(source))
+        return open_folder(Path(source))
     if isinstance(source, Sequence) and all(isinstance(item, (str, Path)) for item in source):
         return _from_paths([Path(item) for item in source])
-    return _spooled(source, spool)  # type: ignore[arg-type]
+    return _spooled(source, spool)
 
 
 def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
@@ -247,7 +248,12 @@ def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
     return snapshots, index["frozen"]
 
 
-def _open_folder(folder: Path) -> SnapshotSet:
+def open_folder(folder: Path) -> SnapshotSet:
+    """The snapshots in a folder that a callback or `SnapshotWriter` filled, or in its ``checkpoint-*`` folders.
+
+    Raises:
+        SnapshotError: There are none, or fewer than two.
+    """
     if (folder / "snapshots" / INDEX_NAME).is_file():
         folder = folder / "snapshots"
     if (folder / INDEX_NAME).is_file():
@@ -281,7 +287,13 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         return tuple(path / name for name in sorted(set(read_json(index)["weight_map"].values())))
     if (path / "model.safetensors").is_file():
         return (path / "model.safetensors",)
-    pickled = [path] if path.is_file() else [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
+    if (path / "adapter_model.safetensors").is_file():
+        msg = (
+            f"{path} holds an adapter without the model under it; snapshots of adapters are those that VoGCallback or "
+            "SnapshotWriter stored"
+        )
+        raise SnapshotError(msg)
+    pickled = [path] if path.is_file() else sorted(path.glob("*model*.bin")) + sorted(path.glob("*model*.pt*"))
     if pickled:
         msg = (
             f"{pickled[0]} is not safetensors, and pickled weights are not read because unpickling runs code; load the "
@@ -297,10 +309,17 @@ def _step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def _spooled(states: Iterable[tuple[str, Mapping[str, Tensor]]], spool: Path) -> SnapshotSet:
+def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
     spool.mkdir(parents=True, exist_ok=True)
     snapshots = []
-    for i, (name, state) in enumerate(states):
+    for i, item in enumerate(states):
+        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[1], Mapping):
+            msg = (
+                f"snapshots must be pairs (name, state_dict), got a {type(item).__name__} at position {i}; pass e.g. "
+                '((f"epoch-{k}", load(k)) for k in range(n))'
+            )
+            raise SnapshotError(msg)
+        name, state = item
         path = spool / f"{i:06d}.safetensors"
         stored = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
         write_atomically(path, partial(save_file, stored))
@@ -318,7 +337,6 @@ class LentWeights:
         self._tensors = model_tensors(model)
         self._aliases = aliases(model)
         self._stored = set(self._tensors) - set(frozen)
-        self._cast_up = cast_up
         if cast_up:
             for tensor in (*self._tensors.values(), *model.buffers()):
                 if _is_small_float(tensor):
@@ -333,7 +351,7 @@ class LentWeights:
         found: set[str] = set()
         for path in snapshot.files:
             try:
-                found |= self._load_file(snapshot.name, path)
+                self._load_file(snapshot.name, path, found)
             except (SafetensorError, OSError) as error:
                 msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
                 raise SnapshotError(msg) from error
@@ -342,7 +360,7 @@ class LentWeights:
             msg = f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
             raise SnapshotError(msg)
 
-    def _load_file(self, snapshot: str, path: Path) -> set[str]:
+    def _load_file(self, snapshot: str, path: Path, found: set[str]) -> None:
         device = str(next(iter(self._tensors.values())).device)
         with safe_open(path, framework="pt", device=device) as file:
             keys = set(file.keys())
@@ -353,17 +371,24 @@ class LentWeights:
                     f"{unexpected[0]!r}; was it taken of another model?"
                 )
                 raise SnapshotError(msg)
-            for key in keys:
-                self._put(snapshot, self._aliases[key], file.get_tensor(key))
-        return {self._aliases[key] for key in keys}
+            for key in sorted(keys):
+                name = self._aliases[key]
+                self._put(snapshot, name, file.get_tensor(key), again=name in found)
+                found.add(name)
 
-    def _put(self, snapshot: str, name: str, value: Tensor) -> None:
+    def _put(self, snapshot: str, name: str, value: Tensor, *, again: bool) -> None:
         own = self._tensors[name]
         if own.shape != value.shape:
             msg = f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
             raise SnapshotError(msg)
+        if again and not torch.equal(own, value.to(own.dtype)):
+            msg = (
+                f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
+                "model; load the model with its weights tied (or untied) as they were in training"
+            )
+            raise SnapshotError(msg)
         # A pointer is swapped, nothing is copied: the model's own storage stays untouched behind it.
-        own.data = value.float() if self._cast_up and _is_small_float(value) else value
+        own.data = value.to(own.dtype)
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class SingleLabelClassification(Task):
             raise DataError(msg)
         if n_outputs is None:
             return
+        labels = labels.long()  # unsigned numbers would compare -1 as 255
         outside = (labels >= n_outputs) | ((labels < -1) & (labels != IGNORED_TOKEN))
         if bool(outside.any()):
             at = int(outside.nonzero()[0])
@@ -166,7 +167,7 @@ class TokenPrediction(Task):
         if labels.dim() != 2 or labels.is_floating_point():
             msg = f"token labels must be whole numbers [batch, tokens], got {labels.dtype} {tuple(labels.shape)}"
             raise DataError(msg)
-        counted = self._label_tokens(labels)
+        counted = self._label_tokens(labels).long()
         empty = (counted == IGNORED_TOKEN).all(1)
         if bool(empty.any()):
             msg = "a row has no label token (all are -100), so it has no target; leave such rows out"

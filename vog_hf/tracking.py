@@ -5,6 +5,7 @@ Nothing is computed here: values come from `vog_hf.evaluation`, pictures from `v
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,14 @@ COMPANIONS = (
 FIRST_COLUMNS = ("label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_normalized", "vog_percentile")
 
 
-def log_scores(scores: VoGScores, dataset: Any, *, to: str = "wandb", step: int | None = None, top_k: int = 50) -> bool:
+def log_scores(
+    scores: VoGScores | Mapping[str, VoGScores],
+    dataset: Any,
+    *,
+    to: str = "wandb",
+    step: int | None = None,
+    top_k: int = 50,
+) -> bool:
     """Log scores to the active W&B run; call it on the main process.
 
     Logged are the tables ``vog/highest`` and ``vog/lowest`` (ranked by the class-normalised score: picture with the VoG
@@ -64,7 +72,7 @@ def log_scores(scores: VoGScores, dataset: Any, *, to: str = "wandb", step: int 
     ``manifest.json`` as the artifact ``vog-scores-<run id>``. Which tail is hard is for these tables to show.
 
     Args:
-        scores: Of ``dataset``.
+        scores: Of ``dataset``; or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
         dataset: What was scored, for the pictures or texts; None = tables without them.
         to: ``"wandb"``.
         step: ``train/global_step`` of the Trainer, on whose axis everything is put; None = no step is logged.
@@ -96,12 +104,18 @@ def log_scores(scores: VoGScores, dataset: Any, *, to: str = "wandb", step: int 
             "or call wandb.init() before log_scores(scores, dataset)"
         )
         return False
-    if dataset is not None:
-        _verify(dataset, scores)
-    logged = {**_row_tables(scores, dataset, top_k), **_summaries(scores)}
+    splits = scores if isinstance(scores, Mapping) else {"": scores}
+    logged: dict[str, Any] = {}
+    for split, part in splits.items():
+        rows = dataset[split] if split and dataset is not None else dataset
+        if rows is not None:
+            _verify(rows, part)
+        values = _row_tables(part, rows, top_k) | _summaries(part)
+        logged |= {f"vog/{split}/{name}" if split else f"vog/{name}": value for name, value in values.items()}
     # never run.log(step=...): that is W&B's own counter, which the Trainer's later records would fall behind
     run.log(logged if step is None else {**logged, STEP: step})
-    _log_artifact(run, scores)
+    for split, part in splits.items():
+        _log_artifact(run, part, f"vog-scores-{split}-{run.id}" if split else f"vog-scores-{run.id}")
     return True
 
 
@@ -116,8 +130,8 @@ def _verify(dataset: Any, scores: VoGScores) -> None:
 def _row_tables(scores: VoGScores, dataset: Any, top_k: int) -> dict[str, Any]:
     highest, lowest = most_extreme(scores, ranking_column(scores), top_k)
     return {
-        "vog/highest": _table(_rows_table(scores, dataset, highest)),
-        "vog/lowest": _table(_rows_table(scores, dataset, lowest)),
+        "highest": _table(_rows_table(scores, dataset, highest)),
+        "lowest": _table(_rows_table(scores, dataset, lowest)),
     }
 
 
@@ -154,11 +168,11 @@ def _summaries(scores: VoGScores) -> dict[str, Any]:
     table = table[np.isfinite(table["vog"])]
     table = table.loc[:, np.isfinite(table).all()]  # what is compared with VoG has a value for each of these rows
     summaries = {
-        "vog/histogram": wandb.Histogram(table["vog"].to_numpy()),
-        "vog/n_rows": len(scores),
-        "vog/n_snapshots": len(scores.manifest.get("snapshots", [])),
-        "vog/mean": float(table["vog"].mean()),
-        "vog/std": float(table["vog"].std(ddof=0)),
+        "histogram": wandb.Histogram(table["vog"].to_numpy()),
+        "n_rows": len(scores),
+        "n_snapshots": len(scores.manifest.get("snapshots", [])),
+        "mean": float(table["vog"].mean()),
+        "std": float(table["vog"].std(ddof=0)),
         **_rank_correlations(table),
     }
     if has_classes(scores) and "label" in table:
@@ -170,7 +184,7 @@ def _rank_correlations(table: pd.DataFrame) -> dict[str, float]:
     """Spearman correlation of VoG with each companion; none with one whose values are all equal."""
     companions = [name for name in COMPANIONS if name in table]
     with_vog = rank_correlations(table[["vog", *companions]])["vog"]
-    return {f"vog/spearman_{name}": float(with_vog[name]) for name in companions if np.isfinite(with_vog[name])}
+    return {f"spearman_{name}": float(with_vog[name]) for name in companions if np.isfinite(with_vog[name])}
 
 
 def _class_summaries(scores: VoGScores, table: pd.DataFrame) -> dict[str, Any]:
@@ -178,14 +192,14 @@ def _class_summaries(scores: VoGScores, table: pd.DataFrame) -> dict[str, Any]:
     given = {name: table[name] for name in ("prediction", "confidence") if name in table}
     classes = class_table(table["label"], table["vog"], **given)
     cells = _cells(classes) | {"class": class_names(scores, classes["class"])}
-    summaries: dict[str, Any] = {"vog/classes": _table(cells)}
+    summaries: dict[str, Any] = {"classes": _table(cells)}
     labelled = table[table["label"] >= 0]
     column = ranking_column(scores)
     if "prediction" in table and column in table and len(labelled) >= DECILES:
         deciles = error_by_decile(labelled[column], labelled["prediction"] != labelled["label"], bins=DECILES)
-        summaries["vog/error_by_decile"] = _table(_cells(deciles))
+        summaries["error_by_decile"] = _table(_cells(deciles))
         for decile in (1, DECILES):
-            summaries[f"vog/error_decile_{decile}"] = float(deciles["error"][decile - 1])
+            summaries[f"error_decile_{decile}"] = float(deciles["error"][decile - 1])
     return summaries
 
 
@@ -200,15 +214,15 @@ def _table(columns: dict[str, list[Any]]) -> "wandb.Table":
     return wandb.Table(columns=list(columns), data=[list(row) for row in zip(*columns.values(), strict=True)])
 
 
-def _log_artifact(run: "wandb.Run", scores: VoGScores) -> None:
+def _log_artifact(run: "wandb.Run", scores: VoGScores, name: str) -> None:
     """The scores as files; as metadata every entry of the manifest that is short enough to be read there."""
     import wandb
 
     metadata = {name: value for name, value in scores.manifest.items() if len(json.dumps(value)) <= MAX_METADATA}
-    artifact = wandb.Artifact(f"vog-scores-{run.id}", type="dataset", metadata=metadata)
+    artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
     with TemporaryDirectory(prefix="vog-artifact-") as folder:
         save_table(Path(folder), {name: scores.column(name) for name in scores.column_names}, scores.row_hash)
         write_json(Path(folder) / MANIFEST_NAME, scores.manifest)
-        for name in (TABLE_NAME, MANIFEST_NAME):
-            artifact.add_file(str(Path(folder) / name), name)  # copied into W&B's staging folder at once
+        for file in (TABLE_NAME, MANIFEST_NAME):
+            artifact.add_file(str(Path(folder) / file), file)  # copied into W&B's staging folder at once
         run.log_artifact(artifact)

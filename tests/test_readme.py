@@ -1,0 +1,51 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def code_blocks(language):
+    """The fenced blocks of one language, in the order of the README."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_first_code_block_begins_by_line_ten():
+    """A reader sees code before scrolling."""
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert lines.index("```python") < 10
+
+
+def test_python_blocks_run_in_order(tmp_path):
+    """Every python block of the README runs as it stands, one after the other, in an empty folder."""
+    blocks = code_blocks("python")
+    assert len(blocks) >= 4
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vog_loss_class_normalized" in done.stdout
+    assert (tmp_path / "digits" / "_vog" / "scores" / "manifest.json").is_file()
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_shell_blocks_name_make_targets():
+    """Every command of the README's shell blocks is a make word that exists."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    commands = [line.split("#")[0].split() for block in code_blocks("bash") for line in block.splitlines()]
+    assert commands
+    for command in commands:
+        assert command[0] == "make"
+        assert command[1] in targets
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8")))))
+def test_local_links_exist(link):
+    """Every file that the README links to is in the repository."""
+    assert (ROOT / link).is_file()

@@ -1,0 +1,373 @@
+"""Scores in Weights & Biases: what the real client wrote offline is read back and compared with the scores."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import wandb
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch import nn, rand
+
+from vog_hf.accumulate import RaggedMaps
+from vog_hf.errors import ConfigError, DataError, RowMismatchError
+from vog_hf.evaluation import error_by_decile, rank_correlations
+from vog_hf.pictures import most_extreme, overlay
+from vog_hf.scorer import VoGScorer
+from vog_hf.scores import VoGScores
+from vog_hf.tracking import COMPANIONS, log_scores
+
+N = 53
+NAMES = ["cat", "$x_$", "ship, or boat"]
+
+
+@dataclass
+class Run:
+    """A run as it lies on disk: its records, and the artifacts by type and name with their files."""
+
+    records: list[dict[str, Any]]
+    run_id: str
+
+    @property
+    def history(self):
+        return [record["history"]["item"] for record in self.records if record["type"] == "history"]
+
+    @property
+    def logged(self):
+        """The one record that log_scores wrote."""
+        found = [item for item in self.history if "vog/n_rows" in item]
+        assert len(found) == 1
+        return found[0]
+
+    def artifact(self, kind, name=""):
+        """The record of an artifact, with its files by path."""
+        found = [r["artifact"] for r in self.records if r["type"] == "artifact"]
+        found = [a for a in found if a["type"] == kind and name in a["name"]]
+        assert len(found) == 1, [a["name"] for a in found]
+        files = {entry["path"]: Path(entry["local_path"]) for entry in found[0]["manifest"]["contents"]}
+        return found[0], files
+
+    def table(self, key):
+        """A logged table as a frame, its pictures opened."""
+        _, files = self.artifact("run_table", f"-{key.replace('/', '')}-")
+        content = json.loads(files[f"{key}.table.json"].read_text())
+        frame = pd.DataFrame(content["data"], columns=content["columns"]).astype(object)
+        assert len(frame) == self.logged[f"{key}.nrows"]
+        if "image" in frame:
+            frame["image"] = [cell and Image.open(files[cell["path"]]) for cell in frame["image"]]
+        return frame.where(frame.notna(), None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline(tmp_path_factory):
+    """The real client, without a network or an account, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("wandb")
+    wandb.teardown()  # its settings are read from the environment once
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WANDB_MODE", "offline")
+        environment.setenv("WANDB_SILENT", "true")
+        for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            environment.setenv(name, str(folder))
+        yield folder
+        wandb.teardown()
+
+
+def inspect(path):
+    """The records of a run on disk, as the client itself reads them."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode and "No such command" in done.stderr:
+        pytest.skip(f"wandb {wandb.__version__} has no `leet inspect` to read a run back")
+    assert not done.returncode, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def logged_run(offline, scores, dataset, *, prepare=lambda run: None, **options):
+    """Log into a new run, finish it, read it back."""
+    with wandb.init(project="vog", settings=wandb.Settings(console="off")) as run:
+        prepare(run)
+        assert log_scores(scores, dataset, **options) is True
+        assert wandb.run is run, "the run stays the user's"
+    (path,) = offline.rglob(f"run-{run.id}.wandb")
+    return Run(inspect(path), run.id)
+
+
+def make_scores(*, labels=True, heat_maps=True):
+    """Scores of a classification over N rows, random but for the seed, some rows without a label."""
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 3, N).astype(np.int32)
+    columns: dict[str, Any] = {
+        "label": np.where(np.arange(N) % 10 == 7, -1, label).astype(np.int32),
+        "prediction": np.where(generator.random(N) < 0.4, 0, label).astype(np.int32),
+        "vog": generator.random(N).astype(np.float32),
+        "vog_class_normalized": generator.normal(size=N).astype(np.float32).round(1),  # rounded: there are ties
+        "vog_percentile": generator.random(N).astype(np.float32),
+        "forgetting": generator.integers(0, 4, N).astype(np.int32),
+        "confidence": generator.random(N).astype(np.float32),
+        "loss": generator.random(N).astype(np.float32),
+        "margin": np.ones(N, dtype=np.float32),
+    }
+    if not labels:
+        del columns["label"]
+    manifest = {"class_names": NAMES, "snapshots": [{"name": "a", "step": 1}] * 4, "long": "x" * 9_999}
+    shares = generator.random((N, 4, 4)).astype(np.float16)
+    maps = RaggedMaps(shares.ravel(), np.full((N, 2), 4, np.int32), np.ones(N, np.float32)) if heat_maps else None
+    return VoGScores(columns, manifest, heat_maps=maps, row_hash=np.arange(N, dtype=np.uint64))
+
+
+def make_images():
+    """Tiny pictures whose colour tells the row."""
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=NAMES)})
+    pictures = [Image.new("RGB", (8, 8), (4 * i, 100, 255 - 4 * i)) for i in range(N)]
+    return Dataset.from_dict({"image": pictures, "label": make_scores().column("label")}, features=features)
+
+
+@pytest.fixture(scope="module")
+def image_run(offline):
+    """Into a run as transformers' WandbCallback leaves it."""
+
+    def prepare(run):
+        run.define_metric("train/global_step")
+        run.define_metric("*", step_metric="train/global_step", step_sync=True)
+        run.log({"train/loss": 1.0, "train/global_step": 30})
+
+    return logged_run(offline, make_scores(), make_images(), prepare=prepare, step=31, top_k=7)
+
+
+class TestImages:
+    @pytest.mark.parametrize(("key", "tail"), [("vog/highest", 0), ("vog/lowest", 1)])
+    def test_row_tables(self, image_run, key, tail):
+        """The right rows in the right order, every score as it is, names for classes, None for no label."""
+        scores = make_scores()
+        rows = most_extreme(scores, "vog_class_normalized", 7)[tail]
+        table = image_run.table(key)
+        first = ["row", "image", "label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_percentile"]
+        assert list(table.columns) == [*first, "forgetting", "loss", "margin"]
+        assert table["row"].tolist() == rows.tolist()
+        for name in ("vog", "vog_class_normalized", "vog_percentile", "confidence", "loss", "forgetting"):
+            np.testing.assert_array_equal(table[name].astype(float), scores.column(name)[rows].astype(float))
+        for name in ("label", "prediction"):
+            assert table[name].tolist() == [NAMES[c] if c >= 0 else None for c in scores.column(name)[rows]]
+
+    @pytest.mark.parametrize("key", ["vog/highest", "vog/lowest"])
+    def test_pictures(self, image_run, key):
+        """Each cell is a PNG of the row's own picture under its own heat map."""
+        scores = make_scores()
+        for row, picture in image_run.table(key)[["row", "image"]].itertuples(index=False):
+            assert (picture.format, picture.size) == ("PNG", (96, 96))
+            plain = Image.new("RGB", (96, 96), (4 * row, 100, 255 - 4 * row))
+            assert np.array_equal(np.asarray(picture), np.asarray(overlay(plain, scores.heat_map(row))))
+
+    def test_step_axis(self, image_run):
+        """One record, on the Trainer's axis, after what the Trainer has logged."""
+        assert [item["train/global_step"] for item in image_run.history] == [30, 31]
+        assert image_run.history[1] == image_run.logged
+        assert [item["_step"] for item in image_run.history] == [0, 1]
+
+    def test_scalars(self, image_run):
+        """Sizes, moments, agreement with the companions; nothing is said of a companion whose values are all equal."""
+        scores = make_scores()
+        logged = image_run.logged
+        vog = scores.column("vog").astype(float)
+        assert (logged["vog/n_rows"], logged["vog/n_snapshots"]) == (N, 4)
+        assert logged["vog/mean"] == pytest.approx(vog.mean())
+        assert logged["vog/std"] == pytest.approx(vog.std())
+        agreement = rank_correlations(
+            {name: scores.column(name) for name in ("vog", "forgetting", "confidence", "loss")}
+        )
+        for name in ("forgetting", "confidence", "loss"):
+            assert logged[f"vog/spearman_{name}"] == pytest.approx(agreement.loc["vog", name])
+        assert not [f"vog/spearman_{name}" for name in COMPANIONS[4:] if name != "forgetting"] & logged.keys()
+
+    def test_error_by_decile(self, image_run):
+        """Of the rows that have a label, by the column that the tables are ranked by."""
+        scores = make_scores()
+        label, prediction = scores.column("label"), scores.column("prediction")
+        known = label >= 0
+        wrong = (prediction != label)[known]
+        expected = error_by_decile(scores.column("vog_class_normalized")[known], wrong)
+        table = image_run.table("vog/error_by_decile").astype(float)
+        pd.testing.assert_frame_equal(table, expected, check_dtype=False)
+        assert image_run.logged["vog/error_decile_1"] == pytest.approx(expected["error"].iloc[0])
+        assert image_run.logged["vog/error_decile_10"] == pytest.approx(expected["error"].iloc[-1])
+
+    def test_classes(self, image_run):
+        """One line per class, by name; rows without a label on a line without one."""
+        scores = make_scores()
+        table = image_run.table("vog/classes")
+        assert table["class"].tolist() == [None, *NAMES]
+        assert table["error"][0] is None
+        for i, class_number in enumerate([-1, 0, 1, 2]):
+            rows = scores.column("label") == class_number
+            assert table["rows"][i] == rows.sum()
+            assert table["vog_mean"][i] == pytest.approx(scores.column("vog")[rows].mean())
+            assert table["vog_std"][i] == pytest.approx(scores.column("vog")[rows].std())
+            assert table["confidence"][i] == pytest.approx(scores.column("confidence")[rows].mean())
+            if class_number >= 0:
+                assert table["error"][i] == pytest.approx((scores.column("prediction")[rows] != class_number).mean())
+
+    def test_histogram(self, image_run):
+        """Every row is in one of its bins."""
+        assert image_run.logged["vog/histogram._type"] == "histogram"
+        assert sum(image_run.logged["vog/histogram.values"]) == N
+
+    def test_artifact(self, image_run, tmp_path):
+        """The scores themselves: the table and the manifest, and the manifest's short entries as metadata."""
+        scores = make_scores()
+        record, files = image_run.artifact("dataset")
+        assert record["name"] == f"vog-scores-{image_run.run_id}"
+        assert set(files) == {"scores.parquet", "manifest.json"}
+        scores.save(tmp_path / "scores")
+        assert pq.read_table(files["scores.parquet"]).equals(pq.read_table(tmp_path / "scores" / "scores.parquet"))
+        assert json.loads(files["manifest.json"].read_text()) == scores.manifest
+        metadata = json.loads(record["metadata"])
+        assert metadata == {name: value for name, value in scores.manifest.items() if name != "long"}
+
+    def test_no_claim(self, image_run):
+        """Which tail is hard is not for the name of a chart to say."""
+        names = " ".join(image_run.logged)
+        assert not [word for word in ("hard", "easy", "easiest") if word in names]
+
+
+def test_text_scored_for_real(offline):
+    """Scores of the real scorer over a data set with a tokenizer set: the stored text stands in the table."""
+
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(11, 4)
+            self.head = nn.Linear(4, 2)
+
+        def get_input_embeddings(self):
+            return self.words
+
+        def forward(self, input_ids):
+            return self.head(self.words(input_ids).mean(1))
+
+    texts = [f"sentence {i} " + "long " * 500 for i in range(12)]
+    features = Features({"idx": Value("string"), "sentence": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    dataset = Dataset.from_dict({"idx": ["id"] * 12, "sentence": texts, "label": [0, 1] * 6}, features=features)
+    tokenized = dataset.with_transform(
+        lambda rows: {"input_ids": [[len(t) % 11, i % 11, 3] for i, t in enumerate(rows["sentence"])], **rows}
+    )
+    model = Bag()
+    states = [(f"s{k}", {name: rand(v.shape) for name, v in model.state_dict().items()}) for k in range(4)]
+    scores = VoGScorer(model, progress=False, batch_size=12).score(tokenized, states)
+    run = logged_run(offline, scores, tokenized, top_k=5)
+    highest = most_extreme(scores, "vog_class_normalized", 5)[0]
+    table = run.table("vog/highest")
+    assert list(table.columns)[:5] == ["row", "text", "label", "prediction", "confidence"]
+    assert table["text"].tolist() == [texts[row][:2000] for row in highest]
+    assert table["label"].tolist() == [["no", "yes"][row % 2] for row in highest]
+    assert set(scores.column_names) <= set(table.columns)
+    assert "train/global_step" not in run.logged
+    assert run.logged["vog/n_snapshots"] == 4
+
+
+def test_no_classes_and_no_data_set(offline):
+    """A regression: no class, no picture, a NaN in a column; the tables have no such columns and no such cell."""
+    columns = {
+        "label": np.linspace(-1, 1, N, dtype=np.float32),
+        "vog": np.random.default_rng(1).random(N),
+        "vog_normalized": np.where(np.arange(N) == 5, 9.0, 0.0),
+        "loss": np.where(np.arange(N) == 5, np.nan, 1.0),
+        "prediction": np.zeros(N, dtype=np.float32),
+    }
+    scores = VoGScores(columns, {"class_names": None, "snapshots": []})
+    run = logged_run(offline, scores, None, top_k=3)
+    table = run.table("vog/highest")
+    assert list(table.columns) == ["row", "label", "prediction", "vog", "vog_normalized", "loss"]
+    assert table["row"].tolist() == [5, 0, 1]
+    assert table["loss"].tolist() == [None, 1.0, 1.0]
+    assert table["label"].tolist() == pytest.approx(columns["label"][[5, 0, 1]].tolist())
+    assert not [key for key in run.logged if key.startswith(("vog/classes", "vog/error", "vog/spearman"))]
+
+
+def test_some_pictures_broken_and_no_label_column(offline, caplog):
+    """A row whose picture is damaged has an empty cell; without labels there is neither label nor class table."""
+    dataset = make_images().remove_columns("label").cast_column("image", ImageFeature(decode=False))
+    scores = make_scores(labels=False, heat_maps=False)
+    worst = int(most_extreme(scores, "vog_class_normalized", 1)[0][0])
+    stored = dataset["image"][:]
+    stored[worst] = {"bytes": b"no picture", "path": None}
+    broken = Dataset.from_dict({"image": stored}, features=Features({"image": ImageFeature()}))
+    with caplog.at_level(logging.WARNING, logger="vog_hf"):
+        run = logged_run(offline, scores, broken, top_k=3)
+    table = run.table("vog/highest")
+    assert [picture is None for picture in table["image"]] == [True, False, False]
+    assert table["image"][1].getpixel((50, 50)) == (4 * table["row"][1], 100, 255 - 4 * table["row"][1])
+    assert "label" not in table
+    assert "vog/classes.nrows" not in run.logged
+    assert [r.getMessage() for r in caplog.records if r.getMessage().startswith(f"row {worst} is shown without")]
+
+
+def test_splits_have_keys_of_their_own(offline):
+    """Scores of several splits are logged side by side: tables, scalars and artifact of each under its name."""
+    splits = {"train": make_scores(), "test": make_scores(heat_maps=False)}
+    with wandb.init(project="vog", settings=wandb.Settings(console="off")) as active:
+        assert log_scores(splits, {"train": make_images(), "test": None}, top_k=3)
+    (path,) = offline.rglob(f"run-{active.id}.wandb")
+    run = Run(inspect(path), active.id)
+    (logged,) = [item for item in run.history if "vog/train/n_rows" in item]
+    assert logged["vog/test/n_rows"] == logged["vog/train/n_rows"] == N
+    assert {"vog/train/highest", "vog/test/highest"} <= {key.removesuffix(".nrows") for key in logged}
+    for split, scores in splits.items():
+        _, files = run.artifact("dataset", f"vog-scores-{split}-")
+        np.testing.assert_array_equal(pq.read_table(files["scores.parquet"])["vog"], scores.column("vog"))
+
+
+def test_no_run(caplog):
+    """Without a run nothing is logged or raised: one line says how to get one."""
+    assert wandb.run is None
+    with caplog.at_level(logging.DEBUG, logger="vog_hf"):
+        assert log_scores(make_scores(), make_images(), step=3) is False
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "report_to='wandb' in TrainingArguments" in record.getMessage()
+    assert "wandb.init()" in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+@pytest.fixture
+def disabled_run():
+    """A run that is switched off."""
+    yield wandb.init(mode="disabled")
+    wandb.finish()  # leaving `with` would leave it the active run
+
+
+def test_disabled_run(disabled_run):
+    """A run that is switched off takes everything and keeps nothing."""
+    assert log_scores(make_scores(), make_images(), top_k=1) is True
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "message"),
+    [
+        (Dataset.from_dict({"text": ["a"]}), RowMismatchError, "the scores cover 53 rows and the data set has 1"),
+        ([1, 2], RowMismatchError, "the scores cover 53 rows and the data set has 2"),
+        (iter([1]), DataError, "rows are scored by their number, and a list_iterator has none"),
+    ],
+)
+def test_other_rows_are_refused(disabled_run, dataset, error, message):
+    """Pictures of rows that were not scored would be worse than none."""
+    with pytest.raises(error, match=message):
+        log_scores(make_scores(), dataset)
+
+
+def test_options():
+    """What cannot be done is said before anything is logged, with or without a run."""
+    with pytest.raises(ConfigError, match="log_scores can log to 'wandb', got to='tensorboard'"):
+        log_scores(make_scores(), None, to="tensorboard")
+    for top_k in (0, 10_001):
+        with pytest.raises(ConfigError, match=f"top_k must lie in 1..10,000.*got {top_k}"):
+            log_scores(make_scores(), None, top_k=top_k)
+    assert log_scores(make_scores(), None, to="wandb", top_k=10_000) is False
