@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from vog_hf.errors import ConfigError
@@ -55,10 +55,12 @@ class VoGConfig:
         if len(set(self.target_names)) < len(self.targets):
             msg = f"targets must differ from one another, got {self.target_names}"
             raise ConfigError(msg)
+        self._check_column_names()
         _check_choice("label", self.label, ("given", "predicted"))
         _check_choice("task", self.task, (None, *TASKS))
         _check_choice("reduce_channels", self.reduce_channels, ("auto", True, False))
         _check_choice("dtype", self.dtype, ("float32", "model"))
+        _check_choice("heat_maps", self.heat_maps, (True, False))
         if self.task is not None and self.label == "predicted" and not TASKS[self.task].can_predict_label:
             msg = f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'"
             raise ConfigError(msg)
@@ -81,18 +83,15 @@ class VoGConfig:
     @property
     def column_names(self) -> tuple[str, ...]:
         """The column of each target's VoG: ``vog`` for the first, then ``vog_loss``, ``vog_<function name>``."""
-        names = tuple(
+        return tuple(
             "vog" if i == 0 else f"vog_{target_name(target).rpartition('.')[2]}"
             for i, target in enumerate(self.targets)
         )
-        if len(set(names)) < len(names):
-            msg = f"targets must give different column names, got {names}; rename one of the functions"
-            raise ConfigError(msg)
-        return names
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; callables stand as their qualified names."""
-        return {**asdict(self), "target": list(self.target_names)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "target": list(self.target_names)}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
@@ -117,6 +116,21 @@ class VoGConfig:
     def from_json(cls, text: str) -> "VoGConfig":
         """The configuration that `to_json` wrote."""
         return cls.from_dict(json.loads(text))
+
+    def _check_column_names(self) -> None:
+        """The label's column has a name, and every target has columns of its own, with these endings."""
+        if self.label_column is not None and not isinstance(self.label_column, str):
+            msg = f"label_column must be the name of a column or None, got {self.label_column!r}"
+            raise ConfigError(msg)
+        endings = ("", "_early", "_late", "_class_normalized", "_normalized", "_percentile")
+        columns = [name + ending for name in self.column_names for ending in endings]
+        twice = next((name for name in columns if columns.count(name) > 1), None)
+        if twice is not None:
+            msg = (
+                f"targets must give different column names, got {self.column_names}, of which two make a column "
+                f"{twice!r}; rename the function"
+            )
+            raise ConfigError(msg)
 
 
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:

@@ -116,8 +116,9 @@ def _hash_array(array: pa.Array) -> Hashes:
         hashes = _hash_struct(array)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         hashes = _hash_lists(array)
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        hashes = _mix(pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False).astype(np.uint64))
+    elif _is_binary(kind):
+        lengths = pc.binary_length(array.cast(pa.large_binary()) if pa.types.is_binary_view(kind) else array)
+        hashes = _mix(pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.uint64))
     elif pa.types.is_floating(kind):
         values = pc.fill_null(array.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
         hashes = _mix(np.ascontiguousarray(values).view(np.uint64))
@@ -128,12 +129,21 @@ def _hash_array(array: pa.Array) -> Hashes:
     elif pa.types.is_null(kind):
         return np.full(len(array), _mix(np.zeros(1, np.uint64))[0], dtype=np.uint64)
     else:  # strings, and dates, times and decimals by their text
-        text = pc.fill_null(array.cast(pa.large_string()), "").to_numpy(zero_copy_only=False)
+        text = pc.fill_null(_text(array), "").to_numpy(zero_copy_only=False)
         hashes = pd.util.hash_array(np.asarray(text, dtype=object), categorize=False)
     if array.null_count:
         is_null = pc.is_null(array).to_numpy(zero_copy_only=False)
         hashes = np.where(is_null, np.uint64(0x9E3779B97F4A7C15), hashes)
     return hashes
+
+
+def _text(array: pa.Array) -> pa.Array:
+    """Values as text; times without trailing zeros, because Parquet stores seconds as milliseconds."""
+    text = array.cast(pa.large_string())
+    if pa.types.is_timestamp(array.type) or pa.types.is_time(array.type):
+        text = pc.replace_substring_regex(text, r"(\.\d*?)0+(Z?)$", r"\1\2")
+        text = pc.replace_substring_regex(text, r"\.(Z?)$", r"\1")
+    return text
 
 
 def _hash_struct(array: pa.StructArray) -> Hashes:
@@ -181,9 +191,16 @@ def _text_hash(text: str) -> np.uint64:
 def _has_binary(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.BaseExtensionType):
         return _has_binary(kind.storage_type)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return True
-    return any(_has_binary(kind.field(i).type) for i in range(kind.num_fields))
+    return _is_binary(kind) or any(_has_binary(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
 
 
 def _payload(value: Any) -> bytes:

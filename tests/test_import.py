@@ -1,0 +1,74 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import vog_hf
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "wandb",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "gradio",
+)
+
+
+def heavy_modules_after(statement):
+    """Which of the slow libraries a fresh interpreter has loaded after a statement."""
+    program = f"import json, sys\n{statement}\nprint(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    finished = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_importing_the_package_loads_nothing_slow():
+    """`import vog_hf` takes no seconds: neither torch nor transformers, nor any other large library, is loaded."""
+    assert heavy_modules_after("import vog_hf") == []
+    assert heavy_modules_after("import vog_hf; dir(vog_hf); vog_hf.VoGError; vog_hf.__version__") == []
+
+
+def test_the_check_of_slow_imports_can_fail():
+    """The same checker reports torch where it is loaded: for the formula, and on first use of a public name."""
+    assert "torch" in heavy_modules_after("import vog_hf.metric")
+    assert "torch" in heavy_modules_after("import vog_hf; vog_hf.vog")
+
+
+def test_the_formula_needs_no_hugging_face_library():
+    """Floor 0 stands alone: metric, moments and dynamics load torch, and nothing of Hugging Face."""
+    loaded = heavy_modules_after("import vog_hf.metric, vog_hf.moments, vog_hf.dynamics, vog_hf.schedule")
+    assert set(loaded).isdisjoint({"transformers", "datasets", "accelerate", "wandb"})
+
+
+@pytest.mark.parametrize("name", vog_hf.__all__)
+def test_every_public_name_resolves_to_a_thing_of_that_name(name):
+    """Each of the public names is there on first use, under its own name."""
+    assert getattr(vog_hf, name).__name__ == name
+
+
+def test_dir_lists_the_public_names():
+    """Completion shows what there is, in order and once each."""
+    listed = dir(vog_hf)
+    assert {*vog_hf.__all__, "__version__"} <= set(listed)
+    assert listed == sorted(set(listed))
+    assert list(vog_hf.__all__) == sorted(vog_hf.__all__)
+    assert set(vog_hf._HOME) == set(vog_hf.__all__)
+
+
+def test_the_version_is_that_of_the_installed_package():
+    """`__version__` comes from the package's metadata, so that there is one place to change it."""
+    assert vog_hf.__version__.count(".") == 2
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    """What does not exist behaves as in any module: hasattr says no, import fails."""
+    with pytest.raises(AttributeError, match="module 'vog_hf' has no attribute 'VoGCallbacks'"):
+        vog_hf.VoGCallbacks  # noqa: B018 (the access is the test)
+    assert not hasattr(vog_hf, "vogue")
+    with pytest.raises(ImportError, match="cannot import name 'vogue' from 'vog_hf'"):
+        exec("from vog_hf import vogue")  # noqa: S102 (a linter would refuse it as a statement)
