@@ -16,8 +16,9 @@ COMMAND = [sys.executable, "-m", "vog_hf.cli"]
 
 
 def run_cli(*arguments, cwd):
+    """Run the command in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run([*COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from vog_hf.errors import DataError, NonFiniteError
 from vog_hf.gradients import LABEL_NAMES, find_leaf, forward_inputs, forward_parameters, split_batch
-from vog_hf.rows import integer_column
+from vog_hf.rows import has_table, integer_column
 
 CollateFunction = Callable[[list[Any]], Any]
 TRANSFORM_CHECK_ROWS = 32
@@ -76,6 +76,7 @@ class BatchReader:
         self._kept = {*forward_parameters(model), *self.label_names}
         self._only_model_columns = only_model_columns or collate_fn is None
         self._num_workers = num_workers
+        self._nullable = self._nullable_labels()
 
     def read(self, batches: Sequence[range]) -> Iterator[Batch]:
         """The batches with these row numbers, in this order."""
@@ -132,6 +133,7 @@ class BatchReader:
     def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None]:
         column = None
         if rows and isinstance(rows[0], Mapping):
+            rows = [self._with_nulls(row) for row in rows] if self._nullable else rows
             column = self._label_values(rows)
             missing = {name: self._missing_label(name, rows) for name in self.label_names}
             rows = [self._model_row(row, missing) for row in rows]
@@ -152,7 +154,7 @@ class BatchReader:
         elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
             msg = f"label_column {self.label_column!r} is neither a column of the rows ({_keys(rows)}) nor of the batch"
             raise DataError(msg)
-        labels = self._whole_numbers(_label_tensor(labels))
+        labels = _label_tensor(labels)
         return forward_inputs(self._model, inputs, labels), labels
 
     def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
@@ -175,15 +177,16 @@ class BatchReader:
         floats = self._dtype(name).startswith("float") or any(isinstance(row.get(name), float) for row in rows)
         return math.nan if floats else -1
 
-    def _whole_numbers(self, labels: Tensor | None) -> Tensor | None:
-        """Undo what the formats "torch" and "numpy" do to a column of whole numbers with nulls: floats and NaN."""
-        names = (self.label_column,) if self.label_column else self.label_names
-        dtype = next(filter(None, map(self._dtype, names)), "")
-        if labels is None or not labels.is_floating_point() or not dtype.startswith(("int", "uint")):
-            return labels
-        filled = labels.nan_to_num(nan=-1)
-        is_whole = bool(labels.isnan().any()) and torch.equal(filled, filled.round())
-        return filled.long() if is_whole else labels
+    def _nullable_labels(self) -> list[str]:
+        """Label columns of whole numbers and nulls, which the formats "torch" and "numpy" turn into floats and NaN."""
+        if not has_table(self.dataset) or self.dataset.format["type"] in (None, "custom"):
+            return []
+        names = [name for name in self.dataset.column_names if name in (self.label_column, *self.label_names)]
+        return [name for name in names if "int" in self._dtype(name) and self.dataset.data.column(name).null_count]
+
+    def _with_nulls(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: float(row[name]) for name in self._nullable}
+        return {**row, **{name: None if math.isnan(value) else int(value) for name, value in values.items()}}
 
     def _dtype(self, column: str) -> str:
         """Dtype of a column of single values, "" where it is not one or is not known."""

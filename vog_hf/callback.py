@@ -1,6 +1,7 @@
 """VoGCallback: when a Trainer's model is snapshotted and scored; how is the scorer's business."""
 
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from vog_hf.schedule import plan_snapshots
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
 from vog_hf.snapshots import SnapshotWriter, open_folder
-from vog_hf.tracking import log_scores
+from vog_hf.tracking import MAX_TABLE_ROWS, log_scores
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ class VoGCallback(TrainerCallback):
     ) -> None:
         if collect not in ("replay", "live"):
             msg = f"collect must be 'replay' or 'live', got {collect!r}"
+            raise ConfigError(msg)
+        if not 1 <= top_k <= MAX_TABLE_ROWS:
+            msg = f"top_k must lie in 1..{MAX_TABLE_ROWS:,}, the rows that a W&B table can hold, got {top_k}"
             raise ConfigError(msg)
         config = config or VoGConfig()
         if label_column is not None:
@@ -170,9 +174,9 @@ class VoGCallback(TrainerCallback):
     def on_step_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Take a planned snapshot; the last one waits for the end of the epoch."""
+        """Take a planned snapshot; that of the last step waits for the end of the epoch."""
         run = self._run
-        if run is not None and state.global_step in run.plan[:-1]:
+        if run is not None and state.global_step in run.plan and state.global_step < state.max_steps:
             self._guarded("taking a snapshot", lambda: run.take(model, state))
 
     def on_epoch_end(  # type: ignore[override]
@@ -180,8 +184,10 @@ class VoGCallback(TrainerCallback):
     ) -> None:
         """Take the last snapshot here: in on_train_end the best model may have been loaded already."""
         run = self._run
-        ends = state.global_step >= state.max_steps or control.should_training_stop
-        if run is not None and (ends or state.global_step in run.plan):
+        if run is None:
+            return
+        stopped_early = control.should_training_stop and state.global_step < run.plan[-1]
+        if stopped_early or state.global_step in run.plan:
             self._guarded("taking a snapshot", lambda: run.take(model, state))
 
     def on_train_end(
@@ -255,7 +261,7 @@ class _Run:
         self._scorer = VoGScorer(
             model,
             config=options.config,
-            batch_size=options.batch_size or args.per_device_eval_batch_size,
+            batch_size=args.per_device_eval_batch_size if options.batch_size is None else options.batch_size,
             memory_budget=options.memory_budget,
             num_workers=args.dataloader_num_workers if options.num_workers is None else options.num_workers,
             progress=not args.disable_tqdm,
@@ -344,9 +350,9 @@ def _splits(dataset: Any) -> dict[str, Any]:
         if not dataset:
             msg = "the DatasetDict is empty: there is no split to score"
             raise DataError(msg)
-        unsafe = [name for name in dataset if not str(name).replace("-", "_").replace(".", "_").isidentifier()]
+        unsafe = [name for name in dataset if not re.fullmatch(r"\w[\w.-]*", str(name))]
         if unsafe:
-            msg = f"split names become folder names: letters, digits, '.', '_' and '-' only, got {unsafe}"
+            msg = f"split names become folder names: letters, digits, '_', then also '.' and '-', got {unsafe}"
             raise DataError(msg)
         return dict(dataset)
     return {ONLY_SPLIT: dataset}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
 from vog_hf.batches import Batch, BatchReader
@@ -53,6 +54,7 @@ class LiveScoring:
                 "training goes on; use collect='replay'"
             )
             raise ConfigError(msg)
+        self._check_all_labels()
         needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(session.model)[0])
         if needed > free:
             msg = (
@@ -140,6 +142,14 @@ class LiveScoring:
     def _results(self) -> list[RowResults]:
         pairs = zip(self._accumulators, self._seen, strict=True)
         return [with_label(self._plan, accumulator.results(), batch) for accumulator, batch in pairs]
+
+    def _check_all_labels(self) -> None:
+        """The labels of the first batch, and those of all rows where they are a column."""
+        for batch in self._reader.read(self._batches[:1]):
+            self._check_labels(batch)
+            everything = None if batch.labels is None else self._reader.all_labels(batch.rows, batch.labels)
+            if everything is not None:
+                self._check_labels(Batch(range(len(everything)), {}, torch.from_numpy(everything)))
 
     def _check_labels(self, batch: Batch) -> None:
         if self._plan.task is not None and batch.labels is not None:

@@ -1,0 +1,413 @@
+import json
+import os
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vog_hf.accumulate import RaggedMaps, RowResults
+from vog_hf.blocks import Assembler, BlockFolder, BlockPlan, batches
+from vog_hf.config import VoGConfig
+from vog_hf.errors import CoverageError, OutputFolderError
+from vog_hf.files import locked
+from vog_hf.scorer import VoGScorer
+from vog_hf.scores import VoGScores
+
+N = 53
+LABELS = [(i * i + i // 3) % models.CLASSES for i in range(N)]
+
+
+def dataset(n=N, seed=7):
+    """Vectors with labels."""
+    rows = models._float_rows("features", (5,), seed=seed, n=n)
+    columns = {"features": [row["features"].tolist() for row in rows], "label": LABELS[:n]}
+    return Dataset.from_dict(columns).with_format("torch")
+
+
+def model_and_states(n=3, seed=0):
+    """A plain module and its named snapshots."""
+    model = models.mlp().model
+    return model, [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(model, n, seed=seed))]
+
+
+def score(folder, *, data=None, states=None, config=None, batch_size=7, after=None):
+    """Scores in 8 blocks of one batch; returns them and the number of forward passes, failing at call ``after``."""
+    model, own_states = model_and_states()
+    calls = []
+
+    def count(module, args, kwargs):
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(kwargs["features"].shape[0])
+
+    model.register_forward_pre_hook(count, with_kwargs=True)
+    scorer = VoGScorer(model, config=config, batch_size=batch_size, memory_budget=1)
+    return scorer.score(data or dataset(), states or own_states, output_dir=folder), len(calls)
+
+
+DRY_RUN = 1  # forward passes before the first block
+PER_BLOCK = 3
+
+
+def block_files(folder):
+    """The finished blocks of a folder."""
+    return sorted((folder / "blocks").glob("*.safetensors"))
+
+
+def assert_bit_equal(scores, expected):
+    """Every column, trajectory and heat map, bit for bit."""
+    assert scores.column_names == expected.column_names
+    for column in expected.column_names:
+        np.testing.assert_array_equal(scores.column(column), expected.column(column))
+    assert scores.trajectory_names == expected.trajectory_names
+    for trajectory in expected.trajectory_names:
+        np.testing.assert_array_equal(scores.trajectory(trajectory), expected.trajectory(trajectory))
+    for row in range(len(expected)):
+        np.testing.assert_array_equal(scores.heat_map(row), expected.heat_map(row))
+
+
+def interrupted(folder, *, blocks_done=2):
+    """Leave a folder as a run does that stops inside a block."""
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, after=DRY_RUN + blocks_done * PER_BLOCK + 1)  # inside the next block
+    assert len(block_files(folder)) == blocks_done
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 70), st.integers(1, 9))
+def test_every_row_is_in_one_batch_of_one_process(n_rows, n_processes, batch_size, batches_per_block):
+    """Sharded by row number, never padded: whatever the sizes, each row comes exactly once and in order."""
+    plan = BlockPlan(n_rows, n_processes, batch_size, batch_size * batches_per_block)
+    seen = []
+    for rank in range(n_processes):
+        blocks = plan.blocks(rank)
+        assert len(blocks) <= plan.n_blocks
+        mine = [row for block in blocks for batch in block for row in batch]
+        assert mine == list(range(n_rows))[rank::n_processes]
+        assert all(1 <= len(batch) <= batch_size for block in blocks for batch in block)
+        assert all(1 <= len(block) <= batches_per_block for block in blocks)
+        seen += mine
+    assert sorted(seen) == list(range(n_rows))
+
+
+def test_rows_are_cut_into_batches_with_a_short_last_one():
+    """A batch is a range of row numbers; the last is as short as it comes."""
+    assert batches(range(2, 12, 2), 2) == [range(2, 6, 2), range(6, 10, 2), range(10, 12, 2)]
+    assert batches(range(3), 7) == [range(3)]
+
+
+# --- interruption ---------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_continues_and_is_bit_equal(tmp_path):
+    """A run that stops inside block 3 of 8 scores, when it is started again, just the six that are missing."""
+    whole, calls = score(tmp_path / "whole")
+    assert calls == DRY_RUN + 8 * PER_BLOCK
+    interrupted(tmp_path / "scores")
+    resumed, calls = score(tmp_path / "scores")
+    assert calls == DRY_RUN + 6 * PER_BLOCK
+    assert_bit_equal(resumed, whole)
+    assert not (tmp_path / "scores" / "blocks").exists()
+
+
+def test_an_interrupted_run_keeps_its_batches(tmp_path):
+    """The second run may be started with another batch size; the plan on disk wins, so the bits are the same."""
+    whole, _ = score(tmp_path / "whole")
+    interrupted(tmp_path / "scores")
+    resumed, calls = score(tmp_path / "scores", batch_size=20)
+    assert calls == DRY_RUN + 6 * PER_BLOCK
+    assert_bit_equal(resumed, whole)
+    assert resumed.manifest["batch_size"] == 7
+    assert json.loads((tmp_path / "scores" / "plan.json").read_text())["plan"]["batch_size"] == 7
+
+
+@pytest.mark.parametrize("size", [0, 100, -1])
+def test_a_truncated_block_is_scored_anew(tmp_path, size):
+    """A block file that cannot be read counts as not there; the others are kept."""
+    whole, _ = score(tmp_path / "whole")
+    interrupted(tmp_path / "scores")
+    path = block_files(tmp_path / "scores")[0]
+    path.write_bytes(path.read_bytes()[:size])
+    resumed, calls = score(tmp_path / "scores")
+    assert calls == DRY_RUN + 7 * PER_BLOCK
+    assert_bit_equal(resumed, whole)
+
+
+def test_a_run_that_stopped_while_the_blocks_were_put_together_continues(tmp_path, monkeypatch):
+    """Blocks stay until the manifest is written: nothing is computed twice."""
+    whole, _ = score(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+
+        def stop(*args):
+            raise KeyboardInterrupt
+
+        patched.setattr("vog_hf.results.save_table", stop)
+        with pytest.raises(KeyboardInterrupt):
+            score(tmp_path / "scores")
+    assert len(block_files(tmp_path / "scores")) == 8
+    resumed, calls = score(tmp_path / "scores")
+    assert calls == DRY_RUN
+    assert_bit_equal(resumed, whole)
+
+
+def test_finished_scores_are_returned_without_calling_the_model(tmp_path):
+    """The same configuration, rows and snapshots: the folder is read, nothing is computed and nothing is written."""
+    whole, _ = score(tmp_path / "scores")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir() if path.name != ".lock"}
+    again, calls = score(tmp_path / "scores", batch_size=20)
+    assert calls == 0
+    assert_bit_equal(again, whole)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir() if path.name != ".lock"}
+    assert after == before
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        (lambda: {"config": VoGConfig(target="loss")}, "config differ"),
+        (lambda: {"data": dataset(seed=8)}, "data, first batch differ"),
+        (lambda: {"data": dataset(n=52)}, "rows, data differ"),
+        (lambda: {"states": model_and_states(seed=1)[1]}, "snapshots differ"),
+        (
+            lambda: {
+                "data": dataset().with_transform(lambda rows: {**rows, "features": 2 * torch.tensor(rows["features"])})
+            },
+            "something else: first batch differ",
+        ),
+    ],
+    ids=["config", "data", "length", "snapshots", "transform"],
+)
+def test_scores_of_something_else_are_refused(tmp_path, change, differing, finished):
+    """A folder begun with other choices, rows, snapshots or another transform is left alone; what differs is named."""
+    score(tmp_path / "scores") if finished else interrupted(tmp_path / "scores")
+    held = {path: path.read_bytes() for path in (tmp_path / "scores").rglob("*") if path.is_file()}
+    with pytest.raises(OutputFolderError, match=rf"{differing}; choose another output_dir"):
+        score(tmp_path / "scores", **change())
+    assert {path: path.read_bytes() for path in (tmp_path / "scores").rglob("*") if path.is_file()} == held
+    score(tmp_path / "others", **change())
+
+
+def test_foreign_files_are_refused(tmp_path):
+    """A folder with somebody else's files is not written into; an empty one is."""
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("draft")
+    with pytest.raises(OutputFolderError, match=r"holds files that vog_hf did not write \(thesis\.tex\)"):
+        score(tmp_path / "notes")
+    assert [p.name for p in (tmp_path / "notes").iterdir() if p.name != ".lock"] == ["thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    score(tmp_path / "empty")
+
+
+def test_a_folder_that_another_run_holds_is_refused(tmp_path):
+    """Before anything is computed; when the other is done, the same call goes through."""
+    with locked(tmp_path / "scores"), pytest.raises(OutputFolderError, match="is in use by another run"):
+        score(tmp_path / "scores", after=0)
+    score(tmp_path / "scores")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_model_is_called(tmp_path):
+    """Read-only folders are found when the lock is taken."""
+    (tmp_path / "scores").mkdir(mode=0o555)
+    if os.access(tmp_path / "scores", os.W_OK):
+        pytest.skip("this user (root) may write into read-only folders")
+    with pytest.raises(OutputFolderError, match="cannot write to"):
+        score(tmp_path / "scores", after=0)
+
+
+# --- the disk -------------------------------------------------------------------------------------------------------
+
+
+def disk_bytes():
+    """What the scores of `dataset` need."""
+    scorer = VoGScorer(model_and_states()[0])
+    return scorer.plan(scorer.reader(dataset())).disk_bytes(N, 3)
+
+
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
+    """After the dry run and before the first block, with both numbers; with just enough room it goes through."""
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024 (shutil's own is one)
+    needed = disk_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1))
+    with pytest.raises(
+        OutputFolderError, match=r"storing the scores needs about 16\.4 KiB in .*scores, 16\.4 KiB are free"
+    ):
+        score(tmp_path / "scores", after=DRY_RUN)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))
+    score(tmp_path / "scores")
+
+
+def test_a_resumed_run_needs_room_only_for_what_is_missing(tmp_path, monkeypatch):
+    """Blocks that are on the disk already are not asked for again."""
+    interrupted(tmp_path / "scores", blocks_done=6)
+    done = sum(path.stat().st_size for path in block_files(tmp_path / "scores"))
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024 (shutil's own is one)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, disk_bytes() - done))
+    score(tmp_path / "scores")
+
+
+def test_a_disk_that_fills_up_in_mid_run_is_an_error_after_which_the_run_continues(tmp_path, monkeypatch):
+    """The block that did not fit leaves nothing behind, finished ones stay, and the restart is bit-equal."""
+    from safetensors.numpy import save_file
+
+    whole, _ = score(tmp_path / "whole")
+
+    def save_two(stored, path):
+        if len(block_files(tmp_path / "scores")) == 2:
+            path.write_bytes(b"half a block")
+            raise OSError(28, "No space left on device")
+        save_file(stored, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vog_hf.blocks.save_file", save_two)
+        with pytest.raises(OutputFolderError, match=r"block-000002.*No space left on device.*free some space"):
+            score(tmp_path / "scores")
+    assert sorted(path.name for path in (tmp_path / "scores" / "blocks").iterdir()) == [
+        "process-00000-of-00001-block-000000.safetensors",
+        "process-00000-of-00001-block-000001.safetensors",
+    ]
+    resumed, calls = score(tmp_path / "scores")
+    assert calls == DRY_RUN + 6 * PER_BLOCK
+    assert_bit_equal(resumed, whole)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 400 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip("only root may mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_real_full_disk_is_an_error_in_every_phase_and_never_a_crash(tiny_disk, monkeypatch):
+    """With the pre-check blinded, the disk fills in a block, then while they are put together; with room it resumes."""
+    rows = [{"image": torch.randn(3, 32, 32), "labels": i % 3} for i in range(60)]
+    model = models.conv_net().model
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(model, 3))]
+    scorer = VoGScorer(model, batch_size=4, memory_budget=1)
+    needed = scorer.plan(scorer.reader(rows)).disk_bytes(60, 3)
+    assert 2 * 60 * 2048 < needed < 300 * 1024
+    with monkeypatch.context() as patched:
+        patched.setattr("vog_hf.scorer.require_free", lambda *args: None)
+        for ballast in (350, 150):  # KiB
+            (tiny_disk / "ballast").write_bytes(bytes(ballast * 1024))
+            with pytest.raises(OutputFolderError, match="No space left on device"):
+                scorer.score(rows, states, output_dir=tiny_disk / "scores")
+            assert not (tiny_disk / "scores" / "manifest.json").exists()
+        assert len(block_files(tiny_disk / "scores")) == 15
+    (tiny_disk / "ballast").unlink()
+    resumed = scorer.score(rows, states, output_dir=tiny_disk / "scores")
+    assert_bit_equal(resumed, scorer.score(rows, states))
+
+
+def test_a_memory_map_that_does_not_fit_is_an_error_and_not_the_end_of_the_process(tiny_disk):
+    """Trajectories are mapped into memory: their room is taken first; a full disk under a map kills."""
+    values = np.ones((50_000, 3), dtype=np.float32)
+    with pytest.raises(OutputFolderError, match="No space left on device"):
+        Assembler(tiny_disk, 50_000, 3).add({"rows": np.arange(50_000), "trajectories/vog": values})
+    assembler = Assembler(tiny_disk, 20_000, 3)
+    assembler.add({"rows": np.arange(20_000), "trajectories/vog": values[:20_000]})
+    assembler.finish()
+    assert np.load(tiny_disk / "trajectory-vog.npy").sum() == 60_000
+
+
+# --- coverage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (
+            lambda rows: np.flatnonzero(rows != 20),
+            r"row 20 was scored 0 times, expected once \(1 of 53 rows are wrong\)",
+        ),
+        (
+            lambda rows: np.append(np.arange(len(rows)), np.flatnonzero(rows == 20)),
+            r"row 20 was scored 2 times.*1 of 53",
+        ),
+        (lambda rows: np.where(rows == 20, 0, np.arange(len(rows))), r"row 14 was scored 2 times, .*\(2 of 53"),
+    ],
+    ids=["missing", "doubled", "both"],
+)
+def test_a_row_that_is_missing_or_doubled_stops_everything(tmp_path, monkeypatch, kept, message):
+    """Every row exactly once, or a CoverageError, and no file that could be taken for scores."""
+    write = BlockFolder.write
+
+    def write_wrong(self, rank, block, rows, results):
+        (result,) = results
+        at, maps = kept(rows), result.heat_maps
+        wrong = RowResults(
+            {name: values[at] for name, values in result.columns.items()},
+            {name: values[at] for name, values in result.trajectories.items()},
+            RaggedMaps(maps.values.reshape(len(rows), -1)[at].ravel(), maps.shapes[at], maps.scale[at]),
+        )
+        write(self, rank, block, rows[at], [wrong])
+
+    monkeypatch.setattr(BlockFolder, "write", write_wrong)
+    with pytest.raises(CoverageError, match=message):
+        score(tmp_path / "scores")
+    names = {path.name for path in (tmp_path / "scores").iterdir()}
+    assert names == {".lock", "plan.json", "blocks"}
+    with pytest.raises(OutputFolderError, match="holds no finished scores"):
+        VoGScores.load(tmp_path / "scores")
+
+
+def test_a_block_of_another_number_of_snapshots_is_refused(tmp_path):
+    """A trajectory must have a value per row and snapshot."""
+    assembler = Assembler(tmp_path, 2, 3)
+    with pytest.raises(CoverageError, match="a block holds 2 of 3 snapshots"):
+        assembler.add({"rows": np.arange(2), "trajectories/vog": np.zeros((2, 2))})
+
+
+def test_blocks_of_several_processes_are_placed_by_row(tmp_path):
+    """Interleaved rows of two processes come out in row order, ragged heat maps too."""
+    from vog_hf.blocks import _in_row_order
+
+    lengths = np.array([2, 1, 3, 2, 1], dtype=np.int32)
+
+    def part(rows):
+        values = np.concatenate([np.full(lengths[row], row / 8, dtype=np.float16) for row in rows])
+        return {
+            "rows": np.array(rows),
+            "columns/vog": np.array(rows, dtype=np.float32),
+            "trajectories/vog": np.array(rows, dtype=np.float32)[:, None].repeat(2, 1),
+            "heat_maps/values": values,
+            "heat_maps/shapes": lengths[rows][:, None],
+            "heat_maps/scale": np.ones(len(rows), dtype=np.float32),
+        }
+
+    assembler = Assembler(tmp_path, 5, 2)
+    assembler.add(_in_row_order([part([0, 2]), part([1, 3])]))
+    assembler.add(_in_row_order([part([4])]))
+    assembler.finish()
+    np.testing.assert_array_equal(assembler.columns["vog"], range(5))
+    np.testing.assert_array_equal(np.load(tmp_path / "trajectory-vog.npy")[:, 1], range(5))
+    np.testing.assert_array_equal(np.load(tmp_path / "heat-map-shapes.npy")[:, 0], lengths)
+    maps = np.load(tmp_path / "heat-map-values.npy", mmap_mode="r")
+    assert maps.dtype == np.float16
+    np.testing.assert_array_equal(maps, np.repeat(np.arange(5) / 8, lengths))
+    assert sorted(path.name for path in Path(tmp_path).iterdir()) == [
+        "heat-map-scale.npy",
+        "heat-map-shapes.npy",
+        "heat-map-values.npy",
+        "trajectory-vog.npy",
+    ]

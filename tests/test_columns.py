@@ -1,0 +1,345 @@
+import functools
+import io
+import logging
+
+import models
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import Image as Pictures
+from torch import nn
+
+from vog_hf.columns import add_vog_columns, verify_rows
+from vog_hf.config import VoGConfig
+from vog_hf.errors import ConfigError, DataError, RowMismatchError
+from vog_hf.scorer import VoGScorer
+from vog_hf.scores import VoGScores
+
+N = 20
+NAMES = ["cat", "dog", "frog"]
+
+
+def png(row):
+    """A small picture as a file's bytes."""
+    pixels = np.random.default_rng(row).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Pictures.fromarray(pixels).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@functools.cache
+def images():
+    """Pictures with names, ids, captions, nested and missing values, and labels."""
+    columns = {
+        "image": [png(row) for row in range(N)],
+        "id": [f"row-{row}" for row in range(N)],
+        "label": [row % 3 for row in range(N)],
+        "boxes": [[float(row)] * (row % 4) for row in range(N)],
+        "caption": [None if row == 3 else f"caption {row}" for row in range(N)],
+        "weight": [row / 7 for row in range(N)],
+    }
+    features = {
+        "image": Image(),
+        "id": Value("string"),
+        "label": ClassLabel(names=NAMES),
+        "boxes": List(Value("float32")),
+        "caption": Value("string"),
+        "weight": Value("float64"),
+    }
+    return Dataset.from_dict(columns, features=Features(features), split="train")
+
+
+def evaluation_transform(rows):
+    """Pictures as tensors in 0..1."""
+    pixels = [torch.tensor(np.asarray(image)).permute(2, 0, 1) / 255 for image in rows["image"]]
+    return {"image": pixels, "label": rows["label"]}
+
+
+def scores_of(dataset, *, model=None, transform=evaluation_transform, states=None, **options):
+    """Scores of a data set, seen through a transform."""
+    model = model or models.conv_net().model
+    named = [(f"epoch-{k}", state) for k, state in enumerate(states or models.perturbed_states(model, 3))]
+    shown = dataset.with_transform(transform) if transform else dataset
+    return VoGScorer(model, config=VoGConfig(**options)).score(shown, named)
+
+
+@functools.cache
+def image_scores(**options):
+    """Scores of `images`, computed once."""
+    return scores_of(images(), **options)
+
+
+def stored(dataset):
+    """Every value as Arrow holds it, undecoded, in row order."""
+    return dataset.with_format("arrow")[:].to_pydict()
+
+
+CORE = ["vog", "vog_class_normalized", "vog_percentile"]
+
+
+# --- what is added --------------------------------------------------------------------------------------------------
+
+
+def test_every_other_column_stays_as_it_is():
+    """Images, class labels, lists and nulls: values and features, bit for bit, with the core columns behind them."""
+    scored = add_vog_columns(images(), image_scores())
+    assert scored.column_names == [*images().column_names, *CORE]
+    assert {name: scored.features[name] for name in images().column_names} == dict(images().features)
+    before, after = stored(images()), stored(scored)
+    assert {name: after[name] for name in before} == before
+    assert scored.split == "train"
+    assert scored[0]["image"].size == (8, 8)
+
+
+def test_core_all_and_a_list_choose_the_columns():
+    """What one sorts by is core, of every target; all is everything but the label; a list keeps its order."""
+    scores = image_scores(target=("logit", "loss"))
+
+    def added(columns):
+        return add_vog_columns(images(), scores, columns).column_names[len(images().column_names) :]
+
+    losses = ["vog_loss", "vog_loss_class_normalized", "vog_loss_percentile"]
+    assert added("core") == [*CORE, *losses]
+    assert added("all") == [name for name in scores.column_names if name != "label"]
+    expected = {"vog_early", "vog_late", "vog_loss_late", "gradient_magnitude", "loss", "confidence", "variability"}
+    assert expected | {"correctness", "forgetting", "margin", "el2n", "prediction"} <= set(added("all"))
+    assert added(["loss", "vog"]) == ["loss", "vog"]
+
+
+def test_columns_are_typed_for_the_hub():
+    """float32 for numbers, int32 for counts, and the prediction a ClassLabel with the label's names."""
+    scored = add_vog_columns(images(), image_scores(), "all")
+    added = {name: scored.features[name] for name in scored.column_names if name not in images().column_names}
+    assert added.pop("prediction") == ClassLabel(names=NAMES)
+    assert added.pop("forgetting") == Value("int32")
+    assert all(feature == Value("float32") for feature in added.values())
+    for name in ("vog", "prediction", "forgetting", "vog_percentile"):
+        np.testing.assert_array_equal(np.asarray(scored[name]), image_scores().column(name))
+
+
+def test_rows_without_a_class_have_another_core():
+    """A regression is normalised over the whole data set; its label and prediction are numbers."""
+
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = nn.Linear(5, 4)
+            self.out = nn.Linear(4, 1)
+
+        def forward(self, features):
+            return self.out(self.hidden(features).tanh())
+
+    rows = models._float_rows("features", (5,), seed=1, n=N)
+    columns = {"features": [row["features"].tolist() for row in rows], "label": [row / 3 for row in range(N)]}
+    dataset = Dataset.from_dict(columns)
+    scored = add_vog_columns(dataset, scores_of(dataset, model=Line(), transform=None), "all")
+    assert scored.column_names[2:6] == ["prediction", "vog", "vog_normalized", "vog_percentile"]
+    assert scored.features["prediction"] == Value("float32")
+
+
+def test_a_float64_model_gives_float32_columns():
+    """The data set does not change its types with the precision of the scoring."""
+    model = models.conv_net().model.double()
+    scores = scores_of(images(), model=model)
+    assert scores.column("vog").dtype == np.float64
+    assert add_vog_columns(images(), scores).features["vog"] == Value("float32")
+
+
+# --- the same rows --------------------------------------------------------------------------------------------------
+
+
+def test_a_transform_or_a_format_makes_no_other_rows():
+    """What was scored through a transform is added to the raw rows, and the other way round; stored rows come out."""
+    for view in (images().with_transform(evaluation_transform), images().with_format("torch")):
+        scored = add_vog_columns(view, image_scores())
+        assert stored(scored) == stored(add_vog_columns(images(), image_scores()))
+        assert scored.format["type"] is None
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda dataset: dataset.select([4, 2, 0, 11, 19, 7]),
+        lambda dataset: dataset.shuffle(seed=3),
+        lambda dataset: dataset.filter(lambda row: row["label"] != 1),
+        lambda dataset: dataset.select(range(5, 15)),
+        lambda dataset: dataset.sort("caption", reverse=True),
+    ],
+    ids=["select", "shuffle", "filter", "slice", "sort"],
+)
+def test_a_selection_made_before_scoring_is_a_data_set_like_any_other(select):
+    """Scored and extended in its own order: each row gets the score it has in the whole."""
+    selected = select(images())
+    scored = add_vog_columns(selected, scores_of(selected))
+    before, after = stored(selected), stored(scored)
+    assert {name: after[name] for name in before} == before
+    whole = dict(zip(images()["id"], image_scores().column("vog"), strict=True))
+    np.testing.assert_allclose(scored["vog"][:], [whole[name] for name in scored["id"]], rtol=1e-5)
+    flattened = selected.flatten_indices()
+    assert stored(add_vog_columns(flattened, scores_of(selected))) == after
+
+
+def test_tokenised_rows_are_the_raw_rows(caplog):
+    """Scored with the tokens beside the text: the scores go onto the data set that has only the text."""
+    case = models.bert()
+    raw = Dataset.from_dict({"text": ["a b", "c", "d e f", "g", "h i"], "label": case.labels})
+    tokens = [row["input_ids"].tolist() for row in case.rows]
+    tokenised = raw.map(
+        lambda row, i: {"input_ids": tokens[i], "attention_mask": [1] * len(tokens[i])}, with_indices=True
+    )
+
+    def collate(rows):
+        kept = [{name: row[name] for name in ("input_ids", "attention_mask", "label")} for row in rows]
+        return models.collate(kept)
+
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 3))]
+    scores = VoGScorer(case.model).score(tokenised, states, collate_fn=collate)
+    scored = add_vog_columns(raw, scores)
+    assert scored.column_names == ["text", "label", *CORE]
+    without_text = VoGScorer(case.model).score(tokenised.remove_columns("text"), states, collate_fn=collate)
+    np.testing.assert_array_equal(add_vog_columns(raw, without_text)["vog"], scored["vog"][:])
+    assert not caplog.records
+
+
+def test_a_data_set_dict_gets_the_scores_of_each_split():
+    """One VoGScores per split; a split without scores is left out, an unknown one is refused."""
+    splits = DatasetDict(train=images().select(range(12)), test=images().select(range(12, N)), extra=images())
+    scores = {name: scores_of(splits[name]) for name in ("train", "test")}
+    scored = add_vog_columns(splits, scores)
+    assert isinstance(scored, DatasetDict)
+    assert {name: len(part) for name, part in scored.items()} == {"train": 12, "test": 8}
+    np.testing.assert_array_equal(scored["test"]["vog"][:], scores["test"].column("vog"))
+    with pytest.raises(ConfigError, match=r"mapping from its splits \['extra', 'test', 'train'\] to scores, got VoGSc"):
+        add_vog_columns(splits, scores["train"])
+    with pytest.raises(ConfigError, match=r"got \['validation'\]"):
+        add_vog_columns(splits, {"validation": scores["test"]})
+    with pytest.raises(ConfigError, match=r"mapping of \['test', 'train'\]; pass scores\[split\]"):
+        add_vog_columns(images(), scores)
+    with pytest.raises(RowMismatchError):
+        add_vog_columns(splits, {"train": scores["test"], "test": scores["train"]})
+
+
+# --- other rows -----------------------------------------------------------------------------------------------------
+
+
+def edited(column, row, value):
+    """A data set with one value changed."""
+
+    def edit(dataset):
+        return dataset.map(lambda example, i: {column: value} if i == row else {}, with_indices=True)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda dataset: dataset.shuffle(seed=0), "column 'image' of the data set is not the one that was scored"),
+        (
+            lambda dataset: dataset.select([1, 0, *range(2, N)]),
+            "is not the one that was scored: the rows were shuffled",
+        ),
+        (lambda dataset: dataset.filter(lambda row: row["label"] != 1), "scores cover 20 rows and the data set has 13"),
+        (lambda dataset: dataset.select(range(N - 1)), "scores cover 20 rows and the data set has 19"),
+        (edited("label", 7, 2), "column 'label' of the data set is not the one that was scored"),
+        (edited("caption", 3, "no longer missing"), "column 'caption'"),
+        (edited("boxes", 5, [5.0, 5.5]), "column 'boxes'"),
+        (lambda dataset: dataset.remove_columns("image").shuffle(seed=0), "column 'id'"),
+    ],
+    ids=["shuffle", "swap", "filter", "shorter", "label", "text", "list", "shuffle without images"],
+)
+def test_other_rows_are_refused(change, message):
+    """Shuffled, filtered, edited or shortened after scoring: every shared column must agree, or is named."""
+    with pytest.raises(RowMismatchError, match=message):
+        add_vog_columns(change(images()), image_scores())
+
+
+def test_another_picture_of_the_same_size_is_refused():
+    """Of binary columns the lengths of all rows and the bytes of 64 of them are compared."""
+    columns = stored(images())
+    content = bytearray(columns["image"][4]["bytes"])
+    content[-20] ^= 1
+    columns["image"][4] = {"bytes": bytes(content), "path": None}
+    with pytest.raises(RowMismatchError, match="column 'image'"):
+        add_vog_columns(Dataset.from_dict(columns, features=images().features), image_scores())
+
+
+def test_a_new_column_beside_the_scored_ones_is_accepted():
+    """Columns that only one side has cannot disagree."""
+    extended = images().add_column("note", [f"note {row}" for row in range(N)])
+    assert add_vog_columns(extended, image_scores())["vog"][:] == image_scores().column("vog").tolist()
+    assert len(add_vog_columns(images().remove_columns(["image", "weight"]), image_scores())) == N
+
+
+@pytest.mark.parametrize("existing", [["vog"], ["vog_percentile", "vog"]])
+def test_a_column_that_is_there_already_is_refused(existing):
+    """Old scores are not replaced silently; the message says how to drop them, and then it works."""
+    dataset = images()
+    for name in existing:
+        dataset = dataset.add_column(name, [0.0] * N)
+    with pytest.raises(
+        ConfigError, match=r"has columns \['vog'.*already; drop the old ones first: dataset\.remove_col"
+    ):
+        add_vog_columns(dataset, image_scores())
+    add_vog_columns(dataset.remove_columns(existing), image_scores())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["vog", "vogue"], r"no columns \['vogue'\]; they have prediction, vog,"),
+        ("vog", "must be 'core', 'all' or a list of names, got 'vog'"),
+        ([], "no columns"),
+        (["label"], r"no columns \['label'\]"),
+    ],
+)
+def test_unknown_columns_are_refused(columns, message):
+    """What the scores do not have cannot be added; the message lists what they have."""
+    with pytest.raises(ConfigError, match=message):
+        add_vog_columns(images(), image_scores(), columns)
+    add_vog_columns(images(), image_scores(), ["vog"])
+
+
+def test_a_torch_data_set_has_no_columns():
+    """Scores of one are read with to_pandas, which the message says."""
+    pairs = [(row["image"], row["label"]) for row in images().with_transform(evaluation_transform)]
+    scores = scores_of_pairs(pairs)
+    with pytest.raises(DataError, match=r"got a list; read the scores with \.to_pandas\(\)"):
+        add_vog_columns(pairs, scores)
+
+
+def scores_of_pairs(pairs):
+    """Scores of a torch data set."""
+    model = models.conv_net().model
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(model, 3))]
+    return VoGScorer(model).score(pairs, states)
+
+
+def test_without_a_shared_column_the_labels_are_compared_and_a_warning_says_so(caplog):
+    """Scores of a torch data set go onto the Dataset it was made of, if length and labels agree."""
+    pairs = [(row["image"], row["label"]) for row in images().with_transform(evaluation_transform)]
+    scores = scores_of_pairs(pairs)
+    with caplog.at_level(logging.WARNING, logger="vog_hf"):
+        scored = add_vog_columns(images(), scores)
+    assert "shares no column" in caplog.text
+    assert "only the number of rows and the labels could be compared" in caplog.text
+    np.testing.assert_array_equal(scored["vog"][:], scores.column("vog"))
+    with pytest.raises(
+        RowMismatchError, match=r"row 7 has label 2 in the data set and 1 in the scores \(1 rows differ\)"
+    ):
+        add_vog_columns(edited("label", 7, 2)(images()), scores)
+    with pytest.raises(RowMismatchError, match="scores cover 20 rows and the data set has 19"):
+        add_vog_columns(images().select(range(19)), scores)
+    caplog.clear()
+    verify_rows(images().remove_columns("label"), scores)
+    assert "only the number of rows could be compared" in caplog.text
+
+
+def test_scores_know_their_rows_after_a_round_trip(tmp_path):
+    """Digests and hashes are saved with the scores."""
+    image_scores().save(tmp_path / "scores")
+    loaded = VoGScores.load(tmp_path / "scores")
+    assert stored(add_vog_columns(images(), loaded)) == stored(add_vog_columns(images(), image_scores()))
+    with pytest.raises(RowMismatchError):
+        add_vog_columns(images().shuffle(seed=0), loaded)

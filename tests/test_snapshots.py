@@ -1,0 +1,478 @@
+import copy
+import json
+import weakref
+
+import models
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+
+from vog_hf.errors import ConfigError, SnapshotError
+from vog_hf.scorer import VoGScorer
+from vog_hf.snapshots import (
+    INDEX_NAME,
+    SnapshotWriter,
+    aliases,
+    lend_weights,
+    model_tensors,
+    open_snapshots,
+    tensor_digest,
+)
+
+
+class Backbone(nn.Module):
+    """A frozen first layer, BatchNorm, a buffer that is not stored, and a head that trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(5, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+        self.first.requires_grad_(False)
+
+    def forward(self, features):
+        return self.head(self.norm(self.first(features)).tanh() * self.scale)
+
+
+def backbone(seed=0):
+    """The same weights for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Backbone().eval()
+
+
+ROWS = [{**row, "labels": label} for row, label in zip(models.mlp().rows, models.mlp().labels, strict=True)]
+
+
+def trained(model, folder, n=3, **options):
+    """Snapshots of a model whose trainable weights and statistics move; returns its states, too."""
+    writer = SnapshotWriter(folder, model, **options)
+    states = []
+    for step in range(1, n + 1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * step)
+            for name, buffer in model.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.add_(0.3)
+        writer.take(model, step * 10)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    return writer, states
+
+
+def named(states):
+    """States with the names of epochs."""
+    return [(f"epoch-{k}", state) for k, state in enumerate(states)]
+
+
+def vog_of(model, snapshots):
+    """VoG of the rows from some snapshots."""
+    return VoGScorer(model, batch_size=2).score(ROWS, snapshots).column("vog")
+
+
+def saved(folder, states):
+    """Each state as ``checkpoint-<step>/model.safetensors``, the way Trainer leaves them."""
+    for step, state in states.items():
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        save_file(state, folder / f"checkpoint-{step}" / "model.safetensors")
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def test_just_what_training_changes_is_stored(tmp_path):
+    """Trainable parameters and persistent buffers; a replay from them equals one from whole state dicts."""
+    model = backbone()
+    writer, states = trained(model, tmp_path)
+    stored = load_file(tmp_path / "step-000000010.safetensors")
+    assert set(stored) == {
+        "head.weight",
+        "head.bias",
+        "norm.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }
+    assert_close(stored, {name: states[0][name] for name in stored}, rtol=0, atol=0)
+    assert writer.steps == [10, 20, 30]
+    assert writer.snapshot_bytes(model) == sum(value.nbytes for value in stored.values())
+    np.testing.assert_allclose(vog_of(model, tmp_path), vog_of(model, named(states)), rtol=1e-6)
+
+
+def test_everything_is_stored_on_request(tmp_path):
+    """store='all' keeps frozen weights too, so that nothing is left to verify and a base may change in training."""
+    model = backbone()
+    writer = SnapshotWriter(tmp_path, model, store="all")
+    writer.take(model, 1)
+    model.first.requires_grad_(True)
+    with torch.no_grad():
+        model.first.weight += 1
+    writer.take(model, 2)
+    assert set(load_file(tmp_path / "step-000000001.safetensors")) == set(model.state_dict())
+    assert writer.snapshot_set.frozen == {}
+    assert (vog_of(backbone(seed=1), tmp_path) > 0).all()
+
+
+def test_a_frozen_weight_that_changed_is_refused(tmp_path):
+    """Another base under the same head would give other gradients: refused by name, the same base is accepted."""
+    model = backbone()
+    trained(model, tmp_path)
+    same = backbone()
+    vog_of(same, tmp_path)
+    with torch.no_grad():
+        same.first.bias[2] += 1e-6
+    with pytest.raises(SnapshotError, match=r"frozen tensor 'first\.bias' is not what it was.*store='all'"):
+        vog_of(same, tmp_path)
+    with pytest.raises(SnapshotError, match=r"frozen tensor 'first\.weight', which this model has not"):
+        vog_of(models.MLP(), tmp_path)
+
+
+def test_a_parameter_that_thaws_in_mid_run_is_refused(tmp_path):
+    """Earlier snapshots lack it; the message gives the step and names store='all'. Freezing more is no harm."""
+    model = backbone()
+    writer, _ = trained(model, tmp_path)
+    model.head.bias.requires_grad_(False)
+    writer.take(model, 40)
+    model.first.weight.requires_grad_(True)
+    with pytest.raises(SnapshotError, match=r"'first\.weight' was frozen .* trainable at step 50.*store='all'"):
+        writer.take(model, 50)
+    assert writer.steps == [10, 20, 30, 40]
+
+
+def test_a_model_with_nothing_to_train_and_an_unknown_store_are_refused(tmp_path):
+    """Snapshots that cannot differ are an error when training begins, not a column of zeros at its end."""
+    with pytest.raises(ConfigError, match="no parameter of the model is trainable"):
+        SnapshotWriter(tmp_path, backbone().requires_grad_(False))
+    with pytest.raises(ConfigError, match="store must be 'trainable' or 'all', got 'some'"):
+        SnapshotWriter(tmp_path, backbone(), store="some")
+
+
+def test_writing_a_snapshot_changes_nothing_in_the_model(tmp_path):
+    """Also tied and non-contiguous weights are stored without being touched, and read back as they were."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight = model[1].weight
+    model[1].bias = nn.Parameter(torch.arange(8.0)[::2])
+    before = {name: (value.data_ptr(), value.stride(), value.clone()) for name, value in model.state_dict().items()}
+    writer = SnapshotWriter(tmp_path, model)
+    writer.take(model, 1)
+    after = {name: (value.data_ptr(), value.stride(), value.clone()) for name, value in model.state_dict().items()}
+    assert_close(after, before, rtol=0, atol=0)
+    assert set(load_file(tmp_path / "step-000000001.safetensors")) == {"0.weight", "0.bias", "1.bias"}
+    assert aliases(model)["1.weight"] == "0.weight"
+    assert "1.weight" not in model_tensors(model)
+
+
+def test_an_interrupted_training_continues_with_its_snapshots(tmp_path):
+    """Those up to the step it resumes from are taken over, newer ones deleted, files and index alike."""
+    model = backbone()
+    trained(model, tmp_path, n=4)
+    writer = SnapshotWriter(tmp_path, model)
+    writer.continue_from(25)
+    assert writer.steps == [10, 20]
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "step-000000010.safetensors",
+        "step-000000020.safetensors",
+    ]
+    writer.take(model, 30)
+    assert [snapshot.step for snapshot in open_snapshots(tmp_path, spool=tmp_path).snapshots] == [10, 20, 30]
+    assert (vog_of(model, tmp_path) > 0).all()
+
+
+def test_continuing_over_another_base_is_refused_and_over_nothing_begins_anew(tmp_path):
+    """Snapshots of two bases would not be one training; an empty folder is a fresh start."""
+    trained(backbone(), tmp_path / "run")
+    with pytest.raises(SnapshotError, match="other frozen weights; choose another output_dir"):
+        SnapshotWriter(tmp_path / "run", backbone(seed=1)).continue_from(20)
+    writer = SnapshotWriter(tmp_path / "new", backbone())
+    writer.continue_from(20)
+    assert writer.steps == []
+
+
+# --- finding --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_and_its_snapshots_folder_are_the_same(tmp_path):
+    """A callback's folder holds `snapshots/`; either may be named."""
+    model = backbone()
+    trained(model, tmp_path / "snapshots")
+    assert open_snapshots(tmp_path, spool=tmp_path) == open_snapshots(tmp_path / "snapshots", spool=tmp_path)
+    np.testing.assert_array_equal(vog_of(model, tmp_path), vog_of(model, str(tmp_path / "snapshots")))
+
+
+def test_checkpoint_folders_are_taken_in_the_order_of_their_steps(tmp_path):
+    """checkpoint-9 comes before checkpoint-10 and checkpoint-100, whatever the file system lists first."""
+    model = models.mlp().model
+    states = models.perturbed_states(model, 4)
+    saved(tmp_path, dict(zip((100, 9, 1000, 10), states, strict=True)))
+    (tmp_path / "checkpoint-best").mkdir()
+    found = open_snapshots(tmp_path, spool=tmp_path)
+    assert [snapshot.name for snapshot in found.snapshots] == [f"checkpoint-{n}" for n in (9, 10, 100, 1000)]
+    assert [snapshot.step for snapshot in found.snapshots] == [9, 10, 100, 1000]
+    ordered = [states[1], states[3], states[0], states[2]]
+    np.testing.assert_allclose(vog_of(model, tmp_path), vog_of(model, named(ordered)), rtol=1e-6)
+
+
+def test_a_sharded_checkpoint_is_one_snapshot(tmp_path):
+    """The files that model.safetensors.index.json names are read together; a missing shard is named."""
+    model = models.bert().model
+    states = models.perturbed_states(model, 2)
+    rows = [{**row, "labels": y} for row, y in zip(models.bert().rows, models.bert().labels, strict=True)]
+    for k, state in enumerate(states):
+        copied = copy.deepcopy(model)
+        copied.load_state_dict(state)
+        copied.save_pretrained(tmp_path / f"checkpoint-{k}", max_shard_size="3KB")
+    shards = sorted((tmp_path / "checkpoint-1").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    scorer = VoGScorer(model, batch_size=2)
+    sharded = scorer.score(rows, tmp_path, collate_fn=models.collate)
+    whole = scorer.score(rows, named(states), collate_fn=models.collate)
+    np.testing.assert_allclose(sharded.column("vog"), whole.column("vog"), rtol=1e-5)
+    shards[1].unlink()
+    with pytest.raises(SnapshotError, match=f"'checkpoint-1' is missing its file .*{shards[1].name}"):
+        scorer.score(rows, tmp_path, collate_fn=models.collate)
+
+
+def test_a_list_is_taken_in_the_order_given(tmp_path):
+    """Files and model folders, mixed, in the order of training that the caller knows; same names are told apart."""
+    model = models.mlp().model
+    states = models.perturbed_states(model, 3)
+    saved(tmp_path / "run", {2: states[0]})
+    save_file(states[1], tmp_path / "last.safetensors")
+    saved(tmp_path / "other", {2: states[2]})
+    paths = [tmp_path / "last.safetensors", str(tmp_path / "run" / "checkpoint-2"), tmp_path / "other" / "checkpoint-2"]
+    names = [snapshot.name for snapshot in open_snapshots(paths, spool=tmp_path).snapshots]
+    assert names == [str(path) for path in paths]
+    expected = vog_of(model, named([states[1], states[0], states[2]]))
+    np.testing.assert_allclose(vog_of(model, paths), expected, rtol=1e-6)
+
+
+def test_state_dicts_of_a_generator_are_spooled_one_by_one(tmp_path):
+    """However many there are, at most the one just written and the one being made are in memory."""
+    alive, peak = [], []
+
+    def states():
+        for k in range(8):
+            state = {"weight": torch.full((4,), float(k))}
+            alive.append(weakref.ref(state["weight"]))
+            peak.append(sum(reference() is not None for reference in alive))
+            yield f"epoch-{k}", state
+            del state
+
+    found = open_snapshots(states(), spool=tmp_path)
+    assert max(peak) <= 2
+    assert [snapshot.name for snapshot in found.snapshots] == [f"epoch-{k}" for k in range(8)]
+    for k, snapshot in enumerate(found.snapshots):
+        assert load_file(snapshot.files[0])["weight"].tolist() == [k] * 4
+
+
+def test_state_dicts_may_share_memory_with_the_model_and_each_other(tmp_path):
+    """model.state_dict() of a tied model, yielded as it is, is stored as of that moment."""
+    case = models.gpt2()
+
+    def states():
+        for k in range(3):
+            with torch.no_grad():
+                case.model.transformer.wte.weight.mul_(1.1)
+            yield f"step-{k}", case.model.state_dict()
+
+    rows = [{**row, "labels": y} for row, y in zip(case.rows, case.labels, strict=True)]
+    assert (VoGScorer(case.model).score(rows, states(), collate_fn=models.collate).column("vog") > 0).all()
+
+
+@pytest.mark.parametrize(
+    "states",
+    [lambda s: s, lambda s: dict(named(s)), lambda s: [(name, list(state)) for name, state in named(s)]],
+    ids=["bare", "mapping", "names only"],
+)
+def test_what_is_no_pair_of_name_and_state_is_refused(states):
+    """Bare state dicts, a mapping, or pairs with something else: the message shows the form; pairs are accepted."""
+    model = models.mlp().model
+    found = models.perturbed_states(model, 2)
+    with pytest.raises(SnapshotError, match=r"must be pairs \(name, state_dict\), got a \w+ at position 0"):
+        vog_of(model, states(found))
+    vog_of(model, named(found))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_snapshots_are_refused(tmp_path, n):
+    """A deviation needs two: from state dicts, from a list and from a folder; the message says how many there are."""
+    model = models.mlp().model
+    states = models.perturbed_states(model, 2)
+    with pytest.raises(SnapshotError, match=f"at least 2 snapshots, got {n}"):
+        vog_of(model, named(states[:n]))
+    saved(tmp_path, dict(enumerate(states)))
+    with pytest.raises(SnapshotError, match=f"at least 2 snapshots, got {n}"):
+        vog_of(model, [tmp_path / "checkpoint-0"][:n])
+    assert (vog_of(model, tmp_path) > 0).all()
+
+
+def test_snapshots_of_one_name_are_refused():
+    """Two epochs called alike would be told apart by nothing in the manifest."""
+    model = models.mlp().model
+    states = models.perturbed_states(model, 2)
+    with pytest.raises(SnapshotError, match="different names"):
+        vog_of(model, [("epoch", state) for state in states])
+
+
+def test_a_folder_without_snapshots_is_refused(tmp_path):
+    """The message says what was looked for."""
+    with pytest.raises(SnapshotError, match=rf"holds no snapshots: expected {INDEX_NAME}.*checkpoint-<step>"):
+        vog_of(models.mlp().model, tmp_path / "nothing")
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(SnapshotError, match=r"checkpoint-1 holds no model\.safetensors"):
+        vog_of(models.mlp().model, tmp_path)
+
+
+# --- files that are not what they should be -------------------------------------------------------------------------
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    """Unpickling runs code: the file is named and the way to safetensors given; an optimizer's pickle is no matter."""
+    model = models.mlp().model
+    states = models.perturbed_states(model, 2)
+    saved(tmp_path, dict(enumerate(states)))
+    for k in range(2):
+        torch.save({}, tmp_path / f"checkpoint-{k}" / "optimizer.pt")
+        torch.save({}, tmp_path / f"checkpoint-{k}" / "training_args.bin")
+    vog_of(model, tmp_path)
+    (tmp_path / "checkpoint-1" / "model.safetensors").unlink()
+    torch.save(states[1], tmp_path / "checkpoint-1" / "pytorch_model.bin")
+    with pytest.raises(SnapshotError, match=r"pytorch_model\.bin is not safetensors.*save_pretrained"):
+        vog_of(model, tmp_path)
+    torch.save(states[0], tmp_path / "weights.pt")
+    with pytest.raises(SnapshotError, match=r"weights\.pt is not safetensors"):
+        vog_of(model, [tmp_path / "weights.pt", tmp_path / "checkpoint-0"])
+
+
+def test_the_checkpoints_of_an_adapter_are_refused_by_name(tmp_path):
+    """They lack the model under it, and nothing says which it was; SnapshotWriter's snapshots do."""
+    case = models.lora_bert()
+    for step in (1, 2):
+        case.model.save_pretrained(tmp_path / f"checkpoint-{step}")
+        torch.save({}, tmp_path / f"checkpoint-{step}" / "optimizer.pt")
+    with pytest.raises(SnapshotError, match="checkpoint-1 holds an adapter without the model under it"):
+        open_snapshots(tmp_path, spool=tmp_path)
+
+
+def changed(state, **changes):
+    """A state with a tensor added or replaced."""
+    return {**state, **changes}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: changed(s, extra=torch.zeros(2)), r"'epoch-1' has 1 tensors that the model has not.*'extra'"),
+        (lambda s: {k: v for k, v in s.items() if k != "out.bias"}, r"'epoch-1' lacks 1 tensors.*'out\.bias'"),
+        (
+            lambda s: changed(s, **{"out.bias": torch.zeros(4)}),
+            r"'epoch-1': 'out\.bias' has shape \(4,\), the model's \(3,\)",
+        ),
+    ],
+    ids=["unexpected", "missing", "shape"],
+)
+def test_weights_of_another_model_are_refused(change, message):
+    """One tensor too many, too few or of another shape: refused with the snapshot and the tensor named."""
+    model = models.mlp().model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    states = models.perturbed_states(model, 3)
+    with pytest.raises(SnapshotError, match=message):
+        vog_of(model, named([states[0], change(states[1]), states[2]]))
+    assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    vog_of(model, named(states))
+
+
+def test_two_values_for_one_shared_tensor_are_refused():
+    """A model whose head is tied to its embedding cannot hold a state in which they differ; equal ones are fine."""
+    case = models.gpt2()
+    rows = [{**row, "labels": y} for row, y in zip(case.rows, case.labels, strict=True)]
+    states = models.perturbed_states(case.model, 2)
+    with pytest.raises(SnapshotError, match=r"two different values for 'transformer\.wte\.weight'.*tied"):
+        VoGScorer(case.model).score(rows, named(states), collate_fn=models.collate)
+    for state in states:
+        state["lm_head.weight"] = state["transformer.wte.weight"].clone()
+    VoGScorer(case.model).score(rows, named(states), collate_fn=models.collate)
+    for state in states:
+        del state["lm_head.weight"]  # as save_pretrained leaves it
+    VoGScorer(case.model).score(rows, named(states), collate_fn=models.collate)
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "replaced"])
+def test_a_damaged_snapshot_of_ours_is_refused(tmp_path, damage):
+    """Digests of the bytes were recorded when they were written: one flipped bit is enough, and the name is given."""
+    model = backbone()
+    trained(model, tmp_path)
+    path = tmp_path / "step-000000020.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    {
+        "flipped bit": lambda: path.write_bytes(content),
+        "truncated": lambda: path.write_bytes(content[:-10]),
+        "missing": path.unlink,
+        "replaced": lambda: path.write_bytes((tmp_path / "step-000000010.safetensors").read_bytes()),
+    }[damage]()
+    expected = "is missing its file" if damage == "missing" else "is damaged: its bytes are not those that were written"
+    with pytest.raises(SnapshotError, match=rf"'step-000000020'.*{expected}"):
+        vog_of(model, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", None], ids=["empty", "text", "truncated"])
+def test_a_damaged_checkpoint_of_others_is_refused(tmp_path, content):
+    """Without a recorded digest a file that cannot be read is refused when it is loaded, and named."""
+    model = models.mlp().model
+    saved(tmp_path, dict(enumerate(models.perturbed_states(model, 3))))
+    path = tmp_path / "checkpoint-1" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10] if content is None else content)
+    with pytest.raises(SnapshotError, match=r"'checkpoint-1' .* cannot be read"):
+        vog_of(model, tmp_path)
+
+
+def test_the_index_says_what_was_stored(tmp_path):
+    """Format, steps, digests and the digests of what is frozen, in JSON."""
+    model = backbone()
+    trained(model, tmp_path)
+    index = json.loads((tmp_path / INDEX_NAME).read_text())
+    assert index["frozen"] == {name: tensor_digest(model.state_dict()[name]) for name in ("first.weight", "first.bias")}
+    assert [entry["step"] for entry in index["snapshots"]] == [10, 20, 30]
+    assert index["store"] == "trainable"
+
+
+# --- lending --------------------------------------------------------------------------------------------------------
+
+
+def test_a_lent_model_gets_its_own_tensors_back(tmp_path):
+    """Weights, statistics and buffers that are not stored come back in the same memory, also after an error."""
+    model = backbone().bfloat16()
+    writer, states = trained(model, tmp_path)
+    found = writer.snapshot_set
+    own = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    scale = model.scale
+    expected = {name: value.float() if value.is_floating_point() else value for name, value in states[0].items()}
+
+    def interrupt(weights):
+        weights.load(found.snapshots[0])
+        assert_close(dict(model.state_dict()), expected, rtol=0, atol=0)
+        assert model.scale.dtype == torch.float32
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), lend_weights(model, found.frozen, cast_up=True) as lent:
+        interrupt(lent)
+    after = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    assert_close(after, own, rtol=0, atol=0)
+    assert (model.scale is scale, model.scale.dtype) == (True, torch.bfloat16)
+
+
+def test_digests_tell_values_shapes_and_dtypes_apart():
+    """Equal content has one digest whatever its strides; a bit, a shape or a dtype makes another."""
+    values = torch.arange(6.0).reshape(2, 3)
+    assert tensor_digest(values) == tensor_digest(values.T.contiguous().T)
+    others = [values.reshape(3, 2), values.double(), values.nextafter(values + 1), torch.zeros(0), torch.tensor(0.0)]
+    digests = {tensor_digest(other) for other in (values, *others)}
+    assert len(digests) == len(others) + 1
+    assert tensor_digest(values.bfloat16()) != tensor_digest(values.half())
