@@ -29,6 +29,7 @@ FLOORS = (
         "scorer",
         "session",
         "pictures",
+        "processes",
     },
     {"tracking", "hub", "report", "review"},
     {"callback", "demo", "cli"},

@@ -84,7 +84,9 @@ class BlockFolder:
             plan = kept if kept.n_processes == plan.n_processes else plan
         self.plan = plan
         self._blocks.mkdir(parents=True, exist_ok=True)
-        write_json(folder / PLAN_NAME, {"fingerprint": self.fingerprint, "plan": asdict(plan)})
+        written = {"fingerprint": self.fingerprint, "plan": asdict(plan)}
+        if not existing or read_json(folder / PLAN_NAME) != written:
+            write_json(folder / PLAN_NAME, written)
 
     @staticmethod
     def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:

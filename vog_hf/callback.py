@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,9 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vog_hf.batches import CollateFunction, check_map_style, preserved_rng
 from vog_hf.columns import add_vog_columns
 from vog_hf.config import VoGConfig
-from vog_hf.engine import ScoringPlan
 from vog_hf.errors import ConfigError, DataError, NotScoredError, OutputFolderError
 from vog_hf.files import locked, require_free, write_json
+from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.rows import has_table
 from vog_hf.schedule import plan_snapshots
 from vog_hf.scorer import VoGScorer
@@ -169,7 +168,10 @@ class VoGCallback(TrainerCallback):
         """Resolve and check everything, so that what is wrong raises before the first step."""
         self._scores = self._failure = None
         with preserved_rng():
-            self._run = _Run(self, args, state, model, train_dataloader)
+            self._run = run_together(
+                current_processes(), "preparing to score", lambda: _Run(self, args, state, model, train_dataloader)
+            )
+            self._run.begin(state, model)
 
     def on_step_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
@@ -276,7 +278,6 @@ class _Run:
             for split, dataset in self.datasets.items()
         }
         plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
-        self._main = PartialState().is_main_process
         self.folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
         self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
         self._live = {
@@ -284,12 +285,14 @@ class _Run:
             for split, plan in plans.items()
             if self._is_live
         }
-        if self._main:
-            self._prepare_folder(self._needed_bytes(plans, model), resumed=state.global_step > 0)
-            self._log_plan(plans)
-        if state.global_step > 0:
-            self._writer.continue_from(state.global_step)
-        self._taken = self._writer.steps
+        self._plans = plans
+        self._taken: list[int] = []
+
+    def begin(self, state: TrainerState, model: nn.Module) -> None:
+        """Prepare the folder, once every process has found its rows and model in order."""
+        self._taken = from_main(
+            current_processes(), f"preparing {self.folder}", lambda: self._prepare_folder(state, model)
+        )
 
     def take(self, model: nn.Module, state: TrainerState) -> None:
         """A snapshot of the model as it is, once per step."""
@@ -299,49 +302,57 @@ class _Run:
         self._taken.append(step)
         for live in self._live.values():
             live.update(f"step-{step:09d}", step)
-        if not self._is_live and self._main:
-            self._writer.take(model, step)
+        if not self._is_live:
+            from_main(current_processes(), "storing a snapshot", lambda: self._writer.take(model, step))
 
     def finish(self) -> dict[str, VoGScores]:
         """The scores of each split."""
-        PartialState().wait_for_everyone()
+        current_processes().wait_for_everyone()
         scores = {}
         for split, reader in self._readers.items():
             folder = self.folder / "scores" / split if split else self.folder / "scores"
             if self._is_live:
                 scores[split] = self._live[split].finish(output_dir=folder)
             else:
-                scores[split] = self._scorer.score_rows(reader, open_folder(self._writer.folder), output_dir=folder)
+                snapshots = run_together(
+                    current_processes(), "finding the snapshots", lambda: open_folder(self._writer.folder)
+                )
+                scores[split] = self._scorer.score_rows(reader, snapshots, output_dir=folder)
         return scores
 
-    def _needed_bytes(self, plans: Mapping[str, ScoringPlan], model: nn.Module) -> int:
+    def _needed_bytes(self, model: nn.Module) -> int:
         snapshots = 0 if self._is_live else self._writer.snapshot_bytes(model) * len(self.plan)
         return snapshots + sum(
-            plan.disk_bytes(len(self.datasets[split]), len(self.plan)) for split, plan in plans.items()
+            plan.disk_bytes(len(self.datasets[split]), len(self.plan)) for split, plan in self._plans.items()
         )
 
-    def _log_plan(self, plans: Mapping[str, ScoringPlan]) -> None:
+    def _log_plan(self) -> None:
         steps = ", ".join(map(str, self.plan))
         logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self.folder)
         collect = "live" if self._is_live else "replay"
-        for split, plan in plans.items():
+        for split, plan in self._plans.items():
             estimate = self._scorer.estimate(plan, len(self.datasets[split]), len(self.plan), collect=collect)
             logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
 
-    def _prepare_folder(self, needed: int, *, resumed: bool) -> None:
-        folder = self.folder
+    def _prepare_folder(self, state: TrainerState, model: nn.Module) -> list[int]:
+        """Check and empty the folder, or take up an interrupted training; returns the steps that are there."""
+        folder, resumed = self.folder, state.global_step > 0
         if folder.exists() and not folder.is_dir():
             msg = f"output_dir {folder} is a file; pass a folder"
             raise OutputFolderError(msg)
         if folder.exists() and any(folder.iterdir()) and not (folder / MARKER_NAME).is_file():
             msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
             raise OutputFolderError(msg)
-        require_free(folder, needed, "storing snapshots and scores")
+        require_free(folder, self._needed_bytes(model), "storing snapshots and scores")
         with locked(folder):
             write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
             shutil.rmtree(folder / "scores", ignore_errors=True)
             if not resumed:
                 shutil.rmtree(folder / "snapshots", ignore_errors=True)
+        if resumed:
+            self._writer.continue_from(state.global_step)
+        self._log_plan()
+        return self._writer.steps
 
 
 def _splits(dataset: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@
     |-- NonFiniteError     (ValueError)    NaN or infinite inputs or gradients; names the row and the snapshot
     |-- SnapshotError      (ValueError)    stored weights that are missing, damaged or belong to another model
     |-- CoverageError      (RuntimeError)  a row was not seen exactly once per snapshot
+    |-- ProcessError       (RuntimeError)  the work failed on another process; says which and what
     |-- NotScoredError     (RuntimeError)  scores were asked for before there are any, or scoring had failed
     |-- OutputFolderError  (OSError)       a folder that is foreign, in use, or holds another run's scores
     `-- MemoryBudgetError  (MemoryError)   what was asked for needs more memory than there is
@@ -57,6 +58,10 @@ class SnapshotError(VoGError, ValueError):
 
 class CoverageError(VoGError, RuntimeError):
     """A row was not seen exactly once per snapshot; nothing was written."""
+
+
+class ProcessError(VoGError, RuntimeError):
+    """The work failed on another process, or processes hold different things."""
 
 
 class NotScoredError(VoGError, RuntimeError):

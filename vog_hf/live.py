@@ -1,12 +1,16 @@
 """LiveScoring: the moments of all rows in memory, updated at every snapshot while a model trains."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import broadcast
+from torch import nn
 
 from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
 from vog_hf.batches import Batch, BatchReader
@@ -15,6 +19,7 @@ from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
 from vog_hf.errors import ConfigError, MemoryBudgetError
 from vog_hf.files import format_bytes
 from vog_hf.gradients import model_device_and_dtype
+from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.results import finish_folder, make_manifest, with_label
 from vog_hf.rows import identify_rows
 from vog_hf.schedule import MIN_SNAPSHOTS
@@ -76,10 +81,16 @@ class LiveScoring:
     def update(self, name: str, step: int | None = None) -> None:
         """One pass over all rows with the model as it is now; the model is left as it was found."""
         session = self._session
+        run_together(session.processes, f"the pass at {name}", lambda: self._update(name))
+        self._snapshots.append({"name": name, "step": step, "digest": None})
+
+    def _update(self, name: str) -> None:
+        session = self._session
         cast_up = session.config.dtype == "float32"
         first = not self._accumulators
         with (
             session.model_in_use(),
+            buffers_of_main(session.model, session.processes),
             lend_weights(session.model, {}, cast_up=cast_up),
             session.progress_bar(sum(map(len, self._batches))) as bar,
         ):
@@ -98,7 +109,6 @@ class LiveScoring:
                     self._accumulators.append(accumulator)
                     self._seen.append(Batch(batch.rows, {}, batch.labels))
                 bar.update(len(batch))
-        self._snapshots.append({"name": name, "step": step, "digest": None})
 
     def running(self) -> dict[str, npt.NDArray[np.generic]]:
         """The columns of this process's rows as of now, with ``row``; for watching a ranking while a model learns."""
@@ -117,8 +127,7 @@ class LiveScoring:
         if self.n_snapshots < MIN_SNAPSHOTS:
             msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
             raise ConfigError(msg)
-        temporary = TemporaryDirectory(prefix="vog-scores-") if output_dir is None else None
-        folder = Path(temporary.name if temporary else output_dir or "")
+        folder, temporary = session.output_folder(output_dir)
         identity = identify_rows(self._reader.dataset)
         n_rows = identity.n_rows
         in_one_block = BlockPlan(n_rows, session.processes.num_processes, session.batch_size, n_rows)
@@ -131,10 +140,14 @@ class LiveScoring:
             )
         with session.folder_in_use(folder):
             fingerprint = session.fingerprint(self._reader, identity, self._snapshots)
+            from_main(session.processes, f"preparing {folder}", partial(BlockFolder, folder, fingerprint, in_one_block))
             blocks = BlockFolder(folder, fingerprint, in_one_block)
-            if self._seen:
-                blocks.write(session.processes.process_index, 0, self._rows(), self._results())
+            run_together(session.processes, "writing the moments", lambda: self._write(blocks))
             return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
+
+    def _write(self, blocks: BlockFolder) -> None:
+        if self._seen:
+            blocks.write(self._session.processes.process_index, 0, self._rows(), self._results())
 
     def _rows(self) -> npt.NDArray[np.int64]:
         return np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in self._seen])
@@ -161,3 +174,23 @@ class LiveScoring:
                 "use collect='replay', or leave rows without a label out"
             )
             raise ConfigError(msg)
+
+
+@contextmanager
+def buffers_of_main(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """Lend every process the buffers of the main one.
+
+    Under data parallelism the statistics of batch normalisation differ from process to process until the next forward
+    pass, and what a row scores must not depend on which process has it.
+    """
+    if processes.num_processes == 1:
+        yield
+        return
+    own = [(buffer, buffer.data) for buffer in model.buffers()]
+    try:
+        for buffer, data in own:
+            buffer.data = broadcast(data.clone())
+        yield
+    finally:
+        for buffer, data in own:
+            buffer.data = data

@@ -1,13 +1,13 @@
 """From finished blocks to a folder of scores: labels, normalised columns, the manifest, the coverage proof."""
 
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils import gather_object
 
 from vog_hf.accumulate import RowResults, Windows
 from vog_hf.batches import Batch, BatchReader
@@ -16,6 +16,7 @@ from vog_hf.config import VoGConfig
 from vog_hf.engine import ScoringPlan, to_numpy_labels
 from vog_hf.files import write_json
 from vog_hf.metric import class_normalize, percentile
+from vog_hf.processes import from_main, run_together
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT, MANIFEST_NAME, VoGScores, save_table
 from vog_hf.session import Session
@@ -45,9 +46,9 @@ def finish_folder(
     names = [snapshot["name"] for snapshot in manifest["snapshots"]]
     assembler = Assembler(folder.folder, identity.n_rows, len(names))
     for block in gathered_blocks(folder, processes.process_index):
-        if processes.is_main_process:
-            assembler.add(block)
-    if processes.is_main_process:
+        from_main(processes, "assembling the scores", partial(assembler.add, block))
+
+    def write() -> None:
         assembler.finish()
         columns = normalized_columns(assembler.columns, session.config, has_classes=plan.has_classes)
         if "vog_early" in columns:
@@ -56,9 +57,9 @@ def finish_folder(
         save_table(folder.folder, columns, identity.row_hash)
         write_json(folder.folder / MANIFEST_NAME, manifest)
         folder.remove_blocks()
-    processes.wait_for_everyone()
-    where = gather_object([folder.folder])[0]
-    scores = VoGScores.load(where)
+
+    from_main(processes, "writing the scores", write)
+    scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder.folder))
     return scores.own(temporary) if temporary else scores
 
 

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
@@ -27,8 +29,9 @@ from vog_hf.errors import ConfigError
 from vog_hf.files import require_free
 from vog_hf.gradients import model_device_and_dtype, unwrap
 from vog_hf.live import LiveScoring
+from vog_hf.processes import current_processes, from_main, run_together, same_everywhere
 from vog_hf.results import finish_folder, make_manifest, with_label
-from vog_hf.rows import identify_rows
+from vog_hf.rows import RowIdentity, identify_rows
 from vog_hf.scores import VoGScores
 from vog_hf.session import Session, free_memory
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, lend_weights, open_snapshots
@@ -86,7 +89,7 @@ class VoGScorer:
         self.batch_size = batch_size
         self.memory_budget = memory_budget
         self.num_workers = num_workers
-        self._session = Session(self.model, self.config, accelerator or PartialState(), batch_size, progress)
+        self._session = Session(self.model, self.config, accelerator or current_processes(), batch_size, progress)
 
     def score(
         self,
@@ -144,25 +147,26 @@ class VoGScorer:
         self, reader: BatchReader, snapshots: SnapshotSet, *, output_dir: str | Path | None = None
     ) -> VoGScores:
         """As `score`, of rows behind a reader and snapshots that are open."""
-        session = self._session
-        temporary = TemporaryDirectory(prefix="vog-scores-") if output_dir is None else None
-        folder = Path(temporary.name if temporary else output_dir or "")
-        identity = identify_rows(reader.dataset)
-        digests = snapshots.fingerprint()
-        snapshots.verify_frozen(self.model)
+        session, processes = self._session, self._session.processes
+        folder, temporary = session.output_folder(output_dir)
+        identity, fingerprint = run_together(
+            processes, "reading rows and snapshots", lambda: self._fingerprinted(reader, snapshots)
+        )
+        same_everywhere(processes, "data, configuration and snapshots", fingerprint)
         with session.folder_in_use(folder):
-            fingerprint = session.fingerprint(reader, identity, digests)
-            if BlockFolder.is_finished(folder, fingerprint):
+            if from_main(processes, "looking for scores", lambda: BlockFolder.is_finished(folder, fingerprint)):
                 return VoGScores.load(folder)
-            plan = self.plan(reader)
-            n_rows, n_snapshots = identity.n_rows, len(digests)
-            blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows))
-            require_free(folder, plan.disk_bytes(n_rows, n_snapshots) - blocks.block_bytes, "storing the scores")
-            if session.processes.is_main_process:
-                logger.info("VoG: %s; scores in %s", self.estimate(plan, n_rows, n_snapshots), folder)
+            plan = run_together(processes, "the dry run", lambda: self.plan(reader))
+            block_plan = from_main(
+                processes,
+                f"preparing {folder}",
+                lambda: self._prepared(plan, folder, fingerprint, len(snapshots.snapshots)),
+            )
+            blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
             with session.model_in_use():
-                self._score_blocks(plan, reader, snapshots, blocks)
+                self._score_blocks(_Replay(plan, reader, snapshots, blocks))
             manifest = make_manifest(session, plan, reader, identity)
+            digests = fingerprint["snapshots"]
             taken = zip(snapshots.snapshots, digests, strict=True)
             manifest |= {
                 "collect": "replay",
@@ -175,26 +179,43 @@ class VoGScorer:
         """Moments of all rows in memory, to be updated while the model trains (see `LiveScoring`)."""
         return LiveScoring(self._session, reader, plan, n_snapshots)
 
-    def _score_blocks(
-        self, plan: ScoringPlan, reader: BatchReader, snapshots: SnapshotSet, folder: BlockFolder
-    ) -> None:
-        rank = self._session.processes.process_index
-        blocks = folder.plan.blocks(rank)
-        n_rows = sum(len(rows) for block in blocks for rows in block)
-        with self._session.progress_bar(n_rows * len(snapshots.snapshots)) as bar:
-            for number, block in enumerate(blocks):
-                if folder.finished(rank, number):
-                    bar.update(sum(map(len, block)) * len(snapshots.snapshots))
-                    continue
-                collated = self._read_block(plan, reader, block)
-                bar.set_description(f"VoG, block {number + 1} of {len(blocks)}")
-                results = self._score_block(plan, collated, snapshots, bar)
-                rows = [np.asarray(batch.rows, dtype=np.int64) for batch in collated]
-                folder.write(rank, number, np.concatenate(rows), results)
+    def _fingerprinted(self, reader: BatchReader, snapshots: SnapshotSet) -> tuple[RowIdentity, dict[str, Any]]:
+        identity = identify_rows(reader.dataset)
+        digests = snapshots.fingerprint()
+        snapshots.verify_frozen(self.model)
+        return identity, self._session.fingerprint(reader, identity, digests)
 
-    def _score_block(
-        self, plan: ScoringPlan, collated: Sequence[Batch], snapshots: SnapshotSet, bar: Any
-    ) -> list[RowResults]:
+    def _prepared(self, plan: ScoringPlan, folder: Path, fingerprint: dict[str, Any], n_snapshots: int) -> BlockPlan:
+        """Begin or take up the folder (on the main process): the blocks that all processes then follow."""
+        n_rows = fingerprint["rows"]
+        blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows))
+        require_free(folder, plan.disk_bytes(n_rows, n_snapshots) - blocks.block_bytes, "storing the scores")
+        logger.info("VoG: %s; scores in %s", self.estimate(plan, n_rows, n_snapshots), folder)
+        return blocks.plan
+
+    def _score_blocks(self, work: "_Replay") -> None:
+        processes = self._session.processes
+        blocks = work.folder.plan.blocks(processes.process_index)
+        n_rows = sum(len(rows) for block in blocks for rows in block)
+        with self._session.progress_bar(n_rows * len(work.snapshots.snapshots)) as bar:
+            for number in range(work.folder.plan.n_blocks):  # the same rounds everywhere: a failure soon ends all
+                block = blocks[number] if number < len(blocks) else []
+                bar.set_description(f"VoG, block {number + 1} of {work.folder.plan.n_blocks}")
+                finish = partial(self._finish_block, work, number, block, bar)
+                run_together(processes, f"scoring block {number + 1}", finish)
+
+    def _finish_block(self, work: "_Replay", number: int, block: Sequence[range], bar: Any) -> None:
+        rank = self._session.processes.process_index
+        if not block or work.folder.finished(rank, number):
+            bar.update(sum(map(len, block)) * len(work.snapshots.snapshots))
+            return
+        collated = self._read_block(work, block)
+        results = self._score_block(work, collated, bar)
+        rows = [np.asarray(batch.rows, dtype=np.int64) for batch in collated]
+        work.folder.write(rank, number, np.concatenate(rows), results)
+
+    def _score_block(self, work: "_Replay", collated: Sequence[Batch], bar: Any) -> list[RowResults]:
+        plan, snapshots = work.plan, work.snapshots
         windows = Windows(len(snapshots.snapshots))
         accumulators: list[BatchAccumulator | None] = [None] * len(collated)
         last: list[Tensor | None] = [None] * len(collated)
@@ -216,14 +237,24 @@ class VoGScorer:
             if accumulator is not None
         ]
 
-    def _read_block(self, plan: ScoringPlan, reader: BatchReader, block: Sequence[range]) -> list[Batch]:
-        collated = list(reader.read(block))
+    def _read_block(self, work: "_Replay", block: Sequence[range]) -> list[Batch]:
+        collated = list(work.reader.read(block))
         for batch in collated:
-            if plan.task is not None and batch.labels is not None:
-                check_labels(plan.task, batch.labels, plan.n_outputs, batch.rows)
+            if work.plan.task is not None and batch.labels is not None:
+                check_labels(work.plan.task, batch.labels, work.plan.n_outputs, batch.rows)
         return collated
 
     def _block_plan(self, plan: ScoringPlan, n_rows: int) -> BlockPlan:
         budget = self.memory_budget or int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
         in_batches = max(1, budget // (plan.bytes_per_row * self.batch_size))
         return BlockPlan(n_rows, self._session.processes.num_processes, self.batch_size, in_batches * self.batch_size)
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """What one scoring goes over: rows and snapshots, by a plan, into a folder."""
+
+    plan: ScoringPlan
+    reader: BatchReader
+    snapshots: SnapshotSet
+    folder: BlockFolder

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -19,6 +19,7 @@ from vog_hf.config import VoGConfig
 from vog_hf.engine import ScoringPlan, require_finite_rows, score_batch, used_labels
 from vog_hf.files import locked
 from vog_hf.gradients import model_device_and_dtype, placed, scoring_mode
+from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT
 from vog_hf.snapshots import tensor_digest
@@ -30,7 +31,7 @@ class Session:
 
     model: nn.Module
     config: VoGConfig
-    processes: Accelerator | PartialState
+    processes: Processes
     batch_size: int
     progress: bool
 
@@ -40,10 +41,21 @@ class Session:
         with preserved_rng(), scoring_mode(self.model):
             yield
 
+    def output_folder(self, output_dir: str | Path | None) -> tuple[Path, "TemporaryDirectory[str] | None"]:
+        """The folder for scores, the same on every process: as given, or a temporary one of the main process."""
+        if output_dir is not None:
+            return Path(output_dir), None
+        temporary = TemporaryDirectory(prefix="vog-scores-") if self.processes.is_main_process else None
+        return Path(
+            from_main(self.processes, "making a folder", lambda: temporary.name if temporary else "")
+        ), temporary
+
     @contextmanager
     def folder_in_use(self, folder: Path) -> Iterator[None]:
         """The main process holds the folder for all of them."""
-        with locked(folder) if self.processes.is_main_process else nullcontext():
+        with ExitStack() as stack:
+            lock = locked(folder) if self.processes.is_main_process else nullcontext()
+            run_together(self.processes, f"locking {folder}", lambda: stack.enter_context(lock))
             yield
 
     def progress_bar(self, total: int) -> Any:
