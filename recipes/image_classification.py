@@ -297,7 +297,7 @@ def input_format(processor):
     """Side, mean and standard deviation of the images that the model was made for."""
     if hasattr(processor, "data_config"):  # timm's
         return processor.data_config["input_size"][-1], processor.data_config["mean"], processor.data_config["std"]
-    size = dict(processor.crop_size or processor.size)
+    size = dict(getattr(processor, "crop_size", None) or processor.size)
     return size.get("height") or size["shortest_edge"], processor.image_mean, processor.image_std
 
 

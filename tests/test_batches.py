@@ -11,9 +11,10 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import default_data_collator
 
-from vog_hf.batches import BatchReader, preserved_rng
+from vog_hf.batches import BatchReader
 from vog_hf.config import VoGConfig
 from vog_hf.errors import DataError, LabelError, ModelError, NonFiniteError
+from vog_hf.gradients import preserved_rng
 from vog_hf.scorer import VoGScorer
 
 N = 53

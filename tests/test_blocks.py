@@ -198,13 +198,16 @@ def test_scores_of_something_else_are_refused(tmp_path, change, differing, finis
     score(tmp_path / "others", **change())
 
 
-def test_foreign_files_are_refused(tmp_path):
-    """A folder with somebody else's files is not written into; an empty one is."""
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.tex").write_text("draft")
-    with pytest.raises(OutputFolderError, match=r"holds files that vog_hf did not write \(thesis\.tex\)"):
+@pytest.mark.parametrize("name", ["thesis.tex", "blocks/chapter-1.tex", ".hidden", "plan.json"])
+def test_foreign_files_are_refused(name, tmp_path):
+    """A folder with somebody else's files is not written into, whatever their names; an empty one is."""
+    path = tmp_path / "notes" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"buy": "milk"}')
+    with pytest.raises(OutputFolderError, match=rf"holds files that vog_hf did not write \({name.split('/')[0]}\)"):
         score(tmp_path / "notes")
-    assert [p.name for p in (tmp_path / "notes").iterdir() if p.name != ".lock"] == ["thesis.tex"]
+    assert [p for p in (tmp_path / "notes").rglob("*") if p.is_file()] == [path]
+    assert path.read_text() == '{"buy": "milk"}'
     (tmp_path / "empty").mkdir()
     score(tmp_path / "empty")
 
@@ -262,11 +265,11 @@ def test_a_disk_that_fills_up_in_mid_run_is_an_error_after_which_the_run_continu
 
     whole, _ = score(tmp_path / "whole")
 
-    def save_two(stored, path):
+    def save_two(stored, path, metadata):
         if len(block_files(tmp_path / "scores")) == 2:
             path.write_bytes(b"half a block")
             raise OSError(28, "No space left on device")
-        save_file(stored, path)
+        save_file(stored, path, metadata)
 
     with monkeypatch.context() as patched:
         patched.setattr("vog_hf.blocks.save_file", save_two)
@@ -352,7 +355,7 @@ def test_a_row_that_is_missing_or_doubled_stops_everything(tmp_path, monkeypatch
     """Every row exactly once, or a CoverageError, and no file that could be taken for scores."""
     write = BlockFolder.write
 
-    def write_wrong(self, rank, block, rows, results):
+    def write_wrong(self, rank, block, rows, results, **note):
         (result,) = results
         at, maps = kept(rows), result.heat_maps
         wrong = RowResults(

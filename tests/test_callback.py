@@ -1,4 +1,6 @@
+import gc
 import logging
+import weakref
 from dataclasses import fields
 from functools import partial
 
@@ -479,6 +481,91 @@ def test_early_stopping_by_evaluation(collect, tmp_path):
     assert steps_of(vog.scores) == [4, 8]
 
 
+@BOTH
+@pytest.mark.parametrize("first", ["EarlyStoppingCallback", "VoGCallback"])
+def test_the_last_weights_of_a_run_that_an_evaluation_ends_are_a_snapshot(first, collect, tmp_path):
+    """Where the plan had none at that step, one is taken, before the best model is loaded, whoever comes first."""
+    vog, weights = VoGCallback(pixel_rows(), collect=collect, snapshots=[4, 12]), WeightsByStep()
+    callbacks = [EarlyStoppingCallback(1), vog] if first == "EarlyStoppingCallback" else [vog, EarlyStoppingCallback(1)]
+    trainer = trained(tmp_path, [weights, *callbacks], pieces=falling_score(), **{**BEST, "num_train_epochs": 7})
+    assert trainer.state.global_step == 8
+    assert steps_of(vog.scores) == [4, 8]
+    if collect == "replay":
+        stored = load_file(tmp_path / "_vog" / "snapshots" / "step-000000008.safetensors")
+        assert_close(stored, {name: weights.weights[8][name] for name in stored}, rtol=0, atol=0)
+
+
+def test_after_the_scoring_nothing_of_it_is_held(tmp_path):
+    """The callback keeps scores and data, and lets moments and model go; after a failure, too."""
+    vog = VoGCallback(pixel_rows(), collect="live")
+    model = network()
+    alive = weakref.ref(model)
+    trained(tmp_path / "whole", [vog], model=model)
+    del model
+    gc.unfreeze()  # `arguments` freezes what there is
+    gc.collect()
+    assert alive() is None
+    assert len(vog.scored_dataset()) == 64
+    failing = VoGCallback(pixel_rows(), snapshots="epoch")
+    model = network()
+    alive = weakref.ref(model)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vog_hf.replay.Replay.finish_block", lambda self, *rest: torch.ones(3)[7])
+        patched.setattr(logging.getLogger("vog_hf.callback"), "disabled", True)  # pytest keeps records with tracebacks
+        trained(tmp_path / "failing", [failing], model=model)
+    del model
+    gc.unfreeze()  # `arguments` freezes what there is
+    gc.collect()
+    assert alive() is None
+    with pytest.raises(NotScoredError, match="scoring failed"):
+        _ = failing.scores
+
+
+class Quiet(Trainer):
+    """A trainer that keeps its logs to itself."""
+
+    def log(self, logs, *args, **kwargs):
+        pass
+
+
+def test_a_trainer_that_logs_nothing_is_scored(tmp_path):
+    """Whether training came to its end is not read from the log of an ordinary run."""
+    vog = VoGCallback(pixel_rows(), snapshots="epoch")
+    trained(tmp_path, [vog], trainer_class=Quiet)
+    assert steps_of(vog.scores) == [4, 8, 12]
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+def tensor_rows():
+    """Rows of pixel_values and labels, without a transform."""
+    made = [plain({"image": [row["image"]], "label": [row["label"]]}) for row in digits()]
+    return Dataset.from_list([{"pixel_values": row["pixel_values"][0], "labels": row["labels"][0]} for row in made])
+
+
+def test_a_stream_is_scored_as_its_rows_are(tmp_path):
+    """An IterableDataset beside the training data gives the scores of the same rows by number."""
+    rows = tensor_rows()
+    expected = scores_of(tmp_path / "rows", VoGCallback(rows, snapshots="epoch"), rows=rows)
+    vog = VoGCallback(rows.to_iterable_dataset(num_shards=2), snapshots="epoch")
+    assert_same_scores(scores_of(tmp_path / "stream", vog, rows=rows), expected)
+    with pytest.raises(DataError, match="columns"):
+        vog.scored_dataset()
+
+
+def test_streams_that_cannot_be_scored_are_refused_before_training(tmp_path):
+    """Live moments need row numbers; the trainer's own stream has an order that only it knows."""
+    stream = tensor_rows().to_iterable_dataset()
+    with pytest.raises(ConfigError, match="a stream has not; use collect='replay'"):
+        VoGCallback(stream, collect="live")
+    with pytest.raises(DataError, match=r"the training data is a stream .*pass the rows to score"):
+        trained(tmp_path, [VoGCallback()], rows=stream, max_steps=4)
+    vog = VoGCallback(tensor_rows())
+    trained(tmp_path, [vog], rows=stream, max_steps=4)
+    assert len(vog.scores) == 64
+
+
 # --- folders --------------------------------------------------------------------------------------------------------
 
 
@@ -565,19 +652,6 @@ def test_a_resumed_training_is_scored_as_if_it_had_never_stopped(schedule, kept,
     assert files.at_begin == kept
     assert steps_of(again.scores) == (steps or schedule)
     assert_same_scores(again.scores, whole, tolerance=0)
-
-
-def test_live_cannot_be_resumed(tmp_path):
-    """The moments of earlier snapshots are gone: refused before a step is made, and replay is named."""
-    trained(tmp_path, [], save_strategy="epoch", num_train_epochs=1)
-    weights = WeightsByStep()
-    resumed = partial(trained, tmp_path, resume=str(tmp_path / "checkpoint-4"), num_train_epochs=2)
-    with pytest.raises(ConfigError, match=r"collect='live' cannot resume at step 4: .*; use collect='replay'"):
-        resumed([VoGCallback(pixel_rows(), collect="live"), weights])
-    assert weights.weights == {}
-    vog = VoGCallback(pixel_rows(), snapshots=2)
-    resumed([vog])
-    assert steps_of(vog.scores) == [6, 8]
 
 
 # --- before the end, and what is said -------------------------------------------------------------------------------

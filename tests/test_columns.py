@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as Pictures
 from torch import nn
 
-from vog_hf.columns import add_vog_columns, verify_rows
+from vog_hf.columns import add_vog_columns, check_column_names, core_column_names, verify_rows
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.scorer import VoGScorer
@@ -116,6 +116,20 @@ def test_columns_are_typed_for_the_hub():
     assert all(feature == Value("float32") for feature in added.values())
     for name in ("vog", "prediction", "forgetting", "vog_percentile"):
         np.testing.assert_array_equal(np.asarray(scored[name]), image_scores().column(name))
+
+
+def test_the_prediction_has_the_names_of_the_configured_label_column():
+    """``label_column`` decides whose class names the prediction gets, also beside a column called label."""
+    coarse = images().rename_column("label", "animal").add_column("label", [0] * N)
+    coarse = coarse.cast_column("label", ClassLabel(names=["a", "b", "c", "d"]))
+
+    def transform(rows):
+        return {**evaluation_transform({**rows, "label": rows["animal"]}), "animal": rows["animal"]}
+
+    scores = scores_of(coarse, transform=transform, label_column="animal")
+    scored = add_vog_columns(coarse, scores, ["prediction"])
+    assert scored.features["prediction"] == ClassLabel(names=NAMES)
+    assert add_vog_columns(images(), image_scores(), ["prediction"]).features["prediction"] == ClassLabel(names=NAMES)
 
 
 def test_rows_without_a_class_have_another_core():
@@ -272,17 +286,45 @@ def test_a_new_column_beside_the_scored_ones_is_accepted():
     assert len(add_vog_columns(images().remove_columns(["image", "weight"]), image_scores())) == N
 
 
-@pytest.mark.parametrize("existing", [["vog"], ["vog_percentile", "vog"]])
-def test_a_column_that_is_there_already_is_refused(existing):
-    """Old scores are not replaced silently; the message says how to drop them, and then it works."""
-    dataset = images()
-    for name in existing:
-        dataset = dataset.add_column(name, [0.0] * N)
-    with pytest.raises(
-        ConfigError, match=r"has columns \['vog'.*already; drop the old ones first: dataset\.remove_col"
-    ):
+def test_a_column_of_ones_own_is_not_replaced():
+    """A column that happens to be called like a score can be renamed or dropped, as the message says."""
+    dataset = images().add_column("vog", ["mine"] * N)
+    with pytest.raises(ConfigError) as refused:
         add_vog_columns(dataset, image_scores())
-    add_vog_columns(dataset.remove_columns(existing), image_scores())
+    assert str(refused.value) == (
+        "the scores add the columns ['vog', 'vog_class_normalized', 'vog_percentile'], and the data set has ['vog'] "
+        "already; rename your own first, e.g. dataset.rename_column('vog', 'my_vog'), or drop them: "
+        "dataset.remove_columns(['vog'])"
+    )
+    scored = add_vog_columns(dataset.rename_column("vog", "my_vog"), image_scores())
+    assert scored.column_names == [*images().column_names, "my_vog", *CORE]
+
+
+@pytest.mark.parametrize(("columns", "taken"), [("core", CORE), (["loss", "vog"], ["vog"])])
+def test_scores_of_an_earlier_run_are_not_replaced(columns, taken):
+    """They are recognised by what every run adds; the message says what to drop, and then it works."""
+    dataset = add_vog_columns(images(), image_scores())
+    with pytest.raises(ConfigError) as refused:
+        add_vog_columns(dataset, image_scores(), columns)
+    assert str(refused.value).endswith(
+        f"the data set has {taken} already; drop the scores of the earlier run first: dataset.remove_columns({taken})"
+    )
+    scored = add_vog_columns(dataset.remove_columns(taken), image_scores(), columns)
+    assert set(scored.column_names) == {*images().column_names, *CORE, *(columns if columns != "core" else [])}
+
+
+@pytest.mark.parametrize("has_classes", [True, False])
+def test_names_are_checked_before_there_are_scores(has_classes):
+    """A configuration and whether rows have classes tell what will be added, on top of the scores themselves."""
+    names = core_column_names(VoGConfig(target=("logit", "loss")).column_names, has_classes=has_classes)
+    normalized = "class_normalized" if has_classes else "normalized"
+    assert names == [f"{name}{end}" for name in ("vog", "vog_loss") for end in ("", f"_{normalized}", "_percentile")]
+    if has_classes:
+        assert add_vog_columns(images(), image_scores(target=("logit", "loss"))).column_names[-6:] == names
+    check_column_names(images(), names)
+    check_column_names([(0, 1)], names)  # a torch data set
+    with pytest.raises(ConfigError, match=rf"the data set has \['vog_loss_{normalized}'\] already; rename"):
+        check_column_names(images().rename_column("weight", f"vog_loss_{normalized}"), names)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +373,15 @@ def test_without_a_shared_column_the_labels_are_compared_and_a_warning_says_so(c
         add_vog_columns(edited("label", 7, 2)(images()), scores)
     with pytest.raises(RowMismatchError, match="scores cover 20 rows and the data set has 19"):
         add_vog_columns(images().select(range(19)), scores)
+    caplog.clear()
+    renamed = images().rename_column("label", "animal").add_column("label", [2] * N)
+    configured = VoGScores(
+        {name: scores.column(name) for name in ("vog", "label")}, {"config": {"label_column": "animal"}}
+    )
+    verify_rows(renamed, configured)
+    assert "and the labels could be compared" in caplog.text
+    with pytest.raises(RowMismatchError, match="row 7 has label 2"):
+        verify_rows(edited("animal", 7, 2)(renamed), configured)
     caplog.clear()
     verify_rows(images().remove_columns("label"), scores)
     assert "only the number of rows could be compared" in caplog.text

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vog_hf.config import VoGConfig
+from vog_hf.config import VoGConfig, target_of_column
 from vog_hf.errors import ConfigError
 from vog_hf.targets import TASKS
 
@@ -110,6 +110,27 @@ def test_a_callable_target_is_never_copied():
 def test_the_first_target_fills_vog_and_the_others_are_named(target, names):
     """One column per target: `vog`, then `vog_` and the target's or the function's name."""
     assert VoGConfig(target=target).column_names == names
+
+
+@pytest.mark.parametrize(
+    ("column", "target"),
+    [
+        ("vog", "logit"),
+        ("vog_early", "logit"),
+        ("vog_percentile", "logit"),
+        ("vog_loss", "loss"),
+        ("vog_loss_class_normalized", "loss"),
+        ("vog_scalar_normalized", "module.<locals>.scalar"),
+        ("loss", None),
+        ("label", None),
+        ("gradient_magnitude", None),
+        ("vog_probability", None),
+    ],
+)
+def test_a_columns_target_is_known_by_its_name(column, target):
+    """Every window and normalisation of a target's VoG is traced back to it; companions belong to none."""
+    assert target_of_column(column, ["logit", "loss", "module.<locals>.scalar"]) == target
+    assert target_of_column(column, []) is None
 
 
 @pytest.mark.parametrize(

@@ -557,6 +557,24 @@ def test_the_model_is_left_as_it_was_found(name):
     assert_close(tensors_after, tensors, rtol=0, atol=0)
 
 
+def test_a_model_that_draws_numbers_leaves_the_random_streams():
+    """Layer drop draws from global generators in evaluation mode as well, in torch or in numpy."""
+
+    class LayerDrop(nn.Linear):
+        def forward(self, x):
+            draws.append((torch.rand([]).item(), np.random.random(), random.random()))
+            return super().forward(x)
+
+    draws = []
+    model = LayerDrop(3, 2)
+    tensors, before = record_of(model)
+    input_gradients(model, torch.ones(4, 3))
+    tensors_after, after = record_of(model)
+    assert draws
+    assert after == before
+    assert_close(tensors_after, tensors, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["conv_net", "bert", "gpt2", "t5", "lora_bert"])
 def test_the_model_is_left_as_it_was_found_after_an_error(name):
     """The same where forward, the labels or the target fail half-way."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Array3D, ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vog_hf.accumulate import RaggedMaps
@@ -42,8 +43,8 @@ def heat_maps(maps):
     return RaggedMaps(np.concatenate(shares).astype(np.float16), shapes, scale)
 
 
-def make_scores(n=30, *, names=("cat", "dog", "ship"), maps=None):
-    """Scores of a classification, random but for the seed."""
+def make_scores(n=30, *, names=("cat", "dog", "ship"), maps=None, target=("logit",)):
+    """Scores of a classification, random but for the seed; of a second target its VoG, and a companion."""
     generator = np.random.default_rng(0)
     label = generator.integers(0, len(names), n).astype(np.int32)
     columns = {
@@ -52,7 +53,9 @@ def make_scores(n=30, *, names=("cat", "dog", "ship"), maps=None):
         "vog": generator.random(n).astype(np.float32),
         "vog_class_normalized": generator.normal(size=n).astype(np.float32),
     }
-    manifest = {"class_names": list(names), "snapshots": [{}] * 4, "config": {"target": ["logit"]}}
+    columns |= {f"vog_{name.rpartition('.')[2]}_late": generator.random(n) for name in target[1:]}
+    columns["confidence"] = generator.random(n)
+    manifest = {"class_names": list(names), "snapshots": [{}] * 4, "config": {"target": list(target)}}
     return VoGScores(columns, manifest, heat_maps=None if maps is None else heat_maps(maps))
 
 
@@ -361,6 +364,27 @@ class TestSheets:
             np.asarray(contact_sheet(make_scores(30, names=n), dataset)) for n in (("a", "b", "c"), ("a", "b", "d"))
         ]
         assert not np.array_equal(*sheets)
+
+    @pytest.mark.parametrize(
+        ("column", "target", "mapped"),
+        [
+            ("vog", "target logit", "the gradient changed"),
+            ("vog_class_normalized", "target logit", "the gradient changed"),
+            ("vog_loss_late", "target loss", "the gradient of the logit changed"),
+            ("vog_agreed_late", "target models.agreed", "the gradient of the logit changed"),
+            ("confidence", None, "the gradient of the logit changed"),
+        ],
+    )
+    def test_subtitle_names_the_target_of_the_column(self, column, target, mapped, monkeypatch):
+        """Of several targets the shown column's, for a companion none; and whose gradient the heat maps are of."""
+        written = []
+        text = Figure.text
+        monkeypatch.setattr(Figure, "text", lambda self, x, y, s, **style: written.append(s) or text(self, x, y, s))
+        scores = make_scores(30, maps=np.ones((30, 4, 4)), target=("logit", "loss", "models.agreed"))
+        contact_sheet(scores, [{"image": image} for image in coloured(30)], column=column)
+        (subtitle,) = [line for line in written if "30 rows" in line]
+        assert [part for part in subtitle.split(" · ") if part.startswith("target")] == [target] * bool(target)
+        assert mapped in subtitle
 
     def test_small_data_broken_rows_and_default_column(self):
         """Fewer rows than asked for, rows without a picture or a label, no classes: still a sheet."""

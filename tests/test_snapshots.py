@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.testing import assert_close
 
 from vog_hf.errors import ConfigError, SnapshotError
@@ -101,7 +102,7 @@ def test_just_what_training_changes_is_stored(tmp_path):
     }
     assert_close(stored, {name: states[0][name] for name in stored}, rtol=0, atol=0)
     assert writer.steps == [10, 20, 30]
-    assert writer.snapshot_bytes(model) == sum(value.nbytes for value in stored.values())
+    assert writer.snapshot_bytes == sum(value.nbytes for value in stored.values())
     np.testing.assert_allclose(vog_of(model, tmp_path), vog_of(model, named(states)), rtol=1e-6)
 
 
@@ -115,7 +116,7 @@ def test_everything_is_stored_on_request(tmp_path):
         model.first.weight += 1
     writer.take(model, 2)
     assert set(load_file(tmp_path / "step-000000001.safetensors")) == set(model.state_dict())
-    assert writer.snapshot_set.frozen == {}
+    assert open_snapshots(tmp_path, spool=tmp_path).frozen == {}
     assert (vog_of(backbone(seed=1), tmp_path) > 0).all()
 
 
@@ -140,7 +141,9 @@ def test_a_parameter_that_thaws_in_mid_run_is_refused(tmp_path):
     model.head.bias.requires_grad_(False)
     writer.take(model, 40)
     model.first.weight.requires_grad_(True)
-    with pytest.raises(SnapshotError, match=r"'first\.weight' was frozen .* trainable at step 50.*store='all'"):
+    with pytest.raises(
+        SnapshotError, match=r"'first\.weight' was frozen .* trainable now \(last snapshot: step 40\).*store='all'"
+    ):
         writer.take(model, 50)
     assert writer.steps == [10, 20, 30, 40]
 
@@ -166,6 +169,46 @@ def test_writing_a_snapshot_changes_nothing_in_the_model(tmp_path):
     assert set(load_file(tmp_path / "step-000000001.safetensors")) == {"0.weight", "0.bias", "1.bias"}
     assert aliases(model)["1.weight"] == "0.weight"
     assert "1.weight" not in model_tensors(model)
+
+
+def test_gathering_copies_nothing_and_writing_stores_it(tmp_path):
+    """The two steps of taking a snapshot: of a model that is not sharded, the first gives the model's own memory."""
+    model = backbone()
+    writer = SnapshotWriter(tmp_path, model)
+    gathered = writer.gather(model)
+    own = model_tensors(model)
+    assert {name: value.data_ptr() for name, value in gathered.items()} == {n: own[n].data_ptr() for n in gathered}
+    assert not any(value.requires_grad for value in gathered.values())
+    assert writer.steps == []
+    writer.write(gathered, 7)
+    assert writer.steps == [7]
+    stored = load_file(tmp_path / "step-000000007.safetensors")
+    assert_close(stored, {name: own[name].detach() for name in stored}, rtol=0, atol=0)
+
+
+def test_a_model_that_has_lost_a_tensor_is_refused(tmp_path):
+    """Its later snapshots would lack what the earlier ones have; one tensor more that trains is found when loading."""
+    model = backbone()
+    writer, _ = trained(model, tmp_path)
+    model.norm = nn.BatchNorm1d(4, affine=False)
+    with pytest.raises(SnapshotError, match=r"had a tensor 'norm\.bias' when training began and has it no more"):
+        writer.take(model, 40)
+    model.norm = nn.BatchNorm1d(4)
+    writer.take(model, 40)
+
+
+def test_wrappers_of_activation_checkpointing_do_not_show_in_names(tmp_path):
+    """State dicts leave them out, names of parameters do not: such a model stores, and is scored, as one without."""
+    model, wrapped = backbone(), backbone()
+    wrapped.first, wrapped.head = checkpoint_wrapper(wrapped.first), checkpoint_wrapper(wrapped.head)
+    assert "head._checkpoint_wrapped_module.weight" in dict(wrapped.named_parameters())
+    assert list(model_tensors(wrapped)) == list(model_tensors(model))
+    assert set(model_tensors(model)) == set(model.state_dict())
+    _, states = trained(wrapped, tmp_path)
+    expected = vog_of(model, named(states))
+    for scored in (model, wrapped):
+        np.testing.assert_array_equal(vog_of(scored, tmp_path), expected)
+        np.testing.assert_array_equal(vog_of(scored, named(states)), expected)
 
 
 def test_an_interrupted_training_continues_with_its_snapshots(tmp_path):
@@ -350,16 +393,6 @@ def test_pickled_weights_are_refused(tmp_path):
         vog_of(model, [tmp_path / "weights.pt", tmp_path / "checkpoint-0"])
 
 
-def test_the_checkpoints_of_an_adapter_are_refused_by_name(tmp_path):
-    """They lack the model under it, and nothing says which it was; SnapshotWriter's snapshots do."""
-    case = models.lora_bert()
-    for step in (1, 2):
-        case.model.save_pretrained(tmp_path / f"checkpoint-{step}")
-        torch.save({}, tmp_path / f"checkpoint-{step}" / "optimizer.pt")
-    with pytest.raises(SnapshotError, match="checkpoint-1 holds an adapter without the model under it"):
-        open_snapshots(tmp_path, spool=tmp_path)
-
-
 def changed(state, **changes):
     """A state with a tensor added or replaced."""
     return {**state, **changes}
@@ -433,6 +466,54 @@ def test_a_damaged_checkpoint_of_others_is_refused(tmp_path, content):
         vog_of(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", ["", '{"format": 1, "snapshots": [', "{}", "[]", '{"snapshots": [1], "frozen": {}}']
+)
+def test_a_damaged_index_of_ours_is_refused(tmp_path, content):
+    """A torn or foreign file is named; it is never taken for a folder without snapshots."""
+    model = backbone()
+    trained(model, tmp_path)
+    whole = (tmp_path / INDEX_NAME).read_text()
+    (tmp_path / INDEX_NAME).write_text(content)
+    with pytest.raises(SnapshotError, match=rf"{INDEX_NAME} is damaged"):
+        vog_of(model, tmp_path)
+    (tmp_path / INDEX_NAME).write_text(whole)
+    vog_of(model, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"weight_map": {"a', "{}", "[]", '{"weight_map": ["a"]}'])
+def test_a_damaged_index_of_a_sharded_checkpoint_is_refused(tmp_path, content):
+    """The index is named; nothing is said of deleting folders."""
+    model = models.mlp().model
+    saved(tmp_path, dict(enumerate(models.perturbed_states(model, 2))))
+    folder = tmp_path / "checkpoint-1"
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(SnapshotError, match=r"model\.safetensors\.index\.json is no index of a sharded model"):
+        vog_of(model, tmp_path)
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(model.state_dict(), "model-00001-of-00001.safetensors")}))
+    vog_of(model, tmp_path)
+
+
+def test_a_truncated_shard_is_refused(tmp_path):
+    """One of several files of a checkpoint: the snapshot and the file are named."""
+    model = models.mlp().model
+    state = model.state_dict()
+    saved(tmp_path, {0: state})
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    shards = {name: f"model-{i:05d}-of-{len(state):05d}.safetensors" for i, name in enumerate(state)}
+    for name, shard in shards.items():
+        save_file({name: state[name] + 1}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    vog_of(model, tmp_path)
+    torn = folder / shards["out.weight"]
+    torn.write_bytes(torn.read_bytes()[:-4])
+    with pytest.raises(SnapshotError, match=rf"'checkpoint-1' \(.*{torn.name}\) cannot be read"):
+        vog_of(model, tmp_path)
+
+
 def test_the_index_says_what_was_stored(tmp_path):
     """Format, steps, digests and the digests of what is frozen, in JSON."""
     model = backbone()
@@ -449,8 +530,8 @@ def test_the_index_says_what_was_stored(tmp_path):
 def test_a_lent_model_gets_its_own_tensors_back(tmp_path):
     """Weights, statistics and buffers that are not stored come back in the same memory, also after an error."""
     model = backbone().bfloat16()
-    writer, states = trained(model, tmp_path)
-    found = writer.snapshot_set
+    _, states = trained(model, tmp_path)
+    found = open_snapshots(tmp_path, spool=tmp_path)
     own = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
     scale = model.scale
     expected = {name: value.float() if value.is_floating_point() else value for name, value in states[0].items()}

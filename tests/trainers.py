@@ -28,7 +28,6 @@ from transformers import (
 
 from vog_hf.demo import load_digits_dataset
 
-torch.set_num_threads(1)  # where cores are shared, a second thread makes networks as small as these ten times slower
 atexit.register(gc.unfreeze)
 
 SIDE = 16

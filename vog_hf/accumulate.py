@@ -1,6 +1,6 @@
 """BatchAccumulator: everything that is streamed over the snapshots for one batch of rows, and its results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,11 +138,42 @@ class BatchAccumulator:
             pooled_maps(self._all[0].deviation(), self._mask) if self._heat_maps else None,
         )
 
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` makes the same accumulator of; shares memory with it."""
+        state = {f"dynamics/{name}": values for name, values in self._dynamics.state().items()}
+        for kind, several in (("all", self._all), ("late", self._late)):
+            for i, moments in enumerate(several):
+                state |= {f"{kind}/{i}/{name}": values for name, values in moments.state().items() if name != "mask"}
+        state |= {f"early/{i}": values for i, values in enumerate(self._early)}
+        state |= {f"trajectory/{name}": torch.stack(values, dim=1) for name, values in self._trajectories.items()}
+        if self._magnitude is not None:
+            state["magnitude"] = self._magnitude
+        if self._mask is not None:
+            state["mask"] = self._mask
+        return state
+
+    def restore(self, state: Mapping[str, Tensor], n_snapshots: int) -> None:
+        """Take over what `state` gave after so many snapshots (at least one); tensors are kept, not copied."""
+        self.n_snapshots = n_snapshots
+        self._mask = state.get("mask")
+        self._dynamics = TrainingDynamics.from_state(_under("dynamics/", state), n_snapshots)
+        self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
+        self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
+        for moments in (*self._all, *self._late):
+            moments.mask = self._mask if int(moments.count[0]) else None
+        self._early = [state[f"early/{i}"] for i in range(len(self._names)) if f"early/{i}" in state]
+        self._magnitude = state["magnitude"]
+        self._trajectories = {name: list(values.unbind(1)) for name, values in _under("trajectory/", state).items()}
+
     def _start(self, gradients: Sequence[Tensor]) -> None:
         for gradient in gradients:
             dtype = torch.promote_types(gradient.dtype, torch.float32)
             for moments in (self._all, self._late):
                 moments.append(GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device))
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
 
 def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:

@@ -4,7 +4,6 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from vog_hf.errors import DataError, NonFiniteError
-from vog_hf.gradients import LABEL_NAMES, find_leaf, forward_inputs, forward_parameters, split_batch
+from vog_hf.gradients import LABEL_NAMES, find_leaf, forward_inputs, forward_parameters, preserved_rng, split_batch
 from vog_hf.rows import has_table, integer_column
 
 CollateFunction = Callable[[list[Any]], Any]
@@ -119,7 +118,7 @@ class BatchReader:
                 random.seed(seed)
                 np.random.seed(seed)  # noqa: NPY002 (the global stream is what a transform may draw from)
                 torch.manual_seed(seed)
-                readings.append(self._collate([self.dataset[i] for i in rows]))
+                readings.append(self._collate(self._read_anew(rows)))
         (first, _), (second, _) = readings
         for name, value in first.items():
             if isinstance(value, Tensor) and not _equal(value, second[name]):
@@ -129,6 +128,10 @@ class BatchReader:
                     "evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
                 )
                 raise DataError(msg)
+
+    def _read_anew(self, rows: range) -> list[Any]:
+        reread = getattr(self.dataset, "reread", None)  # of a stream, which holds rows that were transformed already
+        return [self.dataset[i] for i in rows] if reread is None else reread(rows)
 
     def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None]:
         column = None
@@ -204,6 +207,8 @@ class BatchReader:
         for name in self.label_names:
             if name in kept and kept[name] is None:
                 kept[name] = missing[name]  # collators cannot hold None
+            if isinstance(kept.get(name), np.integer):
+                kept[name] = int(kept[name])  # the collator of transformers 5.0 makes floats of numpy's whole numbers
         return kept
 
     def _checked(self, batch: Batch) -> Batch:
@@ -238,18 +243,6 @@ def check_map_style(dataset: Any) -> None:
     if len(dataset) == 0:
         msg = "the data set is empty: there is no row to score; check the split or the filter that made it"
         raise DataError(msg)
-
-
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Give back the random states of python, numpy and torch (all devices) as they were."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _default_collator(rows: Sequence[Any]) -> CollateFunction:

@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from vog_hf.accumulate import RowResults
 from vog_hf.errors import CoverageError, OutputFolderError
@@ -20,6 +23,9 @@ from vog_hf.files import explained_disk_errors, read_json, write_atomically, wri
 from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME, save_array
 
 PLAN_NAME = "plan.json"
+BLOCKS_NAME = "blocks"
+CHECKSUM = "crc32"
+NOTE = "note"
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,18 @@ class BlockPlan:
 
     def blocks(self, rank: int) -> list[list[range]]:
         """The blocks of a process, each a list of batches, each a range of row numbers."""
+        n_blocks = -(-len(range(self.n_rows)[rank :: self.n_processes]) // self.block_rows)
+        return [self.block(rank, number) for number in range(n_blocks)]
+
+    def block(self, rank: int, number: int) -> list[range]:
+        """One block of a process, as `blocks` has it; empty behind its last one."""
         rows = range(self.n_rows)[rank :: self.n_processes]
-        return [
-            batches(rows[start : start + self.block_rows], self.batch_size)
-            for start in range(0, len(rows), self.block_rows)
-        ]
+        return batches(rows[number * self.block_rows : (number + 1) * self.block_rows], self.batch_size)
 
     @property
     def n_blocks(self) -> int:
         """Blocks of the process that has most of them."""
-        return len(self.blocks(0))
+        return -(-len(range(self.n_rows)[:: self.n_processes]) // self.block_rows)
 
 
 def batches(rows: range, batch_size: int) -> list[range]:
@@ -65,12 +73,9 @@ class BlockFolder:
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> None:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps(fingerprint))
-        self._blocks = folder / "blocks"
-        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-        existing = [name for name in names if name != self._blocks.name and not name.startswith(".")]
-        if existing and PLAN_NAME not in existing:
-            msg = f"{folder} holds files that vog_hf did not write ({existing[0]}); choose another output_dir"
-            raise OutputFolderError(msg)
+        self._blocks = folder / BLOCKS_NAME
+        self.require_own(folder)
+        existing = (folder / PLAN_NAME).is_file()
         if existing:
             begun = read_json(folder / PLAN_NAME)
             differing = [key for key in self.fingerprint if begun["fingerprint"].get(key) != self.fingerprint[key]]
@@ -81,12 +86,28 @@ class BlockFolder:
                 )
                 raise OutputFolderError(msg)
             kept = BlockPlan(**begun["plan"])
-            plan = kept if kept.n_processes == plan.n_processes else plan
+            if kept.n_processes == plan.n_processes:
+                plan = kept
+            else:  # blocks of different plans must never meet, not even after a third run with the first number
+                self.remove_blocks()
         self.plan = plan
-        self._blocks.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         written = {"fingerprint": self.fingerprint, "plan": asdict(plan)}
         if not existing or read_json(folder / PLAN_NAME) != written:
-            write_json(folder / PLAN_NAME, written)
+            write_json(folder / PLAN_NAME, written)  # first: it says whose the folder is
+        self._blocks.mkdir(exist_ok=True)
+
+    @staticmethod
+    def require_own(folder: Path) -> None:
+        """Raise OutputFolderError where a folder holds files of somebody else; nothing is written."""
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        foreign = [name for name in names if name != ".lock" and not (name.startswith(".") and name.endswith(".tmp"))]
+        if PLAN_NAME in names:
+            plan = read_json(folder / PLAN_NAME)
+            foreign = [] if isinstance(plan, dict) and {"fingerprint", "plan"} <= set(plan) else [PLAN_NAME]
+        if foreign:
+            msg = f"{folder} holds files that vog_hf did not write ({foreign[0]}); choose another output_dir"
+            raise OutputFolderError(msg)
 
     @staticmethod
     def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
@@ -99,8 +120,14 @@ class BlockFolder:
         """Where a finished block is."""
         return self._blocks / f"process-{rank:05d}-of-{self.plan.n_processes:05d}-block-{block:06d}.safetensors"
 
-    def write(self, rank: int, block: int, rows: npt.NDArray[np.int64], results: Sequence[RowResults]) -> None:
-        """Make a finished block durable."""
+    def end_at(self, n_rows: int) -> None:
+        """Give the plan of a stream its number of rows, once its end was seen; every process must call this."""
+        self.plan = replace(self.plan, n_rows=n_rows)
+
+    def write(
+        self, rank: int, block: int, rows: npt.NDArray[np.int64], results: Sequence[RowResults], *, note: str = ""
+    ) -> None:
+        """Make a finished block durable, with a note that `note` gives back."""
         stored: dict[str, npt.NDArray[Any]] = {"rows": rows}
         for kind in ("columns", "trajectories"):
             for name in getattr(results[0], kind):
@@ -110,7 +137,8 @@ class BlockFolder:
         if maps:
             for part in HEAT_MAP_FILES:
                 stored[f"heat_maps/{part}"] = np.concatenate([getattr(m, part) for m in maps])
-        write_atomically(self.path(rank, block), lambda path: save_file(stored, path))
+        metadata = {CHECKSUM: _checksum(stored), NOTE: note}
+        write_atomically(self.path(rank, block), lambda path: save_file(stored, path, metadata))
 
     def read(self, rank: int, block: int) -> dict[str, npt.NDArray[Any]] | None:
         """A finished block, None where there is none yet or its file is damaged (then it is to be scored again)."""
@@ -118,9 +146,29 @@ class BlockFolder:
         if not path.is_file():
             return None
         try:
-            return load_file(path)
+            with safe_open(path, framework="np") as file:
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                expected = (file.metadata() or {}).get(CHECKSUM)
         except (SafetensorError, OSError):
             return None
+        return stored if _checksum(stored) == expected else None
+
+    def note(self, rank: int, block: int) -> str:
+        """What was noted about a block that is finished."""
+        with safe_open(self.path(rank, block), framework="np") as file:
+            return (file.metadata() or {})[NOTE]
+
+    def write_ids(self, rank: int, block: int, ids: pa.Table) -> None:
+        """Make the ids of a block's rows durable; to be called before its `write`."""
+        path = self.path(rank, block).with_suffix(".ids.parquet")
+        write_atomically(path, lambda temporary: pq.write_table(ids, temporary))
+
+    def ids(self) -> pa.Array | pa.ChunkedArray | None:
+        """The ids of all rows, in row order; None where there are none."""
+        files = sorted(self._blocks.glob("*.ids.parquet"))
+        if not files:
+            return None
+        return pa.concat_tables(pq.read_table(file) for file in files).sort_by("row")["id"]
 
     @property
     def block_bytes(self) -> int:
@@ -132,15 +180,25 @@ class BlockFolder:
         return self.read(rank, block) is not None
 
     def remove_blocks(self) -> None:
-        """Delete the block files, once the folder holds their contents."""
+        """Delete the block files, once the folder holds their contents, and what killed runs left half-written."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
         shutil.rmtree(self._blocks, ignore_errors=True)
+
+
+def _checksum(stored: Mapping[str, npt.NDArray[Any]]) -> str:
+    checksum = 0
+    for name in sorted(stored):
+        checksum = zlib.crc32(np.ascontiguousarray(stored[name]).data.cast("B"), zlib.crc32(name.encode(), checksum))
+    return f"{checksum:08x}"
 
 
 def gathered_blocks(folder: BlockFolder, rank: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The blocks of all processes, round by round, rows ascending; every process must iterate to the end."""
     for block in range(folder.plan.n_blocks):
         parts = [part for part in gather_object([folder.read(rank, block)]) if part is not None]
-        yield _in_row_order(parts)
+        if parts:  # else a block was damaged after it was finished; the coverage proof will say so
+            yield _in_row_order(parts)
 
 
 class Assembler:
@@ -154,7 +212,6 @@ class Assembler:
         self._times_seen = np.zeros(n_rows, dtype=np.int64)
         self._trajectories: dict[str, npt.NDArray[Any]] = {}
         self._map_values = folder / ".heat-map-values.npy"
-        self._map_values.unlink(missing_ok=True)
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
 
@@ -174,8 +231,8 @@ class Assembler:
             elif kind == "trajectories":
                 self._trajectory(name, values)[rows] = values
         if "heat_maps/values" in block:
-            with self._map_values.open("ab") as file:
-                if not file.tell():
+            with self._map_values.open("ab" if self._shapes else "wb") as file:
+                if not self._shapes:
                     _write_header(file, 0)
                 file.write(block["heat_maps/values"].tobytes())
             self._shapes.append(block["heat_maps/shapes"])

@@ -1,8 +1,7 @@
 """VoGCallback: when a Trainer's model is snapshotted and scored; how is the scorer's business."""
 
+import dataclasses
 import logging
-import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,18 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vog_hf.batches import CollateFunction, check_map_style, preserved_rng
+from vog_hf.batches import CollateFunction, check_map_style
 from vog_hf.columns import add_vog_columns
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, DataError, NotScoredError, OutputFolderError
-from vog_hf.files import locked, require_free, write_json
-from vog_hf.processes import current_processes, from_main, run_together
-from vog_hf.rows import has_table
-from vog_hf.schedule import plan_snapshots
-from vog_hf.scorer import VoGScorer
+from vog_hf.errors import ConfigError, NotScoredError
+from vog_hf.gradients import preserved_rng
+from vog_hf.processes import current_processes, run_together
 from vog_hf.scores import VoGScores
-from vog_hf.snapshots import SnapshotWriter, open_folder
+from vog_hf.streams import is_stream
 from vog_hf.tracking import MAX_TABLE_ROWS, log_scores
+from vog_hf.training import ONLY_SPLIT, TrainingOptions, TrainingRun, splits_of
 
 logger = logging.getLogger(__name__)
-
-FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
-MARKER_NAME = "vog.json"
-ONLY_SPLIT = ""
 
 
 class VoGCallback(TrainerCallback):
@@ -96,30 +89,38 @@ class VoGCallback(TrainerCallback):
             raise ConfigError(msg)
         config = config or VoGConfig()
         if label_column is not None:
-            config = VoGConfig(**{**_options(config), "label_column": label_column})
+            config = dataclasses.replace(config, label_column=label_column)
         if collect == "live" and config.label == "predicted":
             msg = (
                 "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
                 "training goes on; use collect='replay'"
             )
             raise ConfigError(msg)
-        for split in _splits(dataset).values():
-            if split is not None:
+        for split in splits_of(dataset).values():
+            if is_stream(split) and collect == "live":
+                msg = "collect='live' keeps moments by row number, which a stream has not; use collect='replay'"
+                raise ConfigError(msg)
+            if split is not None and not is_stream(split):
                 check_map_style(split)
         self.dataset = dataset
         self.config = config
-        self.collate_fn = collate_fn
-        self.output_dir = Path(output_dir) if output_dir is not None else None
-        self.collect = collect
-        self.snapshots = snapshots
-        self.max_snapshots = max_snapshots
-        self.batch_size = batch_size
-        self.store = store
-        self.memory_budget = memory_budget
-        self.num_workers = num_workers
         self.log = log
         self.top_k = top_k
-        self._run: _Run | None = None
+        self._options = TrainingOptions(
+            dataset=dataset,
+            config=config,
+            collate_fn=collate_fn,
+            output_dir=Path(output_dir) if output_dir is not None else None,
+            is_live=collect == "live",
+            snapshots=snapshots,
+            max_snapshots=max_snapshots,
+            batch_size=batch_size,
+            store=store,
+            memory_budget=memory_budget,
+            num_workers=num_workers,
+        )
+        self._run: TrainingRun | None = None  # while training goes on
+        self._datasets: dict[str, Any] = {}
         self._scores: dict[str, VoGScores] | None = None
         self._failure: Exception | None = None
 
@@ -148,9 +149,7 @@ class VoGCallback(TrainerCallback):
             DataError: A torch data set was scored, which has no columns.
         """
         scores = self.scores
-        dataset = self.dataset
-        if dataset is None and self._run is not None:
-            dataset = self._run.datasets[ONLY_SPLIT]
+        dataset = self._datasets[ONLY_SPLIT] if self.dataset is None else self.dataset
         return add_vog_columns(dataset, scores, columns)
 
     # --- Trainer's events ---
@@ -166,45 +165,74 @@ class VoGCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Resolve and check everything, so that what is wrong raises before the first step."""
-        self._scores = self._failure = None
+        self._run = self._scores = self._failure = None
         with preserved_rng():
-            self._run = run_together(
-                current_processes(), "preparing to score", lambda: _Run(self, args, state, model, train_dataloader)
+            run = run_together(
+                current_processes(),
+                "preparing to score",
+                lambda: TrainingRun(self._options, args, state, model, train_dataloader),
             )
-            self._run.begin(state, model)
+            run.begin(state, model)
+            self._run, self._datasets = run, run.datasets
 
     def on_step_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
         """Take a planned snapshot; that of the last step waits for the end of the epoch."""
         run = self._run
-        if run is not None and state.global_step in run.plan and state.global_step < state.max_steps:
+        if run is None:
+            return
+        if state.global_step in run.plan and state.global_step < state.max_steps:
             self._guarded("taking a snapshot", lambda: run.take(model, state))
+        self._save_moments(control, state)
 
     def on_epoch_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
         """Take the last snapshot here: in on_train_end the best model may have been loaded already."""
+        self._take_if_stopping(state, control, model)
         run = self._run
-        if run is None:
-            return
-        stopped_early = control.should_training_stop and state.global_step < run.plan[-1]
-        if stopped_early or state.global_step in run.plan:
+        if run is not None and state.global_step in run.plan:
             self._guarded("taking a snapshot", lambda: run.take(model, state))
+        self._save_moments(control, state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    def on_evaluate(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Take a last snapshot where an evaluation has ended the training."""
+        self._take_if_stopping(state, control, model)
+
+    def on_save(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """The same, for a callback behind this one that ended it; drop the moments of checkpoints that are gone."""
+        self._take_if_stopping(state, control, model)
+        self._save_moments(control, state, of_checkpoint=True)
+
+    def on_train_end(  # type: ignore[override]
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
         """Score, then log; the scores are on disk before anything is logged."""
         run = self._run
-        if run is None or self._failure is not None:
+        if run is None:
             return
-        if not any("train_runtime" in entry for entry in state.log_history):  # Trainer logs it just before a real end
+        # Trainer logs train_runtime just before a real end; a trial that is pruned ends without.
+        if state.is_hyper_param_search and not any("train_runtime" in entry for entry in state.log_history):
             logger.info("VoG: training was ended by a hyper-parameter search; this trial is not scored")
-            return
-        self._guarded("scoring", lambda: self._set_scores(run.finish()))
+        else:
+            if not args.load_best_model_at_end:
+                self._take_if_stopping(state, control, model)
+            self._guarded("scoring", lambda: self._set_scores(run.finish(model)))
+        run.close()
+        self._run = None
         if self._scores is not None and self.log and state.is_world_process_zero:
             self._log(run, state.global_step)
+
+    def _take_if_stopping(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
+        """The last snapshot of a training that ends before its plan does."""
+        run = self._run
+        if run is not None and control.should_training_stop and state.global_step < run.plan[-1]:
+            self._guarded("taking a snapshot", lambda: run.take(model, state))
 
     def _set_scores(self, scores: dict[str, VoGScores]) -> None:
         self._scores = scores
@@ -217,10 +245,31 @@ class VoGCallback(TrainerCallback):
             with preserved_rng():
                 work()
         except Exception as error:
-            self._failure = error
             logger.exception("VoG: %s failed; training goes on, callback.scores raises the cause", what)
+            self._failure = _without_tracebacks(error)
+            if self._run is not None:
+                self._run.close()
 
-    def _log(self, run: "_Run", step: int) -> None:
+    def _save_moments(self, control: TrainerControl, state: TrainerState, *, of_checkpoint: bool = False) -> None:
+        """Keep live moments beside the checkpoint that is about to be written, so that none is there without them.
+
+        A failure costs the way back to this checkpoint, not the scores.
+        """
+        run = self._run
+        if run is None or self._failure is not None or not (control.should_save or of_checkpoint):
+            return
+        try:
+            with preserved_rng():
+                run.save_moments(state.global_step)
+                if of_checkpoint:
+                    run.drop_moments(state.global_step)
+        except Exception:
+            logger.exception(
+                "VoG: saving the moments of step %d failed; training and scoring go on, resuming here will not",
+                state.global_step,
+            )
+
+    def _log(self, run: TrainingRun, step: int) -> None:
         scores = self.scores
         dataset = run.datasets if isinstance(scores, Mapping) else run.datasets[ONLY_SPLIT]
         try:
@@ -230,152 +279,10 @@ class VoGCallback(TrainerCallback):
             logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
 
 
-class _Run:
-    """One training: its plan, its folder, and the scorer with a reader for each split.
-
-    Making one is the dry run: what is wrong with options, data, labels, transform, model or folder raises here.
-    """
-
-    def __init__(
-        self,
-        options: VoGCallback,
-        args: TrainingArguments,
-        state: TrainerState,
-        model: nn.Module,
-        train_dataloader: Any,
-    ) -> None:
-        self._is_live = options.collect == "live"
-        if self._is_live and state.global_step > 0:
-            msg = (
-                f"collect='live' cannot resume at step {state.global_step}: the moments of earlier snapshots are gone; "
-                "use collect='replay', whose snapshots are on disk"
-            )
-            raise ConfigError(msg)
-        self.plan = plan_snapshots(
-            options.snapshots,
-            max_snapshots=options.max_snapshots,
-            max_steps=state.max_steps,
-            steps_per_epoch=_steps_per_epoch(args, train_dataloader),
-        )
-        self.datasets = _splits(options.dataset)
-        if options.dataset is None:
-            self.datasets = {ONLY_SPLIT: getattr(train_dataloader, "dataset", None)}
-        self._scorer = VoGScorer(
-            model,
-            config=options.config,
-            batch_size=args.per_device_eval_batch_size if options.batch_size is None else options.batch_size,
-            memory_budget=options.memory_budget,
-            num_workers=args.dataloader_num_workers if options.num_workers is None else options.num_workers,
-            progress=not args.disable_tqdm,
-        )
-        self._readers = {
-            split: self._scorer.reader(
-                dataset,
-                collate_fn=options.collate_fn or getattr(train_dataloader, "collate_fn", None),
-                only_model_columns=options.collate_fn is None and args.remove_unused_columns,
-                label_names=args.label_names,
-            )
-            for split, dataset in self.datasets.items()
-        }
-        plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
-        self.folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
-        self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
-        self._live = {
-            split: self._scorer.live(self._readers[split], plan, len(self.plan))
-            for split, plan in plans.items()
-            if self._is_live
-        }
-        self._plans = plans
-        self._taken: list[int] = []
-
-    def begin(self, state: TrainerState, model: nn.Module) -> None:
-        """Prepare the folder, once every process has found its rows and model in order."""
-        self._taken = from_main(
-            current_processes(), f"preparing {self.folder}", lambda: self._prepare_folder(state, model)
-        )
-
-    def take(self, model: nn.Module, state: TrainerState) -> None:
-        """A snapshot of the model as it is, once per step."""
-        step = state.global_step
-        if step in self._taken:
-            return
-        self._taken.append(step)
-        for live in self._live.values():
-            live.update(f"step-{step:09d}", step)
-        if not self._is_live:
-            from_main(current_processes(), "storing a snapshot", lambda: self._writer.take(model, step))
-
-    def finish(self) -> dict[str, VoGScores]:
-        """The scores of each split."""
-        current_processes().wait_for_everyone()
-        scores = {}
-        for split, reader in self._readers.items():
-            folder = self.folder / "scores" / split if split else self.folder / "scores"
-            if self._is_live:
-                scores[split] = self._live[split].finish(output_dir=folder)
-            else:
-                snapshots = run_together(
-                    current_processes(), "finding the snapshots", lambda: open_folder(self._writer.folder)
-                )
-                scores[split] = self._scorer.score_rows(reader, snapshots, output_dir=folder)
-        return scores
-
-    def _needed_bytes(self, model: nn.Module) -> int:
-        snapshots = 0 if self._is_live else self._writer.snapshot_bytes(model) * len(self.plan)
-        return snapshots + sum(
-            plan.disk_bytes(len(self.datasets[split]), len(self.plan)) for split, plan in self._plans.items()
-        )
-
-    def _log_plan(self) -> None:
-        steps = ", ".join(map(str, self.plan))
-        logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self.folder)
-        collect = "live" if self._is_live else "replay"
-        for split, plan in self._plans.items():
-            estimate = self._scorer.estimate(plan, len(self.datasets[split]), len(self.plan), collect=collect)
-            logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
-
-    def _prepare_folder(self, state: TrainerState, model: nn.Module) -> list[int]:
-        """Check and empty the folder, or take up an interrupted training; returns the steps that are there."""
-        folder, resumed = self.folder, state.global_step > 0
-        if folder.exists() and not folder.is_dir():
-            msg = f"output_dir {folder} is a file; pass a folder"
-            raise OutputFolderError(msg)
-        if folder.exists() and any(folder.iterdir()) and not (folder / MARKER_NAME).is_file():
-            msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
-            raise OutputFolderError(msg)
-        require_free(folder, self._needed_bytes(model), "storing snapshots and scores")
-        with locked(folder):
-            write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
-            shutil.rmtree(folder / "scores", ignore_errors=True)
-            if not resumed:
-                shutil.rmtree(folder / "snapshots", ignore_errors=True)
-        if resumed:
-            self._writer.continue_from(state.global_step)
-        self._log_plan()
-        return self._writer.steps
-
-
-def _splits(dataset: Any) -> dict[str, Any]:
-    """Data sets by split; a single one under `ONLY_SPLIT`."""
-    if isinstance(dataset, Mapping) and not has_table(dataset):
-        if not dataset:
-            msg = "the DatasetDict is empty: there is no split to score"
-            raise DataError(msg)
-        unsafe = [name for name in dataset if not re.fullmatch(r"\w[\w.-]*", str(name))]
-        if unsafe:
-            msg = f"split names become folder names: letters, digits, '_', then also '.' and '-', got {unsafe}"
-            raise DataError(msg)
-        return dict(dataset)
-    return {ONLY_SPLIT: dataset}
-
-
-def _options(config: VoGConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
-def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
-    try:
-        batches = len(train_dataloader)
-    except TypeError:
-        return None
-    return max(-(-batches // args.gradient_accumulation_steps), 1)
+def _without_tracebacks(error: Exception) -> Exception:
+    """An error to keep, which holds no frames and so no tensors; its traceback is in the log."""
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
+    return error

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from vog_hf.errors import VoGError
 
@@ -50,7 +51,7 @@ def main() -> None:
     try:
         app()
     except VoGError as error:
-        Console(stderr=True).print(f"[bold red]error:[/bold red] {error}", highlight=False, markup=True)
+        Console(stderr=True).print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
 """Scores onto a data set as typed columns, after the proof that its rows are the ones that were scored."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from vog_hf.rows import has_table, identify_rows, integer_column
 from vog_hf.scores import VoGScores
 
 logger = logging.getLogger(__name__)
+
+CORE_ENDINGS = {True: ("", "_class_normalized", "_percentile"), False: ("", "_normalized", "_percentile")}
 
 
 def add_vog_columns(
@@ -61,21 +63,58 @@ def add_vog_columns(
         msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
         raise ConfigError(msg)
     names = _chosen(scores, columns)
-    taken = [name for name in names if name in dataset.column_names]
-    if taken:
-        msg = f"the data set has columns {taken} already; drop the old ones first: dataset.remove_columns({taken})"
-        raise ConfigError(msg)
+    check_column_names(dataset, names)
     verify_rows(dataset, scores)
     features = Features({name: _feature(dataset, scores, name) for name in names})
     added = Dataset.from_dict({name: _values(scores, name) for name in names}, features=features, split=dataset.split)
     return concatenate_datasets([dataset.with_format(None), added], axis=1, info=None, split=dataset.split)
 
 
+def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
+    """What ``columns="core"`` adds, which is known before there are scores.
+
+    Args:
+        names: The column of each target's VoG, as `VoGConfig.column_names` gives them.
+        has_classes: Whether each row has one class, within which scores are normalised.
+
+    Example:
+        >>> core_column_names(["vog"], has_classes=True)
+        ['vog', 'vog_class_normalized', 'vog_percentile']
+    """
+    return [name + ending for name in names for ending in CORE_ENDINGS[has_classes]]
+
+
+def check_column_names(dataset: Any, names: Iterable[str]) -> None:
+    """Raise where a data set has a column that is to be added; a torch data set has no columns.
+
+    Args:
+        dataset: One split: a `Dataset`, or any map-style torch data set.
+        names: Columns to be added, e.g. `core_column_names`.
+
+    Raises:
+        ConfigError: At least one of the names is taken; none is replaced silently.
+    """
+    existing = dataset.column_names if has_table(dataset) else []
+    names = list(names)
+    taken = [name for name in names if name in existing]
+    if not taken:
+        return
+    if {"vog", "vog_percentile"} <= set(existing):  # every earlier scoring adds both
+        advice = f"drop the scores of the earlier run first: dataset.remove_columns({taken})"
+    else:
+        advice = (
+            f"rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}'), or drop them: "
+            f"dataset.remove_columns({taken})"
+        )
+    msg = f"the scores add the columns {names}, and the data set has {taken} already; {advice}"
+    raise ConfigError(msg)
+
+
 def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
     """Raise RowMismatchError where the rows of a data set are not those of the scores, in their order."""
     if scores.identity.verify(identify_rows(dataset)):
         return
-    labels = integer_column(dataset, LABEL_NAMES)
+    labels = integer_column(dataset, _label_names(scores))
     if labels is not None and "label" in scores.column_names:
         differing = np.flatnonzero(np.where(labels < 0, -1, labels) != scores.column("label"))
         if len(differing):
@@ -96,9 +135,9 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
     if columns == "all":
         return available
     if columns == "core":
-        endings = ("", "_class_normalized", "_normalized", "_percentile")
-        bases = [n.removesuffix("_percentile") for n in available if n.endswith("_percentile")] or ["vog"]
-        return [name for name in available if name in {base + ending for base in bases for ending in endings}]
+        vogs = [n.removesuffix("_percentile") for n in available if n.endswith("_percentile")] or ["vog"]
+        core = {name for has_classes in (True, False) for name in core_column_names(vogs, has_classes=has_classes)}
+        return [name for name in available if name in core]
     if isinstance(columns, str):
         msg = f"columns must be 'core', 'all' or a list of names, got {columns!r}"
         raise ConfigError(msg)
@@ -114,11 +153,17 @@ def _feature(dataset: Dataset, scores: VoGScores, name: str) -> Any:
     if not np.issubdtype(values.dtype, np.integer):
         return Value("float32")
     if name == "prediction":
-        for label in LABEL_NAMES:
+        for label in _label_names(scores):
             feature = dataset.features.get(label)
             if isinstance(feature, ClassLabel) and int(values.max()) < feature.num_classes:
                 return feature
     return Value("int32")
+
+
+def _label_names(scores: VoGScores) -> Sequence[str]:
+    """Where the labels that were scored may stand: in the column that was configured, else under the usual names."""
+    configured = scores.manifest.get("config", {}).get("label_column")
+    return LABEL_NAMES if configured is None else (configured,)
 
 
 def _values(scores: VoGScores, name: str) -> Any:

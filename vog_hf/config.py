@@ -1,12 +1,20 @@
 """VoGConfig: every choice that changes a number, checked when it is made, to and from JSON."""
 
+import inspect
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from vog_hf.errors import ConfigError
 from vog_hf.targets import TARGETS, TASKS, Target, target_name
+
+logger = logging.getLogger(__name__)
+
+COLUMN_ENDINGS = ("", "_early", "_late", "_class_normalized", "_normalized", "_percentile")  # of each target's columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +91,7 @@ class VoGConfig:
     @property
     def column_names(self) -> tuple[str, ...]:
         """The column of each target's VoG: ``vog`` for the first, then ``vog_loss``, ``vog_<function name>``."""
-        return tuple(
-            "vog" if i == 0 else f"vog_{target_name(target).rpartition('.')[2]}"
-            for i, target in enumerate(self.targets)
-        )
+        return _column_names(self.target_names)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; callables stand as their qualified names."""
@@ -122,8 +127,7 @@ class VoGConfig:
         if self.label_column is not None and not isinstance(self.label_column, str):
             msg = f"label_column must be the name of a column or None, got {self.label_column!r}"
             raise ConfigError(msg)
-        endings = ("", "_early", "_late", "_class_normalized", "_normalized", "_percentile")
-        columns = [name + ending for name in self.column_names for ending in endings]
+        columns = [name + ending for name in self.column_names for ending in COLUMN_ENDINGS]
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             msg = (
@@ -133,8 +137,46 @@ class VoGConfig:
             raise ConfigError(msg)
 
 
+def target_of_column(column: str, target_names: Sequence[str]) -> str | None:
+    """The target whose VoG a column of scores holds; None for the columns that belong to none (label, loss and so on).
+
+    Example:
+        >>> target_of_column("vog_late", ["logit", "loss"]), target_of_column("vog_loss_percentile", ["logit", "loss"])
+        ('logit', 'loss')
+    """
+    named = zip(target_names, _column_names(target_names), strict=True)
+    return next((target for target, name in named if column in {name + ending for ending in COLUMN_ENDINGS}), None)
+
+
+def _column_names(target_names: Sequence[str]) -> tuple[str, ...]:
+    return tuple("vog" if i == 0 else f"vog_{name.rpartition('.')[2]}" for i, name in enumerate(target_names))
+
+
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)
         msg = f"{option} must be one of {listed}, got {value!r}"
         raise ConfigError(msg)
+
+
+def target_digest(target: Callable[..., Any]) -> str:
+    """What tells a callable target from an edited one: its code, defaults, closure, bound arguments and state.
+
+    Of other functions of one's own that it calls in an imported module only the names are told.
+    """
+    from datasets.fingerprint import Hasher
+
+    function: Any = target
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    try:
+        return str(Hasher.hash((target, code)))  # without the code, a function that can be imported is only its name
+    except Exception as error:  # noqa: BLE001 (whatever cannot be pickled)
+        logger.warning(
+            "target %s cannot be told from an edited one (%s): its scores are never taken up again",
+            target_name(target),
+            error,
+        )
+        return uuid4().hex

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sklearn.datasets import load_digits
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
@@ -58,6 +59,7 @@ def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> 
         report_to="wandb",
         run_name="vog-hf-demo",
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it is a warning
         seed=seed,
         disable_tqdm=not console.is_terminal,
     )
@@ -75,7 +77,8 @@ def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> 
     contact_sheet(scores, digits).save(output / "contact-sheet.png")
     print_findings(scores, console)
     console.print(
-        f"Everything is in [bold]{output}[/bold]: contact-sheet.png, scored.parquet, scored/, wandb/, trainer/"
+        f"Everything is in [bold]{escape(str(output))}[/bold]: "
+        "contact-sheet.png, scored.parquet, scored/, wandb/, trainer/"
     )
     return scores
 
@@ -141,7 +144,7 @@ def decile_table(scores: VoGScores) -> Table:
         "all": 1 - scores.column("correctness"),
     }
     ranked = ("vog", "vog_class_normalized", "loss")
-    table = Table(title="Training error by decile, of the last / over all snapshots")
+    table = Table(title="Error on these rows by decile, at the last snapshot / averaged over all")
     for heading in ("decile", *ranked):
         table.add_column(heading, justify="right")
     parts = {

@@ -85,6 +85,8 @@ class TrainingDynamics:
     is a correctness but no forgetting.
     """
 
+    _STREAMED = ("confidence_mean", "confidence_sum_sq_dev", "was_correct", "forgotten", "learned")
+
     def __init__(self) -> None:
         self.n_snapshots = 0
         self._sum: dict[str, Tensor] = {}
@@ -109,6 +111,26 @@ class TrainingDynamics:
         if "correct" in observation and "prediction" in observation:
             self._update_forgetting(observation["correct"] > 0)
         self.last = dict(observation)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `from_state` makes the same object of, but for the number of snapshots."""
+        state = {f"sum.{name}": values for name, values in self._sum.items()}
+        state |= {f"last.{name}": values for name, values in self.last.items()}
+        for name in self._STREAMED:
+            if (values := getattr(self, f"_{name}")) is not None:
+                state[name] = values
+        return state
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], n_snapshots: int) -> "TrainingDynamics":
+        """The object whose `state` this is, after so many snapshots."""
+        dynamics = cls()
+        dynamics.n_snapshots = n_snapshots
+        dynamics._sum = {name[4:]: values for name, values in state.items() if name.startswith("sum.")}
+        dynamics.last = {name[5:]: values for name, values in state.items() if name.startswith("last.")}
+        for name in cls._STREAMED:
+            setattr(dynamics, f"_{name}", state.get(name))
+        return dynamics
 
     def columns(self) -> dict[str, Tensor]:
         """The companions as of now, ``[examples]`` each; ``prediction`` is the last snapshot's."""

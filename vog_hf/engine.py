@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vog_hf.accumulate import BatchAccumulator, Windows
-from vog_hf.batches import Batch, BatchReader, preserved_rng
+from vog_hf.batches import Batch, BatchReader
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError, NonFiniteError
 from vog_hf.files import format_bytes
@@ -24,6 +25,7 @@ from vog_hf.gradients import (
     forward_from_leaf,
     model_device_and_dtype,
     placed,
+    preserved_rng,
     scoring_mode,
     target_gradients,
 )
@@ -174,11 +176,10 @@ def padding_difference(model: nn.Module, reader: BatchReader, plan: ScoringPlan,
         return float((together - single).norm() / single.norm().clamp(min=torch.finfo(single.dtype).tiny))
 
 
-def predictions(model: nn.Module, batch: Batch) -> Tensor:
+def predictions(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     """The predicted class of each row, ``[batch]``, of the model as it is."""
-    device, dtype = model_device_and_dtype(model)
     with torch.no_grad():
-        return find_logits(model(**placed(batch.inputs, device, dtype))).argmax(-1)
+        return find_logits(model(**inputs)).argmax(-1)
 
 
 def score_batch(
@@ -192,6 +193,27 @@ def score_batch(
     with torch.no_grad():
         logits = find_logits(forward.outputs).detach()
         return gradients, plan.task.observation(logits.to(plan.dtype), labels)
+
+
+def sliced(
+    inputs: dict[str, Any], labels: Tensor | None, rows: slice, n_rows: int
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Some rows of a batch of ``n_rows``: of what has a value per row; everything else is the same for all rows."""
+    if rows.start == 0 and rows.stop >= n_rows:
+        return inputs, labels
+    part = {
+        name: value[rows] if isinstance(value, Tensor) and value.shape[:1] == (n_rows,) else value
+        for name, value in inputs.items()
+    }
+    return part, None if labels is None else labels[rows]
+
+
+def joined(parts: Sequence[tuple[list[Tensor], dict[str, Tensor]]]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What `score_batch` would have given for all rows at once."""
+    if len(parts) == 1:
+        return parts[0]
+    gradients = [torch.cat(several) for several in zip(*(part for part, _ in parts), strict=True)]
+    return gradients, {name: torch.cat([observed[name] for _, observed in parts]) for name in parts[0][1]}
 
 
 def used_labels(plan: ScoringPlan, labels: Tensor | None, prediction: Tensor | None) -> Tensor | None:
@@ -226,6 +248,8 @@ def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, ro
     except ModelError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if should_reduce_batch_size(error):  # then fewer rows at a time are tried
+            raise
         shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
         msg = (
             f"the model's forward failed on rows {rows[0]}-{rows[-1]} with inputs {shapes}: {type(error).__name__}: "

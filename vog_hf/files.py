@@ -1,17 +1,21 @@
 """Files that are whole or absent: atomic writes, a folder's lock, free space."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
 from vog_hf.errors import OutputFolderError
+
+LOCK_PATIENCE = 6.0  # seconds; torch's workers look every 5 whether their parent lives
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -65,6 +69,12 @@ def read_json(path: Path) -> Any:
         raise OutputFolderError(msg) from error
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def free_bytes(folder: Path) -> int:
     """Free disk space where ``folder`` is or will be."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
@@ -86,6 +96,8 @@ def require_free(folder: Path, needed: int, purpose: str) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock (flock: gone with the process), so that two runs never write into one folder.
 
+    Waits `LOCK_PATIENCE` seconds: the reading workers of a killed run hold its lock until they notice.
+
     Raises:
         OutputFolderError: Another run holds it, or the folder cannot be written to.
     """
@@ -96,12 +108,21 @@ def locked(folder: Path) -> Iterator[None]:
         msg = f"cannot write to {folder} ({error.strerror}); choose another output_dir"
         raise OutputFolderError(msg) from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            msg = f"{folder} is in use by another run; wait for it or choose another output_dir"
-            raise OutputFolderError(msg) from error
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _try_lock(handle):
+            if time.monotonic() >= deadline:
+                msg = f"{folder} is in use by another run; wait for it or choose another output_dir"
+                raise OutputFolderError(msg)
+            time.sleep(0.1)
         yield
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def format_bytes(count: float) -> str:

@@ -2,12 +2,15 @@
 
 import functools
 import inspect
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,13 +27,15 @@ from vog_hf.targets import (
 )
 
 LABEL_NAMES = ("labels", "label", "label_ids")
+MASK_NAMES = ("attention_mask", "pixel_mask")
 
 
 def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None) -> Tensor:
     """Gradient of each row's target with respect to that row's input, ``[batch, *input]``.
 
-    In evaluation mode, outside autocast; weights, ``.grad``, ``requires_grad``, module modes, buffers and the model's
-    configuration are left as they were. Unit: target unit per unit of input; sign and direction as they are.
+    In evaluation mode, outside autocast; weights, ``.grad``, ``requires_grad``, module modes, buffers, the model's
+    configuration and all random states are left as they were. Unit: target unit per unit of input; sign and direction
+    as they are.
 
     Args:
         model: A transformers model, a timm model or any ``nn.Module`` whose output holds logits (see
@@ -57,7 +62,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
     inputs, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels
     device, dtype = model_device_and_dtype(model)
-    with scoring_mode(model):
+    with preserved_rng(), scoring_mode(model):
         inputs = placed(forward_inputs(model, inputs, labels), device, dtype)
         if isinstance(labels, Tensor):
             labels = placed({"labels": labels}, device, None)["labels"]
@@ -121,18 +126,29 @@ class InputLeaf:
             return len(shape) - 3
         return None
 
+    @property
+    def mask_name(self) -> str:
+        """Key of the mask that says which elements of this input are no padding."""
+        return "pixel_mask" if self.name.startswith("pixel") else "attention_mask"
+
     def element_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
         """Which elements of ``shape = [batch, *input']`` (after a channel mean) count; None = all of them."""
-        pixels = self.name.startswith("pixel")
-        mask = inputs.get("pixel_mask" if pixels else "attention_mask")
-        if isinstance(mask, Tensor) and tuple(mask.shape) == tuple(shape[: mask.dim()]):
-            return mask.bool()
-        if self.embedding is not None:
+        mask = self.padding_mask(inputs, shape)
+        if mask is None and self.embedding is not None:
             return torch.ones(tuple(shape[:2]), dtype=torch.bool, device=inputs[self.name].device)
-        if (
-            isinstance(mask, Tensor) and mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1])
-        ):  # [batch, mel bins, frames]
-            return mask.bool().unsqueeze(1).expand(tuple(shape))
+        return mask
+
+    def padding_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
+        """As `element_mask`, of a batch that says what is padding; None where it does not."""
+        mask, shape = inputs.get(self.mask_name), tuple(shape)
+        if not isinstance(mask, Tensor):
+            return None
+        if tuple(mask.shape) == shape[: mask.dim()]:
+            return mask.bool()
+        if mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1]):  # [batch, mel bins, frames]
+            return mask.bool().unsqueeze(1).expand(shape)
+        if mask.dim() == 3 and tuple(mask.shape) == (shape[0], *shape[2:]):  # [batch, channels, height, width]
+            return mask.bool().unsqueeze(1).expand(shape)
         return None
 
 
@@ -176,21 +192,31 @@ def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Modu
 
 
 def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> Forward:
-    """Run ``model(**inputs)`` with the leaf cut out of the graph, so that gradients stop there."""
+    """Run ``model(**inputs)`` with the leaf cut out of the graph, so that gradients stop there.
+
+    The model is fed a copy of the leaf: autograd forbids a model to change a leaf in place, as some do.
+
+    Raises:
+        ModelError: The leaf is not one tensor ``[batch, *input]`` that the model uses once.
+    """
     if leaf.embedding is None:
         x = inputs[leaf.name].detach().requires_grad_()
+        others = {name: value for name, value in inputs.items() if name != leaf.name}
         with _explained_autograd_errors():
-            return Forward(model(**{**inputs, leaf.name: x}), inputs, x)
+            return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
     caught: list[Tensor] = []
+    ids = inputs[leaf.name]
 
-    def cut(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        caught.append(output.detach().requires_grad_())
-        return caught[-1]
+    def cut(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        swapped = _has_tokens_first(ids, args, output)
+        caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
+        fed = caught[-1].clone()
+        return fed.transpose(0, 1) if swapped else fed
 
     handle = leaf.embedding.register_forward_hook(cut)
     try:
         with _explained_autograd_errors():
-            outputs = model(**inputs)
+            outputs = model(**copied(inputs))
     finally:
         handle.remove()
     if len(caught) != 1:
@@ -200,7 +226,32 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             "really used from get_input_embeddings()"
         )
         raise ModelError(msg)
+    if caught[0].shape[: ids.dim()] != ids.shape:
+        msg = (
+            f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {leaf.name!r} "
+            f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
+            "reorders its tokens itself. Pad them in the collator to the length that it wants (Longformer: "
+            "pad_to_multiple_of=config.attention_window), or pass a model of one text per row"
+        )
+        raise ModelError(msg)
     return Forward(outputs, inputs, caught[0])
+
+
+def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` with tensors of their own: a model that changes its input must not change the row."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _has_tokens_first(ids: Tensor, args: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
+    if ids.dim() != 2 or output.shape[:2] != ids.shape[::-1]:
+        return False
+    if ids.shape[0] != ids.shape[1]:
+        return True
+    given = args[0] if args else None  # as many rows as tokens: only what was embedded tells
+    if not isinstance(given, Tensor) or given.shape != ids.shape:
+        return False
+    return not torch.equal(given, ids) and torch.equal(given, ids.T)
 
 
 def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES) -> tuple[dict[str, Any], Any]:
@@ -276,10 +327,11 @@ def _signature(model_class: type[nn.Module]) -> tuple[str, ...]:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module under ``torch.compile`` and data-parallel wrappers: hooks on a compiled module are ignored."""
+    engine = getattr(sys.modules.get("deepspeed"), "DeepSpeedEngine", nn.DataParallel)  # never imported for this
     while True:
         if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
             model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, engine)):
             model = model.module
         else:
             return model
@@ -293,10 +345,26 @@ def model_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype 
 
 
 @contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Give back the random states of python, numpy and torch (all devices) as they were.
+
+    Some models draw numbers in evaluation mode, too: wav2vec2 of transformers 5.0 for its layer drop.
+    """
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
 def scoring_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without autocast or compilation, gradients on; on leaving, all is as before.
 
-    Modes are set and restored flag by flag, because ``train()`` and ``eval()`` of some modules do more than that.
+    Modes are set and restored flag by flag, because ``train()`` and ``eval()`` of some modules do more than that. What
+    modules keep of weights that they had before, or had meanwhile, is dropped (see `drop_caches`).
     """
     modules = list(model.modules())
     training = [module.training for module in modules]
@@ -304,10 +372,12 @@ def scoring_mode(model: nn.Module) -> Iterator[None]:
     patched = model.__dict__.get("forward")
     device, _ = model_device_and_dtype(model)
     with ExitStack() as stack:
+        stack.callback(drop_caches, model)
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         try:
+            drop_caches(model)
             for module, compiled_call in zip(modules, compiled, strict=True):
                 module.training = False
                 if compiled_call is not None:
@@ -322,6 +392,48 @@ def scoring_mode(model: nn.Module) -> Iterator[None]:
                     module.__dict__["_compiled_call_impl"] = compiled_call
             if patched is not None:
                 model.__dict__["forward"] = patched
+
+
+def drop_caches(model: nn.Module) -> None:
+    """Have modules forget what they computed of their weights: to be called when a model's weights have changed.
+
+    Some keep it in evaluation mode until ``train(True)`` is called: attention biases (LeViT, EfficientFormer, TinyViT),
+    norms of weights (DoRA). It is called on those only that have a ``train`` of their own and hold tensors beside
+    their weights; modes and ``requires_grad`` stay as they are.
+    """
+    keeping = [m for m in model.modules() if _acts_on_train(m) and any(map(_holds_tensors, m.modules()))]
+    if not keeping:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for module in keeping:
+            module.train(True)
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        for parameter, was_trainable in trainable:
+            parameter.requires_grad_(was_trainable)
+
+
+def _acts_on_train(module: nn.Module) -> bool:
+    """Whether ``train`` is the module's own: not torch's, nor the one that all transformers models share."""
+    home = getattr(type(module).train, "__module__", "")
+    return not home.startswith(("torch.", "transformers.modeling_utils"))
+
+
+def _holds_tensors(module: nn.Module) -> bool:
+    """Whether a module has tensors, or collections of them, that are neither parameters nor buffers."""
+    kept = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    return any(_has_tensor(value) for value in kept)
+
+
+def _has_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_tensor(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_has_tensor(item) for item in value)
+    return isinstance(value, Tensor)
 
 
 def _forward_before_accelerate(model: nn.Module) -> Callable[..., Any]:

@@ -1,8 +1,9 @@
 """LiveScoring: the moments of all rows in memory, updated at every snapshot while a model trains."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import BlockFolder, BlockPlan, batches
 from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
-from vog_hf.errors import ConfigError, MemoryBudgetError
+from vog_hf.errors import ConfigError, MemoryBudgetError, OutputFolderError
 from vog_hf.files import format_bytes
 from vog_hf.gradients import model_device_and_dtype
+from vog_hf.live_state import LiveBatch, load_batches, read_header, save_state
+from vog_hf.memory import free_memory
 from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.results import finish_folder, make_manifest, with_label
-from vog_hf.rows import identify_rows
+from vog_hf.rows import RowIdentity, identify_rows
 from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.scores import VoGScores
-from vog_hf.session import Session, free_memory
+from vog_hf.session import Session
 from vog_hf.snapshots import lend_weights
 
 
@@ -50,8 +53,7 @@ class LiveScoring:
         processes = session.processes
         mine = range(len(reader.dataset))[processes.process_index :: processes.num_processes]
         self._batches = batches(mine, session.batch_size)
-        self._accumulators: list[BatchAccumulator] = []
-        self._seen: list[Batch] = []  # rows and labels only
+        self._held: list[LiveBatch] = []
         self._snapshots: list[dict[str, Any]] = []
         if session.config.label == "predicted":
             msg = (
@@ -78,6 +80,62 @@ class LiveScoring:
         """Snapshots seen so far."""
         return len(self._snapshots)
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the snapshots seen so far."""
+        return [snapshot["step"] or 0 for snapshot in self._snapshots]
+
+    def save(self, folder: Path) -> None:
+        """Write everything seen so far to a folder of its own; durable when this returns.
+
+        Raises:
+            OutputFolderError: The disk is full or cannot be written to; the folder then does not count.
+        """
+        processes = self._session.processes
+        save_state(folder, processes, self._held, run_together(processes, "reading rows", self._header))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` wrote, on as many processes as there are now, bit by bit.
+
+        Raises:
+            OutputFolderError: The folder is not whole, or holds the moments of something else.
+        """
+        processes = self._session.processes
+        run_together(processes, "restoring the moments", lambda: self._restore(folder))
+
+    def _restore(self, folder: Path) -> None:
+        saved, own = read_header(folder), json.loads(json.dumps(self._header()))
+        differing = [name for name in own if name != "snapshots" and saved.get(name) != own[name]]
+        if differing:
+            msg = (
+                f"{folder} holds the moments of something else: {', '.join(differing)} differ; go on with the data, "
+                "configuration and schedule that training began with, or train anew"
+            )
+            raise OutputFolderError(msg)
+        self._snapshots = saved["snapshots"]
+        device = model_device_and_dtype(self._session.model)[0]
+        if self._snapshots:
+            self._held = load_batches(folder, self._session.processes, self._new_accumulator, self.n_snapshots, device)
+            self._batches = [batch.rows for batch in self._held]
+
+    def _new_accumulator(self) -> BatchAccumulator:
+        """As `ScoringPlan.accumulator`, without a mask: a restored one brings its own."""
+        config = self._session.config
+        return BatchAccumulator(
+            config.column_names,
+            self._windows,
+            channel_axis=self._plan.channel_axis,
+            mask=None,
+            heat_maps=config.heat_maps,
+        )
+
+    def _header(self) -> dict[str, Any]:
+        """What the moments are of, with the snapshots seen so far."""
+        return self._data_fingerprint | {
+            "snapshots": self._snapshots,
+            "planned snapshots": self._windows.n_snapshots,
+        }
+
     def update(self, name: str, step: int | None = None) -> None:
         """One pass over all rows with the model as it is now; the model is left as it was found."""
         session = self._session
@@ -87,7 +145,7 @@ class LiveScoring:
     def _update(self, name: str) -> None:
         session = self._session
         cast_up = session.config.dtype == "float32"
-        first = not self._accumulators
+        first = not self._snapshots
         with (
             session.model_in_use(),
             buffers_of_main(session.model, session.processes),
@@ -100,14 +158,13 @@ class LiveScoring:
                 accumulator = session.update(
                     self._plan,
                     batch,
-                    None if first else self._accumulators[i],
+                    None if first else self._held[i].accumulator,
                     prediction=None,
                     windows=self._windows,
                     snapshot=name,
                 )
                 if first:
-                    self._accumulators.append(accumulator)
-                    self._seen.append(Batch(batch.rows, {}, batch.labels))
+                    self._held.append(LiveBatch(batch.rows, batch.labels, accumulator))
                 bar.update(len(batch))
 
     def running(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -128,7 +185,8 @@ class LiveScoring:
             msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
             raise ConfigError(msg)
         folder, temporary = session.output_folder(output_dir)
-        identity = identify_rows(self._reader.dataset)
+        fingerprint = run_together(session.processes, "reading rows", self._header)
+        identity = self._identity
         n_rows = identity.n_rows
         in_one_block = BlockPlan(n_rows, session.processes.num_processes, session.batch_size, n_rows)
         manifest = make_manifest(session, self._plan, self._reader, identity)
@@ -139,22 +197,32 @@ class LiveScoring:
                 "moments of the windows early and late need to know the number in advance"
             )
         with session.folder_in_use(folder):
-            fingerprint = session.fingerprint(self._reader, identity, self._snapshots)
-            from_main(session.processes, f"preparing {folder}", partial(BlockFolder, folder, fingerprint, in_one_block))
-            blocks = BlockFolder(folder, fingerprint, in_one_block)
+            make = partial(BlockFolder, folder, fingerprint, in_one_block)
+            from_main(session.processes, f"preparing {folder}", make)
+            blocks = run_together(session.processes, f"opening {folder}", make)
             run_together(session.processes, "writing the moments", lambda: self._write(blocks))
             return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
 
+    @cached_property
+    def _identity(self) -> RowIdentity:
+        return identify_rows(self._reader.dataset)
+
+    @cached_property
+    def _data_fingerprint(self) -> dict[str, Any]:
+        return self._session.fingerprint(self._reader, self._identity, None)
+
     def _write(self, blocks: BlockFolder) -> None:
-        if self._seen:
+        if self._held:
             blocks.write(self._session.processes.process_index, 0, self._rows(), self._results())
 
     def _rows(self) -> npt.NDArray[np.int64]:
-        return np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in self._seen])
+        return np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in self._held])
 
     def _results(self) -> list[RowResults]:
-        pairs = zip(self._accumulators, self._seen, strict=True)
-        return [with_label(self._plan, accumulator.results(), batch) for accumulator, batch in pairs]
+        return [
+            with_label(self._plan, batch.accumulator.results(), Batch(batch.rows, {}, batch.labels))
+            for batch in self._held
+        ]
 
     def _check_all_labels(self) -> None:
         """The labels of the first batch, and those of all rows where they are a column."""

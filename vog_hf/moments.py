@@ -1,6 +1,6 @@
 """GradientMoments: the same number as `vog_hf.vog`, streamed one snapshot at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -56,6 +56,20 @@ class GradientMoments:
     def nbytes(examples: int, element_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
         """Bytes that an accumulator of this size holds."""
         return 2 * examples * int(torch.Size(element_shape).numel()) * dtype.itemsize
+
+    def state(self) -> dict[str, Tensor]:
+        """What `from_state` makes the same accumulator of; shares memory with it."""
+        state = {"count": self.count, "grad_mean": self.grad_mean, "sum_sq_dev": self.sum_sq_dev}
+        return state if self.mask is None else {**state, "mask": self.mask}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "GradientMoments":
+        """The accumulator whose `state` this is, on the device of its tensors."""
+        mean = state["grad_mean"]
+        moments = cls(0, mean.shape[1:], mean.dtype, device=mean.device)
+        moments.count, moments.grad_mean, moments.sum_sq_dev = state["count"].cpu(), mean, state["sum_sq_dev"]
+        moments.mask = state.get("mask")
+        return moments
 
     def update(self, rows: Rows, gradients: Tensor, mask: Tensor | None = None) -> None:
         """Add one snapshot's gradients of some examples.

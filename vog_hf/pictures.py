@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from vog_hf.config import target_of_column
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.scores import VoGScores
 
@@ -475,10 +476,8 @@ def _lettered(
             value = _number(row_values(scores, column, [int(row)])[0], signed=column.endswith("normalized"))
             write(x, y + layout.side + 4, names, color=_RED if differ else _INK, size=8.5)
             write(x, y + layout.side + 20, shortened(f"row {row}   {value}", width), color=_GREY, size=8)
-    facts = _provenance(scores)
-    if layout.twins:
-        facts += " · second picture: where the gradient changed most between snapshots (bright; smoothed)"
-    write(layout.margin, 46, shortened(facts, sheet.width // 7), color=_GREY, size=8.5)
+    subtitle = shortened(_subtitle(scores, column, layout), sheet.width // 7)
+    write(layout.margin, 46, subtitle, color=_GREY, size=8.5)
     return _drawn(canvas)
 
 
@@ -496,15 +495,21 @@ def _caption(scores: VoGScores, row: int, width: int) -> tuple[str, bool]:
     return f"{label} → {shortened(prediction, max(4, width - 3 - len(label)))}", True
 
 
-def _provenance(scores: VoGScores) -> str:
+def _subtitle(scores: VoGScores, column: str, layout: _Layout) -> str:
+    """What the column was computed from (of several targets, its own), and what the second pictures show."""
     parts = [f"{len(scores):,} rows"]
     if "snapshots" in scores.manifest:
         parts.append(f"{len(scores.manifest['snapshots'])} snapshots")
-    target = scores.manifest.get("config", {}).get("target")
+    targets = scores.manifest.get("config", {}).get("target", [])
+    target = target_of_column(column, targets)
     if target:
-        parts.append(f"target {shortened(', '.join(target), 40)}")
+        parts.append(f"target {shortened(target, 40)}")
     if has_classes(scores):
         parts.append("label → prediction where they differ")
+    if layout.twins:
+        # whatever the sheet is ranked by, the heat maps are the first target's
+        of = f" of the {shortened(targets[0], 40)}" if targets and target != targets[0] else ""
+        parts.append(f"second picture: where the gradient{of} changed most between snapshots (bright; smoothed)")
     return " · ".join(parts)
 
 

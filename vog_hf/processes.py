@@ -1,6 +1,7 @@
 """Processes that act as one: a failure on one of them ends the work on all, with that one's message."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 from accelerate import Accelerator, PartialState
@@ -53,15 +54,31 @@ def from_main(processes: Processes, what: str, work: Callable[[], T]) -> T:
     return shared[0]
 
 
+def gathered(processes: Processes, value: T) -> list[T]:
+    """The value of every process, by rank, on all of them."""
+    return [value] if processes.num_processes == 1 else gather_object([value])
+
+
 def same_everywhere(processes: Processes, what: str, value: Any) -> None:
     """Raise ProcessError, listing what each process holds, where a value is not the same on all of them."""
     if processes.num_processes == 1:
         return
     held = gather_object([value])
     if any(other != held[0] for other in held):
-        listed = "; ".join(f"process {rank}: {other!s:.200}" for rank, other in enumerate(held))
+        listed = "; ".join(f"process {rank}: {other!s:.200}" for rank, other in enumerate(_differing(held)))
         msg = f"every process must hold the same {what}, but {listed}; load the same data and files on each"
         raise ProcessError(msg)
+
+
+def _differing(held: list[Any]) -> list[Any]:
+    """Of mappings, and of lists of one length, only what is not the same in all of them."""
+    if all(isinstance(value, list) and len(value) == len(held[0]) for value in held):
+        held = [dict(enumerate(value)) for value in held]
+    if not all(isinstance(value, Mapping) for value in held):
+        return held
+    keys = [key for key in dict.fromkeys(chain(*held)) if any(value.get(key) != held[0].get(key) for value in held)]
+    parts = {key: _differing([value.get(key) for value in held]) for key in keys}
+    return [{key: part[rank] for key, part in parts.items()} for rank in range(len(held))]
 
 
 def _description(error: Exception) -> str:

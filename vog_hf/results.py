@@ -54,7 +54,7 @@ def finish_folder(
         if "vog_early" in columns:
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
-        save_table(folder.folder, columns, identity.row_hash)
+        save_table(folder.folder, columns, identity.row_hash, folder.ids())
         write_json(folder.folder / MANIFEST_NAME, manifest)
         folder.remove_blocks()
 

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "scores.parquet"
+SHARD_PATTERN = "scores-*-of-*.parquet"
+SHARD_ROWS = 500_000
 ROW_HASH = "row_hash"
+ROW_ID = "id"
 HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
 
 Array = npt.NDArray[Any]
@@ -42,6 +46,7 @@ class VoGScores:
         trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``.
         heat_maps: One map per row.
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
+        ids: ``[rows]`` names of the rows, beside their numbers.
 
     Example:
         >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {"target": "logit"})
@@ -57,6 +62,7 @@ class VoGScores:
         trajectories: Mapping[str, Array] | None = None,
         heat_maps: RaggedMaps | None = None,
         row_hash: npt.NDArray[np.uint64] | None = None,
+        ids: Array | None = None,
     ) -> None:
         lengths = {name: len(values) for name, values in columns.items()}
         if not columns or len(set(lengths.values())) > 1:
@@ -68,6 +74,7 @@ class VoGScores:
         self._heat_maps = heat_maps
         self._heat_map_start: Array | None = None
         self.row_hash = row_hash
+        self.ids = ids
         self.folder: Path | None = None
 
     def __len__(self) -> int:
@@ -134,8 +141,9 @@ class VoGScores:
         return self._heat_maps is not None
 
     def to_pandas(self) -> pd.DataFrame:
-        """All columns as a table with one line per row, the row's number first."""
-        return pd.DataFrame({"row": np.arange(len(self)), **self._columns})
+        """All columns as a table with one line per row, the row's number first, then its id where it has one."""
+        ids = {} if self.ids is None else {ROW_ID: self.ids}
+        return pd.DataFrame({"row": np.arange(len(self)), **ids, **self._columns})
 
     def save(self, folder: str | Path) -> None:
         """Write everything to a folder, which must be empty or not be there.
@@ -153,7 +161,7 @@ class VoGScores:
         if self._heat_maps is not None:
             for part, file in HEAT_MAP_FILES.items():
                 save_array(folder / file, getattr(self._heat_maps, part))
-        save_table(folder, self._columns, self.row_hash)
+        save_table(folder, self._columns, self.row_hash, self.ids)
         write_json(folder / MANIFEST_NAME, self.manifest)  # last: a folder with a manifest is whole
 
     @classmethod
@@ -164,25 +172,32 @@ class VoGScores:
             OutputFolderError: No finished scores are there, or another version wrote them.
         """
         folder = Path(folder)
-        if not (folder / MANIFEST_NAME).is_file() or not (folder / TABLE_NAME).is_file():
+        tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
+        if not (folder / MANIFEST_NAME).is_file() or not tables:
             msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
             raise OutputFolderError(msg)
         manifest = read_json(folder / MANIFEST_NAME)
         if manifest.get("format") != FORMAT:
             msg = f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; score again"
             raise OutputFolderError(msg)
-        table = pq.read_table(folder / TABLE_NAME)
-        columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("row", ROW_HASH)}
+        try:
+            table = pa.concat_tables(pq.read_table(path) for path in tables)
+        except (pa.ArrowException, OSError) as error:
+            msg = f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
+            raise OutputFolderError(msg) from error
+        values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
+        row_hash, ids = values.pop(ROW_HASH, None), values.pop(ROW_ID, None)
         heat_maps = None
         if (folder / HEAT_MAP_FILES["values"]).is_file():
             heat_maps = RaggedMaps(**{part: _memory_map(folder / file) for part, file in HEAT_MAP_FILES.items()})
         prefix = "trajectory-"
         scores = cls(
-            columns,
+            values,
             manifest,
             trajectories={p.stem.removeprefix(prefix): _memory_map(p) for p in sorted(folder.glob(f"{prefix}*.npy"))},
             heat_maps=heat_maps,
-            row_hash=table[ROW_HASH].to_numpy() if ROW_HASH in table.column_names else None,
+            row_hash=row_hash,
+            ids=ids,
         )
         scores.folder = folder
         return scores
@@ -193,11 +208,19 @@ class VoGScores:
         return self
 
 
-def save_table(folder: Path, columns: Mapping[str, Array], row_hash: npt.NDArray[np.uint64] | None) -> None:
-    """Write the table of `VoGScores` as parquet."""
+def save_table(
+    folder: Path, columns: Mapping[str, Array], row_hash: npt.NDArray[np.uint64] | None, ids: Any = None
+) -> None:
+    """Write the table of `VoGScores` as parquet: one file, or shards of `SHARD_ROWS` that `load_dataset` reads."""
     n_rows = len(next(iter(columns.values())))
-    table = {"row": np.arange(n_rows), **columns, **({} if row_hash is None else {ROW_HASH: row_hash})}
-    write_atomically(folder / TABLE_NAME, lambda path: pq.write_table(pa.table(table), path))
+    named = {} if ids is None else {ROW_ID: ids}
+    hashes = {} if row_hash is None else {ROW_HASH: row_hash}
+    table = pa.table({"row": np.arange(n_rows), **named, **columns, **hashes})
+    n_shards = max(1, -(-n_rows // SHARD_ROWS))
+    for shard in range(n_shards):
+        part = table.slice(shard * SHARD_ROWS, SHARD_ROWS)
+        name = TABLE_NAME if n_shards == 1 else f"scores-{shard:05d}-of-{n_shards:05d}.parquet"
+        write_atomically(folder / name, partial(pq.write_table, part))
 
 
 def save_array(path: Path, values: Array) -> None:

@@ -3,22 +3,22 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vog_hf.accumulate import BatchAccumulator, Windows
-from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader, preserved_rng
-from vog_hf.config import VoGConfig
-from vog_hf.engine import ScoringPlan, require_finite_rows, score_batch, used_labels
+from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader
+from vog_hf.config import VoGConfig, target_digest
+from vog_hf.engine import ScoringPlan, joined, predictions, require_finite_rows, score_batch, sliced, used_labels
 from vog_hf.files import locked
-from vog_hf.gradients import model_device_and_dtype, placed, scoring_mode
+from vog_hf.gradients import model_device_and_dtype, placed, preserved_rng, scoring_mode
+from vog_hf.memory import RowsAtATime
 from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT
@@ -34,6 +34,7 @@ class Session:
     processes: Processes
     batch_size: int
     progress: bool
+    rows_at_a_time: RowsAtATime = field(default_factory=RowsAtATime)
 
     @contextmanager
     def model_in_use(self) -> Iterator[None]:
@@ -58,8 +59,8 @@ class Session:
             run_together(self.processes, f"locking {folder}", lambda: stack.enter_context(lock))
             yield
 
-    def progress_bar(self, total: int) -> Any:
-        """A bar that counts rows times snapshots; on the main process, where there is a terminal."""
+    def progress_bar(self, total: int | None) -> Any:
+        """A bar that counts rows times snapshots (of how many, if known); on the main process, on a terminal."""
         shown = self.progress and self.processes.is_main_process
         return tqdm(total=total, unit="row", desc="VoG", disable=None if shown else True)
 
@@ -81,7 +82,11 @@ class Session:
         device, dtype = model_device_and_dtype(self.model)
         inputs = placed(batch.inputs, device, dtype)
         given = None if batch.labels is None else batch.labels.to(device)
-        gradients, observation = score_batch(self.model, plan, inputs, used_labels(plan, given, prediction))
+        labels = used_labels(plan, given, prediction)
+        parts = self.rows_at_a_time.run(
+            len(batch), lambda rows: score_batch(self.model, plan, *sliced(inputs, labels, rows, len(batch)))
+        )
+        gradients, observation = joined(parts)
         if accumulator is None:
             accumulator = plan.accumulator(inputs, windows)
         running = accumulator.update(gradients, observation)
@@ -89,28 +94,35 @@ class Session:
             require_finite_rows(values, batch.rows, snapshot, target)
         return accumulator
 
+    def predictions(self, batch: Batch) -> Tensor:
+        """The predicted class of each row, ``[batch]``, of the model as it is now."""
+        inputs = placed(batch.inputs, *model_device_and_dtype(self.model))
+        parts = self.rows_at_a_time.run(
+            len(batch), lambda rows: predictions(self.model, sliced(inputs, None, rows, len(batch))[0])
+        )
+        return torch.cat(parts)
+
     def fingerprint(self, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
         """What the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
         with preserved_rng():
             batch = next(reader.read([range(min(len(reader.dataset), TRANSFORM_CHECK_ROWS))]))
-        digest = hashlib.sha256()
-        for name, value in sorted(batch.inputs.items()):
-            if isinstance(value, Tensor):
-                digest.update(f"{name} {tensor_digest(value)} ".encode())
-        if batch.labels is not None:
-            digest.update(tensor_digest(batch.labels).encode())
         return {
             "format": FORMAT,
             "config": self.config.to_dict(),
+            "targets": [target_digest(target) for target in self.config.targets if callable(target)],
             "rows": identity.n_rows,
             "data": identity.columns,
-            "first batch": digest.hexdigest(),
+            "first batch": batch_digest(batch),
             "snapshots": snapshots,
         }
 
 
-def free_memory(device: torch.device) -> int:
-    """Free bytes of the device that scores are computed on."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+def batch_digest(batch: Batch) -> str:
+    """SHA-256 of a batch's tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(batch.inputs.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {tensor_digest(value)} ".encode())
+    if batch.labels is not None:
+        digest.update(tensor_digest(batch.labels).encode())
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ Target = str | TargetFunction
 
 TARGETS = ("logit", "probability", "loss")
 IGNORED_TOKEN = -100
+CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
 
 
 class Task:
@@ -340,11 +341,19 @@ def base_model(model: nn.Module) -> nn.Module:
 
 
 def _is_causal(model: nn.Module) -> bool:
-    """Whether position i - 1 predicts label i: known by the name of the head, or of the model under an adapter."""
+    """Whether position i - 1 predicts label i: known by the name of the head, or of the model under an adapter.
+
+    ``...ForConditionalGeneration`` is an encoder-decoder (T5, Whisper), or else a decoder of text that is also given
+    images or sounds (Llava, Qwen-VL, Gemma 3).
+    """
     inner = base_model(model)
-    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+    config = getattr(inner, "config", None)
+    if any(getattr(c, "is_encoder_decoder", False) for c in (config, getattr(config, "text_config", None))):
         return False
-    return any("CausalLM" in cls.__name__ or "LMHeadModel" in cls.__name__ for cls in type(inner).__mro__)
+    if getattr(inner, "loss_type", None) in CAUSAL_LOSSES:
+        return True
+    names = [cls.__name__ for cls in type(inner).__mro__]
+    return any("CausalLM" in n or "LMHeadModel" in n or n.endswith("ForConditionalGeneration") for n in names)
 
 
 def _required(labels: Tensor | None, task: str) -> Tensor:

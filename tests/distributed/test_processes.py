@@ -1,0 +1,74 @@
+"""The same program on one, two and three processes gives the same scores, written once."""
+
+import json
+import re
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from launch import launched
+from scorings import SCORINGS, assert_bit_equal, everything
+
+from vog_hf.scores import VoGScores
+
+COUNTS = (1, 2, 3)
+BLOCK = re.compile(r"blocks/\.?process-(\d{5})-of-\d{5}-block-\d{6}\.safetensors(\.\d+\.tmp)?")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder for each number of processes, with every scoring in it; all run at the same time."""
+    made = {n: tmp_path_factory.mktemp(f"on-{n}") for n in COUNTS}
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(launched("score_rows.py", made[n], n, processes=None if n == 1 else n)) for n in COUNTS
+        ]
+        for launch in started:
+            launch.succeed()
+            assert launch.alive() == []
+    return made
+
+
+@pytest.mark.parametrize("n_processes", COUNTS[1:])
+@pytest.mark.parametrize("scoring", SCORINGS, ids=lambda scoring: scoring.name)
+def test_scores_do_not_depend_on_the_number_of_processes(folders, scoring, n_processes):
+    """Every column, trajectory and heat map is that of one process: to 1e-6, and bit for bit where batches agree."""
+    expected = VoGScores.load(folders[1] / scoring.name)
+    scores = VoGScores.load(folders[n_processes] / scoring.name)
+    assert (expected.column("vog") > 0).all()
+    if scoring.same_batches:
+        assert_bit_equal(scores, expected)
+        return
+    got, wanted = everything(scores), everything(expected)
+    assert list(got) == list(wanted)
+    for name, values in wanted.items():
+        assert got[name].shape == values.shape
+        if np.issubdtype(values.dtype, np.integer):
+            np.testing.assert_array_equal(got[name], values, err_msg=name)
+        else:  # maps are kept in float16
+            tolerance = 1e-3 if name.startswith("heat map") else 1e-6
+            np.testing.assert_allclose(got[name], values, rtol=tolerance, atol=tolerance * np.abs(values).max())
+
+
+@pytest.mark.parametrize("n_processes", COUNTS)
+def test_only_the_main_process_writes_but_for_blocks(folders, n_processes):
+    """The others open, rename and remove nothing in the folder but the blocks of their own rows."""
+    folder = folders[n_processes]
+    for rank in range(n_processes):
+        written = json.loads((folder / f"written-by-{rank}.json").read_text())
+        blocks = [match for path in written if (match := BLOCK.search(path))]
+        assert len(blocks) > len(SCORINGS) // 2
+        assert {int(match[1]) for match in blocks} == {rank}
+        others = [path for path in written if not BLOCK.search(path)]
+        assert len(others) > 9 * len(SCORINGS) if rank == 0 else others == []
+
+
+@pytest.mark.parametrize("n_processes", COUNTS)
+def test_a_finished_folder_holds_the_scores_and_nothing_else(folders, n_processes):
+    """No block, no temporary file."""
+    for scoring in SCORINGS:
+        names = {path.name for path in (folders[n_processes] / scoring.name).iterdir()}
+        scores = VoGScores.load(folders[n_processes] / scoring.name)
+        trajectories = {f"trajectory-{name}.npy" for name in scores.trajectory_names}
+        maps = {f"heat-map-{part}.npy" for part in ("values", "shapes", "scale")}
+        assert names == {".lock", "plan.json", "manifest.json", "scores.parquet"} | trajectories | maps

@@ -1,0 +1,84 @@
+import logging
+
+import models
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from vog_hf.config import VoGConfig
+from vog_hf.errors import MemoryBudgetError
+from vog_hf.memory import RowsAtATime
+from vog_hf.scorer import VoGScorer
+
+FULL = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+class Small(nn.Module):
+    """A model on a device that holds so many rows at a time."""
+
+    def __init__(self, model, holds):
+        super().__init__()
+        self.model, self.holds, self.sizes = model, holds, []
+
+    def forward(self, pixel_values):
+        self.sizes.append(len(pixel_values))
+        if len(pixel_values) > self.holds:
+            raise RuntimeError(FULL)
+        return self.model(pixel_values)
+
+
+def scored(holds, **options):
+    """The scores of 53 images in batches of 20, and the sizes of the forward passes."""
+    case = models.conv_net()
+    rows = [
+        {**row, "labels": i % models.CLASSES}
+        for i, row in enumerate(models._float_rows("pixel_values", (3, 8, 8), seed=3, n=53))
+    ]
+    model = Small(case.model, holds)
+    states = models.perturbed_states(model, 4)
+    named = [(f"epoch-{k}", state) for k, state in enumerate(states)]
+    scores = VoGScorer(model, batch_size=20, **options).score(rows, named, collate_fn=models.collate)
+    return scores, model.sizes
+
+
+@pytest.mark.parametrize("label", ["given", "predicted"])
+def test_out_of_memory_halves_the_batch_and_changes_no_score(label, caplog):
+    """With room for 7 rows, batches are computed in parts of 4; the log says so, and with room it says nothing."""
+    config = VoGConfig(target=("logit", "loss"), label=label)
+    expected, sizes = scored(64, config=config)
+    assert max(sizes) == 32  # of the dry run
+    assert "out of memory" not in caplog.text
+    with caplog.at_level(logging.WARNING, logger="vog_hf"):
+        scores, sizes = scored(7, config=config)
+    assert scores.column_names == expected.column_names
+    for name in expected.column_names:
+        assert_close(
+            torch.tensor(scores.column(name)), torch.tensor(expected.column(name)), rtol=1e-5, atol=1e-6, msg=name
+        )
+    np.testing.assert_array_equal(scores.trajectory("prediction"), expected.trajectory("prediction"))
+    tried = [size for size in sizes if size > 7]
+    assert tried == [32, 16, 8]  # once, at the start, for the whole run
+    assert "out of memory with 8 rows at a time, going on with 4" in caplog.text
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error(caplog):
+    """When halving has come to one row and it does not fit, the error says so; one row that fits is scored."""
+    with pytest.raises(MemoryBudgetError, match="a single row does not fit into memory"):
+        scored(0)
+    scores, _ = scored(1)
+    assert len(scores) == 53
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    """Only an allocator's message halves the batch."""
+    at_a_time = RowsAtATime()
+
+    def fails(rows):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        at_a_time.run(8, fails)
+    assert at_a_time.limit is None
+    assert at_a_time.run(8, lambda rows: rows) == [slice(0, 8)]

@@ -1,0 +1,174 @@
+import datasets
+import models
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset
+from test_live_state import assert_identical
+
+from vog_hf.config import VoGConfig
+from vog_hf.errors import ConfigError, DataError, OutputFolderError
+from vog_hf.replay import Replay
+from vog_hf.scorer import VoGScorer
+from vog_hf.scores import VoGScores
+
+N = 53
+CASE = models.conv_net()
+ROWS = [
+    {"image": row["image"].tolist(), "labels": i % models.CLASSES, "name": f"row {i:02d} ü"}
+    for i, row in enumerate(models._float_rows("image", (3, 8, 8), seed=7, n=N))
+]
+FEATURES = Features(
+    {"image": datasets.Array3D((3, 8, 8), "float32"), "labels": Value("int64"), "name": Value("string")}
+)
+STATES = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(CASE.model, 4))]
+BLOCK = 14  # rows
+
+
+class Rows(torch.utils.data.IterableDataset):
+    """A torch stream that counts what is read of it."""
+
+    def __init__(self, rows=None, fails_at=None):
+        self.rows, self.fails_at, self.read = ROWS if rows is None else rows, fails_at, 0
+
+    def __iter__(self):
+        for i, row in enumerate(self.rows):
+            if i == self.fails_at:
+                raise ConnectionError("the stream broke off")
+            self.read += 1
+            yield row
+
+
+def hugging_face_stream(n_shards=3):
+    """A streaming data set of `datasets`, in several shards."""
+    return Dataset.from_list(ROWS, features=FEATURES).to_iterable_dataset(num_shards=n_shards)
+
+
+def collate(rows):
+    """Images and labels as tensors; names stay out."""
+    return {
+        "image": torch.tensor(np.array([row["image"] for row in rows]), dtype=torch.float32),
+        "labels": torch.tensor([row["labels"] for row in rows]),
+    }
+
+
+def score(dataset, folder=None, **options):
+    """Scores of a stream or data set in blocks of 14 rows, batches of 7."""
+    plan = {"batch_size": 7, "memory_budget": BLOCK * (3 * 8 * 8 * 4 + 2 * 2 * 8 * 8 * 4), "progress": False}
+    config = options.pop("config", None)
+    scorer = VoGScorer(CASE.model, config=config, **{**plan, **options.pop("scorer", {})})
+    return scorer.score(dataset, STATES, collate_fn=collate, output_dir=folder, **options)
+
+
+@pytest.mark.parametrize("label", ["given", "predicted"])
+@pytest.mark.parametrize("stream", [Rows, hugging_face_stream, lambda: hugging_face_stream(1)])
+def test_a_stream_scores_what_its_rows_score(stream, label):
+    """Columns, trajectories and maps are those of the same rows in a map-style data set, bit by bit."""
+    config = VoGConfig(target=("logit", "loss"), label=label)
+    expected = score(ROWS, config=config)
+    scores = score(stream(), config=config)
+    assert len(scores) == N
+    assert_identical(scores, expected)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 14, 28, 29])
+def test_a_stream_may_end_anywhere(n_rows):
+    """In the first block, at the end of a block, or one row behind it."""
+    assert_identical(score(Rows(ROWS[:n_rows])), score(ROWS[:n_rows]))
+
+
+def test_a_stream_is_read_once(tmp_path):
+    """Beside the rows of the dry run, every row is read once, and a finished folder needs none but the first."""
+    stream = Rows()
+    score(stream, tmp_path / "scores")
+    in_dry_run = stream.read - N
+    assert in_dry_run <= 5 * 32
+    stream.read = 0
+    score(stream, tmp_path / "scores")
+    assert stream.read <= in_dry_run
+
+
+def test_the_shards_are_parquet_that_load_dataset_reads(tmp_path, monkeypatch):
+    """The table comes in shards with row and id, and `VoGScores.load` reads them as one."""
+    monkeypatch.setattr("vog_hf.scores.SHARD_ROWS", 20)
+    scores = score(Rows(), tmp_path / "scores", id_column="name")
+    assert sorted(path.name for path in (tmp_path / "scores").glob("*.parquet")) == [
+        f"scores-{shard:05d}-of-00003.parquet" for shard in range(3)
+    ]
+    loaded = load_dataset(
+        "parquet", data_files=str(tmp_path / "scores" / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded["row"][:] == list(range(N))
+    assert loaded["id"][:] == [row["name"] for row in ROWS]
+    np.testing.assert_array_equal(np.array(loaded["vog"][:], dtype=np.float32), scores.column("vog"))
+    again = VoGScores.load(tmp_path / "scores")
+    assert_identical(again, scores)
+    assert again.ids.tolist() == scores.ids.tolist() == [row["name"] for row in ROWS]
+    assert again.to_pandas()["id"].tolist() == scores.ids.tolist()
+
+
+def test_ids_may_be_numbers_and_are_saved_again(tmp_path):
+    """Whatever names the rows comes back as it was; without id_column there are no ids."""
+    rows = [{**row, "key": 10**12 + 3 * i} for i, row in enumerate(ROWS)]
+    scores = score(Rows(rows), id_column="key")
+    scores.save(tmp_path / "copy")
+    assert VoGScores.load(tmp_path / "copy").ids.tolist() == [row["key"] for row in rows]
+    assert score(Rows(rows)).ids is None
+
+
+@pytest.mark.parametrize("stream", [Rows, hugging_face_stream])
+def test_an_interrupted_stream_goes_on_after_its_last_block(stream, tmp_path, monkeypatch):
+    """Finished blocks are not scored again, and the scores are bit-equal."""
+    whole = score(stream(), tmp_path / "whole", id_column="name")
+    with pytest.raises(ConnectionError, match="broke off"):
+        score(Rows(fails_at=33), tmp_path / "scores", id_column="name")
+    finish, numbers = Replay.finish_block, []
+    monkeypatch.setattr(Replay, "finish_block", lambda self, n, *rest: (numbers.append(n), finish(self, n, *rest)))
+    scores = score(stream(), tmp_path / "scores", id_column="name")
+    assert numbers == [2, 3]
+    assert_identical(scores, whole)
+    assert scores.ids.tolist() == whole.ids.tolist()
+
+
+def test_a_stream_in_another_order_is_not_mixed_in(tmp_path):
+    """Rows that differ in the first batch, or in the last finished block, are refused; the same rows go on."""
+    with pytest.raises(ConnectionError):
+        score(Rows(fails_at=47), tmp_path / "scores")
+    swapped = [*ROWS[:32], ROWS[33], ROWS[32], *ROWS[34:]]
+    with pytest.raises(OutputFolderError, match=r"other rows from row 28 on than when .* was begun"):
+        score(Rows(swapped), tmp_path / "scores")
+    with pytest.raises(OutputFolderError, match=r"other rows from row 28 on than when .* was begun"):
+        score(Rows(ROWS[:32]), tmp_path / "scores")
+    with pytest.raises(OutputFolderError, match="first batch differ"):
+        score(Rows(ROWS[1:]), tmp_path / "scores")
+    assert len(score(Rows(), tmp_path / "scores")) == N
+
+
+def test_a_random_transform_is_found_in_a_stream():
+    """Two readings under different random states must agree; a transform without chance is accepted."""
+
+    def noisy(row):
+        return {"image": (np.array(row["image"]) + np.random.rand()).astype(np.float32)}
+
+    def scaled(row):
+        return {"image": (np.array(row["image"]) * 2).astype(np.float32)}
+
+    with pytest.raises(DataError, match="differs between two readings"):
+        score(hugging_face_stream().map(noisy))
+    assert len(score(hugging_face_stream().map(scaled))) == N
+
+
+def test_an_empty_stream_and_a_missing_id_are_refused():
+    """Before any work: an empty stream, rows without the id column, ids for rows that have numbers."""
+    with pytest.raises(DataError, match="the stream is empty"):
+        score(Rows([]))
+    with pytest.raises(DataError, match=r"id_column 'uid' is not a key of the stream's rows .*'name'"):
+        score(Rows(), id_column="uid")
+    with pytest.raises(ConfigError, match="id_column names the rows of a stream"):
+        score(ROWS, id_column="name")
+
+
+def test_a_generator_stream_of_datasets_is_scored():
+    """IterableDataset.from_generator is iterated anew for each pass."""
+    stream = IterableDataset.from_generator(lambda: iter(ROWS), features=FEATURES)
+    assert_identical(score(stream), score(ROWS))

@@ -1,0 +1,35 @@
+"""Snapshots: the weights that change as safetensors files, found again and lent to a model.
+
+`tensors` names and digests what a model holds, and `gathering` makes it whole where it is sharded; `writer` stores it;
+`source` finds what was stored, here or by others, and `hub` fetches it; `adapters` knows what PEFT stores; `records` is
+what was found; `lending` puts it into a model for a while.
+"""
+
+from vog_hf.snapshots.gathering import FullTensor, full_tensors, is_sharded, require_whole
+from vog_hf.snapshots.hub import from_hub
+from vog_hf.snapshots.lending import LentWeights, lend_weights
+from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, read_index
+from vog_hf.snapshots.source import SnapshotSource, open_folder, open_snapshots
+from vog_hf.snapshots.tensors import aliases, model_tensors, tensor_digest
+from vog_hf.snapshots.writer import SnapshotWriter
+
+__all__ = [
+    "INDEX_NAME",
+    "FullTensor",
+    "LentWeights",
+    "Snapshot",
+    "SnapshotSet",
+    "SnapshotSource",
+    "SnapshotWriter",
+    "aliases",
+    "from_hub",
+    "full_tensors",
+    "is_sharded",
+    "lend_weights",
+    "model_tensors",
+    "open_folder",
+    "open_snapshots",
+    "read_index",
+    "require_whole",
+    "tensor_digest",
+]

@@ -1,0 +1,145 @@
+"""The tensors of a model in full, also where each process holds a part: FSDP, tensor parallelism, DeepSpeed ZeRO-3."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from vog_hf.errors import ModelError
+from vog_hf.gradients import unwrap
+from vog_hf.snapshots.tensors import model_tensors
+
+# Modules that wrap another one and show in the names below them.
+WRAPPER_NAMES = frozenset({"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
+
+
+@dataclass(frozen=True)
+class FullTensor:
+    """What a model's tensor is in full, and a way to get it.
+
+    ``gather`` must be called by every process or by none, before the next tensor is asked for; its value holds no
+    gradient, and of an unsharded model it is the model's own memory.
+    """
+
+    name: str
+    shape: torch.Size
+    dtype: torch.dtype
+    is_parameter: bool
+    requires_grad: bool
+    gather: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in full."""
+        return self.shape.numel() * self.dtype.itemsize
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this process holds only parts of the parameters: FSDP (1 and 2), DTensors, or DeepSpeed ZeRO-3."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False  # none of these can be without processes, and asking them is a slow import
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in model.modules()) or any(
+        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters()
+    )
+
+
+def require_whole(model: nn.Module) -> None:
+    """Raise ModelError where a model is sharded and therefore cannot be scored."""
+    if is_sharded(model):
+        msg = (
+            f"{type(model).__name__} is sharded (FSDP or ZeRO-3): each process holds a part of its weights, and "
+            "scoring needs them whole; score an unsharded model of the same architecture from the stored snapshots"
+        )
+        raise ModelError(msg)
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of them."""
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+def full_tensors(model: nn.Module) -> Iterator[FullTensor]:
+    """Parameters and persistent buffers of a model, sharded or not, by the names they have in the unsharded model.
+
+    Of a sharded model every process must go through all of them. No more is held in full at a time than one tensor
+    (FSDP 1: what one wrapper holds).
+    """
+    model = unwrap(model)
+    if not is_sharded(model):
+        yield from (_described(name, tensor, tensor.detach) for name, tensor in model_tensors(model).items())
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        yield from _summoned(model)
+        return
+    for name, tensor in model_tensors(model).items():
+        yield _described(name, tensor, partial(_gathered, tensor))
+
+
+def unwrapped_name(name: str) -> str:
+    """A name as it is without the wrappers around modules."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPER_NAMES)
+
+
+def _described(name: str, tensor: Tensor, gather: Callable[[], Tensor]) -> FullTensor:
+    shape = getattr(tensor, "ds_shape", tensor.shape)  # ZeRO-3 leaves an empty tensor in the parameter's place
+    return FullTensor(
+        name, torch.Size(shape), tensor.dtype, isinstance(tensor, nn.Parameter), tensor.requires_grad, gather
+    )
+
+
+@torch.no_grad()
+def _gathered(tensor: Tensor) -> Tensor:
+    """All of a DTensor or a ZeRO-3 parameter; a collective."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        where = tensor.device_mesh.device_type
+        on_mesh: Any = tensor if tensor.device.type == where else tensor.to(where)  # FSDP2's CPU offload
+        return on_mesh.full_tensor().detach()
+    if hasattr(tensor, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor.detach()
+
+
+def _summoned(model: nn.Module) -> Iterator[FullTensor]:
+    """The tensors of a model with FSDP 1 wrappers, wrapper by wrapper; the outermost first, as its set-up demands."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    units = [(name, unit) for name, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)]
+    if not isinstance(model, FullyShardedDataParallel):
+        yield from _own_tensors("", model)
+    for prefix, unit in units:
+        with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
+            yield from _own_tensors(prefix, unit)
+
+
+def _own_tensors(prefix: str, unit: nn.Module) -> Iterator[FullTensor]:
+    """The tensors of a module without those in FSDP 1 wrappers further down; each once."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    inner = [name for name, m in unit.named_modules() if name and isinstance(m, FullyShardedDataParallel)]
+    seen: set[int] = set()
+    for path, module in unit.named_modules():
+        if any(f"{path}.".startswith(f"{name}.") for name in inner):
+            continue
+        persistent = {
+            name: buffer
+            for name, buffer in module.named_buffers(recurse=False)
+            if name not in module._non_persistent_buffers_set  # noqa: SLF001 (state_dict() would gather everything)
+        }
+        for name, tensor in {**dict(module.named_parameters(recurse=False)), **persistent}.items():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                full_name = unwrapped_name(".".join(filter(None, (prefix, path, name))))
+                yield _described(full_name, tensor, tensor.detach().clone)  # its memory is freed when the wrapper shuts

@@ -1,0 +1,119 @@
+"""Snapshots on the Hugging Face Hub: revisions of a model brought to local folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vog_hf.errors import ConfigError, SnapshotError
+from vog_hf.snapshots.source import weight_files
+
+PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def from_hub(
+    repo_id: str, revisions: Sequence[str], *, token: str | None = None, cache_dir: str | Path | None = None
+) -> list[Path]:
+    """Local folders with the weights of a model at some revisions, in the order given; pass them to `VoGScorer.score`.
+
+    Only safetensors and configs at the top of the repository are fetched, into the cache of `huggingface_hub`; what is
+    there already is not fetched again and needs no network.
+
+    Args:
+        repo_id: ``"user/model"``.
+        revisions: Branches, tags or commits, in the order of training.
+        token: For private repositories; default: the one that ``hf auth login`` stored.
+        cache_dir: Default: the cache of `huggingface_hub`.
+
+    Raises:
+        ConfigError: ``revisions`` is a single name.
+        SnapshotError: A revision that does not exist, holds no safetensors, is the same commit as another, or cannot
+            be reached.
+
+    Example:
+        >>> folders = from_hub("user/model", ["epoch-1", "epoch-2", "epoch-3"])  # doctest: +SKIP
+        >>> scores = VoGScorer(model).score(dataset, folders)  # doctest: +SKIP
+    """
+    if isinstance(revisions, str):
+        msg = f"revisions must be a list of branches, tags or commits, got {revisions!r}; pass [{revisions!r}, ...]"
+        raise ConfigError(msg)
+    folders: dict[Path, str] = {}
+    for revision in revisions:
+        folder = _downloaded(repo_id, revision, token, cache_dir)
+        if folder in folders:
+            msg = f"{repo_id}: {folders[folder]!r} and {revision!r} are the same commit; name each snapshot once"
+            raise SnapshotError(msg)
+        _require_weights(folder, repo_id, revision, token)
+        folders[folder] = revision
+    return list(folders)
+
+
+def _downloaded(repo_id: str, revision: str, token: str | None, cache_dir: str | Path | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                allow_patterns=list(PATTERNS),
+                ignore_patterns=["*/*"],
+            )
+        )
+    except RevisionNotFoundError as error:
+        msg = f"{repo_id} has no revision {revision!r}; pass branches, tags or commits that it has"
+        raise SnapshotError(msg) from error
+    except RepositoryNotFoundError as error:
+        msg = (
+            f"there is no model {repo_id!r} on the Hub, or it is private or gated; check its name, or pass a token "
+            "that may read it"
+        )
+        raise SnapshotError(msg) from error
+    except LocalEntryNotFoundError as error:
+        msg = (
+            f"the Hub cannot be reached, and {repo_id} at {revision!r} is not (or not wholly) in the local cache; go "
+            f"online (HF_HUB_OFFLINE=0) and try again ({_first_line(error)})"
+        )
+        raise SnapshotError(msg) from error
+    except HfHubHTTPError as error:
+        msg = f"{repo_id} at {revision!r} cannot be fetched: {_first_line(error)}; try again, what has arrived is kept"
+        raise SnapshotError(msg) from error
+
+
+def _require_weights(folder: Path, repo_id: str, revision: str, token: str | None) -> None:
+    try:
+        files = weight_files(folder)
+    except SnapshotError as error:
+        pickled = [name for name in _files_on_hub(repo_id, revision, token) if name.endswith(PICKLED)]
+        msg = f"{repo_id} at {revision!r} holds no model.safetensors (nor a sharded one, nor an adapter)"
+        if pickled:
+            msg = (
+                f"{msg} but {pickled[0]!r}, and pickled weights are not read because unpickling runs code; load the "
+                "model once where you trust the file and save it with model.save_pretrained(folder)"
+            )
+        raise SnapshotError(msg) from error
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        msg = f"{repo_id} at {revision!r} lacks {missing[0]!r}, which its index names; complete the upload or the cache"
+        raise SnapshotError(msg)
+
+
+def _files_on_hub(repo_id: str, revision: str, token: str | None) -> list[str]:
+    """Names of all files of a revision; none where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return sorted(HfApi(token=token).list_repo_files(repo_id, revision=revision))
+    except OSError:  # every error of the client and of the network is one
+        return []
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

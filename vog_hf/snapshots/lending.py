@@ -1,0 +1,108 @@
+"""Snapshots lent to a model, which gets its own tensors back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vog_hf.errors import SnapshotError
+from vog_hf.snapshots.adapters import adapter_names
+from vog_hf.snapshots.gathering import require_whole
+from vog_hf.snapshots.records import Snapshot
+from vog_hf.snapshots.tensors import aliases, model_tensors
+
+
+class LentWeights:
+    """Puts snapshots into a model for a while; the model gets its own tensors back from `lend_weights`."""
+
+    def __init__(self, model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool) -> None:
+        self._model = model
+        self._tensors = model_tensors(model)
+        self._aliases = aliases(model)
+        self._stored = set(self._tensors) - set(frozen)
+        if cast_up:
+            for tensor in (*self._tensors.values(), *model.buffers()):
+                if _is_small_float(tensor):
+                    tensor.data = tensor.data.float()
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Let the model hold a snapshot's weights; an adapter's snapshot leaves the tensors under it as they are.
+
+        Raises:
+            SnapshotError: Names or shapes that are not the model's, tensors missing, or a file that cannot be read.
+        """
+        found: set[str] = set()
+        for path in snapshot.files:
+            try:
+                self._load_file(snapshot, path, found)
+            except (SafetensorError, OSError) as error:
+                msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
+                raise SnapshotError(msg) from error
+        missing = [] if snapshot.is_adapter else sorted(self._stored - found)
+        if missing:
+            msg = f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
+            raise SnapshotError(msg)
+
+    def _load_file(self, snapshot: Snapshot, path: Path, found: set[str]) -> None:
+        device = str(next(iter(self._tensors.values())).device)
+        with safe_open(path, framework="pt", device=device) as file:
+            names = self._names(snapshot, set(file.keys()))
+            for key, name in sorted(names.items()):
+                self._put(snapshot.name, name, file.get_tensor(key), again=name in found)
+                found.add(name)
+
+    def _names(self, snapshot: Snapshot, keys: set[str]) -> dict[str, str]:
+        """The model's tensor for each key of a file."""
+        if snapshot.is_adapter:
+            return adapter_names(self._model, keys, snapshot.name)
+        unexpected = sorted(key for key in keys if self._aliases.get(key) not in self._stored)
+        if unexpected:
+            msg = (
+                f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model has not, the first is "
+                f"{unexpected[0]!r}; was it taken of another model?"
+            )
+            raise SnapshotError(msg)
+        return {key: self._aliases[key] for key in keys}
+
+    def _put(self, snapshot: str, name: str, value: Tensor, *, again: bool) -> None:
+        own = self._tensors[name]
+        if own.shape != value.shape:
+            msg = f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
+            raise SnapshotError(msg)
+        if again and not torch.equal(own, value.to(own.dtype)):
+            msg = (
+                f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
+                "model; load the model with its weights tied (or untied) as they were in training"
+            )
+            raise SnapshotError(msg)
+        # A pointer is swapped, nothing is copied: the model's own storage stays untouched behind it.
+        own.data = value.to(own.dtype)
+
+
+@contextmanager
+def lend_weights(model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool) -> Iterator[LentWeights]:
+    """Lend snapshots to a model; on leaving, it holds exactly the tensors it held before, in the same memory.
+
+    Args:
+        model: Unwrapped.
+        frozen: Names of the tensors that no snapshot stores.
+        cast_up: Hold floating tensors of fewer than 32 bits in float32 meanwhile.
+
+    Raises:
+        ModelError: The model is sharded: its tensors are parts.
+    """
+    require_whole(model)
+    own = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
+    own += [(b, b.data) for b in model.buffers()]
+    try:
+        yield LentWeights(model, frozen, cast_up=cast_up)
+    finally:
+        for tensor, data in own:
+            tensor.data = data
+
+
+def _is_small_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize < 4

@@ -1,0 +1,156 @@
+"""Streams: an iterable data set read once, block by block, each process its share of the examples."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+from torch.utils.data import IterableDataset
+
+from vog_hf.blocks import batches
+from vog_hf.errors import DataError, OutputFolderError
+from vog_hf.processes import gathered, run_together
+from vog_hf.replay import Replay
+from vog_hf.session import batch_digest
+
+UNKNOWN_LENGTH = 2**62  # rows of a stream until its end is seen
+
+
+def score_stream(replay: Replay) -> int:
+    """Score the blocks of a stream until it ends, on every process; the number of its rows.
+
+    Raises:
+        OutputFolderError: The stream gives other rows than when its first blocks were scored.
+    """
+    processes = replay.session.processes
+    n_rows = number = 0
+    with replay.session.progress_bar(None) as bar:
+        ended = False
+        while not ended:
+            bar.set_description(f"VoG, block {number + 1}")
+            finish = partial(_next_block, replay, number, bar)
+            counts = gathered(processes, run_together(processes, f"scoring block {number + 1}", finish))
+            n_rows += sum(counts)
+            ended = min(counts) < replay.folder.plan.block_rows
+            number += 1
+    return n_rows
+
+
+def _next_block(replay: Replay, number: int, bar: Any) -> int:
+    """Finish one block of this process; how many rows it has, fewer than planned where the stream has ended."""
+    rank, folder, rows = replay.session.processes.process_index, replay.folder, replay.reader.dataset
+    finished = folder.read(rank, number)
+    if finished is not None:
+        bar.update(len(finished["rows"]) * len(replay.snapshots.snapshots))
+        return len(finished["rows"])
+    planned = folder.plan.block(rank, number)
+    if number and not rows.has_begun:
+        _require_same(replay, rows, number - 1)
+    held = rows.hold(range(planned[0].start, planned[-1].stop, planned[0].step))
+    if held:
+        if rows.id_column is not None:
+            folder.write_ids(rank, number, rows.ids())
+        replay.finish_block(number, batches(held, folder.plan.batch_size), bar)
+    return len(held)
+
+
+def _require_same(replay: Replay, rows: "StreamRows", number: int) -> None:
+    """Read the first batch of a finished block again: an interrupted run must go on with the same stream."""
+    rank, folder = replay.session.processes.process_index, replay.folder
+    block = folder.plan.block(rank, number)
+    held = rows.hold(block[0])
+    if len(held) < len(block[0]) or batch_digest(next(replay.reader.read([held]))) != folder.note(rank, number):
+        msg = (
+            f"the stream gives other rows from row {block[0].start} on than when {folder.folder} was begun: it must "
+            "have the same order each time (no shuffle without a fixed seed); delete the folder to score anew"
+        )
+        raise OutputFolderError(msg)
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether this is an iterable data set (of torch, or a streaming one of `datasets`), without rows by number."""
+    if isinstance(dataset, IterableDataset):
+        return True
+    from datasets import IterableDataset as HuggingFaceStream
+
+    return isinstance(dataset, HuggingFaceStream)
+
+
+class StreamRows:
+    """A stream seen as rows by number, a few at a time: those of the block that was asked for last.
+
+    The number of a row is its place in the stream, so the stream must give the same rows in the same order every time
+    it is iterated.
+
+    Args:
+        stream: Iterable more than once.
+        id_column: Key of each row that names it, beside its number.
+
+    Raises:
+        DataError: The stream is empty, or rows have no ``id_column``.
+    """
+
+    def __init__(self, stream: Any, *, id_column: str | None = None) -> None:
+        self.stream = stream
+        self.id_column = id_column
+        self.features = getattr(stream, "features", None)
+        self._rows: dict[int, Any] = {}
+        self._iterator: Iterator[Any] | None = None
+        self._next = 0  # number of the row that the iterator gives next
+        self.head(1)
+
+    def __getitem__(self, row: int) -> Any:
+        return self._rows[row]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def head(self, n_rows: int) -> int:
+        """Hold the first rows, read anew; how many there are of them."""
+        self._rows = dict(enumerate(islice(iter(self.stream), n_rows)))
+        if not self._rows:
+            msg = "the stream is empty: there is no row to score; check the split or the filter that made it"
+            raise DataError(msg)
+        if self.id_column is not None:
+            self._ids([self._rows[0]])
+        return len(self._rows)
+
+    def reread(self, rows: Sequence[int]) -> list[Any]:
+        """Some of the rows that are held, from a new iteration."""
+        wanted = set(rows)
+        return [row for i, row in enumerate(islice(iter(self.stream), max(wanted) + 1)) if i in wanted]
+
+    def hold(self, rows: range) -> range:
+        """Hold these rows, which must lie behind the ones before; how much of them the stream still had."""
+        if self._iterator is None:
+            self._iterator, self._next = self._from(rows.start), rows.start
+        part = islice(self._iterator, rows.start - self._next, rows.stop - self._next, rows.step)
+        self._rows = {}
+        for number, row in zip(rows, part, strict=False):
+            self._rows[number] = row
+        # islice reads no further than the last row that it gives
+        self._next = max(self._rows, default=rows.start) + 1
+        return rows[: len(self._rows)]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether `hold` was called before."""
+        return self._iterator is not None
+
+    def ids(self) -> pa.Table:
+        """Number and id of the rows that are held."""
+        return pa.table({"row": list(self._rows), "id": self._ids(list(self._rows.values()))})
+
+    def _from(self, start: int) -> Iterator[Any]:
+        if start and hasattr(self.stream, "skip"):
+            return iter(self.stream.skip(start))
+        return islice(iter(self.stream), start, None)
+
+    def _ids(self, rows: Sequence[Any]) -> list[Any]:
+        for row in rows:
+            if not hasattr(row, "keys") or self.id_column not in row:
+                keys = sorted(row) if hasattr(row, "keys") else f"of type {type(row).__name__}"
+                msg = f"id_column {self.id_column!r} is not a key of the stream's rows ({keys}); name one of them"
+                raise DataError(msg)
+        return [row[self.id_column] for row in rows]
