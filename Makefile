@@ -12,6 +12,9 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .venv-uv/bin
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
+# Whole files at a time: tests of one file share trainings and launches.
+TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo check format test test-all test-oldest wheel clean
@@ -39,13 +42,13 @@ format: .venv/.installed-dev ## format the code and mend what ruff can mend
 	$(BIN)/ruff format
 
 test: .venv/.installed-dev ## the default tier: no network, no GPU, a few minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 test-all: .venv/.installed-dev ## every tier
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" $(TWO_AT_A_TIME)
 
 test-oldest: .venv-oldest/.installed ## the default tier on the lower bounds of pyproject.toml
-	$(OLDEST)/python -m pytest
+	$(OLDEST)/python -m pytest $(TWO_AT_A_TIME)
 
 wheel: .venv/.installed ## build dist/*.tar.gz and, from it, dist/*.whl
 	rm -rf dist

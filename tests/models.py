@@ -95,6 +95,50 @@ class ConvNet(nn.Module):
         return self.head(self.dropout(hidden.mean((2, 3))))
 
 
+class CachedBias(nn.Module):
+    """Adds a bias to vectors, which evaluation mode computes once and keeps until ``train(True)``, as in LeViT.
+
+    ``train(True)`` also thaws its weight.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.cache = {}
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self.cache = {}
+            self.weight.requires_grad_()
+        return self
+
+    def forward(self, features):
+        key = str(features.device)
+        if self.training or key not in self.cache:
+            bias = self.weight.tanh().repeat(3)[: features.shape[-1]]
+            if self.training:
+                return features + bias
+            self.cache[key] = bias
+        return features + self.cache[key]
+
+
+class Caching(MLP):
+    """An MLP whose hidden values get such a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = CachedBias()
+
+    def forward(self, features):
+        return self.out(self.bias(self.hidden(features)).tanh())
+
+
+def caching(seed: int = 0) -> Case:
+    """A module that keeps what it computed of its weights in evaluation mode."""
+    return Case(_made(Caching, seed), _float_rows("features", (5,), seed), [0, 1, 2, 0, 2])
+
+
 def mlp(seed: int = 0) -> Case:
     """A plain module on vectors."""
     return Case(_made(MLP, seed), _float_rows("features", (5,), seed), [0, 1, 2, 0, 2])
@@ -229,9 +273,9 @@ def lora_bert(seed: int = 0) -> Case:
 
 
 def multi_label_bert(seed: int = 0) -> Case:
-    """A text classifier whose rows have several labels, one of them none."""
+    """A text classifier whose rows have several labels; row 3 has none."""
     case = bert(seed, problem_type="multi_label_classification")
-    labels = [torch.tensor(row) for row in ([1.0, 0, 1], [0.0, 1, 0], [1.0, 1, 1], [0.0, 0, 1], [1.0, 0, 0])]
+    labels = [torch.tensor(row) for row in ([1.0, 0, 1], [0.0, 1, 0], [1.0, 1, 1], [0.0, 0, 0], [1.0, 0, 0])]
     return Case(case.model, case.rows, labels, "multi_label_classification")
 
 
@@ -248,6 +292,16 @@ def token_bert(seed: int = 0) -> Case:
     rows = token_rows(seed)
     labels = [torch.tensor([-100, *(i % CLASSES for i in range(1, len(row["input_ids"])))]) for row in rows]
     return Case(_made(partial(BertForTokenClassification, bert_config()), seed), rows, labels, "token_prediction")
+
+
+def xlnet(seed: int = 0) -> Case:
+    """A text classifier inside of which tokens come before rows: its embeddings are ``[tokens, batch, width]``."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    config = XLNetConfig(
+        vocab_size=VOCABULARY, d_model=8, n_layer=2, n_head=2, d_inner=16, num_labels=CLASSES, summary_type="first"
+    )
+    return Case(_made(partial(XLNetForSequenceClassification, config), seed), token_rows(seed), [0, 1, 2, 0, 2])
 
 
 def gpt2(seed: int = 0) -> Case:
@@ -270,6 +324,22 @@ def llama(seed: int = 0) -> Case:
     )
     rows = token_rows(seed)
     return Case(_made(partial(LlamaForCausalLM, config), seed), rows, _prompted(rows), "causal_language_model")
+
+
+def llava(seed: int = 0) -> Case:
+    """A decoder of text in which an image stands, four tokens long."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    vision = CLIPVisionConfig(**_width(), image_size=8, patch_size=4, projection_dim=8)
+    text = LlamaConfig(**_width(), vocab_size=VOCABULARY + 1, num_key_value_heads=1, max_position_embeddings=32)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=VOCABULARY, image_seq_length=4)
+    texts = [torch.cat([torch.full((4,), VOCABULARY), row["input_ids"]]) for row in token_rows(seed)]
+    rows = [
+        {"input_ids": text, "attention_mask": torch.ones_like(text), **image}
+        for text, image in zip(texts, _float_rows("pixel_values", (3, 8, 8), seed), strict=True)
+    ]
+    labels = [torch.cat([torch.full((6,), -100), text[6:]]) for text in texts]
+    return Case(_made(partial(LlavaForConditionalGeneration, config), seed), rows, labels, "causal_language_model")
 
 
 def t5(seed: int = 0) -> Case:
@@ -318,6 +388,7 @@ CASES: dict[str, Callable[..., Case]] = {
     make.__name__: make
     for make in (
         mlp,
+        caching,
         conv_net,
         timm_net,
         resnet,
@@ -330,8 +401,10 @@ CASES: dict[str, Callable[..., Case]] = {
         multi_label_bert,
         regression_bert,
         token_bert,
+        xlnet,
         gpt2,
         llama,
+        llava,
         t5,
         bart,
     )
@@ -365,7 +438,7 @@ def _made(make: Callable[[], nn.Module], seed: int, *, noise: float = 0.2) -> nn
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=noise)
             for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
                     module.running_mean.normal_(std=0.2)
                     module.running_var.uniform_(0.5, 1.5)
     return model.eval()

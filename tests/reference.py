@@ -71,12 +71,16 @@ def _is_missing(label):
 
 
 def _snapshots(model, states):
-    """One after the other, the model with each state's weights: float64, evaluation mode, no labels, no cache."""
-    model = copy.deepcopy(model).double().eval()
+    """One after the other, a copy with each state's weights: float64, evaluation mode, no labels, no cache.
+
+    A copy each, after ``train()``: some models keep what they computed of their weights in evaluation mode.
+    """
     for state in [{}] if states is None else states:
-        unknown = model.load_state_dict(state, strict=False).unexpected_keys
+        snapshot = copy.deepcopy(model).double()
+        unknown = snapshot.load_state_dict(state, strict=False).unexpected_keys
         assert not unknown, unknown
-        yield model
+        snapshot.train()
+        yield snapshot.eval()
 
 
 def _inputs(model, row, label):
@@ -123,7 +127,7 @@ def _scalar(z, label, target, task):
         positive = [j for j in range(len(z)) if label[j] == 1]
         if target == "loss":
             return -sum(torch.sigmoid(z[j] if j in positive else -z[j]).log() for j in range(len(z))) / len(z)
-        return sum((z[j] if target == "logit" else torch.sigmoid(z[j])) for j in positive)
+        return sum(((z[j] if target == "logit" else torch.sigmoid(z[j])) for j in positive), start=0 * z.sum())
     if task == "regression":
         wanted = torch.as_tensor(label, dtype=torch.float64).reshape(-1)
         return z.sum() if target == "logit" else ((z.reshape(-1) - wanted) ** 2).mean()

@@ -45,10 +45,10 @@ def scored(holds, **options):
 
 @pytest.mark.parametrize("label", ["given", "predicted"])
 def test_out_of_memory_halves_the_batch_and_changes_no_score(label, caplog):
-    """With room for 7 rows, batches are computed in parts of 4; the log says so, and with room it says nothing."""
+    """With room for 7 rows, batches are computed in parts of 5; the log says so, and with room it says nothing."""
     config = VoGConfig(target=("logit", "loss"), label=label)
     expected, sizes = scored(64, config=config)
-    assert max(sizes) == 32  # of the dry run
+    assert max(sizes) == 20
     assert "out of memory" not in caplog.text
     with caplog.at_level(logging.WARNING, logger="vog_hf"):
         scores, sizes = scored(7, config=config)
@@ -59,8 +59,8 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(label, caplog):
         )
     np.testing.assert_array_equal(scores.trajectory("prediction"), expected.trajectory("prediction"))
     tried = [size for size in sizes if size > 7]
-    assert tried == [32, 16, 8]  # once, at the start, for the whole run
-    assert "out of memory with 8 rows at a time, going on with 4" in caplog.text
+    assert tried == [20, 10]  # once, at the start, for the whole run
+    assert "out of memory with 10 rows at a time, going on with 5" in caplog.text
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error(caplog):

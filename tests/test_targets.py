@@ -1,4 +1,5 @@
 import functools
+from types import SimpleNamespace
 
 import models
 import pytest
@@ -272,6 +273,40 @@ def test_the_problem_type_of_the_configuration_comes_first(problem_type):
     """What the model's configuration says is not guessed from shapes."""
     model = models.bert(problem_type=problem_type).model
     assert find_task(model, torch.zeros(N, 3), torch.zeros(N, dtype=torch.int64)).name == problem_type
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "config", "expected"),
+    [
+        ("QwenVLForConditionalGeneration", {}, {"is_encoder_decoder": False}, "causal_language_model"),
+        ("SomeForConditionalGeneration", {}, {"is_encoder_decoder": True}, "token_prediction"),
+        ("Blip2ForConditionalGeneration", {}, {"text_config": {"is_encoder_decoder": True}}, "token_prediction"),
+        ("Blip2ForConditionalGeneration", {}, {"text_config": {"is_encoder_decoder": False}}, "causal_language_model"),
+        ("Mine", {"loss_type": "ForCausalLM"}, {}, "causal_language_model"),
+        ("Mine", {"loss_type": "ForMaskedLM"}, {}, "token_prediction"),
+        ("Mine", {"loss_type": "ForCausalLM"}, {"is_encoder_decoder": True}, "token_prediction"),
+    ],
+)
+def test_decoders_shift_their_labels_and_encoder_decoders_do_not(name, attributes, config, expected):
+    """ForConditionalGeneration is both: an encoder-decoder, or a decoder of text that is also given images."""
+    if "text_config" in config:
+        config = {"text_config": SimpleNamespace(**config["text_config"])}
+    model = type(name, (nn.Identity,), attributes)()
+    model.config = SimpleNamespace(problem_type=None, **config)
+    assert find_task(model, torch.zeros(N, 6, 4), torch.zeros(N, 6, dtype=torch.int64)).name == expected
+
+
+def test_the_loss_of_a_decoder_of_images_and_text_is_its_own():
+    """Llava's mean loss over label tokens, row by row, is the target "loss"."""
+    case = models.llava()
+    own = [
+        case.model(**models.collate([row]), labels=label[None]).loss
+        for row, label in zip(case.rows, case.labels, strict=True)
+    ]
+    batch = case.batch()
+    logits = case.model(**case.batch(labels=False)).logits
+    loss = find_task(case.model, logits, batch["labels"]).scalar("loss", logits, batch["labels"])
+    assert_close(loss, torch.stack(own))
 
 
 def test_logits_that_mean_nothing_known_ask_for_a_callable():

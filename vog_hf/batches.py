@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,34 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from vog_hf.errors import DataError, NonFiniteError
-from vog_hf.gradients import LABEL_NAMES, find_leaf, forward_inputs, forward_parameters, preserved_rng, split_batch
-from vog_hf.rows import has_table, integer_column
+from vog_hf.gradients import (
+    LABEL_NAMES,
+    MASK_NAMES,
+    find_leaf,
+    forward_inputs,
+    forward_parameters,
+    preserved_rng,
+    split_batch,
+)
+from vog_hf.rows import has_table, integer_column, list_column
+from vog_hf.targets import IGNORED_TOKEN
 
 CollateFunction = Callable[[list[Any]], Any]
 TRANSFORM_CHECK_ROWS = 32
+LABELS_AT_A_TIME = 1024  # rows of a column of lists
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Collated rows, on the CPU: their numbers, what forward takes, and their labels (None: the data has none)."""
+    """Collated rows, on the CPU: their numbers, what forward takes, and their labels (None: the data has none).
+
+    ``masks`` are those that say what is padding and that forward does not take.
+    """
 
     rows: range
     inputs: dict[str, Any]
     labels: Tensor | None
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -35,7 +49,7 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(value.nbytes for value in self.inputs.values() if isinstance(value, Tensor))
+        return sum(value.nbytes for value in (*self.inputs.values(), *self.masks.values()) if isinstance(value, Tensor))
 
 
 class BatchReader:
@@ -73,6 +87,8 @@ class BatchReader:
         self._model = model
         self._collate_fn = collate_fn
         self._kept = {*forward_parameters(model), *self.label_names}
+        if collate_fn is None:
+            self._kept.update(MASK_NAMES)
         self._only_model_columns = only_model_columns or collate_fn is None
         self._num_workers = num_workers
         self._nullable = self._nullable_labels()
@@ -91,10 +107,17 @@ class BatchReader:
             loaded = iter(loader)
         for rows in batches:
             try:
-                inputs, labels = next(loaded)
+                inputs, labels, masks = next(loaded)
             except (DataError, NonFiniteError) as error:
                 raise type(error)(f"{error} (rows {rows[0]}-{rows[-1]})") from error
-            yield self._checked(Batch(rows, inputs, labels))
+            yield self._checked(Batch(rows, inputs, labels, masks))
+
+    def read_copies(self, row: int, times: int) -> Batch:
+        """One row, so many times over, as a batch of it alone."""
+        with preserved_rng():
+            (rows,) = self._read_anew([range(row, row + 1)])
+            inputs, labels, masks = self._collate(rows * times)
+        return Batch(range(row, row + times), inputs, labels, masks)
 
     def all_labels(self, rows: range, seen: Tensor) -> npt.NDArray[np.int64] | None:
         """The label of every row, read without decoding any; None where the data set has no such column.
@@ -106,8 +129,32 @@ class BatchReader:
             return None
         return column
 
-    def check_deterministic(self, rows: range) -> None:
-        """Read rows twice under different random states.
+    def stored_labels(self, batch: Batch) -> Iterator[tuple[range, Tensor]]:
+        """All labels that can be read without decoding rows, some rows at a time: ``[rows]``, or ``[rows, longest]``.
+
+        Nothing where the labels of ``batch`` are not those of a column. Lists are filled up with -100, as collators do.
+        """
+        if batch.labels is not None and batch.labels.dim() == 1:
+            everything = self.all_labels(batch.rows, batch.labels)
+            if everything is not None:
+                yield range(len(everything)), torch.from_numpy(everything)
+        elif batch.labels is not None and batch.labels.dim() == 2:
+            yield from self._stored_lists(batch.rows, batch.labels)
+
+    def _stored_lists(self, rows: range, seen: Tensor) -> Iterator[tuple[range, Tensor]]:
+        names = [self.label_column] if self.label_column else self.label_names
+        n_rows = len(self.dataset)
+        parts = [range(start, min(start + LABELS_AT_A_TIME, n_rows)) for start in range(0, n_rows, LABELS_AT_A_TIME)]
+        lists = list_column(self.dataset, names, [rows, *parts])
+        if lists is None:
+            return
+        stored = np.split(*next(lists))
+        if len(stored) == len(seen) and all(map(_same_labels, stored, seen.numpy())):
+            for part, (values, stops) in zip(parts, lists, strict=True):
+                yield part, _padded(values, stops)
+
+    def check_deterministic(self, batches: Sequence[range]) -> None:
+        """Read the rows of batches twice under different random states.
 
         Raises:
             DataError: They differ: the transform is random, and VoG would measure the crop instead of the model.
@@ -118,58 +165,83 @@ class BatchReader:
                 random.seed(seed)
                 np.random.seed(seed)  # noqa: NPY002 (the global stream is what a transform may draw from)
                 torch.manual_seed(seed)
-                readings.append(self._collate(self._read_anew(rows)))
-        (first, _), (second, _) = readings
-        for name, value in first.items():
-            if isinstance(value, Tensor) and not _equal(value, second[name]):
-                msg = (
-                    f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings: the data set's transform is "
-                    "random (crop, flip, dropout, masking), so VoG would measure the transform. Pass the rows with the "
-                    "evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
-                )
-                raise DataError(msg)
+                read = zip(batches, self._read_anew(batches), strict=True)
+                readings.append([self._collated(rows, several) for rows, several in read])
+        for rows, first, second in zip(batches, *readings, strict=True):
+            for name, value in first.items():
+                if isinstance(value, Tensor) and not _equal(value, second[name]):
+                    msg = (
+                        f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings: the data set's transform "
+                        "is random (crop, flip, dropout, masking), so VoG would measure the transform. Pass the rows "
+                        "with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
+                    )
+                    raise DataError(msg)
 
-    def _read_anew(self, rows: range) -> list[Any]:
+    def _read_anew(self, batches: Sequence[range]) -> Iterator[list[Any]]:
+        """The rows of each batch, not collated, read as the loader reads them."""
         reread = getattr(self.dataset, "reread", None)  # of a stream, which holds rows that were transformed already
-        return [self.dataset[i] for i in rows] if reread is None else reread(rows)
+        if reread is not None:
+            read = iter(reread([row for rows in batches for row in rows]))
+            yield from ([next(read) for _ in rows] for rows in batches)
+            return
+        together = getattr(self.dataset, "__getitems__", None)  # a transform of several rows may pad them to one length
+        for rows in batches:
+            yield [self.dataset[row] for row in rows] if together is None else together(list(rows))
 
-    def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None]:
-        column = None
+    def _collated(self, rows: range, read: list[Any]) -> dict[str, Any]:
+        try:
+            return self._collate(read)[0]
+        except DataError as error:
+            msg = f"{error} (rows {rows[0]}-{rows[-1]})"
+            raise DataError(msg) from error
+
+    def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
+        """Inputs, labels and masks that forward does not take."""
+        column = text = None
         if rows and isinstance(rows[0], Mapping):
             rows = [self._with_nulls(row) for row in rows] if self._nullable else rows
-            column = self._label_values(rows)
+            text = self._text_label(rows[0])
+            column = None if text else self._label_values(rows)
             missing = {name: self._missing_label(name, rows) for name in self.label_names}
             rows = [self._model_row(row, missing) for row in rows]
-        collate = self._collate_fn or _default_collator(rows)
-        try:
-            batch = collate(rows)
-        except Exception as error:
-            msg = (
-                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
-                "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
-                "texts, and pass collate_fn= where the model needs its own"
-            )
-            raise DataError(msg) from error
+        batch = self._batch(rows, text)
         names = (self.label_column, *self.label_names) if self.label_column else self.label_names
         inputs, labels = split_batch(batch, self._model, names)
         if column is not None:
             labels = column
         elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
             msg = f"label_column {self.label_column!r} is neither a column of the rows ({_keys(rows)}) nor of the batch"
-            raise DataError(msg)
-        labels = _label_tensor(labels)
-        return forward_inputs(self._model, inputs, labels), labels
+            raise DataError(text or msg)
+        labels = _label_tensor(labels, text)
+        fed = forward_inputs(self._model, inputs, labels)
+        masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
+        return fed, labels, masks
 
-    def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
-        """Values of ``label_column`` where it is a column; refuses labels that are text."""
+    def _batch(self, rows: list[Any], text: str | None) -> Any:
+        collate = self._collate_fn or _default_collator(rows)
+        try:
+            return collate(rows)
+        except Exception as error:
+            msg = (
+                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
+                "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
+                "texts, and pass collate_fn= where the model needs its own"
+            )
+            raise DataError(f"{msg}; {text}" if text else msg) from error
+
+    def _text_label(self, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a label column of text, unless the collator makes numbers of it."""
         for name in (self.label_column,) if self.label_column else self.label_names:
-            value = rows[0].get(name)
+            value = row.get(name)
             if isinstance(value, str):
-                msg = (
+                return (
                     f"label column {name!r} holds text ({value!r}), expected class numbers; encode it with "
                     f"dataset.class_encode_column({name!r}) and train on the same numbers"
                 )
-                raise DataError(msg)
+        return None
+
+    def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+        """Values of ``label_column`` where it is a column."""
         if self.label_column and self.label_column in rows[0]:
             missing = self._missing_label(self.label_column, rows)
             return [missing if row[self.label_column] is None else row[self.label_column] for row in rows]
@@ -253,14 +325,30 @@ def _default_collator(rows: Sequence[Any]) -> CollateFunction:
     return default_collate
 
 
-def _label_tensor(labels: Any) -> Tensor | None:
+def _label_tensor(labels: Any, text: str | None) -> Tensor | None:
+    """Labels as a tensor; ``text`` says what is wrong with a label column of which the collator made no numbers."""
+    if labels is None and text:
+        raise DataError(text)
     if labels is None or isinstance(labels, Tensor):
         return labels
     try:
         return torch.as_tensor(np.asarray(labels))
     except (TypeError, ValueError) as error:
         msg = f"labels must be numbers, got {labels!r:.80}; encode them, e.g. dataset.class_encode_column('label')"
-        raise DataError(msg) from error
+        raise DataError(text or msg) from error
+
+
+def _padded(values: npt.NDArray[Any], stops: npt.NDArray[np.int64]) -> Tensor:
+    """Lists that lie end to end, each up to the next of ``stops``, as rows ``[lists, longest]``."""
+    lengths = np.diff(stops, prepend=0, append=len(values))
+    filled = np.full((len(lengths), lengths.max()), IGNORED_TOKEN, dtype=values.dtype)
+    filled[np.arange(lengths.max()) < lengths[:, None]] = values
+    return torch.from_numpy(filled)
+
+
+def _same_labels(stored: npt.NDArray[Any], collated: npt.NDArray[Any]) -> bool:
+    """Whether a row's labels are the ones that are stored, but for padding and tokens that are left out."""
+    return np.array_equal(stored[stored != IGNORED_TOKEN], collated[collated != IGNORED_TOKEN])
 
 
 def _equal(first: Tensor, second: Any) -> bool:

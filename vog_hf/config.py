@@ -24,8 +24,8 @@ class VoGConfig:
     Attributes:
         target: The scalar that is differentiated: ``"logit"`` (the paper), ``"probability"`` (softmax), ``"loss"`` or
             ``target(outputs, batch) -> [batch]``; several as a tuple, of which the first fills the column ``vog``.
-        label: Whose class: ``"given"`` (rows without a label use the prediction) or ``"predicted"`` (by the last
-            snapshot, for every row).
+        label: Whose class is differentiated: ``"given"`` (rows without a label use the prediction) or ``"predicted"``
+            (by the last snapshot, for every row). Companions and normalisation are of the given one either way.
         label_column: Column or batch key that holds the label; default: Trainer's label names, else ``labels``,
             ``label``, ``label_ids`` of the collated batch.
         task: What the logits mean, one of `vog_hf.targets.TASKS`; default: found from the model (see `find_task`).

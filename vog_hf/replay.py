@@ -1,6 +1,6 @@
 """Replay: blocks of rows, read once, gone over with every stored snapshot, finished and written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,11 @@ from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import BlockFolder
 from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
+from vog_hf.gradients import drop_caches
 from vog_hf.processes import run_together
 from vog_hf.results import with_label
 from vog_hf.session import Session, batch_digest
-from vog_hf.snapshots import SnapshotSet, lend_weights
+from vog_hf.snapshots import LentWeights, Snapshot, SnapshotSet, lend_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replay:
-    """What one scoring goes over: rows and snapshots, by a plan, into a folder."""
+    """What one scoring goes over: rows and snapshots, by a plan, into a folder, in so many bytes of memory."""
 
     session: Session
     plan: ScoringPlan
     reader: BatchReader
     snapshots: SnapshotSet
     folder: BlockFolder
+    memory_budget: int
 
     def score_blocks(self) -> int:
         """Score all blocks that are not finished, on every process; the number of rows of them all."""
@@ -48,11 +50,15 @@ class Replay:
         Raises:
             VoGError: What is wrong with a row, a label, a gradient, a snapshot or the disk.
         """
-        collated = self._read(block)
-        results = self._score(collated, bar)
-        rows = np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in collated])
+        rows: list[np.ndarray] = []
+        results: list[RowResults] = []
+        note = ""
+        for group in self._groups(block):
+            note = note or batch_digest(group[0])
+            rows += [np.asarray(batch.rows, dtype=np.int64) for batch in group]
+            results += self._score(group, bar)
         rank = self.session.processes.process_index
-        self.folder.write(rank, number, rows, results, note=batch_digest(collated[0]))
+        self.folder.write(rank, number, np.concatenate(rows), results, note=note)
 
     def _finish_if_needed(self, number: int, block: Sequence[range], bar: Any) -> None:
         if not block or self.folder.finished(self.session.processes.process_index, number):
@@ -60,12 +66,27 @@ class Replay:
         else:
             self.finish_block(number, block, bar)
 
-    def _read(self, block: Sequence[range]) -> list[Batch]:
-        collated = list(self.reader.read(block))
-        for batch in collated:
+    def _groups(self, block: Sequence[range]) -> Iterator[list[Batch]]:
+        """The block's batches, read when they are needed, as many at a time as fit into memory; at least one.
+
+        A block is planned from the first rows, and its own may be longer. All of it fits, as a rule.
+        """
+        group: list[Batch] = []
+        held = 0
+        for batch in self.reader.read(block):
             if self.plan.task is not None and batch.labels is not None:
                 check_labels(self.plan.task, batch.labels, self.plan.n_outputs, batch.rows)
-        return collated
+            needed = self.plan.nbytes(batch)
+            if group and held + needed > self.memory_budget:
+                yield group
+                group, held = [], 0
+            group.append(batch)
+            held += needed
+        yield group
+
+    def _load(self, weights: LentWeights, snapshot: Snapshot) -> None:
+        weights.load(snapshot)
+        drop_caches(self.session.model)
 
     def _score(self, collated: Sequence[Batch], bar: Any) -> list[RowResults]:
         session, snapshots = self.session, self.snapshots
@@ -74,10 +95,10 @@ class Replay:
         last: list[Tensor | None] = [None] * len(collated)
         with lend_weights(session.model, snapshots.frozen, cast_up=session.config.dtype == "float32") as weights:
             if needs_prediction(self.plan, collated):
-                weights.load(snapshots.snapshots[-1])
+                self._load(weights, snapshots.snapshots[-1])
                 last = [session.predictions(batch) for batch in collated]
             for snapshot in snapshots.snapshots:
-                weights.load(snapshot)
+                self._load(weights, snapshot)
                 bar.set_postfix(snapshot=snapshot.name, refresh=False)
                 for i, batch in enumerate(collated):
                     accumulators[i] = session.update(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,7 +89,9 @@ def _built_anew(source: nn.Module) -> nn.Module:
         raise ModelError(msg)
     # Under ZeRO-3, transformers would shard the parts of the new model, too, unless it believes that this is under way.
     with preserved_rng(), set_zero3_state(), torch.device("meta"):
-        twin = _original_class(source)(copy.deepcopy(source.config))
+        made_by: Any = _original_class(source)
+        twin: PreTrainedModel = made_by(copy.deepcopy(source.config))
+        twin.tie_weights()  # transformers 5.0 does not on the meta device
     if is_sharded(twin):
         msg = f"{type(twin).__name__} can only be made sharded here (inside of zero.Init); {SCORE_LATER}"
         raise ModelError(msg)

@@ -105,13 +105,13 @@ def normalized_columns(
 ) -> dict[str, npt.NDArray[Any]]:
     """The columns in reading order, with each target's normalised score and percentile behind it.
 
-    Normalised within the class that was differentiated (given label, else last prediction); over the whole data set
-    where rows have no single class.
+    Normalised within the given label's class, that of the last prediction where a row has no label; over the whole
+    data set where rows have no single class.
     """
     classes = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
     if has_classes:
         given, predicted = columns["label"].astype(np.int64), columns["prediction"].astype(np.int64)
-        classes = predicted if config.label == "predicted" else np.where(given < 0, predicted, given)
+        classes = np.where(given < 0, predicted, given)
     suffix = "class_normalized" if has_classes else "normalized"
     found: dict[str, npt.NDArray[Any]] = {}
     for name in sorted(columns, key=lambda name: (_place(name), name)):

@@ -1,7 +1,7 @@
 """Row identity: digests and hashes that tell whether two data sets hold the same rows in the same order."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,34 @@ def integer_column(dataset: Any, names: Sequence[str]) -> npt.NDArray[np.int64] 
             indices = _indices(dataset)
             return np.array(values if indices is None else values[indices])  # a copy: Arrow memory is read-only
     return None
+
+
+def list_column(
+    dataset: Any, names: Sequence[str], parts: Sequence[Sequence[int]]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]] | None:
+    """The first of these columns that holds lists of numbers, in some rows after the other; None without one.
+
+    Of each part the lists end to end, and where each but the last one stops: what `numpy.split` takes.
+    """
+    if not has_table(dataset):
+        return None
+    for name in names:
+        if name in dataset.column_names and _is_list_of_numbers(dataset.data.column(name).type):
+            stored = dataset.select_columns([name]).with_format("arrow")
+            return (_end_to_end(stored[rows].column(name).combine_chunks()) for rows in parts)
+    return None
+
+
+def _end_to_end(lists: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    values = np.array(pc.list_flatten(lists).to_numpy(zero_copy_only=False))
+    return values, np.cumsum(lengths, dtype=np.int64)[:-1]
+
+
+def _is_list_of_numbers(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    return pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
 
 
 def _indices(dataset: Any) -> npt.NDArray[np.int64] | None:

@@ -6,19 +6,15 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import WeakSet
 
 from accelerate import Accelerator
 from torch import nn
 
 from vog_hf.batches import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
-from vog_hf.blocks import BlockFolder, BlockPlan
+from vog_hf.blocks import BlockFolder, BlockPlan, batches
 from vog_hf.config import VoGConfig
-from vog_hf.engine import (
-    PADDING_TOLERANCE,
-    ScoringPlan,
-    padding_difference,
-    plan_scoring,
-)
+from vog_hf.engine import ScoringPlan, plan_scoring, unusual
 from vog_hf.errors import ConfigError
 from vog_hf.files import require_free
 from vog_hf.gradients import model_device_and_dtype, unwrap
@@ -86,6 +82,7 @@ class VoGScorer:
         self.batch_size = batch_size
         self.memory_budget = memory_budget
         self.num_workers = num_workers
+        self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said
         self._session = Session(self.model, self.config, accelerator or current_processes(), batch_size, progress)
 
     def score(
@@ -137,20 +134,24 @@ class VoGScorer:
             dataset, self.model, label_column=self.config.label_column, num_workers=self.num_workers, **options
         )
 
-    def plan(self, reader: BatchReader) -> ScoringPlan:
-        """The dry run on the first rows: raises what is wrong with rows, labels, model or configuration."""
+    def plan(self, reader: BatchReader, *, require_finite: bool = True) -> ScoringPlan:
+        """The dry run on the first rows: raises what is wrong with rows, labels, model or configuration.
+
+        Args:
+            reader: Of all rows.
+            require_finite: Whether the model as it is now will be scored, so that it must not have diverged.
+        """
         rows = range(min(len(reader.dataset), self._dry_run_rows))
-        plan = self._session.rows_at_a_time.run(
-            len(rows), lambda part: plan_scoring(self.model, reader, self.config, rows[part])
+        reader.check_deterministic(batches(rows, self.batch_size))
+        rows = rows[: self.batch_size]
+        plan, first = self._session.rows_at_a_time.run(
+            len(rows),
+            lambda part: plan_scoring(self.model, reader, self.config, rows[part], require_finite=require_finite),
         )[0]
-        difference = padding_difference(self.model, reader, plan, rows[: plan.first_rows])
-        if difference is not None and difference > PADDING_TOLERANCE:
-            logger.warning(
-                "the gradient of a row changes by %.1f %% when it is padded to the length of its batch: the model does "
-                "not leave padding out. Pad every row to one fixed length (padding='max_length') for scores that do "
-                "not depend on the batch",
-                100 * difference,
-            )
+        if self._session.processes.is_main_process and reader not in self._looked_at:
+            for line in unusual(self.model, reader, plan, first):
+                logger.warning("VoG: %s", line)
+        self._looked_at.add(reader)
         return plan
 
     def estimate(self, plan: ScoringPlan, n_rows: int | None, n_snapshots: int, *, collect: str = "replay") -> str:
@@ -177,11 +178,12 @@ class VoGScorer:
         with session.folder_in_use(folder):
             if from_main(processes, "looking for scores", lambda: BlockFolder.is_finished(folder, fingerprint)):
                 return VoGScores.load(folder)
-            plan = run_together(processes, "the dry run", lambda: self.plan(reader))
+            plan = run_together(processes, "the dry run", lambda: self.plan(reader, require_finite=False))
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
             block_plan = from_main(processes, f"preparing {folder}", prepare)
             blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
-            replay = Replay(session, plan, reader, snapshots, blocks)
+            budget = self.memory_budget or blocks.plan.block_rows * plan.bytes_per_row
+            replay = Replay(session, plan, reader, snapshots, blocks, budget)
             with session.model_in_use():
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             blocks.end_at(n_rows)

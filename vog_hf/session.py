@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from vog_hf.accumulate import BatchAccumulator, Windows
 from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader
 from vog_hf.config import VoGConfig, target_digest
-from vog_hf.engine import ScoringPlan, joined, predictions, require_finite_rows, score_batch, sliced, used_labels
+from vog_hf.engine import PassLabels, ScoringPlan, joined, predictions, require_finite_rows, score_batch, sliced
 from vog_hf.files import locked
 from vog_hf.gradients import model_device_and_dtype, placed, preserved_rng, scoring_mode
 from vog_hf.memory import RowsAtATime
@@ -77,18 +77,19 @@ class Session:
         """Add the model as it is now to a batch's accumulator (None: a new one).
 
         Raises:
+            DataError: A row is nothing but padding; names the row.
             NonFiniteError: A gradient is NaN or infinite; names the row and the snapshot.
         """
         device, dtype = model_device_and_dtype(self.model)
         inputs = placed(batch.inputs, device, dtype)
         given = None if batch.labels is None else batch.labels.to(device)
-        labels = used_labels(plan, given, prediction)
+        labels = PassLabels.of(plan.config, plan.task, given, prediction)
+        if accumulator is None:
+            accumulator = plan.accumulator({**placed(batch.masks, device, None), **inputs}, windows, batch.rows)
         parts = self.rows_at_a_time.run(
-            len(batch), lambda rows: score_batch(self.model, plan, *sliced(inputs, labels, rows, len(batch)))
+            len(batch), lambda rows: score_batch(self.model, plan, sliced(inputs, rows, len(batch)), labels[rows])
         )
         gradients, observation = joined(parts)
-        if accumulator is None:
-            accumulator = plan.accumulator(inputs, windows)
         running = accumulator.update(gradients, observation)
         for target, values in zip(self.config.target_names, running, strict=True):
             require_finite_rows(values, batch.rows, snapshot, target)
@@ -98,21 +99,22 @@ class Session:
         """The predicted class of each row, ``[batch]``, of the model as it is now."""
         inputs = placed(batch.inputs, *model_device_and_dtype(self.model))
         parts = self.rows_at_a_time.run(
-            len(batch), lambda rows: predictions(self.model, sliced(inputs, None, rows, len(batch))[0])
+            len(batch), lambda rows: predictions(self.model, sliced(inputs, rows, len(batch)))
         )
         return torch.cat(parts)
 
     def fingerprint(self, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
         """What the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
         with preserved_rng():
-            batch = next(reader.read([range(min(len(reader.dataset), TRANSFORM_CHECK_ROWS))]))
+            n_rows = min(len(reader.dataset), TRANSFORM_CHECK_ROWS)
+            first = [batch_digest(batch) for batch in reader.read([range(row, row + 1) for row in range(n_rows)])]
         return {
             "format": FORMAT,
             "config": self.config.to_dict(),
             "targets": [target_digest(target) for target in self.config.targets if callable(target)],
             "rows": identity.n_rows,
             "data": identity.columns,
-            "first batch": batch_digest(batch),
+            "first batch": hashlib.sha256(" ".join(first).encode()).hexdigest(),
             "snapshots": snapshots,
         }
 
@@ -120,7 +122,7 @@ class Session:
 def batch_digest(batch: Batch) -> str:
     """SHA-256 of a batch's tensors."""
     digest = hashlib.sha256()
-    for name, value in sorted(batch.inputs.items()):
+    for name, value in sorted({**batch.masks, **batch.inputs}.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {tensor_digest(value)} ".encode())
     if batch.labels is not None:

@@ -58,7 +58,7 @@ def with_other_head(model: nn.Module) -> nn.Module:
 
 def with_other_activation(model: nn.Module) -> nn.Module:
     """No tensor differs."""
-    model.get_submodule("vit.layers.0.mlp").activation_fn = nn.Tanh()
+    model.get_submodule("transformer.h.0.mlp").act = nn.Tanh()
     return model
 
 
@@ -74,7 +74,7 @@ def models_that_cannot_be_made_anew_are_refused() -> None:
         (lambda: models.mlp().model, "MLP is sharded, and only a transformers model"),
         (lambda: models.lora_bert().model, "is sharded, and only a transformers model"),
         (lambda: with_other_head(models.vit().model), "config gives Linear at 'classifier', and there is Sequential"),
-        (lambda: with_other_activation(models.vit().model), r"at 'vit\.layers\.0\.mlp\.activation_fn'.* is Tanh"),
+        (lambda: with_other_activation(models.gpt2().model), r"at 'transformer\.h\.0\.mlp\.act'.* is Tanh"),
         (lambda: with_more_classes(models.vit().model), r"'classifier\.bias' the shape \(3,\), and it has \(7,\)"),
     ]
     for make, message in changes:

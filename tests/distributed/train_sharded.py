@@ -28,7 +28,6 @@ class Training:
 
     make: Callable[[], models.Case]
     frozen: str
-    layers: str
 
     def model(self) -> nn.Module:
         """The same weights each time."""
@@ -49,8 +48,8 @@ class Training:
         return [{**row, "labels": row.get("input_ids", label_of(i))} for i, row in enumerate(rows)]
 
     def blocks(self, model: nn.Module) -> list[tuple[nn.ModuleList, int]]:
-        """Where the layers stand that are sharded one by one."""
-        layers = model.get_submodule(self.layers)
+        """Where the layers stand that are sharded one by one: in the model's one list, whatever its name."""
+        (layers,) = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
         return [(layers, i) for i in range(len(layers))]
 
     def batch(self, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
@@ -65,8 +64,8 @@ class Training:
 
 
 TRAININGS = {
-    "vit": Training(models.vit, "vit.embeddings", "vit.layers"),
-    "gpt2": Training(models.gpt2, "transformer.wpe", "transformer.h"),  # head and embedding are one tensor
+    "vit": Training(models.vit, "vit.embeddings"),
+    "gpt2": Training(models.gpt2, "transformer.wpe"),  # head and embedding are one tensor
 }
 
 

@@ -1,0 +1,34 @@
+"""One pass over a batch, and the dry run that resolves once what all passes do.
+
+- `passes`: forward and gradients of a batch, by a plan.
+- `dry_run`: the plan, made on the first rows; what would go wrong raises, what is unusual is said.
+"""
+
+from vog_hf.engine.dry_run import plan_scoring, unusual
+from vog_hf.engine.passes import (
+    PassLabels,
+    ScoringPlan,
+    check_labels,
+    joined,
+    needs_prediction,
+    predictions,
+    require_finite_rows,
+    score_batch,
+    sliced,
+    to_numpy_labels,
+)
+
+__all__ = [
+    "PassLabels",
+    "ScoringPlan",
+    "check_labels",
+    "joined",
+    "needs_prediction",
+    "plan_scoring",
+    "predictions",
+    "require_finite_rows",
+    "score_batch",
+    "sliced",
+    "to_numpy_labels",
+    "unusual",
+]

@@ -1,0 +1,211 @@
+"""One pass over a batch by a plan: forward, gradients, what the companions need."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vog_hf.accumulate import BatchAccumulator, Windows
+from vog_hf.batches import Batch
+from vog_hf.config import VoGConfig
+from vog_hf.errors import DataError, LabelError, NonFiniteError
+from vog_hf.files import format_bytes
+from vog_hf.gradients import Forward, InputLeaf, copied, forward_from_leaf, target_gradients
+from vog_hf.targets import Task, fill_missing_labels, find_logits
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """Everything that is the same for all batches and snapshots.
+
+    Attributes:
+        task: None where every target is a callable and the outputs have no logits.
+        element_shape: Of one row of the first batch, after the channel mean.
+        batch_seconds: Of forward and gradients on the first batch.
+        batch_bytes: Of the first batch's tensors.
+        first_rows: Number of rows in the first batch.
+    """
+
+    config: VoGConfig
+    task: Task | None
+    leaf: InputLeaf
+    channel_axis: int | None
+    n_outputs: int | None
+    element_shape: tuple[int, ...]
+    dtype: torch.dtype
+    batch_seconds: float
+    batch_bytes: int
+    first_rows: int
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each row has one class, within which scores are normalised."""
+        return self.task is not None and self.task.has_classes
+
+    @property
+    def moment_bytes_per_row(self) -> int:
+        """Memory of a row's moments."""
+        return BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Memory of a row in a block, if it is like the first ones: its moments and its collated tensors."""
+        return self.moment_bytes_per_row - (-self.batch_bytes // self.first_rows)
+
+    def nbytes(self, batch: Batch) -> int:
+        """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
+        shape = [*self.shape(batch.inputs)[1:], *([self.element_shape[-1]] if self.leaf.embedding is not None else [])]
+        moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
+        return len(batch) * moments + batch.nbytes
+
+    def shape(self, inputs: Mapping[str, Any]) -> list[int]:
+        """``[batch, *input]`` of the input itself (of token ids without the width), after the channel mean."""
+        shape = list(inputs[self.leaf.name].shape)
+        if self.channel_axis is not None:
+            del shape[self.channel_axis]
+        return shape
+
+    def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
+        """What scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
+
+        Twice, because finished blocks stay until the files that are made of them are whole.
+        """
+        mapped = self.element_shape[0] if self.leaf.embedding is not None else int(np.prod(self.element_shape))
+        heat_map = 2 * min(1024, mapped) + 12 if self.config.heat_maps else 0
+        return 2 * n_rows * (12 * n_snapshots + heat_map + 100)
+
+    def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
+        """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""
+        in_memory = min(block_rows, n_rows)
+        seconds = self.batch_seconds / self.first_rows * n_rows * n_snapshots
+        return (
+            f"{n_rows:,} rows x {n_snapshots} snapshots, {in_memory:,} rows at a time in about "
+            f"{format_bytes(in_memory * self.bytes_per_row)} of memory, "
+            f"{format_bytes(self.disk_bytes(n_rows, n_snapshots))} on disk, about {timedelta(seconds=round(seconds))} "
+            "of computing"
+        )
+
+    def accumulator(self, inputs: Mapping[str, Any], windows: Windows, rows: Sequence[int]) -> BatchAccumulator:
+        """An empty accumulator for a batch whose inputs, and masks that forward does not take, are placed.
+
+        Raises:
+            DataError: A row is nothing but padding.
+        """
+        mask = self.leaf.element_mask(inputs, self.shape(inputs))
+        empty = torch.zeros(0) if mask is None else (~mask.flatten(1).any(1)).nonzero()
+        if len(empty):
+            msg = (
+                f"row {rows[int(empty[0])]} has no element that counts: its {self.leaf.mask_name} is false everywhere "
+                "(an empty text?); leave the row out, or give it at least one token"
+            )
+            raise DataError(msg)
+        return BatchAccumulator(
+            self.config.column_names,
+            windows,
+            channel_axis=self.channel_axis,
+            mask=mask,
+            heat_maps=self.config.heat_maps,
+        )
+
+
+def predictions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """The predicted class of each row, ``[batch]``, of the model as it is."""
+    with torch.no_grad():
+        return find_logits(model(**copied(inputs))).argmax(-1)
+
+
+def score_batch(
+    model: nn.Module, plan: ScoringPlan, inputs: Mapping[str, Any], labels: "PassLabels"
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
+    return score_forward(plan, forward_from_leaf(model, inputs, plan.leaf), labels)
+
+
+def score_forward(plan: ScoringPlan, forward: Forward, labels: "PassLabels") -> tuple[list[Tensor], dict[str, Tensor]]:
+    """As `score_batch`, after its forward pass."""
+    gradients = target_gradients(plan.config.targets, plan.task, forward, labels.differentiated)
+    if plan.task is None:
+        return gradients, {}
+    with torch.no_grad():
+        logits = find_logits(forward.outputs).detach()
+        return gradients, plan.task.observation(logits.to(plan.dtype), labels.observed)
+
+
+@dataclass(frozen=True)
+class PassLabels:
+    """The labels of one pass over a batch: whose scalar is differentiated, and whose companions are observed.
+
+    They are one and the same, but for ``label="predicted"``: companions are of the given label where a row has one.
+    """
+
+    differentiated: Tensor | None
+    observed: Tensor | None
+
+    @classmethod
+    def of(cls, config: VoGConfig, task: Task | None, given: Tensor | None, prediction: Tensor | None) -> "PassLabels":
+        """Given labels, with the prediction (of the last snapshot) where there is none."""
+        if task is None or not task.can_predict_label or prediction is None:
+            return cls(given, given)
+        filled = fill_missing_labels(given, prediction)
+        return cls(prediction if config.label == "predicted" else filled, filled)
+
+    def __getitem__(self, rows: slice) -> "PassLabels":
+        return PassLabels(*(None if part is None else part[rows] for part in (self.differentiated, self.observed)))
+
+
+def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, Any]:
+    """Some rows of a batch of ``n_rows``: of what has a value per row; everything else is the same for all rows."""
+    if rows.start == 0 and rows.stop >= n_rows:
+        return inputs
+    return {
+        name: value[rows] if isinstance(value, Tensor) and value.shape[:1] == (n_rows,) else value
+        for name, value in inputs.items()
+    }
+
+
+def joined(parts: Sequence[tuple[list[Tensor], dict[str, Tensor]]]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What `score_batch` would have given for all rows at once."""
+    if len(parts) == 1:
+        return parts[0]
+    gradients = [torch.cat(several) for several in zip(*(part for part, _ in parts), strict=True)]
+    return gradients, {name: torch.cat([observed[name] for _, observed in parts]) for name in parts[0][1]}
+
+
+def needs_prediction(plan: ScoringPlan, batches: Sequence[Batch]) -> bool:
+    """Whether the last snapshot has to say a class for some of the rows."""
+    if plan.task is None or not plan.task.can_predict_label:
+        return False
+    return plan.config.label == "predicted" or any(b.labels is None or bool((b.labels < 0).any()) for b in batches)
+
+
+def require_finite_rows(values: Tensor, rows: Sequence[int], snapshot: str, target: str = "the target") -> None:
+    """Raise NonFiniteError, naming the row and the snapshot, where a row's value is NaN or infinite."""
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        row = rows[int(bad.nonzero()[0])]
+        msg = (
+            f"the gradient of {target} is not finite at row {row}, snapshot {snapshot!r} ({int(bad.sum())} rows of its "
+            "batch); training may have diverged, or the row's input is extreme. Leave the snapshot or the row out"
+        )
+        raise NonFiniteError(msg)
+
+
+def check_labels(task: Task, labels: Tensor, n_outputs: int | None, rows: Sequence[int]) -> None:
+    """Raise DataError, naming the row, where a label is not one that the task can have."""
+    try:
+        task.check_labels(labels, n_outputs)
+    except LabelError as error:
+        msg = f"row {rows[error.position]}: {error}"
+        raise LabelError(msg, rows[error.position]) from error
+
+
+def to_numpy_labels(labels: Tensor | None, n_rows: int) -> npt.NDArray[np.generic] | None:
+    """Given labels as a column, None where rows have no single one."""
+    if labels is None or labels.shape != (n_rows,):
+        return None
+    return labels.to(torch.float32 if labels.is_floating_point() else torch.int32).cpu().numpy()
