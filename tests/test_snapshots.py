@@ -496,6 +496,26 @@ def test_a_damaged_index_of_a_sharded_checkpoint_is_refused(tmp_path, content):
     vog_of(model, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/outside.safetensors", "sub/inside.safetensors"])
+def test_an_index_names_files_of_its_own_folder_only(name, tmp_path):
+    """What an index names is read and, when training resumes, deleted: it must not lead out of the folder."""
+    model, folder = backbone(), tmp_path / "snapshots"
+    trained(model, folder)
+    (tmp_path / "outside.safetensors").write_bytes(b"mine")
+    whole = json.loads((folder / INDEX_NAME).read_text())
+    entries = [{**whole["snapshots"][0], "file": name, "step": 99}, *whole["snapshots"][1:]]
+    (folder / INDEX_NAME).write_text(json.dumps({**whole, "snapshots": entries}))
+    for use in (lambda: vog_of(model, folder), lambda: SnapshotWriter(folder, model).continue_from(20)):
+        with pytest.raises(SnapshotError, match="is not the name of a file in this folder"):
+            use()
+    assert (tmp_path / "outside.safetensors").read_bytes() == b"mine"
+    index = tmp_path / "checkpoint" / "model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(SnapshotError, match="is not the name of a file in this folder"):
+        open_snapshots([index.parent, folder], spool=tmp_path)
+
+
 def test_a_truncated_shard_is_refused(tmp_path):
     """One of several files of a checkpoint: the snapshot and the file are named."""
     model = models.mlp().model

@@ -128,10 +128,18 @@ def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         snapshots = tuple(
-            Snapshot(entry["name"], (folder / entry["file"],), entry["step"], entry["digest"])
+            Snapshot(entry["name"], (folder / plain_name(entry["file"]),), entry["step"], entry["digest"])
             for entry in index["snapshots"]
         )
         return snapshots, dict(index["frozen"])
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
         raise SnapshotError(msg) from error
+
+
+def plain_name(name: str) -> str:
+    """The name of a file that lies in the folder that names it; raises ValueError where it would lead out of it."""
+    if Path(name).name != name:
+        msg = f"{name!r} is not the name of a file in this folder"
+        raise ValueError(msg)
+    return name

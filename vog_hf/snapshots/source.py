@@ -13,7 +13,7 @@ from torch import Tensor
 from vog_hf.errors import SnapshotError
 from vog_hf.files import write_atomically
 from vog_hf.snapshots.adapters import WEIGHTS_NAME
-from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, read_index
+from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, plain_name, read_index
 
 SnapshotSource = str | Path | Sequence[str | Path] | Iterable[tuple[str, Mapping[str, Tensor]]]
 
@@ -96,7 +96,8 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 def _shards(index: Path) -> list[str]:
     """Names of the files of a sharded model."""
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(plain_name(name) for name in names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{index} is no index of a sharded model ({type(error).__name__}: {error}); restore it or leave it out"
         raise SnapshotError(msg) from error
