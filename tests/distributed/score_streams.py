@@ -39,4 +39,5 @@ def main(folder: Path, n_processes: int) -> None:
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # gloo may abort where one process leaves while another is at work
         torch.distributed.destroy_process_group()
