@@ -66,8 +66,9 @@ class HubServer:
         }
 
     def downloads(self) -> list[str]:
-        """Names of the files whose content was asked for."""
-        return [path.rpartition("/")[2] for method, path in self.requests if method == "GET" and "/resolve/" in path]
+        """Names (with folders) of the files whose content was asked for."""
+        found = [re.fullmatch(r"/.+/resolve/[^/]+/(.+)", path) for method, path in self.requests if method == "GET"]
+        return [match[1] for match in found if match]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -48,7 +48,7 @@ def scored(model, snapshots, **options):
     return VoGScorer(model, batch_size=16, progress=False).score(rows(), snapshots, collate_fn=collate, **options)
 
 
-def saved_adapters(folder, model, n=3):
+def saved_adapters(folder, model, n=3, **options):
     """As Trainer leaves them: the adapter as it is after each of a few steps; and the states of the whole model."""
     states = []
     for step in range(1, n + 1):
@@ -57,9 +57,18 @@ def saved_adapters(folder, model, n=3):
                 if parameter.requires_grad:
                     generator = torch.Generator().manual_seed(hash((step, len(name))) % 1000)
                     parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-        model.save_pretrained(folder / f"checkpoint-{step}")
+        model.save_pretrained(folder / f"checkpoint-{step}", **options)
         states.append((f"checkpoint-{step}", {name: t.detach().clone() for name, t in model_tensors(model).items()}))
     return states
+
+
+def with_base(states, model):
+    """States whose adapter and word embeddings stand on another base."""
+    own = {name: tensor.detach().clone() for name, tensor in model_tensors(model).items()}
+    return [
+        (name, {**own, **{n: t for n, t in state.items() if "lora_" in n or "word_embeddings" in n}})
+        for name, state in states
+    ]
 
 
 def assert_equal_scores(scores, expected):
@@ -100,6 +109,15 @@ def test_whatever_peft_saves_is_read_back(tmp_path, kind):
     torch.testing.assert_close({n: (t.data_ptr(), t) for n, t in model_tensors(model).items()}, before, rtol=0, atol=0)
     loaded = PeftModel.from_pretrained(models.bert(0).model, tmp_path / "checkpoint-1")
     assert_equal_scores(scored(loaded, tmp_path), scores)
+
+
+def test_embeddings_saved_beside_an_adapter_are_read_back(tmp_path):
+    """PEFT saves them, whole, where a vocabulary was resized or on request."""
+    model = adapted()
+    model.get_input_embeddings().weight.requires_grad_(True)
+    states = saved_adapters(tmp_path, model, save_embedding_layers=True)
+    assert any("word_embeddings" in name for name in load_file(tmp_path / "checkpoint-1" / "adapter_model.safetensors"))
+    assert_equal_scores(scored(adapted(base=1), tmp_path), scored(adapted(base=1), with_base(states, adapted(base=1))))
 
 
 def test_an_adapter_of_another_name_is_matched(tmp_path):

@@ -260,6 +260,8 @@ class Assembler:
         if self._shapes:
             with self._map_values.open("r+b") as file:
                 _write_header(file, sum(int(shapes.prod(axis=1, dtype=np.int64).sum()) for shapes in self._shapes))
+                file.flush()
+                os.fsync(file.fileno())
             self._map_values.replace(self._folder / HEAT_MAP_FILES["values"])
             save_array(self._folder / HEAT_MAP_FILES["shapes"], np.concatenate(self._shapes))
             save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from leaving import leave_together
 from scorings import Scoring, assert_bit_equal
 
 from vog_hf.config import VoGConfig
@@ -125,4 +126,4 @@ def main(folder: Path, name: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2])
-    torch.distributed.destroy_process_group()
+    leave_together()

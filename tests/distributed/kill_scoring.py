@@ -29,6 +29,7 @@ LONG = Scoring("images", 400, 8, VoGConfig(target=("logit", "loss")))  # 50 bloc
 SHORT = Scoring("images", 53, 16, VoGConfig(target=("logit", "loss")))  # 4 blocks, for every operation
 SCORINGS = {"long": LONG, "short": SHORT}
 LIMIT = 60  # seconds
+PATIENCE = 10.0  # seconds; gloo notices within one that a connection is gone
 Before = Callable[[int], None]
 
 
@@ -103,9 +104,18 @@ class Attempt:
             os.kill(self.pids[rank], signal.SIGKILL)  # a zombie until `wait`
 
     def wait(self) -> list[int]:
-        """Exit codes (negative: a signal); processes that hang are killed, and the program fails."""
+        """Exit codes (negative: a signal); processes that hang are killed, and the program fails.
+
+        Where one was killed, the others are killed a little later if they have not noticed, as torchrun does: a process
+        that still looks for the others in the store would wait for half an hour.
+        """
         deadline = time.monotonic() + LIMIT
+        patience: float | None = None
         while len(self.codes) < len(self.pids):
+            if any(code < 0 for code in self.codes.values()):
+                patience = patience or time.monotonic() + PATIENCE
+                if time.monotonic() > patience:
+                    self.kill([rank for rank in range(len(self.pids)) if rank not in self.codes])
             for rank, pid in enumerate(self.pids):
                 if rank not in self.codes:
                     ended, status = os.waitpid(pid, os.WNOHANG)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from leaving import leave_together
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -146,4 +147,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    torch.distributed.destroy_process_group()
+    leave_together()

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import models
-import torch
 from accelerate import PartialState
+from leaving import leave_together
 from scorings import Scoring
 
 from vog_hf.config import VoGConfig
@@ -35,6 +35,4 @@ def main(folder: Path, n_processes: int, first: int, last: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # gloo may abort where one process leaves while another is at work
-        torch.distributed.destroy_process_group()
+    leave_together()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from leaving import leave_together
 from scorings import SCORINGS, Scoring, everything
 
 
@@ -53,5 +54,4 @@ def main(folder: Path, n_processes: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_together()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from leaving import leave_together
 from scorings import SCORINGS
 
 from vog_hf.errors import ProcessError
@@ -38,6 +39,4 @@ def main(folder: Path, n_processes: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # gloo may abort where one process leaves while another is at work
-        torch.distributed.destroy_process_group()
+    leave_together()

@@ -1,6 +1,7 @@
 """Damaged files, missing snapshots, disks that fill up, folders in use: an error or a block redone, no wrong score."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +272,24 @@ def test_a_read_only_file_system_is_refused_before_the_work(disk, whole):
         score(SHORT, disk / "scores", disk / "snapshots")
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     go_on(disk, whole)
+
+
+def test_everything_is_on_the_disk_before_the_manifest_says_so(unassembled, monkeypatch):
+    """Blocks may go then: whatever was made of them was synchronised, and not only handed to the kernel."""
+    fsync, synchronised = os.fsync, []
+
+    def note(handle):
+        synchronised.append(Path(f"/proc/self/fd/{handle}").readlink().name.lstrip(".").split(".")[0])
+        fsync(handle)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("what a handle belongs to is known under Linux only")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", note)
+        score(SHORT, unassembled / "scores", unassembled / "snapshots")
+    before = synchronised[: synchronised.index("manifest")]
+    made = {path.name.split(".")[0] for path in (unassembled / "scores").iterdir()} - {"", "plan", "manifest"}
+    assert {name for name in made if not name.startswith("trajectory-")} <= set(before)  # maps: msync
 
 
 def fill(path):

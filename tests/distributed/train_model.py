@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import DatasetDict
+from leaving import leave_together
 from trainers import augmented, digits, plain, trained
 from transformers import TrainerCallback
 
@@ -137,4 +138,4 @@ def main(folder: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])
-    torch.distributed.destroy_process_group()
+    leave_together()

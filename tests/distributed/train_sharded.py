@@ -11,6 +11,7 @@ import models
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from leaving import leave_together
 from scorings import label_of
 from torch import nn
 
@@ -244,4 +245,4 @@ def main(folder: Path, ways: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])
-    torch.distributed.destroy_process_group()
+    leave_together()
