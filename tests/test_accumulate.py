@@ -33,10 +33,10 @@ def accumulated(gradients, logits, labels, *, planned=None, mask=None, channel_a
     accumulator = BatchAccumulator(
         names, Windows(planned or gradients.shape[1]), channel_axis=channel_axis, mask=mask, heat_maps=heat_maps
     )
-    running = [
+    running = []
+    for k in range(gradients.shape[1]):
         accumulator.update(list(gradients[:, k]), classification_observation(logits[k], labels))
-        for k in range(gradients.shape[1])
-    ]
+        running.append(accumulator.running)
     return accumulator.results(), torch.stack(running)
 
 

@@ -151,7 +151,7 @@ def test_a_columns_target_is_known_by_its_name(column, target):
         ({"task": "ranking"}, "task must be one of None, 'single_label_classification', .* got 'ranking'"),
         ({"reduce_channels": "yes"}, "reduce_channels must be one of 'auto', True, False, got 'yes'"),
         ({"reduce_channels": 1}, "reduce_channels must be one of 'auto', True, False, got 1"),
-        ({"dtype": "float16"}, "dtype must be one of 'float32', 'model', got 'float16'"),
+        ({"dtype": "float16"}, "dtype must be one of 'float32', 'bfloat16', 'model', got 'float16'"),
         ({"heat_maps": "no"}, "heat_maps must be one of True, False, got 'no'"),
         (
             {"task": "regression", "label": "predicted"},

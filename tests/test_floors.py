@@ -13,7 +13,7 @@ RECIPES = PACKAGE.parent / "recipes"
 
 FLOORS = (
     {"errors", "metric", "moments", "dynamics", "evaluation", "schedule"},
-    {"targets", "gradients"},
+    {"targets", "gradients", "folding"},
     {
         "config",
         "files",
@@ -21,6 +21,7 @@ FLOORS = (
         "snapshots",
         "batches",
         "accumulate",
+        "ahead",
         "engine",
         "blocks",
         "live",

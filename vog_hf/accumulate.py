@@ -63,6 +63,10 @@ class BatchAccumulator:
         channel_axis: Axis of ``[batch, *input]`` to average first, None for none.
         mask: ``[batch, *first axes]`` after the channel mean, true where an element counts; None = all.
         heat_maps: Whether to pool the first target's map at the end.
+
+    Attributes:
+        n_snapshots: How many were added.
+        running: ``[targets, batch]``, the VoG up to now; not finite where a gradient was not.
     """
 
     def __init__(
@@ -86,18 +90,15 @@ class BatchAccumulator:
         self._dynamics = TrainingDynamics()
         self._trajectories: dict[str, list[Tensor]] = {}
         self.n_snapshots = 0
+        self.running = torch.empty(0)
 
     @staticmethod
     def bytes_per_row(element_shape: Sequence[int], n_targets: int, dtype: torch.dtype) -> int:
         """Memory of the moments of one row: windows all and late of each target."""
         return 2 * n_targets * GradientMoments.nbytes(1, element_shape, dtype)
 
-    def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> Tensor:
-        """Add one snapshot, in the order of training: one gradient ``[batch, *input]`` per target, and what was seen.
-
-        Returns:
-            ``[targets, batch]``, the VoG up to now; not finite where a gradient was not.
-        """
+    def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> None:
+        """Add one snapshot, in the order of training: a gradient ``[batch, *input]`` per target, and what was seen."""
         if self._channel_axis is not None:
             gradients = [gradient.mean(self._channel_axis) for gradient in gradients]
         if not self.n_snapshots:
@@ -112,14 +113,13 @@ class BatchAccumulator:
         self._magnitude = magnitude if self._magnitude is None else self._magnitude + magnitude
         self._dynamics.update(observation)
         self.n_snapshots += 1
-        running = torch.stack([moments.scores() for moments in self._all])
+        self.running = torch.stack([moments.scores() for moments in self._all])
         if self.n_snapshots == self._windows.width:
-            self._early = list(running)
+            self._early = list(self.running)
         for name in ("confidence", "prediction"):
             if name in observation:
                 self._trajectories.setdefault(name, []).append(observation[name])
-        self._trajectories.setdefault("vog", []).append(running[0])
-        return running
+        self._trajectories.setdefault("vog", []).append(self.running[0])
 
     def results(self) -> RowResults:
         """The final values. Columns ``early`` and ``late`` are there only if all planned snapshots came."""

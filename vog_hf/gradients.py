@@ -6,7 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
@@ -113,12 +113,43 @@ def target_gradients(
 # --- what is fed to the model ---------------------------------------------------------------------------------------
 
 
+class EmbeddingCut:
+    """A forward hook that cuts an embedding's output out of the graph; one object for all passes of a compiled model.
+
+    ``caught`` are the outputs that were cut, each now a leaf; the model goes on with a copy.
+    """
+
+    def __init__(self) -> None:
+        self.caught: list[Tensor] = []
+        self._ids = torch.empty(0)
+
+    @contextmanager
+    def watching(self, embedding: nn.Module, ids: Tensor) -> Iterator[None]:
+        """Cut while the model runs on ``ids``."""
+        self.caught.clear()
+        self._ids = ids
+        handle = embedding.register_forward_hook(self)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """As `torch.nn.Module.register_forward_hook` calls it."""
+        swapped = _has_tokens_first(self._ids, args, output)
+        self.caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
+        fed = self.caught[-1].clone()
+        return fed.transpose(0, 1) if swapped else fed
+
+
 @dataclass(frozen=True)
 class InputLeaf:
     """The input with respect to which the gradient is taken: a floating tensor, or an embedding's output."""
 
     name: str  # key in the batch
     embedding: nn.Module | None  # the module whose output is the leaf; None: the tensor itself
+    cut: EmbeddingCut = field(default_factory=EmbeddingCut, repr=False, compare=False)
 
     def channel_axis(self, shape: Sequence[int]) -> int | None:
         """Axis of ``[batch, *input]`` that holds image channels, None where the input is not an image."""
@@ -204,21 +235,10 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
         others = {name: value for name, value in inputs.items() if name != leaf.name}
         with _explained_autograd_errors():
             return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
-    caught: list[Tensor] = []
-    ids = inputs[leaf.name]
-
-    def cut(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        swapped = _has_tokens_first(ids, args, output)
-        caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
-        fed = caught[-1].clone()
-        return fed.transpose(0, 1) if swapped else fed
-
-    handle = leaf.embedding.register_forward_hook(cut)
-    try:
-        with _explained_autograd_errors():
-            outputs = model(**copied(inputs))
-    finally:
-        handle.remove()
+    cut = leaf.cut
+    with cut.watching(leaf.embedding, inputs[leaf.name]), _explained_autograd_errors():
+        outputs = model(**copied(inputs))
+    caught, ids = cut.caught, inputs[leaf.name]
     if len(caught) != 1:
         msg = (
             f"the input embedding of {type(model).__name__} ({type(leaf.embedding).__name__}) was used {len(caught)} "
@@ -234,7 +254,7 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             "pad_to_multiple_of=config.attention_window), or pass a model of one text per row"
         )
         raise ModelError(msg)
-    return Forward(outputs, inputs, caught[0])
+    return Forward(outputs, inputs, caught.pop())
 
 
 def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,8 +380,8 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def scoring_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without autocast or compilation, gradients on; on leaving, all is as before.
+def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
+    """Evaluation mode without compilation, gradients on, autocast to a dtype or off; on leaving, all is as before.
 
     Modes are set and restored flag by flag, because ``train()`` and ``eval()`` of some modules do more than that. What
     modules keep of weights that they had before, or had meanwhile, is dropped (see `drop_caches`).
@@ -375,7 +395,9 @@ def scoring_mode(model: nn.Module) -> Iterator[None]:
         stack.callback(drop_caches, model)
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
+        # Weights are exchanged under it: what it keeps of them would be old.
+        casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
+        stack.enter_context(casting)
         try:
             drop_caches(model)
             for module, compiled_call in zip(modules, compiled, strict=True):

@@ -28,7 +28,6 @@ from vog_hf.rows import RowIdentity, identify_rows
 from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.scores import VoGScores
 from vog_hf.session import Session
-from vog_hf.snapshots import lend_weights
 
 
 class LiveScoring:
@@ -144,28 +143,24 @@ class LiveScoring:
 
     def _update(self, name: str) -> None:
         session = self._session
-        cast_up = session.config.dtype == "float32"
         first = not self._snapshots
         with (
             session.model_in_use(),
             buffers_of_main(session.model, session.processes),
-            lend_weights(session.model, {}, cast_up=cast_up),
+            session.weights_lent(self._plan, {}),
             session.progress_bar(sum(map(len, self._batches))) as bar,
         ):
             bar.set_postfix(snapshot=name)
             for i, batch in enumerate(self._reader.read(self._batches)):
                 self._check_labels(batch)
-                accumulator = session.update(
-                    self._plan,
-                    batch,
-                    None if first else self._held[i].accumulator,
-                    prediction=None,
-                    windows=self._windows,
-                    snapshot=name,
-                )
+                placed = session.placed(self._plan, batch)
                 if first:
+                    accumulator = self._plan.accumulator(placed, self._windows)
                     self._held.append(LiveBatch(batch.rows, batch.labels, accumulator))
+                session.update(self._plan, placed, self._held[i].accumulator, prediction=None)
                 bar.update(len(batch))
+            for held in self._held:
+                session.require_finite(held.accumulator, held.rows, name)
 
     def running(self) -> dict[str, npt.NDArray[np.generic]]:
         """The columns of this process's rows as of now, with ``row``; for watching a ranking while a model learns."""

@@ -31,7 +31,8 @@ from vog_hf.streams import UNKNOWN_LENGTH, StreamRows, is_stream, score_stream
 
 logger = logging.getLogger(__name__)
 
-FREE_MEMORY_SHARE = 0.25
+FREE_MEMORY_SHARE = 0.25  # for a block of rows
+RESIDENT_MEMORY_SHARE = 0.125  # for snapshots that stay on the device
 
 
 class VoGScorer:
@@ -48,6 +49,10 @@ class VoGScorer:
         memory_budget: Bytes for a block's rows and moments, at least one batch; default: a quarter of what is free.
         num_workers: Processes that read rows ahead.
         progress: Show a progress bar on the main process (where there is a terminal).
+        fold: Run the model with each BatchNorm folded into the convolution before it: the same function, faster. The
+            first batch is run both ways; where they differ by more than rounding, the model is run as it is.
+        torch_compile: Run the model through ``torch.compile``, after the same comparison. Worth its minute of compiling
+            where much is to be scored.
 
     Example:
         >>> import torch
@@ -69,6 +74,8 @@ class VoGScorer:
         memory_budget: int | None = None,
         num_workers: int = 0,
         progress: bool = True,
+        fold: bool = True,
+        torch_compile: bool = False,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
@@ -82,6 +89,8 @@ class VoGScorer:
         self.batch_size = batch_size
         self.memory_budget = memory_budget
         self.num_workers = num_workers
+        self.fold = fold
+        self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said
         self._session = Session(self.model, self.config, accelerator or current_processes(), batch_size, progress)
 
@@ -146,7 +155,15 @@ class VoGScorer:
         rows = rows[: self.batch_size]
         plan, first = self._session.rows_at_a_time.run(
             len(rows),
-            lambda part: plan_scoring(self.model, reader, self.config, rows[part], require_finite=require_finite),
+            lambda part: plan_scoring(
+                self.model,
+                reader,
+                self.config,
+                rows[part],
+                require_finite=require_finite,
+                fold=self.fold,
+                compiled=self.torch_compile,
+            ),
         )[0]
         if self._session.processes.is_main_process and reader not in self._looked_at:
             for line in unusual(self.model, reader, plan, first):
@@ -183,8 +200,9 @@ class VoGScorer:
             block_plan = from_main(processes, f"preparing {folder}", prepare)
             blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
             budget = self.memory_budget or blocks.plan.block_rows * plan.bytes_per_row
-            replay = Replay(session, plan, reader, snapshots, blocks, budget)
-            with session.model_in_use():
+            resident = self._resident_bytes()
+            with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
+                replay = Replay(session, plan, reader, snapshots, blocks, budget, lent)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             blocks.end_at(n_rows)
             identity = replace(identity, n_rows=n_rows)
@@ -218,6 +236,11 @@ class VoGScorer:
         require_free(folder, needed, "storing the scores")
         logger.info("VoG: %s; scores in %s", self.estimate(plan, known, n_snapshots), folder)
         return blocks.plan
+
+    def _resident_bytes(self) -> int:
+        """How much of the snapshots may stay on a device; a CPU has the files in its page cache anyway."""
+        device = model_device_and_dtype(self.model)[0]
+        return 0 if device.type == "cpu" else int(RESIDENT_MEMORY_SHARE * free_memory(device))
 
     @property
     def _dry_run_rows(self) -> int:

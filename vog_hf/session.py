@@ -1,9 +1,9 @@
 """Session: which model is scored, by which processes, with which options; and what replay and live share."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vog_hf.accumulate import BatchAccumulator, Windows
+from vog_hf.accumulate import BatchAccumulator
 from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader
 from vog_hf.config import VoGConfig, target_digest
 from vog_hf.engine import PassLabels, ScoringPlan, joined, predictions, require_finite_rows, score_batch, sliced
@@ -22,7 +22,7 @@ from vog_hf.memory import RowsAtATime
 from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT
-from vog_hf.snapshots import tensor_digest
+from vog_hf.snapshots import LentWeights, lend_weights, tensor_digest
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,20 @@ class Session:
     @contextmanager
     def model_in_use(self) -> Iterator[None]:
         """The model in scoring mode, all random states kept."""
-        with preserved_rng(), scoring_mode(self.model):
+        with preserved_rng(), scoring_mode(self.model, self.config.autocast):
             yield
+
+    @contextmanager
+    def weights_lent(
+        self, plan: ScoringPlan, frozen: Mapping[str, str], *, resident_bytes: int = 0
+    ) -> Iterator[LentWeights]:
+        """The model, in use, to be given other weights and run the way of the plan; see `lend_weights`."""
+        cast_up = self.config.casts_up
+        with (
+            lend_weights(self.model, frozen, cast_up=cast_up, resident_bytes=resident_bytes) as weights,
+            plan.folding.installed(),
+        ):
+            yield weights
 
     def output_folder(self, output_dir: str | Path | None) -> tuple[Path, "TemporaryDirectory[str] | None"]:
         """The folder for scores, the same on every process: as given, or a temporary one of the main process."""
@@ -64,42 +76,43 @@ class Session:
         shown = self.progress and self.processes.is_main_process
         return tqdm(total=total, unit="row", desc="VoG", disable=None if shown else True)
 
+    def placed(self, plan: ScoringPlan, batch: Batch) -> Batch:
+        """A batch on the device, in the dtype of the weights that the model has now and in the layout of the plan."""
+        device, dtype = model_device_and_dtype(self.model)
+        return replace(
+            batch,
+            inputs=plan.laid_out(placed(batch.inputs, device, dtype)),
+            masks=placed(batch.masks, device, None),
+            labels=None if batch.labels is None else batch.labels.to(device, non_blocking=True),
+        )
+
     def update(
         self,
         plan: ScoringPlan,
         batch: Batch,
-        accumulator: BatchAccumulator | None,
+        accumulator: BatchAccumulator,
         *,
         prediction: Tensor | None,
-        windows: Windows,
-        snapshot: str,
-    ) -> BatchAccumulator:
-        """Add the model as it is now to a batch's accumulator (None: a new one).
+    ) -> None:
+        """Add the model as it is now to the accumulator of a batch that is placed.
 
-        Raises:
-            DataError: A row is nothing but padding; names the row.
-            NonFiniteError: A gradient is NaN or infinite; names the row and the snapshot.
+        Nothing here waits for the device: whether the gradients were finite, `require_finite` says after a pass.
         """
-        device, dtype = model_device_and_dtype(self.model)
-        inputs = placed(batch.inputs, device, dtype)
-        given = None if batch.labels is None else batch.labels.to(device)
-        labels = PassLabels.of(plan.config, plan.task, given, prediction)
-        if accumulator is None:
-            accumulator = plan.accumulator({**placed(batch.masks, device, None), **inputs}, windows, batch.rows)
+        labels = PassLabels.of(plan.config, plan.task, batch.labels, prediction)
         parts = self.rows_at_a_time.run(
-            len(batch), lambda rows: score_batch(self.model, plan, sliced(inputs, rows, len(batch)), labels[rows])
+            len(batch), lambda rows: score_batch(plan, sliced(batch.inputs, rows, len(batch)), labels[rows])
         )
-        gradients, observation = joined(parts)
-        running = accumulator.update(gradients, observation)
-        for target, values in zip(self.config.target_names, running, strict=True):
-            require_finite_rows(values, batch.rows, snapshot, target)
-        return accumulator
+        accumulator.update(*joined(parts))
+
+    def require_finite(self, accumulator: BatchAccumulator, rows: Sequence[int], snapshot: str) -> None:
+        """Raise NonFiniteError, naming the row and the snapshot, where a gradient of the last pass was not finite."""
+        for target, values in zip(self.config.target_names, accumulator.running, strict=True):
+            require_finite_rows(values, rows, snapshot, target)
 
     def predictions(self, batch: Batch) -> Tensor:
-        """The predicted class of each row, ``[batch]``, of the model as it is now."""
-        inputs = placed(batch.inputs, *model_device_and_dtype(self.model))
+        """The predicted class of each row, ``[batch]``, of a batch that is placed and the model as it is now."""
         parts = self.rows_at_a_time.run(
-            len(batch), lambda rows: predictions(self.model, sliced(inputs, rows, len(batch)))
+            len(batch), lambda rows: predictions(self.model, sliced(batch.inputs, rows, len(batch)))
         )
         return torch.cat(parts)
 

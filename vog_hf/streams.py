@@ -51,7 +51,7 @@ def _next_block(replay: Replay, number: int, bar: Any) -> int:
     if held:
         if rows.id_column is not None:
             folder.write_ids(rank, number, rows.ids())
-        replay.finish_block(number, batches(held, folder.plan.batch_size), bar)
+        replay.finish_block(number, replay.groups(batches(held, folder.plan.batch_size)), bar)
     return len(held)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from vog_hf.accumulate import Windows
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.config import VoGConfig
+from vog_hf.engine.fast_path import fast_path
 from vog_hf.engine.passes import PassLabels, ScoringPlan, check_labels, require_finite_rows, score_forward
+from vog_hf.engine.tolerance import rounding_tolerance
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
 from vog_hf.gradients import (
     Forward,
@@ -32,23 +35,29 @@ from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.snapshots import lend_weights
 from vog_hf.targets import TASKS, MultiLabelClassification, Task, check_target, find_logits, find_task
 
-PADDING_TOLERANCE = 1e-3
-ROUNDINGS = 8  # that a mean gradient may differ by in low precision, in units of its last digit
 NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
 DOUBTFUL_LABELS = 32  # that are read with their rows
 
 
 @dataclass(frozen=True)
 class FirstPass:
-    """The first batch, the labels that were used and one gradient per target."""
+    """The first batch, the labels that were used, one gradient per target, and why there is no fast path (if so)."""
 
     batch: Batch
     labels: PassLabels
     gradients: list[Tensor]
+    slow: str | None
 
 
 def plan_scoring(
-    model: nn.Module, reader: BatchReader, config: VoGConfig, rows: range, *, require_finite: bool = True
+    model: nn.Module,
+    reader: BatchReader,
+    config: VoGConfig,
+    rows: range,
+    *,
+    require_finite: bool = True,
+    fold: bool = True,
+    compiled: bool = False,
 ) -> tuple[ScoringPlan, FirstPass]:
     """One forward, one gradient per target and one update of ``rows``; raises what would go wrong later.
 
@@ -60,11 +69,13 @@ def plan_scoring(
         config: What is computed.
         rows: The first ones.
         require_finite: Whether the weights that the model has now are ones that will be scored.
+        fold: Run the model with its BatchNorms folded, if that gives the same on these rows.
+        compiled: Run it through ``torch.compile``, if that gives the same on these rows.
 
     Raises:
         DataError, ModelError, ConfigError, NonFiniteError: What is wrong with rows, labels, model or configuration.
     """
-    with preserved_rng(), lend_weights(model, {}, cast_up=config.dtype == "float32"), scoring_mode(model):
+    with preserved_rng(), _model_in_use(model, config):
         batch = next(reader.read([rows]))
         device, dtype = model_device_and_dtype(model)
         inputs = placed(batch.inputs, device, dtype)
@@ -82,19 +93,30 @@ def plan_scoring(
                 require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
-        plan.accumulator(_placed(model, batch), windows, batch.rows).update(gradients, observation)
-    return replace(plan, batch_seconds=seconds), FirstPass(batch, labels, gradients)
+        plan.accumulator(replace(batch, inputs=_placed(model, batch)), windows).update(gradients, observation)
+        plan, slow = replace(plan, batch_seconds=seconds), None
+        if fold or compiled:
+            plan, slow = fast_path(plan, forward, labels, gradients, fold=fold, compiled=compiled)
+    return plan, FirstPass(batch, labels, gradients, slow)
 
 
 def unusual(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
     """What a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
     try:
-        with preserved_rng(), lend_weights(model, {}, cast_up=plan.config.dtype == "float32"), scoring_mode(model):
+        with preserved_rng(), _model_in_use(model, plan.config):
             torch.manual_seed(torch.initial_seed() + 1)  # other numbers than in the first pass, if the model draws any
             lines = list(islice(_dependence_on_batch(model, reader, plan, first), 1))
     except DataError as error:
         lines = [f"whether scores depend on the batch is not known, because a row alone cannot be read: {error}"]
+    lines += [first.slow] if first.slow else []
     return lines + list(_rows_without_positive_label(reader, plan, first.batch))
+
+
+@contextmanager
+def _model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
+    """The model as it is scored, with the weights that it has."""
+    with lend_weights(model, {}, cast_up=config.casts_up), scoring_mode(model, config.autocast):
+        yield
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -130,6 +152,8 @@ def _plan(model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward
         batch_seconds=0.0,
         batch_bytes=batch.nbytes,
         first_rows=len(batch),
+        module=model,
+        readings=1 if forward.x.device.type == "cpu" else 2,
     )
 
 
@@ -228,7 +252,7 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
             continue
         scale = torch.maximum(single[:, 0], NEGLIGIBLE * together.mean(1))
         difference = float(((together[:, at] - single[:, 0]).abs() / scale).max())
-        if difference > _tolerance(model):
+        if difference > rounding_tolerance(model, plan.config):
             yield _changes(batch.rows[at], difference, is_padded=shapes[0] != shapes[1])
 
 
@@ -270,13 +294,6 @@ def _lengths(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> Tensor:
         return mask.flatten(1).sum(1)
     single = reader.read([range(row, row + 1) for row in batch.rows])
     return torch.tensor([row.inputs[plan.leaf.name].numel() for row in single])
-
-
-def _tolerance(model: nn.Module) -> float:
-    """How much of a difference may be rounding: float32 is rounded to 10 bits on a GPU, where TF32 is allowed."""
-    device, dtype = model_device_and_dtype(model)
-    last_digit = torch.finfo(dtype or torch.float32).eps
-    return max(PADDING_TOLERANCE, ROUNDINGS * (max(last_digit, 2.0**-10) if device.type == "cuda" else last_digit))
 
 
 def _padding_counts(plan: ScoringPlan, batch: Batch, row: int, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:

@@ -1,7 +1,7 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from vog_hf.batches import Batch
 from vog_hf.config import VoGConfig
 from vog_hf.errors import DataError, LabelError, NonFiniteError
 from vog_hf.files import format_bytes
+from vog_hf.folding import Folding
 from vog_hf.gradients import Forward, InputLeaf, copied, forward_from_leaf, target_gradients
 from vog_hf.targets import Task, fill_missing_labels, find_logits
 
@@ -29,6 +30,9 @@ class ScoringPlan:
         batch_seconds: Of forward and gradients on the first batch.
         batch_bytes: Of the first batch's tensors.
         first_rows: Number of rows in the first batch.
+        module: What is called: the model, or the compiled one.
+        folding: What is to be installed in it, and refreshed after every change of its weights.
+        readings: How many times a block's collated rows are in memory: twice where the next block is read ahead.
     """
 
     config: VoGConfig
@@ -41,6 +45,9 @@ class ScoringPlan:
     batch_seconds: float
     batch_bytes: int
     first_rows: int
+    module: nn.Module
+    folding: Folding = field(default_factory=Folding)
+    readings: int = 1
 
     @property
     def has_classes(self) -> bool:
@@ -55,13 +62,13 @@ class ScoringPlan:
     @property
     def bytes_per_row(self) -> int:
         """Memory of a row in a block, if it is like the first ones: its moments and its collated tensors."""
-        return self.moment_bytes_per_row - (-self.batch_bytes // self.first_rows)
+        return self.moment_bytes_per_row - (-self.readings * self.batch_bytes // self.first_rows)
 
     def nbytes(self, batch: Batch) -> int:
         """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
         shape = [*self.shape(batch.inputs)[1:], *([self.element_shape[-1]] if self.leaf.embedding is not None else [])]
         moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
-        return len(batch) * moments + batch.nbytes
+        return len(batch) * moments + self.readings * batch.nbytes
 
     def shape(self, inputs: Mapping[str, Any]) -> list[int]:
         """``[batch, *input]`` of the input itself (of token ids without the width), after the channel mean."""
@@ -69,6 +76,10 @@ class ScoringPlan:
         if self.channel_axis is not None:
             del shape[self.channel_axis]
         return shape
+
+    def laid_out(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs in the memory layout that the model is fastest in."""
+        return {**inputs, self.leaf.name: self.folding.laid_out(inputs[self.leaf.name])}
 
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
         """What scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
@@ -90,12 +101,13 @@ class ScoringPlan:
             "of computing"
         )
 
-    def accumulator(self, inputs: Mapping[str, Any], windows: Windows, rows: Sequence[int]) -> BatchAccumulator:
-        """An empty accumulator for a batch whose inputs, and masks that forward does not take, are placed.
+    def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
+        """An empty accumulator for a batch that is placed.
 
         Raises:
-            DataError: A row is nothing but padding.
+            DataError: A row is nothing but padding; names the row.
         """
+        inputs, rows = {**batch.masks, **batch.inputs}, batch.rows
         mask = self.leaf.element_mask(inputs, self.shape(inputs))
         empty = torch.zeros(0) if mask is None else (~mask.flatten(1).any(1)).nonzero()
         if len(empty):
@@ -120,10 +132,10 @@ def predictions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
 
 
 def score_batch(
-    model: nn.Module, plan: ScoringPlan, inputs: Mapping[str, Any], labels: "PassLabels"
+    plan: ScoringPlan, inputs: Mapping[str, Any], labels: "PassLabels"
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
-    return score_forward(plan, forward_from_leaf(model, inputs, plan.leaf), labels)
+    return score_forward(plan, forward_from_leaf(plan.module, inputs, plan.leaf), labels)
 
 
 def score_forward(plan: ScoringPlan, forward: Forward, labels: "PassLabels") -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -1,6 +1,6 @@
 """Snapshots lent to a model, which gets its own tensors back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from vog_hf.snapshots.tensors import aliases, model_tensors
 class LentWeights:
     """Puts snapshots into a model for a while; the model gets its own tensors back from `lend_weights`."""
 
-    def __init__(self, model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool) -> None:
+    def __init__(self, model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int) -> None:
         self._model = model
+        self._resident: dict[tuple[Path, ...], dict[str, Tensor]] = {}
+        self._resident_bytes_left = resident_bytes
         self._tensors = model_tensors(model)
         self._aliases = aliases(model)
         self._stored = set(self._tensors) - set(frozen)
@@ -34,6 +36,10 @@ class LentWeights:
         Raises:
             SnapshotError: Names or shapes that are not the model's, tensors missing, or a file that cannot be read.
         """
+        if snapshot.files in self._resident:
+            for name, value in self._resident[snapshot.files].items():
+                self._tensors[name].data = value
+            return
         found: set[str] = set()
         for path in snapshot.files:
             try:
@@ -45,6 +51,15 @@ class LentWeights:
         if missing:
             msg = f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
             raise SnapshotError(msg)
+        self._keep(snapshot, found)
+
+    def _keep(self, snapshot: Snapshot, names: Iterable[str]) -> None:
+        """Hold on to what was loaded, as long as there is room."""
+        loaded = {name: self._tensors[name].data for name in names}
+        n_bytes = sum(value.nbytes for value in loaded.values())
+        if n_bytes <= self._resident_bytes_left:
+            self._resident_bytes_left -= n_bytes
+            self._resident[snapshot.files] = loaded
 
     def _load_file(self, snapshot: Snapshot, path: Path, found: set[str]) -> None:
         device = str(next(iter(self._tensors.values())).device)
@@ -83,13 +98,16 @@ class LentWeights:
 
 
 @contextmanager
-def lend_weights(model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool) -> Iterator[LentWeights]:
+def lend_weights(
+    model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int = 0
+) -> Iterator[LentWeights]:
     """Lend snapshots to a model; on leaving, it holds exactly the tensors it held before, in the same memory.
 
     Args:
         model: Unwrapped.
         frozen: Names of the tensors that no snapshot stores.
         cast_up: Hold floating tensors of fewer than 32 bits in float32 meanwhile.
+        resident_bytes: How much of the snapshots may stay in the device's memory once it was loaded.
 
     Raises:
         ModelError: The model is sharded: its tensors are parts.
@@ -98,7 +116,7 @@ def lend_weights(model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool) 
     own = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
     own += [(b, b.data) for b in model.buffers()]
     try:
-        yield LentWeights(model, frozen, cast_up=cast_up)
+        yield LentWeights(model, frozen, cast_up=cast_up, resident_bytes=resident_bytes)
     finally:
         for tensor, data in own:
             tensor.data = data
