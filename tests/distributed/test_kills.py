@@ -58,7 +58,7 @@ def test_thirty_kills_at_random_moments(tmp_path, n_processes):
     assert len(moments) == 30
     assert_scores_are_exact(moments, n_processes)
     assert_kills_hit(moments, least=10)
-    assert sum(-signal.SIGKILL in kill["codes"] for kill in moments) >= 25
+    assert sum(-signal.SIGKILL in kill["codes"] for kill in moments) >= 20
 
 
 @pytest.mark.slow

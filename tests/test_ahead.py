@@ -1,0 +1,46 @@
+import threading
+
+import pytest
+
+from vog_hf.ahead import ahead
+
+
+def test_the_next_item_is_made_while_one_is_used():
+    """Order is kept; while item 0 is in use, item 1 is made, and no more than that."""
+    made, one_is_made = [], threading.Event()
+
+    def items():
+        for i in range(4):
+            made.append(i)
+            if i == 1:
+                one_is_made.set()
+            yield i
+
+    coming = ahead(items())
+    assert next(coming) == 0
+    assert one_is_made.wait(timeout=10)
+    assert made == [0, 1]
+    assert list(coming) == [1, 2, 3]
+    assert list(ahead([])) == []
+
+
+def test_an_error_comes_where_its_item_would():
+    """The items before it are given; nothing goes on in the thread afterwards."""
+
+    def items():
+        yield "a"
+        raise ValueError("row 7")
+
+    coming = ahead(items())
+    assert next(coming) == "a"
+    with pytest.raises(ValueError, match="row 7"):
+        next(coming)
+    assert not any(thread.name.startswith("vog-ahead") for thread in threading.enumerate())
+
+
+def test_nothing_goes_on_after_the_last_use():
+    """Who stops in the middle leaves no thread behind."""
+    coming = ahead(range(100))
+    next(coming)
+    coming.close()
+    assert not any(thread.name.startswith("vog-ahead") for thread in threading.enumerate())

@@ -1,0 +1,260 @@
+"""The fast way to run a model gives the scores of the plain one, and is left where it does not."""
+
+import functools
+import logging
+from dataclasses import replace
+
+import models
+import numpy as np
+import pytest
+import torch
+from scipy.stats import rankdata
+from torch import nn
+
+from vog_hf import replay
+from vog_hf.config import VoGConfig
+from vog_hf.engine import dry_run, fast_path
+from vog_hf.folding import Folding
+from vog_hf.scorer import VoGScorer
+from vog_hf.snapshots import SnapshotWriter, lend_weights, open_folder
+
+N = 53
+LABELS = [(i * i + i // 3) % models.CLASSES for i in range(N)]
+FOLDED = {
+    "conv_net": ((3, 8, 8), "image"),
+    "resnet": ((3, 32, 32), "pixel_values"),
+    "timm_net": ((3, 32, 32), "x"),
+}
+
+
+def labelled(rows, labels):
+    """Rows with labels."""
+    return [{**row, "labels": label} for row, label in zip(rows, labels, strict=True)]
+
+
+@functools.cache
+def family(name):
+    """A model with BatchNorms, 53 rows with labels, and five snapshots."""
+    shape, key = FOLDED[name]
+    case = models.CASES[name]()
+    rows = [
+        {**row, "labels": label} for row, label in zip(models._float_rows(key, shape, seed=3, n=N), LABELS, strict=True)
+    ]
+    states = models.perturbed_states(case.model, 5)
+    return case.model, rows, [(f"epoch-{k}", state) for k, state in enumerate(states)]
+
+
+def scored(name, config=None, **options):
+    """Scores of a family."""
+    model, rows, states = family(name)
+    return VoGScorer(model, config=config, batch_size=12, **options).score(rows, states, collate_fn=models.collate)
+
+
+def plan_of(model, rows, config=None, **options):
+    """The plan after the dry run."""
+    scorer = VoGScorer(model, config=config, batch_size=12, **options)
+    return scorer.plan(scorer.reader(rows, collate_fn=models.collate))
+
+
+@pytest.mark.parametrize("config", [VoGConfig(target=("logit", "loss")), VoGConfig(reduce_channels=False)])
+@pytest.mark.parametrize("name", FOLDED)
+def test_folded_and_plain_scores_agree(name, config):
+    """To 1e-5 (relative) in float32 in every column that is not a count, and in all ranks but those of ties."""
+    model, rows, _ = family(name)
+    plan = plan_of(model, rows, config)
+    assert plan.folding
+    assert plan.folding.channels_last
+    assert not plan_of(model, rows, config, fold=False).folding
+    fast, plain = scored(name, config), scored(name, config, fold=False)
+    for column in plain.to_pandas().columns.drop("row"):
+        expected = plain.column(column)
+        tolerance = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(fast.column(column), expected, rtol=1e-5, atol=tolerance, err_msg=column)
+    for column in ("vog", "vog_class_normalized"):
+        distinct = np.diff(np.sort(plain.column(column))).min() > 1e-5 * np.abs(plain.column(column)).max()
+        same = rankdata(fast.column(column)) == rankdata(plain.column(column))
+        assert same.all() or not distinct
+        assert same.mean() > 0.9
+
+
+def test_live_is_folded_too(monkeypatch):
+    """The model that trains runs the fast way during a live pass, and is itself again behind it."""
+    model, rows, states = family("conv_net")
+    scorer = VoGScorer(model, batch_size=12)
+    reader = scorer.reader(rows, collate_fn=models.collate)
+    plan = scorer.plan(reader)
+    live = scorer.live(reader, plan, len(states))
+    refreshed = []
+    monkeypatch.setattr(Folding, "refresh", lambda self, refresh=Folding.refresh: refreshed.append(refresh(self)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, state in states:
+        model.load_state_dict(state)
+        live.update(name)
+        assert not any("forward" in module.__dict__ for module in model.modules())
+    model.load_state_dict(before)
+    assert len(refreshed) == len(states)
+    np.testing.assert_allclose(live.finish().column("vog"), scored("conv_net").column("vog"), rtol=1e-6)
+
+
+def wrong_by(factor):
+    """A folding that is another function."""
+
+    def laid_out(self, tensor):
+        return tensor * factor if self else tensor
+
+    return laid_out
+
+
+@pytest.mark.parametrize(("factor", "falls_back"), [(1.5, True), (float("nan"), True), (1 + 1e-6, False)])
+def test_another_function_is_not_taken(monkeypatch, caplog, factor, falls_back):
+    """One line says so, and the scores are the plain ones; rounding is not another function."""
+    expected = scored("conv_net", fold=False).column("vog")
+    monkeypatch.setattr(Folding, "laid_out", wrong_by(factor))
+    with caplog.at_level(logging.WARNING, logger="vog_hf"):
+        found = scored("conv_net").column("vog")
+    lines = [record.getMessage() for record in caplog.records if "the model is run as it is" in record.getMessage()]
+    assert len(lines) == falls_back
+    if falls_back:
+        assert "2 BatchNorms folded into convolutions, channels last" in lines[0]
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+class ZeroHead(models.ConvNet):
+    """Says 0 to everything, as heads of fresh models do."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+def test_a_model_whose_logits_are_all_zero_is_folded():
+    """No difference to nothing is none."""
+    _, rows, _ = family("conv_net")
+    assert plan_of(ZeroHead(), rows).folding.pairs
+
+
+@pytest.mark.parametrize("name", ["mlp", "vit", "bert"])
+def test_models_without_batch_normalisation_run_as_they_are(name):
+    """Nothing to fold: no second layout, no second pass."""
+    case = models.CASES[name]()
+    rows = labelled(case.rows, case.labels)
+    plan = plan_of(case.model, rows)
+    assert plan.folding == Folding()
+    assert plan.module is case.model
+
+
+def test_low_precision_is_not_folded():
+    """Neither weights in bfloat16 nor bfloat16 by autocast: both ways are equally far from the truth there."""
+    model, rows, _ = family("conv_net")
+    assert plan_of(model, rows).folding
+    assert not plan_of(model, rows, VoGConfig(dtype="bfloat16")).folding
+    half = models.CASES["conv_net"]().model.bfloat16()
+    assert not plan_of(half, rows, VoGConfig(dtype="model")).folding
+    assert plan_of(half, rows).folding  # cast up to float32
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit", "bert"])
+def test_bfloat16_is_close_to_float32(name):
+    """Under autocast scores change by little, in the ranks by less; weights and modes are as before."""
+    case = models.CASES[name]()
+    rows = labelled(case.rows, case.labels)
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 4))]
+    found = [
+        VoGScorer(case.model, config=VoGConfig(dtype=dtype)).score(rows, states, collate_fn=models.collate)
+        for dtype in ("float32", "bfloat16")
+    ]
+    full, low = (scores.column("vog") for scores in found)
+    assert not np.array_equal(full, low)
+    np.testing.assert_allclose(low, full, rtol=0.15)
+    assert found[1].manifest["config"]["dtype"] == "bfloat16"
+
+
+def test_autocast_never_keeps_the_weights_of_an_earlier_snapshot():
+    """Under autocast each snapshot's gradients are of its own weights: two that are the same leave the VoG as it is."""
+    case = models.CASES["vit"]()
+    rows = labelled(case.rows, case.labels)
+    first, second = models.perturbed_states(case.model, 2, scale=0.5)
+    config = VoGConfig(dtype="bfloat16")
+    alternating = [(f"{k}", (first, second)[k % 2]) for k in range(4)]
+    pair = alternating[:2]
+    found = [
+        VoGScorer(case.model, config=config).score(rows, states, collate_fn=models.collate).column("vog")
+        for states in (alternating, pair)
+    ]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert (found[1] > 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "vit", "bert"])
+def test_compiled_scores_are_those_of_the_plain_model(name):
+    """torch.compile through all snapshots, a short last batch and a hook on the embeddings."""
+    case = models.CASES[name]()
+    rows = labelled(case.rows, case.labels)
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 3))]
+    plan = plan_of(case.model, rows, torch_compile=True)
+    assert plan.module is not case.model
+    found = [
+        VoGScorer(case.model, batch_size=4, torch_compile=compiled).score(rows, states, collate_fn=models.collate)
+        for compiled in (True, False)
+    ]
+    np.testing.assert_allclose(found[0].column("vog"), found[1].column("vog"), rtol=1e-4)
+
+
+# --- what is for accelerators, run on a CPU -------------------------------------------------------------------------
+
+
+def test_rows_are_read_ahead_where_a_device_computes(monkeypatch):
+    """With the next block read in a thread, scores are the same bit by bit, in many blocks and in one."""
+    expected = scored("conv_net").column("vog")
+    used = []
+    monkeypatch.setattr(replay, "ahead", lambda items, ahead=replay.ahead: used.append(True) or ahead(items))
+    made = dry_run._plan
+    monkeypatch.setattr(dry_run, "_plan", lambda *arguments: replace(made(*arguments), readings=2))
+    np.testing.assert_array_equal(scored("conv_net", memory_budget=1).column("vog"), expected)
+    np.testing.assert_array_equal(scored("conv_net").column("vog"), expected)
+    assert used == [True, True]
+
+
+def test_snapshots_stay_on_the_device_where_they_fit(tmp_path):
+    """What was kept is not read again, is the same, and the model still gets its own tensors back."""
+    model, _, states = family("conv_net")
+    model = models.CASES["conv_net"]().model
+    writer = SnapshotWriter(tmp_path, model)
+    for step, (_, state) in enumerate(states):
+        model.load_state_dict(state)
+        writer.take(model, step)
+    found = open_folder(tmp_path)
+    before = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    room = 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    with lend_weights(model, found.frozen, cast_up=True, resident_bytes=room) as weights:
+        seen = []
+        for snapshot in (*found.snapshots, *found.snapshots):
+            weights.load(snapshot)
+            seen.append({name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()})
+    kept = [
+        all(first[name][0] == second[name][0] for name in first)
+        for first, second in zip(seen[:5], seen[5:], strict=True)
+    ]
+    assert kept[:2] == [True, True]
+    for first, second, (_, state) in zip(seen[:5], seen[5:], states, strict=True):
+        for name, (_, value) in first.items():
+            assert torch.equal(value, second[name][1])
+            assert torch.equal(value, state[name])
+    assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == before
+
+
+def test_fast_path_watches_two_rows_only(monkeypatch):
+    """What can be folded is seen on two rows, whatever the batch."""
+    model, rows, _ = family("conv_net")
+    sizes = []
+
+    def spied(model, inputs, leaf, forward=fast_path.forward_from_leaf):
+        sizes.append(len(inputs["image"]))
+        return forward(model, inputs, leaf)
+
+    monkeypatch.setattr(fast_path, "forward_from_leaf", spied)
+    plan_of(model, rows)
+    assert sizes == [2, 12]
