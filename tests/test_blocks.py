@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import models
@@ -12,11 +13,12 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from vog_hf.accumulate import RaggedMaps, RowResults
 from vog_hf.blocks import Assembler, BlockFolder, BlockPlan, batches
 from vog_hf.config import VoGConfig
-from vog_hf.errors import CoverageError, OutputFolderError
+from vog_hf.errors import CoverageError, OutputFolderError, SnapshotError
 from vog_hf.files import locked
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
@@ -169,6 +171,73 @@ def test_finished_scores_are_returned_without_calling_the_model(tmp_path):
     assert_bit_equal(again, whole)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "scores").iterdir() if path.name != ".lock"}
     assert after == before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "gone"])
+@pytest.mark.parametrize("name", ["scores.parquet", "trajectory-vog.npy", "heat-map-values.npy", "heat-map-scale.npy"])
+def test_finished_scores_that_were_damaged_are_not_returned(name, damage, tmp_path, monkeypatch):
+    """However large they are, the file is named, and what to do; as they were written, they are returned."""
+    monkeypatch.setattr("vog_hf.scores.CHECKED_AT_LOAD", 0)
+    score(tmp_path / "scores")
+    path = tmp_path / "scores" / name
+    content = path.read_bytes()
+    damaged = {"flipped": content[:-9] + bytes([content[-9] ^ 64]) + content[-8:], "cut short": content[:-40]}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(damaged[damage])
+    with pytest.raises(
+        OutputFolderError, match=rf"{name} is (damaged|missing).*restore it, or delete the folder and score again"
+    ):
+        score(tmp_path / "scores", after=0)
+    path.write_bytes(content)
+    score(tmp_path / "scores", after=0)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """The rows with a name each, one after another."""
+
+    def __iter__(self):
+        for i, row in enumerate(dataset()):
+            yield {**row, "name": f"row {i}"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-20],
+        lambda content: content[:60] + bytes([content[60] ^ 1]) + content[61:],
+        lambda content: None,
+    ],
+    ids=["cut short", "flipped", "gone"],
+)
+def test_a_block_whose_ids_are_damaged_is_scored_anew(damage, tmp_path):
+    """Its rows get the names that the stream gives them, and the others are kept."""
+    model, states = model_and_states()
+    scorer = VoGScorer(model, batch_size=7, memory_budget=1)
+    options = {"output_dir": tmp_path / "scores", "id_column": "name"}
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vog_hf.results.Assembler", stop)
+        with pytest.raises(KeyboardInterrupt):
+            scorer.score(Stream(), states, **options)
+    first = {path: path.stat().st_mtime_ns for path in block_files(tmp_path / "scores")}
+    ids = min((tmp_path / "scores" / "blocks").glob("*.ids.parquet"))
+    content = damage(ids.read_bytes())
+    ids.unlink()
+    if content is not None:
+        ids.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vog_hf.results.Assembler", stop)
+        with pytest.raises(KeyboardInterrupt):
+            scorer.score(Stream(), states, **options)
+    again = {path: path.stat().st_mtime_ns for path in block_files(tmp_path / "scores")}
+    assert [path.name[-18:] for path in first if again[path] != first[path]] == ["000000.safetensors"]
+    scores = scorer.score(Stream(), states, **options)
+    assert scores.ids.tolist() == [f"row {i}" for i in range(N)]
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
@@ -363,7 +432,7 @@ def test_a_row_that_is_missing_or_doubled_stops_everything(tmp_path, monkeypatch
             {name: values[at] for name, values in result.trajectories.items()},
             RaggedMaps(maps.values.reshape(len(rows), -1)[at].ravel(), maps.shapes[at], maps.scale[at]),
         )
-        write(self, rank, block, rows[at], [wrong])
+        write(self, rank, block, rows[at], [wrong], **note)
 
     monkeypatch.setattr(BlockFolder, "write", write_wrong)
     with pytest.raises(CoverageError, match=message):
@@ -381,8 +450,9 @@ def test_a_block_of_another_number_of_snapshots_is_refused(tmp_path):
         assembler.add({"rows": np.arange(2), "trajectories/vog": np.zeros((2, 2))})
 
 
-def test_blocks_of_several_processes_are_placed_by_row(tmp_path):
-    """Interleaved rows of two processes come out in row order, ragged heat maps too."""
+@pytest.mark.parametrize("several", [[[[0, 2], [1, 3]], [[4]]], [[[0, 2, 4, 1, 3]]]], ids=["two", "one"])
+def test_blocks_of_several_processes_are_placed_by_row(several, tmp_path):
+    """Interleaved rows of two processes, and of one that took over both, come out in row order, ragged maps too."""
     from vog_hf.blocks import _in_row_order
 
     lengths = np.array([2, 1, 3, 2, 1], dtype=np.int32)
@@ -399,8 +469,8 @@ def test_blocks_of_several_processes_are_placed_by_row(tmp_path):
         }
 
     assembler = Assembler(tmp_path, 5, 2)
-    assembler.add(_in_row_order([part([0, 2]), part([1, 3])]))
-    assembler.add(_in_row_order([part([4])]))
+    for parts in several:
+        assembler.add(_in_row_order([part(rows) for rows in parts]))
     assembler.finish()
     np.testing.assert_array_equal(assembler.columns["vog"], range(5))
     np.testing.assert_array_equal(np.load(tmp_path / "trajectory-vog.npy")[:, 1], range(5))
@@ -414,3 +484,82 @@ def test_blocks_of_several_processes_are_placed_by_row(tmp_path):
         "heat-map-values.npy",
         "trajectory-vog.npy",
     ]
+
+
+# --- rows without a table -------------------------------------------------------------------------------------------
+
+
+def rows_of(labels):
+    """A list of rows: nothing but reading tells what is in it."""
+    features = models._float_rows("features", (5,), seed=7, n=N)
+    return [{"features": row["features"], "label": label} for row, label in zip(features, labels, strict=True)]
+
+
+def test_corrected_labels_are_not_answered_with_the_old_scores(tmp_path):
+    """A finished folder is given back for the same rows, whatever object holds them, and refused for edited ones."""
+    first, _ = score(tmp_path / "scores", data=rows_of(LABELS))
+    again, calls = score(tmp_path / "scores", data=tuple(rows_of(LABELS)))
+    assert (again.column("vog") == first.column("vog")).all()
+    assert calls == 0
+    corrected = [*LABELS[:50], (LABELS[50] + 1) % models.CLASSES, *LABELS[51:]]
+    with pytest.raises(OutputFolderError, match=r"the rows are not those that the scores in .*scores were computed on"):
+        score(tmp_path / "scores", data=rows_of(corrected))
+
+
+def test_blocks_of_edited_rows_are_not_mixed_in(tmp_path):
+    """An interrupted run goes on with the same rows, and with rows that differ only where none was scored."""
+    with pytest.raises(KeyboardInterrupt):
+        score(tmp_path / "scores", data=rows_of(LABELS), after=DRY_RUN + 6 * PER_BLOCK)  # 6 blocks of 7 rows
+    for place, refused in ((40, True), (45, False)):
+        edited = [*LABELS[:place], (LABELS[place] + 1) % models.CLASSES, *LABELS[place + 1 :]]
+        if refused:
+            with pytest.raises(OutputFolderError, match="some were edited, or they come in another order each time"):
+                score(tmp_path / "scores", data=rows_of(edited))
+    whole, _ = score(tmp_path / "whole", data=rows_of(edited))
+    found, calls = score(tmp_path / "scores", data=rows_of(edited))
+    assert calls == DRY_RUN + 2 * PER_BLOCK
+    assert (found.column("vog") == whole.column("vog")).all()
+
+
+def test_a_table_need_not_be_read_to_be_known(tmp_path, monkeypatch):
+    """Its columns are in the fingerprint: a finished folder is given back without decoding its rows."""
+    score(tmp_path / "scores")
+    read, n_read = Dataset.__getitems__, []
+    monkeypatch.setattr(Dataset, "__getitems__", lambda self, rows: (n_read.append(len(rows)), read(self, rows))[1])
+    score(tmp_path / "scores")
+    assert sum(n_read) == 32  # one by one, for how they are collated
+
+
+# --- what else ends a block -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "batches_of_block"), [(0.0, 8), (10.0, 4), (40.0, 1), (1e6, 1)])
+def test_a_block_takes_no_longer_than_two_minutes(seconds, batches_of_block):
+    """As the dry run estimates it: other processes wait for it, and a kill loses it."""
+    model, _ = model_and_states()
+    scorer = VoGScorer(model, batch_size=7, memory_budget=2**30)
+    plan = replace(scorer.plan(scorer.reader(dataset())), batch_seconds=seconds)
+    assert min(8, scorer._block_plan(plan, N, n_snapshots=3).block_rows // 7) == batches_of_block
+
+
+def test_a_snapshot_that_is_written_to_while_it_is_scored_is_noticed(tmp_path, monkeypatch):
+    """Blocks of two different states must not become scores; the next run says that the snapshots differ."""
+    _, states = model_and_states()
+    for name, state in states:
+        save_file(state, tmp_path / f"{name}.safetensors")
+    files = sorted(tmp_path.glob("*.safetensors"))
+    write, written = BlockFolder.write, []
+
+    def touch(self, *arguments, **note):
+        write(self, *arguments, **note)
+        written.append(True)
+        if len(written) == 3:
+            save_file(states[0][1], files[-1])
+
+    monkeypatch.setattr(BlockFolder, "write", touch)
+    with pytest.raises(SnapshotError, match="was changed while it was being scored"):
+        score(tmp_path / "scores", states=files)
+    assert not (tmp_path / "scores" / "manifest.json").exists()
+    with pytest.raises(OutputFolderError, match="snapshots differ"):
+        score(tmp_path / "scores", states=files)
+    assert len(score(tmp_path / "others", states=files)[0]) == N

@@ -1,6 +1,7 @@
 import gc
 import logging
 import weakref
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 
@@ -34,6 +35,7 @@ from transformers import (
     default_data_collator,
 )
 
+from vog_hf.blocks import BlockFolder
 from vog_hf.callback import VoGCallback
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, NotScoredError
@@ -510,7 +512,7 @@ def test_after_the_scoring_nothing_of_it_is_held(tmp_path):
     model = network()
     alive = weakref.ref(model)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vog_hf.replay.Replay.finish_block", lambda self, *rest: torch.ones(3)[7])
+        patched.setattr("vog_hf.replay.Replay.score", lambda self, *rest: torch.ones(3)[7])
         patched.setattr(logging.getLogger("vog_hf.callback"), "disabled", True)  # pytest keeps records with tracebacks
         trained(tmp_path / "failing", [failing], model=model)
     del model
@@ -552,6 +554,23 @@ def test_a_stream_is_scored_as_its_rows_are(tmp_path):
     assert_same_scores(scores_of(tmp_path / "stream", vog, rows=rows), expected)
     with pytest.raises(DataError, match="columns"):
         vog.scored_dataset()
+
+
+def test_rows_of_a_stream_keep_their_names(tmp_path):
+    """`id_column` is kept beside the row numbers; rows that have numbers of their own are refused at construction."""
+    rows = tensor_rows()
+    named = rows.add_column("name", [f"digit {i}" for i in range(len(rows))])
+    vog = VoGCallback(named.to_iterable_dataset(), snapshots="epoch", id_column="name", collate_fn=pixels_and_labels)
+    scores = scores_of(tmp_path, vog, rows=rows)
+    assert scores.ids.tolist() == named["name"][:]
+    for others in (rows, None, {"stream": named.to_iterable_dataset(), "rows": named}):
+        with pytest.raises(ConfigError, match="id_column names the rows of a stream; other rows have their number"):
+            VoGCallback(others, id_column="name")
+
+
+def pixels_and_labels(rows):
+    """Whole rows to a batch without names."""
+    return default_data_collator([{k: row[k] for k in ("pixel_values", "labels")} for row in rows])
 
 
 def test_streams_that_cannot_be_scored_are_refused_before_training(tmp_path):
@@ -652,6 +671,68 @@ def test_a_resumed_training_is_scored_as_if_it_had_never_stopped(schedule, kept,
     assert files.at_begin == kept
     assert steps_of(again.scores) == (steps or schedule)
     assert_same_scores(again.scores, whole, tolerance=0)
+
+
+@contextmanager
+def blocks_written(*, cut_before=None):
+    """The numbers of the blocks that are finished meanwhile; the process ends before one of them."""
+    write, numbers = BlockFolder.write, []
+
+    def counted(self, rank, block, *args, **options):
+        if block == cut_before:
+            raise KeyboardInterrupt
+        numbers.append(block)
+        write(self, rank, block, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(BlockFolder, "write", counted)
+        yield numbers
+
+
+def in_blocks(rows=None):
+    """16 blocks of 4 rows."""
+    return VoGCallback(rows or pixel_rows(), snapshots="epoch", batch_size=4, memory_budget=1)
+
+
+@pytest.fixture
+def cut_while_scoring(tmp_path):
+    """The folder of a training that ended in the scoring of block 5."""
+    with blocks_written(cut_before=5) as numbers, pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, [in_blocks()], save_strategy="epoch")
+    assert numbers == [0, 1, 2, 3, 4]
+    return tmp_path
+
+
+def test_a_scoring_that_was_cut_goes_on_when_training_is_resumed(cut_while_scoring):
+    """From the last checkpoint: finished blocks are left as they are, and the scores are those of a whole run."""
+    blocks = sorted((cut_while_scoring / "_vog" / "scores" / "blocks").iterdir())
+    written = [path.stat().st_mtime_ns for path in blocks]
+    with blocks_written(cut_before=7) as numbers, pytest.raises(KeyboardInterrupt):
+        trained(cut_while_scoring, [in_blocks()], resume=True, save_strategy="epoch")
+    assert numbers == [5, 6]
+    assert [path.stat().st_mtime_ns for path in blocks] == written
+    vog = in_blocks()
+    with blocks_written() as numbers:
+        trained(cut_while_scoring, [vog], resume=True, save_strategy="epoch")
+    assert numbers == list(range(7, 16))
+    whole = scores_of(cut_while_scoring / "whole", in_blocks(), save_strategy="epoch")
+    assert_same_scores(vog.scores, whole, tolerance=0)
+
+
+@pytest.mark.parametrize("other", ["snapshots", "rows"])
+def test_blocks_of_something_else_are_scored_anew_when_training_is_resumed(other, cut_while_scoring):
+    """Training that goes on otherwise from an older checkpoint gives other snapshots, other rows other gradients."""
+    folder = cut_while_scoring
+    others = digits(64, start=64).with_transform(plain)
+    vog = in_blocks(others if other == "rows" else None)
+    with blocks_written() as numbers:
+        if other == "rows":
+            trainer = trained(folder, [vog], resume=True)
+        else:
+            trainer = trained(folder, [vog], rows=others, resume=str(folder / "checkpoint-4"))
+    assert numbers == list(range(16))
+    expected = VoGScorer(trainer.model, batch_size=4).score(vog.dataset, folder / "_vog")
+    assert_same_scores(vog.scores, expected, tolerance=0)
 
 
 # --- before the end, and what is said -------------------------------------------------------------------------------

@@ -294,6 +294,25 @@ def test_a_folder_that_another_run_is_using_is_refused(tmp_path):
     assert_accepted(tmp_path, vog)
 
 
+def test_a_training_that_was_killed_while_it_made_its_folder_can_be_started_again(tmp_path, monkeypatch):
+    """A lock and half-written files are ours; a file that is not, beside them, is refused as ever."""
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vog_hf.training.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path, [VoGCallback(pixel_rows())])
+    assert [path.name for path in (tmp_path / "_vog").iterdir()] == [".lock"]
+    (tmp_path / "_vog" / ".vog.json.17.tmp").write_text('{"format"')
+    (tmp_path / "_vog" / "thesis.tex").write_text("draft")
+    vog = VoGCallback(pixel_rows())
+    assert_refused(tmp_path, OutputFolderError, "holds files that vog_hf did not write", vog)
+    (tmp_path / "_vog" / "thesis.tex").unlink()
+    assert_accepted(tmp_path, vog)
+
+
 @BOTH
 def test_the_disk_must_have_room(collect, tmp_path, monkeypatch):
     """What snapshots and scores will take is asked for before training, with both numbers; exactly that is enough."""

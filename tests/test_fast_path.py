@@ -258,3 +258,31 @@ def test_fast_path_watches_two_rows_only(monkeypatch):
     monkeypatch.setattr(fast_path, "forward_from_leaf", spied)
     plan_of(model, rows)
     assert sizes == [2, 12]
+
+
+class Cliff(nn.Module):
+    """BatchNorm between a convolution and a wave so steep that rounding decides on which side a unit is."""
+
+    def __init__(self, steepness, *, only_float32=False):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.norm.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+        self.norm.running_var.fill_(0.3)
+        self.head, self.steepness, self.only_float32 = nn.Linear(4, models.CLASSES), steepness, only_float32
+
+    def forward(self, image):
+        hidden = self.norm(self.convolution(image))
+        hidden = (hidden + (self.steepness * hidden).sin() / self.steepness).mean((2, 3))
+        return self.head(hidden.float() if self.only_float32 else hidden)
+
+
+def test_rounding_that_the_model_magnifies_is_no_other_function(caplog):
+    """What differs in float32 but not in float64 is folded, and only that; the model keeps its own tensors."""
+    _, rows, _ = family("conv_net")
+    for steepness, options, folded in ((1.0, {}, True), (1e6, {}, True), (1e6, {"only_float32": True}, False)):
+        torch.manual_seed(0)
+        model = Cliff(steepness, **options)
+        before = {name: (value.data_ptr(), value.dtype) for name, value in model.state_dict().items()}
+        assert bool(plan_of(model, rows).folding) == folded
+        assert {name: (value.data_ptr(), value.dtype) for name, value in model.state_dict().items()} == before
+    assert len([r for r in caplog.records if "the model is run as it is" in r.getMessage()]) == 1

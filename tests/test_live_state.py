@@ -1,3 +1,4 @@
+import json
 import shutil
 from functools import partial
 
@@ -139,6 +140,20 @@ def test_moments_of_something_else_are_refused(other, differing, tmp_path):
     _, live = start(case, batch_size=9)
     live.restore(folder)
     assert live.n_snapshots == 3
+
+
+def test_moments_and_scores_have_formats_of_their_own(tmp_path, monkeypatch):
+    """A new format of scores leaves saved moments readable to it; another format of moments is refused."""
+    monkeypatch.setattr("vog_hf.session.FORMAT", 7)
+    case, folder = saved(tmp_path)
+    _, live = start(case)
+    live.restore(folder)
+    assert live.n_snapshots == 3
+    header = json.loads((folder / STATE_NAME).read_text())
+    assert (header["format"], header["state format"]) == (7, 1)
+    (folder / STATE_NAME).write_text(json.dumps({**header, "state format": 2}))
+    with pytest.raises(OutputFolderError, match="has format 2, this version reads 1; train anew"):
+        live.restore(folder)
 
 
 # --- beside the Trainer's checkpoints -------------------------------------------------------------------------------

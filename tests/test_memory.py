@@ -1,7 +1,9 @@
 import logging
+from types import SimpleNamespace
 
 import models
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import MemoryBudgetError
-from vog_hf.memory import RowsAtATime
+from vog_hf.memory import RowsAtATime, free_memory
 from vog_hf.scorer import VoGScorer
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -82,3 +84,12 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         at_a_time.run(8, fails)
     assert at_a_time.limit is None
     assert at_a_time.run(8, lambda rows: rows) == [slice(0, 8)]
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    """Four processes do not each plan with all that is free; one alone does."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * 10**9))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert free_memory(torch.device("cpu")) == 4 * 10**9
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory(torch.device("cpu")) == 10**9

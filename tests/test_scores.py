@@ -161,6 +161,42 @@ def test_another_format_is_refused(tmp_path):
         VoGScores.load(tmp_path / "scores")
 
 
+@pytest.mark.parametrize("name", ["scores.parquet", "trajectory-vog.npy", "heat-map-values.npy", "heat-map-shapes.npy"])
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "gone"])
+def test_damaged_scores_are_not_loaded(name, damage, tmp_path):
+    """No byte of a file may change unnoticed; the message names the file and what to do."""
+    scored(tmp_path / "scores")
+    path = tmp_path / "scores" / name
+    content = path.read_bytes()
+    damaged = {"flipped": [], "cut short": [content[:-1], content[: len(content) // 2], b""], "gone": [None]}
+    for at in range(0, len(content), 97):
+        damaged["flipped"].append(content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :])
+    for other in damaged[damage]:
+        path.unlink()
+        if other is not None:
+            path.write_bytes(other)
+        message = "holds no finished scores" if damage == "gone" and name == "scores.parquet" else f"{name} is "
+        with pytest.raises(OutputFolderError, match=rf"{message}.*score (again|into it again)"):
+            VoGScores.load(tmp_path / "scores")
+        path.write_bytes(content)
+    VoGScores.load(tmp_path / "scores")
+
+
+def test_large_files_are_checked_when_they_are_copied(tmp_path, monkeypatch):
+    """Loading does not read what it maps into memory; `save`, which reads it, copies no damage."""
+    monkeypatch.setattr("vog_hf.scores.CHECKED_AT_LOAD", 100)
+    scored(tmp_path / "scores")
+    path = tmp_path / "scores" / "heat-map-values.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 64]))
+    scores = VoGScores.load(tmp_path / "scores")
+    with pytest.raises(OutputFolderError, match=r"heat-map-values\.npy is damaged: .*restore it"):
+        scores.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    path.write_bytes(content)
+    scores.save(tmp_path / "copy")
+
+
 def test_a_temporary_folder_lives_as_long_as_its_scores():
     """Without output_dir nothing is left behind, quietly, and what was saved elsewhere stays."""
     scores = scored()
@@ -193,5 +229,12 @@ def test_the_manifest_says_how_the_scores_were_made(tmp_path):
     assert [snapshot["name"] for snapshot in manifest["snapshots"]] == names
     assert len({snapshot["digest"] for snapshot in manifest["snapshots"]}) == 3
     assert manifest["collect"] == "replay"
-    assert json.loads((tmp_path / "scores" / "manifest.json").read_text()) == manifest
+    stored = json.loads((tmp_path / "scores" / "manifest.json").read_text())
+    files = stored.pop("files")
+    assert stored == manifest
+    assert files.keys() == {path.name for path in (tmp_path / "scores").iterdir()} - {
+        ".lock",
+        "plan.json",
+        "manifest.json",
+    }
     assert scored(name="conv_net").manifest["input"]["channels_averaged"] is True

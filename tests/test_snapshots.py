@@ -227,6 +227,37 @@ def test_an_interrupted_training_continues_with_its_snapshots(tmp_path):
     assert (vog_of(model, tmp_path) > 0).all()
 
 
+def test_a_kill_while_newer_snapshots_are_deleted_leaves_a_folder_that_can_be_continued(tmp_path, monkeypatch):
+    """The index is written first, so that it never names a file that is gone; what was left over goes later."""
+    model = backbone()
+    trained(model, tmp_path, n=4)
+
+    def killed(path, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            SnapshotWriter(tmp_path, model).continue_from(25)
+    assert [snapshot.step for snapshot in open_snapshots(tmp_path, spool=tmp_path).snapshots] == [10, 20]
+    writer = SnapshotWriter(tmp_path, model)
+    writer.continue_from(25)
+    assert writer.steps == [10, 20]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_snapshot_that_is_gone_is_named_when_training_continues(tmp_path):
+    """Not days later, when it is scored; one behind the step that training continues from is not missed."""
+    model = backbone()
+    trained(model, tmp_path)
+    (tmp_path / "step-000000020.safetensors").unlink()
+    with pytest.raises(SnapshotError, match=r"step-000000020\.safetensors is missing, .*; restore it, or delete"):
+        SnapshotWriter(tmp_path, model).continue_from(25)
+    writer = SnapshotWriter(tmp_path, model)
+    writer.continue_from(15)
+    assert writer.steps == [10]
+
+
 def test_continuing_over_another_base_is_refused_and_over_nothing_begins_anew(tmp_path):
     """Snapshots of two bases would not be one training; an empty folder is a fresh start."""
     trained(backbone(), tmp_path / "run")

@@ -11,6 +11,7 @@ from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.replay import Replay
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
+from vog_hf.streams import StreamRows
 
 N = 53
 CASE = models.conv_net()
@@ -122,8 +123,8 @@ def test_an_interrupted_stream_goes_on_after_its_last_block(stream, tmp_path, mo
     whole = score(stream(), tmp_path / "whole", id_column="name")
     with pytest.raises(ConnectionError, match="broke off"):
         score(Rows(fails_at=33), tmp_path / "scores", id_column="name")
-    finish, numbers = Replay.finish_block, []
-    monkeypatch.setattr(Replay, "finish_block", lambda self, n, *rest: (numbers.append(n), finish(self, n, *rest)))
+    write, numbers = Replay.write, []
+    monkeypatch.setattr(Replay, "write", lambda self, n, scored: (numbers.append(n), write(self, n, scored)))
     scores = score(stream(), tmp_path / "scores", id_column="name")
     assert numbers == [2, 3]
     assert_identical(scores, whole)
@@ -135,13 +136,56 @@ def test_a_stream_in_another_order_is_not_mixed_in(tmp_path):
     with pytest.raises(ConnectionError):
         score(Rows(fails_at=47), tmp_path / "scores")
     swapped = [*ROWS[:32], ROWS[33], ROWS[32], *ROWS[34:]]
-    with pytest.raises(OutputFolderError, match=r"other rows from row 28 on than when .* was begun"):
+    with pytest.raises(OutputFolderError, match=r"the rows are not those that the scores in .* were computed on"):
         score(Rows(swapped), tmp_path / "scores")
-    with pytest.raises(OutputFolderError, match=r"other rows from row 28 on than when .* was begun"):
+    with pytest.raises(OutputFolderError, match=r"the rows are not those that the scores in .* were computed on"):
         score(Rows(ROWS[:32]), tmp_path / "scores")
     with pytest.raises(OutputFolderError, match="first batch differ"):
         score(Rows(ROWS[1:]), tmp_path / "scores")
     assert len(score(Rows(), tmp_path / "scores")) == N
+
+
+@pytest.mark.parametrize("n_rows", [1, 40, N])
+def test_the_scores_of_a_stream_are_not_taken_for_those_of_a_longer_or_shorter_one(n_rows, tmp_path):
+    """A finished folder is taken up for a stream of as many rows, read to its end, and for no other."""
+    first = score(Rows(ROWS[:n_rows]), tmp_path / "scores")
+    assert_identical(score(Rows(ROWS[:n_rows]), tmp_path / "scores"), first)
+    for other, change in ((n_rows - 1, "fewer"), (n_rows + 1, "more")):
+        rows = [*ROWS, ROWS[0]][:other]
+        if rows and len(rows) >= 32 <= n_rows:  # else the digest of the first 32 rows says so already
+            with pytest.raises(OutputFolderError, match=f"the stream has {change} rows than the {n_rows} whose scores"):
+                score(Rows(rows), tmp_path / "scores")
+        elif rows:
+            with pytest.raises(OutputFolderError, match="first batch differ"):
+                score(Rows(rows), tmp_path / "scores")
+
+
+@pytest.mark.parametrize(("first", "second"), [("name", "uid"), ("name", None), (None, "name")])
+def test_ids_of_two_columns_are_not_mixed(first, second, tmp_path):
+    """Whether the folder is finished or was interrupted; the same column goes on."""
+    rows = [{**row, "uid": f"u{i}"} for i, row in enumerate(ROWS)]
+    with pytest.raises(ConnectionError):
+        score(Rows(rows, fails_at=33), tmp_path / "scores", id_column=first)
+    with pytest.raises(OutputFolderError, match="id_column differ"):
+        score(Rows(rows), tmp_path / "scores", id_column=second)
+    ids = score(Rows(rows), tmp_path / "scores", id_column=first).ids
+    assert ids is None if first is None else ids.tolist() == [row[first] for row in rows]
+    with pytest.raises(OutputFolderError, match="id_column differ"):
+        score(Rows(rows), tmp_path / "scores", id_column=second)
+
+
+def test_no_more_rows_of_a_stream_are_held_than_a_batch(monkeypatch):
+    """Whatever they hold beside what the model is fed: a block is of collated rows, not of raw ones."""
+    held, hold = [], StreamRows.hold
+
+    def spied(self, rows):
+        found = hold(self, rows)
+        held.append(len(self))
+        return found
+
+    monkeypatch.setattr(StreamRows, "hold", spied)
+    assert len(score(Rows())) == N
+    assert max(held) == 7
 
 
 def test_a_random_transform_is_found_in_a_stream():

@@ -13,18 +13,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vog_hf.accumulate import RowResults
 from vog_hf.errors import CoverageError, OutputFolderError
-from vog_hf.files import explained_disk_errors, read_json, write_atomically, write_json
-from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME, save_array
+from vog_hf.files import (
+    explained_disk_errors,
+    file_checksum,
+    foreign_names,
+    read_json,
+    write_atomically,
+    write_json,
+)
+from vog_hf.processes import Processes, gathered_on_main
+from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME, require_undamaged, save_array
 
 PLAN_NAME = "plan.json"
 BLOCKS_NAME = "blocks"
 CHECKSUM = "crc32"
+IDS = "crc32 of ids"
 NOTE = "note"
 
 
@@ -36,6 +44,11 @@ class BlockPlan:
     n_processes: int
     batch_size: int
     block_rows: int  # of one process; a multiple of batch_size
+
+    @classmethod
+    def read(cls, folder: Path) -> "BlockPlan":
+        """The plan that a folder was filled by."""
+        return cls(**read_json(folder / PLAN_NAME)["plan"])
 
     def blocks(self, rank: int) -> list[list[range]]:
         """The blocks of a process, each a list of batches, each a range of row numbers."""
@@ -100,9 +113,8 @@ class BlockFolder:
     @staticmethod
     def require_own(folder: Path) -> None:
         """Raise OutputFolderError where a folder holds files of somebody else; nothing is written."""
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        foreign = [name for name in names if name != ".lock" and not (name.startswith(".") and name.endswith(".tmp"))]
-        if PLAN_NAME in names:
+        foreign = foreign_names(folder)
+        if PLAN_NAME in foreign:
             plan = read_json(folder / PLAN_NAME)
             foreign = [] if isinstance(plan, dict) and {"fingerprint", "plan"} <= set(plan) else [PLAN_NAME]
         if foreign:
@@ -111,10 +123,28 @@ class BlockFolder:
 
     @staticmethod
     def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
-        """Whether the folder already holds the scores of this fingerprint."""
-        if not (folder / MANIFEST_NAME).is_file() or not (folder / PLAN_NAME).is_file():
+        """Whether the folder already holds the scores of this fingerprint.
+
+        Raises:
+            OutputFolderError: It does, and a file is missing or damaged.
+        """
+        finished = (folder / MANIFEST_NAME).is_file() and BlockFolder.is_of(folder, fingerprint)
+        if finished:
+            require_undamaged(folder)
+        return finished
+
+    @staticmethod
+    def is_of(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+        """Whether the folder holds scores, or blocks of them, of this fingerprint."""
+        if not (folder / PLAN_NAME).is_file():
             return False
         return bool(read_json(folder / PLAN_NAME)["fingerprint"] == json.loads(json.dumps(fingerprint)))
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Delete the folder, its plan first: what a kill leaves of it is not taken up again."""
+        (folder / PLAN_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def path(self, rank: int, block: int) -> Path:
         """Where a finished block is."""
@@ -137,21 +167,23 @@ class BlockFolder:
         if maps:
             for part in HEAT_MAP_FILES:
                 stored[f"heat_maps/{part}"] = np.concatenate([getattr(m, part) for m in maps])
-        metadata = {CHECKSUM: _checksum(stored), NOTE: note}
+        metadata = {CHECKSUM: _checksum(stored, note), IDS: self._ids_checksum(rank, block), NOTE: note}
         write_atomically(self.path(rank, block), lambda path: save_file(stored, path, metadata))
 
     def read(self, rank: int, block: int) -> dict[str, npt.NDArray[Any]] | None:
-        """A finished block, None where there is none yet or its file is damaged (then it is to be scored again)."""
+        """A finished block; None where there is none yet, or it or its ids are damaged (it is to be scored again)."""
         path = self.path(rank, block)
         if not path.is_file():
             return None
         try:
             with safe_open(path, framework="np") as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                expected = (file.metadata() or {}).get(CHECKSUM)
+                metadata = file.metadata() or {}
         except (SafetensorError, OSError):
             return None
-        return stored if _checksum(stored) == expected else None
+        expected = metadata.get(CHECKSUM), metadata.get(IDS)
+        found = _checksum(stored, metadata.get(NOTE, "")), self._ids_checksum(rank, block)
+        return stored if found == expected else None
 
     def note(self, rank: int, block: int) -> str:
         """What was noted about a block that is finished."""
@@ -160,8 +192,14 @@ class BlockFolder:
 
     def write_ids(self, rank: int, block: int, ids: pa.Table) -> None:
         """Make the ids of a block's rows durable; to be called before its `write`."""
-        path = self.path(rank, block).with_suffix(".ids.parquet")
-        write_atomically(path, lambda temporary: pq.write_table(ids, temporary))
+        write_atomically(self._ids_path(rank, block), lambda temporary: pq.write_table(ids, temporary))
+
+    def _ids_path(self, rank: int, block: int) -> Path:
+        return self.path(rank, block).with_suffix(".ids.parquet")
+
+    def _ids_checksum(self, rank: int, block: int) -> str:
+        path = self._ids_path(rank, block)
+        return file_checksum(path) if path.is_file() else ""
 
     def ids(self) -> pa.Array | pa.ChunkedArray | None:
         """The ids of all rows, in row order; None where there are none."""
@@ -186,19 +224,22 @@ class BlockFolder:
         shutil.rmtree(self._blocks, ignore_errors=True)
 
 
-def _checksum(stored: Mapping[str, npt.NDArray[Any]]) -> str:
-    checksum = 0
+def _checksum(stored: Mapping[str, npt.NDArray[Any]], note: str) -> str:
+    checksum = zlib.crc32(note.encode())
     for name in sorted(stored):
         checksum = zlib.crc32(np.ascontiguousarray(stored[name]).data.cast("B"), zlib.crc32(name.encode(), checksum))
     return f"{checksum:08x}"
 
 
-def gathered_blocks(folder: BlockFolder, rank: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """The blocks of all processes, round by round, rows ascending; every process must iterate to the end."""
+def gathered_blocks(folder: BlockFolder, processes: Processes) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The blocks of all processes, round by round, rows ascending, on the main process; empty ones on the others.
+
+    Every process must iterate to the end. A block that was damaged after it was finished is left out: the coverage
+    proof will say so.
+    """
     for block in range(folder.plan.n_blocks):
-        parts = [part for part in gather_object([folder.read(rank, block)]) if part is not None]
-        if parts:  # else a block was damaged after it was finished; the coverage proof will say so
-            yield _in_row_order(parts)
+        parts = gathered_on_main(processes, folder.read(processes.process_index, block))
+        yield _in_row_order([part for part in parts if part is not None])
 
 
 class Assembler:
@@ -221,6 +262,8 @@ class Assembler:
             self._add(block)
 
     def _add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
+        if not block:
+            return
         rows = block["rows"]
         np.add.at(self._times_seen, rows, 1)
         for key, values in block.items():
@@ -286,7 +329,9 @@ def _write_header(file: BinaryIO, n_values: int) -> None:
 
 
 def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    if len(parts) == 1:
+    if not parts:
+        return {}
+    if len(parts) == 1 and (np.diff(parts[0]["rows"]) > 0).all():  # live moments that were dealt out again are not
         return dict(parts[0])
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     order = np.argsort(joined["rows"], kind="stable")

@@ -15,7 +15,6 @@ from vog_hf.columns import add_vog_columns
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError
 from vog_hf.gradients import preserved_rng
-from vog_hf.processes import current_processes, run_together
 from vog_hf.scores import VoGScores
 from vog_hf.streams import is_stream
 from vog_hf.tracking import MAX_TABLE_ROWS, log_scores
@@ -49,6 +48,7 @@ class VoGCallback(TrainerCallback):
         store: ``"trainable"`` parameters and buffers, or ``"all"`` tensors (if frozen ones thaw in mid-run).
         memory_budget: Bytes for a block of rows; default: a quarter of what is free.
         num_workers: Processes that read rows ahead; default: the trainer's ``dataloader_num_workers``.
+        id_column: Of streams: key of each row that names it; kept beside its number (`VoGScores.ids`).
         log: Whether to log to the active Weights & Biases run.
         top_k: Rows in each of the tables of highest and lowest rows that are logged.
 
@@ -78,6 +78,7 @@ class VoGCallback(TrainerCallback):
         store: str = "trainable",
         memory_budget: int | None = None,
         num_workers: int | None = None,
+        id_column: str | None = None,
         log: bool = True,
         top_k: int = 50,
     ) -> None:
@@ -100,6 +101,9 @@ class VoGCallback(TrainerCallback):
             if is_stream(split) and collect == "live":
                 msg = "collect='live' keeps moments by row number, which a stream has not; use collect='replay'"
                 raise ConfigError(msg)
+            if id_column is not None and not is_stream(split):
+                msg = "id_column names the rows of a stream; other rows have their number, leave it out"
+                raise ConfigError(msg)
             if split is not None and not is_stream(split):
                 check_map_style(split)
         self.dataset = dataset
@@ -118,6 +122,7 @@ class VoGCallback(TrainerCallback):
             store=store,
             memory_budget=memory_budget,
             num_workers=num_workers,
+            id_column=id_column,
         )
         self._run: TrainingRun | None = None  # while training goes on
         self._datasets: dict[str, Any] = {}
@@ -167,11 +172,7 @@ class VoGCallback(TrainerCallback):
         """Resolve and check everything, so that what is wrong raises before the first step."""
         self._run = self._scores = self._failure = None
         with preserved_rng():
-            run = run_together(
-                current_processes(),
-                "preparing to score",
-                lambda: TrainingRun(self._options, args, state, model, train_dataloader),
-            )
+            run = TrainingRun(self._options, args, state, model, train_dataloader)
             run.begin(state, model)
             self._run, self._datasets = run, run.datasets
 

@@ -117,13 +117,16 @@ def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
         ...     torch.allclose(model(x), plain, atol=1e-6)
         True
     """
+    norms = [module for module in model.modules() if _is_affine_in_eval(module)]
+    if not norms:
+        return Folding()
+    convolutions = [module for module in model.modules() if type(module) in CONVOLUTIONS and not _is_changed(module)]
     seen = _Watch()
     with ExitStack() as hooks:
-        for module in model.modules():
-            if type(module) in CONVOLUTIONS and not _is_changed(module):
-                hooks.callback(module.register_forward_hook(seen.convolution).remove)
-            elif _is_affine_in_eval(module):
-                hooks.callback(module.register_forward_pre_hook(seen.norm).remove)
+        for module in convolutions:
+            hooks.callback(module.register_forward_hook(seen.convolution).remove)
+        for module in norms:
+            hooks.callback(module.register_forward_pre_hook(seen.norm).remove)
         outputs = forward()
     readers = _readers(_tensors(outputs))
     pairs, affine = [], []

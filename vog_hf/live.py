@@ -27,7 +27,7 @@ from vog_hf.results import finish_folder, make_manifest, with_label
 from vog_hf.rows import RowIdentity, identify_rows
 from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.scores import VoGScores
-from vog_hf.session import Session
+from vog_hf.session import Session, require_shared
 
 
 class LiveScoring:
@@ -194,6 +194,7 @@ class LiveScoring:
         with session.folder_in_use(folder):
             make = partial(BlockFolder, folder, fingerprint, in_one_block)
             from_main(session.processes, f"preparing {folder}", make)
+            run_together(session.processes, f"looking for {folder}", lambda: require_shared(folder))
             blocks = run_together(session.processes, f"opening {folder}", make)
             run_together(session.processes, "writing the moments", lambda: self._write(blocks))
             return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)

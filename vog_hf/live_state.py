@@ -20,6 +20,7 @@ from vog_hf.processes import Processes, from_main, gathered, run_together
 
 STATE_NAME = "state.json"  # written last: a folder without it is not whole
 PART_BYTES = 256 * 2**20
+FORMAT_KEY = "state format"  # the header has a "format" of its own: that of the scores
 FORMAT = 1
 
 
@@ -46,8 +47,8 @@ def save_state(folder: Path, processes: Processes, held: Sequence[LiveBatch], he
     mine = run_together(processes, "saving the moments", lambda: _write_parts(folder, prefix, held))
     everything = gathered(processes, mine)
     whole = {
-        "format": FORMAT,
         **header,
+        FORMAT_KEY: FORMAT,
         "batches": sorted(batch for batches, _ in everything for batch in batches),
         "digests": {name: digest for _, digests in everything for name, digest in digests.items()},
     }
@@ -64,8 +65,8 @@ def read_header(folder: Path) -> dict[str, Any]:
         msg = f"{folder} holds no moments (no {STATE_NAME}); resume from an earlier checkpoint"
         raise OutputFolderError(msg)
     header = read_json(folder / STATE_NAME)
-    if header.get("format") != FORMAT:
-        msg = f"{folder} has format {header.get('format')!r}, this version reads {FORMAT}; train anew"
+    if header.get(FORMAT_KEY) != FORMAT:
+        msg = f"{folder} has format {header.get(FORMAT_KEY)!r}, this version reads {FORMAT}; train anew"
         raise OutputFolderError(msg)
     return header
 

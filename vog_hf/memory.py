@@ -1,6 +1,7 @@
 """What fits: free memory of a device, and as many rows at a time as it can hold."""
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,10 +16,10 @@ T = TypeVar("T")
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of the device that scores are computed on."""
+    """Free bytes of the device that scores are computed on; of a machine's memory, the share of this process."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
 
 
 class RowsAtATime:

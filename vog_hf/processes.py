@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
@@ -57,6 +58,15 @@ def from_main(processes: Processes, what: str, work: Callable[[], T]) -> T:
 def gathered(processes: Processes, value: T) -> list[T]:
     """The value of every process, by rank, on all of them."""
     return [value] if processes.num_processes == 1 else gather_object([value])
+
+
+def gathered_on_main(processes: Processes, value: T) -> list[T]:
+    """The value of every process, by rank, on the main one; nothing on the others."""
+    if processes.num_processes == 1:
+        return [value]
+    values: list[Any] | None = [None] * processes.num_processes if processes.is_main_process else None
+    torch.distributed.gather_object(value, values)
+    return values or []
 
 
 def same_everywhere(processes: Processes, what: str, value: Any) -> None:

@@ -1,9 +1,10 @@
 """Replay: blocks of rows, read once, gone over with every stored snapshot, finished and written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from vog_hf.ahead import ahead
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import BlockFolder
 from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
+from vog_hf.errors import OutputFolderError
 from vog_hf.gradients import drop_caches
-from vog_hf.processes import run_together
+from vog_hf.processes import gathered, run_together
 from vog_hf.results import with_label
-from vog_hf.session import Session, batch_digest
+from vog_hf.rows import has_table
+from vog_hf.session import Session, batch_digest, joined_digest
 from vog_hf.snapshots import LentWeights, Snapshot, SnapshotSet
 
 if TYPE_CHECKING:
@@ -25,11 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """Batches of one block that are in memory together, with the digest of the first one as it was read."""
+    """Batches of one block that are in memory together, placed, with their digest as they were read."""
 
     batches: list[Batch]
-    note: str
+    digests: list[int]
     is_last: bool  # of its block
+
+
+@dataclass(frozen=True)
+class ScoredBlock:
+    """Row numbers of a block, in the order of its results, and the digest of its batches."""
+
+    rows: np.ndarray
+    results: list[RowResults]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -48,60 +60,96 @@ class Replay:
     weights: LentWeights
 
     def score_blocks(self) -> int:
-        """Score all blocks that are not finished, on every process; the number of rows of them all."""
+        """Score all blocks that are not finished, on every process; the number of rows of them all.
+
+        Raises:
+            OutputFolderError: The rows of a finished block are not those that were scored.
+        """
         processes, blocks = self.session.processes, self.folder.plan
-        rank = processes.process_index
-        own = blocks.blocks(rank)
-        missing = {number for number in range(len(own)) if not self.folder.finished(rank, number)}
-        groups: Iterator[Group] = chain.from_iterable(self.groups(own[number]) for number in sorted(missing))
+        own = blocks.blocks(processes.process_index)
+        missing = run_together(processes, "looking for finished blocks", lambda: self._missing(len(own)))
+        groups: Iterator[Group] = chain.from_iterable(
+            self.groups(self.reader.read(own[number])) for number in sorted(missing)
+        )
         if self.plan.readings > 1:  # on a CPU, reading would take its time from computing
             groups = ahead(groups)
         with self.session.progress_bar(sum(len(rows) for block in own for rows in block) * self._n_snapshots) as bar:
             for number in range(blocks.n_blocks):  # the same rounds everywhere: a failure soon ends all
                 bar.set_description(f"VoG, block {number + 1} of {blocks.n_blocks}")
-                if number in missing:
-                    finish = partial(self.finish_block, number, groups, bar)
-                else:
-                    n_finished = sum(map(len, blocks.block(rank, number)))
-                    finish = partial(bar.update, n_finished * self._n_snapshots)
-                run_together(processes, f"scoring block {number + 1}", finish)
+                todo = self._score_and_write if number in missing else self._pass_over
+                run_together(processes, f"scoring block {number + 1}", partial(todo, number, groups, bar))
         return blocks.n_rows
 
-    def finish_block(self, number: int, groups: Iterator[Group], bar: Any) -> None:
-        """Score and write one block of this process, the next one of ``groups``; the bar counts rows times snapshots.
+    def score(self, groups: Iterator[Group], bar: Any) -> ScoredBlock | None:
+        """Score one block, the next one of ``groups``; the bar counts rows times snapshots. None: it has no rows.
 
         Raises:
-            VoGError: What is wrong with a row, a label, a gradient, a snapshot or the disk.
+            VoGError: What is wrong with a row, a label, a gradient or a snapshot.
         """
         rows: list[np.ndarray] = []
         results: list[RowResults] = []
-        note = ""
+        digests: list[int] = []
         for group in groups:
-            note = note or group.note
+            digests += group.digests
             rows += [np.asarray(batch.rows, dtype=np.int64) for batch in group.batches]
             results += self._score(group.batches, bar)
             if group.is_last:
                 break
-        self.folder.write(self.session.processes.process_index, number, np.concatenate(rows), results, note=note)
+        return ScoredBlock(np.concatenate(rows), results, joined_digest(digests)) if rows else None
 
-    def groups(self, block: Sequence[range]) -> Iterator[Group]:
-        """The block's batches, read when they are needed, as many at a time as fit into memory; at least one.
+    def groups(self, batches: Iterable[Batch]) -> Iterator[Group]:
+        """The batches of one block, read when they are needed, as many at a time as fit into memory; at least one.
 
         A block is planned from the first rows, and its own may be longer. All of it fits, as a rule.
         """
         group: list[Batch] = []
-        held, note = 0, ""
-        for batch in self.reader.read(block):
+        digests: list[int] = []
+        held = 0
+        for batch in batches:
             if self.plan.task is not None and batch.labels is not None:
                 check_labels(self.plan.task, batch.labels, self.plan.n_outputs, batch.rows)
             needed = self.plan.nbytes(batch)
             if group and held + needed > self.memory_budget:
-                yield Group(group, note, is_last=False)
-                group, held = [], 0
-            note = note or batch_digest(batch)
+                yield Group(group, digests, is_last=False)
+                group, digests, held = [], [], 0
+            digests.append(batch_digest(batch))
             group.append(self.session.placed(self.plan, batch))
             held += needed
-        yield Group(group, note, is_last=True)
+        yield Group(group, digests, is_last=True)
+
+    def write(self, number: int, scored: ScoredBlock) -> None:
+        """Make a block of this process durable."""
+        rank = self.session.processes.process_index
+        self.folder.write(rank, number, scored.rows, scored.results, note=scored.digest)
+
+    def rows_digest(self) -> str:
+        """The digest of all rows as they were read when their blocks were scored, on every process."""
+        processes, blocks = self.session.processes, self.folder.plan
+        rank = processes.process_index
+        notes = run_together(
+            processes,
+            "looking for finished blocks",
+            lambda: [self.folder.note(rank, number) for number in range(len(blocks.blocks(rank)))],
+        )
+        return joined_digest(int(note, 16) for note in chain.from_iterable(gathered(processes, notes)))
+
+    def _missing(self, n_blocks: int) -> set[int]:
+        rank = self.session.processes.process_index
+        return {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
+
+    def _score_and_write(self, number: int, groups: Iterator[Group], bar: Any) -> None:
+        scored = self.score(groups, bar)
+        if scored is not None:
+            self.write(number, scored)
+
+    def _pass_over(self, number: int, _groups: Iterator[Group], bar: Any) -> None:
+        """What is to be done for a block that is finished, or that only other processes have."""
+        rank = self.session.processes.process_index
+        block = self.folder.plan.block(rank, number)
+        if block and not has_table(self.reader.dataset):
+            found = joined_digest(map(batch_digest, self.reader.read(block)))
+            require_same_rows(found, self.folder.note(rank, number), self.folder.folder)
+        bar.update(sum(map(len, block)) * self._n_snapshots)
 
     @property
     def _n_snapshots(self) -> int:
@@ -132,3 +180,13 @@ class Replay:
             with_label(self.plan, accumulator.results(), batch)
             for accumulator, batch in zip(accumulators, batches, strict=True)
         ]
+
+
+def require_same_rows(found: str, scored: str, folder: Path) -> None:
+    """Raise OutputFolderError where rows, read again, have another digest (see `joined_digest`) than when scored."""
+    if found != scored:
+        msg = (
+            f"the rows are not those that the scores in {folder} were computed on: some were edited, or they come in "
+            "another order each time; choose another output_dir, or delete the folder to score anew"
+        )
+        raise OutputFolderError(msg)

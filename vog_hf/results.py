@@ -14,11 +14,10 @@ from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import Assembler, BlockFolder, gathered_blocks
 from vog_hf.config import VoGConfig
 from vog_hf.engine import ScoringPlan, to_numpy_labels
-from vog_hf.files import write_json
 from vog_hf.metric import class_normalize, percentile
 from vog_hf.processes import from_main, run_together
 from vog_hf.rows import RowIdentity
-from vog_hf.scores import FORMAT, MANIFEST_NAME, VoGScores, save_table
+from vog_hf.scores import FORMAT, VoGScores, save_table, write_manifest
 from vog_hf.session import Session
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def finish_folder(
     processes.wait_for_everyone()
     names = [snapshot["name"] for snapshot in manifest["snapshots"]]
     assembler = Assembler(folder.folder, identity.n_rows, len(names))
-    for block in gathered_blocks(folder, processes.process_index):
+    for block in gathered_blocks(folder, processes):
         from_main(processes, "assembling the scores", partial(assembler.add, block))
 
     def write() -> None:
@@ -55,7 +54,7 @@ def finish_folder(
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
         save_table(folder.folder, columns, identity.row_hash, folder.ids())
-        write_json(folder.folder / MANIFEST_NAME, manifest)
+        write_manifest(folder.folder, manifest)
         folder.remove_blocks()
 
     from_main(processes, "writing the scores", write)

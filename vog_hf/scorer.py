@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,22 +16,23 @@ from vog_hf.batches import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.blocks import BlockFolder, BlockPlan, batches
 from vog_hf.config import VoGConfig
 from vog_hf.engine import ScoringPlan, plan_scoring, unusual
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.files import require_free
 from vog_hf.gradients import model_device_and_dtype, unwrap
 from vog_hf.live import LiveScoring
 from vog_hf.memory import free_memory
-from vog_hf.processes import current_processes, from_main, run_together, same_everywhere
-from vog_hf.replay import Replay
+from vog_hf.processes import current_processes, from_main, gathered, run_together, same_everywhere
+from vog_hf.replay import Replay, require_same_rows
 from vog_hf.results import finish_folder, make_manifest
-from vog_hf.rows import RowIdentity, identify_rows
+from vog_hf.rows import RowIdentity, has_table, identify_rows
 from vog_hf.scores import VoGScores
-from vog_hf.session import Session
+from vog_hf.session import Session, batch_digest, joined_digest, require_shared
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
-from vog_hf.streams import UNKNOWN_LENGTH, StreamRows, is_stream, score_stream
+from vog_hf.streams import UNKNOWN_LENGTH, StreamRows, is_stream, require_length, score_stream
 
 logger = logging.getLogger(__name__)
 
+MAX_BLOCK_SECONDS = 120  # processes wait for one another's blocks, and a kill loses what is not written yet
 FREE_MEMORY_SHARE = 0.25  # for a block of rows
 RESIDENT_MEMORY_SHARE = 0.125  # for snapshots that stay on the device
 
@@ -139,8 +141,10 @@ class VoGScorer:
         elif id_column is not None:
             msg = "id_column names the rows of a stream; rows of a map-style data set have their number, leave it out"
             raise ConfigError(msg)
+        # A stream is read by this process, its transform while it is iterated: nothing is left for workers to do.
+        num_workers = 0 if isinstance(dataset, StreamRows) else self.num_workers
         return BatchReader(
-            dataset, self.model, label_column=self.config.label_column, num_workers=self.num_workers, **options
+            dataset, self.model, label_column=self.config.label_column, num_workers=num_workers, **options
         )
 
     def plan(self, reader: BatchReader, *, require_finite: bool = True) -> ScoringPlan:
@@ -174,9 +178,9 @@ class VoGScorer:
     def estimate(self, plan: ScoringPlan, n_rows: int | None, n_snapshots: int, *, collect: str = "replay") -> str:
         """One line for a person: what scoring this many rows (None: a stream) takes, on each process."""
         if n_rows is None:
-            block_rows = self._block_plan(plan, UNKNOWN_LENGTH).block_rows
+            block_rows = self._block_plan(plan, UNKNOWN_LENGTH, n_snapshots).block_rows
             return f"a stream in blocks; each takes {plan.estimate(block_rows, n_snapshots, block_rows)}"
-        blocks = self._block_plan(plan, n_rows)
+        blocks = self._block_plan(plan, n_rows, n_snapshots)
         mine = len(range(n_rows)[:: blocks.n_processes])
         line = plan.estimate(mine, n_snapshots, mine if collect == "live" else blocks.block_rows)
         return f"{line} on each of {blocks.n_processes} processes" if blocks.n_processes > 1 else line
@@ -187,50 +191,80 @@ class VoGScorer:
         """As `score`, of rows behind a reader and snapshots that are open."""
         session, processes = self._session, self._session.processes
         folder, temporary = session.output_folder(output_dir)
+        stamps = snapshots.stamps()
         identity, fingerprint = run_together(
-            processes, "reading rows and snapshots", lambda: self._fingerprinted(reader, snapshots)
+            processes, "reading rows and snapshots", lambda: self.identified(reader, snapshots)
         )
         same_everywhere(processes, "data, configuration and snapshots", fingerprint)
         from_main(processes, f"looking at {folder}", lambda: BlockFolder.require_own(folder))
         with session.folder_in_use(folder):
             if from_main(processes, "looking for scores", lambda: BlockFolder.is_finished(folder, fingerprint)):
-                return VoGScores.load(folder)
+                self._require_same_rows(folder, reader)
+                return run_together(processes, "loading the scores", lambda: VoGScores.load(folder))
             plan = run_together(processes, "the dry run", lambda: self.plan(reader, require_finite=False))
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
             block_plan = from_main(processes, f"preparing {folder}", prepare)
+            run_together(processes, f"looking for {folder}", lambda: require_shared(folder))
             blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
             budget = self.memory_budget or blocks.plan.block_rows * plan.bytes_per_row
             resident = self._resident_bytes()
             with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
                 replay = Replay(session, plan, reader, snapshots, blocks, budget, lent)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
+            if snapshots.stamps() != stamps:
+                msg = "a snapshot was changed while it was being scored; keep its file as it is, and score again"
+                raise SnapshotError(msg)
             blocks.end_at(n_rows)
+            rows_digest = replay.rows_digest()
             identity = replace(identity, n_rows=n_rows)
             manifest = make_manifest(session, plan, reader, identity)
             taken = zip(snapshots.snapshots, fingerprint["snapshots"], strict=True)
             manifest |= {
                 "collect": "replay",
                 "batch_size": blocks.plan.batch_size,  # an interrupted run keeps its own
+                "rows_digest": rows_digest,
                 "snapshots": [snapshot.manifest_entry(digest) for snapshot, digest in taken],
             }
             return finish_folder(session, blocks, plan, identity, manifest, temporary=temporary)
+
+    def identified(self, reader: BatchReader, snapshots: SnapshotSet) -> tuple[RowIdentity, dict[str, Any]]:
+        """What tells the rows from others, and all that the scores will depend on; reads every snapshot once.
+
+        Raises:
+            SnapshotError: A file is missing or damaged, or the model's frozen tensors are not those of the training.
+        """
+        rows = reader.dataset
+        identity = RowIdentity(UNKNOWN_LENGTH, {}, None) if isinstance(rows, StreamRows) else identify_rows(rows)
+        digests = snapshots.fingerprint(self.model)
+        snapshots.verify(self.model)
+        fingerprint = self._session.fingerprint(reader, identity, digests)
+        return identity, fingerprint | ({"id_column": rows.id_column} if isinstance(rows, StreamRows) else {})
 
     def live(self, reader: BatchReader, plan: ScoringPlan, n_snapshots: int) -> LiveScoring:
         """Moments of all rows in memory, to be updated while the model trains (see `LiveScoring`)."""
         return LiveScoring(self._session, reader, plan, n_snapshots)
 
-    def _fingerprinted(self, reader: BatchReader, snapshots: SnapshotSet) -> tuple[RowIdentity, dict[str, Any]]:
-        rows = reader.dataset
-        identity = RowIdentity(UNKNOWN_LENGTH, {}, None) if isinstance(rows, StreamRows) else identify_rows(rows)
-        digests = snapshots.fingerprint(self.model)
-        snapshots.verify(self.model)
-        return identity, self._session.fingerprint(reader, identity, digests)
+    def _require_same_rows(self, folder: Path, reader: BatchReader) -> None:
+        """Raise OutputFolderError where the rows are not those of the scores in a folder; reads them if need be.
+
+        A table is in the fingerprint. Of a stream only the length is compared.
+        """
+        rows, processes, manifest = reader.dataset, self._session.processes, VoGScores.load(folder).manifest
+        if isinstance(rows, StreamRows):
+            run_together(processes, "reading the stream", lambda: require_length(rows, manifest["n_rows"], folder))
+        elif not has_table(rows):
+            plan = BlockPlan.read(folder)
+            batches = [b for rank in range(plan.n_processes) for block in plan.blocks(rank) for b in block]
+            mine = batches[processes.process_index :: processes.num_processes]
+            found = run_together(processes, "reading rows", lambda: list(map(batch_digest, reader.read(mine))))
+            digest = joined_digest(chain.from_iterable(gathered(processes, found)))
+            require_same_rows(digest, manifest["rows_digest"], folder)
 
     def _prepared(
         self, plan: ScoringPlan, folder: Path, fingerprint: dict[str, Any], n_rows: int, n_snapshots: int
     ) -> BlockPlan:
         """Begin or take up the folder (on the main process): the blocks that all processes then follow."""
-        blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows))
+        blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows, n_snapshots))
         known = None if n_rows == UNKNOWN_LENGTH else n_rows
         needed = plan.disk_bytes(known or blocks.plan.block_rows, n_snapshots) - blocks.block_bytes
         require_free(folder, needed, "storing the scores")
@@ -246,7 +280,9 @@ class VoGScorer:
     def _dry_run_rows(self) -> int:
         return max(TRANSFORM_CHECK_ROWS, self.batch_size)
 
-    def _block_plan(self, plan: ScoringPlan, n_rows: int) -> BlockPlan:
+    def _block_plan(self, plan: ScoringPlan, n_rows: int, n_snapshots: int) -> BlockPlan:
         budget = self.memory_budget or int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
-        in_batches = max(1, budget // (plan.bytes_per_row * self.batch_size))
+        by_memory = budget // (plan.bytes_per_row * self.batch_size)
+        by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * self.batch_size))
+        in_batches = max(1, min(by_memory, by_time))
         return BlockPlan(n_rows, self._session.processes.num_processes, self.batch_size, in_batches * self.batch_size)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, OutputFolderError
-from vog_hf.files import read_json, write_atomically, write_json
+from vog_hf.files import file_checksum, read_json, write_atomically, write_json
 from vog_hf.rows import RowIdentity
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "scores.parquet"
 SHARD_PATTERN = "scores-*-of-*.parquet"
 SHARD_ROWS = 500_000
+FILES = "files"  # in manifest.json: size and checksum of each file of the folder
+CHECKED_AT_LOAD = 64 * 2**20  # bytes; a file of this size is read in well under a second
 ROW_HASH = "row_hash"
 ROW_ID = "id"
 HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
@@ -149,12 +151,14 @@ class VoGScores:
         """Write everything to a folder, which must be empty or not be there.
 
         Raises:
-            OutputFolderError: There is something in the folder.
+            OutputFolderError: Something is in the folder, or a file that these scores were loaded from is damaged.
         """
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             msg = f"{folder} is not empty; save to a new folder"
             raise OutputFolderError(msg)
+        if self.folder is not None and (self.folder / MANIFEST_NAME).is_file():
+            require_undamaged(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in self._trajectories.items():
             save_array(folder / f"trajectory-{name}.npy", values)
@@ -162,14 +166,17 @@ class VoGScores:
             for part, file in HEAT_MAP_FILES.items():
                 save_array(folder / file, getattr(self._heat_maps, part))
         save_table(folder, self._columns, self.row_hash, self.ids)
-        write_json(folder / MANIFEST_NAME, self.manifest)  # last: a folder with a manifest is whole
+        write_manifest(folder, self.manifest)
 
     @classmethod
     def load(cls, folder: str | Path) -> "VoGScores":
         """The scores that `save`, a callback or a scorer wrote.
 
+        Every file must have the size that was written, and up to `CHECKED_AT_LOAD` bytes the checksum. Larger arrays
+        are mapped into memory without being read; `save`, and a scorer that takes the folder up, check them whole.
+
         Raises:
-            OutputFolderError: No finished scores are there, or another version wrote them.
+            OutputFolderError: No finished scores are there, another version wrote them, or a file is damaged.
         """
         folder = Path(folder)
         tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
@@ -180,8 +187,10 @@ class VoGScores:
         if manifest.get("format") != FORMAT:
             msg = f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; score again"
             raise OutputFolderError(msg)
+        require_undamaged(folder, up_to=CHECKED_AT_LOAD)
+        manifest.pop(FILES, None)
         try:
-            table = pa.concat_tables(pq.read_table(path) for path in tables)
+            table = pa.concat_tables(pq.read_table(path, page_checksum_verification=True) for path in tables)
         except (pa.ArrowException, OSError) as error:
             msg = f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
             raise OutputFolderError(msg) from error
@@ -220,7 +229,7 @@ def save_table(
     for shard in range(n_shards):
         part = table.slice(shard * SHARD_ROWS, SHARD_ROWS)
         name = TABLE_NAME if n_shards == 1 else f"scores-{shard:05d}-of-{n_shards:05d}.parquet"
-        write_atomically(folder / name, partial(pq.write_table, part))
+        write_atomically(folder / name, partial(pq.write_table, part, write_page_checksum=True))
 
 
 def save_array(path: Path, values: Array) -> None:
@@ -231,6 +240,30 @@ def save_array(path: Path, values: Array) -> None:
             np.save(file, values, allow_pickle=False)
 
     write_atomically(path, write)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, with size and checksum of every other file, last: a folder that has it is whole."""
+    paths = [path for pattern in ("*.parquet", "*.npy") for path in sorted(folder.glob(pattern))]
+    files = {path.name: {"bytes": path.stat().st_size, "crc32": file_checksum(path)} for path in paths}
+    write_json(folder / MANIFEST_NAME, {**manifest, FILES: files})
+
+
+def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
+    """Raise OutputFolderError where a file is not what `write_manifest` saw; only by size if over ``up_to`` bytes."""
+    for name, written in read_json(folder / MANIFEST_NAME).get(FILES, {}).items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        whole = size == written["bytes"]
+        if whole and (up_to is None or written["bytes"] <= up_to):
+            whole = file_checksum(path) == written["crc32"]
+        if not whole:
+            found = "is missing" if size is None else f"is damaged: {size:,} bytes"
+            msg = (
+                f"{path} {found}, and {written['bytes']:,} bytes with the checksum {written['crc32']} were written; "
+                "restore it, or delete the folder and score again"
+            )
+            raise OutputFolderError(msg)
 
 
 def _memory_map(path: Path) -> Array:

@@ -1,7 +1,6 @@
 """Session: which model is scored, by which processes, with which options; and what replay and live share."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,20 +8,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vog_hf.accumulate import BatchAccumulator
 from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader
+from vog_hf.blocks import PLAN_NAME
 from vog_hf.config import VoGConfig, target_digest
 from vog_hf.engine import PassLabels, ScoringPlan, joined, predictions, require_finite_rows, score_batch, sliced
+from vog_hf.errors import OutputFolderError
 from vog_hf.files import locked
 from vog_hf.gradients import model_device_and_dtype, placed, preserved_rng, scoring_mode
 from vog_hf.memory import RowsAtATime
 from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT
-from vog_hf.snapshots import LentWeights, lend_weights, tensor_digest
+from vog_hf.snapshots import LentWeights, lend_weights
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,31 @@ class Session:
             "targets": [target_digest(target) for target in self.config.targets if callable(target)],
             "rows": identity.n_rows,
             "data": identity.columns,
-            "first batch": hashlib.sha256(" ".join(first).encode()).hexdigest(),
+            "first batch": joined_digest(first),
             "snapshots": snapshots,
         }
 
 
-def batch_digest(batch: Batch) -> str:
-    """SHA-256 of a batch's tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted({**batch.masks, **batch.inputs}.items()):
+def require_shared(folder: Path) -> None:
+    """Raise OutputFolderError where this process does not see the folder that the main process has prepared."""
+    if not (folder / PLAN_NAME).is_file():
+        msg = (
+            f"this process does not see what the main process has written to {folder}: the machines do not share that "
+            "disk; pass an output_dir on a disk that all of them see"
+        )
+        raise OutputFolderError(msg)
+
+
+def batch_digest(batch: Batch) -> int:
+    """64 bits that tell a batch from another one: its row numbers, inputs, masks and labels, as they were read."""
+    digest = xxhash.xxh3_64(str(batch.rows).encode())
+    for name, value in sorted({**batch.masks, **batch.inputs, "": batch.labels}.items()):
         if isinstance(value, Tensor):
-            digest.update(f"{name} {tensor_digest(value)} ".encode())
-    if batch.labels is not None:
-        digest.update(tensor_digest(batch.labels).encode())
-    return digest.hexdigest()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.intdigest()
+
+
+def joined_digest(digests: Iterable[int]) -> str:
+    """The digest of several batches, in whatever order."""
+    return f"{sum(digests) % 2**64:016x}"

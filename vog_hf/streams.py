@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from torch.utils.data import IterableDataset
 
-from vog_hf.blocks import batches
+from vog_hf.batches import Batch
 from vog_hf.errors import DataError, OutputFolderError
 from vog_hf.processes import gathered, run_together
-from vog_hf.replay import Replay
-from vog_hf.session import batch_digest
+from vog_hf.replay import Replay, require_same_rows
+from vog_hf.session import batch_digest, joined_digest
 
 UNKNOWN_LENGTH = 2**62  # rows of a stream until its end is seen
 
@@ -44,26 +45,41 @@ def _next_block(replay: Replay, number: int, bar: Any) -> int:
     if finished is not None:
         bar.update(len(finished["rows"]) * len(replay.snapshots.snapshots))
         return len(finished["rows"])
-    planned = folder.plan.block(rank, number)
     if number and not rows.has_begun:
-        _require_same(replay, rows, number - 1)
-    held = rows.hold(range(planned[0].start, planned[-1].stop, planned[0].step))
-    if held:
-        if rows.id_column is not None:
-            folder.write_ids(rank, number, rows.ids())
-        replay.finish_block(number, replay.groups(batches(held, folder.plan.batch_size)), bar)
-    return len(held)
+        before = folder.plan.block(rank, number - 1)
+        found = joined_digest(map(batch_digest, _held(replay, before, [])))
+        require_same_rows(found, folder.note(rank, number - 1), folder.folder)
+    ids: list[pa.Table] = []
+    scored = replay.score(replay.groups(_held(replay, folder.plan.block(rank, number), ids)), bar)
+    if scored is None:
+        return 0
+    if ids:
+        folder.write_ids(rank, number, pa.concat_tables(ids))
+    replay.write(number, scored)
+    return len(scored.rows)
 
 
-def _require_same(replay: Replay, rows: "StreamRows", number: int) -> None:
-    """Read the first batch of a finished block again: an interrupted run must go on with the same stream."""
-    rank, folder = replay.session.processes.process_index, replay.folder
-    block = folder.plan.block(rank, number)
-    held = rows.hold(block[0])
-    if len(held) < len(block[0]) or batch_digest(next(replay.reader.read([held]))) != folder.note(rank, number):
+def _held(replay: Replay, block: Sequence[range], ids: list[pa.Table]) -> Iterator[Batch]:
+    """The batches of a block, one after another, until the stream ends; what names their rows is put into ``ids``."""
+    stream = replay.reader.dataset
+    for rows in block:
+        held = stream.hold(rows)
+        if held:
+            if stream.id_column is not None:
+                ids.append(stream.ids())
+            yield from replay.reader.read([held])
+        if len(held) < len(rows):
+            return
+
+
+def require_length(rows: "StreamRows", n_rows: int, folder: Path) -> None:
+    """Raise OutputFolderError where a stream no longer has as many rows as were scored; reads it to its end."""
+    left = len(rows.hold(range(n_rows - 1, n_rows + 1)))
+    if left != 1:
+        change = "fewer" if left == 0 else "more"
         msg = (
-            f"the stream gives other rows from row {block[0].start} on than when {folder.folder} was begun: it must "
-            "have the same order each time (no shuffle without a fixed seed); delete the folder to score anew"
+            f"the stream has {change} rows than the {n_rows:,} whose scores are in {folder}; choose another "
+            "output_dir, or delete the folder to score anew"
         )
         raise OutputFolderError(msg)
 

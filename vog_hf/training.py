@@ -14,10 +14,11 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from vog_hf.batches import BatchReader, CollateFunction
+from vog_hf.blocks import BlockFolder
 from vog_hf.columns import check_column_names, core_column_names
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
-from vog_hf.files import locked, require_free, write_json
+from vog_hf.files import foreign_names, locked, require_free, write_json
 from vog_hf.live_state import STATE_NAME
 from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.replica import replica
@@ -25,7 +26,7 @@ from vog_hf.rows import has_table
 from vog_hf.schedule import plan_snapshots
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
-from vog_hf.snapshots import SnapshotWriter, is_sharded, open_folder
+from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
 from vog_hf.streams import is_stream
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
 MARKER_NAME = "vog.json"
 ONLY_SPLIT = ""
+PREPARING = "preparing to score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +52,15 @@ class TrainingOptions:
     store: str
     memory_budget: int | None
     num_workers: int | None
+    id_column: str | None
 
 
 class TrainingRun:
     """One training: its plan, its folder, and the scorer with a reader for each split.
 
     Making one (on every process) is the dry run: what is wrong with options, data, labels, transform or model raises
-    here; `begin` then prepares the folder.
+    here; `begin` then prepares the folder. Whole copies and full tensors of a sharded model are gathered between the
+    parts that may fail on one process alone.
     """
 
     def __init__(
@@ -69,6 +73,18 @@ class TrainingRun:
     ) -> None:
         self._options = options
         self._args = args
+        self._is_sharded = is_sharded(model)
+        processes = current_processes()
+        run_together(processes, PREPARING, lambda: self._resolve(state, train_dataloader))
+        to_score = self._whole(model)
+        run_together(processes, PREPARING, lambda: self._dry_run(to_score))
+        self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
+        self._taken: list[int] = []
+        self._saved: set[str] = set()
+
+    def _resolve(self, state: TrainerState, train_dataloader: Any) -> None:
+        """What is to be done, and with which rows."""
+        options, args = self._options, self._args
         self._checkpoints_kept = _checkpoints_kept(args, state)
         self.plan = plan_snapshots(
             options.snapshots,
@@ -81,32 +97,36 @@ class TrainingRun:
         if options.dataset is None:
             self.datasets = {ONLY_SPLIT: _training_rows(train_dataloader)}
         self._trainers_collator = getattr(train_dataloader, "collate_fn", None)
-        self._is_sharded = is_sharded(model)
         if self._is_sharded and options.is_live:
             msg = (
                 "collect='live' scores with the model that trains, and it is sharded (FSDP or ZeRO-3); use "
                 "collect='replay', which scores a whole copy of it at the end"
             )
             raise ConfigError(msg)
+
+    def _whole(self, model: nn.Module) -> nn.Module:
+        """The model that trains; a whole copy of it where it is sharded (a collective)."""
+        return replica(model) if self._is_sharded else model
+
+    def _dry_run(self, model: nn.Module) -> None:
+        """The first rows of each split through the model that will be scored."""
+        options = self._options
         self._scorer, self._readers = self._scorer_and_readers(model)
         self._plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
         for split, plan in self._plans.items():
             names = core_column_names(options.config.column_names, has_classes=plan.has_classes)
             check_column_names(self.datasets[split], names)
-        self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
         self._live = {
             split: self._scorer.live(self._readers[split], plan, len(self.plan))
             for split, plan in self._plans.items()
             if options.is_live
         }
-        self._taken: list[int] = []
-        self._saved: set[str] = set()
 
     def _scorer_and_readers(self, model: nn.Module) -> tuple[VoGScorer, dict[str, BatchReader]]:
-        """For the model that trains; for a whole copy of it where it is sharded (a collective)."""
+        """For a whole model."""
         options, args = self._options, self._args
         scorer = VoGScorer(
-            replica(model) if self._is_sharded else model,
+            model,
             config=options.config,
             batch_size=args.per_device_eval_batch_size if options.batch_size is None else options.batch_size,
             memory_budget=options.memory_budget,
@@ -119,6 +139,7 @@ class TrainingRun:
                 collate_fn=options.collate_fn or self._trainers_collator,
                 only_model_columns=options.collate_fn is None and args.remove_unused_columns,
                 label_names=args.label_names,
+                id_column=options.id_column,
             )
             for split, dataset in self.datasets.items()
         }
@@ -180,11 +201,27 @@ class TrainingRun:
         folders = {split: self.folder / "scores" / split for split in self.datasets}
         if self._live:
             return {split: live.finish(output_dir=folders[split]) for split, live in self._live.items()}
-        scorer, readers = self._scorer_and_readers(model) if self._is_sharded else (self._scorer, self._readers)
+        if self._is_sharded:
+            to_score = self._whole(model)
+            made = run_together(processes, "opening rows", lambda: self._scorer_and_readers(to_score))
+            self._scorer, self._readers = made
         snapshots = run_together(processes, "finding the snapshots", lambda: open_folder(self._writer.folder))
+        from_main(processes, "looking for scores", lambda: self._remove_other_scores(folders, snapshots))
         return {
-            split: scorer.score_rows(reader, snapshots, output_dir=folders[split]) for split, reader in readers.items()
+            split: self._scorer.score_rows(reader, snapshots, output_dir=folders[split])
+            for split, reader in self._readers.items()
         }
+
+    def _remove_other_scores(self, folders: Mapping[str, Path], snapshots: SnapshotSet) -> None:
+        """Leave what a scoring of this training has finished before it was interrupted, and nothing else.
+
+        Training may have gone on from an older checkpoint, or with other choices.
+        """
+        for split, folder in folders.items():
+            if folder.exists():
+                _, fingerprint = self._scorer.identified(self._readers[split], snapshots)
+                if not BlockFolder.is_of(folder, fingerprint):
+                    BlockFolder.remove(folder)
 
     def _drop_moments(self, step: int) -> None:
         patterns = ("checkpoint-*", "run-*/checkpoint-*")  # of a hyper-parameter search
@@ -196,19 +233,24 @@ class TrainingRun:
 
     def _restore_moments(self, step: int) -> None:
         """Go on from the moments of the checkpoint that Trainer resumes from; newer ones are left to be replaced."""
-        folders = sorted((self.folder / "live").glob(f"step-{step:09d}-*"), reverse=True)
-        whole = [folder for folder in folders if all((folder / s / STATE_NAME).is_file() for s in self._live)]
-        if whole:
+        whole, there = from_main(current_processes(), "looking for moments", lambda: self._moments_of(step))
+        if whole is not None:
             for split, live in self._live.items():
-                live.restore(whole[0] / split)
+                live.restore(whole / split)
                 self._taken = live.steps
         elif self.plan[0] < step:
-            there = sorted({_step_of(path) for path in (self.folder / "live").glob("step-*")})
             msg = (
                 f"collect='live' cannot resume at step {step}: {self.folder / 'live'} has no moments of it (there are "
                 f"those of steps {there}); resume from one of these checkpoints, train anew, or use collect='replay'"
             )
             raise ConfigError(msg)
+
+    def _moments_of(self, step: int) -> tuple[Path | None, list[int]]:
+        """The newest whole folder of moments of a step, and the steps of which there are any."""
+        there = sorted((self.folder / "live").glob("step-*"), reverse=True)
+        of_step = [folder for folder in there if _step_of(folder) == step]
+        whole = [folder for folder in of_step if all((folder / s / STATE_NAME).is_file() for s in self._live)]
+        return next(iter(whole), None), sorted({_step_of(folder) for folder in there})
 
     def _n_rows(self, split: str) -> int | None:
         """Rows of a split; None of a stream."""
@@ -237,13 +279,14 @@ class TrainingRun:
         if folder.exists() and not folder.is_dir():
             msg = f"output_dir {folder} is a file; pass a folder"
             raise OutputFolderError(msg)
-        if folder.exists() and any(folder.iterdir()) and not (folder / MARKER_NAME).is_file():
+        if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
             msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
             raise OutputFolderError(msg)
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
         _hold(folder)
         write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
-        shutil.rmtree(folder / "scores", ignore_errors=True)
+        if not resumed or self._live:  # of an interrupted replay, `finish` goes on with what is finished
+            shutil.rmtree(folder / "scores", ignore_errors=True)
         if not resumed:
             shutil.rmtree(folder / "snapshots", ignore_errors=True)
             shutil.rmtree(folder / "live", ignore_errors=True)

@@ -1,6 +1,7 @@
 """Program: what sharded models cannot do is refused on every process, and what stands beside it is done."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import models
@@ -13,8 +14,10 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import vog_hf.replica
+from vog_hf.callback import VoGCallback
 from vog_hf.errors import MemoryBudgetError, ModelError, ProcessError, SnapshotError
 from vog_hf.replica import copy_weights, replica
 from vog_hf.scorer import VoGScorer
@@ -101,6 +104,41 @@ def no_room_on_one_process_is_known_to_all(rank: int) -> None:
         vog_hf.replica.free_memory = free
 
 
+class Rows:
+    """The rows of a case; one of them cannot be read on process 1, if it breaks."""
+
+    def __init__(self, case: models.Case, *, breaks: bool) -> None:
+        self.rows = [{**row, "labels": y} for row, y in zip(case.rows, case.labels, strict=True)]
+        self.breaks = breaks and torch.distributed.get_rank() == 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict:
+        if self.breaks and i == 3:
+            raise OSError("row 3 cannot be decoded")
+        return self.rows[i]
+
+
+def a_row_that_breaks_before_training_is_known_to_all(rank: int) -> None:
+    """The one says which row, the other on which process; with rows that can be read the training begins."""
+    case, folder = models.vit(), shared_folder()
+    case.model.vit.embeddings.requires_grad_(False)  # what is frozen is gathered for its digest
+    model = sharded(case.model)
+    args = TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True)
+    for breaks in (True, False):
+        vog = VoGCallback(Rows(case, breaks=breaks), collate_fn=models.collate)
+        begin = partial(vog.on_train_begin, args, TrainerState(max_steps=10), TrainerControl(), model=model)
+        if not breaks:
+            begin()
+        elif rank == 1:
+            with pytest.raises(OSError, match=r"^row 3 cannot be decoded$"):
+                begin()
+        else:
+            with pytest.raises(ProcessError, match="failed on process 1 of 2: OSError: row 3 cannot be decoded"):
+                begin()
+
+
 def sharded_models_are_not_scored() -> None:
     """A part of a weight is no weight; the replica is scored."""
     case = models.vit()
@@ -141,6 +179,7 @@ def main() -> None:
     replicas_compute_what_the_model_computes()
     models_that_cannot_be_made_anew_are_refused()
     no_room_on_one_process_is_known_to_all(accelerator.process_index)
+    a_row_that_breaks_before_training_is_known_to_all(accelerator.process_index)
     sharded_models_are_not_scored()
     thawing_is_refused_everywhere()
 

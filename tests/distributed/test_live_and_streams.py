@@ -31,7 +31,7 @@ def assert_equal(scores, expected):
 
 
 @pytest.mark.parametrize(
-    "counts", [(2, 1, 3), *(pytest.param(counts, marks=pytest.mark.slow) for counts in ((1, 2), (3, 3, 2, 1)))]
+    "counts", [(2, 1), *(pytest.param(counts, marks=pytest.mark.slow) for counts in ((2, 1, 3), (1, 2), (3, 3, 2, 1)))]
 )
 def test_live_moments_go_on_on_any_number_of_processes(counts, uninterrupted, tmp_path):
     """Saved on one number of processes and taken up on another, again and again, they give the same scores."""

@@ -1,7 +1,7 @@
 """The dry run: what scoring needs and what would go wrong, found on the first rows before the long work."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -15,7 +15,14 @@ from vog_hf.accumulate import Windows
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.config import VoGConfig
 from vog_hf.engine.fast_path import fast_path
-from vog_hf.engine.passes import PassLabels, ScoringPlan, check_labels, require_finite_rows, score_forward
+from vog_hf.engine.passes import (
+    PassLabels,
+    ScoringPlan,
+    check_labels,
+    require_finite_rows,
+    score_batch,
+    score_forward,
+)
 from vog_hf.engine.tolerance import rounding_tolerance
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
 from vog_hf.gradients import (
@@ -97,6 +104,8 @@ def plan_scoring(
         plan, slow = replace(plan, batch_seconds=seconds), None
         if fold or compiled:
             plan, slow = fast_path(plan, forward, labels, gradients, fold=fold, compiled=compiled)
+        if device.type != "cpu":  # whose first pass is not like the others
+            plan = replace(plan, batch_seconds=_seconds(plan, inputs, labels))
     return plan, FirstPass(batch, labels, gradients, slow)
 
 
@@ -110,6 +119,16 @@ def unusual(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: Fir
         lines = [f"whether scores depend on the batch is not known, because a row alone cannot be read: {error}"]
     lines += [first.slow] if first.slow else []
     return lines + list(_rows_without_positive_label(reader, plan, first.batch))
+
+
+def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -> float:
+    """How long a pass over a batch takes on a device."""
+    with plan.folding.installed():
+        torch.accelerator.synchronize()
+        began = time.perf_counter()
+        score_batch(plan, plan.laid_out(inputs), labels)
+        torch.accelerator.synchronize()
+        return time.perf_counter() - began
 
 
 @contextmanager

@@ -55,6 +55,11 @@ class ScoringPlan:
         return self.task is not None and self.task.has_classes
 
     @property
+    def row_seconds(self) -> float:
+        """Time of forward and gradients of one row in a batch like the first one."""
+        return self.batch_seconds / self.first_rows
+
+    @property
     def moment_bytes_per_row(self) -> int:
         """Memory of a row's moments."""
         return BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
@@ -93,7 +98,7 @@ class ScoringPlan:
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
         """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""
         in_memory = min(block_rows, n_rows)
-        seconds = self.batch_seconds / self.first_rows * n_rows * n_snapshots
+        seconds = self.row_seconds * n_rows * n_snapshots
         return (
             f"{n_rows:,} rows x {n_snapshots} snapshots, {in_memory:,} rows at a time in about "
             f"{format_bytes(in_memory * self.bytes_per_row)} of memory, "

@@ -74,6 +74,11 @@ class SnapshotSet:
             msg = f"snapshots must be whole models or adapters, not both; of {names} these are adapters: {adapters}"
             raise SnapshotError(msg)
 
+    def stamps(self) -> list[tuple[int, int]]:
+        """Size and time of change of each file: others say that it was written to."""
+        found = [path.stat() for snapshot in self.snapshots for path in snapshot.files if path.is_file()]
+        return [(stat.st_size, stat.st_mtime_ns) for stat in found]
+
     def fingerprint(self, model: nn.Module) -> list[str]:
         """Content digest of each snapshot; reads every file once. That of an adapter covers the model under it, too."""
         digests = [snapshot.content_digest() for snapshot in self.snapshots]

@@ -62,18 +62,29 @@ class SnapshotWriter:
         return self._bytes
 
     def continue_from(self, step: int) -> None:
-        """Take over the snapshots of an interrupted training up to ``step``; newer ones are deleted."""
+        """Take over the snapshots of an interrupted training up to ``step``; newer ones are deleted.
+
+        Raises:
+            SnapshotError: They are of another base, or a file of one is missing.
+        """
         if not (self.folder / INDEX_NAME).is_file():
             return
         earlier, frozen = read_index(self.folder)
         if frozen != self._frozen:
             msg = f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir"
             raise SnapshotError(msg)
-        self._snapshots = [s for s in earlier if s.step is not None and s.step <= step]
-        for snapshot in earlier:
-            if snapshot not in self._snapshots:
-                snapshot.files[0].unlink(missing_ok=True)
-        self._write_index()
+        kept = [s for s in earlier if s.step is not None and s.step <= step]
+        missing = [str(s.files[0]) for s in kept if not s.files[0].is_file()]
+        if missing:
+            msg = (
+                f"{missing[0]} is missing, a snapshot of this training before step {step}; restore it, or delete "
+                f"{self.folder} to go on without the snapshots up to here"
+            )
+            raise SnapshotError(msg)
+        self._snapshots = kept
+        self._write_index()  # before files go that it names
+        for path in set(self.folder.glob("step-*.safetensors")) - {s.files[0] for s in kept}:
+            path.unlink()
 
     def take(self, model: nn.Module, step: int) -> Snapshot | None:
         """Store the model as it is after ``step``: `gather`, then `write` on the main process (None on others).
