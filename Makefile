@@ -17,7 +17,7 @@ TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check format test test-all test-oldest wheel clean
+.PHONY: help demo check format test test-all test-oldest bench wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ test-all: .venv/.installed-dev ## every tier
 
 test-oldest: .venv-oldest/.installed ## the default tier on the lower bounds of pyproject.toml
 	$(OLDEST)/python -m pytest $(TWO_AT_A_TIME)
+
+bench: .venv/.installed ## measure speed and memory against their targets (20 minutes; leave the machine alone meanwhile)
+	$(BIN)/python benchmarks/run.py
 
 wheel: .venv/.installed ## build dist/*.tar.gz and, from it, dist/*.whl
 	rm -rf dist

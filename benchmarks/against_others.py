@@ -1,0 +1,46 @@
+"""(c) The scorer against the way of the reference code and the way of H-CAT, which give the same numbers."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from measuring import Figure, Options, Target, compared, in_turns, timed
+from ways import in_lists, one_by_one, score
+from workloads import State, Workload, perturbed_states, small_resnet, stored
+
+SNAPSHOTS = 10
+LARGER_BATCH = 256  # for ours and for the lists; the reference way has batches of one
+
+
+def measure(options: Options) -> list[Figure]:
+    """How many times as long the other ways take."""
+    workload = small_resnet(options.rows(512)).to(options.device)
+    states = perturbed_states(workload.model, SNAPSHOTS)
+    with TemporaryDirectory() as folder:
+        snapshots = stored(states, Path(folder))
+        check_equal(workload.head(32), states, snapshots)  # warm-up, too
+        seconds = in_turns(sides(workload, states, snapshots), options.pairs)
+    what = f"{workload}, {SNAPSHOTS} snapshots"
+    return [
+        compared("others", what, seconds, ("one by one", "scorer"), target=Target(at_least=10)),
+        compared("others", what, seconds, ("lists", "scorer"), target=Target(at_least=2)),
+    ]
+
+
+def sides(workload: Workload, states: list[State], snapshots: list[Path]) -> dict[str, Callable[[], float]]:
+    """Seconds of each way."""
+    ways = {
+        "scorer": partial(score, workload, snapshots, batch_size=LARGER_BATCH),
+        "lists": partial(in_lists, workload, states, batch_size=LARGER_BATCH),
+        "one by one": partial(one_by_one, workload, states),
+    }
+    return {name: partial(timed, way) for name, way in ways.items()}
+
+
+def check_equal(workload: Workload, states: list[State], snapshots: list[Path]) -> None:
+    """Raise where the ways do not give the same scores: their times would say nothing."""
+    ours = score(workload, snapshots).column("vog")
+    for theirs in (one_by_one(workload, states), in_lists(workload, states).cpu().numpy()):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-3)

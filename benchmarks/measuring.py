@@ -1,0 +1,195 @@
+"""Measuring: sides of a comparison run in turns, what came out as figures beside their targets, a table and JSON."""
+
+import datetime as dt
+import gc
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+Seconds = dict[str, list[float]]  # of each side, one per round
+FEWEST_ROWS = 8
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "vog-hf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How often, how large and where the benchmarks run."""
+
+    pairs: int = 5
+    scale: float = 1.0
+    threads: int = 1
+    device: str = "cpu"
+
+    def rows(self, n: int) -> int:
+        """That many rows, made fewer by the scale."""
+        return max(FEWEST_ROWS, round(n * self.scale))
+
+
+@dataclass(frozen=True)
+class Target:
+    """The range that the median should lie in."""
+
+    at_least: float = -math.inf
+    at_most: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.at_least <= value <= self.at_most
+
+    def __str__(self) -> str:
+        if math.isinf(self.at_least):
+            return f"<= {self.at_most:.2f}"
+        if math.isinf(self.at_most):
+            return f">= {self.at_least:.1f}"
+        return f"{self.at_least:.2f} to {self.at_most:.2f}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: a quantity, once per round, and every second it comes from."""
+
+    benchmark: str
+    what: str
+    values: Sequence[float]
+    unit: str = "ratio"
+    target: Target | None = None
+    seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the median is in the target's range; nothing where there is none."""
+        if self.target is None:
+            return ""
+        return "met" if self.median in self.target else "missed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "benchmark": self.benchmark,
+            "what": self.what,
+            "unit": self.unit,
+            "median": self.median,
+            "min": min(self.values),
+            "max": max(self.values),
+            "values": list(self.values),
+            "target": None if self.target is None else str(self.target),
+            "verdict": self.verdict,
+            "seconds": {side: list(times) for side, times in self.seconds.items()},
+            "note": self.note,
+        }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that the work takes, with what it has started on a GPU."""
+    synchronize()
+    began = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - began
+
+
+def synchronize() -> None:
+    """Wait until a GPU, if one is in use, has done what it was asked to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
+    """Seconds of each side, run one after the other in every round and in the reverse order in every other one."""
+    seconds: Seconds = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            gc.collect()
+            seconds[side].append(sides[side]())
+        print(f"  round {number + 1}: {described(seconds, number)}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def described(seconds: Seconds, number: int) -> str:
+    """The sides of one round with their seconds."""
+    return ", ".join(f"{side} {times[number]:.3f} s" for side, times in seconds.items())
+
+
+def ratios(seconds: Seconds, side: str, other: str) -> list[float]:
+    """How many times as long as the other one a side took, round by round."""
+    return [a / b for a, b in zip(seconds[side], seconds[other], strict=True)]
+
+
+def compared(
+    benchmark: str,
+    what: str,
+    seconds: Seconds,
+    sides: tuple[str, str],
+    *,
+    target: Target | None = None,
+    note: str = "",
+) -> Figure:
+    """The ratio of the first side to the second as a figure."""
+    heading = f"{what}: {sides[0]} / {sides[1]}"
+    return Figure(benchmark, heading, ratios(seconds, *sides), target=target, seconds=seconds, note=note)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as a table in Markdown."""
+    lines = ["| benchmark | what | median | min to max | target | |", "|---|---|---:|---:|---:|---|"]
+    for figure in figures:
+        unit = "" if figure.unit == "ratio" else f" {figure.unit}"
+        spread = f"{shown(min(figure.values))} to {shown(max(figure.values))}" if len(figure.values) > 1 else ""
+        cells = (figure.benchmark, figure.what, shown(figure.median) + unit, spread, figure.target or "")
+        remarks = "; ".join(filter(None, (figure.verdict, figure.note)))
+        lines.append("| " + " | ".join(map(str, (*cells, remarks))) + " |")
+    return "\n".join(lines)
+
+
+def shown(value: float) -> str:
+    """A number with as many digits as a reader needs."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def write_json(path: Path, figures: Sequence[Figure], options: Options) -> None:
+    """Everything that was measured, and on what."""
+    record = {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "machine": machine(options),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "options": vars(options),
+        "figures": [figure.to_dict() for figure in figures],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def machine(options: Options) -> dict[str, Any]:
+    """What this runs on."""
+    found = {
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": os.getloadavg(),
+    }
+    return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
+
+
+def processor_name() -> str:
+    """The processor as Linux calls it; elsewhere its architecture."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,70 @@
+"""Run the benchmarks: pairs in turns, a table of ratios beside their targets, and every second as JSON.
+
+    python benchmarks/run.py --only epoch loop --pairs 5
+
+Nothing fails when a target is missed: times belong to a machine.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import torch
+from measuring import Figure, Options, table, write_json
+from transformers.utils import logging as transformers_logging
+
+BENCHMARKS = {  # name: module
+    "epoch": "against_epoch",
+    "loop": "against_loop",
+    "others": "against_others",
+    "live": "replay_and_live",
+    "callback": "with_callback",
+    "processes": "two_processes",
+    "growth": "growth",
+    "companions": "companions",
+    "memory": "peak_memory",
+    "gpu": "on_gpu",
+}
+ON_CPU_ONLY = ("processes", "memory")
+
+
+def main() -> None:
+    """Measure what was asked for, then print and write it."""
+    given = parse()
+    options = Options(given.pairs, given.scale, given.threads, given.device)
+    torch.set_num_threads(options.threads)
+    transformers_logging.set_verbosity_error()
+    skipped = ON_CPU_ONLY if options.device == "cuda" else ("gpu",)
+    figures: list[Figure] = []
+    for name in given.only or [name for name in BENCHMARKS if name not in skipped]:
+        began = time.perf_counter()
+        print(f"{name}:", file=sys.stderr, flush=True)
+        figures += importlib.import_module(BENCHMARKS[name]).measure(options)
+        print(f"{name} took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        write_json(given.output, figures, options)  # after each, so that an interruption loses none
+    print(table(figures))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--pairs", type=positive, default=5, help="rounds, each of which runs every side once")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, to see that all runs")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """A number that is at least one."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+if __name__ == "__main__":
+    main()
