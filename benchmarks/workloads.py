@@ -103,10 +103,8 @@ def bert_mini(n_rows: int) -> Workload:
     )
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(TOKENS // 4, TOKENS + 1, (n_rows,), generator=generator).tolist()
-    rows = [
-        {"input_ids": torch.randint(1, config.vocab_size, (length,), generator=generator), "labels": i % CLASSES}
-        for i, length in enumerate(lengths)
-    ]
+    texts = [torch.randint(1, config.vocab_size, (length,), generator=generator).tolist() for length in lengths]
+    rows = Dataset.from_dict({"input_ids": texts, "labels": [i % CLASSES for i in range(n_rows)]})
     return Workload("BERT-mini", BertForSequenceClassification(config), rows, padded)
 
 
@@ -118,7 +116,7 @@ def images(n_rows: int, side: int, *, classes: int = CLASSES) -> list[dict[str, 
 
 def padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Texts as a batch as long as its longest."""
-    ids = pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+    ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([r["labels"] for r in rows])}
 
 

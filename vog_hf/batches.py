@@ -33,12 +33,12 @@ LABELS_AT_A_TIME = 1024  # rows of a column of lists
 
 @dataclass(frozen=True)
 class Batch:
-    """Collated rows, on the CPU: their numbers, what forward takes, and their labels (None: the data has none).
+    """Collated rows: their numbers, what forward takes, and their labels (None: the data has none).
 
     ``masks`` are those that say what is padding and that forward does not take.
     """
 
-    rows: range
+    rows: Sequence[int]
     inputs: dict[str, Any]
     labels: Tensor | None
     masks: dict[str, Tensor] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class BatchReader:
         self._num_workers = num_workers
         self._nullable = self._nullable_labels()
 
-    def read(self, batches: Sequence[range]) -> Iterator[Batch]:
+    def read(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The batches with these row numbers, in this order."""
         loader = DataLoader(
             self.dataset,
@@ -109,7 +109,7 @@ class BatchReader:
             try:
                 inputs, labels, masks = next(loaded)
             except (DataError, NonFiniteError) as error:
-                raise type(error)(f"{error} (rows {rows[0]}-{rows[-1]})") from error
+                raise type(error)(f"{error} ({_named(rows)})") from error
             yield self._checked(Batch(rows, inputs, labels, masks))
 
     def read_copies(self, row: int, times: int) -> Batch:
@@ -119,17 +119,17 @@ class BatchReader:
             inputs, labels, masks = self._collate(rows * times)
         return Batch(range(row, row + times), inputs, labels, masks)
 
-    def all_labels(self, rows: range, seen: Tensor) -> npt.NDArray[np.int64] | None:
+    def all_labels(self, rows: Sequence[int], seen: Tensor) -> npt.NDArray[np.int64] | None:
         """The label of every row, read without decoding any; None where the data set has no such column.
 
         The labels ``seen`` in the batch of ``rows`` must be the column's, else a transform makes them.
         """
         column = integer_column(self.dataset, [self.label_column] if self.label_column else self.label_names)
-        if column is None or not np.array_equal(column[rows.start : rows.stop : rows.step], seen.numpy()):
+        if column is None or not np.array_equal(column[np.asarray(rows)], seen.numpy()):
             return None
         return column
 
-    def stored_labels(self, batch: Batch) -> Iterator[tuple[range, Tensor]]:
+    def stored_labels(self, batch: Batch) -> Iterator[tuple[Sequence[int], Tensor]]:
         """All labels that can be read without decoding rows, some rows at a time: ``[rows]``, or ``[rows, longest]``.
 
         Nothing where the labels of ``batch`` are not those of a column. Lists are filled up with -100, as collators do.
@@ -141,7 +141,7 @@ class BatchReader:
         elif batch.labels is not None and batch.labels.dim() == 2:
             yield from self._stored_lists(batch.rows, batch.labels)
 
-    def _stored_lists(self, rows: range, seen: Tensor) -> Iterator[tuple[range, Tensor]]:
+    def _stored_lists(self, rows: Sequence[int], seen: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
         names = [self.label_column] if self.label_column else self.label_names
         n_rows = len(self.dataset)
         parts = [range(start, min(start + LABELS_AT_A_TIME, n_rows)) for start in range(0, n_rows, LABELS_AT_A_TIME)]
@@ -315,6 +315,13 @@ def check_map_style(dataset: Any) -> None:
     if len(dataset) == 0:
         msg = "the data set is empty: there is no row to score; check the split or the filter that made it"
         raise DataError(msg)
+
+
+def _named(rows: Sequence[int]) -> str:
+    """The rows of a batch for a message."""
+    if isinstance(rows, range):
+        return f"rows {rows[0]}-{rows[-1]}"
+    return f"rows {', '.join(map(str, rows[:3]))}{f' and {len(rows) - 3} others' if len(rows) > 3 else ''}"
 
 
 def _default_collator(rows: Sequence[Any]) -> CollateFunction:

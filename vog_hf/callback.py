@@ -49,6 +49,8 @@ class VoGCallback(TrainerCallback):
         memory_budget: Bytes for a block of rows; default: a quarter of what is free.
         num_workers: Processes that read rows ahead; default: the trainer's ``dataloader_num_workers``.
         id_column: Of streams: key of each row that names it; kept beside its number (`VoGScores.ids`).
+        fold: Score with BatchNorms folded into convolutions, if that is the same function (see `VoGScorer`).
+        torch_compile: Score through ``torch.compile`` (see `VoGScorer`); training is not compiled by this.
         log: Whether to log to the active Weights & Biases run.
         top_k: Rows in each of the tables of highest and lowest rows that are logged.
 
@@ -79,6 +81,8 @@ class VoGCallback(TrainerCallback):
         memory_budget: int | None = None,
         num_workers: int | None = None,
         id_column: str | None = None,
+        fold: bool = True,
+        torch_compile: bool = False,
         log: bool = True,
         top_k: int = 50,
     ) -> None:
@@ -123,6 +127,8 @@ class VoGCallback(TrainerCallback):
             memory_budget=memory_budget,
             num_workers=num_workers,
             id_column=id_column,
+            fold=fold,
+            torch_compile=torch_compile,
         )
         self._run: TrainingRun | None = None  # while training goes on
         self._datasets: dict[str, Any] = {}

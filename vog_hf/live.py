@@ -156,7 +156,7 @@ class LiveScoring:
                 placed = session.placed(self._plan, batch)
                 if first:
                     accumulator = self._plan.accumulator(placed, self._windows)
-                    self._held.append(LiveBatch(batch.rows, batch.labels, accumulator))
+                    self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))
                 session.update(self._plan, placed, self._held[i].accumulator, prediction=None)
                 bar.update(len(batch))
             for held in self._held:

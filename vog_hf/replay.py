@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vog_hf.accumulate import RowResults, Windows
 from vog_hf.ahead import ahead
@@ -48,7 +49,8 @@ class ScoredBlock:
 class Replay:
     """What one scoring goes over: rows and snapshots, by a plan, into a folder, in so many bytes of memory.
 
-    ``weights`` are those lent to the session's model for the time of the scoring.
+    ``weights`` are those lent to the session's model for the time of the scoring; ``lengths`` tell how long each row
+    is, if padding can be saved by putting rows of similar length into a batch.
     """
 
     session: Session
@@ -58,6 +60,7 @@ class Replay:
     folder: BlockFolder
     memory_budget: int
     weights: LentWeights
+    lengths: npt.NDArray[np.int64] | None = None
 
     def score_blocks(self) -> int:
         """Score all blocks that are not finished, on every process; the number of rows of them all.
@@ -69,7 +72,7 @@ class Replay:
         own = blocks.blocks(processes.process_index)
         missing = run_together(processes, "looking for finished blocks", lambda: self._missing(len(own)))
         groups: Iterator[Group] = chain.from_iterable(
-            self.groups(self.reader.read(own[number])) for number in sorted(missing)
+            self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
         )
         if self.plan.readings > 1:  # on a CPU, reading would take its time from computing
             groups = ahead(groups)
@@ -132,6 +135,15 @@ class Replay:
             lambda: [self.folder.note(rank, number) for number in range(len(blocks.blocks(rank)))],
         )
         return joined_digest(int(note, 16) for note in chain.from_iterable(gathered(processes, notes)))
+
+    def _batches(self, block: Sequence[range]) -> Sequence[Sequence[int]]:
+        """The rows of a block, the shortest in the first batch; as they are where no length is known."""
+        if self.lengths is None:
+            return block
+        rows = np.concatenate([np.asarray(batch, dtype=np.int64) for batch in block])
+        ordered = rows[np.lexsort((rows, self.lengths[rows]))].tolist()
+        size = self.folder.plan.batch_size
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
     def _missing(self, n_blocks: int) -> set[int]:
         rank = self.session.processes.process_index

@@ -111,6 +111,18 @@ def list_column(
     return None
 
 
+def list_lengths(dataset: Any, name: str) -> npt.NDArray[np.int64] | None:
+    """How long each row's list is in a column, without reading what is in it; None where there is no such column."""
+    if not has_table(dataset) or name not in dataset.column_names:
+        return None
+    column = dataset.data.column(name)
+    if not _is_list_of_numbers(column.type):
+        return None
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    indices = _indices(dataset)
+    return lengths if indices is None else lengths[indices]
+
+
 def _end_to_end(lists: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     values = np.array(pc.list_flatten(lists).to_numpy(zero_copy_only=False))

@@ -24,7 +24,7 @@ from vog_hf.memory import free_memory
 from vog_hf.processes import current_processes, from_main, gathered, run_together, same_everywhere
 from vog_hf.replay import Replay, require_same_rows
 from vog_hf.results import finish_folder, make_manifest
-from vog_hf.rows import RowIdentity, has_table, identify_rows
+from vog_hf.rows import RowIdentity, has_table, identify_rows, list_lengths
 from vog_hf.scores import VoGScores
 from vog_hf.session import Session, batch_digest, joined_digest, require_shared
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
@@ -209,7 +209,8 @@ class VoGScorer:
             budget = self.memory_budget or blocks.plan.block_rows * plan.bytes_per_row
             resident = self._resident_bytes()
             with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
-                replay = Replay(session, plan, reader, snapshots, blocks, budget, lent)
+                lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.says_padding else None
+                replay = Replay(session, plan, reader, snapshots, blocks, budget, lent, lengths)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:
                 msg = "a snapshot was changed while it was being scored; keep its file as it is, and score again"

@@ -53,6 +53,8 @@ class TrainingOptions:
     memory_budget: int | None
     num_workers: int | None
     id_column: str | None
+    fold: bool
+    torch_compile: bool
 
 
 class TrainingRun:
@@ -132,6 +134,8 @@ class TrainingRun:
             memory_budget=options.memory_budget,
             num_workers=args.dataloader_num_workers if options.num_workers is None else options.num_workers,
             progress=not args.disable_tqdm,
+            fold=options.fold,
+            torch_compile=options.torch_compile,
         )
         readers = {
             split: scorer.reader(

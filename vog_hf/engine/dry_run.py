@@ -160,18 +160,20 @@ def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, ro
 def _plan(model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch) -> ScoringPlan:
     task, n_outputs = _resolve_task(model, config, forward.outputs, batch.labels)
     channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
+    shape = [n for axis, n in enumerate(forward.x.shape) if axis != channel_axis]
     return ScoringPlan(
         config=config,
         task=task,
         leaf=leaf,
         channel_axis=channel_axis,
         n_outputs=n_outputs,
-        element_shape=tuple(n for axis, n in enumerate(forward.x.shape) if axis not in (0, channel_axis)),
+        element_shape=tuple(shape[1:]),
         dtype=torch.promote_types(forward.x.dtype, torch.float32),
         batch_seconds=0.0,
         batch_bytes=batch.nbytes,
         first_rows=len(batch),
         module=model,
+        says_padding=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
         readings=1 if forward.x.device.type == "cpu" else 2,
     )
 

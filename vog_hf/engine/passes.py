@@ -31,6 +31,7 @@ class ScoringPlan:
         batch_bytes: Of the first batch's tensors.
         first_rows: Number of rows in the first batch.
         module: What is called: the model, or the compiled one.
+        says_padding: Whether batches say what is padding, so that a row's score does not depend on it.
         folding: What is to be installed in it, and refreshed after every change of its weights.
         readings: How many times a block's collated rows are in memory: twice where the next block is read ahead.
     """
@@ -46,6 +47,7 @@ class ScoringPlan:
     batch_bytes: int
     first_rows: int
     module: nn.Module
+    says_padding: bool
     folding: Folding = field(default_factory=Folding)
     readings: int = 1
 
