@@ -50,7 +50,7 @@ test-all: .venv/.installed-dev ## every tier
 test-oldest: .venv-oldest/.installed ## the default tier on the lower bounds of pyproject.toml
 	$(OLDEST)/python -m pytest $(TWO_AT_A_TIME)
 
-bench: .venv/.installed ## measure speed and memory against their targets (20 minutes; leave the machine alone meanwhile)
+bench: .venv/.installed ## measure speed and memory against their targets (30 minutes; leave the machine alone meanwhile)
 	$(BIN)/python benchmarks/run.py
 
 wheel: .venv/.installed ## build dist/*.tar.gz and, from it, dist/*.whl

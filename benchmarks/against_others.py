@@ -8,15 +8,21 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from measuring import Figure, Options, Target, compared, in_turns, timed
 from ways import in_lists, one_by_one, score
-from workloads import State, Workload, perturbed_states, small_resnet, stored
+from workloads import State, Workload, perturbed_states, small_resnet, stored, tiny_resnet
 
 SNAPSHOTS = 10
-LARGER_BATCH = 256  # for ours and for the lists; the reference way has batches of one
 
 
 def measure(options: Options) -> list[Figure]:
-    """How many times as long the other ways take."""
-    workload = small_resnet(options.rows(512)).to(options.device)
+    """How many times as long the other ways take, for a model with little to compute per image, too."""
+    return [
+        *compare(small_resnet(options.rows(512)).to(options.device), options),
+        *compare(tiny_resnet(options.rows(2_048)).to(options.device), options),
+    ]
+
+
+def compare(workload: Workload, options: Options) -> list[Figure]:
+    """The figures of one model."""
     states = perturbed_states(workload.model, SNAPSHOTS)
     with TemporaryDirectory() as folder:
         snapshots = stored(states, Path(folder))
@@ -32,8 +38,8 @@ def measure(options: Options) -> list[Figure]:
 def sides(workload: Workload, states: list[State], snapshots: list[Path]) -> dict[str, Callable[[], float]]:
     """Seconds of each way."""
     ways = {
-        "scorer": partial(score, workload, snapshots, batch_size=LARGER_BATCH),
-        "lists": partial(in_lists, workload, states, batch_size=LARGER_BATCH),
+        "scorer": partial(score, workload, snapshots),
+        "lists": partial(in_lists, workload, states),
         "one by one": partial(one_by_one, workload, states),
     }
     return {name: partial(timed, way) for name, way in ways.items()}

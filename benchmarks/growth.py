@@ -11,7 +11,7 @@ from ways import score
 from workloads import BATCH, Workload, perturbed_states, small_resnet, stored
 
 LINEAR = Target(at_least=0.95, at_most=1.05)
-ROWS, SNAPSHOTS, SIDES = (500, 1_000, 2_000, 4_000), (2, 4, 8, 16), (16, 32, 64)
+ROWS, SNAPSHOTS, SIDES = (1_000, 2_000, 4_000, 8_000), (4, 8, 16, 32), (16, 32, 64)
 Case = tuple[Workload, list[Path]]
 
 

@@ -24,6 +24,8 @@ from transformers import (
 )
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
+from vog_hf.demo import small_resnet as grey_resnet
+
 BATCH = 64
 CLASSES = 10
 TOKENS = 64
@@ -57,6 +59,13 @@ class Workload:
 def small_resnet(n_rows: int, *, side: int = SIDE) -> Workload:
     """Three basic blocks of 32, 64 and 128 channels behind the stem for CIFAR."""
     return Workload("small ResNet", cifar_resnet([32, 64, 128], depth=1), images(n_rows, side))
+
+
+def tiny_resnet(n_rows: int) -> Workload:
+    """The ResNet of the demo, for colour images, which its stem halves twice: little to compute per image."""
+    torch.manual_seed(0)
+    config = ResNetConfig.from_dict({**grey_resnet().config.to_dict(), "num_channels": 3})
+    return Workload("ResNet of the demo", ResNetForImageClassification(config), images(n_rows, SIDE))
 
 
 def resnet18(n_rows: int) -> Workload:

@@ -105,12 +105,13 @@ class BatchAccumulator:
             self._start(gradients)
         mask = None if self.n_snapshots else self._mask
         late = self._windows.is_late(self.n_snapshots)
-        for i, gradient in enumerate(gradients):
-            self._all[i].update(slice(None), gradient, mask)
-            if late:
-                self._late[i].update(slice(None), gradient, self._mask if not int(self._late[i].count[0]) else None)
         magnitude = mean_over_elements(gradients[0].abs().to(self._all[0].grad_mean.dtype), self._mask)
         self._magnitude = magnitude if self._magnitude is None else self._magnitude + magnitude
+        own = self._channel_axis is not None  # a mean is nobody else's; a gradient may share memory
+        for i, gradient in enumerate(gradients):
+            if late:
+                self._late[i].update(slice(None), gradient, self._mask if not int(self._late[i].count[0]) else None)
+            self._all[i].update(slice(None), gradient, mask, consume=own)
         self._dynamics.update(observation)
         self.n_snapshots += 1
         self.running = torch.stack([moments.scores() for moments in self._all])

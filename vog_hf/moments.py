@@ -71,7 +71,7 @@ class GradientMoments:
         moments.mask = state.get("mask")
         return moments
 
-    def update(self, rows: Rows, gradients: Tensor, mask: Tensor | None = None) -> None:
+    def update(self, rows: Rows, gradients: Tensor, mask: Tensor | None = None, *, consume: bool = False) -> None:
         """Add one snapshot's gradients of some examples.
 
         Args:
@@ -79,6 +79,7 @@ class GradientMoments:
             gradients: ``[len(rows), *element_shape]``.
             mask: ``[len(rows), *first axes]``, true where an element counts. Give it with an example's first update;
                 left out later, the first one stays.
+            consume: Whether ``gradients`` may be overwritten, which saves memory of their size.
 
         Raises:
             ConfigError: Repeated rows, rows out of range, a shape that does not fit, or a mask that changed.
@@ -94,8 +95,9 @@ class GradientMoments:
         gradients = gradients.to(self.grad_mean)
         if isinstance(rows, slice) and len(count) and bool((count == count[0]).all()):
             seen = int(count[0]) + 1
-            deviation = gradients - self.grad_mean[rows]
-            self.grad_mean[rows].add_(deviation, alpha=1 / seen)
+            mean = self.grad_mean[rows]
+            deviation = torch.sub(gradients, mean, out=gradients if consume else None)
+            mean.add_(deviation, alpha=1 / seen)
             self.sum_sq_dev[rows].addcmul_(deviation, deviation, value=(seen - 1) / seen)
         else:
             seen_per_row = self._per_row(count + 1)

@@ -17,7 +17,8 @@ from vog_hf.snapshots.gathering import WRAPPER_NAMES, unwrapped_name
 
 HELD_TWICE = 2  # scoring holds a snapshot beside the model's own tensors
 SCORE_LATER = (
-    "score its snapshots after training, with an unsharded model: VoGScorer(model).score(dataset, '<folder>/snapshots')"
+    "store snapshots in a callback of your own, SnapshotWriter(folder, model).take(model, step) of vog_hf.snapshots, "
+    "and score them later with an unsharded model: VoGScorer(model).score(dataset, folder)"
 )
 
 

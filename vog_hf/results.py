@@ -14,6 +14,7 @@ from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import Assembler, BlockFolder, gathered_blocks
 from vog_hf.config import VoGConfig
 from vog_hf.engine import ScoringPlan, to_numpy_labels
+from vog_hf.gradients import model_device_and_dtype
 from vog_hf.metric import class_normalize, percentile
 from vog_hf.processes import from_main, run_together
 from vog_hf.rows import RowIdentity
@@ -80,6 +81,11 @@ def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, iden
             "embedding": plan.leaf.embedding is not None,
             "element_shape": list(plan.element_shape),
             "channels_averaged": plan.channel_axis is not None,
+        },
+        "computed": {
+            "device": model_device_and_dtype(session.model)[0].type,
+            "folding": str(plan.folding),
+            "torch_compile": plan.module is not session.model,
         },
         "data": {"columns": identity.columns},
         "batch_size": session.batch_size,
