@@ -84,7 +84,7 @@ def models_that_cannot_be_made_anew_are_refused() -> None:
     for make, message in changes:
         with pytest.raises(ModelError, match=message) as caught:
             replica(sharded(make()))
-        assert "VoGScorer(model).score(dataset, '<folder>/snapshots')" in str(caught.value)
+        assert "SnapshotWriter(folder, model).take(model, step)" in str(caught.value)
 
 
 def no_room_on_one_process_is_known_to_all(rank: int) -> None:
