@@ -286,3 +286,65 @@ def test_rounding_that_the_model_magnifies_is_no_other_function(caplog):
         assert bool(plan_of(model, rows).folding) == folded
         assert {name: (value.data_ptr(), value.dtype) for name, value in model.state_dict().items()} == before
     assert len([r for r in caplog.records if "the model is run as it is" in r.getMessage()]) == 1
+
+
+class Gated(nn.Module):
+    """A convolution whose output is read behind autograd's back, beside its BatchNorm."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.convolution, self.norm, self.gate = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), gate
+        self.head = nn.Linear(4, models.CLASSES)
+
+    def forward(self, image):
+        hidden = self.convolution(image)
+        return self.head((self.norm(hidden) * self.gate(hidden)).mean((2, 3)))
+
+
+def without_gradients(hidden):
+    """A gate that autograd does not see."""
+    with torch.no_grad():
+        return hidden.sigmoid()
+
+
+class Flattening(nn.Module):
+    """A network that views its features as vectors, which works with the channels first only."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4 * 6 * 6, models.CLASSES)
+
+    def forward(self, image):
+        hidden = self.features(image)
+        return self.head(hidden.view(len(hidden), -1))
+
+
+def label_logit(outputs, batch):
+    """The logit of class 0, as a target of one's own."""
+    return outputs[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "target", "pairs"),
+    [
+        (lambda: Gated(lambda hidden: hidden.detach().sigmoid()), "logit", 0),
+        (lambda: Gated(without_gradients), "logit", 0),
+        (lambda: Gated(torch.ones_like), "logit", 0),
+        (Flattening, "logit", 1),
+        (Flattening, label_logit, 0),
+    ],
+)
+def test_what_is_read_behind_autograd_is_not_folded_away(make, target, pairs):
+    """A fresh BatchNorm hides the difference from the first comparison, trained ones would not: scores must agree."""
+    _, rows, _ = family("conv_net")
+    torch.manual_seed(0)
+    model = make()
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(model, 3, scale=0.5))]
+    plan = plan_of(model, rows, VoGConfig(target=target))
+    assert (len(plan.folding.pairs), len(plan.folding.affine)) == (pairs, 1 - pairs)
+    fast, plain = (
+        VoGScorer(model, config=VoGConfig(target=target), fold=fold).score(rows, states, collate_fn=models.collate)
+        for fold in (True, False)
+    )
+    np.testing.assert_allclose(fast.column("vog"), plain.column("vog"), rtol=1e-4)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -127,12 +129,17 @@ def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
             hooks.callback(module.register_forward_hook(seen.convolution).remove)
         for module in norms:
             hooks.callback(module.register_forward_pre_hook(seen.norm).remove)
-        outputs = forward()
+        with _Reads(seen):
+            outputs = forward()
     readers = _readers(_tensors(outputs))
     pairs, affine = [], []
     for norm, node in seen.read_by.items():
         convolution = seen.made_by.get(node)
-        if convolution is not None and readers[node] == seen.calls[convolution] == seen.calls[norm] == 1:
+        if (
+            convolution is not None
+            and seen.reads[convolution] == 1
+            and readers[node] == seen.calls[convolution] == seen.calls[norm] == 1
+        ):
             pairs.append((convolution, norm))
         else:
             affine.append(norm)
@@ -153,11 +160,14 @@ class _Watch:
 
     def __init__(self) -> None:
         self.calls: Counter[nn.Module] = Counter()
+        self.reads: Counter[nn.Module] = Counter()  # also those that leave no trace in the graph
+        self.outputs: dict[int, tuple[Tensor, nn.Module]] = {}
         self.made_by: dict[Any, nn.Module] = {}
         self.read_by: dict[nn.Module, Any] = {}
 
     def convolution(self, module: nn.Module, _args: Any, output: Tensor) -> None:
         self.calls[module] += 1
+        self.outputs[id(output)] = output, module  # held, so that no other tensor gets its id
         if output.grad_fn is not None:
             self.made_by[output.grad_fn] = module
 
@@ -165,6 +175,23 @@ class _Watch:
         self.calls[module] += 1
         if args:
             self.read_by[module] = args[0].grad_fn
+
+
+class _Reads(TorchFunctionMode):
+    """Counts what reads the values of watched outputs, under no_grad and behind detach, too."""
+
+    def __init__(self, seen: _Watch) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        about = getattr(func, "__name__", "") == "__get__" and not isinstance(result, Tensor)
+        if not about and not isinstance(result, (int, torch.Size)):  # shape, dim(), dtype
+            for leaf in tree_leaves((args, kwargs)):
+                if id(leaf) in self._seen.outputs:
+                    self._seen.reads[self._seen.outputs[id(leaf)][1]] += 1
+        return result
 
 
 def _readers(outputs: Sequence[Tensor]) -> Counter[Any]:

@@ -190,6 +190,8 @@ class VoGScorer:
     ) -> VoGScores:
         """As `score`, of rows behind a reader and snapshots that are open."""
         session, processes = self._session, self._session.processes
+        if isinstance(reader.dataset, StreamRows):
+            reader.dataset.head(self._dry_run_rows)
         folder, temporary = session.output_folder(output_dir)
         stamps = snapshots.stamps()
         identity, fingerprint = run_together(
@@ -206,7 +208,8 @@ class VoGScorer:
             block_plan = from_main(processes, f"preparing {folder}", prepare)
             run_together(processes, f"looking for {folder}", lambda: require_shared(folder))
             blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
-            budget = self.memory_budget or blocks.plan.block_rows * plan.bytes_per_row
+            free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
+            budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
             resident = self._resident_bytes()
             with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
                 lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.says_padding else None
@@ -250,7 +253,8 @@ class VoGScorer:
 
         A table is in the fingerprint. Of a stream only the length is compared.
         """
-        rows, processes, manifest = reader.dataset, self._session.processes, VoGScores.load(folder).manifest
+        rows, processes = reader.dataset, self._session.processes
+        manifest = run_together(processes, "loading the scores", lambda: VoGScores.load(folder)).manifest
         if isinstance(rows, StreamRows):
             run_together(processes, "reading the stream", lambda: require_length(rows, manifest["n_rows"], folder))
         elif not has_table(rows):

@@ -125,6 +125,7 @@ class StreamRows:
     def head(self, n_rows: int) -> int:
         """Hold the first rows, read anew; how many there are of them."""
         self._rows = dict(enumerate(islice(iter(self.stream), n_rows)))
+        self._iterator, self._next = None, 0
         if not self._rows:
             msg = "the stream is empty: there is no row to score; check the split or the filter that made it"
             raise DataError(msg)

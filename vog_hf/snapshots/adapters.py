@@ -57,13 +57,20 @@ def adapter_names(model: nn.Module, keys: Collection[str], snapshot: str) -> dic
 def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
     """Raise SnapshotError where an adapter's file is not of the model's adapter, by its tensors and its config."""
     adapter = _active_adapter(model, snapshot)
-    adapter_names(model, adapter_keys(file), snapshot)
+    keys = adapter_keys(file)
+    adapter_names(model, keys, snapshot)
     path = file.with_name(CONFIG_NAME)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be read ({error}); it says how the adapter's weights are scaled: restore it"
         raise SnapshotError(msg) from error
+    if config.get("bias", "none") != "none" and not any(key.endswith("bias") for key in keys):
+        msg = (
+            f"snapshot {snapshot!r} ({file}) has no biases, which were trained (bias={config['bias']!r}): releases of "
+            "peft before 0.20 leave some out when they save; train with another release, or with bias='none'"
+        )
+        raise SnapshotError(msg)
     peft_config: Any = model.peft_config[adapter]  # type: ignore[index]
     own = json.loads(json.dumps(peft_config.to_dict(), default=str))
     for name in sorted(config.keys() & own.keys()):
