@@ -2,16 +2,7 @@ import re
 
 import launch
 import pytest
-import torch
-
-
-def restores_cpu_of_a_process():
-    """Whether torch can load a tensor that was saved on "cpu:0", as a process under Accelerate calls its CPU."""
-    try:
-        torch.serialization.default_restore_location(torch.UntypedStorage(1), "cpu:0")
-    except RuntimeError:
-        return False
-    return True
+import transformers
 
 
 @pytest.mark.timeout(1200)
@@ -24,8 +15,8 @@ def test_a_live_training_that_is_killed_at_any_moment_scores_the_same_after_resu
 
     Of two processes all are killed, or one of them.
     """
-    if n_processes > 1 and not restores_cpu_of_a_process():
-        pytest.skip("this release of torch cannot load what Trainer saves on several CPU processes")
+    if n_processes > 1 and transformers.__version__.startswith("5.0."):
+        pytest.skip("transformers 5.0 cannot resume a Trainer of several CPU processes")
     printed = launch.run("kill_live.py", tmp_path, n_processes, kills, limit=1000)
     assert f"kills {kills}, differing 0" in printed
     steps = re.search(r"resumed at steps \[(.*)\]", printed)[1].split(", ")
