@@ -192,16 +192,27 @@ class Trial:
         same = {file: files.get(file) == value for file, value in self.whole.items()}
         return {"different": [file for file in same if not same[file]], "left over": sorted(set(files) - set(same))}
 
-    def at_moment(self, number: int, rng: random.Random) -> dict[str, Any]:
-        """Kill all processes, or one of several, at a random moment."""
+    def at_moment(self, number: int, rng: random.Random, *, in_blocks: bool) -> dict[str, Any]:
+        """Kill all processes, or one of several: at any moment, or at one when some of the blocks are there."""
         name = f"moment-{number}"
         attempt = self.attempt(name)
-        time.sleep(rng.uniform(0, self.seconds))
+        if in_blocks:
+            self.wait_for_blocks(name, rng.randint(1, 20))
+            time.sleep(rng.uniform(0, self.seconds / 50))
+        else:
+            time.sleep(rng.uniform(0, self.seconds))
         everyone = list(range(self.n_processes))
         ranks = everyone if number % 3 else [rng.choice(everyone)]
         attempt.kill(ranks)
         codes = attempt.wait()
         return {"stage": stage(self.folder / name), "ranks": ranks, "codes": codes, **self.again(name)}
+
+    def wait_for_blocks(self, name: str, count: int) -> None:
+        """Until so many blocks of the 50 are finished."""
+        deadline = time.monotonic() + LIMIT
+        while len(list((self.folder / name / "blocks").glob("process-*"))) < count:
+            assert time.monotonic() < deadline, f"fewer than {count} blocks after {LIMIT} s"
+            time.sleep(0.001)
 
     def before_operation(self, number: int, rank: int) -> dict[str, Any]:
         """Kill one process right before an operation on a file."""
@@ -228,15 +239,15 @@ class Trial:
         return counted.stat().st_size
 
 
-def main(folder: Path, n_processes: int, moments: int, every: int) -> None:
-    """So many kills at random moments, and one before each (or each so-manieth) operation of each process."""
+def main(folder: Path, n_processes: int, moments: int, in_blocks: int, every: int) -> None:
+    """So many kills at random moments (or when blocks are there), and one before each so-manieth operation."""
     rng = random.Random(20220601)
     started = time.monotonic()
     found: dict[str, Any] = {"moments": [], "operations": []}
     if moments:
         trial = Trial("long", folder / "long", n_processes)
         found["seconds of one"] = trial.seconds
-        kills = (trial.at_moment(number, rng) for number in range(MOST_TRIES * moments))
+        kills = (trial.at_moment(number, rng, in_blocks=bool(in_blocks)) for number in range(MOST_TRIES * moments))
         while sum(map(hit, found["moments"])) < moments:  # some come too late
             found["moments"].append(next(kills))
     if every:
