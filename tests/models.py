@@ -75,6 +75,18 @@ class MLP(nn.Module):
         return self.out(self.hidden(features).tanh())
 
 
+class Shifting(MLP):
+    """Shifts its input, in place or not."""
+
+    def __init__(self, *, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, features):
+        features = features.sub_(0.5) if self.in_place else features - 0.5
+        return super().forward(features)
+
+
 class ConvNet(nn.Module):
     """Images with BatchNorm and dropout; ``checkpointing`` is None or the value of ``use_reentrant``."""
 

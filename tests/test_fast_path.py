@@ -120,6 +120,17 @@ def test_another_function_is_not_taken(monkeypatch, caplog, factor, falls_back):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_every_plan_that_falls_back_says_so(monkeypatch, caplog):
+    """The second look at the same rows, when training has changed the model, is not silent because of the first."""
+    monkeypatch.setattr(Folding, "laid_out", wrong_by(1.5))
+    model, rows, _ = family("conv_net")
+    scorer = VoGScorer(model)
+    reader = scorer.reader(rows)
+    for _ in range(2):
+        assert not scorer.plan(reader).folding
+    assert sum("the model is run as it is" in record.getMessage() for record in caplog.records) == 2
+
+
 class ZeroHead(models.ConvNet):
     """Says 0 to everything, as heads of fresh models do."""
 
@@ -220,7 +231,7 @@ def test_rows_are_read_ahead_where_a_device_computes(monkeypatch):
 
 def test_snapshots_stay_on_the_device_where_they_fit(tmp_path):
     """What was kept is not read again, is the same, and the model still gets its own tensors back."""
-    model, _, states = family("conv_net")
+    _, _, states = family("conv_net")
     model = models.CASES["conv_net"]().model
     writer = SnapshotWriter(tmp_path, model)
     for step, (_, state) in enumerate(states):

@@ -661,21 +661,9 @@ def test_frozen_models_have_input_gradients():
         assert_agrees(case)
 
 
-class InPlace(models.MLP):
-    """Changes its input in place, or not, and does the same to it."""
-
-    def __init__(self, *, in_place):
-        super().__init__()
-        self.in_place = in_place
-
-    def forward(self, features):
-        features = features.sub_(0.5) if self.in_place else features - 0.5
-        return super().forward(features)
-
-
 def test_a_model_may_change_its_input_in_place():
     """It gets a copy: gradients are those of its twin that does not, and the batch stays as it was."""
-    model, twin = InPlace(in_place=True), InPlace(in_place=False)
+    model, twin = models.Shifting(in_place=True), models.Shifting(in_place=False)
     twin.load_state_dict(model.state_dict())
     batch = models.mlp().batch()
     before = batch["features"].clone()

@@ -45,6 +45,14 @@ def test_the_formula_needs_no_hugging_face_library():
     assert set(loaded).isdisjoint({"transformers", "datasets", "accelerate", "wandb"})
 
 
+@pytest.mark.parametrize("module", ["gradients", "scorer"])
+def test_the_compiler_of_torch_waits_until_something_is_compiled(module):
+    """It takes a second to import, for the sake of a hook that only compiled models must not look into."""
+    program = f"import sys, vog_hf.{module}; print([name for name in sys.modules if name == 'torch._dynamo'])"
+    finished = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("name", vog_hf.__all__)
 def test_every_public_name_resolves_to_a_thing_of_that_name(name):
     """Each of the public names is there on first use, under its own name."""

@@ -435,22 +435,10 @@ def test_a_row_of_varying_length_does_not_depend_on_its_batch(name):
         np.testing.assert_allclose(others.heat_map(place), scores.heat_map(row), rtol=2e-3, atol=1e-6)
 
 
-class Shifting(models.MLP):
-    """Shifts its input, in place or not."""
-
-    def __init__(self, *, in_place):
-        super().__init__()
-        self.in_place = in_place
-
-    def forward(self, features):
-        features = features.sub_(0.5) if self.in_place else features - 0.5
-        return super().forward(features)
-
-
 @pytest.mark.parametrize("label", ["given", "predicted"])
 def test_a_model_that_changes_its_input_in_place_is_scored_like_its_twin(label):
     """Neither a gradient nor a prediction of one snapshot changes the rows that the next one sees."""
-    twins = [Shifting(in_place=in_place) for in_place in (True, False)]
+    twins = [models.Shifting(in_place=in_place) for in_place in (True, False)]
     rows, labels = FAMILIES["mlp"](), LABELS
     states = models.perturbed_states(twins[0], 4)
     found = [score(models.Case(m, rows, labels), states, config=VoGConfig(label=label)) for m in twins]

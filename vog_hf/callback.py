@@ -102,14 +102,7 @@ class VoGCallback(TrainerCallback):
             )
             raise ConfigError(msg)
         for split in splits_of(dataset).values():
-            if is_stream(split) and collect == "live":
-                msg = "collect='live' keeps moments by row number, which a stream has not; use collect='replay'"
-                raise ConfigError(msg)
-            if id_column is not None and not is_stream(split):
-                msg = "id_column names the rows of a stream; other rows have their number, leave it out"
-                raise ConfigError(msg)
-            if split is not None and not is_stream(split):
-                check_map_style(split)
+            _check_split(split, collect, id_column)
         self.dataset = dataset
         self.config = config
         self.log = log
@@ -284,6 +277,18 @@ class VoGCallback(TrainerCallback):
                 log_scores(scores, dataset, step=step, top_k=self.top_k)
         except Exception:
             logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
+
+
+def _check_split(split: Any, collect: str, id_column: str | None) -> None:
+    """Raise where what is to be scored does not go with the other options; None: the Trainer's own data set."""
+    if is_stream(split) and collect == "live":
+        msg = "collect='live' keeps moments by row number, which a stream has not; use collect='replay'"
+        raise ConfigError(msg)
+    if id_column is not None and not is_stream(split):
+        msg = "id_column names the rows of a stream; other rows have their number, leave it out"
+        raise ConfigError(msg)
+    if split is not None and not is_stream(split):
+        check_map_style(split)
 
 
 def _without_tracebacks(error: Exception) -> Exception:

@@ -156,7 +156,11 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Watch:
-    """Which module made and which BatchNorm read which node of the graph, and how often each ran."""
+    """Which module made and which BatchNorm read which node of the graph, and how often each ran.
+
+    Reads are counted in two ways, as neither sees all of them: the graph knows what the model returns and what an
+    autograd function of one's own reads; `_Reads` knows what is read under no_grad or behind detach.
+    """
 
     def __init__(self) -> None:
         self.calls: Counter[nn.Module] = Counter()

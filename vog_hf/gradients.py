@@ -128,13 +128,20 @@ class EmbeddingCut:
         """Cut while the model runs on ``ids``."""
         self.caught.clear()
         self._ids = ids
-        handle = embedding.register_forward_hook(self)
+        compiles = "torch._dynamo" in sys.modules  # importing it takes a second
+        handle = embedding.register_forward_hook(self._opaque if compiles else self)
         try:
             yield
         finally:
             handle.remove()
+            self._ids = torch.empty(0)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @functools.cached_property
+    def _opaque(self) -> Callable[..., Tensor]:
+        """The hook, not to be looked into by ``torch.compile``."""
+        hook: Callable[..., Tensor] = torch.compiler.disable(self.__call__)
+        return hook
+
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """As `torch.nn.Module.register_forward_hook` calls it."""
         swapped = _has_tokens_first(self._ids, args, output)
@@ -347,9 +354,11 @@ def _signature(model_class: type[nn.Module]) -> tuple[str, ...]:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module under ``torch.compile`` and data-parallel wrappers: hooks on a compiled module are ignored."""
-    engine = getattr(sys.modules.get("deepspeed"), "DeepSpeedEngine", nn.DataParallel)  # never imported for this
+    # neither is imported for this
+    engine = getattr(sys.modules.get("deepspeed"), "DeepSpeedEngine", nn.DataParallel)
+    compiled = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", ())
     while True:
-        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        if isinstance(model, compiled):
             model = model._orig_mod
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, engine)):
             model = model.module

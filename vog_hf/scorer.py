@@ -169,8 +169,9 @@ class VoGScorer:
                 compiled=self.torch_compile,
             ),
         )[0]
-        if self._session.processes.is_main_process and reader not in self._looked_at:
-            for line in unusual(self.model, reader, plan, first):
+        if self._session.processes.is_main_process:
+            lines = [] if reader in self._looked_at else unusual(self.model, reader, plan, first)
+            for line in [*lines, *([first.slow] if first.slow else [])]:
                 logger.warning("VoG: %s", line)
         self._looked_at.add(reader)
         return plan
@@ -190,8 +191,6 @@ class VoGScorer:
     ) -> VoGScores:
         """As `score`, of rows behind a reader and snapshots that are open."""
         session, processes = self._session, self._session.processes
-        if isinstance(reader.dataset, StreamRows):
-            reader.dataset.head(self._dry_run_rows)
         folder, temporary = session.output_folder(output_dir)
         stamps = snapshots.stamps()
         identity, fingerprint = run_together(
@@ -201,8 +200,9 @@ class VoGScorer:
         from_main(processes, f"looking at {folder}", lambda: BlockFolder.require_own(folder))
         with session.folder_in_use(folder):
             if from_main(processes, "looking for scores", lambda: BlockFolder.is_finished(folder, fingerprint)):
-                self._require_same_rows(folder, reader)
-                return run_together(processes, "loading the scores", lambda: VoGScores.load(folder))
+                scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder))
+                self._require_same_rows(scores, reader, folder)
+                return scores
             plan = run_together(processes, "the dry run", lambda: self.plan(reader, require_finite=False))
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
             block_plan = from_main(processes, f"preparing {folder}", prepare)
@@ -238,6 +238,8 @@ class VoGScorer:
             SnapshotError: A file is missing or damaged, or the model's frozen tensors are not those of the training.
         """
         rows = reader.dataset
+        if isinstance(rows, StreamRows) and rows.has_begun:
+            rows.head(self._dry_run_rows)
         identity = RowIdentity(UNKNOWN_LENGTH, {}, None) if isinstance(rows, StreamRows) else identify_rows(rows)
         digests = snapshots.fingerprint(self.model)
         snapshots.verify(self.model)
@@ -248,22 +250,23 @@ class VoGScorer:
         """Moments of all rows in memory, to be updated while the model trains (see `LiveScoring`)."""
         return LiveScoring(self._session, reader, plan, n_snapshots)
 
-    def _require_same_rows(self, folder: Path, reader: BatchReader) -> None:
-        """Raise OutputFolderError where the rows are not those of the scores in a folder; reads them if need be.
+    def _require_same_rows(self, scores: VoGScores, reader: BatchReader, folder: Path) -> None:
+        """Raise OutputFolderError where the rows are not those of finished scores; reads them if need be.
 
         A table is in the fingerprint. Of a stream only the length is compared.
         """
         rows, processes = reader.dataset, self._session.processes
-        manifest = run_together(processes, "loading the scores", lambda: VoGScores.load(folder)).manifest
         if isinstance(rows, StreamRows):
-            run_together(processes, "reading the stream", lambda: require_length(rows, manifest["n_rows"], folder))
+            logger.info("VoG: the scores are finished; the stream is read to its end, to compare its length")
+            run_together(processes, "reading the stream", lambda: require_length(rows, len(scores), folder))
         elif not has_table(rows):
+            logger.info("VoG: the scores are finished; all rows are read once, to compare them with those scored")
             plan = BlockPlan.read(folder)
             batches = [b for rank in range(plan.n_processes) for block in plan.blocks(rank) for b in block]
             mine = batches[processes.process_index :: processes.num_processes]
             found = run_together(processes, "reading rows", lambda: list(map(batch_digest, reader.read(mine))))
             digest = joined_digest(chain.from_iterable(gathered(processes, found)))
-            require_same_rows(digest, manifest["rows_digest"], folder)
+            require_same_rows(digest, scores.manifest["rows_digest"], folder)
 
     def _prepared(
         self, plan: ScoringPlan, folder: Path, fingerprint: dict[str, Any], n_rows: int, n_snapshots: int

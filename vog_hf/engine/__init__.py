@@ -1,6 +1,8 @@
 """One pass over a batch, and the dry run that resolves once what all passes do.
 
 - `passes`: forward and gradients of a batch, by a plan.
+- `fast_path`: the model folded or compiled, where the first batch shows that it is the same function.
+- `tolerance`: how much two ways of the same computation may differ by rounding.
 - `dry_run`: the plan, made on the first rows; what would go wrong raises, what is unusual is said.
 """
 

@@ -117,7 +117,6 @@ def unusual(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: Fir
             lines = list(islice(_dependence_on_batch(model, reader, plan, first), 1))
     except DataError as error:
         lines = [f"whether scores depend on the batch is not known, because a row alone cannot be read: {error}"]
-    lines += [first.slow] if first.slow else []
     return lines + list(_rows_without_positive_label(reader, plan, first.batch))
 
 
