@@ -46,7 +46,8 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
-from vog_hf.evaluation import error_by_decile, rank_correlations
+from vog_hf.evaluation import detection_table, error_by_decile, hard_tail, rank_correlations
+from vog_hf.label_noise import plant_label_noise
 from vog_hf.pictures import contact_sheet
 
 # Models to train from scratch. Their first layers divide the sides of an image by 4 (ViT: into patches of 8 x 8), which
@@ -79,6 +80,10 @@ class DataArguments:
     image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the first ClassLabel column."})
     augment: bool = field(default=True, metadata={"help": "Random crops and flips while training."})
+    label_noise: float = field(
+        default=0.0, metadata={"help": "Share of the training rows to give a wrong label: which column finds them?"}
+    )
+    label_noise_kind: str = field(default="uniform", metadata={"help": "Wrong classes: uniform, or pairs (the next)."})
 
 
 @dataclass
@@ -128,7 +133,7 @@ def main():
     set_seed(args.seed)
 
     # The same rows twice: randomly cropped and flipped for training, as they are for scoring.
-    rows, image_column, label_column = load_rows(data_args)
+    rows, image_column, label_column = load_rows(data_args, seed=args.seed)
     classes = rows.features[label_column].names
     model, processor = load_model(model_args, classes)
     for_training, for_scoring = make_transforms(
@@ -171,6 +176,10 @@ def main():
     deciles.index += 1
     compared = [name for name in columns if name not in ("label", "prediction") and not name.endswith("_percentile")]
     spearman = rank_correlations(columns[compared])
+    tails = {name: hard_tail(scores, column=f"{name}_class_normalized") for name in config.column_names}
+    detection = None  # how well each column finds the rows whose labels are known to be wrong
+    if "is_corrupted" in rows.column_names:
+        detection = detection_table(columns[compared], rows["is_corrupted"][:], seed=args.seed)
     results = {
         "model": model_args.model,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -183,6 +192,8 @@ def main():
         "eval_accuracy": eval_accuracy,
         "error_by_decile": deciles.to_dict("list"),
         "spearman": spearman.astype(object).where(spearman.notna(), None).to_dict(),
+        "hard_tail": {name: tail.to_dict() for name, tail in tails.items()},
+        "detection": None if detection is None else detection.to_dict("list"),
     }
 
     # Everything into the output folder; where there are several targets, a contact sheet for each.
@@ -195,10 +206,15 @@ def main():
         sheet.save(output / ("contact-sheet.png" if name == "vog" else f"contact-sheet-{name}.png"))
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print_results(results, deciles, spearman)
+    for tail in tails.values():
+        print(f"\n{tail.column}, {tail}")
+    if detection is not None:
+        print("\nRows known to be mislabelled, found by each column in its better direction:\n")
+        print(detection.to_string(index=False, float_format="{:.3f}".format))
     print(f"\nEverything is in {output}: results.json, contact-sheet.png, scored.parquet, scored/, the model")
 
 
-def load_rows(args):
+def load_rows(args, *, seed):
     """The rows to train on, the name of their image column and that of their label column."""
     rows = load_split(args, args.train_split)
     if args.max_train_samples is not None:
@@ -213,6 +229,9 @@ def load_rows(args):
         stop(f"--label_column {label_column!r} has rows without a label; train on a split where every row has one")
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
+    if args.label_noise:
+        kind = args.label_noise_kind
+        rows = plant_label_noise(rows, args.label_noise, seed=seed, kind=kind, label_column=label_column)
     return rows, image_column, label_column
 
 

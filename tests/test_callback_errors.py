@@ -587,7 +587,7 @@ def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypa
     """Scores are on disk before anything is logged, and `scores` gives them whatever the logger does."""
     found = []
 
-    def log_scores(scores, dataset, *, step, top_k):
+    def log_scores(scores, dataset, *, step, top_k, **options):
         found.append(VoGScores.load(tmp_path / "_vog" / "scores"))
         torch.rand(1)
         raise ConnectionError("the server is away")

@@ -1,10 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, spearmanr
 
 from vog_hf.errors import ConfigError, NonFiniteError
-from vog_hf.evaluation import class_table, error_by_decile, rank_correlations
+from vog_hf.evaluation import class_table, early_late_table, error_by_decile, rank_correlations
 
 N = 53
 
@@ -23,7 +25,8 @@ def test_error_by_decile_of_a_hand_made_ranking():
             "error": [0.0, 0.5, 0.5],
         }
     )
-    pd.testing.assert_frame_equal(table, expected)
+    pd.testing.assert_frame_equal(table[list(expected.columns)], expected)
+    assert list(table.columns) == [*expected.columns, "error_low", "error_high"]
 
 
 def test_bins_cover_every_row_once_and_differ_by_at_most_one_row():
@@ -77,6 +80,53 @@ def test_columns_of_different_lengths_are_refused():
         error_by_decile([0.0, 1.0, 2.0], [0, 1], bins=1)
     with pytest.raises(ConfigError, match=r"'vog': \(2, 1\)"):
         rank_correlations({"vog": [[0.0], [1.0]]})
+
+
+@given(st.lists(st.booleans(), min_size=4, max_size=200), st.integers(1, 4))
+def test_the_interval_of_a_bin_is_scipys_wilson_interval(errors, bins):
+    """No error and nothing but errors among them, in bins of one row and of many."""
+    table = error_by_decile(np.arange(len(errors)), errors, bins=bins)
+    for line in table.itertuples():
+        test = binomtest(round(line.error * line.rows), line.rows).proportion_ci(method="wilson")
+        assert (line.error_low, line.error_high) == pytest.approx((test.low, test.high), abs=1e-12)
+
+
+def test_the_interval_of_shares_covers_their_mean():
+    """Shares have the interval of errors of the same mean, which is too wide: it covers 99 of 100 simulated cases."""
+    rng = np.random.default_rng(0)
+    shares = rng.beta(1, 3, size=(1000, N))
+    tables = [error_by_decile(np.arange(N), row, bins=1) for row in shares]
+    covered = np.mean([table["error_low"][0] <= 0.25 <= table["error_high"][0] for table in tables])
+    assert covered > 0.99
+    counted = error_by_decile(np.arange(N), np.arange(N) < 13, bins=1)
+    same_mean = error_by_decile(np.arange(N), np.full(N, 13 / N), bins=1)
+    pd.testing.assert_frame_equal(counted, same_mean)
+
+
+def test_errors_are_shares():
+    """What is no share 0..1 of an error is refused, by row; both ends are accepted."""
+    for bad in (-0.1, 1.5):
+        with pytest.raises(ConfigError, match=f"true, false or a share 0..1, got {bad} at row 2; pass prediction !="):
+            error_by_decile([1, 2, 3], [0, 1, bad], bins=1)
+    assert error_by_decile([1, 2, 3], [0, 1, 0.5], bins=1)["error"].tolist() == [0.5]
+
+
+def test_early_late_table_is_both_tables_side_by_side():
+    """The error columns are those of `error_by_decile` for each score, under its name."""
+    rng = np.random.default_rng(0)
+    early, late, errors = rng.normal(size=N), rng.normal(size=N), rng.random(N) < 0.3
+    table = early_late_table(early, late, errors, bins=4)
+    ends = ("", "_low", "_high")
+    assert list(table) == ["decile", "rows", *(f"error_{name}{end}" for name in ("early", "late") for end in ends)]
+    for name, score in (("early", early), ("late", late)):
+        expected = error_by_decile(score, errors, bins=4)
+        assert table["rows"].tolist() == expected["rows"].tolist()
+        for end in ends:
+            assert table[f"error_{name}{end}"].tolist() == expected[f"error{end}"].tolist()
+    with pytest.raises(NonFiniteError, match="late must be finite"):
+        early_late_table([1.0, 2.0], [np.nan, 2.0], [0, 1], bins=1)
+    with pytest.raises(ConfigError, match="one value per row"):
+        early_late_table([1.0, 2.0], [2.0], [0, 1], bins=1)
 
 
 def test_rank_correlations_are_scipys_spearman_with_ties():

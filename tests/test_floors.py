@@ -25,12 +25,15 @@ FLOORS = (
         "engine",
         "blocks",
         "live",
+        "live_ranking",
         "live_state",
         "memory",
         "replica",
         "results",
         "scores",
         "columns",
+        "data_map",
+        "label_noise",
         "scorer",
         "session",
         "pictures",
@@ -44,7 +47,7 @@ FLOORS = (
 OUTSIDE_SYSTEMS = 3  # the floor whose modules know nothing of one another
 HUGGING_FACE = {"transformers", "datasets", "accelerate", "huggingface_hub", "peft"}  # not on floor 0
 # Beside the names of `vog_hf` itself, recipes may use what these modules define: values, and outside systems.
-OPEN_TO_RECIPES = FLOORS[0] | FLOORS[OUTSIDE_SYSTEMS] | {"pictures"}
+OPEN_TO_RECIPES = FLOORS[0] | FLOORS[OUTSIDE_SYSTEMS] | {"pictures", "label_noise"}
 
 
 def floor_of(module):

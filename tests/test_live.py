@@ -92,18 +92,28 @@ def test_the_model_that_trains_is_left_as_found():
 
 
 def test_a_ranking_can_be_watched_while_the_model_learns():
-    """running() holds the columns as of now; after the last snapshot they are those of the scores."""
+    """so_far() has the scores as of now; after the last snapshot they are those that are written, heat maps and all."""
     case, states = case_of("conv_net")
     model, live = start(case)
-    train(model, live, states[:3])
-    early = live.running()
-    assert early["row"].tolist() == list(range(N))
-    assert "vog_late" not in early
+    train(model, live, states[:1])
+    with pytest.raises(ConfigError, match="at least 2 snapshots, this training gave 1"):
+        live.so_far(lambda scores: np.arange(1))
+    train(model, live, states[1:3])
+    early = live.so_far(lambda scores: np.array([0, 52]))
+    assert "vog_late" not in early.column_names
+    assert len(early.manifest["snapshots"]) == 3
     train(model, live, states[3:])
-    last, scores = live.running(), live.finish()
-    assert (last["vog"] != early["vog"]).all()
-    for column in ("vog", "vog_early", "vog_late", "confidence", "forgetting"):
-        np.testing.assert_array_equal(last[column], scores.column(column))
+    shown = np.array([3, 17, 40])
+    last, scores = live.so_far(lambda scores: shown), live.finish()
+    assert (last.column("vog") != early.column("vog")).all()
+    assert last.column_names == scores.column_names
+    for column in scores.column_names:
+        np.testing.assert_array_equal(last.column(column), scores.column(column))
+    np.testing.assert_array_equal(last.trajectory("vog"), scores.trajectory("vog"))
+    for row in range(N):
+        expected = scores.heat_map(row) if row in shown else np.zeros((0, 0))
+        np.testing.assert_array_equal(last.heat_map(row), expected)
+    assert last.identity == early.identity
 
 
 def test_training_that_stopped_early_has_no_windows_and_the_manifest_says_why():

@@ -1,11 +1,8 @@
 """Scores in Weights & Biases: what the real client wrote offline is read back and compared with the scores."""
 
+import html
 import json
 import logging
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,89 +13,35 @@ import wandb
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn, rand
+from wandb_runs import logged_run, offline_client, read_back
 
 from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
-from vog_hf.evaluation import error_by_decile, rank_correlations
+from vog_hf.evaluation import (
+    auroc,
+    early_late_table,
+    error_by_decile,
+    hard_tail,
+    rank_correlations,
+    ranking_stability,
+    stability_in_words,
+)
 from vog_hf.pictures import most_extreme, overlay
 from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
-from vog_hf.tracking import COMPANIONS, log_scores
+from vog_hf.scores import COMPANIONS, VoGScores
+from vog_hf.tracking import log_scores
 
 N = 53
 NAMES = ["cat", "$x_$", "ship, or boat"]
 
 
-@dataclass
-class Run:
-    """A run as it lies on disk: its records, and the artifacts by type and name with their files."""
-
-    records: list[dict[str, Any]]
-    run_id: str
-
-    @property
-    def history(self):
-        return [record["history"]["item"] for record in self.records if record["type"] == "history"]
-
-    @property
-    def logged(self):
-        """The one record that log_scores wrote."""
-        found = [item for item in self.history if "vog/n_rows" in item]
-        assert len(found) == 1
-        return found[0]
-
-    def artifact(self, kind, name=""):
-        """The record of an artifact, with its files by path."""
-        found = [r["artifact"] for r in self.records if r["type"] == "artifact"]
-        found = [a for a in found if a["type"] == kind and name in a["name"]]
-        assert len(found) == 1, [a["name"] for a in found]
-        files = {entry["path"]: Path(entry["local_path"]) for entry in found[0]["manifest"]["contents"]}
-        return found[0], files
-
-    def table(self, key):
-        """A logged table as a frame, its pictures opened."""
-        _, files = self.artifact("run_table", f"-{key.replace('/', '')}-")
-        content = json.loads(files[f"{key}.table.json"].read_text())
-        frame = pd.DataFrame(content["data"], columns=content["columns"]).astype(object)
-        assert len(frame) == self.logged[f"{key}.nrows"]
-        if "image" in frame:
-            frame["image"] = [cell and Image.open(files[cell["path"]]) for cell in frame["image"]]
-        return frame.where(frame.notna(), None)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def offline(tmp_path_factory):
-    """The real client, without a network or an account, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("wandb")
-    wandb.teardown()  # its settings are read from the environment once
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("WANDB_MODE", "offline")
-        environment.setenv("WANDB_SILENT", "true")
-        for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-            environment.setenv(name, str(folder))
+    """Where the runs are."""
+    with offline_client(tmp_path_factory.mktemp("wandb")) as folder:
         yield folder
-        wandb.teardown()
-
-
-def inspect(path):
-    """The records of a run on disk, as the client itself reads them."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode and "No such command" in done.stderr:
-        pytest.skip(f"wandb {wandb.__version__} has no `leet inspect` to read a run back")
-    assert not done.returncode, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def logged_run(offline, scores, dataset, *, prepare=lambda run: None, **options):
-    """Log into a new run, finish it, read it back."""
-    with wandb.init(project="vog", settings=wandb.Settings(console="off")) as run:
-        prepare(run)
-        assert log_scores(scores, dataset, **options) is True
-        assert wandb.run is run, "the run stays the user's"
-    (path,) = offline.rglob(f"run-{run.id}.wandb")
-    return Run(inspect(path), run.id)
 
 
 def make_scores(*, labels=True, heat_maps=True):
@@ -111,7 +54,10 @@ def make_scores(*, labels=True, heat_maps=True):
         "vog": generator.random(N).astype(np.float32),
         "vog_class_normalized": generator.normal(size=N).astype(np.float32).round(1),  # rounded: there are ties
         "vog_percentile": generator.random(N).astype(np.float32),
+        "vog_early": generator.random(N).astype(np.float32),
+        "vog_late": generator.random(N).astype(np.float32),
         "forgetting": generator.integers(0, 4, N).astype(np.int32),
+        "variability": generator.random(N).astype(np.float32),
         "confidence": generator.random(N).astype(np.float32),
         "loss": generator.random(N).astype(np.float32),
         "margin": np.ones(N, dtype=np.float32),
@@ -121,7 +67,8 @@ def make_scores(*, labels=True, heat_maps=True):
     manifest = {"class_names": NAMES, "snapshots": [{"name": "a", "step": 1}] * 4, "long": "x" * 9_999}
     shares = generator.random((N, 4, 4)).astype(np.float16)
     maps = RaggedMaps(shares.ravel(), np.full((N, 2), 4, np.int32), np.ones(N, np.float32)) if heat_maps else None
-    return VoGScores(columns, manifest, heat_maps=maps, row_hash=np.arange(N, dtype=np.uint64))
+    running = {"vog": generator.random((N, 4)).astype(np.float32)}
+    return VoGScores(columns, manifest, trajectories=running, heat_maps=maps, row_hash=np.arange(N, dtype=np.uint64))
 
 
 def make_images():
@@ -151,7 +98,7 @@ class TestImages:
         rows = most_extreme(scores, "vog_class_normalized", 7)[tail]
         table = image_run.table(key)
         first = ["row", "image", "label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_percentile"]
-        assert list(table.columns) == [*first, "forgetting", "loss", "margin"]
+        assert list(table.columns) == [*first, "vog_early", "vog_late", "forgetting", "variability", "loss", "margin"]
         assert table["row"].tolist() == rows.tolist()
         for name in ("vog", "vog_class_normalized", "vog_percentile", "confidence", "loss", "forgetting"):
             np.testing.assert_array_equal(table[name].astype(float), scores.column(name)[rows].astype(float))
@@ -182,11 +129,15 @@ class TestImages:
         assert logged["vog/mean"] == pytest.approx(vog.mean())
         assert logged["vog/std"] == pytest.approx(vog.std())
         agreement = rank_correlations(
-            {name: scores.column(name) for name in ("vog", "forgetting", "confidence", "loss")}
+            {name: scores.column(name) for name in ("vog", "forgetting", "confidence", "loss", "variability")}
         )
-        for name in ("forgetting", "confidence", "loss"):
+        for name in ("forgetting", "confidence", "loss", "variability"):
             assert logged[f"vog/spearman_{name}"] == pytest.approx(agreement.loc["vog", name])
-        assert not [f"vog/spearman_{name}" for name in COMPANIONS[4:] if name != "forgetting"] & logged.keys()
+        assert logged["vog/spearman_early_late"] == pytest.approx(
+            spearmanr(scores.column("vog_early"), scores.column("vog_late")).statistic
+        )
+        missing = set(COMPANIONS) - {"forgetting", "confidence", "loss", "variability"}
+        assert not {f"vog/spearman_{name}" for name in missing} & logged.keys()
 
     def test_error_by_decile(self, image_run):
         """Of the rows that have a label, by the column that the tables are ranked by."""
@@ -215,6 +166,76 @@ class TestImages:
             if class_number >= 0:
                 assert table["error"][i] == pytest.approx((scores.column("prediction")[rows] != class_number).mean())
 
+    @pytest.mark.parametrize(("key", "sign"), [("vog/highest_by_class", -1), ("vog/lowest_by_class", 1)])
+    def test_row_tables_of_classes(self, image_run, key, sign):
+        """The first five of each class, classes in order, with their pictures; rows without a label in none."""
+        scores = make_scores()
+        label, values = scores.column("label"), scores.column("vog_class_normalized")
+        expected = []
+        for class_number in range(3):
+            rows = [row for row in range(N) if label[row] == class_number]
+            expected += sorted(rows, key=lambda row: sign * values[row])[:5]
+        table = image_run.table(key)
+        assert table["row"].tolist() == expected
+        assert table["label"].tolist() == [NAMES[c] for c in label[expected]]
+        assert {picture.size for picture in table["image"]} == {(96, 96)}
+
+    def test_charts(self, image_run):
+        """The specifications that W&B draws, over tables with the numbers of the evaluation."""
+        scores = make_scores()
+        known = scores.column("label") >= 0
+        wrong = (scores.column("prediction") != scores.column("label"))[known]
+        spec, table = image_run.chart("vog/error_by_decile_chart")
+        assert spec["panelDefId"] == "wandb/lineseries/v0"
+        assert spec["stringSettings"]["title"] == "Error by decile of vog_class_normalized (95 % interval)"
+        deciles = error_by_decile(scores.column("vog_class_normalized")[known], wrong)
+        for line, name in (("error", "error"), ("low", "error_low"), ("high", "error_high")):
+            points = table[table["lineKey"] == line]
+            assert points["step"].tolist() == list(range(1, 11))
+            np.testing.assert_allclose(points["lineVal"].astype(float), deciles[name])
+        both = early_late_table(scores.column("vog_early")[known], scores.column("vog_late")[known], wrong)
+        _, table = image_run.chart("vog/early_late_chart")
+        for line in ("early", "late"):
+            found = table["lineVal"][table["lineKey"] == line].astype(float)
+            np.testing.assert_allclose(found, both[f"error_{line}"])
+        spec, table = image_run.chart("vog/mean_by_class")
+        assert spec["panelDefId"] == "wandb/bar/v0"
+        means = {name: scores.column("vog")[scores.column("label") == i].mean() for i, name in enumerate(NAMES)}
+        assert dict(zip(table["class"], table["mean VoG"], strict=True)) == pytest.approx(means)
+        assert table["mean VoG"].is_monotonic_decreasing
+
+    def test_stability(self, image_run):
+        """A line per snapshot from the second on, in a table and in a chart; nothing is known before the second."""
+        expected = ranking_stability(make_scores().trajectory("vog"))
+        table = image_run.table("vog/ranking_stability").astype(float)
+        pd.testing.assert_frame_equal(table, expected.astype(float), check_dtype=False)
+        _, table = image_run.chart("vog/ranking_stability_chart")
+        points = table[table["lineKey"] == "spearman_previous"]
+        assert points["step"].tolist() == [3, 4]
+        np.testing.assert_allclose(points["lineVal"].astype(float), expected["spearman_previous"][1:])
+
+    def test_pictures_of_all_rows(self, image_run):
+        """The data map and the sheet of both ends are there, with captions that say what they show."""
+        for name, said in (("data_map", "all 53 rows"), ("contact_sheet", "The 7 lowest of 53 rows by vog_class_norm")):
+            with Image.open(image_run.file(f"vog/{name}")) as picture:
+                assert min(picture.size) > 200
+            assert said in image_run.logged[f"vog/{name}.caption"]
+
+    def test_what_a_person_reads_first(self, image_run):
+        """Which end is hard, on what evidence and what each table shows; markup in names is text."""
+        tail = hard_tail(make_scores())
+        assert image_run.summary["vog/hard_tail"] == tail.tail
+        assert image_run.summary["vog/hard_tail_evidence"] == tail.evidence
+        about = html.unescape(image_run.file("vog/about").read_text())
+        assert str(tail) in about
+        assert stability_in_words(ranking_stability(make_scores().trajectory("vog"))) in about
+        assert "highest: The 7 highest of 53 rows by vog_class_normalized." in about
+        assert "lowest_by_class: The lowest rows of each of 3 classes by vog_class_normalized, 15 of 53 rows." in about
+        known = make_scores().column("label") >= 0
+        wrong = (make_scores().column("prediction") != make_scores().column("label"))[known]
+        expected = auroc(make_scores().column("vog_class_normalized")[known], wrong)
+        assert image_run.logged["vog/auroc_misclassified"] == pytest.approx(expected)
+
     def test_histogram(self, image_run):
         """Every row is in one of its bins."""
         assert image_run.logged["vog/histogram._type"] == "histogram"
@@ -233,8 +254,8 @@ class TestImages:
         assert metadata == {name: value for name, value in scores.manifest.items() if name != "long"}
 
     def test_no_claim(self, image_run):
-        """Which tail is hard is not for the name of a chart to say."""
-        names = " ".join(image_run.logged)
+        """Which tail is hard is for the summary to say, not for the name of a chart."""
+        names = " ".join(image_run.logged).replace("vog/hard_tail", "")
         assert not [word for word in ("hard", "easy", "easiest") if word in names]
 
 
@@ -315,8 +336,7 @@ def test_splits_have_keys_of_their_own(offline):
     splits = {"train": make_scores(), "test": make_scores(heat_maps=False)}
     with wandb.init(project="vog", settings=wandb.Settings(console="off")) as active:
         assert log_scores(splits, {"train": make_images(), "test": None}, top_k=3)
-    (path,) = offline.rglob(f"run-{active.id}.wandb")
-    run = Run(inspect(path), active.id)
+    run = read_back(offline, active.id)
     (logged,) = [item for item in run.history if "vog/train/n_rows" in item]
     assert logged["vog/test/n_rows"] == logged["vog/train/n_rows"] == N
     assert {"vog/train/highest", "vog/test/highest"} <= {key.removesuffix(".nrows") for key in logged}
@@ -365,7 +385,7 @@ def test_other_rows_are_refused(disabled_run, dataset, error, message):
 
 def test_options():
     """What cannot be done is said before anything is logged, with or without a run."""
-    with pytest.raises(ConfigError, match="log_scores can log to 'wandb', got to='tensorboard'"):
+    with pytest.raises(ConfigError, match="log_scores can log to 'wandb' or 'trackio', got to='tensorboard'"):
         log_scores(make_scores(), None, to="tensorboard")
     for top_k in (0, 10_001):
         with pytest.raises(ConfigError, match=f"top_k must lie in 1..10,000.*got {top_k}"):

@@ -122,8 +122,8 @@ class BatchAccumulator:
                 self._trajectories.setdefault(name, []).append(observation[name])
         self._trajectories.setdefault("vog", []).append(self.running[0])
 
-    def results(self) -> RowResults:
-        """The final values. Columns ``early`` and ``late`` are there only if all planned snapshots came."""
+    def results(self, *, heat_maps: bool = True) -> RowResults:
+        """The values as of now. Columns ``early`` and ``late`` are there only if all planned snapshots came."""
         columns: dict[str, Tensor] = {}
         for i, name in enumerate(self._names):
             columns[name] = self._all[i].scores()
@@ -136,8 +136,12 @@ class BatchAccumulator:
         return RowResults(
             {name: _to_numpy(values) for name, values in columns.items()},
             {name: _to_numpy(torch.stack(values, dim=1)) for name, values in self._trajectories.items()},
-            pooled_maps(self._all[0].deviation(), self._mask) if self._heat_maps else None,
+            self.heat_maps() if heat_maps else None,
         )
+
+    def heat_maps(self) -> RaggedMaps | None:
+        """The first target's maps as of now; None where they are turned off."""
+        return pooled_maps(self._all[0].deviation(), self._mask) if self._heat_maps else None
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` makes the same accumulator of; shares memory with it."""

@@ -2,9 +2,10 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
 from torch import nn
@@ -15,12 +16,15 @@ from vog_hf.columns import add_vog_columns
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError
 from vog_hf.gradients import preserved_rng
+from vog_hf.processes import current_processes, from_main
 from vog_hf.scores import VoGScores
 from vog_hf.streams import is_stream
-from vog_hf.tracking import MAX_TABLE_ROWS, log_scores
+from vog_hf.tracking import MAX_TABLE_ROWS, active_runs, log_scores, reopened
 from vog_hf.training import ONLY_SPLIT, TrainingOptions, TrainingRun, splits_of
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class VoGCallback(TrainerCallback):
@@ -51,7 +55,8 @@ class VoGCallback(TrainerCallback):
         id_column: Of streams: key of each row that names it; kept beside its number (`VoGScores.ids`).
         fold: Score with BatchNorms folded into convolutions, if that is the same function (see `VoGScorer`).
         torch_compile: Score through ``torch.compile`` (see `VoGScorer`); training is not compiled by this.
-        log: Whether to log to the active Weights & Biases run.
+        log: Whether to log to the active runs of Weights & Biases and Trackio; with ``collect="live"``, at every
+            snapshot.
         top_k: Rows in each of the tables of highest and lowest rows that are logged.
 
     Raises:
@@ -125,6 +130,7 @@ class VoGCallback(TrainerCallback):
         )
         self._run: TrainingRun | None = None  # while training goes on
         self._datasets: dict[str, Any] = {}
+        self._trackers: dict[str, Any] = {}  # runs that were active when training began
         self._scores: dict[str, VoGScores] | None = None
         self._failure: Exception | None = None
 
@@ -173,7 +179,7 @@ class VoGCallback(TrainerCallback):
         with preserved_rng():
             run = TrainingRun(self._options, args, state, model, train_dataloader)
             run.begin(state, model)
-            self._run, self._datasets = run, run.datasets
+            self._run, self._datasets, self._trackers = run, run.datasets, active_runs()
 
     def on_step_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
@@ -183,7 +189,7 @@ class VoGCallback(TrainerCallback):
         if run is None:
             return
         if state.global_step in run.plan and state.global_step < state.max_steps:
-            self._guarded("taking a snapshot", lambda: run.take(model, state))
+            self._take(run, model, state)
         self._save_moments(control, state)
 
     def on_epoch_end(  # type: ignore[override]
@@ -193,7 +199,7 @@ class VoGCallback(TrainerCallback):
         self._take_if_stopping(state, control, model)
         run = self._run
         if run is not None and state.global_step in run.plan:
-            self._guarded("taking a snapshot", lambda: run.take(model, state))
+            self._take(run, model, state)
         self._save_moments(control, state)
 
     def on_evaluate(  # type: ignore[override]
@@ -232,7 +238,29 @@ class VoGCallback(TrainerCallback):
         """The last snapshot of a training that ends before its plan does."""
         run = self._run
         if run is not None and control.should_training_stop and state.global_step < run.plan[-1]:
-            self._guarded("taking a snapshot", lambda: run.take(model, state))
+            self._take(run, model, state)
+
+    def _take(self, run: TrainingRun, model: nn.Module, state: TrainerState) -> None:
+        """A snapshot; of a live ranking what it is now is logged, unless the end of training will do so at once."""
+        before = run.n_snapshots
+        self._guarded("taking a snapshot", lambda: run.take(model, state))
+        is_new = run.n_snapshots > before and self._failure is None
+        if is_new and self.log and run.is_live and state.global_step < run.plan[-1]:
+            self._watch(run, state.global_step)
+
+    def _watch(self, run: TrainingRun, step: int) -> None:
+        processes = current_processes()
+        try:
+            with preserved_rng():
+                if not from_main(processes, "looking for a tracker", lambda: bool(active_runs())):
+                    return
+                scores = run.so_far(self.top_k)
+                if scores:
+                    log = partial(log_scores, _only(scores), _only(run.datasets), step=step, top_k=self.top_k)
+                    for to in active_runs():
+                        log(to=to, artifact=False)
+        except Exception:
+            logger.exception("VoG: logging the ranking of step %d failed; training and scoring go on", step)
 
     def _set_scores(self, scores: dict[str, VoGScores]) -> None:
         self._scores = scores
@@ -270,13 +298,21 @@ class VoGCallback(TrainerCallback):
             )
 
     def _log(self, run: TrainingRun, step: int) -> None:
-        scores = self.scores
-        dataset = run.datasets if isinstance(scores, Mapping) else run.datasets[ONLY_SPLIT]
-        try:
-            with preserved_rng():
-                log_scores(scores, dataset, step=step, top_k=self.top_k)
-        except Exception:
-            logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
+        log = partial(log_scores, self.scores, _only(run.datasets), step=step, top_k=self.top_k)
+        trackers = self._trackers | active_runs()
+        for to, tracker in trackers.items():
+            try:
+                with preserved_rng(), reopened(to, tracker) as opened:
+                    log(to=to, run=opened)
+            except Exception:
+                logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
+        if not trackers:
+            log()
+
+
+def _only(splits: dict[str, T]) -> T | dict[str, T]:
+    """What there is of the only split, or of all of several by name."""
+    return splits.get(ONLY_SPLIT, splits)
 
 
 def _check_split(split: Any, collect: str, id_column: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 
+from vog_hf.batches import check_map_style
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
 from vog_hf.rows import has_table, identify_rows, integer_column
@@ -128,6 +129,24 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
         "the data set shares no column with the one that was scored, so only the number of rows%s could be compared",
         "" if labels is None else " and the labels",
     )
+
+
+def verify_shown_rows(dataset: Any, scores: VoGScores) -> None:
+    """Raise where the rows of a data set that is to be shown beside its scores are not those that were scored.
+
+    Args:
+        dataset: One split: a `Dataset`, or any map-style data set, of which only the number of rows can be compared.
+        scores: Its scores.
+
+    Raises:
+        RowMismatchError: The rows differ.
+        DataError: Rows that cannot be read by their number.
+    """
+    check_map_style(dataset)
+    if has_table(dataset):
+        verify_rows(dataset, scores)
+    else:
+        scores.identity.verify(identify_rows(dataset))
 
 
 def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:

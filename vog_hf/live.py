@@ -1,7 +1,7 @@
 """LiveScoring: the moments of all rows in memory, updated at every snapshot while a model trains."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
 from vog_hf.errors import ConfigError, MemoryBudgetError, OutputFolderError
 from vog_hf.files import format_bytes
 from vog_hf.gradients import model_device_and_dtype
+from vog_hf.live_ranking import scores_so_far
 from vog_hf.live_state import LiveBatch, load_batches, read_header, save_state
 from vog_hf.memory import free_memory
 from vog_hf.processes import Processes, from_main, run_together
@@ -162,12 +163,19 @@ class LiveScoring:
             for held in self._held:
                 session.require_finite(held.accumulator, held.rows, name)
 
-    def running(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The columns of this process's rows as of now, with ``row``; for watching a ranking while a model learns."""
-        parts = self._results()
-        return {"row": self._rows()} | {
-            name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
-        }
+    def so_far(self, shown: Callable[[VoGScores], npt.NDArray[np.int64]]) -> VoGScores | None:
+        """The scores of the snapshots seen, on the main process, for watching a ranking while a model learns.
+
+        In memory, with heat maps of the rows only that ``shown`` picks (see `scores_so_far`); None on other processes.
+
+        Raises:
+            ConfigError: Fewer than two snapshots were seen.
+        """
+        self._require_two_snapshots()
+        manifest = run_together(self._session.processes, "reading rows", self._manifest)
+        return scores_so_far(
+            self._session, self._plan, self._held, identity=self._identity, manifest=manifest, shown=shown
+        )
 
     def finish(self, *, output_dir: str | Path | None = None) -> VoGScores:
         """The scores of the snapshots seen, written like those of a replay.
@@ -175,17 +183,14 @@ class LiveScoring:
         Raises:
             ConfigError: Fewer than two snapshots were seen.
         """
+        self._require_two_snapshots()
         session = self._session
-        if self.n_snapshots < MIN_SNAPSHOTS:
-            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
-            raise ConfigError(msg)
         folder, temporary = session.output_folder(output_dir)
         fingerprint = run_together(session.processes, "reading rows", self._header)
         identity = self._identity
         n_rows = identity.n_rows
         in_one_block = BlockPlan(n_rows, session.processes.num_processes, session.batch_size, n_rows)
-        manifest = make_manifest(session, self._plan, self._reader, identity)
-        manifest |= {"collect": "live", "snapshots": self._snapshots}
+        manifest = self._manifest()
         if self.n_snapshots < self._windows.n_snapshots:
             manifest["windows_missing"] = (
                 f"training stopped after {self.n_snapshots} of {self._windows.n_snapshots} planned snapshots, and live "
@@ -198,6 +203,15 @@ class LiveScoring:
             blocks = run_together(session.processes, f"opening {folder}", make)
             run_together(session.processes, "writing the moments", lambda: self._write(blocks))
             return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
+
+    def _require_two_snapshots(self) -> None:
+        if self.n_snapshots < MIN_SNAPSHOTS:
+            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
+            raise ConfigError(msg)
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = make_manifest(self._session, self._plan, self._reader, self._identity)
+        return manifest | {"collect": "live", "snapshots": list(self._snapshots)}
 
     @cached_property
     def _identity(self) -> RowIdentity:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vog_hf.config import target_of_column
 from vog_hf.errors import ConfigError, DataError
+from vog_hf.evaluation import RANKING_COLUMNS
 from vog_hf.scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ TEXT_PAIRS = (
 )
 TEXT_NAMES = ("sentence", "text", "content", "document", "review", "question", "premise", "prompt", "tokens", "words")
 NOT_TEXT = ("label", "labels", "label_ids", "class", "target", "id", "idx", "guid")
-RANKING_COLUMNS = ("vog_class_normalized", "vog_normalized", "vog")
 CHANNELS = (1, 3, 4)
 HEAT_COLORS = "inferno"
 SMOOTHING = 1 / 32  # standard deviation, as a share of the map's longer side

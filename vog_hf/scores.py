@@ -29,6 +29,16 @@ FILES = "files"  # in manifest.json: size and checksum of each file of the folde
 CHECKED_AT_LOAD = 64 * 2**20  # bytes; a file of this size is read in well under a second
 ROW_HASH = "row_hash"
 ROW_ID = "id"
+COMPANIONS = (
+    "gradient_magnitude",
+    "loss",
+    "confidence",
+    "variability",
+    "correctness",
+    "forgetting",
+    "margin",
+    "el2n",
+)
 HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
 
 Array = npt.NDArray[Any]

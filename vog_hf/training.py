@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from vog_hf.live_state import STATE_NAME
 from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.replica import replica
 from vog_hf.rows import has_table
-from vog_hf.schedule import plan_snapshots
+from vog_hf.schedule import MIN_SNAPSHOTS, plan_snapshots
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
 from vog_hf.streams import is_stream
+from vog_hf.tracking import shown_rows
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +182,26 @@ class TrainingRun:
         if not self._live:
             tensors = run_together(current_processes(), "gathering a snapshot", lambda: self._writer.gather(model))
             from_main(current_processes(), "storing a snapshot", lambda: self._writer.write(tensors or {}, step))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether moments are kept in memory."""
+        return bool(self._live)
+
+    @property
+    def n_snapshots(self) -> int:
+        """How many were taken."""
+        return len(self._taken)
+
+    def so_far(self, top_k: int) -> dict[str, VoGScores]:
+        """Live scores of each split as of now, on the main process; nothing where there are none to be had.
+
+        They have the heat maps of the rows that `log_scores` shows.
+        """
+        if self.n_snapshots < MIN_SNAPSHOTS:
+            return {}
+        found = {split: live.so_far(partial(shown_rows, top_k=top_k)) for split, live in self._live.items()}
+        return {split: scores for split, scores in found.items() if scores is not None}
 
     def save_moments(self, step: int) -> None:
         """Write live moments, once per step and number of snapshots; replay has its snapshots on disk already."""

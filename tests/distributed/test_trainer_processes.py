@@ -8,6 +8,7 @@ from launch import run
 from scorings import assert_bit_equal, everything
 from train_model import ROWS, SPLITS, scored_rows, splits, trainings
 from trainers import network
+from wandb_runs import Run, inspect
 
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
@@ -37,7 +38,8 @@ def one_process(folder, rows, **options):
 
 def test_training_is_training(folder):
     """What is compared below: twelve steps, all different; random numbers and running statistics per process."""
-    assert set(WHOLE) == {"without", *(f"{c}{s}" for c in ("replay", "live") for s in ("", "-splits", "-own-rows"))}
+    whole = {f"{c}{s}" for c in ("replay", "live") for s in ("", "-splits", "-own-rows")}
+    assert set(WHOLE) == {"without", "live-logged", *whole}
     processes = [seen(folder, "without", rank)["seen"] for rank in (0, 1)]
     for steps in processes:
         assert len(steps) == STEPS + 1
@@ -68,6 +70,18 @@ def test_live_gives_the_scores_of_replay(folder):
     live = VoGScores.load(folder / "live" / "_vog" / "scores")
     assert live.manifest["n_processes"] == 2
     assert_close(live, VoGScores.load(folder / "replay" / "_vog" / "scores"))
+
+
+def test_the_main_process_logs_what_all_of_them_hold(folder):
+    """One run; of each snapshot from the second on the ranking of all rows, the last one that of the scores."""
+    (path,) = folder.rglob("run-*.wandb")
+    logged = Run(inspect(path), path.stem.removeprefix("run-"), path.parent).all_logged
+    assert [item["vog/n_snapshots"] for item in logged] == list(range(2, 11))
+    assert {item["vog/n_rows"] for item in logged} == {ROWS}
+    assert {item["vog/highest.nrows"] for item in logged} == {3}
+    scores = VoGScores.load(folder / "live-logged" / "_vog" / "scores")
+    running = scores.trajectory("vog").mean(axis=0)[1:]
+    assert [item["vog/mean"] for item in logged] == pytest.approx(running.tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("collect", ["replay", "live"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import wandb
 from accelerate import PartialState
 from datasets import DatasetDict
 from leaving import leave_together
@@ -102,6 +104,10 @@ def trainings() -> dict[str, tuple[Callable, dict]]:
         "without": (list, random_rows),
         "replay": (lambda: [VoGCallback(scored_rows(), **one)], random_rows),
         "live": (lambda: [VoGCallback(scored_rows(), collect="live", **one)], random_rows),
+        "live-logged": (
+            lambda: [VoGCallback(scored_rows(), collect="live", top_k=3, **one)],
+            {**random_rows, "report_to": "wandb"},
+        ),
         "replay-splits": (lambda: [VoGCallback(splits())], random_rows),
         "live-splits": (lambda: [VoGCallback(splits(), collect="live")], random_rows),
         "replay-own-rows": (lambda: [VoGCallback()], {"rows": scored_rows()}),
@@ -118,6 +124,8 @@ def main(folder: Path, names: list[str]) -> None:
     """Every process leaves what it saw of each training, and the error it got instead of scores."""
     rank, n_processes = PartialState(cpu=True).process_index, PartialState().num_processes
     assert n_processes == 2
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(folder)}
+    os.environ |= {f"WANDB_{name}_DIR": str(folder) for name in ("DATA", "CACHE", "CONFIG")}
     for name, (make, options) in trainings().items():
         if names and name not in names:
             continue
@@ -132,10 +140,13 @@ def main(folder: Path, names: list[str]) -> None:
                 _ = callbacks[-1].scores
         except (VoGError, OSError) as raised:
             error = [type(raised).__name__, str(raised), type(raised.__cause__).__name__]
+        if wandb.run is not None:
+            wandb.finish()
         print(name, rank, error, flush=True)
         (folder / f"{name}-{rank}.json").write_text(json.dumps({"seen": seen.seen, "error": error}))
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])
+    wandb.teardown()
     leave_together()

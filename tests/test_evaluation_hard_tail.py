@@ -1,0 +1,429 @@
+import json
+from itertools import pairwise, permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, rankdata, spearmanr
+from sklearn.metrics import roc_auc_score
+
+from vog_hf.errors import ConfigError
+from vog_hf.evaluation import hard_tail
+from vog_hf.evaluation.bootstrap import RankedRows, TiedOrder, verdict
+from vog_hf.scores import VoGScores
+
+N = 2000
+
+SHAPES = {  # difficulty 0..1 over the quantile of the ranking
+    "rising": lambda q: q,
+    "falling": lambda q: 1 - q,
+    "U": lambda q: 4 * (q - 0.5) ** 2,
+    "inverted U": lambda q: 1 - 4 * (q - 0.5) ** 2,
+    "saturating": lambda q: np.minimum(1, 2 * q),
+    "flat": lambda q: np.full(len(q), 0.5),
+}
+HARD = {"rising": "high", "falling": "low", "U": "both", "inverted U": "unclear", "saturating": "high"}
+
+
+def run_of(errors="flat", loss="flat", *, n=N, seed=0):
+    """The scores of a run: errors and losses that depend on the ranking as said; three classes, rows in any order."""
+    rng = np.random.default_rng(seed)
+    q = (rng.permutation(n) + 0.5) / n
+    label = rng.integers(0, 3, n)
+    wrong = rng.random(n) < 0.1 + 0.4 * SHAPES[errors](q)
+    return {
+        "vog_class_normalized": np.log(q / (1 - q)),
+        "label": label,
+        "prediction": np.where(wrong, (label + 1) % 3, label),
+        "loss": SHAPES[loss](q) + rng.exponential(size=n),
+    }
+
+
+def without(columns, *names):
+    """All columns but these."""
+    return {name: values for name, values in columns.items() if name not in names}
+
+
+def parts_of(values, measure):
+    """Means of the lowest 20 % (rounded up), of the middle and of the highest 20 % of rows without ties."""
+    ranked = measure[np.argsort(values)]
+    count = int(np.ceil(len(ranked) / 5))
+    return [part.mean() for part in (ranked[:count], ranked[count:-count], ranked[-count:])]
+
+
+@pytest.mark.parametrize("measured", ["errors", "loss", "both measures"])
+@pytest.mark.parametrize("shape", HARD)
+def test_the_hard_tail_of_a_run_whose_tail_is_known(shape, measured):
+    """By errors alone, by the loss alone (no error, a regression), and by both, each shape has its verdict."""
+    columns = run_of(shape, shape)
+    if measured != "both measures":
+        columns = without(columns, *(("loss",) if measured == "errors" else ("label", "prediction")))
+    found = hard_tail(columns, n_resamples=200)
+    assert found.tail == HARD[shape]
+    assert found.column == "vog_class_normalized"
+    assert {name for name, value in found.measures.items() if value is not None} == {
+        "errors": {"misclassified"},
+        "loss": {"loss"},
+        "both measures": {"misclassified", "loss"},
+    }[measured]
+
+
+def test_noise_has_no_hard_tail():
+    """Where nothing depends on the ranking, at most a fifth of the runs seem to have a hard tail by either measure."""
+    found = [hard_tail(run_of(n=500, seed=seed), n_resamples=100).tail for seed in range(30)]
+    assert found.count("unclear") >= 24
+
+
+@pytest.mark.parametrize(
+    ("association", "low", "high", "expected"),
+    [
+        ((0.6, 0.7), False, True, "high"),
+        ((0.6, 0.7), False, False, "high"),
+        ((0.6, 0.7), True, True, "both"),
+        ((0.6, 0.7), True, False, "unclear"),
+        ((0.3, 0.4), True, False, "low"),
+        ((0.3, 0.4), False, False, "low"),
+        ((0.3, 0.4), True, True, "both"),
+        ((0.3, 0.4), False, True, "unclear"),
+        ((0.4, 0.6), False, False, "unclear"),
+        ((0.4, 0.6), True, False, "low"),
+        ((0.4, 0.6), False, True, "high"),
+        ((0.4, 0.6), True, True, "both"),
+        ((0.5, 0.6), False, False, "unclear"),  # touching chance is not beyond it
+        ((0.4, 0.5), False, False, "unclear"),
+    ],
+)
+def test_verdict_of_one_measure(association, low, high, expected):
+    """Every combination of the association and of what lies above the middle."""
+    assert verdict(association, 0.5, low_is_hard=low, high_is_hard=high) == expected
+    shifted = (association[0] - 0.5, association[1] - 0.5)
+    assert verdict(shifted, 0.0, low_is_hard=low, high_is_hard=high) == expected
+
+
+@pytest.mark.parametrize(
+    ("errors", "loss", "expected", "words"),
+    [
+        (
+            "rising",
+            "falling",
+            "unclear",
+            "errors: the highest values; by the loss: the lowest values, a contradiction.",
+        ),
+        (
+            "rising",
+            "U",
+            "high",
+            "errors: the highest values; by the loss: both tails, which says otherwise; the errors",
+        ),
+        (
+            "U",
+            "falling",
+            "both",
+            "errors: both tails; by the loss: the lowest values, which says otherwise; the errors",
+        ),
+        ("inverted U", "falling", "low", "by the errors: neither tail; by the loss: the lowest values."),
+        ("rising", "inverted U", "high", "by the errors: the highest values; by the loss: neither tail."),
+        ("falling", "falling", "low", "by the errors and by the loss: the lowest values."),
+        ("inverted U", "inverted U", "unclear", "by the errors and by the loss: neither tail."),
+    ],
+)
+def test_the_two_measures_together(errors, loss, expected, words):
+    """One that singles out a tail goes first, then errors; opposite tails contradict each other. The words say so."""
+    found = hard_tail(run_of(errors, loss, n=4000), n_resamples=200)
+    assert found.tail == expected
+    assert words in found.evidence
+
+
+def test_the_estimates_are_those_of_scipy_and_scikit_learn():
+    """AUROC, Spearman and the means of the three parts, of rows without ties."""
+    columns = run_of("U", "rising", n=53)
+    found = hard_tail(columns, n_resamples=40)
+    wrong, vog = columns["prediction"] != columns["label"], columns["vog_class_normalized"]
+    errors, loss = found.measures["misclassified"], found.measures["loss"]
+    assert errors.association == pytest.approx(roc_auc_score(wrong, vog))
+    assert loss.association == pytest.approx(spearmanr(columns["loss"], vog).statistic)
+    percentile = 100 * (rankdata(columns["loss"]) - 0.5) / 53
+    for measure, values in ((errors, wrong), (loss, percentile)):
+        assert [measure.low, measure.middle, measure.high] == pytest.approx(parts_of(vog, values))
+        assert measure.low_excess == measure.low - measure.middle
+        assert measure.high_excess == measure.high - measure.middle
+        assert measure.rows == 53
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=9
+    ).filter(lambda rows: sum(row[3] for row in rows) >= 4)
+)
+def test_a_row_that_counts_twice_is_two_rows(rows):
+    """Statistics with weights are those of scipy and scikit-learn on rows repeated, ties and all."""
+    value, wrong, loss, weights = (np.array(column) for column in zip(*sorted(rows), strict=True))
+    ranked = RankedRows(TiedOrder(value.astype(float)), wrong.astype(float), TiedOrder(loss.astype(float)))
+    found = ranked.statistics(weights.astype(float))
+    value, wrong, loss = (np.repeat(column, weights) for column in (value, wrong, loss))
+    area = roc_auc_score(wrong, value) if 0 < wrong.sum() < len(wrong) else 0.5
+    both_vary = len(set(value)) > 1 and len(set(loss)) > 1
+    spearman = spearmanr(value, loss).statistic if both_vary else 0
+    assert found["misclassified"][0] == pytest.approx(area)
+    assert found["loss"][0] == pytest.approx(spearman, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 2)), min_size=5, max_size=6))
+def test_ties_at_a_cut_share_the_places(rows):
+    """The means of the three parts are those over every order of the tied rows."""
+    value, wrong, loss = (np.array(column) for column in zip(*sorted(rows), strict=True))
+    ranked = RankedRows(TiedOrder(value.astype(float)), wrong.astype(float), TiedOrder(loss.astype(float)))
+    found = ranked.statistics(np.ones(len(rows)))
+    percentile = 100 * (rankdata(loss) - 0.5) / len(rows)
+    orders = [
+        np.array(order)
+        for order in permutations(range(len(rows)))
+        if all(value[i] <= value[j] for i, j in pairwise(order))
+    ]
+    for name, measure in (("misclassified", wrong), ("loss", percentile)):
+        expected = np.mean([parts_of(np.arange(len(rows)), measure[order]) for order in orders], axis=0)
+        assert found[name][1:] == pytest.approx(expected)
+
+
+def test_the_intervals_are_those_of_scipys_bootstrap():
+    """Percentile intervals of everything, in a small run, up to the noise of two times 2,000 resamples."""
+    columns = run_of("rising", "U", n=120)
+    found = hard_tail(columns, n_resamples=2000)
+    wrong, vog = (columns["prediction"] != columns["label"]).astype(float), columns["vog_class_normalized"]
+
+    def excess(measure, end):
+        def statistic(rows):
+            values = measure[rows] if measure is wrong else 100 * (rankdata(measure[rows]) - 0.5) / len(rows)
+            parts = parts_of(vog[rows], values)
+            return parts[end] - parts[1]
+
+        return statistic
+
+    def interval(statistic):
+        return bootstrap(
+            (np.arange(120),),
+            statistic,
+            method="percentile",
+            n_resamples=2000,
+            vectorized=False,
+            random_state=np.random.default_rng(1),
+        ).confidence_interval
+
+    errors, loss = found.measures["misclassified"], found.measures["loss"]
+    pairs = [
+        (errors.association_interval, interval(lambda rows: roc_auc_score(wrong[rows], vog[rows])), 0.01),
+        (loss.association_interval, interval(lambda rows: spearmanr(columns["loss"][rows], vog[rows]).statistic), 0.02),
+    ]
+    for measure, values, tolerance in ((errors, wrong, 0.02), (loss, columns["loss"], 1.5)):
+        pairs.append((measure.low_interval, interval(excess(values, 0)), tolerance))
+        pairs.append((measure.high_interval, interval(excess(values, 2)), tolerance))
+    for ours, scipys, tolerance in pairs:
+        assert ours == pytest.approx((scipys.low, scipys.high), abs=tolerance)
+        assert ours[1] - ours[0] > 5 * tolerance
+
+
+def test_the_intervals_cover_the_truth_about_as_often_as_they_say():
+    """Of 150 simulated runs of 200 rows, 88 to 99 % have the value of a run of 400,000 rows in their 95 % interval."""
+    truth = hard_tail(run_of("rising", "U", n=400_000), n_resamples=40).measures
+    names = {"association": "association_interval", "low_excess": "low_interval", "high_excess": "high_interval"}
+    covered = {(measure, name): 0 for measure in truth for name in names}
+    for seed in range(1, 151):
+        found = hard_tail(run_of("rising", "U", n=200, seed=seed), n_resamples=150).measures
+        for measure, name in covered:
+            low, high = getattr(found[measure], names[name])
+            covered[measure, name] += low <= getattr(truth[measure], name) <= high
+    assert all(0.88 * 150 <= count <= 0.99 * 150 for count in covered.values()), covered
+
+
+def test_the_loss_decides_for_a_memorised_run():
+    """Without an error, with fewer than ten, or with fewer than ten right rows, errors say nothing; words say why."""
+    columns = run_of("flat", "rising")
+    memorised = columns | {"prediction": columns["label"]}
+    found = hard_tail(memorised, n_resamples=100)
+    assert (found.tail, found.measures["misclassified"]) == ("high", None)
+    assert found.evidence.startswith("All 2,000 rows are predicted as labelled (the model may have memorised them).")
+    assert found.evidence.endswith("Singled out by the loss: the highest values.")
+    for count, tells in ((9, False), (10, True)):
+        few = columns["label"].copy()
+        few[:count] = (few[:count] + 1) % 3
+        found = hard_tail(columns | {"prediction": few}, n_resamples=40)
+        assert (found.measures["misclassified"] is not None) == tells
+        assert (f"Misclassified are {count} of 2,000 rows; 10 of each kind are needed." in found.evidence) != tells
+        right = (columns["label"] + 1) % 3
+        right[:count] = columns["label"][:count]
+        found = hard_tail(columns | {"prediction": right}, n_resamples=40)
+        assert (found.measures["misclassified"] is not None) == tells
+
+
+def test_a_regression_has_a_loss_and_no_errors():
+    """Labels and predictions that are no whole numbers are not compared, and negative labels are labels."""
+    columns = run_of("rising", "falling")
+    rng = np.random.default_rng(0)
+    columns |= {"label": rng.normal(size=N).astype("f4"), "prediction": rng.normal(size=N).astype("f4")}
+    found = hard_tail(columns, n_resamples=100)
+    assert (found.tail, found.measures["misclassified"], found.measures["loss"].rows) == ("low", None, N)
+    assert found.evidence.startswith(
+        "There are no given and predicted classes to count errors by. Mean loss percentile:"
+    )
+
+
+def test_rows_without_a_label_or_a_score_do_not_count():
+    """The result is that of the other rows alone; a label is missing as -1, or as NaN where a table was made of it."""
+    columns = run_of("rising", "rising")
+    some = np.random.default_rng(0).random(N) < 0.3
+    expected = hard_tail({name: values[~some] for name, values in columns.items()}, n_resamples=50)
+    assert expected.measures["loss"].rows == (~some).sum()
+    missing = {
+        "label": [np.where(some, -1, columns["label"]), np.where(some, np.nan, columns["label"])],
+        "vog_class_normalized": [np.where(some, bad, columns["vog_class_normalized"]) for bad in (np.nan, np.inf)],
+    }
+    for name, ways in missing.items():
+        for values in ways:
+            loss = np.where(some, np.nan, columns["loss"])
+            assert hard_tail(columns | {name: values, "loss": loss}, n_resamples=50) == expected
+
+
+def test_without_labels_nothing_is_hard():
+    """A classification without any label: no row counts, and the verdict says so."""
+    found = hard_tail(run_of("rising", "rising") | {"label": np.full(N, -1)})
+    assert (found.tail, found.measures) == ("unclear", {"misclassified": None, "loss": None})
+    assert found.evidence == (
+        "Rows with a label and a finite vog_class_normalized number 0, fewer than the 50 that intervals need."
+    )
+
+
+def test_few_rows_are_unclear():
+    """49 rows are too few for intervals and 50 are enough."""
+    columns = run_of("rising", "rising", n=50)
+    columns |= {"vog_class_normalized": columns["loss"]}
+    found = hard_tail(columns)
+    assert (found.tail, found.measures["loss"].rows) == ("high", 50)
+    found = hard_tail({name: values[1:] for name, values in without(columns, "label").items()})
+    assert (found.tail, found.measures["loss"]) == ("unclear", None)
+    assert found.evidence.startswith("Rows with a finite vog_class_normalized number 49, fewer than the 50 ")
+
+
+def test_equal_values_rank_nothing():
+    """A ranking of equal scores, equal losses, losses that are not finite, or none: each is said, none is an error."""
+    columns = run_of("rising", "rising")
+    found = hard_tail(columns | {"vog_class_normalized": np.ones(N)})
+    assert found.tail == "unclear"
+    assert found.evidence == "All 2,000 rows have the same vog_class_normalized, which ranks nothing."
+    losses = {
+        "The loss is the same for all rows.": np.ones(N),
+        "The loss is not finite for 1 of the rows, so it is not used.": np.append(columns["loss"][1:], np.nan),
+    }
+    for words, loss in losses.items():
+        found = hard_tail(columns | {"loss": loss}, n_resamples=50)
+        assert (found.tail, found.measures["loss"]) == ("high", None)
+        assert found.evidence.startswith(f"{words} Misclassified: ")
+    nothing = hard_tail({"vog": columns["loss"]})
+    assert nothing.tail == "unclear"
+    assert nothing.evidence == "There are no given and predicted classes to count errors by. There is no loss."
+
+
+def test_a_resample_that_ranks_nothing_counts_as_chance():
+    """One loss differs, so every third resample has equal losses only: no warning, and chance is in the interval."""
+    columns = run_of()
+    loss = np.zeros(N)
+    loss[columns["vog_class_normalized"].argmax()] = 1
+    found = hard_tail({"vog": columns["vog_class_normalized"], "loss": loss}, n_resamples=100).measures["loss"]
+    assert found.association_interval[0] == 0 < found.association
+    assert np.isfinite([*found.association_interval, *found.low_interval, *found.high_interval]).all()
+
+
+def test_a_ranking_with_many_ties():
+    """A column of three values works as any: the tied rows share the places of the tails."""
+    columns = run_of("rising", "rising")
+    coarse = np.digitize(columns["vog_class_normalized"], [-1, 1])
+    found = hard_tail(columns | {"vog_class_normalized": coarse}, n_resamples=100)
+    assert found.tail == "high"
+    wrong = columns["prediction"] != columns["label"]
+    assert found.measures["misclassified"].low == pytest.approx(wrong[coarse == 0].mean())
+
+
+def test_the_seed_fixes_the_result_and_the_order_of_rows_does_not_matter():
+    """The same call gives the same, so do shuffled rows; another seed moves the intervals and no estimate."""
+    columns = run_of("rising", "U")
+    first = hard_tail(columns, n_resamples=50)
+    assert hard_tail(columns, n_resamples=50) == first
+    order = np.random.default_rng(1).permutation(N)
+    shuffled = {name: values[order] for name, values in columns.items()}
+    assert hard_tail(shuffled, n_resamples=50) == first
+    other = hard_tail(columns, n_resamples=50, seed=1).measures["loss"]
+    assert other.association == first.measures["loss"].association
+    assert other.association_interval != first.measures["loss"].association_interval
+
+
+def test_only_ranks_matter():
+    """A rising function of the column and of the loss changes nothing; a falling one of the column turns the tails."""
+    columns = run_of("rising", "rising")
+    changed = columns | {"vog_class_normalized": np.exp(columns["vog_class_normalized"]), "loss": columns["loss"] ** 3}
+    first = hard_tail(columns, n_resamples=50)
+    assert hard_tail(changed, n_resamples=50).measures == first.measures
+    turned = hard_tail(columns | {"vog_class_normalized": -columns["vog_class_normalized"]}, n_resamples=50)
+    assert (first.tail, turned.tail) == ("high", "low")
+    assert turned.measures["loss"].association == pytest.approx(-first.measures["loss"].association)
+    assert turned.measures["loss"].low == pytest.approx(first.measures["loss"].high)
+
+
+def test_scores_tables_and_mappings_are_the_same():
+    """Whatever holds the columns; the default column is the one that tables are ranked by."""
+    columns = run_of("rising", "rising")
+    expected = hard_tail(columns, n_resamples=50)
+    assert hard_tail(pd.DataFrame(columns), n_resamples=50) == expected
+    assert hard_tail(VoGScores(columns, {}), n_resamples=50) == expected
+    vog = columns.pop("vog_class_normalized")
+    for names, default in ((("vog", "vog_normalized"), "vog_normalized"), (("vog", "vog_late"), "vog")):
+        found = hard_tail(columns | dict.fromkeys(names, vog), n_resamples=50)
+        assert (found.column, found.measures) == (default, expected.measures)
+    assert hard_tail(columns | {"vog": vog, "vog_late": -vog}, column="vog_late", n_resamples=50).tail == "low"
+
+
+def test_the_verdict_as_text_and_as_json():
+    """The headline names the tail; every number survives the way through JSON."""
+    found = hard_tail(run_of("falling", "falling"), n_resamples=50)
+    assert str(found).startswith("low tail is the hard one: Misclassified: ")
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told == found.to_dict()
+    assert told["tail"] == "low"
+    assert told["measures"]["loss"]["low_interval"] == list(found.measures["loss"].low_interval)
+    assert set(told["measures"]["loss"]) == set(vars(found.measures["loss"]))
+    nothing = hard_tail({"vog": np.ones(N)})
+    assert json.loads(json.dumps(nothing.to_dict()))["measures"] == {"misclassified": None, "loss": None}
+    assert str(nothing).startswith("which tail is hard is unclear: All 2,000 rows")
+    assert str(hard_tail(run_of("U", "U"), n_resamples=50)).startswith("both tails are hard: ")
+
+
+def test_the_words_carry_the_numbers():
+    """Each number of the first measure stands in the evidence, with its interval."""
+    found = hard_tail(run_of("rising", "rising"), n_resamples=50)
+    errors = found.measures["misclassified"]
+    for part in (errors.low, errors.middle, errors.high):
+        assert f"{100 * part:.1f} % in the " in found.evidence
+    for value, (low, high) in (
+        (errors.low_excess, errors.low_interval),
+        (errors.high_excess, errors.high_interval),
+    ):
+        assert f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" in found.evidence
+    low, high = errors.association_interval
+    assert f"AUROC of high values for errors {errors.association:.3f} [{low:.3f}, {high:.3f}]" in found.evidence
+    assert "2,000 rows by vog_class_normalized" in found.evidence
+
+
+def test_what_cannot_be_carried_out_is_refused():
+    """A column that is not there, columns of other lengths, and fewer resamples than an interval has ends."""
+    columns = run_of(n=100)
+    with pytest.raises(
+        ConfigError, match="there is no column 'vog' to rank by; these scores have label, prediction, lo"
+    ):
+        hard_tail(without(columns, "vog_class_normalized"))
+    with pytest.raises(ConfigError, match="there is no column 'vogue'"):
+        hard_tail(columns, column="vogue")
+    with pytest.raises(ConfigError, match="one value per row of the same rows"):
+        hard_tail(columns | {"loss": [0.0]})
+    with pytest.raises(ConfigError, match="n_resamples must be at least 40 for 95 % intervals, got 39"):
+        hard_tail(columns, n_resamples=39)
+    assert hard_tail(columns, n_resamples=40).column == "vog_class_normalized"

@@ -1,0 +1,96 @@
+"""Scores in Trackio: what the real client stored is read back."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_tracking import NAMES, N, make_images, make_scores
+from trainers import digits, plain, trained
+
+from vog_hf import VoGCallback
+from vog_hf.errors import ConfigError
+from vog_hf.evaluation import error_by_decile, hard_tail
+from vog_hf.pictures import most_extreme, overlay
+from vog_hf.tracking import log_scores
+
+trackio = pytest.importorskip("trackio")
+from trackio.sqlite_storage import SQLiteStorage  # noqa: E402 (only where the extra is installed)
+from trackio.utils import MEDIA_DIR  # noqa: E402
+
+
+@pytest.fixture
+def project(request):
+    """A project of its own, deleted afterwards; the folder of all projects is the session's (see conftest)."""
+    yield request.node.name[:60]
+    trackio.delete_project(request.node.name[:60], force=True)
+
+
+def read_back(project):
+    """The records of the only run that hold scores."""
+    (run,) = SQLiteStorage.get_runs(project)
+    return run, [record for record in SQLiteStorage.get_logs(project, run) if "vog/n_rows" in record]
+
+
+def cells(record, key):
+    """A table, line by line."""
+    assert record[key]["_type"] == "trackio.table"
+    return record[key]["_value"]
+
+
+def test_the_same_rows_and_numbers_as_in_weights_and_biases(project):
+    """Tables with pictures under heat maps, deciles, histogram, scalars, and in words which end is hard."""
+    scores = make_scores()
+    trackio.init(project=project, auto_log_cpu=False)
+    assert log_scores(scores, make_images(), to="trackio", step=12, top_k=7) is True
+    trackio.finish()
+    _, (record,) = read_back(project)
+    assert record["train/global_step"] == 12
+    rows = most_extreme(scores, "vog_class_normalized", 7)[0]
+    table = cells(record, "vog/highest")
+    assert [line["row"] for line in table] == rows.tolist()
+    for line, row in zip(table, rows, strict=True):
+        assert line["vog"] == pytest.approx(float(scores.column("vog")[row]))
+        given = scores.column("label")[row]
+        assert line["label"] == (NAMES[given] if given >= 0 else None)
+        plain_picture = Image.new("RGB", (96, 96), (4 * row, 100, 255 - 4 * row))
+        with Image.open(MEDIA_DIR / line["image"]["file_path"]) as picture:
+            assert np.array_equal(np.asarray(picture.convert("RGB")), overlay(plain_picture, scores.heat_map(int(row))))
+    known = scores.column("label") >= 0
+    wrong = (scores.column("prediction") != scores.column("label"))[known]
+    expected = error_by_decile(scores.column("vog_class_normalized")[known], wrong)
+    assert [line["error"] for line in cells(record, "vog/error_by_decile")] == pytest.approx(expected["error"].tolist())
+    assert [line["decile (1 = lowest)"] for line in cells(record, "vog/early_late_chart")] == list(range(1, 11))
+    assert sum(record["vog/histogram"]["values"]) == N
+    assert record["vog/mean"] == pytest.approx(scores.column("vog").mean())
+    assert str(hard_tail(scores)) in record["vog/about"]["_value"]
+    assert {"vog/data_map", "vog/contact_sheet"} <= record.keys()
+
+
+def test_a_trainer_that_reports_to_trackio(project, tmp_path):
+    """Trainer finishes its run before training ends for callbacks; it is taken up again, and finished again."""
+    rows = digits().with_transform(plain)
+    callback = VoGCallback(rows, collect="live", snapshots="epoch", top_k=5)
+    trained(tmp_path, [callback], report_to="trackio", project=project, num_train_epochs=4)
+    assert trackio.context_vars.current_run.get() is None
+    run, records = read_back(project)
+    assert [record["train/global_step"] for record in records] == [8, 12, 16]
+    assert [record["vog/n_snapshots"] for record in records] == [2, 3, 4]
+    assert records[-1]["vog/mean"] == pytest.approx(callback.scores.column("vog").mean())
+    assert str(hard_tail(callback.scores)) in records[-1]["vog/about"]["_value"]
+    assert SQLiteStorage.get_run_config(project, run)["num_train_epochs"] == 4, "what Trainer said of its run stays"
+
+
+def test_without_a_run(caplog):
+    """One line says how to get one, in Trackio's words."""
+    assert log_scores(make_scores(), None, to="trackio") is False
+    assert "trackio.init(project=...)" in caplog.text
+
+
+def test_the_extra_that_is_missing(monkeypatch):
+    """What to install is said where Trackio cannot be imported."""
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    from vog_hf.tracking.to_trackio import about
+
+    with pytest.raises(ConfigError, match=r"pip install 'vog_hf\[trackio\]'"):
+        about(["text"])

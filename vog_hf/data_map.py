@@ -1,0 +1,72 @@
+"""The data map of Swayamdipta et al. 2020 (arXiv 2009.10795), coloured by VoG."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from PIL import Image
+
+MAX_POINTS = 10_000
+
+
+def draw_data_map(
+    axes: Axes,
+    variability: npt.NDArray[Any],
+    confidence: npt.NDArray[Any],
+    vog_percentile: npt.NDArray[Any],
+    *,
+    colors: str | Colormap = "cividis",
+) -> str:
+    """Draw a point per row, as pixels, of at most `MAX_POINTS` rows; returns which rows, in words.
+
+    Args:
+        axes: Where to draw.
+        variability: ``[rows]``, standard deviation of the label's probability over the snapshots; to the right.
+        confidence: ``[rows]``, its mean, 0..1; upwards.
+        vog_percentile: ``[rows]``, 0..100; the colour.
+        colors: From low to high VoG.
+    """
+    n_rows = len(confidence)
+    shown = np.arange(n_rows)
+    if n_rows > MAX_POINTS:
+        shown = np.random.default_rng(0).choice(n_rows, MAX_POINTS, replace=False)
+    points = axes.scatter(
+        variability[shown],
+        confidence[shown],
+        c=vog_percentile[shown],
+        s=9,
+        alpha=0.75,
+        linewidths=0,
+        cmap=colors,
+        vmin=0,
+        vmax=100,
+        rasterized=True,
+    )
+    axes.set_xlabel("variability of the confidence")
+    axes.set_ylabel("mean confidence")
+    bar = axes.figure.colorbar(points, ax=axes, aspect=30, pad=0.02)
+    bar.set_label("percentile of VoG")
+    bar.outline.set_visible(False)
+    return f"{len(shown):,} of {n_rows:,} rows, drawn at random" if len(shown) < n_rows else f"all {n_rows:,} rows"
+
+
+def data_map(
+    variability: npt.NDArray[Any], confidence: npt.NDArray[Any], vog_percentile: npt.NDArray[Any]
+) -> tuple[Image.Image, str]:
+    """The same as a picture of its own, with a caption.
+
+    Example:
+        >>> picture, caption = data_map(np.array([0.1, 0.3]), np.array([0.9, 0.5]), np.array([25.0, 75.0]))
+        >>> picture.size, caption
+        ((800, 560), 'Each point is a row (all 2 rows); dark rows have low VoG, bright rows high VoG.')
+    """
+    figure = Figure(figsize=(8, 5.6), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    which = draw_data_map(figure.add_subplot(), variability, confidence, vog_percentile)
+    canvas.draw()
+    picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+    return picture, f"Each point is a row ({which}); dark rows have low VoG, bright rows high VoG."

@@ -1,0 +1,56 @@
+"""What every table here checks first: columns of the same rows, one finite value per row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vog_hf.errors import ConfigError, NonFiniteError
+
+Columns = Mapping[str, npt.ArrayLike] | pd.DataFrame
+
+
+def one_per_row(columns: Columns) -> dict[str, npt.NDArray[Any]]:
+    """Columns by name, each ``[rows]``, of whatever values.
+
+    Raises:
+        ConfigError: Columns of different lengths, or not one value per row.
+    """
+    arrays = {str(name): np.asarray(values) for name, values in columns.items()}
+    lengths = {name: array.shape for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1 or any(array.ndim != 1 for array in arrays.values()):
+        msg = f"columns must be one value per row of the same rows, got shapes {lengths}"
+        raise ConfigError(msg)
+    return arrays
+
+
+def aligned(columns: Columns) -> pd.DataFrame:
+    """Columns of the same rows as a table of finite values.
+
+    Raises:
+        ConfigError: Columns of different lengths, or not one value per row.
+        NonFiniteError: A value is NaN or infinite.
+    """
+    arrays = one_per_row(columns)
+    for name, array in arrays.items():
+        bad = ~np.isfinite(array.astype(float))
+        if bad.any():
+            msg = f"{name} must be finite, got {array[bad][0]} at row {int(bad.argmax())} ({int(bad.sum())} rows)"
+            raise NonFiniteError(msg)
+    return pd.DataFrame(arrays)
+
+
+def require_binary(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Values that are all 0 or 1 as booleans.
+
+    Raises:
+        ConfigError: Another value, or no row at all.
+    """
+    other = values[(values != 0) & (values != 1)]
+    if len(other) or not len(values):
+        got = f"got {other[0]} ({len(other)} rows)" if len(other) else "got no rows"
+        msg = f"{name} must be true or false (1 or 0) for each row, {got}; pass a comparison, e.g. prediction != label"
+        raise ConfigError(msg)
+    return values.astype(bool)

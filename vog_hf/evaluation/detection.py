@@ -1,0 +1,114 @@
+"""How well columns find given rows (wrong labels, errors): AUROC, average precision, precision and recall at k."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from vog_hf.errors import ConfigError
+from vog_hf.evaluation.aligned import Columns, aligned, require_binary
+from vog_hf.evaluation.places import share_of_rows, top_places
+
+RANDOM, POSITIVE = "random", "is_positive"
+
+
+def auroc(score: npt.ArrayLike, is_positive: npt.ArrayLike) -> float:
+    """Chance that a positive row has a higher score than another one, ties counted half; 0..1, 0.5 = tells nothing.
+
+    NaN where no row is positive, or every row.
+
+    Args:
+        score: ``[rows]``, finite.
+        is_positive: ``[rows]``, true or false (1 or 0).
+
+    Raises:
+        ConfigError: Lengths differ, no rows, or ``is_positive`` is neither true nor false.
+        NonFiniteError: A score is NaN or infinite.
+
+    Example:
+        >>> auroc([0.1, 0.4, 0.2, 0.3], [False, True, False, True])
+        1.0
+    """
+    values, given = aligned({"score": score, POSITIVE: is_positive}).to_numpy(dtype=float).T
+    positive = require_binary(POSITIVE, given)
+    return math.nan if positive.all() or not positive.any() else float(roc_auc_score(positive, values))
+
+
+def detection_table(
+    columns: Columns, is_positive: npt.ArrayLike, *, ks: Sequence[float] | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """How well each column finds the positive rows, and how well a random column does.
+
+    Args:
+        columns: ``[rows]`` each, finite.
+        is_positive: ``[rows]``, true or false (1 or 0), both present.
+        ks: How many of the first rows are looked at: whole numbers, or fractions between 0 and 1 of the rows (rounded
+            up). Default: as many as there are positive rows.
+        seed: Of the random column.
+
+    Returns:
+        One line per column in the order given, and a last one ``random``: ``column``, ``direction`` (``"high"``:
+        highest values first; ``"low"``: lowest first), ``auroc`` (0.5..1), ``average_precision`` (0..1) and for each
+        k ``precision_at_<k>`` (share 0..1 of the first k rows that are positive) and ``recall_at_<k>`` (share of
+        the positive rows that are among them), all in that direction. Rows that are tied at the k-th place share it.
+        The direction is the one with the better AUROC on these rows and labels themselves, a choice that somebody who
+        looks for positive rows cannot make without knowing them.
+
+    Raises:
+        ConfigError: Lengths differ, a column named ``random``, no positive row or only such, or a k out of range.
+        NonFiniteError: A value is NaN or infinite.
+
+    Example:
+        >>> table = detection_table({"loss": [0.1, 0.9, 0.8], "confidence": [0.9, 0.2, 0.1]}, [False, True, True])
+        >>> table[["column", "direction", "auroc", "precision_at_2"]].to_numpy()[:2].tolist()
+        [['loss', 'high', 1.0, 1.0], ['confidence', 'low', 1.0, 1.0]]
+    """
+    taken = [name for name in (RANDOM, POSITIVE) if name in columns]
+    if taken:
+        msg = f"no column may be called {taken[0]!r}, a name that the table uses itself; rename it"
+        raise ConfigError(msg)
+    table = aligned({**columns, POSITIVE: is_positive})
+    positive = require_binary(POSITIVE, table.pop(POSITIVE).to_numpy(dtype=float))
+    if positive.all() or not positive.any():
+        msg = (
+            f"positive rows and others are needed to tell them apart, got {int(positive.sum())} positive of "
+            f"{len(positive)} rows; compare the columns by rank_correlations instead"
+        )
+        raise ConfigError(msg)
+    table[RANDOM] = np.random.default_rng(seed).random(len(table))
+    counts = _counts([int(positive.sum())] if ks is None else ks, len(positive))
+    return pd.DataFrame([_line(str(name), v.to_numpy(dtype=float), positive, counts) for name, v in table.items()])
+
+
+def _counts(ks: Sequence[float], n_rows: int) -> dict[str, int]:
+    """How many rows each k is, by its name."""
+    counts = {}
+    for k in ks:
+        whole = isinstance(k, Integral) and not isinstance(k, bool)
+        is_count, is_fraction = whole and 1 <= k <= n_rows, not whole and 0 < k < 1
+        if not (is_count or is_fraction):
+            msg = f"each of ks must be a whole number 1..{n_rows} of rows or a fraction between 0 and 1, got {k!r}"
+            raise ConfigError(msg)
+        counts[f"{k:g}" if is_fraction else str(k)] = share_of_rows(k, n_rows) if is_fraction else int(k)
+    return counts
+
+
+def _line(
+    name: str, values: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_], counts: dict[str, int]
+) -> dict[str, object]:
+    area = float(roc_auc_score(positive, values))
+    ranked = values if area >= 0.5 else -values
+    line: dict[str, object] = {
+        "column": name,
+        "direction": "high" if area >= 0.5 else "low",
+        "auroc": max(area, 1 - area),
+        "average_precision": float(average_precision_score(positive, ranked)),
+    }
+    for k, count in counts.items():
+        found = float(top_places(ranked, count) @ positive)
+        line |= {f"precision_at_{k}": found / count, f"recall_at_{k}": found / int(positive.sum())}
+    return line

@@ -1,0 +1,24 @@
+"""What single rows did from snapshot to snapshot."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def total_change(trajectory: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Sum of the absolute steps of each row's values ``[rows, snapshots]``; ``[rows]``, >= 0, higher = moved more.
+
+    Column by column, because the values may be a file mapped into memory.
+
+    Example:
+        >>> total_change(np.array([[0.0, 1.0, 0.5], [0.5, 0.5, 0.5]])).tolist()
+        [1.5, 0.0]
+    """
+    total = np.zeros(len(trajectory))
+    before = np.asarray(trajectory[:, 0], dtype=np.float64)
+    for snapshot in range(1, trajectory.shape[1]):
+        after = np.asarray(trajectory[:, snapshot], dtype=np.float64)
+        total += np.abs(after - before)
+        before = after
+    return total

@@ -1,0 +1,302 @@
+"""The figures of the report as inline SVG: drawn by matplotlib, coloured by the page's own style sheet.
+
+What is drawn in one of the placeholder colours below takes the page's colour of that name, so that one drawing is
+legible on light and on dark. Texts stay texts.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from vog_hf.pictures import shortened
+from vog_hf.report.text import printable
+
+INK, MUTED, GRID, HIGH, LOW, ACCENT = (f"#00000{n}" for n in range(1, 7))
+PAGE_COLORS = {INK: "ink", MUTED: "muted", GRID: "grid", HIGH: "high", LOW: "low", ACCENT: "accent"}
+# From low to high; its middle luminance shows on white and on near-black alike.
+MAP_COLORS = LinearSegmentedColormap.from_list("vog_hf", ["#2f7fd0", "#8d9299", "#e0741f"])
+
+WIDTH, HEIGHT = 400, 270  # points; the page shows one at 330 to 480 pixels of width
+MAX_MAP_POINTS = 4_000
+MAX_BARS = 30  # classes in the chart; the table holds all
+HISTOGRAM_BINS = 40
+SKEWED = 20  # times the median: where the largest value lies beyond, the histogram's axis is logarithmic
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "{http://www.w3.org/1999/xlink}href"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.usetex": False,
+    "font.size": 13,
+    "font.family": "sans-serif",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "legend.fontsize": 12,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        svg: The drawing, with title and description for those who cannot see it.
+        title: Its heading.
+        caption: What is drawn, in words.
+        numbers: The values behind it, None where the page has them elsewhere.
+    """
+
+    svg: Markup
+    title: str
+    caption: str
+    numbers: pd.DataFrame | None = None
+
+
+def decile_figure(deciles: pd.DataFrame, column: str, ident: str) -> Drawing:
+    """Error rate by tenth of a score with its 95 % interval, from `vog_hf.evaluation.error_by_decile`."""
+    overall = float(np.average(deciles["error"], weights=deciles["rows"]))
+    with _drawing() as (figure, axes):
+        axes.axhline(overall, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        _with_intervals(axes, deciles, "error", color=ACCENT, marker="o")
+        _decile_axes(axes, column)
+        first, last = deciles["error"].iloc[0], deciles["error"].iloc[-1]
+        title = "Error by tenth of the ranking"
+        caption = (
+            f"Share of rows whose last prediction is not their given label, in each tenth of the labelled rows by "
+            f"{column}: {first:.1%} in the lowest, {last:.1%} in the highest, {overall:.1%} over all (dashed). "
+            "Bars: 95 % Wilson intervals."
+        )
+        return Drawing(_svg(figure, ident, title, caption), title, caption, deciles)
+
+
+def early_late_figure(table: pd.DataFrame, ident: str) -> Drawing:
+    """Error rate by tenth of early and of late VoG, from `vog_hf.evaluation.early_late_table`."""
+    with _drawing() as (figure, axes):
+        for window, color, marker, shift in (("early", LOW, "s", -0.12), ("late", HIGH, "o", 0.12)):
+            _with_intervals(axes, table, f"error_{window}", color=color, marker=marker, shift=shift, label=window)
+        _decile_axes(axes, "VoG of the window")
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
+        title = "Early against late"
+        parts = [
+            f"{window} VoG {table[f'error_{window}'].iloc[0]:.1%} in the lowest and "
+            f"{table[f'error_{window}'].iloc[-1]:.1%} in the highest tenth"
+            for window in ("early", "late")
+        ]
+        caption = f"The same error by the VoG of the first and of the last snapshots alone: {'; '.join(parts)}."
+        return Drawing(_svg(figure, ident, title, caption), title, caption, table)
+
+
+def stability_figure(table: pd.DataFrame, words: str, ident: str) -> Drawing:
+    """How the ranking settled with each snapshot, from `vog_hf.evaluation.ranking_stability`."""
+    lines = (
+        ("spearman_final", "Spearman, with the last ranking", MUTED, "^"),
+        ("spearman_previous", "Spearman, with one snapshot less", LOW, "s"),
+        ("overlap_top_10_previous", "highest 10 % shared, with one less", HIGH, "o"),
+    )
+    with _drawing(height=HEIGHT + 36) as (figure, axes):
+        for name, label, color, marker in lines:
+            axes.plot(table["snapshots"], table[name], color=color, marker=marker, markersize=5, label=label)
+        axes.set_ylim(min(0.0, float(np.nanmin(table[[line[0] for line in lines]]))) - 0.04, 1.05)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.set_xlabel("snapshots used")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.2, labelspacing=0.2)
+        title = "Would more snapshots change the ranking?"
+        return Drawing(_svg(figure, ident, title, words), title, words, table)
+
+
+def data_map_figure(
+    variability: npt.NDArray[Any], confidence: npt.NDArray[Any], percentile: npt.NDArray[Any], ident: str
+) -> Drawing:
+    """The data map of Swayamdipta et al. 2020 coloured by VoG; drawn as pixels, of at most `MAX_MAP_POINTS` rows."""
+    n_rows = len(confidence)
+    shown = np.arange(n_rows)
+    if n_rows > MAX_MAP_POINTS:
+        shown = np.random.default_rng(0).choice(n_rows, MAX_MAP_POINTS, replace=False)
+    with _drawing(height=HEIGHT + 16) as (figure, axes):
+        points = axes.scatter(
+            variability[shown],
+            confidence[shown],
+            c=percentile[shown],
+            s=9,
+            alpha=0.75,
+            linewidths=0,
+            cmap=MAP_COLORS,
+            vmin=0,
+            vmax=100,
+            rasterized=True,
+        )
+        axes.set_xlabel("variability of the confidence")
+        axes.set_ylabel("mean confidence")
+        bar = figure.colorbar(points, ax=axes, aspect=30, pad=0.02)
+        bar.set_label("percentile of VoG")
+        bar.outline.set_visible(False)
+        sampled = (
+            f"{len(shown):,} of {n_rows:,} rows, drawn at random" if len(shown) < n_rows else f"all {n_rows:,} rows"
+        )
+        title = "Data map"
+        caption = (
+            f"Each point is a row ({sampled}): upwards the mean probability of its label over the snapshots, to the "
+            "right how much that varied; blue rows have low VoG, orange rows high."
+        )
+        return Drawing(_svg(figure, ident, title, caption), title, caption)
+
+
+def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str) -> Drawing:
+    """How the values of VoG are spread; on a logarithmic axis where few rows lie far above the others."""
+    positive = vog[vog > 0]
+    median = float(np.median(vog))
+    logarithmic = len(positive) == len(vog) and float(vog.max()) > SKEWED * median
+    low, high = float(vog.min()), float(vog.max())
+    high = high if high > low else low + max(abs(low), 1.0) * 1e-3
+    bins = np.geomspace(low, high, HISTOGRAM_BINS + 1) if logarithmic else np.linspace(low, high, HISTOGRAM_BINS + 1)
+    with _drawing() as (figure, axes):
+        axes.hist(vog, bins=[float(edge) for edge in bins], color=ACCENT, histtype="stepfilled")
+        axes.axvline(median, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        if logarithmic:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(f"vog ({shortened(unit, 40)})")
+        axes.set_ylabel("rows")
+        title = "How VoG is spread"
+        caption = (
+            f"VoG of {len(vog):,} rows: from {low:.3g} to {float(vog.max()):.3g}, median {median:.3g} (dashed)"
+            f"{'; logarithmic axis' if logarithmic else ''}."
+        )
+        return Drawing(_svg(figure, ident, title, caption), title, caption)
+
+
+def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str) -> Drawing:
+    """Mean VoG of each class with its spread over rows, highest first, from `vog_hf.evaluation.class_table`."""
+    order = np.argsort(-classes["vog_mean"].to_numpy(), kind="stable")
+    shown = order if len(order) <= MAX_BARS else np.concatenate([order[: MAX_BARS // 2], order[-(MAX_BARS // 2) :]])
+    means, spread = (classes[name].to_numpy()[shown] for name in ("vog_mean", "vog_std"))
+    place = np.arange(len(shown))
+    with _drawing(height=max(130, 70 + 19 * len(shown))) as (figure, axes):
+        axes.barh(place, means, color=ACCENT, height=0.62)
+        axes.hlines(place, np.maximum(means - spread, 0), means + spread, color=INK, linewidth=1)
+        axes.set_yticks(place, [shortened(printable(str(names[i])), 18) for i in shown])
+        axes.invert_yaxis()
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("mean vog")
+        cut = f" The {MAX_BARS // 2} highest and lowest of {len(order)} classes." if len(shown) < len(order) else ""
+        title = "VoG by class"
+        caption = (
+            f"Mean VoG of the rows of each given class; lines: one standard deviation of its rows to either side.{cut} "
+            "Rankings and galleries use VoG normalised within the class, so that these differences do not order them."
+        )
+        return Drawing(_svg(figure, ident, title, caption), title, caption)
+
+
+# Drawing
+
+
+@contextmanager
+def _drawing(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure with one pair of axes, under the report's style; matplotlib's own settings come back after."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(visible=True, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        yield figure, axes
+
+
+def _with_intervals(
+    axes: Axes, table: pd.DataFrame, name: str, *, color: str, marker: str, shift: float = 0.0, label: str | None = None
+) -> None:
+    place = table["decile"].to_numpy() + shift
+    axes.vlines(place, table[f"{name}_low"], table[f"{name}_high"], color=color, linewidth=2, alpha=0.55)
+    axes.plot(place, table[name], color=color, marker=marker, markersize=5.5, linewidth=1.5, label=label)
+
+
+def _decile_axes(axes: Axes, column: str) -> None:
+    axes.set_xticks(range(1, 11))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
+    axes.set_xlabel(f"tenth by {shortened(column, 30)} (1 = lowest)")
+    axes.set_ylabel("error")
+
+
+def _svg(figure: Figure, ident: str, title: str, description: str) -> Markup:
+    """The figure as an element of the page: described, in the page's colours, with names that no other one has."""
+    target = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": ident}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser chooses the font
+        figure.savefig(target, format="svg", dpi=144, metadata={"Date": None})
+    root = ET.fromstring(target.getvalue())  # noqa: S314 (matplotlib's own output, whose texts it has escaped)
+    for child in [child for child in root if child.tag.endswith("metadata")]:
+        root.remove(child)
+    _rename(root, ident)
+    _recolor(root)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"role": "img", "aria-labelledby": f"{ident}-title {ident}-desc", "class": "figure"}
+    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+        element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"{ident}-{tag}"})
+        element.text = printable(text)
+        root.insert(place, element)
+    ET.register_namespace("", SVG)
+    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 (serialised by ElementTree, which escapes texts)
+
+
+def _rename(root: ET.Element, ident: str) -> None:
+    """Ids that nothing points to are dropped, the others become the figure's own; pictures are linked without xlink."""
+    text = " ".join(value for element in root.iter() for value in element.attrib.values())
+    used = set(re.findall(r"url\(#([^)]+)\)", text))
+    for element in root.iter():
+        link = element.attrib.pop(XLINK, None)
+        if link is not None:
+            element.set("href", link)
+            used |= {link[1:]} if link.startswith("#") else set()
+    for element in root.iter():
+        if element.get("id") in used:
+            element.set("id", f"{ident}-{element.get('id')}")
+        else:
+            element.attrib.pop("id", None)
+        for name, value in element.attrib.items():
+            if name == "href" and value.startswith("#"):
+                element.set(name, f"#{ident}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(name, value.replace("url(#", f"url(#{ident}-"))
+
+
+def _recolor(root: ET.Element) -> None:
+    """Placeholder colours of styles become the page's; fonts and white grounds are left to the page."""
+    for element in root.iter():
+        style = element.get("style")
+        if style:
+            style = re.sub("#00000[1-6]", lambda match: f"var(--{PAGE_COLORS[match[0]]})", style)
+            style = re.sub(r"font-family:[^;]*;?\s*|font-variant: normal;?\s*", "", style)
+            element.set("style", re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", style))

@@ -1,0 +1,123 @@
+"""What `vog_hf.evaluation` finds in the scores of one data set, over the rows and columns that allow it."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vog_hf.evaluation import (
+    HardTail,
+    class_table,
+    early_late_table,
+    error_by_decile,
+    hard_tail,
+    rank_correlations,
+    ranking_stability,
+)
+from vog_hf.pictures import has_classes, ranking_column
+from vog_hf.scores import COMPANIONS, ROW_ID, VoGScores
+
+DECILES = 10
+MAX_CORRELATED = 16  # columns; the table would be too wide for any screen
+
+
+class Findings:
+    """Tables about one data set's ranking; None where its columns do not allow one.
+
+    Args:
+        scores: Of at least one row. Rows without a finite score are left out of everything.
+
+    Attributes:
+        column: What rows are ranked by.
+        is_finite: ``[rows]``, whether a row has a finite score.
+    """
+
+    def __init__(self, scores: VoGScores) -> None:
+        self.scores = scores
+        self.column = ranking_column(scores)
+        values = [scores.column(name).astype(np.float64) for name in dict.fromkeys(("vog", self.column))]
+        self.is_finite = np.logical_and.reduce([np.isfinite(v) for v in values])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows with a finite score, and the columns that have a value for each of them."""
+        table = self.scores.to_pandas().drop(columns=ROW_ID, errors="ignore")[self.is_finite]
+        return table[[name for name, values in table.items() if np.isfinite(values.to_numpy()).all()]]
+
+    @cached_property
+    def labelled(self) -> pd.DataFrame:
+        """Those of them that have a class as label."""
+        has_label = self.table["label"] >= 0 if "label" in self.table else np.zeros(len(self.table), dtype=bool)
+        return self.table[has_label]
+
+    @property
+    def no_errors(self) -> str | None:
+        """Why nothing can be said of errors; None where it can."""
+        if not has_classes(self.scores) or "prediction" not in self.scores.column_names:
+            return "Rows have no single class here, so there is no error by tenth of the ranking."
+        if len(self.labelled) < DECILES:
+            return f"Fewer than {DECILES} rows have a label, so there is no error by tenth of the ranking."
+        return None
+
+    @property
+    def is_error(self) -> npt.NDArray[np.bool_]:
+        """Of the labelled rows, whether the last prediction is another class."""
+        return (self.labelled["prediction"] != self.labelled["label"]).to_numpy()
+
+    @cached_property
+    def tail(self) -> HardTail:
+        """Which tail of the ranking is the hard one in this run."""
+        return hard_tail(self.scores, column=self.column)
+
+    @property
+    def deciles(self) -> pd.DataFrame | None:
+        """Error by decile of the ranking."""
+        if self.no_errors is not None:
+            return None
+        return error_by_decile(self.labelled[self.column], self.is_error, bins=DECILES)
+
+    @property
+    def early_late(self) -> pd.DataFrame | None:
+        """Error by decile of early and of late VoG."""
+        if self.no_errors is not None or not {"vog_early", "vog_late"} <= set(self.table):
+            return None
+        return early_late_table(self.labelled["vog_early"], self.labelled["vog_late"], self.is_error, bins=DECILES)
+
+    @cached_property
+    def correlations(self) -> pd.DataFrame | None:
+        """Spearman rank correlations of VoG and its companions; None with fewer than two columns that differ."""
+        if self.table.empty:
+            return None
+        wanted = ["vog", *self._other_targets, *_in_windows(self.table), *COMPANIONS]
+        present = [name for name in wanted if name in self.table]
+        varied = [name for name in present if np.ptp(self.table[name].to_numpy()) > 0][:MAX_CORRELATED]
+        return rank_correlations(self.table[varied]) if "vog" in varied and len(varied) > 1 else None
+
+    @cached_property
+    def classes(self) -> pd.DataFrame | None:
+        """Mean, spread and error of each class; rows without a label are class -1."""
+        if not has_classes(self.scores) or not len(self.labelled):
+            return None
+        given: dict[str, Any] = {n: self.table[n] for n in ("prediction", "confidence") if n in self.table}
+        return class_table(self.table["label"], self.table["vog"], **given)
+
+    @property
+    def stability(self) -> pd.DataFrame | None:
+        """How the ranking settled with each snapshot; None with fewer than three, or ten rows."""
+        if "vog" not in self.scores.trajectory_names:
+            return None
+        running = self.scores.trajectory("vog")
+        if running.shape[1] < 3 or self.is_finite.sum() < DECILES:
+            return None
+        return ranking_stability(running if self.is_finite.all() else running[self.is_finite])
+
+    @property
+    def _other_targets(self) -> list[str]:
+        targets = self.scores.manifest.get("config", {}).get("target", [])
+        return [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
+
+
+def _in_windows(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table if str(name).endswith(("_early", "_late"))]

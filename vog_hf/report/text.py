@@ -1,0 +1,44 @@
+"""Values as a reader wants them: numbers of few digits, texts without what a page cannot hold."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+# Control characters and halves of surrogate pairs: no HTML or XML can hold them, however they are escaped.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+ABSENT = "\N{EN DASH}"
+
+
+def printable(text: str) -> str:
+    r"""The text with a replacement character for each that no page can hold.
+
+    Example:
+        >>> printable("a\x00b")
+        'a\ufffdb'
+    """
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def number(value: Any) -> str:
+    """A number of four digits, whole numbers whole; a dash where there is none.
+
+    Example:
+        >>> number(0.123456), number(12), number(3.0), number(1234567.0)
+        ('0.1235', '12', '3.000', '1.235e+06')
+    """
+    if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
+        return ABSENT
+    if isinstance(value, float | np.floating):
+        return f"{value:#.4g}".replace("-", "\N{MINUS SIGN}")
+    return str(value).replace("-", "\N{MINUS SIGN}") if isinstance(value, int | np.integer) else str(value)
+
+
+def signed(correlation: float) -> str:
+    """A correlation of two digits with its sign.
+
+    Example:
+        >>> signed(0.5)
+        '+0.50'
+    """
+    return f"{correlation:+.2f}".replace("-", "\N{MINUS SIGN}")

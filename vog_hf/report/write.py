@@ -1,0 +1,114 @@
+"""write_report: scores and their data set into one HTML file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vog_hf.columns import verify_shown_rows
+from vog_hf.errors import ConfigError, OutputFolderError
+from vog_hf.files import write_atomically
+from vog_hf.report.split import Options, Split
+from vog_hf.report.template import GENERATOR, page
+from vog_hf.scores import VoGScores
+
+MAX_CARDS = 500  # of a gallery
+HEAD = 4_096  # bytes in which a file says that it is a report
+
+
+def write_report(
+    scores: VoGScores | Mapping[str, VoGScores],
+    dataset: Any,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    top_k: int = 24,
+    per_class: int = 6,
+    max_table_rows: int = 1_000,
+) -> Path:
+    """Write everything that scores show as one HTML file, which loads nothing from anywhere.
+
+    It says how the scores were made, which tail of the ranking is the hard one in this run and on what evidence, shows
+    errors, agreement and stability of the ranking, the rows at both ends with their heat maps, classes, and a table
+    that can be sorted. Without JavaScript everything but sorting and filtering works.
+
+    Args:
+        scores: Of ``dataset``; or of splits by name, each a part of the page.
+        dataset: What was scored, for the pictures or texts; a mapping of splits for several; None = none are shown.
+        path: Of the file. An earlier report there is replaced, any other file is refused.
+        title: Of the page; default: that it is a VoG report, with the model's name.
+        top_k: Rows in each gallery of a whole split, 1..500.
+        per_class: Rows at each end of each class's ranking, 0..500; 0 = no galleries of classes.
+        max_table_rows: Rows of the table, half of them from each end of the ranking; 0 = no table.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: An option out of range, scores without rows, or splits that do not fit the data set's.
+        RowMismatchError: The data set's rows are not the ones that were scored.
+        OutputFolderError: Something else is at ``path``, or the disk cannot be written to.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> scores = VoGScores({"vog": np.array([0.2, 0.1, 0.4])}, {})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_report(scores, None, Path(folder) / "report.html").name
+        'report.html'
+    """
+    for option, value, least, most in (
+        ("top_k", top_k, 1, MAX_CARDS),
+        ("per_class", per_class, 0, MAX_CARDS),
+        ("max_table_rows", max_table_rows, 0, None),
+    ):
+        if value < least or (most is not None and value > most):
+            allowed = f"be at least {least}" if most is None else f"lie in {least}..{most}"
+            msg = f"{option} must {allowed}, got {value}"
+            raise ConfigError(msg)
+    path = Path(path)
+    _require_ours(path)
+    options = Options(top_k, per_class, max_table_rows)
+    splits = [
+        Split(part, rows, name, f"s{place}", options)
+        for place, (name, part, rows) in enumerate(_splits(scores, dataset))
+    ]
+    text = page(title or _default_title(splits), splits)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:
+    """Name, scores and rows of each part; every one of them verified before anything is drawn."""
+    if isinstance(scores, Mapping):
+        if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
+            got = sorted(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
+            msg = f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
+            raise ConfigError(msg)
+        parts = [(str(name), part, None if dataset is None else dataset[name]) for name, part in scores.items()]
+    else:
+        parts = [("", scores, dataset)]
+    if not parts or not all(len(part) for _, part, _ in parts):
+        msg = "a report needs scores of at least one row for every split; leave out the splits without rows"
+        raise ConfigError(msg)
+    for _, part, rows in parts:
+        if rows is not None:
+            verify_shown_rows(rows, part)
+    return parts
+
+
+def _default_title(splits: list[Split]) -> str:
+    model = splits[0].scores.manifest.get("model") or {}
+    name = model.get("name") or model.get("class")
+    return f"VoG report: {name}" if name else "VoG report"
+
+
+def _require_ours(path: Path) -> None:
+    """Raise OutputFolderError where something is at the path that is no report of ours."""
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if f'<meta name="generator" content="{GENERATOR}">'.encode() in file.read(HEAD):
+                return
+    msg = f"{path} exists and is no report of vog_hf; choose another path, or delete it"
+    raise OutputFolderError(msg)

@@ -1,0 +1,138 @@
+"""log_scores: what there is to say of scores, into the run that is active or given."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from vog_hf.columns import verify_shown_rows
+from vog_hf.errors import ConfigError
+from vog_hf.scores import VoGScores
+from vog_hf.tracking.contents import MAX_TABLE_ROWS, Contents, contents
+
+logger = logging.getLogger(__name__)
+
+STEP = "train/global_step"  # the axis that transformers' callbacks use for every metric
+TRACKERS = {"wandb": "vog_hf.tracking.to_wandb", "trackio": "vog_hf.tracking.to_trackio"}
+
+
+class Backend(Protocol):
+    """What a module that translates for one tracker defines."""
+
+    HOW_TO_START: str  # completes "no run is active: ..."
+
+    def active_run(self) -> Any:
+        """The run that is active in this process; None: there is none, or the library is not loaded."""
+
+    def translated(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Records as the tracker's own objects."""
+
+    def about(self, sentences: list[str]) -> Any:
+        """Sentences to be read first, as the tracker's own object."""
+
+    def summarize(self, run: Any, summary: Mapping[str, str]) -> None:
+        """Put words where runs are compared."""
+
+    def log_artifact(self, run: Any, split: str, scores: VoGScores) -> None:
+        """Put the scores themselves beside the run, where the tracker can."""
+
+    def reopened(self, run: Any) -> AbstractContextManager[Any]:
+        """A run that was active before, active again for as long."""
+
+
+def log_scores(
+    scores: VoGScores | Mapping[str, VoGScores],
+    dataset: Any,
+    *,
+    to: str = "wandb",
+    step: int | None = None,
+    top_k: int = 50,
+    run: Any = None,
+    artifact: bool = True,
+) -> bool:
+    """Log scores to the active run of a tracker; call it on the main process.
+
+    Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalised score: picture
+    with the VoG heat map over it, or text, row, label, prediction, confidence and all scores), the same per class,
+    ``classes``, ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data
+    map and a histogram; scalars; ``about``, which says in words which end is the hard one in this run, and on what
+    evidence; ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version
+    of the artifact ``vog-scores-<run id>``.
+
+    Args:
+        scores: Of ``dataset``; or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
+        dataset: What was scored, for the pictures or texts; None = tables without them.
+        to: ``"wandb"`` or ``"trackio"``.
+        step: ``train/global_step`` of the Trainer, on whose axis everything is put; with a tracker of Accelerate, its
+            own step. None = no step is logged.
+        top_k: Rows in each of the two tables, 1..10,000; each is a picture to upload.
+        run: A run, or what ``accelerator.get_tracker(to)`` returns; default: the run that is active.
+        artifact: Whether the scores themselves are kept, too; False while a training goes on.
+
+    Returns:
+        Whether there was a run. Without one nothing is logged but a warning that says how to get one.
+
+    Raises:
+        ConfigError: Another tracker, one that is not installed, or ``top_k`` out of range.
+        RowMismatchError: The data set's rows are not the ones that were scored.
+
+    Example:
+        >>> import numpy as np
+        >>> log_scores(VoGScores({"vog": np.array([0.2, 0.1])}, {}), None)  # no run is active: a warning
+        False
+    """
+    if not 1 <= top_k <= MAX_TABLE_ROWS:
+        msg = f"top_k must lie in 1..{MAX_TABLE_ROWS:,}, the rows that a W&B table can hold, got {top_k}"
+        raise ConfigError(msg)
+    backend = _backend(to)
+    log_values, own_run = _target(backend, run, step)
+    if own_run is None:
+        if run is None:
+            logger.warning("the VoG scores are not logged, because no run is active: %s", backend.HOW_TO_START)
+        return False
+    splits = scores if isinstance(scores, Mapping) else {"": scores}
+    found: dict[str, Contents] = {}
+    for split, part in splits.items():
+        rows = dataset[split] if split and dataset is not None else dataset
+        if rows is not None:
+            verify_shown_rows(rows, part)
+        found[split] = contents(part, rows, top_k)
+        if artifact:
+            backend.log_artifact(own_run, split, part)
+    logged: dict[str, Any] = {}
+    for split, said in found.items():
+        prefix = f"vog/{split}/" if split else "vog/"
+        values = backend.translated(said.values) | {"about": backend.about(said.sentences)}
+        logged |= {prefix + name: value for name, value in values.items()}
+        backend.summarize(own_run, {prefix + name: value for name, value in said.summary.items()})
+    log_values(logged)
+    return True
+
+
+def active_runs() -> dict[str, Any]:
+    """The runs that are active in this process, by tracker."""
+    runs = {name: _backend(name).active_run() for name in TRACKERS}
+    return {name: run for name, run in runs.items() if run is not None}
+
+
+def reopened(to: str, run: Any) -> AbstractContextManager[Any]:
+    """A run that was active before, active again for as long: Trainer finishes those of Trackio."""
+    return _backend(to).reopened(run)
+
+
+def _backend(to: str) -> Backend:
+    if to not in TRACKERS:
+        names = " or ".join(map(repr, TRACKERS))
+        msg = f"log_scores can log to {names}, got to={to!r}; elsewhere, use scores.to_pandas()"
+        raise ConfigError(msg)
+    return cast("Backend", import_module(TRACKERS[to]))
+
+
+def _target(backend: Backend, run: Any, step: int | None) -> tuple[Callable[[dict[str, Any]], object], Any]:
+    """What logs values, and the run behind it; None: there is none in this process."""
+    run = backend.active_run() if run is None else run
+    if hasattr(run, "store_init_configuration"):  # a tracker of Accelerate, whose users count steps their own way
+        return lambda values: run.log(values, step=step), getattr(run, "tracker", None)
+    # never run.log(step=...): that is W&B's own counter, which the Trainer's later records would fall behind
+    return lambda values: run.log(values if step is None else {**values, STEP: step}), run

@@ -1,0 +1,123 @@
+"""Tables of rows: the highest and the lowest of a data set and of each class, with picture or text and all scores."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vog_hf.evaluation import HardTail
+from vog_hf.pictures import (
+    has_classes,
+    most_extreme,
+    ranking_column,
+    row_overlay,
+    row_values,
+    show_rows,
+    thumbnail,
+)
+from vog_hf.scores import VoGScores
+from vog_hf.tracking.records import Table
+
+ROWS_PER_CLASS = 5
+MAX_CLASS_ROWS = 400  # in a table over all classes; each is a picture to upload
+MAX_TEXT = 2_000  # characters of a row's text in a cell
+FIRST_COLUMNS = ("label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_normalized", "vog_percentile")
+TAIL_OF_END = {"highest": "high", "lowest": "low"}
+
+Rows = npt.NDArray[np.int64]
+
+
+def row_tables(scores: VoGScores, dataset: Any, top_k: int, tail: HardTail) -> dict[str, Table]:
+    """``highest`` and ``lowest``, and where rows have classes ``highest_by_class`` and ``lowest_by_class``.
+
+    Args:
+        scores: Of the data set.
+        dataset: What shows the rows; None = no pictures or texts.
+        top_k: Rows in each of the first two tables.
+        tail: Which end is the hard one, for the captions.
+    """
+    of_all = {
+        end: Table(
+            _columns(scores, dataset, rows),
+            f"The {len(rows):,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_said_of(end, tail)}",
+        )
+        for end, rows in extreme_rows(scores, top_k).items()
+    }
+    of_classes = {
+        f"{end}_by_class": Table(
+            _columns(scores, dataset, rows),
+            f"The {end} rows of {_classes_in(scores, rows)} by {ranking_column(scores)}, {len(rows):,} of "
+            f"{len(scores):,} rows. {_said_of(end, tail)}",
+        )
+        for end, rows in extreme_rows_of_classes(scores).items()
+    }
+    return of_all | of_classes
+
+
+def extreme_rows(scores: VoGScores, top_k: int) -> dict[str, Rows]:
+    """Numbers of the highest and the lowest rows, most extreme first."""
+    return dict(zip(TAIL_OF_END, most_extreme(scores, ranking_column(scores), top_k), strict=True))
+
+
+def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
+    """The same of each class, classes in the order of their numbers; nothing where rows have no classes.
+
+    `ROWS_PER_CLASS` rows of each, fewer where that would be more than `MAX_CLASS_ROWS`; of more classes than that, one
+    row of each of the first.
+    """
+    if not has_classes(scores) or "label" not in scores.column_names or (scores.column("label") < 0).all():
+        return {}
+    label, values = scores.column("label"), scores.column(ranking_column(scores)).astype(np.float64)
+    found = {}
+    for end, keys in (("highest", -values), ("lowest", values)):
+        order = np.lexsort((keys, label))  # NaN last, ties in row order
+        order = order[label[order] >= 0]
+        classes, starts, sizes = np.unique(label[order], return_index=True, return_counts=True)
+        count = min(ROWS_PER_CLASS, max(1, MAX_CLASS_ROWS // len(classes)))
+        place = np.arange(len(order)) - np.repeat(starts, sizes)
+        found[end] = order[place < count][:MAX_CLASS_ROWS]
+    return found
+
+
+def shown_rows(scores: VoGScores, top_k: int) -> Rows:
+    """Numbers of all rows in these tables, in order."""
+    tables = (extreme_rows(scores, top_k), extreme_rows_of_classes(scores))
+    return np.unique(np.concatenate([rows for table in tables for rows in table.values()]))
+
+
+def _classes_in(scores: VoGScores, rows: Rows) -> str:
+    label = scores.column("label")
+    shown, all_of_them = len(np.unique(label[rows])), len(np.unique(label[label >= 0]))
+    return f"each of {shown:,} classes" if shown == all_of_them else f"the first {shown:,} of {all_of_them:,} classes"
+
+
+def _said_of(end: str, tail: HardTail) -> str:
+    """What this run says of one end of its ranking."""
+    if tail.tail == "unclear":
+        return "Which end holds the hard rows is unclear in this run."
+    hard = tail.tail in (TAIL_OF_END[end], "both")
+    return f"In this run the hard rows are {'here' if hard else 'at the other end'}."
+
+
+def _columns(scores: VoGScores, dataset: Any, rows: Rows) -> dict[str, Sequence[Any]]:
+    """Columns of a table of these rows, each of one type."""
+    first = [name for name in FIRST_COLUMNS if name in scores.column_names]
+    others = [name for name in scores.column_names if name not in first]
+    return {
+        "row": rows.tolist(),
+        **_shown(scores, dataset, rows),
+        **{name: list(row_values(scores, name, rows)) for name in (*first, *others)},
+    }
+
+
+def _shown(scores: VoGScores, dataset: Any, rows: Rows) -> dict[str, list[Any]]:
+    """The column ``image`` or ``text``; none where the data set has neither."""
+    shown = [] if dataset is None else show_rows(dataset, rows)
+    if any(isinstance(value, Image.Image) for value in shown):
+        small = [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]
+        return {"image": [p and row_overlay(scores, int(row), p) for row, p in zip(rows, small, strict=True)]}
+    if any(isinstance(value, str) for value in shown):
+        return {"text": [value[:MAX_TEXT] if isinstance(value, str) else None for value in shown]}
+    return {}
