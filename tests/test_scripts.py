@@ -84,6 +84,19 @@ def test_a_script_with_one_line_more(script, name, options):
     assert metrics(trainer, "eval")["eval_accuracy"] * N_EVAL % 1 == 0
 
 
+@pytest.mark.parametrize(("name", "place"), [("image", 0), ("text", 1)])
+def test_the_readme_says_which_lines(name, place):
+    """Lines of the README's difference are lines of the script, in this order; those it adds are all that is added."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = re.findall(r"^```diff\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)[place]
+    shown = [(line[0], line[1:]) for line in block.splitlines() if line.strip()]
+    lines = source(name).splitlines()
+    places = [lines.index(text) for _, text in shown if text != "    )"]
+    assert places == sorted(places)
+    added = [text for sign, text in shown if sign == "+"]
+    assert [line for line in lines if line not in added] == source(name, line="").splitlines()
+
+
 @pytest.mark.parametrize("line", ["callbacks=[VoGCallback()],", 'callbacks=[VoGCallback(dataset["train"])],'])
 def test_random_transforms_are_refused_with_the_line_to_write(script, line):
     """Before the first step; what the message advises, in the script's own names, is the line that works."""
