@@ -2,7 +2,10 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Annotated, Any
 
@@ -20,6 +23,7 @@ Exit codes
   130  interrupted
 """
 INTERRUPTED = 130
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 class _Group(TyperGroup):
@@ -46,7 +50,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the look of `hf`
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
 
 
@@ -88,15 +92,33 @@ def command(*examples: str, prints_json: bool = True) -> Callable[[Callable[...,
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
         epilog = "\n".join(["Examples", *(f"  $ {example}" for example in examples)]) + "\n"
         name = function.__name__.replace("_", "-")
-        return app.command(name, cls=_Command, epilog=epilog)(run)
+        return app.command(name, cls=_Command, epilog=epilog, context_settings=CONTEXT)(run)
 
     return register
 
 
 def main() -> None:
     """Entry point of `vog-hf`."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    app(prog_name="vog-hf")
+    try:
+        app(prog_name="vog-hf")
+    except SystemExit as ending:
+        if not ending.code:
+            _leave_together()
+        raise
+
+
+def _leave_together() -> None:
+    """End a process that has worked with others, once all have come so far, without torch's teardown.
+
+    Destroying gloo's groups, or the interpreter with them, sometimes aborts ("terminate called without an active
+    exception"; https://github.com/pytorch/pytorch/pull/179291 tells of the like), and everything is on disk by now.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _with_shared_options(signature: inspect.Signature, prints_json: bool) -> inspect.Signature:
@@ -114,9 +136,23 @@ def _with_shared_options(signature: inspect.Signature, prints_json: bool) -> ins
     )
 
 
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """What the library logs as a warning goes to stderr, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("vog_hf")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def _run(function: Callable[..., None], out: Output, given: dict[str, Any]) -> None:
     try:
-        function(out, **given)
+        with _warnings_shown():
+            function(out, **given)
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise  # Typer's own, which ends with the exit code of each
     except KeyboardInterrupt:

@@ -12,13 +12,15 @@ from vog_hf.cli.output import Output
 @command("vog-hf demo", "vog-hf demo --output ./digits --seed 1")
 def demo(
     out: Output,
-    output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("vog-demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for everything the demo makes.")
+    ] = Path("vog-demo"),
+    seed: Annotated[int, typer.Option(metavar="INTEGER", help="Seed of the training.")] = 0,
 ) -> None:
-    """Train on scikit-learn's handwritten digits and score each of them.
+    """Train a small model on digits and score each of them.
 
-    Takes about a minute on two CPU cores, and no network. The findings are printed; the scored data set, a picture of
-    the highest and lowest rows, and the run are in the output folder.
+    scikit-learn's handwritten digits: about a minute on two CPU cores, and no network. The findings are
+    printed; the scored data set, a picture of the highest and lowest rows, and the run are in the output folder.
     """
     from vog_hf.demo import run_demo
 

@@ -48,28 +48,30 @@ class Output:
         if self.as_json:
             print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (stdout is what --json is about)
 
-    def result(self, message: str, values: Mapping[str, Any]) -> None:
-        """Print what was done, with a line for each value that there is; for machines the values alone."""
+    def result(self, message: str, values: Mapping[str, Any], *, shown: Mapping[str, Any] | None = None) -> None:
+        """Print what was done, with a line for each value (or of those in ``shown``); for machines the values alone."""
         self.json(values)
         self.console.print(Text("✓ ", "green") + Text(message, "bold"), soft_wrap=True)
-        self.values(values)
+        self.values(values if shown is None else shown)
+
+    def heading(self, text: str) -> None:
+        """Print a line above what follows, for people."""
+        self.console.print(Text(in_words(text), "bold"), soft_wrap=True)
 
     def values(self, values: Mapping[str, Any]) -> None:
         """Print a line for each value that there is, for people."""
         for name, value in values.items():
             if value is not None:
-                self.console.print(Text(f"  {name.replace('_', ' ')}: ", "dim") + Text(shown(value)), soft_wrap=True)
+                self.console.print(Text(f"  {name}: ", "dim") + Text(in_words(value)), soft_wrap=True)
 
-    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print rows under their headings, numbers to the right, for people."""
-        table = Table(
-            title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
-        )
+        table = Table(box=None, pad_edge=False, header_style="dim")
         for place, heading in enumerate(headings):
             numbers = all(isinstance(row[place], (int, float)) for row in rows)
             table.add_column(heading.upper(), justify="right" if numbers else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(shown(value)) for value in row))
+            table.add_row(*(escape(in_words(value)) for value in row))
         self.console.print(table)
 
     def hint(self, text: str) -> None:
@@ -90,14 +92,14 @@ class Output:
         self.messages.print(Text(f"Error{where}: ", "bold red") + Text(text), soft_wrap=True)
 
 
-def shown(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value as a person reads it: rounded, grouped, in one line."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(shown, value))
+        return ", ".join(map(in_words, value))
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
