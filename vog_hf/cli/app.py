@@ -85,8 +85,12 @@ def command(*examples: str, prints_json: bool = True) -> Callable[[Callable[...,
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
-        def run(*, json: bool = False, debug: bool = False, **given: Any) -> None:
-            _run(function, Output.of(as_json=json, debug=debug), given)
+        def run(*, context: typer.Context, json: bool = False, debug: bool = False, **given: Any) -> None:
+            try:
+                _run(function, Output.of(as_json=json, debug=debug), given)
+            except typer.BadParameter as error:
+                error.ctx = context  # the message then says how to get help
+                raise
 
         run.__signature__ = _with_shared_options(inspect.signature(function), prints_json)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
@@ -127,13 +131,10 @@ def _with_shared_options(signature: inspect.Signature, prints_json: bool) -> ins
     own = [parameter.replace(kind=kind) for parameter in list(signature.parameters.values())[1:]]
     json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, to stdout.")]
     debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-    shared = [("json", json)] if prints_json else []
-    return signature.replace(
-        parameters=[
-            *own,
-            *(inspect.Parameter(n, kind, default=False, annotation=a) for n, a in [*shared, ("debug", debug)]),
-        ]
-    )
+    shared = {"json": json, "debug": debug} if prints_json else {"debug": debug}
+    flags = [inspect.Parameter(name, kind, default=False, annotation=flag) for name, flag in shared.items()]
+    context = inspect.Parameter("context", kind, annotation=typer.Context)
+    return signature.replace(parameters=[context, *own, *flags])
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Data sets and scores by the names that a person gives them on a command line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,13 @@ DatasetRevisionOption = Annotated[
 ]
 
 
+class Columns(StrEnum):
+    """Which scores become columns of the data set."""
+
+    CORE = "core"
+    ALL = "all"
+
+
 @dataclass(frozen=True)
 class Source:
     """Which data set: what `open_dataset` takes.
@@ -78,7 +86,18 @@ class Source:
         return ", ".join(parts)
 
 
-def open_dataset(source: Source, *, progress: bool = False) -> "Dataset":
+def quieten(*, progress: bool) -> None:
+    """Switch off the progress bars of datasets and huggingface_hub, unless there is a terminal for them."""
+    if progress:
+        return
+    import datasets
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] (loaded on first use)
+
+    datasets.disable_progress_bars()
+    disable_progress_bars()
+
+
+def open_dataset(source: Source) -> "Dataset":
     """One split of a data set, without a transform.
 
     Raises:
@@ -87,8 +106,6 @@ def open_dataset(source: Source, *, progress: bool = False) -> "Dataset":
     import datasets
     from datasets.exceptions import DatasetsError
 
-    if not progress:
-        datasets.disable_progress_bars()
     path = Path(source.name).expanduser()
     try:
         if path.is_dir() and any((path / name).is_file() for name in SAVED):
@@ -102,11 +119,11 @@ def open_dataset(source: Source, *, progress: bool = False) -> "Dataset":
         raise DataError(msg) from error
 
 
-def open_splits(source: Source, names: Mapping[str, Any], *, progress: bool = False) -> "DatasetDict":
+def open_splits(source: Source, names: Iterable[str]) -> "DatasetDict":
     """The splits that have scores, by name."""
     from datasets import DatasetDict
 
-    return DatasetDict({name: open_dataset(replace(source, split=name), progress=progress) for name in names})
+    return DatasetDict({name: open_dataset(replace(source, split=name)) for name in names})
 
 
 def _loaded(source: Source, path: Path) -> "Dataset":
@@ -222,6 +239,5 @@ def source_for(
 
 def scored_rows(source: Source, scores: "VoGScores | dict[str, VoGScores]", *, progress: bool = False) -> Any:
     """The data set of scores, or a `DatasetDict` where they are of several splits."""
-    if isinstance(scores, dict):
-        return open_splits(source, scores, progress=progress)
-    return open_dataset(source, progress=progress)
+    quieten(progress=progress)
+    return open_splits(source, scores) if isinstance(scores, dict) else open_dataset(source)

@@ -71,7 +71,7 @@ def model_folder(name: str) -> str:
     return str(last)
 
 
-def load_model(name: str, *, revision: str | None = None, progress: bool = False) -> "nn.Module":
+def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
     """The model of a folder or Hub id, of the class that its configuration names, from safetensors.
 
     Raises:
@@ -80,8 +80,6 @@ def load_model(name: str, *, revision: str | None = None, progress: bool = False
     import transformers
     from transformers import AutoConfig
 
-    if not progress:
-        transformers.utils.logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
@@ -323,7 +321,7 @@ def _max_length(tokenizer: Any, config: Any, wanted: int | None) -> int | None:
 
 def _image(value: Any, column: str) -> Any:
     if not hasattr(value, "convert"):
-        msg = f"column {column!r} holds a {type(value).__name__}, expected an image; name another with --input-column"
+        msg = f"column {column!r} holds values of type {type(value).__name__}, expected images; see --input-column"
         raise DataError(msg)
     return value
 

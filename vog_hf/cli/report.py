@@ -52,11 +52,10 @@ def report(
     """
     from vog_hf.report import write_report
 
-    found = find_scores(scores)
-    rows = None
     if numbers_only and (dataset, config, split, dataset_revision) != (None, None, None, None):
         msg = "--numbers-only reads no data set; leave out --dataset, --config, --split and --dataset-revision"
         raise typer.BadParameter(msg)
+    found, rows = find_scores(scores), None
     if not numbers_only:
         source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
         rows = scored_rows(source, found, progress=out.shows_progress)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import ConfigOption, DatasetRevisionOption, Source, SplitOption
+from vog_hf.cli.data import Columns, ConfigOption, DatasetRevisionOption, Source, SplitOption
 from vog_hf.cli.output import Output
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -37,13 +37,6 @@ class Precision(StrEnum):
     MODEL = "model"
 
 
-class Columns(StrEnum):
-    """Which scores become columns of the data set."""
-
-    CORE = "core"
-    ALL = "all"
-
-
 def memory(text: str | None) -> int | None:
     """Bytes of ``"4GiB"``, ``"500M"`` or ``"1000000"``."""
     if text is None:
@@ -57,8 +50,8 @@ def memory(text: str | None) -> int | None:
 
 @command(
     "vog-hf score ./outputs --dataset cifar10 --output ./scores",
-    "vog-hf score ./model ./outputs/checkpoint-* --dataset ./my-images --split train",
-    "vog-hf score me/my-model --snapshot-revision epoch-1 --snapshot-revision epoch-2 \\\n      --dataset me/reviews",
+    "vog-hf score ./model ./outputs/checkpoint-* --dataset ./my-images",
+    "vog-hf score me/model --dataset me/reviews \\\n      --snapshot-revision epoch-1 --snapshot-revision epoch-2",
     "vog-hf score ./outputs --dataset rows.parquet --target logit --target loss",
     "accelerate launch -m vog_hf score ./outputs --dataset me/my-data \\\n      --save-dataset ./scored.parquet",
 )

@@ -6,14 +6,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import transformers.utils.logging
 from datasets import Dataset
 from torch import nn
 
-from vog_hf.cli.data import Source, note_source, open_dataset
+from vog_hf.cli.data import Source, note_source, open_dataset, quieten
 from vog_hf.cli.model import LABEL_COLUMNS, Preparation, find_snapshots, load_model, model_folder, prepare, prepared
 from vog_hf.columns import add_vog_columns, check_column_names, core_column_names
 from vog_hf.config import VoGConfig
-from vog_hf.errors import OutputFolderError, SnapshotError
+from vog_hf.errors import ConfigError, OutputFolderError, SnapshotError
 from vog_hf.evaluation import RANKING_COLUMNS, hard_tail
 from vog_hf.files import explained_disk_errors, write_atomically
 from vog_hf.processes import current_processes, from_main, run_together
@@ -103,11 +104,14 @@ def open_all(wanted: Wanted, *, progress: bool) -> Opened:
     Raises:
         VoGError: What cannot be opened, and why.
     """
+    quieten(progress=progress)
+    if not progress:
+        transformers.utils.logging.disable_progress_bar()
     snapshots = _snapshots(wanted)
-    rows = open_dataset(wanted.source, progress=progress)
+    rows = open_dataset(wanted.source)
     name = model_folder(wanted.model)
     revision = wanted.revision or (wanted.snapshot_revisions[-1] if wanted.snapshot_revisions else None)
-    model = load_model(name, revision=revision, progress=progress)
+    model = load_model(name, revision=revision)
     preparation = prepare(
         model,
         rows,
@@ -126,6 +130,12 @@ def configuration(opened: Opened, choices: Mapping[str, Any], *, saves: bool) ->
     Raises:
         ConfigError: A choice that cannot be carried out, or scores for which the data set has columns already.
     """
+    if opened.preparation.label is None and choices["label"] == "given":
+        msg = (
+            f"the data set has no label (columns {', '.join(opened.rows.column_names)}); name it with --label-column, "
+            "or use --label predicted, which differentiates the class that the last snapshot predicts"
+        )
+        raise ConfigError(msg)
     config = VoGConfig(**choices, label_column=opened.label_column)
     if saves:
         check_column_names(opened.rows, core_column_names(config.column_names, has_classes=True))
