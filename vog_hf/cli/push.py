@@ -32,7 +32,7 @@ def sections(given: list[str]) -> dict[str, str]:
     "vog-hf push ./scores me/my-data-vog --private",
     "vog-hf push ./scores me/my-data --create-pr",
     "vog-hf push ./scores me/my-data --scores-only --revision vog",
-    "vog-hf push ./outputs/_vog me/my-data-vog --dataset ./my-images --columns all",
+    "vog-hf push ./outputs/_vog me/data-vog --dataset ./my-images --columns all",
 )
 def push(
     out: Output,
