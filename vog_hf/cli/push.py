@@ -61,7 +61,7 @@ def push(
         str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
     ] = None,
     heat_maps: Annotated[
-        bool | None, typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: up to 1 GiB.")
+        bool | None, typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: up to 500,000 rows.")
     ] = None,
     show_rows: Annotated[
         bool, typer.Option("--show-rows/--hide-rows", help="Whether the card shows rows at both ends of the ranking.")
