@@ -244,7 +244,7 @@ def test_compare_measures_agreement_and_finds_what_moved(capfd, scores, others):
     assert (first["row"], first["label"], first["a"], first["b"], first["change"]) == (19, "9", 97.5, 2.5, -95.0)
     shown = run(capfd, "compare", scores, others).stdout
     assert "shared rows of the highest 10 %" in shown
-    assert " 19  9      97.5   2.5     -95" in shown
+    assert " 19  9      97.5   2.5   -95.0" in shown
 
 
 def test_compare_of_scores_with_themselves(capfd, scores):
