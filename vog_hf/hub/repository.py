@@ -70,6 +70,8 @@ class Repository:
         declared = None if self.card is None else self.card.data.get("configs")
         if declared:
             return [dict(config) for config in declared]
+        if set(self.sizes) <= {CARD, ".gitattributes"}:
+            return []
         try:
             names = get_dataset_config_names(self.repo_id, revision=self.sha, token=self.api.token)
         except (FileNotFoundError, RuntimeError):  # no data, or a script, which `datasets` no longer runs
