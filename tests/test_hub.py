@@ -20,11 +20,12 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def process(server, tmp_path_factory):
-    """The process that pushes."""
-    client = HubClient(server, tmp_path_factory.mktemp("client"))
-    yield client
-    client.close()
+def processes(server, tmp_path_factory):
+    """One process that pushes, and one, with a cache of its own, that loads what is there."""
+    started = [HubClient(server, tmp_path_factory.mktemp(name)) for name in ("pushing", "loading")]
+    yield started
+    for process in started:
+        process.close()
 
 
 @pytest.fixture
@@ -35,9 +36,13 @@ def hub(server):
 
 
 @pytest.fixture
-def client(hub, process):
-    """The process that pushes, and an empty Hub."""
-    return process
+def client(hub, processes):
+    """Calls to these processes, and an empty Hub."""
+
+    def call(what, /, *given, **options):
+        return processes[what in ("load", "values", "pull")](what, *given, **options)
+
+    return call
 
 
 def readme(hub, revision="main", repo_id=REPO):
@@ -519,8 +524,9 @@ def test_the_card_says_what_there_is(hub, client):
     assert "vog/default/train/both-ends.png" not in hub.dataset(REPO).files()
 
 
-def test_no_token_is_written_anywhere(hub, process, tmp_path):
+def test_no_token_is_written_anywhere(hub, processes):
     """Not into what is said at the most talkative level, nor into a file, here or on the Hub."""
+    process = processes[0]
     process("push", "pictures", REPO)
     process("push", "pictures", REPO, token=READING)
     process("push", "pictures", REPO, token="hf_NobodyHasThisOne")  # noqa: S106 (of our own server)

@@ -178,7 +178,8 @@ class Upload:
         with explained(f"the commit to {target.repo_id} was not made", KEPT):
             sha, address = patiently(attempt, conflicts=True)
         with explained(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
-            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration)
+            cache_dir = self.folder / "datasets"
+            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration, cache_dir=cache_dir)
         return address
 
     def _preupload(self, additions: list[CommitOperationAdd]) -> None:
