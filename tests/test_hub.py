@@ -229,6 +229,22 @@ def test_scores_alone(hub, client):
     assert "row" in client("load", REPO, name="vog_scores")["splits"]["train"]
 
 
+def test_a_configuration_in_short_form_is_understood(hub, client):
+    """One whose card names its files by a pattern, or a folder, that would take in ours: it has what it had."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository = hub.dataset(REPO)
+    both = (
+        "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: .\n---\n"
+    )
+    repository.edit({"README.md": both.encode()})
+    client("push", "numbers", REPO, split="test", heat_maps=False)
+    assert client("load", REPO, "numbers", "test")["equal"]
+    assert client("load", REPO)["rows"] == {"train": 61, "test": 61}
+    assert client("load", REPO, name="all")["rows"] == {"train": 61}
+    assert client("values", REPO, "x") == [i / 7 for i in range(61)]
+    assert not any("heat-map" in name for name in repository.files())
+
+
 def test_data_of_another_kind_is_not_lost(hub, client):
     """Beside data that is read as CSV nothing can be pushed, since it would not load any more."""
     client("make_repo", REPO)
