@@ -1,6 +1,6 @@
 """A data set's repository as it stands at one commit: its files, its card, its configurations and their splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,12 +70,14 @@ class Repository:
         declared = None if self.card is None else self.card.data.get("configs")
         if declared:
             return [dict(config) for config in declared]
+        if set(self.sizes) <= {CARD, ".gitattributes"}:
+            return []
         try:
             names = get_dataset_config_names(self.repo_id, revision=self.sha, token=self.api.token)
         except (FileNotFoundError, RuntimeError):  # no data, or a script, which `datasets` no longer runs
             return []
         return [
-            {"config_name": name, "data_files": [{"split": s, "path": _path(k.patterns)} for s, k in found.items()]}
+            {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in found.items()]}
             for name in names
             if (found := self.splits(name))
         ]
@@ -157,12 +159,6 @@ class Repository:
         return system.open(f"datasets/{self.repo_id}@{self.sha}/{file}", "rb", block_size=2**16)
 
 
-def _path(patterns: Sequence[str]) -> str | list[str]:
+def as_path(patterns: Sequence[str]) -> str | list[str]:
+    """Patterns as a card has them."""
     return patterns[0] if len(patterns) == 1 else list(patterns)
-
-
-def as_list(data_files: Any, known: Mapping[str, KnownSplit]) -> list[dict[str, Any]]:
-    """A configuration's ``data_files`` in their longest form: a list of splits and what their files are named by."""
-    if isinstance(data_files, list) and all(isinstance(entry, dict) for entry in data_files):
-        return [dict(entry) for entry in data_files]
-    return [{"split": name, "path": _path(split.patterns)} for name, split in known.items()]

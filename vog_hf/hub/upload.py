@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
 
-from datasets import Features, SplitInfo
+from datasets import SplitInfo
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
@@ -178,7 +178,8 @@ class Upload:
         with explained(f"the commit to {target.repo_id} was not made", KEPT):
             sha, address = patiently(attempt, conflicts=True)
         with explained(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
-            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration)
+            cache_dir = self.folder / "datasets"
+            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration, cache_dir=cache_dir)
         return address
 
     def _preupload(self, additions: list[CommitOperationAdd]) -> None:
@@ -203,7 +204,10 @@ class Upload:
 
     def declare(self, repository: Repository) -> Declaration:
         """The configuration beside what the repository holds."""
-        return Declaration(repository, self.config, self._features, self._splits, self._patterns)
+        shards = [places.shard_name(self.config, table.split, 0, count=1) for table in self.tables]
+        features = self.tables[0].dataset.features
+        new_files = [*shards, *self.beside.files]
+        return Declaration(repository, self.config, features, self._splits, self._patterns, new_files=new_files)
 
     def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
         """Everything that the commit does to the repository as it stands."""
@@ -224,10 +228,6 @@ class Upload:
         card = merged_card(repository.card, self.beside.pieces, title=name, **about)
         declaration.apply(card.data, self._shard_sizes)
         return declaration.require_readable(card)
-
-    @property
-    def _features(self) -> Features:
-        return self.tables[0].dataset.features
 
     def _earlier_files(self, files: Iterable[str]) -> list[str]:
         """Files of earlier pushes of these splits: their shards, and what was pushed beside them."""
