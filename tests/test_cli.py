@@ -164,6 +164,7 @@ def test_an_interruption_ends_with_130(tmp_path):
     assert said.rstrip().endswith("Interrupted.")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(scores):
     """`vog-hf info | head -1` ends quietly."""
     process = subprocess.Popen(
