@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from vog_hf.errors import ConfigError
 from vog_hf.hub import places
 from vog_hf.hub.card import describe_split, merged_card
 from vog_hf.hub.check import require_equal
-from vog_hf.hub.client import CONFLICTS, Conflict, described, explained, patiently, status
+from vog_hf.hub.client import CONFLICTS, WAITS, Conflict, described, explained, is_passing, patiently, status
 from vog_hf.hub.metadata import Declaration
 from vog_hf.hub.parts import Part
 from vog_hf.hub.repository import CARD, Repository
@@ -184,17 +185,18 @@ class Upload:
 
     def _preupload(self, additions: list[CommitOperationAdd]) -> None:
         target = self.target
-        # After five tries of its own the client raises RuntimeError from what went wrong; Xet raises it, too.
+        options: dict[str, Any] = {"repo_type": "dataset", "revision": target.branch, "create_pr": target.create_pr}
+
+        def attempt() -> None:
+            try:
+                target.api.preupload_lfs_files(target.repo_id, additions, **options)
+            except RuntimeError as error:  # which the client makes of what went wrong, after tries of its own or none
+                if not is_passing(error):
+                    raise
+                raise ConnectionError(described(error)) from error
+
         with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
-            patiently(
-                lambda: target.api.preupload_lfs_files(
-                    target.repo_id,
-                    additions,
-                    repo_type="dataset",
-                    revision=target.branch,
-                    create_pr=target.create_pr,
-                )
-            )
+            patiently(attempt, waits=WAITS[:2])
 
     def look(self) -> Repository:
         """The repository as it stands now."""
