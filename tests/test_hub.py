@@ -269,6 +269,18 @@ def test_a_column_of_another_type_is_refused(hub, client):
     assert not any(request.method == "PUT" for request in hub.requests)
 
 
+def test_a_card_that_the_hub_refuses_ends_the_push_before_it_begins(hub, client):
+    """As it does where metadata of others has become invalid: nothing is sent."""
+    client("make_repo", REPO)
+    before = hub.dataset(REPO).sha("main")
+    hub.fail("POST", "/validate-yaml", status=400)
+    error, message = client("push", "numbers", REPO)
+    assert error == "HubError"
+    assert "the Hub does not take the card of someone/data (" in message
+    assert hub.dataset(REPO).sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+
+
 # Faults
 
 

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 from markupsafe import Markup
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, HubError
 from vog_hf.hub import places
 from vog_hf.hub.card import describe_split, merged_card
 from vog_hf.hub.check import require_equal
@@ -149,7 +149,12 @@ class Upload:
                 self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
                 self._patterns[table.split] = places.shard_pattern(self.config, table.split)
             repository = self.look()
-            self.operations(repository, self.declare(repository))
+            card = self._card(repository, self.declare(repository))
+            try:
+                patiently(card.validate)
+            except ValueError as error:
+                msg = f"the Hub does not take the card of {repo_id} ({described(error)}); mend its metadata there first"
+                raise HubError(msg) from error
 
     def send(self) -> None:
         """Everything but the card goes to the Hub."""
@@ -294,7 +299,7 @@ def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> Non
         info = patiently(lambda: api.dataset_info(repo_id))
     except RepositoryNotFoundError:
         patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
-        return
+        info = patiently(lambda: api.dataset_info(repo_id))  # another process may have made it, and otherwise
     if private is not None and bool(info.private) != private:
         is_what = "private" if info.private else "public"
         msg = (
