@@ -1,0 +1,126 @@
+"""What a command prints: for people, or with --json for machines; and how it fails."""
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vog_hf.errors import VoGError
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results of one command go: people read stdout, machines get one JSON document there.
+
+    Attributes:
+        as_json: Whether ``--json`` was given: then nothing but `json` prints to stdout.
+        debug: Whether ``--debug`` was given: errors show their traceback.
+        console: For people; says nothing where the output is for machines.
+        messages: stderr: errors, warnings and hints.
+    """
+
+    as_json: bool = False
+    debug: bool = False
+    console: Console = field(default_factory=Console)
+    messages: Console = field(default_factory=lambda: Console(stderr=True))
+
+    @classmethod
+    def of(cls, *, as_json: bool, debug: bool) -> "Output":
+        """The output of a command with these options."""
+        return cls(as_json=as_json, debug=debug, console=Console(quiet=as_json))
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress bars have a terminal to be on."""
+        return self.messages.is_terminal
+
+    def json(self, values: Any) -> None:
+        """Print the one JSON document, if that is what was asked for; NaN and infinity as null."""
+        if self.as_json:
+            print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (stdout is what --json is about)
+
+    def result(self, message: str, values: Mapping[str, Any], *, shown: Mapping[str, Any] | None = None) -> None:
+        """Print what was done, and a line for each value (or of those in ``shown``); for machines the values alone."""
+        self.json(values)
+        self._line(self.console, Text("✓ ", "green") + Text(message, "bold"))
+        self.values(values if shown is None else shown)
+
+    def heading(self, text: str, *, after: bool = False) -> None:
+        """Print a line above what follows, for people; ``after`` something else, with a space between them."""
+        self._line(self.console, Text("\n" * after) + Text(in_words(text), "bold"))
+
+    def values(self, values: Mapping[str, Any]) -> None:
+        """Print a line for each value that there is, for people; wrapped beside its name where there is a terminal."""
+        lines = [(Text(f"  {name}:", "dim"), Text(in_words(v))) for name, v in values.items() if v is not None]
+        if not self.console.is_terminal:
+            for name, value in lines:
+                self._line(self.console, name + Text(" ") + value)
+            return
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for line in lines:
+            grid.add_row(*line)
+        self.console.print(grid)
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]], *, digits: int) -> None:
+        """Print rows under their headings, for people; numbers to the right, with so many digits behind the point."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for place, heading in enumerate(headings):
+            numbers = all(isinstance(row[place], (int, float)) for row in rows)
+            table.add_column(heading.upper(), justify="right" if numbers else "left", overflow="fold")
+        for row in rows:
+            cells = [f"{value:.{digits}f}" if isinstance(value, float) else in_words(value) for value in row]
+            table.add_row(*map(Text, cells))
+        self.console.print(table)
+
+    def hint(self, text: str) -> None:
+        """Print what could be done next, for people who sit at a terminal."""
+        if self.messages.is_terminal and not self.as_json:
+            self._line(self.messages, Text(f"Hint: {text}", "dim"))
+
+    def error(self, error: BaseException) -> None:
+        """Print what went wrong in one line, with the traceback before it under ``--debug``."""
+        if self.debug:
+            traceback.print_exception(error)
+        text = in_words(str(error)) or type(error).__name__
+        if not isinstance(error, VoGError):
+            text = f"{type(error).__name__}: {text}" + ("" if self.debug else " (--debug shows where)")
+        rank = os.environ.get("RANK")
+        where = "" if rank is None else f" on process {rank}"
+        sys.stdout.flush()
+        self._line(self.messages, Text(f"Error{where}: ", "bold red") + Text(text))
+
+    @staticmethod
+    def _line(console: Console, text: Text) -> None:
+        """Wrapped at words on a terminal, else one line however long."""
+        console.print(text, soft_wrap=not console.is_terminal)
+
+
+def in_words(value: Any) -> str:
+    """A value as a person reads it: rounded, grouped, in one line."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(in_words, value))
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON: numpy's numbers as Python's, what is not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
