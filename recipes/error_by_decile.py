@@ -206,7 +206,7 @@ def draw(table, accuracy, path):
                         range(1, BINS + 1), errors.iloc[0], style, color=f"C{colour}", label=f"{target}, {window}"
                     )
             plot.set(title=f"{name}; {label} label", xlabel="tenth of the score, 10 = highest", ylabel="test error")
-    axes[0, 0].legend(fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=80)
 
 
