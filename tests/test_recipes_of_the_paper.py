@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Value
+from hub_server import HubServer
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from transformers import (
@@ -357,6 +358,29 @@ def test_folder_of_images_and_timm_model(tmp_path, recipe):
     finish(start(recipe, "--dataset", images, *model, *SMALL, *OPTIONS[recipe], "--output_dir", tmp_path / "out"))
     results = read_results(tmp_path / "out")
     assert (results["rows"] if recipe == "label_noise" else results["rows"]["training"]) == TRAIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", IMAGE_RECIPES)
+def test_hub_id(tmp_path, recipe):
+    """A data set is found on a Hub by its id, with its train and its test split; other images, too."""
+    rows = load_digits_dataset().select(range(TRAIN + TEST))
+    parts = {"train": rows.select(range(TRAIN)), "test": rows.select(range(TRAIN, TRAIN + TEST))}
+    files = {}
+    for split, part in parts.items():
+        part.to_parquet(tmp_path / f"{split}.parquet")
+        files[f"data/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
+    options = ("--others", "someone/digits") if recipe == "ood_detection" else OPTIONS[recipe]
+    with HubServer() as hub:
+        hub.repository("someone/digits", kind="datasets").commit(files)
+        online = hub.environment(tmp_path / "home")
+        finish(
+            start(recipe, "--dataset", "someone/digits", *SMALL, *options, "--output_dir", tmp_path / "out", **online)
+        )
+        assert set(hub.downloads()) >= set(files)
+    rows = read_results(tmp_path / "out")["rows"]
+    assert rows == TRAIN if recipe == "label_noise" else rows["training"] == TRAIN
+    assert recipe != "ood_detection" or rows["someone/digits"] == TEST
 
 
 @pytest.mark.slow
