@@ -20,7 +20,7 @@ The script published with it, github.com/chirag126/VOG toy_script.py, computes s
 
 The recipe computes both, and takes the differences back one at a time, so that it can be seen what each of them does.
 
-Time: 14 s of one CPU core. Expected: a rank correlation with the distance of about -0.9 (the nearest points highest) for
+Time: 14 s of one CPU core. Expected: a rank correlation with the distance of about -0.9 (nearest points highest) for
 probability and loss, and a weaker one, -0.15 to -0.64, for the logit: recipes/README.md.
 """
 
