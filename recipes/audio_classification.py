@@ -1,7 +1,8 @@
 """Train an audio classifier, rank its training rows by Variance of Gradients, and see what the ranking is worth.
 
 The gradient is taken with respect to what the model is fed: the waveform, or the log-mel spectrogram. Every clip is cut
-or filled up to the same length, so that no score depends on the clips beside it.
+or filled up with silence to the same length, so that no score depends on the clips beside it. Where the model takes an
+attention mask, that silence does not count.
 
 Needs: pip install vog-hf  (WAV files are read by scipy; for FLAC, MP3 and Ogg also: pip install soundfile)
 
@@ -63,7 +64,7 @@ from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
 
 # Models to train from scratch, for short clips at 8 kHz. Layer norm in the wav2vec2: with its default, group norm, the
-# silence after a clip changes the features of the clip itself.
+# silence after a clip changes the features of the clip itself, and transformers uses no mask.
 RATE, MELS, FRAMES_PER_SECOND = 8000, 64, 100
 SCRATCH = ("waveform", "log-mel")
 COMPARED = ("vog", "vog_class_normalized", "vog_early", "vog_late", "gradient_magnitude", "loss", "confidence")
@@ -109,7 +110,7 @@ class VoGArguments:
 def make_parser():
     parser = HfArgumentParser((DataArguments, ModelArguments, VoGArguments, TrainingArguments))
     parser.set_defaults(  # for training from scratch; a pretrained model wants a smaller learning rate
-        num_train_epochs=15,
+        num_train_epochs=12,
         learning_rate=1e-3,
         weight_decay=0.05,
         warmup_steps=50,
@@ -170,12 +171,10 @@ def main():
 
     # What the ranking is worth in this run.
     columns = scores.to_pandas()
-    wrong = columns["prediction"] != columns["label"]  # of the last snapshot, against the given label
-    columns["mistakes"] = 1 - columns["correctness"]  # over all snapshots
+    mistakes = 1 - columns["correctness"]  # share of the snapshots whose prediction is not the given label
     ranked = [name + ending for name in config.column_names for ending in ("", "_class_normalized")]
-    deciles = pd.DataFrame(
-        {n: list(error_by_decile(columns[n], columns["mistakes"])["error"]) for n in [*ranked, "loss"]}
-    )
+    errors = {name: list(error_by_decile(columns[name], mistakes)["error"]) for name in [*ranked, "loss"]}
+    deciles = pd.DataFrame(errors)
     deciles.index += 1
     columns["seconds"] = [len(sound) / rate for rate, sound in map(decode, rows[audio_column])]
     others = [name for name in config.column_names if name != "vog"]
@@ -189,12 +188,13 @@ def main():
         "snapshots": [snapshot["step"] for snapshot in scores.manifest["snapshots"]],
         "training_seconds": round(training_seconds, 1),
         "scoring_seconds": round(scoring_seconds, 1),
-        "train_accuracy": float(1 - wrong.mean()),
+        "train_accuracy": float((columns["prediction"] == columns["label"]).mean()),
         "eval_accuracy": eval_accuracy,
         "error_by_decile": deciles.to_dict("list"),
         "spearman": spearman.astype(object).where(spearman.notna(), None).to_dict(),
         "hard_tail": tail.to_dict(),
     }
+    results["headline"] = headline(results, deciles, spearman)
 
     output = Path(args.output_dir)
     scored = add_vog_columns(rows, scores, "all")
@@ -307,7 +307,7 @@ def from_scratch(name, seconds):
     if name == "waveform":
         config = Wav2Vec2Config(
             **size,
-            conv_dim=(32, 48, 64, 96),
+            conv_dim=(24, 32, 48, 64),
             conv_kernel=(10, 8, 4, 4),
             conv_stride=(5, 4, 4, 2),
             feat_extract_norm="layer",
@@ -317,10 +317,9 @@ def from_scratch(name, seconds):
             layerdrop=0.0,
             apply_spec_augment=False,
         )
-        return config, Wav2Vec2FeatureExtractor(sampling_rate=RATE)
+        return config, Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=True)
     frames = round(seconds * FRAMES_PER_SECOND)
     config = ASTConfig(**size, patch_size=8, frequency_stride=8, time_stride=8, max_length=frames, num_mel_bins=MELS)
-    # Mean and standard deviation of the log-mel values of spoken digits; the extractor gives (x - mean) / (2 * std).
     return config, ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=MELS, max_length=frames)
 
 
@@ -343,19 +342,24 @@ def decode(audio):
 
 
 def to_inputs(rows, *, extractor, input_name, seconds, audio_column, label_column):
-    """From a batch of rows to what the model is fed."""
+    """From a batch of rows to what the model is fed, and, if it knows one, a mask of what is not silence added here."""
     rate = extractor.sampling_rate
-    sounds = [fitted(*decode(audio), rate, round(seconds * rate)) for audio in rows[audio_column]]
-    features = extractor(sounds, sampling_rate=rate, return_tensors="pt")
-    return {input_name: list(features[input_name]), "labels": rows[label_column]}
+    length = round(seconds * rate)
+    sounds = [resampled(*decode(audio), rate)[:length] for audio in rows[audio_column]]
+    options = {"sampling_rate": rate, "return_tensors": "pt"}
+    if extractor.return_attention_mask:
+        features = extractor(sounds, padding="max_length", max_length=length, return_attention_mask=True, **options)
+    else:
+        features = extractor([np.pad(sound, (0, length - len(sound))) for sound in sounds], **options)
+    names = [name for name in (input_name, "attention_mask") if name in features]
+    return {**{name: list(features[name]) for name in names}, "labels": rows[label_column]}
 
 
-def fitted(rate, samples, wanted_rate, length):
-    """Samples at the wanted rate, cut or filled up with silence to a length."""
+def resampled(rate, samples, wanted_rate):
     if rate != wanted_rate:
         common = math.gcd(rate, wanted_rate)
         samples = resample_poly(samples, wanted_rate // common, rate // common)
-    return np.pad(samples[:length], (0, max(length - len(samples), 0))).astype(np.float32)
+    return samples.astype(np.float32)
 
 
 def draw_clips(scores, rows, audio_column, label_column, *, seconds, n=6):
@@ -387,6 +391,18 @@ def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
     return int(text) if text.isdigit() else text
+
+
+def headline(results, deciles, spearman):
+    """The few figures of a run that are compared between runs."""
+    found = {"accuracy on the training rows": results["train_accuracy"]}
+    if results["eval_accuracy"] is not None:
+        found["accuracy on the evaluation rows"] = results["eval_accuracy"]
+    for column in ("vog_class_normalized", "loss"):
+        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+    correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
+    return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 
 
 def print_results(results, deciles, spearman):

@@ -78,7 +78,7 @@ from vog_hf.label_noise import plant_label_noise
 from vog_hf.pictures import contact_sheet
 
 # Models to train from scratch. Their first layers divide the sides of an image by 4 (ViT: into patches of 8 x 8), which
-# leaves too little of a 32 x 32 image: it is enlarged to 64 x 64. "-cifar": see `CifarResNet`.
+# leaves too little of a 32 x 32 image: it is enlarged to 64 x 64. "-cifar": see `CifarResNetForImageClassification`.
 SIZE = 64
 RESNET18 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
 SCRATCH = {
@@ -253,6 +253,7 @@ def main():
         "hard_tail": {name: tail.to_dict() for name, tail in tails.items()},
         "detection": None if detection is None else detection.to_dict("list"),
     }
+    results["headline"] = headline(results, deciles, spearman)
 
     # Everything into the output folder; where there are several targets, a contact sheet for each.
     output = Path(args.output_dir)
@@ -296,7 +297,7 @@ def sgd(args, optimizer_args):
     return torch.optim.SGD, {"lr": args.learning_rate, "momentum": optimizer_args.momentum}
 
 
-class CifarResNet(ResNetForImageClassification):
+class CifarResNetForImageClassification(ResNetForImageClassification):
     """A ResNet for 32 x 32 images: its first layer has 3 x 3 weights and keeps their size. Load it with this class."""
 
     def __init__(self, config):
@@ -390,8 +391,9 @@ def load_model(args, classes):
         processor = ViTImageProcessor(
             size={"height": side, "width": side}, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
         )
-        model = CifarResNet(config) if name.endswith("-cifar") else AutoModelForImageClassification.from_config(config)
-        return model, processor
+        if name.endswith("-cifar"):
+            return CifarResNetForImageClassification(config), processor
+        return AutoModelForImageClassification.from_config(config), processor
     try:
         processor = AutoImageProcessor.from_pretrained(args.model)
         model = AutoModelForImageClassification.from_pretrained(
@@ -445,6 +447,18 @@ def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
     return int(text) if text.isdigit() else text
+
+
+def headline(results, deciles, spearman):
+    """The few figures of a run that are compared between runs."""
+    found = {"accuracy on the training rows": results["train_accuracy"]}
+    if results["eval_accuracy"] is not None:
+        found["accuracy on the evaluation rows"] = results["eval_accuracy"]
+    for column in ("vog_class_normalized", "loss"):
+        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+    correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
+    return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 
 
 def print_results(results, deciles, spearman):

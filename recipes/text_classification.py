@@ -101,7 +101,7 @@ class VoGArguments:
 def make_parser():
     parser = HfArgumentParser((DataArguments, ModelArguments, VoGArguments, TrainingArguments))
     parser.set_defaults(  # for training from scratch; a pretrained model wants a smaller learning rate
-        num_train_epochs=6,
+        num_train_epochs=5,
         learning_rate=1e-3,
         weight_decay=0.05,
         warmup_steps=100,
@@ -159,9 +159,10 @@ def main():
 
     # What the ranking is worth in this run.
     columns = scores.to_pandas()
-    wrong = columns["prediction"] != columns["label"]  # of the last snapshot, against the given label
+    mistakes = 1 - columns["correctness"]  # share of the snapshots whose prediction is not the given label
     ranked = [name + ending for name in config.column_names for ending in ("", "_class_normalized")]
-    deciles = pd.DataFrame({name: list(error_by_decile(columns[name], wrong)["error"]) for name in [*ranked, "loss"]})
+    errors = {name: list(error_by_decile(columns[name], mistakes)["error"]) for name in [*ranked, "loss"]}
+    deciles = pd.DataFrame(errors)
     deciles.index += 1
     others = [name for name in config.column_names if name != "vog"]
     spearman = rank_correlations(columns[[*COMPARED, *others]].assign(tokens=list(map(len, prepared["input_ids"]))))
@@ -174,12 +175,13 @@ def main():
         "snapshots": [snapshot["step"] for snapshot in scores.manifest["snapshots"]],
         "training_seconds": round(training_seconds, 1),
         "scoring_seconds": round(scoring_seconds, 1),
-        "train_accuracy": float(1 - wrong.mean()),
+        "train_accuracy": float((columns["prediction"] == columns["label"]).mean()),
         "eval_accuracy": eval_accuracy,
         "error_by_decile": deciles.to_dict("list"),
         "spearman": spearman.astype(object).where(spearman.notna(), None).to_dict(),
         "hard_tail": tail.to_dict(),
     }
+    results["headline"] = headline(results, deciles, spearman)
 
     output = Path(args.output_dir)
     scored = add_vog_columns(rows, scores, "all")  # the rows as they were, without the tokens
@@ -317,6 +319,18 @@ def parse_snapshots(text):
     return int(text) if text.isdigit() else text
 
 
+def headline(results, deciles, spearman):
+    """The few figures of a run that are compared between runs."""
+    found = {"accuracy on the training rows": results["train_accuracy"]}
+    if results["eval_accuracy"] is not None:
+        found["accuracy on the evaluation rows"] = results["eval_accuracy"]
+    for column in ("vog_class_normalized", "loss"):
+        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+    correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
+    return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
+
+
 def print_results(results, deciles, spearman):
     print(f"\n{results['model']}, {results['parameters']:,} parameters, {results['rows']:,} rows, ", end="")
     print(f"{results['epochs']:g} epochs, snapshots after steps {', '.join(map(str, results['snapshots']))}")
@@ -324,7 +338,7 @@ def print_results(results, deciles, spearman):
     print(f"accuracy on the scored rows at the last snapshot: {results['train_accuracy']:.3f}")
     if results["eval_accuracy"] is not None:
         print(f"accuracy on the evaluation rows: {results['eval_accuracy']:.3f}")
-    print("\nTraining error (final prediction against given label) by decile of each column, 1 = lowest scores:\n")
+    print("\nTraining error (mean over the snapshots) by decile of each column, 1 = lowest scores:\n")
     print(deciles.T.to_string(float_format="{:.3f}".format))
     print("\nSpearman rank correlation of the columns:\n")
     print(spearman.to_string(float_format="{:.2f}".format))

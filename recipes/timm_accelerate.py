@@ -225,9 +225,10 @@ def evaluate(accelerator, model, rows, args):
 def report(results, scores, rows, config, output):
     """Print what the ranking is worth in this run, and write everything into the output folder."""
     columns = scores.to_pandas()
-    wrong = columns["prediction"] != columns["label"]  # of the last snapshot, against the given label
+    mistakes = 1 - columns["correctness"]  # share of the snapshots whose prediction is not the given label
     ranked = [name + ending for name in config.column_names for ending in ("", "_class_normalized")]
-    deciles = pd.DataFrame({name: list(error_by_decile(columns[name], wrong)["error"]) for name in [*ranked, "loss"]})
+    errors = {name: list(error_by_decile(columns[name], mistakes)["error"]) for name in [*ranked, "loss"]}
+    deciles = pd.DataFrame(errors)
     deciles.index += 1
     others = [name for name in config.column_names if name != "vog"]
     spearman = rank_correlations(columns[[*COMPARED, *others]])
@@ -236,6 +237,7 @@ def report(results, scores, rows, config, output):
         "error_by_decile": deciles.to_dict("list"),
         "spearman": spearman.astype(object).where(spearman.notna(), None).to_dict(),
         "hard_tail": tail.to_dict(),
+        "headline": headline(results, deciles, spearman),
     }
     add_vog_columns(rows, scores, "all").to_parquet(str(output / "scored.parquet"))
     contact_sheet(scores, rows).save(output / "contact-sheet.png")
@@ -246,12 +248,24 @@ def report(results, scores, rows, config, output):
     print(f"accuracy on the scored rows, without augmentation, at the last snapshot: {results['train_accuracy']:.3f}")
     if results["eval_accuracy"] is not None:
         print(f"accuracy on the evaluation rows: {results['eval_accuracy']:.3f}")
-    print("\nTraining error (final prediction against given label) by decile of each column, 1 = lowest scores:\n")
+    print("\nTraining error (mean over the snapshots) by decile of each column, 1 = lowest scores:\n")
     print(deciles.T.to_string(float_format="{:.3f}".format))
     print("\nSpearman rank correlation of the columns:\n")
     print(spearman.to_string(float_format="{:.2f}".format))
     print(f"\n{tail.column}, {tail}")
     print(f"\nEverything is in {output}: results.json, contact-sheet.png, scored.parquet, the model, snapshots, scores")
+
+
+def headline(results, deciles, spearman):
+    """The few figures of a run that are compared between runs."""
+    found = {"accuracy on the training rows": results["train_accuracy"]}
+    if results["eval_accuracy"] is not None:
+        found["accuracy on the evaluation rows"] = results["eval_accuracy"]
+    for column in ("vog_class_normalized", "loss"):
+        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+    correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
+    return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 
 
 def load_rows(args):
