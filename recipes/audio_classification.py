@@ -200,9 +200,8 @@ def main():
     scored = add_vog_columns(rows, scores, "all")
     scored.save_to_disk(str(output / "scored"))
     scored.to_parquet(str(output / "scored.parquet"))
-    draw_clips(scores, rows, audio_column, label_column, seconds=data_args.seconds).savefig(
-        output / "clips.png", dpi=110
-    )
+    shown = {"seconds": data_args.seconds, "is_masked": extractor.return_attention_mask}
+    draw_clips(scores, rows, audio_column, label_column, **shown).savefig(output / "clips.png", dpi=110)
     write_report(scores, rows, output / "report.html")
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print_results(results, deciles, spearman)
@@ -362,7 +361,7 @@ def resampled(rate, samples, wanted_rate):
     return samples.astype(np.float32)
 
 
-def draw_clips(scores, rows, audio_column, label_column, *, seconds, n=6):
+def draw_clips(scores, rows, audio_column, label_column, *, seconds, is_masked, n=6):
     """Waveforms of the highest and the lowest rows; darker where the gradient changed more."""
     names = rows.features[label_column].names
     figure = Figure(figsize=(10, 1.3 * n), layout="constrained")
@@ -373,7 +372,9 @@ def draw_clips(scores, rows, audio_column, label_column, *, seconds, n=6):
             samples = samples[: round(seconds * rate)]
             heat = scores.heat_map(int(row))
             heat = heat if heat.ndim == 1 else heat.mean(axis=np.argmin(heat.shape))  # a spectrogram: over frequencies
-            axis.imshow(heat[None], extent=(0, seconds, -1, 1), aspect="auto", cmap="Reds", vmin=0)
+            heated = len(samples) / rate if is_masked else seconds  # added silence that is masked has no heat
+            axis.imshow(heat[None], extent=(0, heated, -1, 1), aspect="auto", cmap="Reds", vmin=0)
+            axis.set_xlim(0, seconds)
             axis.plot(np.arange(len(samples)) / rate, samples / max(np.abs(samples).max(), 1e-9), "k", linewidth=0.5)
             score = scores.column("vog_class_normalized")[row]
             said = f"row {row}, {names[rows[int(row)][label_column]]}, "
