@@ -40,8 +40,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Audio, ClassLabel, DatasetDict, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 from matplotlib.figure import Figure
 from scipy.io import wavfile
 from scipy.signal import resample_poly
@@ -72,7 +72,11 @@ COMPARED = ("vog", "vog_class_normalized", "vog_early", "vog_late", "gradient_ma
 
 @dataclass
 class DataArguments:
-    dataset: str = field(metadata={"help": "Hub id, parquet file, folder of audio files, or one from save_to_disk."})
+    dataset: str = field(
+        metadata={
+            "help": "Hub id, parquet file, folder with WAV files of each class in its own, or one from save_to_disk."
+        }
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     train_split: str = field(default="train", metadata={"help": "Rows to train on and to score, e.g. 'train[:90%%]'."})
     eval_dataset: str | None = field(
@@ -262,20 +266,38 @@ def require_labels(rows, label_column, split):
 
 
 def load_split(source, config, split):
-    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
+    """One split of a parquet file or a folder of sounds (which are 'train'), or of a data set on the Hub."""
     path = Path(source)
+    if any(path.glob("*/*.wav")):
+        if split != "train":
+            stop(f"{source} has no split {split!r}: a folder of sounds is the split train; name --eval_dataset")
+        return folder_of_sounds(path)
     try:
         if path.is_file():
             return load_dataset("parquet", data_files={"train": str(path)}, split=split)
         if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return load_dataset(source, config, split=split)
         saved = load_from_disk(source)
-    except (OSError, ValueError, DatasetsError) as error:  # no such file, data set, configuration or split
+    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
         stop(f"{source} with split {split!r} cannot be loaded: {error}")
+    except DatasetGenerationError as error:  # files of another kind
+        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
     saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
     if split not in saved:
         stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
     return saved[split]
+
+
+def folder_of_sounds(folder):
+    """The WAV files of a folder with one subfolder per class; datasets itself needs torchcodec for them."""
+    files = sorted(folder.glob("*/*.wav"))
+    classes = ClassLabel(names=sorted({path.parent.name for path in files}))
+    columns = {
+        "audio": [{"bytes": None, "path": str(path)} for path in files],
+        "label": [path.parent.name for path in files],
+    }
+    features = Features({"audio": {"bytes": Value("binary"), "path": Value("string")}, "label": classes})
+    return Dataset.from_dict(columns, features=features)
 
 
 def load_model(args, classes, seconds):

@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError
 from peft import LoraConfig, TaskType, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -86,7 +86,7 @@ class ModelArguments:
         default="scratch:small-llama", metadata={"help": "Hub id, local folder, or scratch:small-llama."}
     )
     pretraining_epochs: int = field(
-        default=6, metadata={"help": "Of all weights of a model from scratch, on facts about numbers."}
+        default=40, metadata={"help": "Of all weights of a model from scratch, on facts about numbers."}
     )
     lora_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "Their scale, times the rank."})
@@ -232,6 +232,7 @@ def load_rows(args, *, seed):
             stop(f"--{option}_column {name!r} is not a column of the data set; it has {rows.column_names}")
         if rows.features[name] != Value("string"):
             stop(f"--{option}_column {name!r} holds {rows.features[name]}, expected texts")
+    for option, name in (("prompt", args.prompt_column), ("answer", args.answer_column)):
         if any(not text for text in rows[name]):
             stop(f"--{option}_column {name!r} has rows without a text; leave them out")
     if "vog" in rows.column_names:
@@ -249,8 +250,10 @@ def load_split(source, config, split):
         if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return load_dataset(source, config, split=split)
         saved = load_from_disk(source)
-    except (OSError, ValueError, DatasetsError) as error:  # no such file, data set, configuration or split
+    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
         stop(f"{source} with split {split!r} cannot be loaded: {error}")
+    except DatasetGenerationError as error:  # files of another kind
+        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
     saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
     if split not in saved:
         stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")

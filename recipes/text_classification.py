@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import ClassLabel, DatasetDict, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -254,8 +254,10 @@ def load_split(source, config, split):
         if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return load_dataset(source, config, split=split)
         saved = load_from_disk(source)
-    except (OSError, ValueError, DatasetsError) as error:  # no such file, data set, configuration or split
+    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
         stop(f"{source} with split {split!r} cannot be loaded: {error}")
+    except DatasetGenerationError as error:  # files of another kind
+        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
     saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
     if split not in saved:
         stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")

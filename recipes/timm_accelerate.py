@@ -37,7 +37,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError
 from safetensors.torch import save_model
 from timm.data import create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
@@ -318,8 +318,10 @@ def load_split(source, config, split):
         if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return load_dataset(source, config, split=split)
         saved = load_from_disk(source)
-    except (OSError, ValueError, DatasetsError) as error:  # no such file, data set, configuration or split
+    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
         stop(f"{source} with split {split!r} cannot be loaded: {error}")
+    except DatasetGenerationError as error:  # files of another kind
+        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
     saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
     if split not in saved:
         stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
