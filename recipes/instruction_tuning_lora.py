@@ -54,7 +54,7 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
-from vog_hf.evaluation import detection_table, rank_correlations
+from vog_hf.evaluation import auroc, detection_table, rank_correlations
 from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
 
@@ -86,7 +86,7 @@ class ModelArguments:
         default="scratch:small-llama", metadata={"help": "Hub id, local folder, or scratch:small-llama."}
     )
     pretraining_epochs: int = field(
-        default=40, metadata={"help": "Of all weights of a model from scratch, on facts about numbers."}
+        default=15, metadata={"help": "Of all weights of a model from scratch, on facts about numbers."}
     )
     lora_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "Their scale, times the rank."})
@@ -199,6 +199,7 @@ def main():
         "spearman": spearman.astype(object).where(spearman.notna(), None).to_dict(),
         "detection": None if detection is None else detection.to_dict("list"),
     }
+    results["headline"] = headline(results, columns, rows)
 
     output = Path(args.output_dir)
     scored = add_vog_columns(rows, scores, "all")
@@ -376,6 +377,20 @@ def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
     return int(text) if text.isdigit() else text
+
+
+def headline(results, columns, rows):
+    """The few figures of a run that are compared between runs."""
+    found = {
+        "probability of the answers' tokens (mean over the snapshots)": results["mean_answer_confidence"],
+        "share of a row's VoG on its answer": results["share_of_vog_on_answer"],
+        "size of a snapshot, of the model's": results["snapshot_bytes"] / (4 * results["parameters"]),
+    }
+    if results["detection"] is not None:
+        wrong = rows["is_corrupted"][:]
+        for name in ("vog", "vog_answer", "gradient_magnitude", "loss"):
+            found[f"AUROC of high {name} for wrong answers"] = float(auroc(columns[name], wrong))
+    return found
 
 
 def print_results(results, spearman, detection):
