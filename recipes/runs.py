@@ -5,8 +5,8 @@
 
 `run` starts each recipe through its own command line, once per seed, in the folder --data: the data files of runs.toml
 are named relative to it, as a user would name them. Each recipe leaves results.json in its output folder, with the few
-figures for the table under "headline": {name: number}. When all seeds have ended well, results/<name>.json is written,
-and the table. `table` writes the table alone; it holds what was recorded, and nothing is typed by hand.
+figures for the table under "headline": {name: number}. After each seed results/<name>.json is written, and at the end
+the table. `table` writes the table alone; it holds what was recorded, and nothing is typed by hand.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 import tomllib
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +38,7 @@ def main():
     run.add_argument("names", nargs="+", help="runs of runs.toml")
     run.add_argument("--data", required=True, type=Path, help="folder with the data files that runs.toml names")
     run.add_argument("--hardware", required=True, help="what it runs on, in words; goes into the table")
+    run.add_argument("--seeds", nargs="+", type=int, help="only these; default: those of runs.toml, else 0, 1 and 2")
     run.add_argument("--output", type=Path, help="keep what the recipes write in this folder; default: it is dropped")
     commands.add_parser("table", help="write the table of README.md from results/")
     args = parser.parse_args()
@@ -55,25 +57,29 @@ def read_runs():
 
 
 def record_run(name, args):
-    """Run a recipe once per seed and write results/<name>.json; a run that fails ends the program, unrecorded."""
-    run = read_runs()[name]
-    seeds = []
-    with tempfile.TemporaryDirectory() as dropped:
-        for seed in run.get("seeds", SEEDS):
-            output = (args.output or Path(dropped)).resolve() / f"{name}-seed-{seed}"
-            seeds.append({"seed": seed, **run_once(run, seed, output, args.data)})
-            print(f"{name}, seed {seed}: {json.dumps(seeds[-1])}", flush=True)
-    record = {
+    """Run a recipe once per seed; results/<name>.json is written after each, so that a failure costs one seed.
+
+    Seeds that were recorded today by the same command, on the same hardware and versions, stay in the record.
+    """
+    run, path = read_runs()[name], RESULTS / f"{name}.json"
+    how = {
         "recipe": run["recipe"],
         "arguments": run["arguments"],
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "hardware": args.hardware,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
-        "seeds": seeds,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as dropped:
+        for seed in args.seeds or run.get("seeds", SEEDS):
+            output = (args.output or Path(dropped)).resolve() / f"{name}-seed-{seed}"
+            found = {"seed": seed, **run_once(run, seed, output, args.data)}
+            print(f"{name}, seed {seed}: {json.dumps(found)}", flush=True)
+            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            kept = before.pop("seeds", []) if before.items() >= how.items() else []
+            seeds = sorted([found, *(other for other in kept if other["seed"] != seed)], key=itemgetter("seed"))
+            RESULTS.mkdir(exist_ok=True)
+            path.write_text(json.dumps({**how, "seeds": seeds}, indent=2) + "\n", encoding="utf-8")
 
 
 def run_once(run, seed, output, data):
@@ -83,7 +89,7 @@ def run_once(run, seed, output, data):
     done = subprocess.run([*command, "--output_dir", str(output)], cwd=data, check=False)  # noqa: S603 (our own recipe)
     seconds = time.perf_counter() - started
     if done.returncode:
-        sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}; nothing was recorded")
+        sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}; this seed was not recorded")
     headline = json.loads((output / "results.json").read_text(encoding="utf-8")).get("headline")
     if not headline or not all(isinstance(v, int | float) and math.isfinite(v) for v in headline.values()):
         sys.exit(

@@ -611,10 +611,10 @@ def test_what_is_logged_and_when(tmp_path, monkeypatch):
     rows = pixel_rows()
     vog = VoGCallback(rows, top_k=7)
     trained(tmp_path / "a", [vog])
-    assert calls == [((vog.scores, rows), {"step": 12, "top_k": 7})]
+    assert calls == [((vog.scores, rows), {"step": 12, "top_k": 7, "to": "wandb", "run": None})]
     splits = {"one": rows, "two": pixel_rows(5)}
     vog = VoGCallback(splits)
     trained(tmp_path / "b", [vog])
-    assert calls[1:] == [((vog.scores, splits), {"step": 12, "top_k": 50})]
+    assert calls[1:] == [((vog.scores, splits), {"step": 12, "top_k": 50, "to": "wandb", "run": None})]
     trained(tmp_path / "c", [VoGCallback(rows, log=False)])
     assert len(calls) == 2

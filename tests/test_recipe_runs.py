@@ -47,9 +47,14 @@ def runner(tmp_path):
     return SimpleNamespace(folder=tmp_path, run=run)
 
 
-def record(runner):
-    """Run the recipe of the fixture for all its seeds."""
-    return runner.run("run", "mine", "--data", str(runner.folder / "data"), "--hardware", "an abacus")
+def record(runner, *options, hardware="an abacus"):
+    """Run the recipe of the fixture for all its seeds, or those of the options."""
+    return runner.run("run", "mine", "--data", str(runner.folder / "data"), "--hardware", hardware, *options)
+
+
+def recorded_seeds(runner):
+    """The seeds that the record holds."""
+    return [seed["seed"] for seed in json.loads((runner.folder / "results" / "mine.json").read_text())["seeds"]]
 
 
 def test_run_records_each_seed(runner):
@@ -80,7 +85,7 @@ def test_table_says_where_a_claim_is_contradicted(runner):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("mine.py", "raise SystemExit(3)", "ended with 3; nothing was recorded"),
+        ("mine.py", "raise SystemExit(3)", "ended with 3; this seed was not recorded"),
         (
             "mine.py",
             RECIPE.replace('{"auroc": value}', '{"auroc": float("nan")}'),
@@ -97,6 +102,18 @@ def test_a_run_that_fails_is_not_recorded(runner, file, text, message):
     assert done.returncode == 1
     assert re.search(message, done.stderr.splitlines()[-1])
     assert file == "README.md" or not (runner.folder / "results").exists()
+
+
+def test_a_failure_costs_one_seed(runner):
+    """What was recorded before a seed that fails stays, and the others can be added; other hardware begins anew."""
+    (runner.folder / "mine.py").write_text(RECIPE + "assert args.seed != '1'")
+    assert "ended with 1; this seed was not recorded" in record(runner).stderr
+    assert recorded_seeds(runner) == [0]
+    (runner.folder / "mine.py").write_text(RECIPE)
+    assert record(runner, "--seeds", "2", "1").returncode == 0
+    assert recorded_seeds(runner) == [0, 1, 2]
+    assert record(runner, "--seeds", "1", hardware="two abaci").returncode == 0
+    assert recorded_seeds(runner) == [1]
 
 
 def test_a_record_of_other_arguments_is_refused(runner):

@@ -32,6 +32,7 @@ from vog_hf.pictures import most_extreme, overlay
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import COMPANIONS, VoGScores
 from vog_hf.tracking import log_scores
+from vog_hf.tracking.contents import contents
 
 N = 53
 NAMES = ["cat", "$x_$", "ship, or boat"]
@@ -97,8 +98,17 @@ class TestImages:
         scores = make_scores()
         rows = most_extreme(scores, "vog_class_normalized", 7)[tail]
         table = image_run.table(key)
-        first = ["row", "image", "label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_percentile"]
-        assert list(table.columns) == [*first, "vog_early", "vog_late", "forgetting", "variability", "loss", "margin"]
+        first = ["row", "image", "heat_map", "label", "prediction", "confidence", "vog", "vog_class_normalized"]
+        assert list(table.columns) == [
+            *first,
+            "vog_percentile",
+            "vog_early",
+            "vog_late",
+            "forgetting",
+            "variability",
+            "loss",
+            "margin",
+        ]
         assert table["row"].tolist() == rows.tolist()
         for name in ("vog", "vog_class_normalized", "vog_percentile", "confidence", "loss", "forgetting"):
             np.testing.assert_array_equal(table[name].astype(float), scores.column(name)[rows].astype(float))
@@ -107,12 +117,13 @@ class TestImages:
 
     @pytest.mark.parametrize("key", ["vog/highest", "vog/lowest"])
     def test_pictures(self, image_run, key):
-        """Each cell is a PNG of the row's own picture under its own heat map."""
+        """A PNG of the row's own picture, and beside it one of the same under its own heat map."""
         scores = make_scores()
-        for row, picture in image_run.table(key)[["row", "image"]].itertuples(index=False):
-            assert (picture.format, picture.size) == ("PNG", (96, 96))
+        for row, picture, heat in image_run.table(key)[["row", "image", "heat_map"]].itertuples(index=False):
+            assert (picture.format, picture.size) == (heat.format, heat.size) == ("PNG", (96, 96))
             plain = Image.new("RGB", (96, 96), (4 * row, 100, 255 - 4 * row))
-            assert np.array_equal(np.asarray(picture), np.asarray(overlay(plain, scores.heat_map(row))))
+            assert np.array_equal(np.asarray(picture), np.asarray(plain))
+            assert np.array_equal(np.asarray(heat), np.asarray(overlay(plain, scores.heat_map(row))))
 
     def test_step_axis(self, image_run):
         """One record, on the Trainer's axis, after what the Trainer has logged."""
@@ -286,8 +297,14 @@ def test_text_scored_for_real(offline):
     run = logged_run(offline, scores, tokenized, top_k=5)
     highest = most_extreme(scores, "vog_class_normalized", 5)[0]
     table = run.table("vog/highest")
-    assert list(table.columns)[:5] == ["row", "text", "label", "prediction", "confidence"]
+    assert list(table.columns)[:6] == ["row", "text", "heat_map", "label", "prediction", "confidence"]
     assert table["text"].tolist() == [texts[row][:2000] for row in highest]
+    for row, heat in table[["row", "heat_map"]].itertuples(index=False):
+        assert heat.size == (3 * 8, 24), "a cell for each of three tokens"
+        cells = np.asarray(heat.convert("L"), dtype=int)[12, 4::8]
+        assert cells.argsort().tolist() == scores.heat_map(row).argsort().tolist()
+    about = html.unescape(run.file("vog/about").read_text())
+    assert "within each row by itself. Texts end after 2,000 characters." in about
     assert table["label"].tolist() == [["no", "yes"][row % 2] for row in highest]
     assert set(scores.column_names) <= set(table.columns)
     assert "train/global_step" not in run.logged
@@ -327,6 +344,7 @@ def test_some_pictures_broken_and_no_label_column(offline, caplog):
     assert [picture is None for picture in table["image"]] == [True, False, False]
     assert table["image"][1].getpixel((50, 50)) == (4 * table["row"][1], 100, 255 - 4 * table["row"][1])
     assert "label" not in table
+    assert "heat_map" not in table
     assert "vog/classes.nrows" not in run.logged
     assert [r.getMessage() for r in caplog.records if r.getMessage().startswith(f"row {worst} is shown without")]
 
@@ -391,3 +409,59 @@ def test_options():
         with pytest.raises(ConfigError, match=f"top_k must lie in 1..10,000.*got {top_k}"):
             log_scores(make_scores(), None, top_k=top_k)
     assert log_scores(make_scores(), None, to="wandb", top_k=10_000) is False
+
+
+@pytest.fixture(scope="module")
+def capped_run(offline):
+    """More classes than a table or a chart can hold, more rows wanted than a sheet can show."""
+    n_classes = 10_001
+    vog = np.random.default_rng(0).random(n_classes).astype(np.float32)
+    columns = {
+        "label": np.arange(n_classes, dtype=np.int32),
+        "prediction": np.zeros(n_classes, dtype=np.int32),
+        "vog": vog,
+        "vog_class_normalized": vog,
+    }
+    pictures = [np.zeros((2, 2, 3), np.uint8)] * n_classes
+    scores = VoGScores(columns, {"class_names": [f"c{i}" for i in range(n_classes)], "snapshots": []})
+    return logged_run(offline, scores, [{"image": picture} for picture in pictures], top_k=30)
+
+
+def test_what_is_cut_is_said(capped_run):
+    """Where classes, bars or pictures are fewer than there are, the caption or the title says how many."""
+    about = html.unescape(capped_run.file("vog/about").read_text())
+    assert capped_run.logged["vog/classes.nrows"] == 10_000
+    assert "classes: The first 10,000 of 10,001 classes, as many as a table of W&B can hold." in about
+    assert "highest_by_class: The highest rows of the first 400 of 10,001 classes" in about
+    spec, table = capped_run.chart("vog/mean_by_class")
+    assert (spec["stringSettings"]["title"], len(table)) == ("Mean VoG by class (100 highest of 10,001)", 100)
+    assert "highest: The 30 highest of 10,001 rows" in about
+    assert "The 25 lowest of 10,001 rows" in capped_run.logged["vog/contact_sheet.caption"]
+
+
+@pytest.mark.parametrize("vog", [np.full(N, np.nan), np.where(np.arange(N) == 3, 1.0, np.nan), np.ones(N)])
+@pytest.mark.parametrize("label", [-1, 0])
+def test_scores_that_say_nothing_are_logged_without_what_they_do_not_say(disabled_run, vog, label):
+    """No finite score, one of them, equal ones; with one class or no label at all: the tables are there, no error."""
+    scores = make_scores()
+    columns = {name: scores.column(name) for name in scores.column_names}
+    columns |= {"vog": vog, "vog_class_normalized": vog, "label": np.full(N, label, np.int32)}
+    scores = VoGScores(columns, scores.manifest, trajectories={"vog": np.repeat(vog[:, None], 4, axis=1)})
+    found = contents(scores, make_images().remove_columns("label"), 3)
+    assert {"highest", "lowest", "n_rows"} <= found.values.keys()
+    assert ("histogram" in found.values) == bool(np.isfinite(vog).any())
+    assert ("mean_by_class" in found.values) == (label == 0 and bool(np.isfinite(vog).any()))
+    assert ("highest_by_class" in found.values) == (label == 0)
+    assert found.summary["hard_tail"] == "unclear"
+    assert not [name for name, value in found.values.items() if isinstance(value, float) and not np.isfinite(value)]
+    assert log_scores(scores, None) is True
+
+
+def test_splits_that_do_not_fit(disabled_run):
+    """Scores of splits need a mapping with these splits, scores of one split its rows and no mapping."""
+    with pytest.raises(ConfigError, match=r"scores of the splits \['test'\] need a mapping .* got \['train'\]"):
+        log_scores({"test": make_scores()}, {"train": make_images()})
+    with pytest.raises(ConfigError, match="need a mapping with these splits as data set, got Dataset"):
+        log_scores({"test": make_scores()}, make_images())
+    with pytest.raises(DataError, match="one data set is scored at a time, got a mapping"):
+        log_scores(make_scores(), {"test": make_images()})

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import wandb
 from accelerate import Accelerator
+from sweep_server import sweep_server
 from trainers import AtStep, arguments, digits, network, plain, trained
 from transformers import Trainer
 from wandb_runs import all_parts, logged_run, offline_client, read_back
 
 import vog_hf.callback as callback_module
 from vog_hf import VoGCallback
+from vog_hf.errors import ConfigError
 from vog_hf.scores import VoGScores
 from vog_hf.tracking import log_scores
 
@@ -151,6 +153,32 @@ def test_trials_of_a_search_have_runs_of_their_own(offline, tmp_path):
     assert len({run.artifact("dataset")[0]["name"] for run in runs}) == 2
 
 
+def test_the_runs_of_a_sweep(offline, tmp_path, monkeypatch):
+    """The client's own agent starts each training in a thread; each run holds its own scores and hyper-parameters."""
+    if not hasattr(wandb.apis.public.sweeps, "_agent_heartbeat"):
+        pytest.skip(f"the agent of wandb {wandb.__version__} asks its server in another way")
+
+    def train():
+        run = wandb.init()
+        callback = VoGCallback(scored_rows(), collect="live", snapshots="epoch", top_k=3)
+        rate = run.config["learning_rate"]
+        trained(tmp_path, [callback], report_to="wandb", num_train_epochs=2, learning_rate=rate)
+
+    monkeypatch.setattr("wandb.agents.pyagent.Agent.HEARTBEAT_SLEEP_SECONDS", 0.1)
+    rates = [3e-2, 1e-3]
+    with sweep_server([{"learning_rate": rate} for rate in rates]) as address:
+        for name, value in {"BASE_URL": address, "API_KEY": 40 * "x", "ENTITY": "me", "PROJECT": "vog"}.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        wandb.agent("sweep", function=train, entity="me", project="vog", count=2)
+    runs = [read_back(offline, f"trial{i}") for i in range(2)]
+    for run, rate in zip(runs, rates, strict=True):
+        (started,) = [record["run"] for record in run.records if record["type"] == "run"]
+        assert (started["sweep_id"], started["config"]["update"]["learning_rate"]) == ("sweep", rate)
+        assert run.logged["train/global_step"] == 8
+        assert run.artifact("dataset")[0]["name"] == f"vog-scores-{run.run_id}"
+    assert runs[0].logged["vog/mean"] != runs[1].logged["vog/mean"]
+
+
 def make_scores(n=60):
     """Scores whose lowest rows are the errors."""
     generator = np.random.default_rng(0)
@@ -191,6 +219,23 @@ def test_in_a_loop_under_accelerate(offline):
     assert run.logged["loss"] == pytest.approx(1 / 3)
     assert [item["_step"] for item in run.history] == [0, 1, 2, 3]
     assert run.artifact("dataset")[0]["name"] == f"vog-scores-{run_id}"
+
+
+def test_in_a_loop_that_reports_to_trackio():
+    """Through the tracker of Accelerate, which must be that of the library named by ``to``."""
+    trackio = pytest.importorskip("trackio")
+    storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
+    accelerator = Accelerator(cpu=True, log_with="trackio")
+    accelerator.init_trackers("vog-loop", init_kwargs={"trackio": {"auto_log_cpu": False}})
+    tracker = accelerator.get_tracker("trackio")
+    with pytest.raises(ConfigError, match=r"to='wandb' and the tracker .* 'trackio'; pass accelerator.get_tracker"):
+        log_scores(make_scores(), None, run=tracker)
+    assert log_scores(make_scores(), None, run=tracker, to="trackio", step=2) is True
+    accelerator.end_training()
+    (run,) = storage.get_runs("vog-loop")
+    (record,) = [record for record in storage.get_logs("vog-loop", run) if "vog/n_rows" in record]
+    assert (record["step"], record["vog/n_rows"]) == (2, 60)
+    trackio.delete_project("vog-loop", force=True)
 
 
 def test_a_loop_without_a_tracker(caplog):

@@ -54,8 +54,10 @@ def test_the_same_rows_and_numbers_as_in_weights_and_biases(project):
         given = scores.column("label")[row]
         assert line["label"] == (NAMES[given] if given >= 0 else None)
         plain_picture = Image.new("RGB", (96, 96), (4 * row, 100, 255 - 4 * row))
-        with Image.open(MEDIA_DIR / line["image"]["file_path"]) as picture:
-            assert np.array_equal(np.asarray(picture.convert("RGB")), overlay(plain_picture, scores.heat_map(int(row))))
+        heat = overlay(plain_picture, scores.heat_map(int(row)))
+        for name, expected in (("image", plain_picture), ("heat_map", heat)):
+            with Image.open(MEDIA_DIR / line[name]["file_path"]) as picture:
+                assert np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(expected))
     known = scores.column("label") >= 0
     wrong = (scores.column("prediction") != scores.column("label"))[known]
     expected = error_by_decile(scores.column("vog_class_normalized")[known], wrong)

@@ -73,8 +73,8 @@ class Run:
         content = json.loads(files[f"{key}.table.json"].read_text())
         frame = pd.DataFrame(content["data"], columns=content["columns"]).astype(object)
         assert len(frame) == self.logged[f"{key}.nrows"]
-        if "image" in frame:
-            frame["image"] = [cell and Image.open(files[cell["path"]]) for cell in frame["image"]]
+        for name in {"image", "heat_map"} & set(frame):
+            frame[name] = [cell and Image.open(files[cell["path"]]) for cell in frame[name]]
         return frame.where(frame.notna(), None)
 
 

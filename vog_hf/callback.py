@@ -300,14 +300,12 @@ class VoGCallback(TrainerCallback):
     def _log(self, run: TrainingRun, step: int) -> None:
         log = partial(log_scores, self.scores, _only(run.datasets), step=step, top_k=self.top_k)
         trackers = self._trackers | active_runs()
-        for to, tracker in trackers.items():
+        for to, tracker in (trackers or {"wandb": None}).items():  # without any, log_scores says how to get one
             try:
                 with preserved_rng(), reopened(to, tracker) as opened:
                     log(to=to, run=opened)
             except Exception:
                 logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
-        if not trackers:
-            log()
 
 
 def _only(splits: dict[str, T]) -> T | dict[str, T]:

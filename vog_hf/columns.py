@@ -149,6 +149,32 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
     )
 
 
+def shown_splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:
+    """Name, scores and rows of each split that is to be shown, its rows verified; the name of the only one is empty.
+
+    Args:
+        scores: Of a data set, or of splits by name.
+        dataset: What was scored; of several splits a mapping of them (others may be in it); None = nothing is shown.
+
+    Raises:
+        ConfigError: Splits that do not fit the data set's.
+        RowMismatchError: The data set's rows are not the ones that were scored.
+        DataError: Rows that cannot be read by their number.
+    """
+    if isinstance(scores, Mapping):
+        if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
+            got = sorted(map(str, dataset)) if isinstance(dataset, Mapping) else type(dataset).__name__
+            msg = f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
+            raise ConfigError(msg)
+        parts = [(str(name), part, None if dataset is None else dataset[name]) for name, part in scores.items()]
+    else:
+        parts = [("", scores, dataset)]
+    for _, part, rows in parts:
+        if rows is not None:
+            verify_shown_rows(rows, part)
+    return parts
+
+
 def verify_shown_rows(dataset: Any, scores: VoGScores) -> None:
     """Raise where the rows of a data set that is to be shown beside its scores are not those that were scored.
 

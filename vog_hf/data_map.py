@@ -20,8 +20,9 @@ def draw_data_map(
     vog_percentile: npt.NDArray[Any],
     *,
     colors: str | Colormap = "cividis",
+    max_points: int = MAX_POINTS,
 ) -> str:
-    """Draw a point per row, as pixels, of at most `MAX_POINTS` rows; returns which rows, in words.
+    """Draw a point per row, as pixels; returns which rows, in words.
 
     Args:
         axes: Where to draw.
@@ -29,11 +30,12 @@ def draw_data_map(
         confidence: ``[rows]``, its mean, 0..1; upwards.
         vog_percentile: ``[rows]``, 0..100; the colour.
         colors: From low to high VoG.
+        max_points: Of more rows, so many are drawn, chosen at random.
     """
     n_rows = len(confidence)
     shown = np.arange(n_rows)
-    if n_rows > MAX_POINTS:
-        shown = np.random.default_rng(0).choice(n_rows, MAX_POINTS, replace=False)
+    if n_rows > max_points:
+        shown = np.random.default_rng(0).choice(n_rows, max_points, replace=False)
     points = axes.scatter(
         variability[shown],
         confidence[shown],

@@ -20,8 +20,8 @@ NO_LABEL = (-1, IGNORED_TOKEN)
 def plant_label_noise(
     dataset: Dataset,
     fraction: float,
-    *,
     seed: int = 0,
+    *,
     kind: Literal["uniform", "pairs"] = "uniform",
     label_column: str | None = None,
 ) -> Dataset:

@@ -46,6 +46,8 @@ NOT_TEXT = ("label", "labels", "label_ids", "class", "target", "id", "idx", "gui
 CHANNELS = (1, 3, 4)
 HEAT_COLORS = "inferno"
 SMOOTHING = 1 / 32  # standard deviation, as a share of the map's longer side
+MAX_STRIP = 128  # cells of a map of one axis
+CELL = (8, 24)  # width and height of such a cell, in pixels
 # What Pillow and the decoders of data sets raise on damaged files; an image too large to decode is among them.
 BROKEN_PICTURE = (
     *(OSError, ValueError, TypeError, RuntimeError, SyntaxError, EOFError, KeyError, IndexError),
@@ -267,8 +269,7 @@ def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75)
     if heat.ndim != 2 or not heat.size or not 0 <= alpha <= 1:
         msg = f"overlay needs a map [height, width] and alpha in 0..1, got shape {heat.shape} and alpha {alpha}"
         raise ConfigError(msg)
-    heat = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    heat = gaussian_filter(heat, sigma=SMOOTHING * max(heat.shape))
+    heat = gaussian_filter(_values_of(heat), sigma=SMOOTHING * max(heat.shape))
     share = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     stretched = Image.fromarray(share).resize(image.size, Image.Resampling.BILINEAR)
     share = np.asarray(stretched)[..., None]
@@ -284,6 +285,50 @@ def row_overlay(scores: VoGScores, row: int, image: Image.Image) -> Image.Image:
         return image
     heat = scores.heat_map(row)
     return overlay(image, heat) if heat.ndim == 2 and heat.size else image
+
+
+def row_heat(scores: VoGScores, row: int, picture: Image.Image | None) -> Image.Image | None:
+    """The row's heat map: over its picture, else by itself; None where the scores have none of this row."""
+    if not scores.has_heat_maps:
+        return None
+    heat = scores.heat_map(row)
+    if not heat.size or heat.ndim not in (1, 2):
+        return None
+    return overlay(picture, heat) if picture is not None and heat.ndim == 2 else heat_by_itself(heat)
+
+
+def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
+    """A heat map without a picture under it: the brighter, the larger, divided by its own largest value.
+
+    Args:
+        heat_map: ``[height, width]``, smoothed as in `overlay`; or ``[positions]``, then a strip with a cell for each
+            (of more than `MAX_STRIP` positions, a cell for the largest of its neighbours).
+        side: Longer side of a map of two axes, in pixels.
+
+    Example:
+        >>> heat_by_itself([0.0, 1.0, 0.5]).size
+        (24, 24)
+    """
+    heat = _values_of(heat_map)
+    heat = strip(heat)[0][None] if heat.ndim == 1 else gaussian_filter(heat, sigma=SMOOTHING * max(heat.shape))
+    share = np.asarray(heat) / max(float(heat.max()), np.finfo(np.float32).tiny)
+    cells = Image.fromarray((255 * colormaps[HEAT_COLORS](share)[..., :3]).round().astype(np.uint8))
+    if len(heat) == 1:
+        return cells.resize((CELL[0] * heat.shape[1], CELL[1]), Image.Resampling.NEAREST)
+    return thumbnail(cells, side)
+
+
+def strip(heat: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
+    """At most `MAX_STRIP` cells of a map of one axis, and how many positions the largest cell covers."""
+    if len(heat) <= MAX_STRIP:
+        return heat, 1
+    parts = np.array_split(heat, MAX_STRIP)
+    return np.array([part.max() for part in parts], dtype=np.float32), max(map(len, parts))
+
+
+def _values_of(heat_map: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """A map of finite values of at least 0."""
+    return np.nan_to_num(np.asarray(heat_map, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
 
 
 def _as_picture(value: Any) -> Image.Image | None:

@@ -38,6 +38,7 @@ def class_table(
     given = {"label": label, "vog": vog, "prediction": prediction, "confidence": confidence}
     table = aligned({name: values for name, values in given.items() if values is not None})
     table["label"] = table["label"].clip(lower=-1)
+    table["vog"] = table["vog"].astype(float)  # pandas would sum squares in float32
     classes = table.groupby("label", sort=True)
     found = {"rows": classes.size(), "vog_mean": classes["vog"].mean(), "vog_std": classes["vog"].std(ddof=0)}
     if prediction is not None:

@@ -24,6 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from vog_hf.data_map import draw_data_map
 from vog_hf.pictures import shortened
 from vog_hf.text import printable
 
@@ -135,34 +136,11 @@ def data_map_figure(
     variability: npt.NDArray[Any], confidence: npt.NDArray[Any], percentile: npt.NDArray[Any], ident: str
 ) -> Drawing:
     """The data map of Swayamdipta et al. 2020 coloured by VoG; drawn as pixels, of at most `MAX_MAP_POINTS` rows."""
-    n_rows = len(confidence)
-    shown = np.arange(n_rows)
-    if n_rows > MAX_MAP_POINTS:
-        shown = np.random.default_rng(0).choice(n_rows, MAX_MAP_POINTS, replace=False)
     with _drawing(height=HEIGHT + 16) as (figure, axes):
-        points = axes.scatter(
-            variability[shown],
-            confidence[shown],
-            c=percentile[shown],
-            s=9,
-            alpha=0.75,
-            linewidths=0,
-            cmap=MAP_COLORS,
-            vmin=0,
-            vmax=100,
-            rasterized=True,
-        )
-        axes.set_xlabel("variability of the confidence")
-        axes.set_ylabel("mean confidence")
-        bar = figure.colorbar(points, ax=axes, aspect=30, pad=0.02)
-        bar.set_label("percentile of VoG")
-        bar.outline.set_visible(False)
-        sampled = (
-            f"{len(shown):,} of {n_rows:,} rows, drawn at random" if len(shown) < n_rows else f"all {n_rows:,} rows"
-        )
+        which = draw_data_map(axes, variability, confidence, percentile, colors=MAP_COLORS, max_points=MAX_MAP_POINTS)
         title = "Data map"
         caption = (
-            f"Each point is a row ({sampled}): upwards the mean probability of its label over the snapshots, to the "
+            f"Each point is a row ({which}): upwards the mean probability of its label over the snapshots, to the "
             "right how much that varied; blue rows have low VoG, orange rows high."
         )
         return Drawing(_svg(figure, ident, title, caption), title, caption)

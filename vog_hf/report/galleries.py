@@ -21,6 +21,7 @@ from vog_hf.pictures import (
     has_classes,
     row_values,
     show_rows,
+    strip,
     thumbnail,
 )
 from vog_hf.scores import VoGScores
@@ -31,7 +32,6 @@ LOSSLESS_SIDE = 40  # up to here a picture is stored exactly: its pixels are sho
 QUALITY = 72  # of WebP
 HEAT_LEVELS = 32  # shades of a heat map
 HEAT_OPACITY = 0.85  # of the largest value, over a picture; of others in proportion to their square
-MAX_STRIP = 128  # cells of a heat strip; of longer inputs each cell is the largest of its neighbours
 MAX_TEXT = 600  # characters of a row's text
 SPARK_WIDTH, SPARK_HEIGHT = 100, 22
 
@@ -200,24 +200,16 @@ def heat_of(heat: npt.NDArray[np.float32], row: int, *, over_picture: bool, toke
         return None
     place = "token" if tokens else "part"
     if heat.ndim == 1:
-        strip, each = _strip(heat)
+        cells, each = strip(heat)
         largest = int(heat.argmax()) + 1
         alt = f"Heat of row {row} by {place}, largest at {place} {largest} of {len(heat)}"
         alt += f", each cell the largest of {each}" if each > 1 else ""
-        return Heat(_heat_picture(strip[None], opacity=None), alt, "strip")
+        return Heat(_heat_picture(cells[None], opacity=None), alt, "strip")
     smooth = gaussian_filter(heat, sigma=SMOOTHING * max(heat.shape))
     alt = f"Heat map of row {row}, largest {_where(smooth)}"
     if over_picture:
         return Heat(_heat_picture(smooth, opacity=HEAT_OPACITY), alt, "overlay")
     return Heat(_heat_picture(smooth, opacity=None), alt, "plane")
-
-
-def _strip(heat: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
-    """At most `MAX_STRIP` cells, and how many positions the largest cell covers."""
-    if len(heat) <= MAX_STRIP:
-        return heat, 1
-    parts = np.array_split(heat, MAX_STRIP)
-    return np.array([part.max() for part in parts], dtype=np.float32), max(map(len, parts))
 
 
 def _where(heat: npt.NDArray[np.float32]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vog_hf.columns import verify_shown_rows
+from vog_hf.columns import shown_splits
 from vog_hf.errors import ConfigError, OutputFolderError
 from vog_hf.files import write_atomically
 from vog_hf.report.split import Options, Split
@@ -79,21 +79,11 @@ def write_report(
 
 def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:
     """Name, scores and rows of each part; every one of them verified before anything is drawn."""
-    if isinstance(scores, Mapping):
-        if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
-            got = sorted(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
-            msg = f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
-            raise ConfigError(msg)
-        parts = [(str(name), part, None if dataset is None else dataset[name]) for name, part in scores.items()]
-    else:
-        parts = [("", scores, dataset)]
-    if not parts or not all(len(part) for _, part, _ in parts):
+    sizes = [len(part) for part in scores.values()] if isinstance(scores, Mapping) else [len(scores)]
+    if not sizes or not all(sizes):
         msg = "a report needs scores of at least one row for every split; leave out the splits without rows"
         raise ConfigError(msg)
-    for _, part, rows in parts:
-        if rows is not None:
-            verify_shown_rows(rows, part)
-    return parts
+    return shown_splits(scores, dataset)
 
 
 def _default_title(splits: list[Split]) -> str:

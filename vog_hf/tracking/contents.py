@@ -22,7 +22,7 @@ from vog_hf.evaluation import (
 from vog_hf.pictures import class_names, contact_sheet, has_classes, ranking_column
 from vog_hf.scores import COMPANIONS, VoGScores
 from vog_hf.tracking.records import BarChart, Histogram, LineChart, Picture, Record, Table
-from vog_hf.tracking.row_tables import row_tables
+from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables
 
 DECILES = 10
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
@@ -56,16 +56,19 @@ def contents(scores: VoGScores, dataset: Any, top_k: int) -> Contents:
     tail = hard_tail(scores)
     tables = row_tables(scores, dataset, top_k, tail)
     scalars, values = _of_all_rows(scores)
-    if has_classes(scores) and "label" in scores.column_names:
+    if has_classes(scores) and "label" in scores.column_names and (scores.column("label") >= 0).any():
         more_scalars, more_values = _of_classes(scores)
         scalars, values = scalars | more_scalars, values | more_values
     if "image" in tables["highest"].columns:
-        sheet = contact_sheet(scores, dataset, count=min(SHEET_ROWS, top_k))
-        values["contact_sheet"] = Picture(sheet, " ".join(tables[end].caption for end in ("highest", "lowest")))
+        count = min(SHEET_ROWS, top_k, len(scores))
+        sheet = contact_sheet(scores, dataset, count=count)
+        caption = " ".join(extreme_caption(scores, end, count, tail) for end in TAIL_OF_END)
+        values["contact_sheet"] = Picture(sheet, caption)
     stability, words = _stability(scores)
-    captions = [f"{name}: {table.caption}" for name, table in tables.items()]
+    values = {**tables, **values, **stability}
+    captions = [f"{name}: {v.caption}" for name, v in values.items() if isinstance(v, Table) and v.caption]
     return Contents(
-        {**tables, **values, **stability, **scalars},
+        {**values, **scalars},
         [str(tail), *words, *captions],
         {"hard_tail": tail.tail, "hard_tail_evidence": tail.evidence},
     )
@@ -81,14 +84,15 @@ def _finite(scores: VoGScores) -> pd.DataFrame:
 def _of_all_rows(scores: VoGScores) -> tuple[dict[str, float], dict[str, Record]]:
     """Scalars, histogram and data map."""
     table = _finite(scores)
-    scalars = {
+    scalars: dict[str, float] = {
         "n_rows": len(scores),
         "n_snapshots": len(scores.manifest.get("snapshots", [])),
-        "mean": float(table["vog"].mean()),
-        "std": float(table["vog"].std(ddof=0)),
-        **_rank_correlations(table),
     }
-    values: dict[str, Record] = {"histogram": Histogram(table["vog"].to_numpy())}
+    if table.empty:
+        return scalars, {}
+    vog = table["vog"].to_numpy(dtype=np.float64)
+    scalars |= {"mean": float(vog.mean()), "std": float(vog.std()), **_rank_correlations(table)}
+    values: dict[str, Record] = {"histogram": Histogram(vog)}
     if {"variability", "confidence"} <= set(table):
         percentile = 100 * (rankdata(table["vog"]) - 0.5) / len(table)
         map_of = data_map(table["variability"].to_numpy(), table["confidence"].to_numpy(), percentile)
@@ -110,13 +114,18 @@ def _of_classes(scores: VoGScores) -> tuple[dict[str, float], dict[str, Record]]
     """Classes, and the errors by decile of the column that the tables are ranked by, early and late."""
     table = _finite(scores)
     given = {name: table[name] for name in ("prediction", "confidence") if name in table}
+    labelled = table[table["label"] >= 0]
+    if labelled.empty:
+        return {}, {}
     classes = class_table(table["label"], table["vog"], **given)
     names = class_names(scores, classes["class"])
+    shown, cut = classes[:MAX_TABLE_ROWS], ""
+    if len(shown) < len(classes):
+        cut = f"The first {len(shown):,} of {len(classes):,} classes, as many as a table of W&B can hold."
     values: dict[str, Record] = {
-        "classes": Table({**_table(classes[:MAX_TABLE_ROWS]).columns, "class": names[:MAX_TABLE_ROWS]}),
+        "classes": Table({**_table(shown).columns, "class": names[: len(shown)]}, cut),
         "mean_by_class": _class_bars(classes, names),
     }
-    labelled = table[table["label"] >= 0]
     column = ranking_column(scores)
     if "prediction" not in table or column not in table or len(labelled) < DECILES:
         return {}, values
@@ -156,6 +165,8 @@ def _stability(scores: VoGScores) -> tuple[dict[str, Record], list[str]]:
         return {}, []
     running = scores.trajectory("vog")
     finite = np.isfinite(running[:, -1])  # a moment that is not finite stays so
+    if not finite.any():
+        return {}, []
     table = ranking_stability(running if finite.all() else running[finite])
     lines = ("spearman_previous", "spearman_final", "overlap_top_10_previous", "overlap_top_10_final")
     chart = LineChart(

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from vog_hf.columns import verify_shown_rows
+from vog_hf.columns import shown_splits
 from vog_hf.errors import ConfigError
 from vog_hf.scores import VoGScores
 from vog_hf.tracking.contents import MAX_TABLE_ROWS, Contents, contents
@@ -53,12 +53,12 @@ def log_scores(
 ) -> bool:
     """Log scores to the active run of a tracker; call it on the main process.
 
-    Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalised score: picture
-    with the VoG heat map over it, or text, row, label, prediction, confidence and all scores), the same per class,
-    ``classes``, ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data
-    map and a histogram; scalars; ``about``, which says in words which end is the hard one in this run, and on what
-    evidence; ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version
-    of the artifact ``vog-scores-<run id>``.
+    Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalised score: row,
+    picture or text, heat map of VoG, label, prediction, confidence and all scores), the same per class, ``classes``,
+    ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data map and a
+    histogram; scalars; ``about``, which says in words which end is the hard one in this run, on what evidence, and what
+    each table shows; ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a
+    version of the artifact ``vog-scores-<run id>``.
 
     Args:
         scores: Of ``dataset``; or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
@@ -74,7 +74,8 @@ def log_scores(
         Whether there was a run. Without one nothing is logged but a warning that says how to get one.
 
     Raises:
-        ConfigError: Another tracker, one that is not installed, or ``top_k`` out of range.
+        ConfigError: Another tracker, one that is not installed, a run of another tracker than ``to``, ``top_k`` out of
+            range, or splits that do not fit the data set's.
         RowMismatchError: The data set's rows are not the ones that were scored.
 
     Example:
@@ -86,17 +87,13 @@ def log_scores(
         msg = f"top_k must lie in 1..{MAX_TABLE_ROWS:,}, the rows that a W&B table can hold, got {top_k}"
         raise ConfigError(msg)
     backend = _backend(to)
-    log_values, own_run = _target(backend, run, step)
+    log_values, own_run = _target(to, run, step)
     if own_run is None:
         if run is None:
             logger.warning("the VoG scores are not logged, because no run is active: %s", backend.HOW_TO_START)
         return False
-    splits = scores if isinstance(scores, Mapping) else {"": scores}
     found: dict[str, Contents] = {}
-    for split, part in splits.items():
-        rows = dataset[split] if split and dataset is not None else dataset
-        if rows is not None:
-            verify_shown_rows(rows, part)
+    for split, part, rows in shown_splits(scores, dataset):
         found[split] = contents(part, rows, top_k)
         if artifact:
             backend.log_artifact(own_run, split, part)
@@ -129,10 +126,14 @@ def _backend(to: str) -> Backend:
     return cast("Backend", import_module(TRACKERS[to]))
 
 
-def _target(backend: Backend, run: Any, step: int | None) -> tuple[Callable[[dict[str, Any]], object], Any]:
+def _target(to: str, run: Any, step: int | None) -> tuple[Callable[[dict[str, Any]], object], Any]:
     """What logs values, and the run behind it; None: there is none in this process."""
-    run = backend.active_run() if run is None else run
+    run = _backend(to).active_run() if run is None else run
     if hasattr(run, "store_init_configuration"):  # a tracker of Accelerate, whose users count steps their own way
+        name = getattr(run, "name", to)  # one that stands for none has no name
+        if name != to:
+            msg = f"to={to!r} and the tracker that was given is {name!r}; pass accelerator.get_tracker({to!r})"
+            raise ConfigError(msg)
         return lambda values: run.log(values, step=step), getattr(run, "tracker", None)
     # never run.log(step=...): that is W&B's own counter, which the Trainer's later records would fall behind
     return lambda values: run.log(values if step is None else {**values, STEP: step}), run

@@ -1,4 +1,4 @@
-"""Tables of rows: the highest and the lowest of a data set and of each class, with picture or text and all scores."""
+"""Tables of rows: the highest and the lowest of a data set and of each class: picture or text, heat map, all scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from vog_hf.pictures import (
     has_classes,
     most_extreme,
     ranking_column,
-    row_overlay,
+    row_heat,
     row_values,
     show_rows,
     thumbnail,
@@ -39,21 +39,25 @@ def row_tables(scores: VoGScores, dataset: Any, top_k: int, tail: HardTail) -> d
         tail: Which end is the hard one, for the captions.
     """
     of_all = {
-        end: Table(
-            _columns(scores, dataset, rows),
-            f"The {len(rows):,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_said_of(end, tail)}",
-        )
+        end: _table(scores, dataset, rows, extreme_caption(scores, end, len(rows), tail))
         for end, rows in extreme_rows(scores, top_k).items()
     }
     of_classes = {
-        f"{end}_by_class": Table(
-            _columns(scores, dataset, rows),
+        f"{end}_by_class": _table(
+            scores,
+            dataset,
+            rows,
             f"The {end} rows of {_classes_in(scores, rows)} by {ranking_column(scores)}, {len(rows):,} of "
             f"{len(scores):,} rows. {_said_of(end, tail)}",
         )
         for end, rows in extreme_rows_of_classes(scores).items()
     }
     return of_all | of_classes
+
+
+def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:
+    """Which rows are shown of one end of the ranking, and what this run says of it."""
+    return f"The {count:,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_said_of(end, tail)}"
 
 
 def extreme_rows(scores: VoGScores, top_k: int) -> dict[str, Rows]:
@@ -101,23 +105,35 @@ def _said_of(end: str, tail: HardTail) -> str:
     return f"In this run the hard rows are {'here' if hard else 'at the other end'}."
 
 
-def _columns(scores: VoGScores, dataset: Any, rows: Rows) -> dict[str, Sequence[Any]]:
-    """Columns of a table of these rows, each of one type."""
+def _table(scores: VoGScores, dataset: Any, rows: Rows, caption: str) -> Table:
+    """A table of these rows, each column of one type; the caption says, too, where a cell is cut or what it shows."""
     first = [name for name in FIRST_COLUMNS if name in scores.column_names]
     others = [name for name in scores.column_names if name not in first]
-    return {
+    shown = [None] * len(rows) if dataset is None else show_rows(dataset, rows)
+    columns = {
         "row": rows.tolist(),
-        **_shown(scores, dataset, rows),
+        **_shown(shown),
+        **_heat_maps(scores, rows, shown),
         **{name: list(row_values(scores, name, rows)) for name in (*first, *others)},
     }
+    if "heat_map" in columns:
+        caption += " Heat maps: where the gradient changed most between snapshots, within each row by itself."
+    if any(isinstance(value, str) and len(value) > MAX_TEXT for value in shown):
+        caption += f" Texts end after {MAX_TEXT:,} characters."
+    return Table(columns, caption)
 
 
-def _shown(scores: VoGScores, dataset: Any, rows: Rows) -> dict[str, list[Any]]:
-    """The column ``image`` or ``text``; none where the data set has neither."""
-    shown = [] if dataset is None else show_rows(dataset, rows)
+def _shown(shown: Sequence[Any]) -> dict[str, list[Any]]:
+    """The column ``image`` or ``text``; none where the rows have neither."""
     if any(isinstance(value, Image.Image) for value in shown):
-        small = [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]
-        return {"image": [p and row_overlay(scores, int(row), p) for row, p in zip(rows, small, strict=True)]}
+        return {"image": [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]}
     if any(isinstance(value, str) for value in shown):
         return {"text": [value[:MAX_TEXT] if isinstance(value, str) else None for value in shown]}
     return {}
+
+
+def _heat_maps(scores: VoGScores, rows: Rows, shown: Sequence[Any]) -> dict[str, list[Image.Image | None]]:
+    """The column ``heat_map``: over a thumbnail of the row's picture, else by itself; none without heat maps."""
+    small = [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]
+    maps = [row_heat(scores, int(row), picture) for row, picture in zip(rows, small, strict=True)]
+    return {"heat_map": maps} if any(map_of is not None for map_of in maps) else {}

@@ -30,7 +30,7 @@ def active_run() -> Any:
 
 
 @contextmanager
-def reopened(run: "wandb.Run") -> Iterator[Any]:
+def reopened(run: "wandb.Run | None") -> Iterator[Any]:
     """The run as it is: Trainer leaves it open."""
     yield active_run() or run
 
