@@ -32,7 +32,7 @@ class HubClient:
                 text=True,
             )
 
-    def __call__(self, call, *given, token=ACCEPTED, **options):
+    def __call__(self, call, /, *given, token=ACCEPTED, **options):
         """What a function returns; for an error of ours, (its class, its message).
 
         Args:

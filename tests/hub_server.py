@@ -251,6 +251,8 @@ _FILES = r"/(?:(?P<prefix>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+?)"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in one piece: of two, the second would wait for the client's acknowledgement
+    disable_nagle_algorithm = True
     hub: HubServer
 
     def log_message(self, *_: object) -> None:

@@ -20,11 +20,12 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def process(server, tmp_path_factory):
-    """The process that pushes."""
-    client = HubClient(server, tmp_path_factory.mktemp("client"))
-    yield client
-    client.close()
+def processes(server, tmp_path_factory):
+    """One process that pushes, and one, with a cache of its own, that loads what is there."""
+    started = [HubClient(server, tmp_path_factory.mktemp(name)) for name in ("pushing", "loading")]
+    yield started
+    for process in started:
+        process.close()
 
 
 @pytest.fixture
@@ -35,9 +36,13 @@ def hub(server):
 
 
 @pytest.fixture
-def client(hub, process):
-    """The process that pushes, and an empty Hub."""
-    return process
+def client(hub, processes):
+    """Calls to these processes, and an empty Hub."""
+
+    def call(what, /, *given, **options):
+        return processes[what in ("load", "values", "pull")](what, *given, **options)
+
+    return call
 
 
 def readme(hub, revision="main", repo_id=REPO):
@@ -224,6 +229,20 @@ def test_scores_alone(hub, client):
     assert "row" in client("load", REPO, name="vog_scores")["splits"]["train"]
 
 
+def test_a_configuration_in_short_form_is_understood(hub, client):
+    """One whose card names its files by a pattern, or a folder, that would take in ours: it has what it had."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository = hub.dataset(REPO)
+    configs = "- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: data\n"
+    repository.edit({"README.md": f"---\nconfigs:\n{configs}---\n".encode()})
+    assert client("push", "numbers", REPO, split="test", heat_maps=False) == f"{hub.url}/datasets/{REPO}"
+    assert client("load", REPO, "numbers", "test")["equal"]
+    assert client("load", REPO)["rows"] == {"train": 61, "test": 61}
+    assert client("load", REPO, name="all")["rows"] == {"train": 61}
+    assert client("values", REPO, "x") == [i / 7 for i in range(61)]
+    assert not any("heat-map" in name for name in repository.files())
+
+
 def test_data_of_another_kind_is_not_lost(hub, client):
     """Beside data that is read as CSV nothing can be pushed, since it would not load any more."""
     client("make_repo", REPO)
@@ -250,68 +269,79 @@ def test_a_column_of_another_type_is_refused(hub, client):
     assert not any(request.method == "PUT" for request in hub.requests)
 
 
+def test_a_card_that_the_hub_refuses_ends_the_push_before_it_begins(hub, client):
+    """As it does where metadata of others has become invalid: nothing is sent."""
+    client("make_repo", REPO)
+    before = hub.dataset(REPO).sha("main")
+    hub.fail("POST", "/validate-yaml", status=400)
+    error, message = client("push", "numbers", REPO)
+    assert error == "HubError"
+    assert "the Hub does not take the card of someone/data (" in message
+    assert hub.dataset(REPO).sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+
+
 # Faults
 
 
-@pytest.mark.parametrize("status", [409, 412, 500, 503])
-def test_a_commit_that_fails_once_is_made_again(hub, client, status):
-    """After a conflict or an error of the server."""
-    client("push_raw", {"train": "pictures"}, REPO)
-    hub.fail("POST", "/commit/", status=status)
-    client("push", "pictures", REPO, clock=0.01)
-    assert client("load", REPO, "pictures")["equal"]
+def test_a_commit_that_fails_is_made_again(hub, client):
+    """After conflicts of both kinds and errors of the server, one after the other."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    for status in (409, 412, 500, 503):
+        hub.fail("POST", "/commit/", status=status)
+    client("push", "numbers", REPO, clock=0.01)
+    assert client("load", REPO, "numbers")["equal"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "whoami"),
-        ("GET", "/api/datasets/someone/data$"),
-        ("POST", "/repos/create"),
-        ("POST", "/branch/"),
-        ("POST", "/preupload/"),
-        ("POST", "/lfs/objects/batch"),
-        ("PUT", "/_lfs/"),
-        ("POST", "/validate-yaml"),
-        ("GET", "/tree/"),
-        ("HEAD", "/resolve/"),
-    ],
-)
-def test_what_fails_once_is_tried_again(hub, client, method, path):
-    """A 503, and a connection that is cut, at any step."""
-    for status in (503, 0):
-        hub.clear()
+STEPS = [
+    ("GET", "whoami"),
+    ("GET", "/api/datasets/someone/data$"),
+    ("POST", "/repos/create"),
+    ("POST", "/branch/"),
+    ("GET", "/tree/"),
+    ("POST", "/preupload/"),
+    ("POST", "/lfs/objects/batch"),
+    ("PUT", "/_lfs/"),
+    ("POST", "/validate-yaml"),
+    ("HEAD", "/resolve/"),
+]
+
+
+@pytest.mark.parametrize("status", [503, 0])
+def test_what_fails_once_is_tried_again(hub, client, status):
+    """Every step of a push fails once: with an error of the server, and with a connection that is cut."""
+    for method, path in STEPS:
         hub.fail(method, path, status=status)
-        client("push", "pictures", REPO, revision="new", clock=0.01)
-        assert hub.faults[0].times == 0, "the fault was never met"
-        assert client("load", REPO, "pictures", revision="new")["equal"]
+    assert client("push", "numbers", REPO, revision="new", clock=0.01) == f"{hub.url}/datasets/{REPO}/tree/new"
+    assert [fault for fault in hub.faults if fault.times] == []
+    assert client("load", REPO, "numbers", revision="new")["equal"]
 
 
 def test_a_commit_by_somebody_else_is_not_lost(hub, client):
     """One that comes between our look at the repository and our commit: both are there."""
-    client("push_raw", {"train": "pictures"}, REPO)
+    client("push_raw", {"train": "numbers"}, REPO)
 
     def slip_in(repository):
         hub.before_commit = None
         repository.edit({"README.md": repository.files()["README.md"] + b"\nNew text.\n", "new.txt": b"new"})
 
     hub.before_commit = slip_in
-    client("push", "pictures", REPO, clock=0.01)
-    assert client("load", REPO, "pictures")["equal"]
+    client("push", "numbers", REPO, clock=0.01)
+    assert client("load", REPO, "numbers")["equal"]
     assert "\nNew text.\n" in readme(hub)
     assert hub.dataset(REPO).files()["new.txt"] == b"new"
 
 
 def test_a_commit_of_which_nothing_was_heard_is_made_once(hub, client):
     """The connection is cut after the commit: no second one, and no second pull request."""
-    client("push_raw", {"train": "pictures"}, REPO)
+    client("push_raw", {"train": "numbers"}, REPO)
     before = len(hub.dataset(REPO).commits)
     hub.fail("POST", "/commit/", status=0, carried_out=True)
-    client("push", "pictures", REPO, clock=0.01)
+    client("push", "numbers", REPO, clock=0.01)
     assert len(hub.dataset(REPO).commits) == before + 1
-    assert client("load", REPO, "pictures")["equal"]
+    assert client("load", REPO, "numbers")["equal"]
     hub.fail("POST", "/commit/", status=0, carried_out=True)
-    url = client("push", "changed pictures", REPO, create_pr=True, clock=0.01)
+    url = client("push", "pictures", REPO, create_pr=True, clock=0.01)
     assert url.endswith("/discussions/1")
     assert [name for name in hub.dataset(REPO).names if name.startswith("refs/pr/")] == ["refs/pr/1"]
 
@@ -319,15 +349,15 @@ def test_a_commit_of_which_nothing_was_heard_is_made_once(hub, client):
 @pytest.mark.parametrize("status", [503, 412])
 def test_a_commit_that_fails_for_ever_changes_nothing(hub, client, status):
     """One error says so; the repository loads as before."""
-    client("push_raw", {"train": "pictures"}, REPO)
+    client("push_raw", {"train": "numbers"}, REPO)
     before = hub.dataset(REPO).sha("main")
     hub.fail("POST", "/commit/", status=status, times=1_000)
-    error, message = client("push", "pictures", REPO, clock=0.01)
+    error, message = client("push", "numbers", REPO, clock=0.01)
     assert error == "HubError"
     assert ("several times" if status == 503 else "6 times") in message
     assert "no revision of the repository was changed; push again" in message
     assert hub.dataset(REPO).sha("main") == before
-    assert client("load", REPO)["splits"] == {"train": ["label", "image"]}
+    assert client("load", REPO)["splits"] == {"train": ["label", "x"]}
 
 
 def test_a_broken_upload_goes_on(hub, client):
@@ -369,9 +399,9 @@ def test_what_does_not_load_as_it_was_meant_is_an_error(hub, client):
     other = hub.dataset("someone/other").files()["data/train-00000-of-00001.parquet"]
 
     def swap(repository):
-        blobs = [oid for oid, content in hub.blobs.items() if content[:4] == b"PAR1" and content != other]
-        data = max(blobs, key=lambda oid: len(hub.blobs[oid]))
-        hub.blobs[data] = other
+        for oid, content in hub.blobs.items():
+            if content[:4] == b"PAR1" and b"image" in content:
+                hub.blobs[oid] = other
 
     for whole in (None, 0):
         client("push", "pictures", REPO, whole=whole)  # as it is, nothing is found
@@ -520,8 +550,9 @@ def test_the_card_says_what_there_is(hub, client):
     assert "vog/default/train/both-ends.png" not in hub.dataset(REPO).files()
 
 
-def test_no_token_is_written_anywhere(hub, process, tmp_path):
+def test_no_token_is_written_anywhere(hub, processes):
     """Not into what is said at the most talkative level, nor into a file, here or on the Hub."""
+    process = processes[0]
     process("push", "pictures", REPO)
     process("push", "pictures", REPO, token=READING)
     process("push", "pictures", REPO, token="hf_NobodyHasThisOne")  # noqa: S106 (of our own server)

@@ -26,7 +26,7 @@ from vog_hf.text import number, printable
 from vog_hf.wording import column_meanings, run_facts, verdict
 
 TEMPLATE = Path(__file__).parent / "dataset_card.md"
-SHEET_ROWS = 16  # of each end, as thumbnails
+SHEET_ROWS = 9  # of each end, as thumbnails
 LISTED_ROWS = 8  # of each end, as lines of a table
 NAME_WIDTH, TEXT_WIDTH, FACT_WIDTH, SECTION_WIDTH = 60, 200, 400, 20_000
 

@@ -1,16 +1,19 @@
 """What was pushed is loaded again, from the commit it became, and compared with what was meant."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 from datasets.table import embed_table_storage
 from huggingface_hub import HfApi
 
 from vog_hf.errors import HubError
-from vog_hf.hub.client import patiently
+from vog_hf.hub.client import described, is_passing, patiently
 from vog_hf.hub.metadata import Declaration
 from vog_hf.hub.parts import Part
 
@@ -19,7 +22,9 @@ BATCH = 256
 FIRST_BATCHES = 4  # of each pushed split, where the configuration is larger
 
 
-def require_equal(api: HfApi, repo_id: str, sha: str, parts: Sequence[Part], declaration: Declaration) -> None:
+def require_equal(
+    api: HfApi, repo_id: str, sha: str, parts: Sequence[Part], declaration: Declaration, *, cache_dir: Path
+) -> None:
     """Load what was pushed and compare columns, rows and values with what was meant.
 
     Up to 2 GiB the whole configuration is loaded as a user loads it, with every split, and every value is compared; of
@@ -31,9 +36,10 @@ def require_equal(api: HfApi, repo_id: str, sha: str, parts: Sequence[Part], dec
         sha: The commit.
         parts: What was pushed.
         declaration: What the card says of the configuration.
+        cache_dir: Where `datasets` may keep what it makes.
 
     Raises:
-        HubError: Anything differs.
+        HubError: Anything differs, or it does not load.
     """
     sizes = {name: split.num_bytes for name, split in declaration.splits.items()}
     is_whole = sum(sizes.values()) <= WHOLE
@@ -43,8 +49,9 @@ def require_equal(api: HfApi, repo_id: str, sha: str, parts: Sequence[Part], dec
         "revision": sha,
         "token": api.token,
         "streaming": not is_whole,
+        "cache_dir": str(cache_dir),
     }
-    loaded = patiently(lambda: load_dataset(repo_id, **options))
+    loaded = patiently(partial(_load, repo_id, options))
     faults = [f"the split {name!r} is missing" for name in sizes if name not in loaded]
     for part in parts if not faults else []:
         found = loaded[part.split]
@@ -59,6 +66,21 @@ def require_equal(api: HfApi, repo_id: str, sha: str, parts: Sequence[Part], dec
             "push again, and tell the maintainers of vog_hf"
         )
         raise HubError(msg)
+
+
+def _load(repo_id: str, options: Mapping[str, Any]) -> Any:
+    """The data set, as a user loads it."""
+    try:
+        return load_dataset(repo_id, **options)
+    except (DatasetsError, ValueError) as error:
+        if is_passing(error):
+            msg = f"{repo_id} cannot be read ({described(error)})"
+            raise ConnectionError(msg) from error
+        msg = (
+            f"{repo_id} at {options['revision']} was pushed, and does not load ({described(error)}); look at it on the "
+            "Hub, and tell the maintainers of vog_hf"
+        )
+        raise HubError(msg) from error
 
 
 def _differences(part: Part, loaded: Any, *, is_whole: bool) -> list[str]:

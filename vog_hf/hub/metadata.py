@@ -1,6 +1,8 @@
 """What the head of a card declares: configurations, their splits and columns, tags. Nothing of others' is lost."""
 
+import fnmatch
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import CardData, DatasetCard, DatasetCardData
 
 from vog_hf.errors import ConfigError
-from vog_hf.hub.repository import KnownSplit, Repository, as_list
+from vog_hf.hub.repository import KnownSplit, Repository, as_path
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Declaration:
         features: Columns of the pushed splits.
         splits: Rows and bytes of each pushed split.
         patterns: What the files of each pushed split are named by.
+        new_files: Names that the push brings; no pattern of others may take them in.
 
     Attributes:
         config: Its name.
@@ -46,11 +49,12 @@ class Declaration:
         features: Features,
         splits: Mapping[str, SplitInfo],
         patterns: Mapping[str, str],
+        *,
+        new_files: Sequence[str],
     ) -> None:
-        self._repository, self.config, self._patterns = repository, config, dict(patterns)
+        self._repository, self.config, self._patterns, self._new_files = repository, config, dict(patterns), new_files
         known = repository.splits(config) if self._own(repository.configs) else {}
         self._others: dict[str, KnownSplit] = {name: split for name, split in known.items() if name not in splits}
-        self._known = known
         self._require_one_reader()
         self.features = self._with_others(features)
         infos = {name: repository.split_info(name, split, config) for name, split in self._others.items()}
@@ -135,19 +139,52 @@ class Declaration:
         return Features(found)
 
     def _configs(self) -> list[dict[str, Any]]:
-        configs = [dict(config) for config in self._repository.configs]
+        configs = [self._kept(config) for config in self._repository.configs]
         own = self._own(configs)
         if own is None:
             _keep_default(configs)
             own = {"config_name": self.config}
             configs.append(own)
-        data_files = [e for e in as_list(own.get("data_files"), self._known) if e["split"] not in self._patterns]
+        data_files = [entry for entry in own.get("data_files", []) if entry["split"] not in self._patterns]
         data_files += [{"split": split, "path": pattern} for split, pattern in self._patterns.items()]
         if not self._others:  # options of another reader are of no use to ours
             for key in set(own) - {"config_name", "default"}:
                 del own[key]
         own["data_files"] = data_files
         return configs
+
+    def _kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration that is there, its splits one by one; no pattern of theirs takes in a file of ours."""
+        declared, is_own = config.get("data_files"), config["config_name"] == self.config
+        if isinstance(declared, list) and all(isinstance(e, dict) for e in declared) and "data_dir" not in config:
+            entries = [e if is_own and e["split"] in self._patterns else self._exact(e, config) for e in declared]
+            return {**config, "data_files": entries}
+        if not is_own and not any(map(self._takes_in, _flat(declared or config.get("data_dir") or "**"))):
+            return dict(config)
+        rest = {key: value for key, value in config.items() if key not in ("data_files", "data_dir")}
+        splits = self._repository.splits(str(config["config_name"]))
+        if not splits:
+            msg = (
+                f"the card of {self._repository.repo_id} names a configuration {config['config_name']!r} with no data "
+                "to be found; take it out of the card, or add its data first"
+            )
+            raise ConfigError(msg)
+        entries = [self._exact({"split": n, "path": as_path(s.patterns)}, config) for n, s in splits.items()]
+        return {**rest, "data_files": entries}
+
+    def _exact(self, entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """A split as it is declared; by the names of its files, where its pattern would take in a file of ours."""
+        if not any(map(self._takes_in, _flat(entry))):
+            return dict(entry)
+        split = self._repository.splits(str(config["config_name"])).get(str(entry["split"]))
+        return dict(entry) if split is None else {**entry, "path": as_path(split.files)}
+
+    def _takes_in(self, pattern: str) -> bool:
+        """Whether a pattern may match a file that the push brings; in doubt it does."""
+        pattern = pattern.removeprefix("./")
+        expression = re.compile(fnmatch.translate(pattern))  # in which an asterisk goes for slashes, too
+        folder = f"{pattern.rstrip('/')}/"
+        return any(expression.match(file) or file.startswith(folder) for file in self._new_files)
 
     def _info(self, download_size: int) -> dict[str, Any]:
         splits = SplitDict()
@@ -158,6 +195,15 @@ class Declaration:
         data = DatasetCardData()
         DatasetInfosDict({"default": info}).to_dataset_card_data(data)
         return dict(data["dataset_info"])
+
+
+def _flat(data_files: Any) -> list[str]:
+    """All patterns of a configuration, in whatever form."""
+    if isinstance(data_files, str):
+        return [data_files]
+    if isinstance(data_files, Mapping):
+        return _flat(data_files["path"])
+    return [pattern for entry in data_files for pattern in _flat(entry)]
 
 
 def _keep_default(configs: list[dict[str, Any]]) -> None:

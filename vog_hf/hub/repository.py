@@ -1,20 +1,24 @@
 """A data set's repository as it stands at one commit: its files, its card, its configurations and their splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 from datasets import DatasetInfo, Features, SplitInfo, get_dataset_config_names, load_dataset_builder
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.hf_api import RepoFile
 
 from vog_hf.errors import ConfigError
-from vog_hf.hub.client import patiently
+from vog_hf.hub.client import described, is_passing, patiently
 
 CARD = "README.md"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,12 @@ class Repository:
         declared = None if self.card is None else self.card.data.get("configs")
         if declared:
             return [dict(config) for config in declared]
-        try:
-            names = get_dataset_config_names(self.repo_id, revision=self.sha, token=self.api.token)
-        except (FileNotFoundError, RuntimeError):  # no data, or a script, which `datasets` no longer runs
+        if set(self.sizes) <= {CARD, ".gitattributes"}:
             return []
+        options: dict[str, Any] = {"revision": self.sha, "token": self.api.token}
+        names = _asked(lambda: get_dataset_config_names(self.repo_id, **options)) or []
         return [
-            {"config_name": name, "data_files": [{"split": s, "path": _path(k.patterns)} for s, k in found.items()]}
+            {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in found.items()]}
             for name in names
             if (found := self.splits(name))
         ]
@@ -130,10 +134,7 @@ class Repository:
 
     def _load_builder(self, config: str) -> Any:
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token, "cache_dir": self._cache_dir}
-        try:
-            return load_dataset_builder(self.repo_id, config, **options)
-        except (FileNotFoundError, RuntimeError):  # as above
-            return None
+        return _asked(lambda: load_dataset_builder(self.repo_id, config, **options))
 
     def _patterns(self, files: Sequence[str]) -> list[str]:
         """The files of a split as a card names them: their folder, where it holds nothing else, or one by one."""
@@ -157,12 +158,25 @@ class Repository:
         return system.open(f"datasets/{self.repo_id}@{self.sha}/{file}", "rb", block_size=2**16)
 
 
-def _path(patterns: Sequence[str]) -> str | list[str]:
+def _asked(call: Callable[[], T]) -> T | None:
+    """What `datasets` says of a repository; None where it finds no data, or a script, which it no longer runs.
+
+    A connection that fails is no answer, although the errors are of the same kinds.
+    """
+
+    def attempt() -> T | None:
+        try:
+            return call()
+        except (DataFilesNotFoundError, EmptyDatasetError, RuntimeError) as error:
+            if is_passing(error):
+                raise ConnectionError(described(error)) from error
+            if isinstance(error, RuntimeError) and "script" not in str(error):
+                raise
+            return None
+
+    return patiently(attempt)
+
+
+def as_path(patterns: Sequence[str]) -> str | list[str]:
+    """Patterns as a card has them."""
     return patterns[0] if len(patterns) == 1 else list(patterns)
-
-
-def as_list(data_files: Any, known: Mapping[str, KnownSplit]) -> list[dict[str, Any]]:
-    """A configuration's ``data_files`` in their longest form: a list of splits and what their files are named by."""
-    if isinstance(data_files, list) and all(isinstance(entry, dict) for entry in data_files):
-        return [dict(entry) for entry in data_files]
-    return [{"split": name, "path": _path(split.patterns)} for name, split in known.items()]

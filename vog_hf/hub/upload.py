@@ -6,20 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from datasets import Features, SplitInfo
+from datasets import SplitInfo
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 from markupsafe import Markup
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, HubError
 from vog_hf.hub import places
 from vog_hf.hub.card import describe_split, merged_card
 from vog_hf.hub.check import require_equal
-from vog_hf.hub.client import CONFLICTS, Conflict, described, explained, patiently, status
+from vog_hf.hub.client import CONFLICTS, WAITS, Conflict, described, explained, is_passing, patiently, status
 from vog_hf.hub.metadata import Declaration
 from vog_hf.hub.parts import Part
 from vog_hf.hub.repository import CARD, Repository
@@ -148,7 +149,12 @@ class Upload:
                 self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
                 self._patterns[table.split] = places.shard_pattern(self.config, table.split)
             repository = self.look()
-            self.operations(repository, self.declare(repository))
+            card = self._card(repository, self.declare(repository))
+            try:
+                patiently(card.validate)
+            except ValueError as error:
+                msg = f"the Hub does not take the card of {repo_id} ({described(error)}); mend its metadata there first"
+                raise HubError(msg) from error
 
     def send(self) -> None:
         """Everything but the card goes to the Hub."""
@@ -178,22 +184,24 @@ class Upload:
         with explained(f"the commit to {target.repo_id} was not made", KEPT):
             sha, address = patiently(attempt, conflicts=True)
         with explained(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
-            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration)
+            cache_dir = self.folder / "datasets"
+            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration, cache_dir=cache_dir)
         return address
 
     def _preupload(self, additions: list[CommitOperationAdd]) -> None:
         target = self.target
-        # After five tries of its own the client raises RuntimeError from what went wrong; Xet raises it, too.
+        options: dict[str, Any] = {"repo_type": "dataset", "revision": target.branch, "create_pr": target.create_pr}
+
+        def attempt() -> None:
+            try:
+                target.api.preupload_lfs_files(target.repo_id, additions, **options)
+            except RuntimeError as error:  # which the client makes of what went wrong, after tries of its own or none
+                if not is_passing(error):
+                    raise
+                raise ConnectionError(described(error)) from error
+
         with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
-            patiently(
-                lambda: target.api.preupload_lfs_files(
-                    target.repo_id,
-                    additions,
-                    repo_type="dataset",
-                    revision=target.branch,
-                    create_pr=target.create_pr,
-                )
-            )
+            patiently(attempt, waits=WAITS[:2])
 
     def look(self) -> Repository:
         """The repository as it stands now."""
@@ -203,7 +211,10 @@ class Upload:
 
     def declare(self, repository: Repository) -> Declaration:
         """The configuration beside what the repository holds."""
-        return Declaration(repository, self.config, self._features, self._splits, self._patterns)
+        shards = [places.shard_name(self.config, table.split, 0, count=1) for table in self.tables]
+        features = self.tables[0].dataset.features
+        new_files = [*shards, *self.beside.files]
+        return Declaration(repository, self.config, features, self._splits, self._patterns, new_files=new_files)
 
     def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
         """Everything that the commit does to the repository as it stands."""
@@ -224,10 +235,6 @@ class Upload:
         card = merged_card(repository.card, self.beside.pieces, title=name, **about)
         declaration.apply(card.data, self._shard_sizes)
         return declaration.require_readable(card)
-
-    @property
-    def _features(self) -> Features:
-        return self.tables[0].dataset.features
 
     def _earlier_files(self, files: Iterable[str]) -> list[str]:
         """Files of earlier pushes of these splits: their shards, and what was pushed beside them."""
@@ -292,7 +299,7 @@ def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> Non
         info = patiently(lambda: api.dataset_info(repo_id))
     except RepositoryNotFoundError:
         patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
-        return
+        info = patiently(lambda: api.dataset_info(repo_id))  # another process may have made it, and otherwise
     if private is not None and bool(info.private) != private:
         is_what = "private" if info.private else "public"
         msg = (
