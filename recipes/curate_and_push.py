@@ -51,6 +51,7 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
+from vog_hf.hub import push_scored_dataset
 from vog_hf.report import write_report
 
 SIZE = 64  # of images for the model from scratch
@@ -223,8 +224,6 @@ def weigh(chosen, curation, rows):
 
 
 def push(curated, scores, curation, said):
-    from vog_hf.hub import push_scored_dataset
-
     sections = {title: "\n".join(f"- {k}: {v:.3f}" for k, v in figures.items()) for title, figures in said.items()}
     private = True if curation.private else None
     url = push_scored_dataset(curated, curation.push_to, scores=scores, private=private, card_sections=sections)

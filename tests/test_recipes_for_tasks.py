@@ -399,3 +399,110 @@ def test_documented_commands_are_taken(recipe):
     parser = runpy.run_path(str(RECIPES / f"{recipe}.py"))["make_parser"]()
     for arguments in commands:
         assert parser.parse_args(arguments).dataset
+
+
+LOADING = """
+import json, runpy, sys
+for recipe, repo in json.loads(sys.argv[1]):
+    load = runpy.run_path(recipe)["load_split"]
+    print(recipe, len(load(repo, None, "train")))
+    try:
+        load(repo, None, "test")
+    except SystemExit as stopped:
+        print(stopped)
+"""
+
+
+def parquet_bytes(rows):
+    """The content of a parquet file of rows."""
+    file = io.BytesIO()
+    rows.to_parquet(file)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_every_recipe_loads_a_hub_id(tmp_path):
+    """Each recipe reads a split of a data set on the Hub, and says in one line where there is no test split."""
+    digits = load_digits_dataset().select(range(ROWS))
+    kinds = {TEXT: sentences(), SOUND: sounds(), LORA: sentences(), OLD: sentences()}
+    with HubServer() as hub:
+        asked = []
+        for recipe in (TEXT, SOUND, TIMM, CURATE, LORA, OLD, IMAGE):
+            content = parquet_bytes(kinds.get(recipe, digits))
+            hub.repository(f"someone/{recipe}", kind="datasets").commit({"data/train-00000-of-00001.parquet": content})
+            asked.append((str(RECIPES / f"{recipe}.py"), f"someone/{recipe}"))
+        done = subprocess.run(
+            [sys.executable, "-c", LOADING, json.dumps(asked)],
+            env={**os.environ, **hub.environment(tmp_path), "HF_TOKEN": ACCEPTED, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[::2] == [f"{recipe} {ROWS}" for recipe, _ in asked]
+    for line, (_, repo) in zip(lines[1::2], asked, strict=True):
+        assert line.startswith(f"error: {repo} with split 'test' cannot be loaded: Unknown split")
+
+
+@pytest.mark.slow
+def test_a_hub_id_is_trained_on_and_its_revisions_are_scored(tmp_path):
+    """A recipe runs on a data set of the Hub; models pushed there as revisions are scored from there."""
+    with HubServer() as hub:
+        online = {**hub.environment(tmp_path / "hub"), "HF_TOKEN": ACCEPTED}
+        content = parquet_bytes(sentences())
+        hub.repository("someone/texts", kind="datasets").commit({"data/train-00000-of-00001.parquet": content})
+        options = ("--dataset", "someone/texts", "--output_dir", tmp_path / "run", *TRAINER)
+        finish(start(TEXT, *options, "--save_strategy", "epoch", "--snapshots", "epoch", **online))
+        model = hub.repository("someone/model")
+        for number, folder in enumerate((tmp_path / "run" / "checkpoint-4", tmp_path / "run" / "checkpoint-8")):
+            files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
+            model.commit({path.name: path.read_bytes() for path in files}, f"epoch-{number + 1}")
+        old = ("--dataset", "someone/texts", "--model", "someone/model", "--revisions", "epoch-1", "epoch-2")
+        finish(start(OLD, *old, "--output_dir", tmp_path / "out", **online))
+    ours, theirs = (
+        VoGScores.load(path) for path in (tmp_path / "out" / "scores", tmp_path / "run" / "_vog" / "scores")
+    )
+    np.testing.assert_array_equal(ours.column("vog"), theirs.column("vog"))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_columns_of_one(tmp_path):
+    """The image recipe on two processes, with half the rows a step on each, gives the columns of a single process."""
+    rows = save_parquet(tmp_path / "digits.parquet", load_digits_dataset().select(range(48)))
+    options = ["--dataset", rows, "--model", "scratch:vit-tiny", "--image_size", "32", "--no_augment", "--snapshots"]
+    options += ["epoch", "--num_train_epochs", "2", "--use_cpu", "True", "--learning_rate", "1e-4"]
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    runs = {
+        1: start(IMAGE, *options, "--per_device_train_batch_size", "16", "--output_dir", tmp_path / "one"),
+        2: start(
+            *(IMAGE, *options, "--per_device_train_batch_size", "8", "--output_dir", tmp_path / "two"),
+            launcher=launcher,
+            ACCELERATE_USE_CPU="true",
+        ),
+    }
+    for process in runs.values():
+        finish(process)
+    one, two = (VoGScores.load(tmp_path / name / "_vog" / "scores") for name in ("one", "two"))
+    assert two.manifest["n_processes"] == 2
+    assert one.manifest["n_processes"] == 1
+    for name in one.column_names:
+        np.testing.assert_allclose(two.column(name), one.column(name), rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["scratch:resnet18-cifar", "scratch:resnet50"])
+def test_the_papers_settings_run(tmp_path, model):
+    """The documented CIFAR and ImageNet commands run, shorter and on other rows, with the published windows."""
+    rows = save_parquet(tmp_path / "digits.parquet", load_digits_dataset().select(range(32)))
+    (arguments, *_) = [found for name, found in documented_commands() if name == IMAGE and model in found]
+    wanted = "1,2,3,4,5,6,7,8,9" if model.endswith("50") else "auto"
+    shorter = ["--dataset", rows, "--eval_split", "train[:8]", "--max_steps", "9", "--snapshots", wanted]
+    shorter += ["--image_size", "32", "--per_device_train_batch_size", "16", "--dataloader_num_workers", "0"]
+    shorter += ["--warmup_steps", "1", "--learning_rate", "1e-3", "--use_cpu", "True", "--output_dir", tmp_path / "out"]
+    finish(start(IMAGE, *arguments, *shorter))
+    manifest = VoGScores.load(tmp_path / "out" / "_vog" / "scores").manifest
+    assert [snapshot["step"] for snapshot in manifest["snapshots"]][-1] == 9
+    if model.endswith("50"):
+        steps = {name: [int(snapshot[-9:]) for snapshot in window] for name, window in manifest["windows"].items()}
+        assert steps == {"early": [1, 2, 3], "late": [7, 8, 9], "all": list(range(1, 10))}
