@@ -226,7 +226,10 @@ def weigh(chosen, curation, rows):
 def push(curated, scores, curation, said):
     sections = {title: "\n".join(f"- {k}: {v:.3f}" for k, v in figures.items()) for title, figures in said.items()}
     private = True if curation.private else None
-    url = push_scored_dataset(curated, curation.push_to, scores=scores, private=private, card_sections=sections)
+    split = str(curated.split or "train").partition("[")[0].partition("+")[0]  # of a part of a split, the split's name
+    url = push_scored_dataset(
+        curated, curation.push_to, scores=scores, split=split, private=private, card_sections=sections
+    )
     print(f"The scored data set, with the column {WEIGHT}, is at {url}")
 
 
