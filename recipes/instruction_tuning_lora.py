@@ -265,7 +265,7 @@ def load_split(source, config, split):
 QUESTIONS = {
     "which number comes after {n} ?": (lambda n: n + 1, lambda n: n - 1),
     "which number comes before {n} ?": (lambda n: n - 1, lambda n: n + 1),
-    "what is the last digit of {n} ?": (lambda n: n % 10, lambda n: n // 10 % 10),
+    "what is the last digit of {n} ?": (lambda n: n % 10, lambda n: (n + 3) % 10),
     "is {n} even or odd ?": (lambda n: ("even", "odd")[n % 2], lambda n: ("odd", "even")[n % 2]),
 }
 
@@ -279,10 +279,9 @@ def synthetic_rows(n_rows, wrong_share, *, seed):
     for row in range(n_rows):
         kind, n = kinds[int(random.integers(len(kinds)))], int(random.integers(1, 1000))
         right_answer, wrong_answer = (answer(n) for answer in QUESTIONS[kind])
-        is_corrupted = row in wrong and right_answer != wrong_answer
         found["prompt"].append(kind.format(n=n))
-        found["answer"].append(str(wrong_answer if is_corrupted else right_answer))
-        found["is_corrupted"].append(is_corrupted)
+        found["answer"].append(str(wrong_answer if row in wrong else right_answer))
+        found["is_corrupted"].append(row in wrong)
     return Dataset.from_dict(found)
 
 
