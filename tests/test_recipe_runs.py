@@ -63,7 +63,7 @@ def test_run_records_each_seed(runner):
     assert done.returncode == 0, done.stderr
     found = json.loads((runner.folder / "results" / "mine.json").read_text())
     assert [seed["headline"]["auroc"] for seed in found["seeds"]] == [0.5, 1.5, 2.5]
-    assert all(seed["seconds"] > 0 for seed in found["seeds"])
+    assert all(seed["seconds"] >= 0 for seed in found["seeds"])  # rounded to a tenth
     assert found["hardware"] == "an abacus"
     assert {"python", "torch", "vog-hf"} <= set(found["versions"])
     assert not list((runner.folder / "data").glob("mine*"))

@@ -36,6 +36,7 @@ from vog_hf.evaluation import (
 )
 from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
+from vog_hf.report.figures import histogram_figure
 from vog_hf.scores import VoGScores
 from vog_hf.text import number, printable, signed
 
@@ -650,6 +651,14 @@ class Generated(TorchDataset):
     def __getitem__(self, row):
         noise = np.random.default_rng(row).integers(0, 256, (self.side, self.side, 3), dtype=np.uint8)
         return {"image": Image.fromarray(noise)}
+
+
+def test_logarithmic_axis():
+    """Where few rows lie far above the others the axis is logarithmic, and its numbers are numbers, no formulas."""
+    drawing = histogram_figure(np.geomspace(0.001, 10, 60), "logit per unit of input", "spread")
+    assert "logarithmic axis" in drawing.caption
+    assert {"0.001", "0.01", "0.1", "1", "10"} <= set(re.findall(r">([\d.]+)</text>", drawing.svg))
+    assert "$" not in drawing.svg
 
 
 @pytest.mark.parametrize(("side", "n_classes"), [(32, 10), (224, 10), (224, 100)])

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from vog_hf.data_map import draw_data_map
 from vog_hf.pictures import shortened
@@ -159,6 +159,10 @@ def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str) -> Dra
         axes.axvline(median, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         if logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(
+                StrMethodFormatter("{x:g}")
+            )  # the usual one writes formulas, shown as they are
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"vog ({shortened(unit, 40)})")
