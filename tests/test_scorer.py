@@ -688,6 +688,16 @@ def test_the_log_line_after_the_dry_run_states_what_is_to_come(caplog, tmp_path)
         assert part in line
 
 
+@pytest.mark.parametrize("name", ["me/net", "", "folder"])
+def test_the_manifest_names_the_model_and_no_folder_of_the_machine(name, tmp_path, monkeypatch):
+    """An id on the Hub as it is; of a model from a local folder the folder's name, because manifests are published."""
+    case, states = family("bert")
+    (tmp_path / "folder").mkdir()
+    local = str(tmp_path / "folder")
+    monkeypatch.setattr(case.model.config, "name_or_path", local if name == "folder" else name)
+    assert score(case, states).manifest["model"]["name"] == (name or None)
+
+
 def test_a_model_that_does_not_leave_padding_out_is_named(caplog):
     """A text model that ignores the mask is scored with a warning that advises a fixed length; BERT without one."""
 

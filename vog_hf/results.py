@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, iden
         "task": plan.task.name if plan.task else None,
         "class_names": class_names(reader, model_config) if plan.has_classes else None,
         "normalized_over": "class" if plan.has_classes else "data set",
-        "model": {"class": type(session.model).__qualname__, "name": getattr(model_config, "name_or_path", "") or None},
+        "model": {"class": type(session.model).__qualname__, "name": _model_name(model_config)},
         "input": {
             "name": plan.leaf.name,
             "embedding": plan.leaf.embedding is not None,
@@ -91,6 +92,12 @@ def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, iden
         "batch_size": session.batch_size,
         "n_processes": session.processes.num_processes,
     }
+
+
+def _model_name(model_config: Any) -> str | None:
+    """The model's id on the Hub; of a local folder just its last part, because manifests are published."""
+    name = str(getattr(model_config, "name_or_path", None) or "")
+    return (Path(name).name if Path(name).is_dir() or Path(name).is_absolute() else name) or None
 
 
 def with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResults:
