@@ -49,8 +49,9 @@ FLOORS = (
 )
 OUTSIDE_SYSTEMS = 3  # the floor whose modules know nothing of one another
 HUGGING_FACE = {"transformers", "datasets", "accelerate", "huggingface_hub", "peft"}  # not on floor 0
-# Beside the names of `vog_hf` itself, recipes may use what these modules define: values, and outside systems.
-OPEN_TO_RECIPES = FLOORS[0] | FLOORS[OUTSIDE_SYSTEMS] | {"pictures", "label_noise"}
+# Beside the names of `vog_hf` itself, recipes may use what these modules define: values, outside systems, snapshots for
+# a loop of one's own, and the rows of the demo.
+OPEN_TO_RECIPES = FLOORS[0] | FLOORS[OUTSIDE_SYSTEMS] | {"pictures", "label_noise", "snapshots", "demo"}
 
 
 def floor_of(module):
