@@ -12,7 +12,7 @@ import vog_hf
 from vog_hf.demo import load_digits_dataset
 from vog_hf.scores import VoGScores
 
-COMMAND = [sys.executable, "-m", "vog_hf.cli"]
+COMMAND = [sys.executable, "-m", "vog_hf"]
 
 
 def run_cli(*arguments, cwd):

@@ -33,6 +33,9 @@ FLOORS = (
         "scores",
         "columns",
         "data_map",
+        "findings",
+        "text",
+        "wording",
         "label_noise",
         "scorer",
         "session",
@@ -42,7 +45,7 @@ FLOORS = (
         "streams",
     },
     {"tracking", "hub", "report", "review"},
-    {"training", "callback", "demo", "cli"},
+    {"training", "callback", "demo", "cli", "__main__"},
 )
 OUTSIDE_SYSTEMS = 3  # the floor whose modules know nothing of one another
 HUGGING_FACE = {"transformers", "datasets", "accelerate", "huggingface_hub", "peft"}  # not on floor 0

@@ -36,8 +36,8 @@ from vog_hf.evaluation import (
 )
 from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
-from vog_hf.report.text import number, printable, signed
 from vog_hf.scores import VoGScores
+from vog_hf.text import number, printable, signed
 
 LOADING = ("src", "href", "xlink:href", "srcset", "data", "action", "poster", "background", "style")
 

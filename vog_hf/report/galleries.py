@@ -24,8 +24,8 @@ from vog_hf.pictures import (
     strip,
     thumbnail,
 )
-from vog_hf.report.text import number, printable
 from vog_hf.scores import VoGScores
+from vog_hf.text import number, printable
 
 SIDE = 112  # pixels of a picture's longer side; smaller pictures keep their size
 LOSSLESS_SIDE = 40  # up to here a picture is stored exactly: its pixels are shown as squares

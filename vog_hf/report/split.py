@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vog_hf import wording
 from vog_hf.evaluation import HardTail, stability_in_words
+from vog_hf.findings import Findings
 from vog_hf.pictures import class_names, has_classes, most_extreme
-from vog_hf.report import facts, figures
+from vog_hf.report import figures
 from vog_hf.report.changes import most_changed
-from vog_hf.report.findings import Findings
 from vog_hf.report.galleries import CardMaker, Gallery, class_galleries
 from vog_hf.report.grids import Grid, classes_grid, measures_grid, rows_grid
-from vog_hf.report.text import signed
 from vog_hf.scores import VoGScores
+from vog_hf.text import signed
 
 MAX_CLASS_GALLERIES = 20
 
@@ -47,9 +48,9 @@ class Split:
         self.found = Findings(scores)
         self.column = self.found.column
         self.n_left_out = int((~self.found.is_finite).sum())
-        self.run_facts = facts.run_facts(scores)
-        self.digests = facts.digests(scores)
-        self.meanings = facts.column_meanings(scores)
+        self.run_facts = wording.run_facts(scores)
+        self.digests = wording.digests(scores)
+        self.meanings = wording.column_meanings(scores)
         self._dataset = dataset
         self._options = options
         self._make = CardMaker(scores, dataset, self.column)
@@ -64,7 +65,7 @@ class Split:
     @property
     def verdict(self) -> str:
         """The same in one line."""
-        return facts.verdict(self.tail.tail)
+        return wording.verdict(self.tail.tail)
 
     @property
     def measures(self) -> Grid | None:
@@ -101,7 +102,7 @@ class Split:
             x, y, color = (table[name].to_numpy() for name in ("variability", "confidence", "vog_percentile"))
             drawn.append(figures.data_map_figure(x, y, color, f"{ident}-map"))
         if len(table):
-            unit = facts.unit_of(facts.first_target(self.scores))
+            unit = wording.unit_of(wording.first_target(self.scores))
             drawn.append(figures.histogram_figure(table["vog"].to_numpy(dtype=np.float64), unit, f"{ident}-spread"))
         if (stability := found.stability) is not None:
             drawn.append(figures.stability_figure(stability, stability_in_words(stability), f"{ident}-stability"))
@@ -115,8 +116,8 @@ class Split:
         highest, lowest = most_extreme(self.scores, self.column, self._options.top_k)
         by = f"By {self.column}, most extreme first."
         wanted = [
-            (facts.tail_title(self.tail.tail, "highest"), by, "high", highest),
-            (facts.tail_title(self.tail.tail, "lowest"), by, "low", lowest),
+            (wording.tail_title(self.tail.tail, "highest"), by, "high", highest),
+            (wording.tail_title(self.tail.tail, "lowest"), by, "low", lowest),
         ]
         changed = most_changed(self.scores, self._options.top_k)
         if changed is not None:
@@ -156,7 +157,7 @@ class Split:
     def heat_note(self) -> str | None:
         """What the heat maps show, in the forms that they have here; None where there are none."""
         kinds = {card.heat.kind for gallery in self.galleries for card in gallery.cards if card.heat is not None}
-        return facts.heat_note(self.scores, kinds) if kinds else None
+        return wording.heat_note(self.scores, kinds) if kinds else None
 
     @property
     def class_figure(self) -> figures.Drawing | None:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vog_hf.report.split import Split
-from vog_hf.report.text import number, printable, signed
+from vog_hf.text import number, printable, signed
 
 GENERATOR = "vog_hf report"  # how a file of ours is recognised
 

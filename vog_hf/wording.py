@@ -1,4 +1,4 @@
-"""What a report says of a run in words: how it was made, what its columns mean, which tail is hard."""
+"""A run and its scores in words: how it was made, what its columns mean, which tail is hard."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,0 +1,387 @@
+"""`vog-hf score`: the scores of a callback from the checkpoints of its run; what it opens, and what it refuses."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from cli_runs import MODULE, SCRIPT, launch, run, train_on_images, train_on_texts
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
+from hub_server import HubServer
+from safetensors.torch import save_file
+from transformers import Wav2Vec2FeatureExtractor
+
+from vog_hf.cli.model import find_snapshots
+from vog_hf.cli.score import memory
+from vog_hf.scorer import VoGScorer
+from vog_hf.scores import VoGScores
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A training on digits."""
+    return train_on_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A training on texts."""
+    return train_on_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture
+def score(capfd, tmp_path):
+    """`vog-hf score` with an output folder of the test's own; its scores, or what it said when it refused."""
+
+    def scored(*arguments, output=None):
+        folder = output or tmp_path / "scores"
+        done = run(capfd, "score", *arguments, "--output", folder)
+        assert "Traceback" not in done.stderr
+        if done.code:
+            assert done.stdout == ""
+            assert done.code == 1
+            assert done.stderr.startswith("Error: ")
+            return done.stderr
+        return VoGScores.load(folder)
+
+    return scored
+
+
+def assert_same_scores(got, wanted):
+    """Every column to 1e-6, relative to the largest value of the column."""
+    assert got.column_names == wanted.column_names
+    for name in wanted.column_names:
+        values = wanted.column(name).astype(float)
+        scale = max(np.abs(values).max(), 1e-30)
+        np.testing.assert_allclose(got.column(name), values, rtol=1e-6, atol=1e-6 * scale, err_msg=name)
+    assert wanted.column("vog").min() > 0
+
+
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *MODULE[1:]]
+ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+# --- the callback's scores --------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_of_images_give_the_scores_of_the_callback(score, images):
+    """Every column to 1e-6, from the checkpoint-* folders that the Trainer saved at the same steps."""
+    got = score(images.folder, "--dataset", images.data)
+    assert_same_scores(got, images.scores)
+    assert [entry["name"] for entry in got.manifest["snapshots"]] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
+
+
+def test_checkpoints_of_texts_give_the_scores_of_the_callback(score, texts):
+    """From a csv file whose labels are names of classes; batches are padded otherwise than the Trainer's."""
+    got = score(texts.folder, "--dataset", texts.data, "--batch-size", "7")
+    assert_same_scores(got, texts.scores)
+    assert got.manifest["class_names"] == ["bad", "fair", "good"]
+    transform = got.manifest["transform"]
+    assert (transform["input_columns"], transform["label_column"], transform["max_length"]) == (["text"], "label", 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
+def test_scoring_in_a_process_of_its_own(tmp_path, images, command):
+    """One JSON document on stdout; scores and scored data set are those of the callback."""
+    saved = ["--save-dataset", tmp_path / "d"]
+    done = launch(command, "score", images.folder, "-d", images.data, "-o", tmp_path / "s", *saved, "--json")
+    assert done.code == 0, done.stderr
+    assert done.stderr == ""
+    assert done.values["n_rows"] == 64
+    assert done.values["hard_tail"]["tail"] in ("high", "low", "both", "unclear")
+    assert_same_scores(VoGScores.load(tmp_path / "s"), images.scores)
+    scored = load_from_disk(str(tmp_path / "d"))
+    np.testing.assert_allclose(scored["vog"][:], images.scores.column("vog"), rtol=1e-6)
+    assert isinstance(scored.features["image"], Image)
+    assert isinstance(scored.features["label"], ClassLabel)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(tmp_path, images):
+    """`torchrun -m vog_hf score` on two processes: one JSON document, the callback's scores, both processes in it."""
+    given = [images.folder, "-d", images.data, "-o", tmp_path / "s", "--save-dataset", tmp_path / "d.parquet"]
+    done = launch(TWO_PROCESSES, "score", *given, "--json", **ON_CPU)
+    assert done.code == 0, done.stderr
+    assert done.values["n_rows"] == 64
+    scores = VoGScores.load(tmp_path / "s")
+    assert scores.manifest["n_processes"] == 2
+    assert_same_scores(scores, images.scores)
+    assert Dataset.from_parquet(str(tmp_path / "d.parquet"), cache_dir=str(tmp_path)).num_rows == 64
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_where_something_is_wrong(tmp_path, images):
+    """Each says the one line, and none waits for the other."""
+    given = [images.folder, "-d", images.data, "--label-column", "digit"]
+    done = launch(TWO_PROCESSES, "score", *given, cwd=tmp_path, **ON_CPU)
+    assert done.code != 0
+    assert "Error on process 0: the data set has no column 'digit'" in done.stderr
+    assert not (tmp_path / "vog-scores").exists()
+
+
+@pytest.mark.slow
+def test_accelerate_launch_runs_the_module(tmp_path, images):
+    """`accelerate launch -m vog_hf score ...`."""
+    command = [
+        str(Path(sys.executable).with_name("accelerate")),
+        "launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        "-m",
+        "vog_hf",
+    ]
+    done = launch(command, "score", images.folder, "-d", images.data, "-o", tmp_path / "s", "--json")
+    assert done.code == 0, done.stderr
+    assert done.values["n_snapshots"] == 3
+    assert_same_scores(VoGScores.load(tmp_path / "s"), images.scores)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_put_in_the_order_of_their_steps(tmp_path):
+    """As a shell expands them, as a pattern, in any order; what has no step stays in the order given."""
+    for step in (200, 1000, 90):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    wanted = [str(tmp_path / f"checkpoint-{step}") for step in (90, 200, 1000)]
+    assert find_snapshots([str(tmp_path / "checkpoint-*")]) == wanted
+    assert find_snapshots(sorted(wanted)) == wanted
+    (tmp_path / "last").mkdir()
+    assert find_snapshots([str(tmp_path / "last"), wanted[1]]) == [str(tmp_path / "last"), wanted[1]]
+    assert find_snapshots([str(tmp_path)]) == str(tmp_path)
+
+
+def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(score, tmp_path, images):
+    """The same scores, however the weights are found."""
+    wanted = images.scores.column("vog")
+    folders = sorted(images.folder.glob("checkpoint-*"))
+    for step, folder in enumerate(sorted(folders, key=lambda path: int(path.name.split("-")[1]))):
+        shutil.copy(folder / "model.safetensors", tmp_path / f"{step}.safetensors")
+    for number, given in enumerate(
+        [folders, [images.folder / "checkpoint-*"], sorted(tmp_path.glob("*.safetensors")), [images.folder / "_vog"]]
+    ):
+        got = score(folders[0], *given, "-d", images.data, output=tmp_path / f"out-{number}")
+        np.testing.assert_allclose(got.column("vog"), wanted, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_snapshots_of_the_hub(tmp_path, images):
+    """Model, processor and snapshots from revisions on the Hub, the data set as well; all through the real client."""
+    with HubServer() as hub:
+        model = hub.repository("someone/model")
+        for epoch, step in enumerate((4, 8, 12)):
+            folder = images.folder / f"checkpoint-{step}"
+            names = ("config.json", "model.safetensors", "preprocessor_config.json")
+            model.commit({name: (folder / name).read_bytes() for name in names}, name=f"epoch-{epoch}")
+        load_from_disk(str(images.data)).to_parquet(tmp_path / "digits.parquet")
+        data = hub.repository("someone/digits", kind="datasets")
+        data.commit({"data/train-00000-of-00001.parquet": (tmp_path / "digits.parquet").read_bytes()})
+        revisions = [argument for epoch in range(3) for argument in ("--snapshot-revision", f"epoch-{epoch}")]
+        done = launch(
+            SCRIPT, "score", "someone/model", *revisions, "-d", "someone/digits", "-o", tmp_path / "scores", "--json",
+            **hub.environment(tmp_path / "home"),
+        )  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert done.stderr == ""
+    scores = VoGScores.load(tmp_path / "scores")
+    assert_same_scores(scores, images.scores)
+    assert scores.manifest["data"]["source"] == {
+        "name": "someone/digits", "config": None, "split": None, "revision": None
+    }  # fmt: skip
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_images_is_scored_by_its_classes(score, tmp_path, images):
+    """A folder for each class, as `imagefolder` has it; of the stored pictures the scores are those of the callback."""
+    rows = load_from_disk(str(images.data))
+    order = []
+    for label in range(10):
+        (tmp_path / "pictures" / str(label)).mkdir(parents=True)
+        for number in np.flatnonzero(np.asarray(rows["label"]) == label):
+            rows[int(number)]["image"].save(tmp_path / "pictures" / str(label) / f"{number:03d}.png")
+            order.append(number)
+    got = score(images.folder, "-d", tmp_path / "pictures")
+    np.testing.assert_allclose(got.column("vog"), images.scores.column("vog")[order], rtol=1e-6)
+
+
+def test_a_split_and_columns_of_other_names(score, tmp_path, images):
+    """A split of a DatasetDict on disk, with columns that have to be named; the class names stay."""
+    rows = load_from_disk(str(images.data)).rename_columns({"image": "picture", "label": "digit"})
+    rows = concatenate_datasets([rows, rows.select_columns("picture").rename_column("picture", "preview")], axis=1)
+    DatasetDict({"train": rows.select([0]), "held": rows}).save_to_disk(str(tmp_path / "dict"))
+    given = [images.folder, "-d", tmp_path / "dict"]
+    assert "several columns of image (picture, preview)" in score(*given, "--split", "held")
+    got = score(*given, "--split", "held", "--input-column", "picture")
+    np.testing.assert_allclose(got.column("vog"), images.scores.column("vog"), rtol=1e-6)
+    np.testing.assert_array_equal(got.column("label"), images.scores.column("label"))
+    assert got.manifest["class_names"] == list("0123456789")
+    assert got.manifest["config"]["label_column"] == "digit"
+    assert "has the splits train, held, not 'test'; name one with --split" in score(*given, "--split", "test")
+
+
+def test_rows_without_labels_use_the_prediction(score, tmp_path, images):
+    """Only where that is asked for; a slice of a split is named as `load_dataset` has it."""
+    load_from_disk(str(images.data)).select_columns(["image"]).to_parquet(tmp_path / "rows.parquet")
+    given = [images.folder, "-d", tmp_path / "rows.parquet", "--split", "train[:20]"]
+    assert "the data set has no label (columns image); name it with --label-column, or use" in score(*given)
+    got = score(*given, "--label", "predicted")
+    assert len(got) == 20
+    assert (got.column("label") == -1).all()
+
+
+def test_pairs_of_texts(score, tmp_path, texts):
+    """Two columns become one input, and which they were is noted."""
+    rows = Dataset.from_dict({"a": ["w4 w5", "w6"], "b": ["w7", "w8 w9"], "label": [0, 1]})
+    rows.to_json(tmp_path / "pairs.jsonl")
+    given = [texts.folder, "-d", tmp_path / "pairs.jsonl"]
+    assert "several columns of text (a, b); name one of a, b with --input-column" in score(*given)
+    got = score(*given, "--input-column", "a", "--input-column", "b", "--max-length", "5")
+    assert got.manifest["transform"]["input_columns"] == ["a", "b"]
+    assert len(got.heat_map(1)) == 3
+
+
+def test_sounds_go_through_the_feature_extractor(score, tmp_path):
+    """Waveforms of varying length, padded under a mask: as the scorer has them from the model's own inputs."""
+    case = models.wav2vec2()
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=16_000, do_normalize=False, return_attention_mask=True)
+    for step, state in enumerate(models.perturbed_states(case.model, 2), 1):
+        case.model.save_pretrained(tmp_path / f"checkpoint-{step}")
+        save_file(state, tmp_path / f"checkpoint-{step}" / "model.safetensors", metadata={"format": "pt"})
+    extractor.save_pretrained(tmp_path / "checkpoint-2")
+    waves = [row["input_values"].tolist() for row in case.rows]
+    Dataset.from_dict({"wave": waves, "label": case.labels}).save_to_disk(str(tmp_path / "waves"))
+    assert "no column of audio; name one of wave with --input-column" in score(tmp_path, "-d", tmp_path / "waves")
+    got = score(tmp_path, "-d", tmp_path / "waves", "--input-column", "wave")
+    rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    states = models.perturbed_states(case.model, 2)
+    wanted = VoGScorer(case.model).score(rows, zip("ab", states, strict=True), collate_fn=models.collate)
+    np.testing.assert_allclose(got.column("vog"), wanted.column("vog"), rtol=1e-5)
+
+
+# --- what is computed and kept ----------------------------------------------------------------------------------------
+
+
+def test_options_reach_the_scores(score, images):
+    """Targets, whose class, precision and heat maps are in the manifest, and the columns are there."""
+    options = ["--target", "loss", "--target", "logit", "--label", "predicted", "--dtype", "model", "--no-heat-maps"]
+    got = score(
+        images.folder, "-d", images.data, *options, "--batch-size", "9", "--memory-budget", "1MB", "--workers", "1"
+    )
+    config = got.manifest["config"]
+    assert (config["target"], config["label"], config["dtype"]) == (["loss", "logit"], "predicted", "model")
+    assert "vog_logit_percentile" in got.column_names
+    assert not got.has_heat_maps
+    assert got.manifest["batch_size"] == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1000", 1000), ("4GiB", 2**32), ("4g", 2**32), ("1.5 MB", 3 * 2**19), ("2kb", 2048)]
+)
+def test_sizes_are_read_as_people_write_them(text, size):
+    """In powers of 1,024."""
+    assert memory(text) == size
+
+
+def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score, tmp_path, images):
+    """The second call reads the scores; with other options the folder is left alone. `report` finds the data set."""
+    first = score(images.folder, "-d", images.data)
+    written = (tmp_path / "scores" / "manifest.json").stat().st_mtime_ns
+    second = score(images.folder, "-d", images.data)
+    assert (tmp_path / "scores" / "manifest.json").stat().st_mtime_ns == written
+    assert second.manifest == first.manifest
+    assert "holds scores of something else: config differ" in score(
+        images.folder, "-d", images.data, "--target", "loss"
+    )
+    assert json.loads((tmp_path / "scores" / "source.json").read_text())["name"] == str(images.data)
+    done = run(capfd, "report", tmp_path / "scores", "-o", tmp_path / "report.html")
+    assert done.code == 0, done.stderr
+
+
+def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
+    """A file of that name is refused before the work, and so is a data set that has the columns already."""
+    (tmp_path / "scored.parquet").write_text("mine")
+    said = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "scored.parquet")
+    assert "exists already; choose another path" in said
+    assert (tmp_path / "scored.parquet").read_text() == "mine"
+    assert not (tmp_path / "scores").exists()
+    got = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "new.parquet", "--columns", "all")
+    scored = Dataset.from_parquet(str(tmp_path / "new.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert set(scored.column_names) == {"image", *got.column_names}
+    said = score(
+        images.folder, "-d", tmp_path / "new.parquet", "--save-dataset", tmp_path / "more", output=tmp_path / "other"
+    )
+    assert "the data set has ['vog', 'vog_class_normalized', 'vog_percentile'] already" in said
+    assert not (tmp_path / "other").exists()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["NOWHERE", "-d", "DATA"], "NOWHERE is no folder with snapshots in it; name them"),
+        (["EMPTY", "-d", "DATA"], "holds no model (no config.json, nor a checkpoint-<step> with one)"),
+        (["MODEL", "-d", "DATA"], "holds no snapshots"),
+        (["MODEL", "EMPTY/step-*", "-d", "DATA"], "there is no snapshot at"),
+        (["MODEL", "MODEL", "-d", "DATA"], "holds no snapshots"),
+        (["RUN", "-d", "EMPTY"], "cannot be opened"),
+        (["RUN", "-d", "DATA", "--config", "big", "--split", "x"], "not --split x; leave --split out"),
+        (["RUN", "-d", "DATA", "--label-column", "digit"], "has no column 'digit'; it has image, label"),
+        (["RUN", "-d", "DATA", "--input-column", "label"], "holds values of type int, expected images"),
+        (["RUN", "-d", "DATA", "--input-column", "image", "--input-column", "label"], "takes one column, got"),
+        (["RUN", "-d", "DATA", "--max-length", "9"], "--max-length is of texts, and this model takes image"),
+        (["RUN", "-d", "DATA", "--processor", "EMPTY"], "has no image processor; name the folder or Hub id"),
+        (["RUN", "-d", "TEXTS"], "no column of image; name one of text with --input-column"),
+        (["RUN", "-d", "REORDERED"], "the same names in another order"),
+        (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is no class of the model (bad, fair, good)"),
+        (["PICKLED", "RUN", "-d", "DATA"], "cannot be loaded (as safetensors)"),
+        (["TAGGER", "RUN", "-d", "TEXTS"], "is a BertForTokenClassification; score others from Python"),
+        (["ADAPTER", "-d", "TEXTS"], "is a PEFT adapter"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, arguments, said):  # noqa: PLR0917 (fixtures)
+    """One line that says what was expected, what came and what to do; nothing is written."""
+    paths = {
+        "RUN": images.folder,
+        "TEXT_RUN": texts.folder,
+        "DATA": images.data,
+        "TEXTS": texts.data,
+        "MODEL": tmp_path / "model",
+        "NOWHERE": "NOWHERE",
+        **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "TAGGER", "ADAPTER")},
+        "REORDERED": tmp_path / "reordered.parquet",
+        "MISNAMED": tmp_path / "misnamed.csv",
+    }
+    for name in ("EMPTY", "PICKLED", "ADAPTER"):
+        paths[name].mkdir()
+    shutil.copytree(images.folder / "checkpoint-12", paths["MODEL"])
+    shutil.copy(paths["MODEL"] / "config.json", paths["PICKLED"])
+    (paths["PICKLED"] / "pytorch_model.bin").write_bytes(b"pickle")
+    (paths["ADAPTER"] / "adapter_config.json").write_text("{}")
+    models.token_bert().model.save_pretrained(paths["TAGGER"])
+    rows = load_from_disk(str(images.data))
+    config = json.loads((paths["MODEL"] / "config.json").read_text())
+    if "REORDERED" in arguments:
+        names = list("0123456789")
+        config |= {"id2label": dict(enumerate(names[::-1])), "label2id": {n: 9 - i for i, n in enumerate(names)}}
+        (paths["MODEL"] / "config.json").write_text(json.dumps(config))
+        rows.to_parquet(paths["REORDERED"])
+        arguments = ["MODEL", "RUN", *arguments[1:]]
+    Dataset.from_dict({"text": ["w4 w5"] * 3, "label": ["bad", "ugly", "good"]}).to_csv(paths["MISNAMED"])
+    given = [_named(argument, paths) for argument in arguments]
+    assert said in score(*given)
+    assert not (tmp_path / "scores" / "manifest.json").exists()
+
+
+def _named(argument, paths):
+    """An argument with the path that its first word stands for."""
+    name, slash, rest = argument.partition("/")
+    return f"{paths[name]}{slash}{rest}" if name in paths else argument

@@ -1,0 +1,10 @@
+"""The command line `vog-hf`: a module for each command, and what they share.
+
+`app` is the application and `output` what it prints. A command is added as a module with a function under
+`vog_hf.cli.app.command`, imported below; commands are listed in the order of their imports.
+"""
+
+from vog_hf.cli import demo, score, report, push, compare, info  # noqa: F401, I001 (importing a command adds it, in this order)
+from vog_hf.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,121 @@
+"""`vog-hf compare`: how far two scorings of the same rows agree."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from vog_hf.cli.app import command
+from vog_hf.cli.data import one_split
+from vog_hf.cli.output import Output
+from vog_hf.errors import ConfigError, RowMismatchError
+
+if TYPE_CHECKING:
+    from vog_hf.scores import VoGScores
+
+
+@command(
+    "vog-hf compare ./scores-seed-0 ./scores-seed-1",
+    "vog-hf compare ./scores-resnet ./scores-vit --column vog_late --top 20",
+    "vog-hf compare ./scores-a ./scores-b --json | jq .agreement.spearman",
+)
+def compare(
+    out: Output,
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder with scores.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder with other scores of the same rows.")],
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What to rank by. Default: vog_class_normalized, else vog_normalized, else vog."
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=0, metavar="INTEGER", help="How many of the rows that moved most to print.")
+    ] = 10,
+) -> None:
+    """Compare two rankings of the same rows.
+
+    Prints their rank correlation, how many of the highest and the lowest rows they share, and the rows whose place
+    changed most. Scores of other rows, or of the same rows in another order, are refused.
+    """
+    from vog_hf.evaluation import merge_rankings, rank_agreement
+
+    first, second = one_split(a), one_split(b)
+    require_same_rows(first, second)
+    column = column or shared_ranking(first, second)
+    values = {"a": first.column(column), "b": second.column(column)}
+    agreement = rank_agreement(values["a"], values["b"])
+    percentiles = merge_rankings(values)
+    change = (percentiles["b"] - percentiles["a"]).to_numpy()
+    order = np.argsort(-np.abs(change), kind="stable")[:top]
+    movers = [
+        {"row": int(row), **_label(first, row), "a": percentiles["a"][row], "b": percentiles["b"][row]}
+        | {"change": float(change[row])}
+        for row in order
+        if change[row]
+    ]
+    out.json({"column": column, "n_rows": len(first), "agreement": agreement.to_dict(), "movers": movers})
+    out.heading(f"{column} of {len(first):,} rows: A = {a}, B = {b}")
+    out.table(["agreement", "value"], [[_in_words(str(name)), float(value)] for name, value in agreement.items()])
+    if top and not movers:
+        out.heading("No row has moved")
+    if movers:
+        out.heading("Rows that moved most, by percentile of the ranking")
+        headings = list(movers[0])
+        out.table(headings, [[_rounded(mover[name]) for name in headings] for mover in movers])
+
+
+def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
+    """The column that both are ranked by, unless another one is asked for."""
+    from vog_hf.evaluation import RANKING_COLUMNS
+
+    names = [name for name in RANKING_COLUMNS if name in first.column_names and name in second.column_names]
+    if not names:
+        msg = (
+            f"A has the columns {', '.join(first.column_names)}, B {', '.join(second.column_names)}: none of "
+            f"{', '.join(RANKING_COLUMNS)} is in both; name one with --column"
+        )
+        raise ConfigError(msg)
+    return names[0]
+
+
+def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
+    """Raise RowMismatchError where two scorings are not of the same rows in the same order, as far as can be told."""
+    if len(first) != len(second):
+        msg = f"A has scores of {len(first):,} rows and B of {len(second):,}; compare scores of the same rows"
+        raise RowMismatchError(msg)
+    columns, others = first.identity.columns, second.identity.columns
+    differing = [name for name in columns if name in others and columns[name] != others[name]]
+    labelled = "label" in first.column_names and "label" in second.column_names
+    if not differing and labelled and not np.array_equal(first.column("label"), second.column("label")):
+        differing = ["label"]
+    if differing:
+        msg = (
+            f"A and B are scores of other rows, or of the same rows in another order: their column {differing[0]!r} "
+            "differs; compare scores of the same rows"
+        )
+        raise RowMismatchError(msg)
+
+
+def _label(scores: "VoGScores", row: int) -> dict[str, Any]:
+    """The label of a row, by the name of its class where that is known."""
+    if "label" not in scores.column_names:
+        return {}
+    label, names = scores.column("label")[row], scores.manifest.get("class_names") or []
+    if np.issubdtype(type(label), np.integer) and 0 <= label < len(names):
+        return {"label": names[label]}
+    return {"label": label.item()}
+
+
+def _in_words(name: str) -> str:
+    """``overlap_top_5`` as a person reads it."""
+    kind, _, rest = name.partition("_")
+    if kind != "overlap":
+        return "rank correlation (Spearman)"
+    tail, _, percent = rest.partition("_")
+    return f"shared rows of the {'highest' if tail == 'top' else 'lowest'} {percent} %"
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 1) if isinstance(value, float) else value

@@ -1,0 +1,103 @@
+"""`vog-hf info`: how scores were made, and what is installed."""
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vog_hf.cli.app import command
+from vog_hf.cli.data import find_scores, noted_source
+from vog_hf.cli.output import Output
+
+if TYPE_CHECKING:
+    from vog_hf.scores import VoGScores
+
+PACKAGES = (
+    "vog-hf",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "safetensors",
+    "wandb",
+    "trackio",
+    "timm",
+    "peft",
+    "gradio",
+)
+
+
+@command("vog-hf info", "vog-hf info ./scores", "vog-hf info ./scores --json | jq .scores.config")
+def info(
+    out: Output,
+    scores: Annotated[
+        Path | None,
+        typer.Argument(metavar="SCORES", help="Folder with scores; without one, only what is installed is printed."),
+    ] = None,
+) -> None:
+    """Print how scores were made, and what is installed.
+
+    With --json the whole manifest is printed.
+    """
+    found = None if scores is None else find_scores(scores)
+    environment = installed()
+    if isinstance(found, dict):
+        out.json({"scores": {split: part.manifest for split, part in found.items()}, "environment": environment})
+    else:
+        out.json({"scores": None if found is None else found.manifest, "environment": environment})
+    if scores is not None and found is not None:
+        for split, part in found.items() if isinstance(found, dict) else [("", found)]:
+            out.heading(f"Scores in {scores}{f', split {split}' if split else ''}")
+            out.values(summary(part, scores))
+    out.heading("Installed")
+    out.values(environment)
+
+
+def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
+    """The choices behind scores, in the words of the manifest."""
+    manifest = scores.manifest
+    config, model = manifest.get("config", {}), manifest.get("model", {})
+    source = noted_source(folder)
+    names = [entry["name"] for entry in manifest.get("snapshots", [])]
+    return {
+        "rows": len(scores),
+        "columns": scores.column_names,
+        "created": manifest.get("created"),
+        "data set": None if source is None else str(source),
+        "model": model.get("name") or model.get("class"),
+        "snapshots": f"{len(names)} ({names[0]} to {names[-1]})" if names else None,
+        "task": manifest.get("task"),
+        "target": config.get("target"),
+        "label": config.get("label"),
+        "dtype": config.get("dtype"),
+        "normalized over": manifest.get("normalized_over"),
+        "collect": manifest.get("collect"),
+        "computed on": (manifest.get("computed") or {}).get("device"),
+        "processes": manifest.get("n_processes"),
+        "made with": [f"{name} {number}" for name, number in manifest.get("versions", {}).items()] or None,
+    }
+
+
+def installed() -> dict[str, str | None]:
+    """Versions of Python, the platform and what this library works with; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return {**found, "accelerator": _accelerator(), "executable": Path(sys.executable).name}
+
+
+def _accelerator() -> str:
+    """The device that torch would compute on."""
+    import torch
+
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        return "none (cpu)"
+    return f"{torch.accelerator.device_count()} x {device.type}"

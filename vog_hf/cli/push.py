@@ -1,0 +1,107 @@
+"""`vog-hf push`: a scored data set to the Hub."""
+
+from typing import Annotated
+
+import typer
+
+from vog_hf.cli.app import command
+from vog_hf.cli.data import (
+    Columns,
+    ConfigOption,
+    DatasetOption,
+    DatasetRevisionOption,
+    ScoresArgument,
+    SplitOption,
+    find_scores,
+    scored_rows,
+    source_for,
+)
+from vog_hf.cli.output import Output
+
+
+def sections(given: list[str]) -> dict[str, str]:
+    """Titles and texts of ``"Title=text"``."""
+    parts = [text.partition("=") for text in given]
+    wrong = next((text for text, (title, _, words) in zip(given, parts, strict=True) if not (title and words)), None)
+    if wrong is not None:
+        raise typer.BadParameter(f"expected TITLE=TEXT, got {wrong!r}", param_hint="--card-section")
+    return {title: words for title, _, words in parts}
+
+
+@command(
+    "vog-hf push ./scores me/my-data-vog --private",
+    "vog-hf push ./scores me/my-data --create-pr",
+    "vog-hf push ./scores me/my-data --scores-only --revision vog",
+    "vog-hf push ./outputs/_vog me/my-data-vog --dataset ./my-images --columns all",
+)
+def push(
+    out: Output,
+    scores: ScoresArgument,
+    repo_id: Annotated[
+        str, typer.Argument(metavar="REPO_ID", help="Data set on the Hub (e.g. `me/my-data-vog`); made if need be.")
+    ],
+    *,
+    dataset: DatasetOption = None,
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    dataset_revision: DatasetRevisionOption = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Branch to push to; made if need be. Default: main.")
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    scores_only: Annotated[
+        bool, typer.Option("--scores-only", help="Push the scores as a small configuration of its own, not the data.")
+    ] = False,
+    columns: Annotated[
+        Columns, typer.Option(metavar="core|all", help="Which scores become columns of the data.")
+    ] = Columns.CORE,
+    config_name: Annotated[str, typer.Option(metavar="NAME", help="Configuration on the Hub.")] = "default",
+    split_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
+    ] = None,
+    heat_maps: Annotated[
+        bool | None, typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: up to 1 GiB.")
+    ] = None,
+    show_rows: Annotated[
+        bool, typer.Option("--show-rows/--hide-rows", help="Whether the card shows rows at both ends of the ranking.")
+    ] = True,
+    card_section: Annotated[
+        list[str] | None, typer.Option(metavar="TITLE=TEXT", help="Text of your own for the card; can be repeated.")
+    ] = None,
+    commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
+    ] = None,
+) -> None:
+    """Push a scored data set to the Hub, with a card.
+
+    Everything comes in one commit. What else is in the repository stays: other splits, configurations and files, and
+    the card's own text. In the end the data set is loaded from the Hub and compared with what was meant.
+    """
+    from vog_hf.hub import push_scored_dataset
+
+    if revision is not None and create_pr:
+        raise typer.BadParameter("a pull request has a branch of its own: leave out --revision or --create-pr")
+    words = sections(card_section or [])
+    found = find_scores(scores)
+    source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
+    rows = scored_rows(source, found, progress=out.shows_progress)
+    url = push_scored_dataset(
+        rows,
+        repo_id,
+        scores=found,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        scores_only=scores_only,
+        config_name=config_name,
+        split=split_name,
+        columns=str(columns),
+        heat_maps=heat_maps,
+        show_rows=show_rows,
+        card_sections=words,
+        commit_message=commit_message,
+        token=token,
+    )
+    out.result("Pushed", {"url": url})
