@@ -237,7 +237,7 @@ def test_a_file_of_somebody_else_is_left_alone(scores, path, content):
     ("damage", "message"),
     [
         (lambda line: line[:20], "line 3"),
-        (lambda line: line.replace(b'"drop"', b'"dorp"'), "line 3 .*got 'dorp'"),
+        (lambda line: line.replace(b'"drop"', b'"delete"'), "line 3 .*got 'delete'"),
         (lambda line: line.replace(b'"row": 1', b'"row": 99'), "line 3 .*got 99"),
         (lambda line: line.replace(b'"decide"', b'"decided"'), "line 3 .*unknown event"),
         (lambda line: line.replace(b'"reviewer"', b'"viewer"'), "line 3 .*no 'reviewer'"),
