@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub_server import ACCEPTED, HubServer
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -26,15 +27,18 @@ def test_python_blocks_run_in_order(tmp_path):
     blocks = code_blocks("python")
     assert len(blocks) >= 4
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_DATA_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with HubServer(tokens={ACCEPTED: "me"}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(blocks)],
+            cwd=tmp_path,
+            env={**environment, **hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
+    assert f"{hub.url}/datasets/me/digits-vog" in done.stdout
+    assert hub.dataset("me/digits-vog").private
     assert "vog_loss_class_normalized" in done.stdout
     assert (tmp_path / "digits" / "_vog" / "scores" / "manifest.json").is_file()
     assert list(tmp_path.glob("wandb/offline-run-*"))
