@@ -1,6 +1,7 @@
 """Of which data a journal of decisions is: what its first line says."""
 
 import hashlib
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from vog_hf.pictures import has_classes
 from vog_hf.review.decision import now
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import VoGScores
+
+logger = logging.getLogger(__name__)
 
 KIND, FORMAT = "vog_hf.review", 1
 HEADER_START = f'{{"journal": "{KIND}"'.encode()  # tells a header that was cut off from a file of somebody else's
@@ -84,9 +87,11 @@ class JournalHeader:
         except RowMismatchError as error:
             msg = f"the journal {path} is of other data: {error}; pass the data it was written for, or another journal"
             raise RowMismatchError(msg) from error
-        if shared or labels is None or self.label_digest is None:
+        if shared:
             return
-        if label_digest(labels) != self.label_digest:
+        if labels is None or self.label_digest is None:
+            logger.warning("only the number of rows shows that they are those of %s: no column could be compared", path)
+        elif label_digest(labels) != self.label_digest:
             msg = f"the journal {path} is of other data: the labels differ; pass the data it was written for"
             raise RowMismatchError(msg)
 
