@@ -16,6 +16,7 @@ import base64
 import hashlib
 import json
 import re
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -107,7 +108,7 @@ class Repository:
         text: str = "",
     ) -> str:
         """A new commit with just these files, as which the branch or tag is known from now on; its hash."""
-        sha = hashlib.sha1(f"{len(self.commits)} {sorted(files)}".encode(), usedforsecurity=False).hexdigest()
+        sha = secrets.token_hex(20)  # never the same again: clients keep what they read of a commit
         self.commits[sha] = Commit(files, self.names.get(name), title, author, text)
         self.names[name] = sha
         return sha
@@ -250,6 +251,8 @@ _FILES = r"/(?:(?P<prefix>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+?)"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in one piece: of two, the second would wait for the client's acknowledgement
+    disable_nagle_algorithm = True
     hub: HubServer
 
     def log_message(self, *_: object) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vog_hf.config import VoGConfig
     from vog_hf.errors import VoGError
     from vog_hf.gradients import input_gradients
+    from vog_hf.hub import push_scored_dataset
     from vog_hf.metric import class_normalize, vog
     from vog_hf.moments import GradientMoments
     from vog_hf.scorer import VoGScorer
@@ -30,6 +31,7 @@ __all__ = [
     "class_normalize",
     "input_gradients",
     "log_scores",
+    "push_scored_dataset",
     "vog",
 ]
 
@@ -44,6 +46,7 @@ _HOME = {
     "class_normalize": "metric",
     "input_gradients": "gradients",
     "log_scores": "tracking",
+    "push_scored_dataset": "hub",
     "vog": "metric",
 }
 

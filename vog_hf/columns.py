@@ -1,6 +1,7 @@
 """Scores onto a data set as typed columns, after the proof that its rows are the ones that were scored."""
 
 import logging
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from vog_hf.scores import VoGScores
 logger = logging.getLogger(__name__)
 
 CORE_ENDINGS = {True: ("", "_class_normalized", "_percentile"), False: ("", "_normalized", "_percentile")}
+
+# The scores that were put onto a data set, for as long as that very object lives.
+_SCORES_OF: weakref.WeakKeyDictionary[Dataset, VoGScores] = weakref.WeakKeyDictionary()
 
 
 def add_vog_columns(
@@ -68,7 +72,21 @@ def add_vog_columns(
     verify_rows(dataset, scores)
     features = Features({name: _feature(dataset, scores, name) for name in names})
     added = Dataset.from_dict({name: _values(scores, name) for name in names}, features=features, split=dataset.split)
-    return concatenate_datasets([dataset.with_format(None), added], axis=1, info=None, split=dataset.split)
+    scored = concatenate_datasets([dataset.with_format(None), added], axis=1, info=None, split=dataset.split)
+    _SCORES_OF[scored] = scores
+    return scored
+
+
+def scores_of(dataset: Dataset) -> VoGScores | None:
+    """The scores that `add_vog_columns` put onto this very data set; None for any other, and for what was made of it.
+
+    Example:
+        >>> scores = VoGScores({"vog": np.array([0.5, 0.25])}, {})
+        >>> scored = add_vog_columns(Dataset.from_dict({"text": ["a", "b"]}), scores, ["vog"])
+        >>> scores_of(scored) is scores, scores_of(scored.select([0])) is None
+        (True, True)
+    """
+    return _SCORES_OF.get(dataset)
 
 
 def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:

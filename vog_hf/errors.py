@@ -13,6 +13,7 @@
     |-- CoverageError      (RuntimeError)  a row was not seen exactly once per snapshot
     |-- ProcessError       (RuntimeError)  the work failed on another process; says which and what
     |-- NotScoredError     (RuntimeError)  scores were asked for before there are any, or scoring had failed
+    |-- HubError           (OSError)       what the Hugging Face Hub refused, or could not do after several tries
     |-- OutputFolderError  (OSError)       a folder that is foreign, in use, or holds another run's scores
     `-- MemoryBudgetError  (MemoryError)   what was asked for needs more memory than there is
 
@@ -66,6 +67,10 @@ class ProcessError(VoGError, RuntimeError):
 
 class NotScoredError(VoGError, RuntimeError):
     """There are no scores: training has not ended, or scoring failed (then the cause is chained)."""
+
+
+class HubError(VoGError, OSError):
+    """The Hugging Face Hub refused something, or could not be reached; says what is left there."""
 
 
 class OutputFolderError(VoGError, OSError):

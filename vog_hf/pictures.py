@@ -26,6 +26,7 @@ from vog_hf.config import target_of_column
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.evaluation import RANKING_COLUMNS
 from vog_hf.scores import VoGScores
+from vog_hf.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -470,7 +471,9 @@ def decile_plot(deciles: pd.DataFrame, *, column: str = "VoG", width: int = 640)
     axes.axhline(overall, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xticks(deciles["decile"])
     axes.set_ylim(0, max(1e-3, 1.15 * float(deciles["error"].max())))
-    axes.set_xlabel(f"tenth of the rows by {shortened(column, 40)} (1 = lowest)", color=_INK, parse_math=False)
+    axes.set_xlabel(
+        f"tenth of the rows by {printable(shortened(column, 40))} (1 = lowest)", color=_INK, parse_math=False
+    )
     axes.set_ylabel("error rate", color=_INK)
     axes.set_title(f"dashed: all rows, {overall:.3f}", color=_GREY, fontsize=9, loc="right")
     axes.spines[["top", "right"]].set_visible(False)
@@ -509,7 +512,9 @@ def _lettered(
 
     def write(x: int, y: int, text: str, *, color: str = _INK, size: float, weight: str = "normal") -> None:
         style: dict[str, Any] = {"va": "top", "parse_math": False, "usetex": False}
-        figure.text(x / sheet.width, 1 - y / sheet.height, text, color=color, size=size, weight=weight, **style)
+        figure.text(
+            x / sheet.width, 1 - y / sheet.height, printable(text), color=color, size=size, weight=weight, **style
+        )
 
     width = layout.tile[0] // 7  # characters that fit, at 7 pixels each; 12 in the titles
     for grid, (name, rows) in enumerate(zip(("highest", "lowest"), grids, strict=True)):

@@ -262,6 +262,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
     """Raise OutputFolderError where a file is not what `write_manifest` saw; only by size if over ``up_to`` bytes."""
     for name, written in read_json(folder / MANIFEST_NAME).get(FILES, {}).items():
+        if Path(name).name != name:  # a manifest may come from elsewhere
+            msg = f"{folder / MANIFEST_NAME} names the file {name!r}, which lies outside its folder; score again"
+            raise OutputFolderError(msg)
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         whole = size == written["bytes"]

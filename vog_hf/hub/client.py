@@ -1,0 +1,157 @@
+"""The Hub's client with patience: what may pass is tried again, what will not pass is one clear error."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from vog_hf.errors import ConfigError, HubError, VoGError
+
+logger = logging.getLogger(__name__)
+
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
+PASSING = (408, 429, 500, 502, 503, 504)
+CONFLICTS = (409, 412)  # another commit is being made, or was made since ours was prepared
+# Errors of the network have no class of the client's own; they come from httpx, or httpx2 in later versions.
+NETWORK_ERRORS = {"TimeoutException", "NetworkError", "RemoteProtocolError"}
+CLIENT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
+
+T = TypeVar("T")
+
+
+class Conflict(Exception):  # noqa: N818 (not an error: the commit is prepared anew)
+    """Somebody else commits to the repository."""
+
+
+def connect(token: str | None) -> HfApi:
+    """A client that acts as the token's owner.
+
+    Raises:
+        ConfigError: Something that cannot be a token.
+    """
+    from vog_hf import __version__
+
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        msg = "token must be a text without spaces and line ends, as it is shown on huggingface.co/settings/tokens"
+        raise ConfigError(msg)  # the token itself is never shown
+    return HfApi(token=token, library_name="vog_hf", library_version=str(__version__))
+
+
+def require_writer(api: HfApi) -> str:
+    """The name of the token's owner; raises HubError where there is no token or it may only read."""
+    if not (api.token or get_token()):
+        msg = "pushing needs a token that may write, and there is none; run `hf auth login`, or pass token="
+        raise HubError(msg)
+    with explained("the token cannot be checked"):
+        account = patiently(api.whoami)
+    role = (account.get("auth", {}).get("accessToken") or {}).get("role")
+    if role == "read":
+        msg = (
+            f"the token of {account.get('name')} may only read; make one that may write on "
+            "huggingface.co/settings/tokens and pass it as token="
+        )
+        raise HubError(msg)
+    return str(account["name"])
+
+
+def patiently(call: Callable[[], T], *, conflicts: bool = False) -> T:
+    """What a call gives, tried again after errors that pass: of the server, of the network, too many requests.
+
+    The client retries uploads and downloads by itself, and these calls not: repository info, create, branch, commit.
+    Its own `http_backoff` repeats one request, which is of no use to calls that are several.
+
+    Args:
+        call: Is made up to six times.
+        conflicts: Whether to wait after a `Conflict`, too, and call again.
+    """
+    for tries, wait in enumerate(WAITS, start=1):
+        try:
+            return call()
+        except Conflict as error:
+            if not conflicts:
+                raise
+            reason = str(error)
+        except (CLIENT_ERROR, OSError) as error:
+            if not is_passing(error):
+                raise
+            reason = described(error)
+        logger.warning("the Hub: %s; try %d of %d in %g s", reason, tries + 1, len(WAITS) + 1, wait)
+        time.sleep(wait)
+    return call()
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, may be gone at the next try."""
+    return any(
+        status(seen) in PASSING or NETWORK_ERRORS & {kind.__name__ for kind in type(seen).__mro__}
+        for seen in chain(error)
+    )
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def status(error: BaseException) -> int | None:
+    """The HTTP status of an error of the client; None where there was no answer."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def described(error: BaseException) -> str:
+    """An error in one line."""
+    line = next((line for line in str(error).splitlines() if line.strip()), "").strip()
+    server = getattr(error, "server_message", None)
+    said = f"{line} ({server})" if server and str(server) not in line else line
+    return said or type(error).__name__
+
+
+@contextmanager
+def explained(
+    what: str, left: str = "nothing was changed on the Hub", *, also: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turn errors of the client into a HubError that says what was tried and how the repository is left.
+
+    Args:
+        what: Was tried, and did not work.
+        left: How the repository is now.
+        also: Further errors that the client raises there.
+    """
+    try:
+        yield
+    except VoGError:
+        raise
+    except Conflict as error:
+        msg = f"{what}: {error}, {len(WAITS) + 1} times; {left}; try again when nobody else commits"
+        raise HubError(msg) from error
+    except Exception as error:
+        if not isinstance(error, (CLIENT_ERROR, OSError, *also)):
+            raise
+        msg = f"{what}: {_reason(error)}; {left}"
+        raise HubError(msg) from error
+
+
+def _reason(error: BaseException) -> str:
+    error = next((e for e in chain(error) if isinstance(e, CLIENT_ERROR)), error)
+    advice: dict[Any, str] = {
+        401: "the token is not valid (or no longer); run `hf auth login`, or pass another token=",
+        403: "the token may not write there; use a token with the right to write, or a repository of your own",
+    }
+    if isinstance(error, RevisionNotFoundError):
+        return "there is no such revision"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such data set, or it is private; check the name, or pass a token that may read it"
+    code = status(error)
+    if code in advice:
+        return f"{advice[code]} ({described(error)})"
+    if is_passing(error):
+        return f"the Hub did not answer as it should, several times ({described(error)}); try again later"
+    return described(error)

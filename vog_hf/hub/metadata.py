@@ -1,0 +1,172 @@
+"""What the head of a card declares: configurations, their splits and columns, tags. Nothing of others' is lost."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import CardData, DatasetCard, DatasetCardData
+
+from vog_hf.errors import ConfigError
+from vog_hf.hub.repository import KnownSplit, Repository, as_list
+
+logger = logging.getLogger(__name__)
+
+TAGS = ("variance-of-gradients", "vog")
+ONE_READER = (
+    "`datasets` reads all configurations of a repository with one reader; push to a repository of its own (with "
+    "scores_only=True, where the data are large)"
+)
+
+
+class Declaration:
+    """The configuration that is pushed, beside what the repository holds.
+
+    Args:
+        repository: As it stands.
+        config: Name of the configuration.
+        features: Columns of the pushed splits.
+        splits: Rows and bytes of each pushed split.
+        patterns: What the files of each pushed split are named by.
+
+    Attributes:
+        config: Its name.
+        features: Columns of the configuration.
+        splits: Rows and bytes of all its splits.
+
+    Raises:
+        ConfigError: What is there cannot stand beside it.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        config: str,
+        features: Features,
+        splits: Mapping[str, SplitInfo],
+        patterns: Mapping[str, str],
+    ) -> None:
+        self._repository, self.config, self._patterns = repository, config, dict(patterns)
+        known = repository.splits(config) if self._own(repository.configs) else {}
+        self._others: dict[str, KnownSplit] = {name: split for name, split in known.items() if name not in splits}
+        self._known = known
+        self._require_one_reader()
+        self.features = self._with_others(features)
+        infos = {name: repository.split_info(name, split, config) for name, split in self._others.items()}
+        self.splits = {**infos, **splits}
+
+    def apply(self, data: CardData, sizes: Mapping[str, int]) -> None:
+        """Put it into the metadata of a card; everything else there stays.
+
+        Args:
+            data: Of the card; changed in place.
+            sizes: Bytes of every file of the pushed splits.
+        """
+        data["configs"] = self._configs()
+        infos = _infos(data.get("dataset_info"))
+        kept = [self._repository.sizes.get(file, 0) for split in self._others.values() for file in split.files]
+        infos[self.config] = self._info(sum(kept) + sum(sizes.values()))
+        entries = [{"config_name": name, **info} for name, info in infos.items()]
+        if list(infos) == ["default"]:
+            data["dataset_info"] = infos["default"]
+        else:
+            data["dataset_info"] = entries if len(entries) > 1 else entries[0]
+        tags = data.get("tags") or []
+        tags = [tags] if isinstance(tags, str) else list(tags)
+        data["tags"] = [*tags, *(tag for tag in TAGS if tag not in tags)]
+
+    def require_readable(self, card: DatasetCard) -> DatasetCard:
+        """The card, after its metadata was read back as `datasets` reads it.
+
+        There are names that YAML cannot hold (with a "next line" character in them); then the columns are left out of
+        the card, and readers take them from the parquet files, which hold them, too.
+
+        Raises:
+            ConfigError: The card cannot say what it has to.
+        """
+        if self._reads_back(card):
+            return card
+        if self._others:
+            msg = (
+                "a column or class has a name that no card can hold (with a line end of an unusual kind), and the "
+                "other splits of the repository need the card; rename it, or pass a config_name="
+            )
+            raise ConfigError(msg)
+        logger.warning("a column or class has a name that no card can hold; the columns stand in the files alone")
+        infos = card.data["dataset_info"]
+        for info in infos if isinstance(infos, list) else [infos]:
+            if info.get("config_name", "default") == self.config:
+                del info["features"]
+        return card
+
+    def _reads_back(self, card: DatasetCard) -> bool:
+        """Whether the card, as bytes, gives the columns again."""
+        try:
+            text = card.content.encode().decode()
+        except UnicodeEncodeError:
+            return False
+        return bool(
+            DatasetInfosDict.from_dataset_card_data(DatasetCard(text).data)[self.config].features == self.features
+        )
+
+    def _own(self, configs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        return next((config for config in configs if config["config_name"] == self.config), None)
+
+    def _require_one_reader(self) -> None:
+        foreign = self._repository.foreign_file
+        others = [c["config_name"] for c in self._repository.configs if c["config_name"] != self.config]
+        if foreign and (self._others or others):
+            msg = f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}"
+            raise ConfigError(msg)
+
+    def _with_others(self, features: Features) -> Features:
+        """The columns of all splits; `datasets` fills in None where a split has not all of them."""
+        found = dict(features)
+        for name, split in self._others.items():
+            for column, feature in self._repository.features(split, self.config).items():
+                ours = found.setdefault(column, feature)
+                if Features({column: ours}).type != Features({column: feature}).type:
+                    msg = (
+                        f"the column {column!r} is {ours}, and {feature} in the split {name!r} of "
+                        f"{self._repository.repo_id}; push all splits together, or under another config_name="
+                    )
+                    raise ConfigError(msg)
+        return Features(found)
+
+    def _configs(self) -> list[dict[str, Any]]:
+        configs = [dict(config) for config in self._repository.configs]
+        own = self._own(configs)
+        if own is None:
+            _keep_default(configs)
+            own = {"config_name": self.config}
+            configs.append(own)
+        data_files = [e for e in as_list(own.get("data_files"), self._known) if e["split"] not in self._patterns]
+        data_files += [{"split": split, "path": pattern} for split, pattern in self._patterns.items()]
+        if not self._others:  # options of another reader are of no use to ours
+            for key in set(own) - {"config_name", "default"}:
+                del own[key]
+        own["data_files"] = data_files
+        return configs
+
+    def _info(self, download_size: int) -> dict[str, Any]:
+        splits = SplitDict()
+        for split in self.splits.values():
+            splits.add(split)
+        size = sum(split.num_bytes for split in self.splits.values())
+        info = DatasetInfo(features=self.features, splits=splits, download_size=download_size, dataset_size=size)
+        data = DatasetCardData()
+        DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+        return dict(data["dataset_info"])
+
+
+def _keep_default(configs: list[dict[str, Any]]) -> None:
+    """Before a second configuration comes: the only one was the default, and stays it."""
+    if len(configs) == 1 and configs[0]["config_name"] != "default":
+        configs[0]["default"] = True
+
+
+def _infos(declared: Any) -> dict[str, dict[str, Any]]:
+    """The metadata ``dataset_info`` by configuration."""
+    entries = declared if isinstance(declared, list) else [declared] if declared else []
+    return {str(e.get("config_name", "default")): {k: v for k, v in e.items() if k != "config_name"} for e in entries}

@@ -1,0 +1,200 @@
+"""What is pushed: each split's rows with its scores, put together and checked before anything leaves the machine."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+
+from vog_hf.columns import add_vog_columns, scores_of, verify_rows
+from vog_hf.errors import ConfigError, DataError
+from vog_hf.gradients import LABEL_NAMES
+from vog_hf.rows import has_table, integer_column
+from vog_hf.scores import COMPANIONS, ROW_ID, VoGScores
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")  # what `datasets` takes for one; no separator of folders is among these
+SCORE_COLUMN = re.compile(rf"vog(_\w+)?|prediction|{'|'.join(COMPANIONS)}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split that is pushed.
+
+    Attributes:
+        split: Its name.
+        dataset: Its rows as stored, with the columns of scores.
+        scores: None for a split that was not scored and goes along, its columns of scores empty.
+    """
+
+    split: str
+    dataset: Dataset
+    scores: VoGScores | None
+
+
+def collect_parts(
+    dataset: Dataset | DatasetDict,
+    scores: VoGScores | Mapping[str, VoGScores] | None,
+    columns: str | Sequence[str],
+    split: str | None,
+) -> list[Part]:
+    """The splits of a data set with their scores, every row and column verified.
+
+    Raises:
+        ConfigError: No scores, scores that do not fit the splits, or a split's name that `datasets` cannot have.
+        RowMismatchError: Scores of other rows.
+        DataError: No `datasets.Dataset`.
+    """
+    splits = _splits(dataset, scores, split)
+    for name, rows, _ in splits:
+        if not SPLIT_NAME.fullmatch(name):
+            msg = f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'"
+            raise ConfigError(msg)
+        if not has_table(rows):
+            msg = f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}"
+            raise DataError(msg)
+        if not len(rows):
+            msg = f"the split {name!r} has no rows; leave it out"
+            raise DataError(msg)
+    parts = [Part(name, *_scored(rows, part, columns)) for name, rows, part in splits]
+    if all(part.scores is None for part in parts):
+        msg = "the data set has no column 'vog' and no scores were given; pass scores=, or add_vog_columns(...) first"
+        raise ConfigError(msg)
+    return _with_same_columns(parts)
+
+
+def score_tables(parts: Sequence[Part]) -> list[Part]:
+    """The same splits as nothing but row number, id, label and scores; splits without scores are left out."""
+    return [Part(p.split, _score_table(p.dataset, p.scores), p.scores) for p in parts if p.scores is not None]
+
+
+def _splits(
+    dataset: Any, scores: VoGScores | Mapping[str, VoGScores] | None, split: str | None
+) -> list[tuple[str, Any, VoGScores | None]]:
+    if isinstance(dataset, Mapping):
+        if split is not None:
+            msg = f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}"
+            raise ConfigError(msg)
+        given: Any = {} if scores is None else scores
+        if not isinstance(given, Mapping) or not set(given) <= set(dataset):
+            got = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+            msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
+            raise ConfigError(msg)
+        return [(str(name), rows, given.get(name)) for name, rows in dataset.items()]
+    if isinstance(scores, Mapping):
+        msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
+        raise ConfigError(msg)
+    return [(split or str(getattr(dataset, "split", None) or "train"), dataset, scores)]
+
+
+def _scored(
+    dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]
+) -> tuple[Dataset, VoGScores | None]:
+    """The rows with columns of scores, and the scores."""
+    has_columns = "vog" in dataset.column_names
+    if scores is None and not has_columns:
+        return dataset.with_format(None), None
+    if scores is not None and not has_columns:
+        return add_vog_columns(dataset, scores, columns), scores
+    known = scores_of(dataset)
+    if scores is None and known is None:
+        logger.warning(
+            "the data set has columns of scores and nothing says how they were computed: the card cannot either, and "
+            "trajectories and heat maps are not pushed; pass scores="
+        )
+        return dataset.with_format(None), _scores_in(dataset)
+    if scores is not None and scores is not known:
+        verify_rows(dataset, scores)
+        _require_same_scores(dataset, scores)
+    return dataset.with_format(None), scores or known
+
+
+def _require_same_scores(dataset: Dataset, scores: VoGScores) -> None:
+    """Raise ConfigError where a column of the data set is not that of the scores."""
+    shared = [name for name in scores.column_names if name in dataset.column_names and SCORE_COLUMN.fullmatch(name)]
+    for name in shared:
+        found = dataset.select_columns([name]).with_format("arrow")[:].column(name).to_numpy()
+        if not np.array_equal(found.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
+            msg = (
+                f"the column {name!r} of the data set is not that of the scores; pass the scores it came from, or "
+                f"drop it first: dataset.remove_columns({shared})"
+            )
+            raise ConfigError(msg)
+
+
+def _scores_in(dataset: Dataset) -> VoGScores:
+    """What the columns of a data set say, where the scores themselves are not at hand."""
+    names = [name for name in dataset.column_names if SCORE_COLUMN.fullmatch(name) and _is_number(dataset, name)]
+    table = dataset.select_columns(names).with_format("pandas")[:]
+    columns = {name: table[name].to_numpy(dtype=np.float32) for name in names if name != "prediction"}
+    labels = integer_column(dataset, LABEL_NAMES)
+    predictions = integer_column(dataset, ["prediction"])
+    known = {"label": labels, "prediction": predictions}
+    columns = {**{name: values for name, values in known.items() if values is not None}, **columns}
+    label = next((f for n in LABEL_NAMES if isinstance(f := dataset.features.get(n), ClassLabel)), None)
+    return VoGScores(columns, {"class_names": None if label is None else list(label.names)})
+
+
+def _is_number(dataset: Dataset, name: str) -> bool:
+    dtype = str(getattr(dataset.features[name], "dtype", ""))
+    return dtype.startswith(("float", "int", "uint"))
+
+
+def _with_same_columns(parts: list[Part]) -> list[Part]:
+    """Splits without some of the scores get empty columns for them: one configuration has one set of columns."""
+    features: dict[str, Any] = {}
+    for part in parts:
+        features |= {n: f for n, f in part.dataset.features.items() if n not in features}
+    found = []
+    for part in parts:
+        missing = {n: f for n, f in features.items() if n not in part.dataset.column_names}
+        foreign = [name for name in missing if not SCORE_COLUMN.fullmatch(name)]
+        if foreign:
+            msg = (
+                f"the splits of a data set have the same columns, and {part.split!r} has no {foreign[0]!r}; push them "
+                "one by one with a config_name= each, or drop what is not shared"
+            )
+            raise ConfigError(msg)
+        differing = [n for n, f in part.dataset.features.items() if f != features[n]]
+        if differing:
+            msg = (
+                f"the column {differing[0]!r} of {part.split!r} is {part.dataset.features[differing[0]]} and in "
+                f"another split {features[differing[0]]}; cast one: dataset.cast_column(...)"
+            )
+            raise ConfigError(msg)
+        found.append(Part(part.split, _with_empty(part.dataset, missing), part.scores))
+    return found
+
+
+def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
+    if not missing:
+        return dataset
+    nothing = {name: [None] * len(dataset) for name in missing}
+    empty = Dataset.from_dict(nothing, features=Features(missing))
+    return concatenate_datasets([dataset, empty], axis=1, split=dataset.split)
+
+
+def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
+    """Row number, id, label and every column of the scores, typed."""
+    if scores is None:
+        msg = "a split without scores has no table of scores"
+        raise TypeError(msg)
+    values: dict[str, Any] = {"row": np.arange(len(scores))}
+    features: dict[str, Any] = {"row": Value("int64")}
+    if scores.ids is not None:
+        values[ROW_ID], features[ROW_ID] = list(scores.ids), Value("string")
+        if np.issubdtype(np.asarray(scores.ids).dtype, np.integer):
+            features[ROW_ID] = Value("int64")
+    label = next((f for n in LABEL_NAMES if isinstance(f := dataset.features.get(n), ClassLabel)), None)
+    for name in scores.column_names:
+        column = scores.column(name)
+        is_whole = np.issubdtype(column.dtype, np.integer)
+        values[name] = column if is_whole else column.astype(np.float32)
+        features[name] = Value("int64" if name == "label" else "int32") if is_whole else Value("float32")
+        if is_whole and name in ("label", "prediction") and label is not None and column.max() < label.num_classes:
+            features[name] = label
+    return Dataset.from_dict(values, features=Features(features))

@@ -1,0 +1,74 @@
+"""pull_scores: the scores that were pushed beside a data set, as they were."""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from vog_hf.errors import HubError
+from vog_hf.hub.client import connect, explained, patiently
+from vog_hf.hub.places import require_config_name, scored_splits, scores_folder
+from vog_hf.scores import VoGScores
+
+
+def pull_scores(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    config_name: str = "default",
+    split: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> VoGScores | dict[str, VoGScores]:
+    """The scores of a data set on the Hub that `push_scored_dataset` left there, equal to what was pushed.
+
+    Just the files of the scores are fetched, into the cache of `huggingface_hub`, and trajectories and heat maps are
+    mapped into memory from there. Every file is compared with the checksum that its manifest has.
+
+    Args:
+        repo_id: ``"user/data"``.
+        revision: A branch, tag, commit or pull request (``"refs/pr/1"``); default: the main branch.
+        config_name: The configuration that was scored.
+        split: One split's scores; default: those of all splits.
+        token: For private data sets; default: the one that ``hf auth login`` stored.
+        cache_dir: Default: the cache of `huggingface_hub`.
+
+    Returns:
+        `VoGScores`, or one per split by name where there are several and none was chosen.
+
+    Raises:
+        HubError: There are no such scores, or the Hub cannot be reached.
+        OutputFolderError: A file of theirs is damaged.
+
+    Example:
+        >>> scores = pull_scores("user/data-vog")  # doctest: +SKIP
+        >>> scores.heat_map(0).shape  # doctest: +SKIP
+        (8, 8)
+    """
+    require_config_name(config_name)
+    api = connect(token)
+    with explained(f"the scores of {repo_id} cannot be fetched", left="what has arrived is kept"):
+        sha = str(patiently(lambda: api.dataset_info(repo_id, revision=revision)).sha)
+        files = patiently(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=sha))
+        splits = scored_splits(files, config_name)
+        wanted = list(splits) if split is None else [split]
+        missing = [name for name in wanted if name not in splits]
+        if missing or not wanted:
+            there = ", ".join(splits) or "no scores"
+            msg = (
+                f"{repo_id} has no scores of {', '.join(map(repr, missing)) or 'any split'} in the configuration "
+                f"{config_name!r}, but {there}; pass another split=, config_name= or revision="
+            )
+            raise HubError(msg)
+        patterns = [file for name in wanted for file in splits[name]]
+        root = patiently(
+            lambda: snapshot_download(
+                repo_id,
+                repo_type="dataset",
+                revision=sha,
+                token=api.token,
+                cache_dir=cache_dir,
+                allow_patterns=patterns,
+            )
+        )
+    found = {name: VoGScores.load(Path(root) / scores_folder(config_name, name)) for name in wanted}
+    return next(iter(found.values())) if len(found) == 1 else found

@@ -1,0 +1,123 @@
+"""push_scored_dataset: rows, scores, card and manifest to the Hub in one commit."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # is found at run time
+
+from vog_hf.errors import ConfigError
+from vog_hf.hub import places
+from vog_hf.hub.card import sections
+from vog_hf.hub.client import connect, require_writer
+from vog_hf.hub.parts import collect_parts, score_tables
+from vog_hf.hub.upload import Target, Upload, describe_parts
+from vog_hf.scores import VoGScores
+
+logger = logging.getLogger(__name__)
+
+
+def push_scored_dataset(
+    dataset: Dataset | DatasetDict,
+    repo_id: str,
+    *,
+    scores: VoGScores | Mapping[str, VoGScores] | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    scores_only: bool = False,
+    config_name: str = "default",
+    split: str | None = None,
+    columns: str | Sequence[str] = "core",
+    heat_maps: bool | None = None,
+    show_rows: bool = True,
+    card_sections: Mapping[str, str] | None = None,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Push a scored data set to the Hub: its rows, its scores, and a card that says what they are and what they show.
+
+    Everything comes in one commit, so that no revision has a card that does not fit its data. What else is in the
+    repository stays: other splits (without a column of scores they load with None there), configurations and files, and
+    the card's own text; our part of the card stands between two marks, and a later push writes it anew. Conflicts with
+    other commits and errors that pass are tried again; a push that broke is made again with what had arrived. In the
+    end the data set is loaded from the commit and compared with what was meant.
+
+    Args:
+        dataset: What `VoGCallback.scored_dataset` or `add_vog_columns` gave, or the data set that was scored, with
+            ``scores``. Of a `DatasetDict`, splits without scores go along.
+        repo_id: ``"user/name"``, or ``"name"`` for one's own; made where it is not there.
+        scores: Of the data set, or of its splits by name; default: those that were put onto this very object, else what
+            its columns say.
+        private: Of a new repository; default: public.
+        revision: A branch, made where it is not there, or a pull request (``"refs/pr/1"``); default: the main branch.
+        create_pr: Open a pull request instead.
+        scores_only: Push no data but a small configuration ``vog_scores`` with row number, label and every score.
+        config_name: The configuration of the data.
+        split: Name of the split of a single `Dataset`; default: the name it has, else ``"train"``.
+        columns: Which scores to add to a data set without them: see `add_vog_columns`.
+        heat_maps: Whether the heat maps are pushed with the scores (at most 2 kB a row); default: up to 500,000 rows.
+        show_rows: Whether the card shows pictures (as thumbnails) or texts of the rows at both ends of the ranking.
+        card_sections: Titles and plain texts to add to the card.
+        commit_message: Default: "Scores of Variance of Gradients".
+        token: Default: the one that ``hf auth login`` stored.
+
+    Returns:
+        The address of the data set, of its branch, or of the pull request.
+
+    Raises:
+        ConfigError: An option that cannot be carried out, or data that cannot stand beside what the repository holds.
+        RowMismatchError: The scores are of other rows.
+        HubError: The Hub refused, could not be reached, or holds something else than was meant; says which, and how the
+            repository is left.
+
+    Example:
+        >>> push_scored_dataset(scored, "user/data-vog", private=True)  # doctest: +SKIP
+        'https://huggingface.co/datasets/user/data-vog'
+    """
+    places.require_config_name(config_name)
+    _require_target(repo_id, revision, create_pr=create_pr)
+    api = connect(token)
+    parts = collect_parts(dataset, scores, columns, split)
+    repo_id = _with_owner(repo_id, require_writer(api))
+    config = places.scores_config(config_name) if scores_only else config_name
+    tables = score_tables(parts) if scores_only else parts
+    with TemporaryDirectory(prefix="vog_hf-") as folder:
+        described = describe_parts(parts, config_name, Path(folder), heat_maps=heat_maps, with_rows=show_rows)
+        described.pieces.update(sections(card_sections or {}))
+        target = Target(api, repo_id, revision, create_pr)
+        upload = Upload(target, config, tables, described, Path(folder))
+        upload.prepare(private=private)
+        upload.send()
+        address = upload.commit(commit_message or "Scores of Variance of Gradients")
+        logger.info("the scores are at %s", address)
+        return address
+
+
+def _require_target(repo_id: str, revision: str | None, *, create_pr: bool) -> None:
+    """Raise ConfigError where a name cannot be one, or nothing could be committed there."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        msg = f"repo_id must be 'user/name' or 'name', got {repo_id!r}: {error}"
+        raise ConfigError(msg) from error
+    if revision is None:
+        return
+    if create_pr:
+        msg = (
+            f"create_pr=True opens a pull request against the main branch, and revision={revision!r} names another one"
+        )
+        raise ConfigError(f"{msg}; pass one of the two")
+    if re.fullmatch(r"[0-9a-f]{40}", revision) or not re.fullmatch(r"[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
+        msg = (
+            f"revision must be the name of a branch or 'refs/pr/<number>', got {revision!r}; commits cannot be changed"
+        )
+        raise ConfigError(msg)
+
+
+def _with_owner(repo_id: str, owner: str) -> str:
+    return repo_id if "/" in repo_id else f"{owner}/{repo_id}"

@@ -1,0 +1,170 @@
+"""A data set's repository as it stands at one commit: its files, its card, its configurations and their splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import DatasetInfo, Features, SplitInfo, get_dataset_config_names, load_dataset_builder
+from huggingface_hub import DatasetCard, HfApi, HfFileSystem
+from huggingface_hub.hf_api import RepoFile
+
+from vog_hf.errors import ConfigError
+from vog_hf.hub.client import patiently
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class KnownSplit:
+    """A split that is in the repository.
+
+    Attributes:
+        files: Names of its files.
+        patterns: What the card names them by.
+    """
+
+    files: Sequence[str]
+    patterns: Sequence[str]
+
+
+class Repository:
+    """One commit of a data set's repository.
+
+    Args:
+        api: The client.
+        repo_id: Of the data set.
+        sha: The commit.
+        cache_dir: Where `datasets` may keep what it reads.
+    """
+
+    def __init__(self, api: HfApi, repo_id: str, sha: str, cache_dir: Path) -> None:
+        self.api, self.repo_id, self.sha, self._cache_dir = api, repo_id, sha, str(cache_dir)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, by name."""
+        entries = patiently(
+            lambda: list(self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=self.sha, recursive=True))
+        )
+        return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+
+    @cached_property
+    def card(self) -> DatasetCard | None:
+        """Its card, with the line ends it has; None where there is none."""
+        if CARD not in self.sizes:
+            return None
+        path = patiently(lambda: self.api.hf_hub_download(self.repo_id, CARD, repo_type="dataset", revision=self.sha))
+        try:
+            with Path(path).open(encoding="utf-8-sig", newline="") as file:
+                return DatasetCard(file.read(), ignore_metadata_errors=True)
+        except ValueError as error:
+            msg = f"the card of {self.repo_id} cannot be read ({error}); mend its metadata on the Hub first"
+            raise ConfigError(msg) from error
+
+    @cached_property
+    def configs(self) -> list[dict[str, Any]]:
+        """Its configurations as its card declares them, or as `datasets` finds them in its files."""
+        declared = None if self.card is None else self.card.data.get("configs")
+        if declared:
+            return [dict(config) for config in declared]
+        if set(self.sizes) <= {CARD, ".gitattributes"}:
+            return []
+        try:
+            names = get_dataset_config_names(self.repo_id, revision=self.sha, token=self.api.token)
+        except (FileNotFoundError, RuntimeError):  # no data, or a script, which `datasets` no longer runs
+            return []
+        return [
+            {"config_name": name, "data_files": [{"split": s, "path": _path(k.patterns)} for s, k in found.items()]}
+            for name in names
+            if (found := self.splits(name))
+        ]
+
+    def splits(self, config: str) -> dict[str, KnownSplit]:
+        """The splits of one of its configurations; none where there is no data in it."""
+        builder = self._builder(config)
+        if builder is None:
+            return {}
+        prefix = f"hf://datasets/{self.repo_id}@{self.sha}/"
+        resolved = builder.config.data_files or {}
+        found = {str(split): [str(f).removeprefix(prefix) for f in files] for split, files in resolved.items()}
+        return {split: KnownSplit(files, self._patterns(files)) for split, files in found.items()}
+
+    def features(self, split: KnownSplit, config: str) -> Features:
+        """The columns that a split's first file has, with the types that the card gives them where it names them."""
+        stored = Features.from_arrow_schema(self._schema(split.files[0]))
+        said = self.info(config).features or {}
+        same = {n for n, f in stored.items() if n in said and Features({n: f}).type == Features({n: said[n]}).type}
+        return Features({name: said[name] if name in same else feature for name, feature in stored.items()})
+
+    @cached_property
+    def foreign_file(self) -> str | None:
+        """A data file that is no parquet, of the configuration by which `datasets` chooses the reader of all."""
+        for config in self.configs[:1]:
+            files = [file for split in self.splits(str(config["config_name"])).values() for file in split.files]
+            return next((file for file in files if not file.endswith(".parquet")), None)
+        return None
+
+    def split_info(self, name: str, split: KnownSplit, config: str) -> SplitInfo:
+        """Rows and bytes of a split, from the card, or else from its files."""
+        told = (self.info(config).splits or {}).get(name)
+        if told is not None and told.num_examples:
+            return SplitInfo(name=name, num_bytes=told.num_bytes, num_examples=told.num_examples)
+        footers = [self._footer(file) for file in split.files]
+        n_bytes = sum(f.row_group(g).total_byte_size for f in footers for g in range(f.num_row_groups))
+        return SplitInfo(name=name, num_bytes=n_bytes, num_examples=sum(footer.num_rows for footer in footers))
+
+    def info(self, config: str) -> DatasetInfo:
+        """What the card says of a configuration."""
+        builder = self._builder(config)
+        return DatasetInfo() if builder is None else builder.info
+
+    def _builder(self, config: str) -> Any:
+        if config not in self._builders:
+            self._builders[config] = self._load_builder(config)
+        return self._builders[config]
+
+    @cached_property
+    def _builders(self) -> dict[str, Any]:
+        return {}
+
+    def _load_builder(self, config: str) -> Any:
+        options: dict[str, Any] = {"revision": self.sha, "token": self.api.token, "cache_dir": self._cache_dir}
+        try:
+            return load_dataset_builder(self.repo_id, config, **options)
+        except (FileNotFoundError, RuntimeError):  # as above
+            return None
+
+    def _patterns(self, files: Sequence[str]) -> list[str]:
+        """The files of a split as a card names them: their folder, where it holds nothing else, or one by one."""
+        folders = {file.rpartition("/")[0] for file in files}
+        folder = min(folders, key=len)
+        under = [name for name in self.sizes if name.startswith(f"{folder}/")]
+        if folder and set(under) <= set(files):
+            return [f"{folder}/**"]
+        return sorted(files)
+
+    def _footer(self, file: str) -> pq.FileMetaData:
+        with self._open(file) as opened:
+            return pq.read_metadata(opened)
+
+    def _schema(self, file: str) -> Any:
+        with self._open(file) as opened:
+            return pq.read_schema(opened)
+
+    def _open(self, file: str) -> Any:
+        system = HfFileSystem(token=self.api.token)
+        return system.open(f"datasets/{self.repo_id}@{self.sha}/{file}", "rb", block_size=2**16)
+
+
+def _path(patterns: Sequence[str]) -> str | list[str]:
+    return patterns[0] if len(patterns) == 1 else list(patterns)
+
+
+def as_list(data_files: Any, known: Mapping[str, KnownSplit]) -> list[dict[str, Any]]:
+    """A configuration's ``data_files`` in their longest form: a list of splits and what their files are named by."""
+    if isinstance(data_files, list) and all(isinstance(entry, dict) for entry in data_files):
+        return [dict(entry) for entry in data_files]
+    return [{"split": name, "path": _path(split.patterns)} for name, split in known.items()]

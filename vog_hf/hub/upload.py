@@ -1,0 +1,303 @@
+"""The push itself: files first, which are in no commit yet, then one commit with all of them and the card."""
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
+
+from datasets import Features, SplitInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils.tqdm import tqdm
+from markupsafe import Markup
+
+from vog_hf.errors import ConfigError
+from vog_hf.hub import places
+from vog_hf.hub.card import describe_split, merged_card
+from vog_hf.hub.check import require_equal
+from vog_hf.hub.client import CONFLICTS, Conflict, described, explained, patiently, status
+from vog_hf.hub.metadata import Declaration
+from vog_hf.hub.parts import Part
+from vog_hf.hub.repository import CARD, Repository
+from vog_hf.hub.shards import count_shards, write_shards
+from vog_hf.scores import VoGScores
+
+logger = logging.getLogger(__name__)
+
+HEAT_MAP_ROWS = 500_000  # at most 2 kB each
+Operation = CommitOperationAdd | CommitOperationDelete
+KEPT = "no revision of the repository was changed; push again, and what had arrived is not sent again"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a push goes."""
+
+    api: HfApi
+    repo_id: str
+    revision: str | None
+    create_pr: bool
+
+    @property
+    def branch(self) -> str:
+        """What the commit is made on, or a pull request is opened against."""
+        return self.revision or "main"
+
+    @property
+    def address(self) -> str:
+        """Of the data set on the Hub, or of its branch."""
+        pull = re.fullmatch(r"refs/pr/(\d+)", self.branch)
+        if pull:
+            return self.pull_address(int(pull[1]))
+        tree = "" if self.revision is None else f"/tree/{quote(self.revision, safe='')}"
+        return f"{self.api.endpoint}/datasets/{self.repo_id}{tree}"
+
+    def pull_address(self, number: int) -> str:
+        """Of a pull request."""
+        return f"{self.api.endpoint}/datasets/{self.repo_id}/discussions/{number}"
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is pushed beside the data.
+
+    Attributes:
+        config: The configuration whose rows were scored.
+        pieces: Of the card, by key.
+        files: Of scores and pictures: their paths here by their names in the repository.
+    """
+
+    config: str
+    pieces: dict[str, Markup]
+    files: dict[str, Path]
+
+
+def describe_parts(
+    parts: Sequence[Part], config: str, folder: Path, *, heat_maps: bool | None, with_rows: bool
+) -> Described:
+    """The pieces of the card, and the files of the scores with the card's pictures, written to a folder."""
+    pieces: dict[str, Markup] = {}
+    files: dict[str, Path] = {}
+    for part in parts:
+        if part.scores is None:
+            continue
+        here, there = folder / "scores" / part.split, places.scores_folder(config, part.split)
+        _portable(part.scores, heat_maps=heat_maps).save(here)
+        name = part.split if config == "default" else f"{config}, {part.split}"
+        heading = f"Scores of {name}: {len(part.scores):,} rows"
+        key, text = describe_split(part, config, heading, here, there, with_rows=with_rows)
+        pieces[key] = text
+        files |= {f"{there}/{path.name}": path for path in sorted(here.iterdir())}
+    return Described(config, pieces, files)
+
+
+def _portable(scores: VoGScores, *, heat_maps: bool | None) -> VoGScores:
+    """The scores, without the heat maps where these are not wanted."""
+    wanted = len(scores) <= HEAT_MAP_ROWS if heat_maps is None else heat_maps
+    if wanted or not scores.has_heat_maps:
+        return scores
+    if heat_maps is None:
+        logger.warning("the heat maps of %d rows are not pushed; pass heat_maps=True if they should be", len(scores))
+    return VoGScores(
+        {name: scores.column(name) for name in scores.column_names},
+        scores.manifest,
+        trajectories={name: scores.trajectory(name) for name in scores.trajectory_names},
+        row_hash=scores.row_hash,
+        ids=scores.ids,
+    )
+
+
+@dataclass
+class Upload:
+    """A push in three steps: `prepare`, `send`, `commit`.
+
+    `datasets.Dataset.push_to_hub` is not used: on a repository that is there it keeps the columns that the card had
+    before, so that the new ones do not load, refuses columns that another split has not, and commits a card of its own.
+    Here data, card and scores are one commit, made on top of a commit that was looked at, or made anew.
+
+    Attributes:
+        target: Where it goes.
+        config: The configuration that is written.
+        tables: Its splits.
+        beside: What is pushed beside the data.
+        folder: For files that are made.
+    """
+
+    target: Target
+    config: str
+    tables: Sequence[Part]
+    beside: Described
+    folder: Path
+    _additions: list[CommitOperationAdd] = field(default_factory=list)
+    _splits: dict[str, SplitInfo] = field(default_factory=dict)
+    _patterns: dict[str, str] = field(default_factory=dict)
+    _shard_sizes: dict[str, int] = field(default_factory=dict)
+
+    def prepare(self, *, private: bool | None) -> None:
+        """A repository and a branch to push to, and proof that what is pushed can stand beside what is there."""
+        api, repo_id, branch = self.target.api, self.target.repo_id, self.target.branch
+        with explained(f"{repo_id} cannot be prepared"):
+            require_repository(api, repo_id, private=private)
+            if branch != "main" and not branch.startswith("refs/"):
+                patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True))
+            for table in self.tables:
+                self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
+                self._patterns[table.split] = places.shard_pattern(self.config, table.split)
+            repository = self.look()
+            self.operations(repository, self.declare(repository))
+
+    def send(self) -> None:
+        """Everything but the card goes to the Hub."""
+        beside = [CommitOperationAdd(name, str(path)) for name, path in self.beside.files.items()]
+        self._preupload(beside)
+        counts = [count_shards(table.dataset) for table in self.tables]
+        with tqdm(total=sum(counts), desc="Pushing shards", unit="shard") as bar:
+            for table, count in zip(self.tables, counts, strict=True):
+                n_bytes = 0
+                name_of = partial(places.shard_name, self.config, table.split, count=count)
+                for shard in write_shards(table.dataset, name_of, count, self.folder / "shards" / table.split):
+                    addition = CommitOperationAdd(shard.name, str(shard.path))
+                    self._preupload([addition])
+                    if isinstance(addition.path_or_fileobj, bytes):  # it went through LFS, and is needed no more
+                        shard.path.unlink()
+                    self._additions.append(addition)
+                    self._shard_sizes[shard.name] = shard.file_bytes
+                    n_bytes += shard.n_bytes
+                    bar.update()
+                rows = len(table.dataset)
+                self._splits[table.split] = SplitInfo(table.split, num_bytes=n_bytes, num_examples=rows)
+        self._additions += beside
+
+    def commit(self, message: str) -> str:
+        """Make the commit on top of whatever was committed meanwhile, and load what it holds; the address."""
+        target, attempt = self.target, _Attempt(self, message)
+        with explained(f"the commit to {target.repo_id} was not made", KEPT):
+            sha, address = patiently(attempt, conflicts=True)
+        with explained(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
+            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration)
+        return address
+
+    def _preupload(self, additions: list[CommitOperationAdd]) -> None:
+        target = self.target
+        # After five tries of its own the client raises RuntimeError from what went wrong; Xet raises it, too.
+        with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
+            patiently(
+                lambda: target.api.preupload_lfs_files(
+                    target.repo_id,
+                    additions,
+                    repo_type="dataset",
+                    revision=target.branch,
+                    create_pr=target.create_pr,
+                )
+            )
+
+    def look(self) -> Repository:
+        """The repository as it stands now."""
+        api, repo_id = self.target.api, self.target.repo_id
+        sha = str(patiently(lambda: api.dataset_info(repo_id, revision=self.target.branch)).sha)
+        return Repository(api, repo_id, sha, self.folder / "datasets")
+
+    def declare(self, repository: Repository) -> Declaration:
+        """The configuration beside what the repository holds."""
+        return Declaration(repository, self.config, self._features, self._splits, self._patterns)
+
+    def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
+        """Everything that the commit does to the repository as it stands."""
+        new = {addition.path_in_repo for addition in self._additions}
+        gone = [file for file in self._earlier_files(repository.sizes) if file not in new]
+        card = self._card(repository, declaration)
+        return [
+            CommitOperationAdd(CARD, card.content.encode()),
+            *self._additions,
+            *(CommitOperationDelete(file, is_folder=False) for file in gone),
+        ]
+
+    def _card(self, repository: Repository, declaration: Declaration) -> DatasetCard:
+        name = self.target.repo_id.rpartition("/")[2]
+        there = {config["config_name"] for config in repository.configs}
+        shown = self.beside.config if self.beside.config in there else self.config
+        about = {"repo_id": self.target.repo_id, "config": shown, "scored": self.beside.config}
+        card = merged_card(repository.card, self.beside.pieces, title=name, **about)
+        declaration.apply(card.data, self._shard_sizes)
+        return declaration.require_readable(card)
+
+    @property
+    def _features(self) -> Features:
+        return self.tables[0].dataset.features
+
+    def _earlier_files(self, files: Iterable[str]) -> list[str]:
+        """Files of earlier pushes of these splits: their shards, and what was pushed beside them."""
+        files = list(files)
+        shards = [f for table in self.tables for f in places.earlier_shards(files, self.config, table.split)]
+        beside = [f for table in self.tables for f in places.earlier_scores(files, self.beside.config, table.split)]
+        return shards + beside
+
+
+class _Attempt:
+    """Making the commit, once per call; raises Conflict where others were faster."""
+
+    def __init__(self, upload: Upload, message: str) -> None:
+        self._upload, self._target, self._message = upload, upload.target, message
+        self._mark = f"vog_hf push {uuid4()}"  # by which a commit is found that was made without our hearing of it
+        self._tries = 0
+        self.declaration: Declaration
+
+    def __call__(self) -> tuple[str, str]:
+        """The commit, and the address of what was pushed."""
+        repository = self._upload.look()
+        self.declaration = self._upload.declare(repository)
+        operations = self._upload.operations(repository, self.declaration)
+        self._tries += 1
+        if self._tries > 1 and (made := self._made()):
+            return made
+        try:
+            info = self._target.api.create_commit(
+                self._target.repo_id,
+                operations,
+                commit_message=self._message,
+                commit_description=self._mark,
+                repo_type="dataset",
+                revision=self._target.branch,
+                create_pr=self._target.create_pr,
+                parent_commit=repository.sha,
+            )
+        except HfHubHTTPError as error:
+            if status(error) in CONFLICTS:
+                msg = f"somebody else commits to {self._target.repo_id} ({described(error)})"
+                raise Conflict(msg) from error
+            raise
+        return info.oid, info.pr_url or self._target.address
+
+    def _made(self) -> tuple[str, str] | None:
+        """The commit that an earlier try has made without hearing of it."""
+        api, repo_id = self._target.api, self._target.repo_id
+        if not self._target.create_pr:
+            commits = api.list_repo_commits(repo_id, repo_type="dataset", revision=self._target.branch)
+            return next(((c.commit_id, self._target.address) for c in commits if self._mark in c.message), None)
+        pulls = api.list_repo_refs(repo_id, repo_type="dataset", include_pull_requests=True).pull_requests or []
+        for pull in pulls:
+            last = api.list_repo_commits(repo_id, repo_type="dataset", revision=pull.ref)[0]
+            if self._mark in last.message:
+                return pull.target_commit, self._target.pull_address(int(pull.ref.rpartition("/")[2]))
+        return None
+
+
+def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> None:
+    """Make the repository where it is not there; raise ConfigError where it is, and not as private as wanted."""
+    try:
+        info = patiently(lambda: api.dataset_info(repo_id))
+    except RepositoryNotFoundError:
+        patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
+        return
+    if private is not None and bool(info.private) != private:
+        is_what = "private" if info.private else "public"
+        msg = (
+            f"{repo_id} is there already and {is_what}, and private={private} is for a new one; "
+            f"leave it out, or change that first: HfApi().update_repo_settings({repo_id!r}, private={private}, "
+            "repo_type='dataset')"
+        )
+        raise ConfigError(msg)
