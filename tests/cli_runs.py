@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import models
+import numpy as np
 import trainers
 from transformers import (
     DataCollatorWithPadding,
@@ -84,8 +85,9 @@ def train_on_images(folder):
     processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[0.5], image_std=[0.5])
 
     def transform(rows):
-        images = [image.convert("L") for image in rows["image"]]
-        return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": rows["label"]}
+        images = [np.array(image.convert("L"))[..., None] for image in rows["image"]]
+        made = processor(images, return_tensors="pt", input_data_format="channels_last")
+        return {"pixel_values": made["pixel_values"], "labels": rows["label"]}
 
     rows = trainers.digits(64)
     callback = VoGCallback(snapshots="epoch", log=False)

@@ -124,7 +124,7 @@ def test_what_is_not_understood_ends_with_2(capfd, arguments, said):
     done = run(capfd, *arguments)
     assert done.code == 2
     assert said in done.stderr
-    assert "-h' for help" in done.stderr
+    assert "' for help" in done.stderr
     assert done.stdout == ""
 
 

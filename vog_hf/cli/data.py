@@ -91,7 +91,7 @@ def quieten(*, progress: bool) -> None:
     if progress:
         return
     import datasets
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] (loaded on first use)
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # loaded on first use
 
     datasets.disable_progress_bars()
     disable_progress_bars()

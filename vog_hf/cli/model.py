@@ -150,8 +150,12 @@ class Preparation:
 
     def _images(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         images = [_image(value, self.inputs[0]).convert(self.mode) for value in rows[self.inputs[0]]]
+        options: dict[str, Any] = {}
+        if self.mode == "L":  # older processors take no grey pictures but as arrays with a channel
+            images = [np.array(image)[..., None] for image in images]
+            options["input_data_format"] = "channels_last"
         try:
-            return {"pixel_values": list(self.processor(images, return_tensors="pt")["pixel_values"])}
+            return {"pixel_values": list(self.processor(images, return_tensors="pt", **options)["pixel_values"])}
         except ValueError as error:
             msg = f"{type(self.processor).__name__} makes no batch of these images ({_line(error)}); see --processor"
             raise DataError(msg) from error

@@ -32,7 +32,7 @@ def sections(given: list[str]) -> dict[str, str]:
     "vog-hf push ./scores me/my-data-vog --private",
     "vog-hf push ./scores me/my-data --create-pr",
     "vog-hf push ./scores me/my-data --scores-only --revision vog",
-    "vog-hf push ./outputs/_vog me/my-data-vog --dataset ./my-images --columns all",
+    "vog-hf push ./outputs/_vog me/data-vog --dataset ./my-images --columns all",
 )
 def push(
     out: Output,
@@ -61,7 +61,7 @@ def push(
         str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
     ] = None,
     heat_maps: Annotated[
-        bool | None, typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: up to 1 GiB.")
+        bool | None, typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: up to 500,000 rows.")
     ] = None,
     show_rows: Annotated[
         bool, typer.Option("--show-rows/--hide-rows", help="Whether the card shows rows at both ends of the ranking.")
