@@ -1,7 +1,9 @@
 """People look at rows and decide: a queue of rows, a journal of decisions, and the data set that comes of them."""
 
-from vog_hf.review.agreement import agreement, resolve
+from vog_hf.review.agreement import resolve, reviewer_agreement
+from vog_hf.review.app import review_app
 from vog_hf.review.apply import apply_review
+from vog_hf.review.argilla import from_argilla, to_argilla
 from vog_hf.review.journal import DECISIONS, Decision, Journal, read_decisions
 from vog_hf.review.queue import Filter, Queue
 
@@ -11,8 +13,11 @@ __all__ = [
     "Filter",
     "Journal",
     "Queue",
-    "agreement",
     "apply_review",
+    "from_argilla",
     "read_decisions",
     "resolve",
+    "review_app",
+    "reviewer_agreement",
+    "to_argilla",
 ]

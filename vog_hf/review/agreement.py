@@ -74,7 +74,7 @@ def resolve(decisions: Iterable[Decision]) -> dict[int, Resolved]:
     return found
 
 
-def agreement(decisions: Iterable[Decision]) -> Agreement:
+def reviewer_agreement(decisions: Iterable[Decision]) -> Agreement:
     """How far reviewers agree on the rows that more than one has decided.
 
     Args:

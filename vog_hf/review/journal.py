@@ -121,10 +121,21 @@ class Journal:
             OutputFolderError: The disk is full or cannot be written to; nothing is then written.
             JournalError: The file is damaged or gone.
         """
+        made = self.check(row, decision, reviewer=reviewer, label=label, note=note)
+        with self._locked() as append:
+            append({"event": DECIDE, **asdict(made)})
+        return made
+
+    def check(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
+        """The decision that `decide` would write; nothing is written.
+
+        Raises:
+            ConfigError: As `decide` does.
+        """
         if not is_whole(row) or not 0 <= row < len(self._scores):
             msg = f"row must be a whole number in 0..{len(self._scores) - 1}, got {row!r}"
             raise ConfigError(msg)
-        row_hash, old = self._scores.row_hash, -1 if self._labels is None else int(self._labels[row])
+        old = -1 if self._labels is None else int(self._labels[row])
         made = Decision(
             row=int(row),
             decision=decision,
@@ -134,15 +145,18 @@ class Journal:
             time=now(),
             id=uuid4().hex,
             old_label=None if old < 0 else old,
-            row_hash=None if row_hash is None else hex_of(row_hash[row]),
+            row_hash=self.row_hash(int(row)),
         )
         try:
             require_valid(made, self.header.n_rows, self.header.n_classes)
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
-        with self._locked() as append:
-            append({"event": DECIDE, **asdict(made)})
         return made
+
+    def row_hash(self, row: int) -> str | None:
+        """Hash of a row's content in hexadecimal; None where the scores have none."""
+        hashes = self._scores.row_hash
+        return None if hashes is None else hex_of(hashes[row])
 
     def undo(self, reviewer: str) -> Decision | None:
         """Undo a reviewer's last decision that is not undone yet, in whatever process it was made.

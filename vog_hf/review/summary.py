@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from vog_hf.review.agreement import agreement
+from vog_hf.review.agreement import reviewer_agreement
 from vog_hf.review.apply import Review
 
 MOST_CHANGES = 10  # pairs of classes that are named
@@ -58,7 +58,7 @@ def _changes(review: Review) -> list[str]:
 
 
 def _agreement(review: Review) -> list[str]:
-    found = agreement(review.decisions)
+    found = reviewer_agreement(review.decisions)
     if not found.rows:
         return []
     differing = sum(not one.agreed for one in review.resolved.values())
