@@ -58,6 +58,10 @@ class Output:
         """Print a line above what follows, for people."""
         self.console.print(Text(in_words(text), "bold"), soft_wrap=True)
 
+    def line(self, text: str) -> None:
+        """Print a line under a result, for people."""
+        self.console.print(Text(f"  {in_words(text)}"), soft_wrap=True)
+
     def values(self, values: Mapping[str, Any]) -> None:
         """Print a line for each value that there is, for people."""
         for name, value in values.items():
