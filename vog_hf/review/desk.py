@@ -20,18 +20,20 @@ import numpy.typing as npt
 from vog_hf.errors import ConfigError, VoGError
 from vog_hf.evaluation import hard_tail
 from vog_hf.pictures import class_names, has_classes, ranking_column, row_texts
+from vog_hf.review.agreement import reviewer_agreement
 from vog_hf.review.journal import DECISIONS, Decision, Journal
 from vog_hf.review.page import PageMaker
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.row import TITLES, RowMaker
 from vog_hf.scores import VoGScores
-from vog_hf.text import printable
+from vog_hf.text import printable, signed
 from vog_hf.wording import verdict
 
 NEIGHBOURS = 6
 MAX_NAME = 80  # characters of a reviewer's name
 MAX_NOTE = 2_000
 MAX_SEARCH = 200
+PAIRS = 3  # of reviewers whose agreement is told
 PACE = 20  # decisions that the pace is taken from
 SKIPPED = ("", "me", "anyone")  # rows to walk past: none, those decided by the one who asks, those decided by anyone
 Asked = Mapping[str, Any]
@@ -102,6 +104,7 @@ class Desk:
             "classes": self._classes,
             "heat": self._scores.has_heat_maps,
             "texts": self._has_texts,
+            "predictions": "prediction" in self._scores.column_names,
             "key": f"{len(self._scores)}-{self._scores.manifest.get('rows_digest', '')}-{self.title}",
         }
 
@@ -114,7 +117,8 @@ class Desk:
 
     def decide(self, asked: Asked) -> Answer:
         """Write a decision about the row on the screen, then show the next one."""
-        reviewer, _, _ = self._who_and_what(asked, named=True)
+        reviewer, chosen, _ = self._who_and_what(asked, named=True)
+        self._order(chosen)  # a queue that cannot be shown is found before anything is written
         row, decision = _whole(asked, "row", len(self._scores)), asked.get("decision")
         if decision not in DECISIONS:
             msg = f"a decision is one of {', '.join(DECISIONS)}, got {decision!r}"
@@ -269,17 +273,16 @@ class Desk:
 
     def _agreement(self) -> str:
         with self._writing:
-            standing = self._journal.standing()
-        by_row: dict[int, set[tuple[str, int | None]]] = {}
-        counts: dict[int, int] = {}
-        for (row, _), decision in standing.items():
-            by_row.setdefault(row, set()).add((decision.decision, decision.label))
-            counts[row] = counts.get(row, 0) + 1
-        several = [row for row, count in counts.items() if count > 1]
-        if not several:
+            found = reviewer_agreement(self._journal.standing().values())
+        if not found.rows:
             return ""
-        agreed = sum(len(by_row[row]) == 1 for row in several)
-        return f"Reviewers agree on {agreed:,} of the {len(several):,} rows that several have decided."
+        table = found.pairs.sort_values("rows", ascending=False, kind="stable").head(PAIRS)
+        pairs = [
+            f"{a} and {b}: Cohen's kappa {'not defined' if np.isnan(kappa) else signed(kappa)}"
+            for a, b, kappa in zip(table["a"], table["b"], table["kappa"], strict=True)
+        ]
+        same = round(found.share * found.rows)
+        return printable(f"Same decision on {same:,} of {found.rows:,} rows that several decided. {'; '.join(pairs)}.")
 
 
 def answering(function: Callable[..., Answer]) -> Callable[..., Answer]:

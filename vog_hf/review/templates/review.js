@@ -299,7 +299,7 @@ form.addEventListener("submit", (event) => event.preventDefault());
 let typing = null;
 form.addEventListener("input", (event) => {
   clearTimeout(typing);
-  typing = setTimeout(changed, event.target.matches("[type='search'], [type='number']") ? 300 : 0);
+  typing = setTimeout(changed, event.target.matches("[type='text'], [type='number']") ? 300 : 0);
 });
 async function changed() {
   if (busy) typing = setTimeout(changed, 50);
@@ -326,10 +326,12 @@ part("reviewer").addEventListener("keydown", (event) => {
   part("size").textContent = `${number(about.rows)} rows`;
   field("order").replaceChildren(...about.columns.map(([value, name]) => new Option(name, value)));
   field("classes").replaceChildren(...about.classes.map((name, value) => new Option(name, value)));
-  for (const name of ["classes", "mismatched"]) part(name).hidden = !about.classes.length;
+  const compared = about.classes.length > 0 && about.predictions;
+  part("classes").hidden = !about.classes.length;
+  part("mismatched").hidden = !compared;
   part("search").hidden = !about.texts;
-  for (const name of ["relabel"]) root.querySelector(`[data-decide="${name}"]`).hidden = !about.classes.length;
-  root.querySelector("[data-do='to-prediction']").hidden = !about.classes.length;
+  root.querySelector("[data-decide='relabel']").hidden = !about.classes.length;
+  root.querySelector("[data-do='to-prediction']").hidden = !compared;
   root.querySelector("[data-do='heat']").hidden = !about.heat;
   if (matchMedia("(max-width: 1000px)").matches) root.querySelector(".queue").open = false;
   const kept = recalled();
