@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from cli_runs import MODULE, SCRIPT, launch, run, train_on_images
+from cli_runs import MODULE, launch, run, train_on_images
 from datasets import Dataset, load_from_disk
 from hub_server import ACCEPTED, HubServer
 from test_cli import made_scores
@@ -121,8 +121,7 @@ def load_back(hub, tmp_path, revision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [MODULE, SCRIPT], ids=["module", "script"])
-def test_the_loop_from_scores_to_the_hub_and_back(tmp_path, capfd, command):
+def test_the_loop_from_scores_to_the_hub_and_back(tmp_path):
     """Of a real training's scores the first 50 rows of the queue are decided about, applied, pushed and loaded back.
 
     The changes are exactly the decisions: as a pull request with the columns, on a branch with them carried out.
@@ -140,11 +139,11 @@ def test_the_loop_from_scores_to_the_hub_and_back(tmp_path, capfd, command):
     with HubServer() as hub:
         variables = {**hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED}
         asked = ["apply", training.folder, journal.path, "--dataset", training.data, "--push", REPO, "--json"]
-        first = launch(command, *asked, **variables)
+        first = launch(MODULE, *asked, **variables)
         assert first.code == 0, first.stderr
-        proposed = launch(command, *asked, "--mode", "clean", "--create-pr", **variables)
+        proposed = launch(MODULE, *asked, "--mode", "clean", "--create-pr", **variables)
         assert proposed.code == 0, proposed.stderr
-        branch = launch(command, *asked, "--mode", "correct", "--revision", "corrected", **variables)
+        branch = launch(MODULE, *asked, "--mode", "correct", "--revision", "corrected", **variables)
         assert branch.code == 0, branch.stderr
         card = hub.dataset(REPO).files("refs/pr/1")["README.md"].decode()
         assert "### Review" in card
