@@ -302,6 +302,9 @@ def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score,
     assert json.loads((tmp_path / "scores" / "source.json").read_text())["name"] == str(images.data)
     done = run(capfd, "report", tmp_path / "scores", "-o", tmp_path / "report.html")
     assert done.code == 0, done.stderr
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "ViTImageProcessor of image" in page
+    assert str(images.data) not in page
 
 
 def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):

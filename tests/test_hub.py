@@ -233,11 +233,9 @@ def test_a_configuration_in_short_form_is_understood(hub, client):
     """One whose card names its files by a pattern, or a folder, that would take in ours: it has what it had."""
     client("push_raw", {"train": "numbers"}, REPO)
     repository = hub.dataset(REPO)
-    both = (
-        "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: .\n---\n"
-    )
-    repository.edit({"README.md": both.encode()})
-    client("push", "numbers", REPO, split="test", heat_maps=False)
+    configs = "- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: data\n"
+    repository.edit({"README.md": f"---\nconfigs:\n{configs}---\n".encode()})
+    assert client("push", "numbers", REPO, split="test", heat_maps=False) == f"{hub.url}/datasets/{REPO}"
     assert client("load", REPO, "numbers", "test")["equal"]
     assert client("load", REPO)["rows"] == {"train": 61, "test": 61}
     assert client("load", REPO, name="all")["rows"] == {"train": 61}
@@ -267,6 +265,18 @@ def test_a_column_of_another_type_is_refused(hub, client):
     error, message = client("push", "numbers as texts", REPO)
     assert error == "ConfigError"
     assert "the column 'x' is" in message
+    assert hub.dataset(REPO).sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+
+
+def test_a_card_that_the_hub_refuses_ends_the_push_before_it_begins(hub, client):
+    """As it does where metadata of others has become invalid: nothing is sent."""
+    client("make_repo", REPO)
+    before = hub.dataset(REPO).sha("main")
+    hub.fail("POST", "/validate-yaml", status=400)
+    error, message = client("push", "numbers", REPO)
+    assert error == "HubError"
+    assert "the Hub does not take the card of someone/data (" in message
     assert hub.dataset(REPO).sha("main") == before
     assert not any(request.method == "PUT" for request in hub.requests)
 
@@ -302,7 +312,7 @@ def test_what_fails_once_is_tried_again(hub, client, status):
     """Every step of a push fails once: with an error of the server, and with a connection that is cut."""
     for method, path in STEPS:
         hub.fail(method, path, status=status)
-    client("push", "numbers", REPO, revision="new", clock=0.01)
+    assert client("push", "numbers", REPO, revision="new", clock=0.01) == f"{hub.url}/datasets/{REPO}/tree/new"
     assert [fault for fault in hub.faults if fault.times] == []
     assert client("load", REPO, "numbers", revision="new")["equal"]
 
@@ -389,9 +399,9 @@ def test_what_does_not_load_as_it_was_meant_is_an_error(hub, client):
     other = hub.dataset("someone/other").files()["data/train-00000-of-00001.parquet"]
 
     def swap(repository):
-        blobs = [oid for oid, content in hub.blobs.items() if content[:4] == b"PAR1" and content != other]
-        data = max(blobs, key=lambda oid: len(hub.blobs[oid]))
-        hub.blobs[data] = other
+        for oid, content in hub.blobs.items():
+            if content[:4] == b"PAR1" and b"image" in content:
+                hub.blobs[oid] = other
 
     for whole in (None, 0):
         client("push", "pictures", REPO, whole=whole)  # as it is, nothing is found

@@ -88,7 +88,7 @@ def test_names_from_a_repository_are_checked():
         "vog/default/train/scores.parquet",
         "vog/default/train/evil.pkl",
         "vog/default/train/../../x/manifest.json",
-        "vog/default/te st/manifest.json",
+        "vog/default/a b/manifest.json",
         "vog/default/test/scores.parquet",
         "vog/other/train/manifest.json",
     ]

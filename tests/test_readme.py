@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_runs import run, train_on_images
 from hub_server import ACCEPTED, HubServer
 
 ROOT = Path(__file__).parent.parent
@@ -40,18 +41,42 @@ def test_python_blocks_run_in_order(tmp_path):
     assert f"{hub.url}/datasets/me/digits-vog" in done.stdout
     assert hub.dataset("me/digits-vog").private
     assert "vog_loss_class_normalized" in done.stdout
+    assert "1 row dropped" in done.stdout
     assert (tmp_path / "digits" / "_vog" / "scores" / "manifest.json").is_file()
     assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
+def shell_commands():
+    """The words of each command of the shell blocks, without the comments."""
+    return [line.split("#")[0].split() for block in code_blocks("bash") for line in block.splitlines()]
+
+
 def test_shell_blocks_name_make_targets():
-    """Every command of the README's shell blocks is a make word that exists."""
+    """Every command of the README's shell blocks is a make word that exists, or our own command line."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    commands = [line.split("#")[0].split() for block in code_blocks("bash") for line in block.splitlines()]
+    commands = [command for command in shell_commands() if command[0] != "vog-hf"]
     assert commands
     for command in commands:
         assert command[0] == "make"
         assert command[1] in targets
+
+
+def test_the_command_line_of_the_readme_runs(capfd, tmp_path, monkeypatch):
+    """Each command as it stands, after a training; the push is understood, and stops where there is no network."""
+    training = train_on_images(tmp_path)
+    training.folder.rename(tmp_path / "outputs")
+    training.scores.save(tmp_path / "other-scores")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    commands = [command[1:] for command in shell_commands() if command[0] == "vog-hf"]
+    assert [name for name, *_ in commands] == ["score", "report", "compare", "info", "push"]
+    for command in commands[:-1]:
+        done = run(capfd, *command)
+        assert done.code == 0, done.stderr
+    assert {"scored.parquet", "vog-scores", "vog-report.html"} <= {path.name for path in tmp_path.iterdir()}
+    done = run(capfd, *commands[-1])
+    assert done.code == 1
+    assert "HF_HUB_OFFLINE" in done.stderr
 
 
 @pytest.mark.parametrize(

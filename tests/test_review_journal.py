@@ -351,7 +351,7 @@ for i in range(100_000):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.0, 0.03, 0.08, 0.2])
+@pytest.mark.parametrize("delay", [0.0, 0.1])
 def test_a_killed_process_loses_nothing_it_confirmed(scores, path, delay):
     """SIGKILL at whatever moment: every decision that returned is in the file once, and the journal opens."""
     code = KILLED.format(tests=str(Path(__file__).parent), path=str(path))

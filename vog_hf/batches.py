@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from vog_hf.errors import DataError, NonFiniteError
+from vog_hf.errors import DataError, NonFiniteError, VoGError
 from vog_hf.gradients import (
     LABEL_NAMES,
     MASK_NAMES,
@@ -157,7 +157,8 @@ class BatchReader:
         """Read the rows of batches twice under different random states.
 
         Raises:
-            DataError: They differ: the transform is random, and VoG would measure the crop instead of the model.
+            DataError: They cannot be read, or they differ: the transform is random, and VoG would measure the crop
+                instead of the model.
         """
         with preserved_rng():
             readings = []
@@ -165,7 +166,7 @@ class BatchReader:
                 random.seed(seed)
                 np.random.seed(seed)  # noqa: NPY002 (the global stream is what a transform may draw from)
                 torch.manual_seed(seed)
-                read = zip(batches, self._read_anew(batches), strict=True)
+                read = zip(batches, self._read_or_say(batches), strict=True)
                 readings.append([self._collated(rows, several) for rows, several in read])
         for rows, first, second in zip(batches, *readings, strict=True):
             for name, value in first.items():
@@ -176,6 +177,20 @@ class BatchReader:
                         "with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
                     )
                     raise DataError(msg)
+
+    def _read_or_say(self, batches: Sequence[range]) -> list[list[Any]]:
+        try:
+            return list(self._read_anew(batches))
+        except VoGError:
+            raise
+        except Exception as error:
+            first, last = batches[0][0], batches[-1][-1]
+            msg = (
+                f"reading rows {first}-{last} of the data set failed: {type(error).__name__}: {error}. "
+                "A transform that reads a column which the model does not take (an image, a text) needs "
+                "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
+            )
+            raise DataError(msg) from error
 
     def _read_anew(self, batches: Sequence[range]) -> Iterator[list[Any]]:
         """The rows of each batch, not collated, read as the loader reads them."""
@@ -227,7 +242,18 @@ class BatchReader:
                 "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
                 "texts, and pass collate_fn= where the model needs its own"
             )
-            raise DataError(f"{msg}; {text}" if text else msg) from error
+            raise DataError("; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))) from error
+
+    def _uncollated_texts(self, rows: list[Any]) -> str | None:
+        """What to do about columns of text that came to the collator, which makes no tensors of them."""
+        row = rows[0] if isinstance(rows[0], Mapping) else {}
+        names = [name for name, value in row.items() if isinstance(value, str) and name not in self.label_names]
+        if not names:
+            return None
+        return (
+            f"the collator was given texts ({', '.join(map(repr, names))}) as they are stored: leave "
+            "TrainingArguments(remove_unused_columns=True), under which Trainer drops them, or drop them yourself"
+        )
 
     def _text_label(self, row: Mapping[str, Any]) -> str | None:
         """What is wrong with a label column of text, unless the collator makes numbers of it."""

@@ -94,9 +94,11 @@ def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
     config, model, read = (manifest.get(name) or {} for name in ("config", "model", "input"))
     computed = manifest.get("computed") or {}
     facts = [
-        ("Model", " ".join(str(part) for part in (model.get("class"), model.get("name")) if part)),
+        ("Model", _model(model)),
         ("Task", str(manifest.get("task") or "").replace("_", " ")),
         ("Data", f"{len(scores):,} rows" + _columns_of_data(manifest)),
+        ("Data set", _source((manifest.get("data") or {}).get("source") or {})),
+        ("Transform", _transform(manifest.get("transform") or {})),
         ("Target", _target(config)),
         ("Gradient with respect to", _leaf(read)),
         ("Snapshots", _snapshots(manifest)),
@@ -154,6 +156,26 @@ def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
         f"Where the gradient{f' of the {target}' if target else ''} changed most between snapshots: {said}. Colours "
         "compare places within one row, not two rows."
     )
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    named = " ".join(str(part) for part in (model.get("class"), model.get("name")) if part)
+    return f"{named}, revision {model['revision']}" if model.get("revision") else named
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """Which data set, where it is noted: `vog-hf score` does."""
+    rest = [f"{name} {source[name]}" for name in ("config", "split", "revision") if source.get(name)]
+    return ", ".join([str(source["name"]), *rest]) if source.get("name") else ""
+
+
+def _transform(transform: Mapping[str, Any]) -> str:
+    """How rows became inputs, where that is noted."""
+    if not transform.get("processor"):
+        return ""
+    limit = transform.get("max_length")
+    columns = ", ".join(transform.get("input_columns") or [])
+    return f"{transform['processor']} of {columns}" + (f", cut at {limit} tokens" if limit else "")
 
 
 def _columns_of_data(manifest: Mapping[str, Any]) -> str:

@@ -57,13 +57,15 @@ def compare(
     ]
     out.json({"column": column, "n_rows": len(first), "agreement": agreement.to_dict(), "movers": movers})
     out.heading(f"{column} of {len(first):,} rows: A = {a}, B = {b}")
-    out.table(["agreement", "value"], [[_in_words(str(name)), float(value)] for name, value in agreement.items()])
+    out.table(
+        ["agreement", "value"], [[_in_words(str(name)), float(value)] for name, value in agreement.items()], digits=3
+    )
     if top and not movers:
-        out.heading("No row has moved")
+        out.heading("No row has moved", after=True)
     if movers:
-        out.heading("Rows that moved most, by percentile of the ranking")
+        out.heading("Rows that moved most, by percentile of the ranking", after=True)
         headings = list(movers[0])
-        out.table(headings, [[_rounded(mover[name]) for name in headings] for mover in movers])
+        out.table(headings, [[mover[name] for name in headings] for mover in movers], digits=1)
 
 
 def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
@@ -115,7 +117,3 @@ def _in_words(name: str) -> str:
         return "rank correlation (Spearman)"
     tail, _, percent = rest.partition("_")
     return f"shared rows of the {'highest' if tail == 'top' else 'lowest'} {percent} %"
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 1) if isinstance(value, float) else value

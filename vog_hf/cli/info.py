@@ -50,10 +50,11 @@ def info(
     else:
         out.json({"scores": None if found is None else found.manifest, "environment": environment})
     if scores is not None and found is not None:
-        for split, part in found.items() if isinstance(found, dict) else [("", found)]:
-            out.heading(f"Scores in {scores}{f', split {split}' if split else ''}")
+        parts = found if isinstance(found, dict) else {"": found}
+        for place, (split, part) in enumerate(parts.items()):
+            out.heading(f"Scores in {scores}{f', split {split}' if split else ''}", after=place > 0)
             out.values(summary(part, scores))
-    out.heading("Installed")
+    out.heading("Installed", after=found is not None)
     out.values(environment)
 
 

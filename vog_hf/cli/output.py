@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -49,47 +48,65 @@ class Output:
             print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (stdout is what --json is about)
 
     def result(self, message: str, values: Mapping[str, Any], *, shown: Mapping[str, Any] | None = None) -> None:
-        """Print what was done, with a line for each value (or of those in ``shown``); for machines the values alone."""
+        """Print what was done, and a line for each value (or of those in ``shown``); for machines the values alone."""
         self.json(values)
-        self.console.print(Text("✓ ", "green") + Text(message, "bold"), soft_wrap=True)
+        self._line(self.console, Text("✓ ", "green") + Text(message, "bold"))
         self.values(values if shown is None else shown)
 
-    def heading(self, text: str) -> None:
-        """Print a line above what follows, for people."""
-        self.console.print(Text(in_words(text), "bold"), soft_wrap=True)
+    def heading(self, text: str, *, after: bool = False) -> None:
+        """Print a line above what follows, for people; ``after`` something else, with a space between them."""
+        self._line(self.console, Text("\n" * after) + Text(in_words(text), "bold"))
+
+    def line(self, text: str) -> None:
+        """Print a line under a result, for people."""
+        self.console.print(Text(f"  {in_words(text)}"), soft_wrap=True)
 
     def values(self, values: Mapping[str, Any]) -> None:
-        """Print a line for each value that there is, for people."""
-        for name, value in values.items():
-            if value is not None:
-                self.console.print(Text(f"  {name}: ", "dim") + Text(in_words(value)), soft_wrap=True)
+        """Print a line for each value that there is, for people; wrapped beside its name where there is a terminal."""
+        lines = [(Text(f"  {name}:", "dim"), Text(in_words(v))) for name, v in values.items() if v is not None]
+        if not self.console.is_terminal:
+            for name, value in lines:
+                self._line(self.console, name + Text(" ") + value)
+            return
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for line in lines:
+            grid.add_row(*line)
+        self.console.print(grid)
 
-    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Print rows under their headings, numbers to the right, for people."""
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]], *, digits: int) -> None:
+        """Print rows under their headings, for people; numbers to the right, with so many digits behind the point."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for place, heading in enumerate(headings):
             numbers = all(isinstance(row[place], (int, float)) for row in rows)
             table.add_column(heading.upper(), justify="right" if numbers else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(in_words(value)) for value in row))
+            cells = [f"{value:.{digits}f}" if isinstance(value, float) else in_words(value) for value in row]
+            table.add_row(*map(Text, cells))
         self.console.print(table)
 
     def hint(self, text: str) -> None:
         """Print what could be done next, for people who sit at a terminal."""
         if self.messages.is_terminal and not self.as_json:
-            self.messages.print(Text(f"Hint: {text}", "dim"), soft_wrap=True)
+            self._line(self.messages, Text(f"Hint: {text}", "dim"))
 
     def error(self, error: BaseException) -> None:
         """Print what went wrong in one line, with the traceback before it under ``--debug``."""
         if self.debug:
             traceback.print_exception(error)
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = in_words(str(error)) or type(error).__name__
         if not isinstance(error, VoGError):
             text = f"{type(error).__name__}: {text}" + ("" if self.debug else " (--debug shows where)")
         rank = os.environ.get("RANK")
         where = "" if rank is None else f" on process {rank}"
         sys.stdout.flush()
-        self.messages.print(Text(f"Error{where}: ", "bold red") + Text(text), soft_wrap=True)
+        self._line(self.messages, Text(f"Error{where}: ", "bold red") + Text(text))
+
+    @staticmethod
+    def _line(console: Console, text: Text) -> None:
+        """Wrapped at words on a terminal, else one line however long."""
+        console.print(text, soft_wrap=not console.is_terminal)
 
 
 def in_words(value: Any) -> str:

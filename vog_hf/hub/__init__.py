@@ -1,4 +1,9 @@
-"""Scored data sets on the Hugging Face Hub: pushed with a card that says what the scores are, pulled back as scores."""
+"""Scored data sets on the Hugging Face Hub: pushed with a card that says what the scores are, pulled back as scores.
+
+`push` is the way there: `parts` puts rows and scores together, `card` says what they show, `metadata` declares them
+beside what `repository` holds, `shards` writes them as parquet, `upload` sends and commits, `check` loads it all again.
+`pull` is the way back. `client` has the patience that both need, `places` the names of files.
+"""
 
 from vog_hf.hub.pull import pull_scores
 from vog_hf.hub.push import push_scored_dataset

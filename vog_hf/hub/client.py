@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -59,17 +59,18 @@ def require_writer(api: HfApi) -> str:
     return str(account["name"])
 
 
-def patiently(call: Callable[[], T], *, conflicts: bool = False) -> T:
+def patiently(call: Callable[[], T], *, conflicts: bool = False, waits: Sequence[float] = WAITS) -> T:
     """What a call gives, tried again after errors that pass: of the server, of the network, too many requests.
 
     The client retries uploads and downloads by itself, and these calls not: repository info, create, branch, commit.
     Its own `http_backoff` repeats one request, which is of no use to calls that are several.
 
     Args:
-        call: Is made up to six times.
+        call: Is made once, and once more after each wait.
         conflicts: Whether to wait after a `Conflict`, too, and call again.
+        waits: Seconds.
     """
-    for tries, wait in enumerate(WAITS, start=1):
+    for tries, wait in enumerate(waits, start=1):
         try:
             return call()
         except Conflict as error:
@@ -80,7 +81,7 @@ def patiently(call: Callable[[], T], *, conflicts: bool = False) -> T:
             if not is_passing(error):
                 raise
             reason = described(error)
-        logger.warning("the Hub: %s; try %d of %d in %g s", reason, tries + 1, len(WAITS) + 1, wait)
+        logger.warning("the Hub: %s; try %d of %d in %g s", reason, tries + 1, len(waits) + 1, wait)
         time.sleep(wait)
     return call()
 

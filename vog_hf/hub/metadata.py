@@ -162,8 +162,14 @@ class Declaration:
         if not is_own and not any(map(self._takes_in, _flat(declared or config.get("data_dir") or "**"))):
             return dict(config)
         rest = {key: value for key, value in config.items() if key not in ("data_files", "data_dir")}
-        splits = self._repository.splits(str(config["config_name"])).items()
-        entries = [self._exact({"split": name, "path": as_path(split.patterns)}, config) for name, split in splits]
+        splits = self._repository.splits(str(config["config_name"]))
+        if not splits:
+            msg = (
+                f"the card of {self._repository.repo_id} names a configuration {config['config_name']!r} with no data "
+                "to be found; take it out of the card, or add its data first"
+            )
+            raise ConfigError(msg)
+        entries = [self._exact({"split": n, "path": as_path(s.patterns)}, config) for n, s in splits.items()]
         return {**rest, "data_files": entries}
 
     def _exact(self, entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """A data set's repository as it stands at one commit: its files, its card, its configurations and their splits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 from datasets import DatasetInfo, Features, SplitInfo, get_dataset_config_names, load_dataset_builder
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.hf_api import RepoFile
 
 from vog_hf.errors import ConfigError
-from vog_hf.hub.client import patiently
+from vog_hf.hub.client import described, is_passing, patiently
 
 CARD = "README.md"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,8 @@ class Repository:
             return [dict(config) for config in declared]
         if set(self.sizes) <= {CARD, ".gitattributes"}:
             return []
-        try:
-            names = get_dataset_config_names(self.repo_id, revision=self.sha, token=self.api.token)
-        except (FileNotFoundError, RuntimeError):  # no data, or a script, which `datasets` no longer runs
-            return []
+        options: dict[str, Any] = {"revision": self.sha, "token": self.api.token}
+        names = _asked(lambda: get_dataset_config_names(self.repo_id, **options)) or []
         return [
             {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in found.items()]}
             for name in names
@@ -132,10 +134,7 @@ class Repository:
 
     def _load_builder(self, config: str) -> Any:
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token, "cache_dir": self._cache_dir}
-        try:
-            return load_dataset_builder(self.repo_id, config, **options)
-        except (FileNotFoundError, RuntimeError):  # as above
-            return None
+        return _asked(lambda: load_dataset_builder(self.repo_id, config, **options))
 
     def _patterns(self, files: Sequence[str]) -> list[str]:
         """The files of a split as a card names them: their folder, where it holds nothing else, or one by one."""
@@ -157,6 +156,25 @@ class Repository:
     def _open(self, file: str) -> Any:
         system = HfFileSystem(token=self.api.token)
         return system.open(f"datasets/{self.repo_id}@{self.sha}/{file}", "rb", block_size=2**16)
+
+
+def _asked(call: Callable[[], T]) -> T | None:
+    """What `datasets` says of a repository; None where it finds no data, or a script, which it no longer runs.
+
+    A connection that fails is no answer, although the errors are of the same kinds.
+    """
+
+    def attempt() -> T | None:
+        try:
+            return call()
+        except (DataFilesNotFoundError, EmptyDatasetError, RuntimeError) as error:
+            if is_passing(error):
+                raise ConnectionError(described(error)) from error
+            if isinstance(error, RuntimeError) and "script" not in str(error):
+                raise
+            return None
+
+    return patiently(attempt)
 
 
 def as_path(patterns: Sequence[str]) -> str | list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -15,11 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 from markupsafe import Markup
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, HubError
 from vog_hf.hub import places
 from vog_hf.hub.card import describe_split, merged_card
 from vog_hf.hub.check import require_equal
-from vog_hf.hub.client import CONFLICTS, Conflict, described, explained, patiently, status
+from vog_hf.hub.client import CONFLICTS, WAITS, Conflict, described, explained, is_passing, patiently, status
 from vog_hf.hub.metadata import Declaration
 from vog_hf.hub.parts import Part
 from vog_hf.hub.repository import CARD, Repository
@@ -148,7 +149,12 @@ class Upload:
                 self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
                 self._patterns[table.split] = places.shard_pattern(self.config, table.split)
             repository = self.look()
-            self.operations(repository, self.declare(repository))
+            card = self._card(repository, self.declare(repository))
+            try:
+                patiently(card.validate)
+            except ValueError as error:
+                msg = f"the Hub does not take the card of {repo_id} ({described(error)}); mend its metadata there first"
+                raise HubError(msg) from error
 
     def send(self) -> None:
         """Everything but the card goes to the Hub."""
@@ -184,17 +190,18 @@ class Upload:
 
     def _preupload(self, additions: list[CommitOperationAdd]) -> None:
         target = self.target
-        # After five tries of its own the client raises RuntimeError from what went wrong; Xet raises it, too.
+        options: dict[str, Any] = {"repo_type": "dataset", "revision": target.branch, "create_pr": target.create_pr}
+
+        def attempt() -> None:
+            try:
+                target.api.preupload_lfs_files(target.repo_id, additions, **options)
+            except RuntimeError as error:  # which the client makes of what went wrong, after tries of its own or none
+                if not is_passing(error):
+                    raise
+                raise ConnectionError(described(error)) from error
+
         with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
-            patiently(
-                lambda: target.api.preupload_lfs_files(
-                    target.repo_id,
-                    additions,
-                    repo_type="dataset",
-                    revision=target.branch,
-                    create_pr=target.create_pr,
-                )
-            )
+            patiently(attempt, waits=WAITS[:2])
 
     def look(self) -> Repository:
         """The repository as it stands now."""
@@ -292,7 +299,7 @@ def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> Non
         info = patiently(lambda: api.dataset_info(repo_id))
     except RepositoryNotFoundError:
         patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
-        return
+        info = patiently(lambda: api.dataset_info(repo_id))  # another process may have made it, and otherwise
     if private is not None and bool(info.private) != private:
         is_what = "private" if info.private else "public"
         msg = (

@@ -89,6 +89,23 @@ class Review:
             found = found.select(self.kept(mode))
         return found
 
+    def scores(self, scores: VoGScores, applied: Dataset, mode: str) -> VoGScores:
+        """The scores of the data set that comes of it: its rows' own, with the identity that these rows have now.
+
+        Args:
+            scores: Of the data set that was reviewed.
+            applied: What `apply` gave.
+            mode: How it was applied.
+        """
+        if mode == "flag":
+            return scores
+        kept = scores.select(self.kept(mode))
+        names = [name for name in scores.identity.columns if name in applied.column_names]
+        identity = identify_rows(applied.select_columns(names)) if names else RowIdentity(len(applied), {}, None)
+        kept.manifest |= {"data": {"columns": identity.columns}, "review": {"mode": mode, "rows_scored": len(scores)}}
+        kept.row_hash = identity.row_hash
+        return kept
+
     def _reviewed_labels(self, name: str) -> pa.ChunkedArray:
         """The column of labels with the new ones in it; what is null elsewhere stays null."""
         given = self.dataset.select_columns([name]).with_format("arrow")[:].column(name)

@@ -10,10 +10,10 @@ from vog_hf.review.apply import Review
 MOST_CHANGES = 10  # pairs of classes that are named
 IN_WORDS = {"keep": "kept", "relabel": "relabelled", "drop": "to be dropped", "unsure": "left as unsure"}
 VERSIONS = {
-    "flag": "This version has every row with its given label; what was decided stands in the columns {columns}.",
-    "correct": "This version has every row; {relabelled} have the label of the review.",
-    "filter": "This version leaves {dropped} out; labels are the given ones.",
-    "clean": "In this version {relabelled} have the label of the review, and {dropped} are left out.",
+    "flag": "This version has every row with its given label; what was decided stands beside it ({columns}).",
+    "correct": "This version has every row, with the label of the review in {relabelled}.",
+    "filter": "This version has the given labels, without {dropped}.",
+    "clean": "This version has the label of the review in {relabelled}, without {dropped}.",
 }
 
 
@@ -26,7 +26,7 @@ def summary(review: Review, mode: str) -> str:
     """
     reviewers = len({one.reviewer for one in review.decisions})
     decided = ", ".join(f"{count:,} {IN_WORDS[name]}" for name, count in review.counts().items())
-    columns = "review" if review.label_column is None else "review and label_reviewed"
+    columns = "review" if review.label_column is None else "review, label_reviewed"
     seen = f"{_rows(len(review.resolved))} of {len(review.dataset):,} reviewed by {_people(reviewers)}"
     lines = [
         f"{seen}: {decided or 'nothing decided'}.",
