@@ -17,6 +17,7 @@ from hub_server import ACCEPTED, HubServer
 from review_cases import Launched
 from test_cli import made_scores
 
+import vog_hf
 from vog_hf.cli.review import open_scored
 from vog_hf.columns import add_vog_columns
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
@@ -129,7 +130,9 @@ def test_the_folder_of_a_space(tmp_path):
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
     hostile = '"""\n\' {{ 7 * 7 }} ---'
     written = write_space(tmp_path / "space", SpaceOf(REPO, "default", "test", hostile))
-    assert {path.name for path in written.iterdir()} == {"app.py", "requirements.txt", "README.md", "vog_hf"}
+    described = f"vog_hf-{vog_hf.__version__}.dist-info"
+    names = {"app.py", "requirements.txt", "README.md", "vog_hf", described}
+    assert {path.name for path in written.iterdir()} == names
     tree = ast.parse((written / "app.py").read_text(encoding="utf-8"))
     values = {
         node.targets[0].id: node.value.value
@@ -211,5 +214,7 @@ def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
         assert decide(url, 4)["decided"] == 1
         space.end()
     assert [d.row for d in read_decisions(tmp_path / "space" / "review.jsonl")] == [4]
-    found = launch([sys.executable, "-c", "import vog_hf; print(vog_hf.__file__)"], cwd=tmp_path / "space")
-    assert found.stdout.startswith(str(tmp_path / "space")), "it ran the copy in its folder"
+    where = "from importlib.metadata import distribution as d; import vog_hf; print(vog_hf.__file__, d('vog-hf')._path)"
+    found = launch([sys.executable, "-c", where], cwd=tmp_path / "space").stdout.split()
+    assert found[0].startswith(str(tmp_path / "space")), "it ran the copy in its folder"
+    assert found[1].startswith("vog_hf-"), "and needs no other one to be installed"
