@@ -17,6 +17,7 @@ from hub_server import ACCEPTED, HubServer
 from review_cases import Launched
 from test_cli import made_scores
 
+import vog_hf
 from vog_hf.cli.review import open_scored
 from vog_hf.columns import add_vog_columns
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
@@ -129,7 +130,9 @@ def test_the_folder_of_a_space(tmp_path):
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
     hostile = '"""\n\' {{ 7 * 7 }} ---'
     written = write_space(tmp_path / "space", SpaceOf(REPO, "default", "test", hostile))
-    assert {path.name for path in written.iterdir()} == {"app.py", "requirements.txt", "README.md", "vog_hf"}
+    described = f"vog_hf-{vog_hf.__version__}.dist-info"
+    names = {"app.py", "requirements.txt", "README.md", "vog_hf", described}
+    assert {path.name for path in written.iterdir()} == names
     tree = ast.parse((written / "app.py").read_text(encoding="utf-8"))
     values = {
         node.targets[0].id: node.value.value
@@ -169,14 +172,14 @@ def decide(url, row, reviewer="ada"):
 
 @pytest.mark.slow
 def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
-    """Unless it is told otherwise, which it says; Ctrl-C ends it without a word of Python."""
+    """Unless it is told otherwise, which it says; Ctrl-C, which is how it ends, is no error."""
     for arguments, address in (((), "127.0.0.1"), (("--host", "0.0.0.0"), "0.0.0.0")):  # noqa: S104
         output = tmp_path / f"{address}.txt"
         launched = Launched(folder, *arguments, output=output)
         launched.url()
         connections = psutil.Process(launched.process.pid).net_connections()
         assert {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN} == {address}
-        assert launched.end(2) == 130
+        assert launched.end(2) == 0
         assert ("on the network can see the rows" in output.read_text()) == bool(arguments)
         assert "Traceback" not in output.read_text()
 
@@ -211,4 +214,7 @@ def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
         assert decide(url, 4)["decided"] == 1
         space.end()
     assert [d.row for d in read_decisions(tmp_path / "space" / "review.jsonl")] == [4]
-    assert list((tmp_path / "space" / "vog_hf" / "review").rglob("*.pyc")), "it ran the copy in its folder"
+    where = "from importlib.metadata import distribution as d; import vog_hf; print(vog_hf.__file__, d('vog-hf')._path)"
+    found = launch([sys.executable, "-c", where], cwd=tmp_path / "space").stdout.split()
+    assert found[0].startswith(str(tmp_path / "space")), "it ran the copy in its folder"
+    assert found[1].startswith("vog_hf-"), "and needs no other one to be installed"

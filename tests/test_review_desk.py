@@ -76,6 +76,18 @@ def test_filters_and_orders(desk):
     assert not about["texts"], "there is nothing to search in pictures"
 
 
+def test_a_neighbour_is_shown_whatever_is_filtered(desk):
+    """A row beside another one can be looked at, though the queue has it not; from there the queue begins anew."""
+    label = make_scores().column("label")
+    outside = int(np.flatnonzero(label != 1)[0])
+    first = desk.show(asked(classes=[1]))["row"]
+    assert desk.show(asked(outside, classes=[1]))["row"] == first
+    answer = desk.show(asked(outside, classes=[1]) | {"any": True})
+    assert (answer["row"], answer["place"]) == (outside, None)
+    assert desk.decide(asked(outside, classes=[1], decision="keep"))["row"] == first
+    assert f'data-go="{outside}"' not in answer["html"]["near_rows"]
+
+
 def test_search(tmp_path):
     """Rows are found by their text, in capitals or not; none is an answer, too."""
     desk = opened(tmp_path, dataset=make_texts())

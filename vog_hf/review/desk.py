@@ -109,10 +109,14 @@ class Desk:
         }
 
     def show(self, asked: Asked) -> Answer:
-        """A row of the queue: the one that is named, the one ``step`` places on, or the first."""
+        """The row that is named, or the one ``step`` places on in the queue; of rows outside it just ``any``."""
         reviewer, chosen, skip = self._who_and_what(asked)
         order, standing = self._order(chosen), self._standing(reviewer)
-        row = self._row_from(order, standing.skipped(skip, len(self._scores)), asked.get("row"), asked.get("step", 0))
+        if asked.get("any"):
+            row: int | None = _whole(asked, "row", len(self._scores))
+        else:
+            skipped = standing.skipped(skip, len(self._scores))
+            row = self._row_from(order, skipped, asked.get("row"), asked.get("step", 0))
         return self._answer(row, order, standing, chosen, skip)
 
     def decide(self, asked: Asked) -> Answer:

@@ -3,7 +3,7 @@
 import re
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import requires, version
+from importlib.metadata import distribution, requires, version
 from pathlib import Path
 
 from huggingface_hub import SpaceCardData
@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vog_hf.errors import ConfigError, OutputFolderError
 
+NAME = "vog-hf"
 PYTHON = "3.12"
 JOURNAL = "review.jsonl"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -70,6 +71,9 @@ def write_space(folder: str | Path, shown: SpaceOf, *, package: str | None = Non
     if package is None:
         source = Path(__file__).parents[1]
         shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        described = folder / f"vog_hf-{version(NAME)}.dist-info"  # by which the copy knows its own version
+        described.mkdir()
+        (described / "METADATA").write_text(distribution(NAME).read_text("METADATA") or "", encoding="utf-8")
     return folder
 
 
@@ -88,4 +92,4 @@ def _metadata(shown: SpaceOf) -> str:
 def _requirements(package: str | None) -> list[str]:
     if package is not None:
         return [package]
-    return [line for line in requires("vog-hf") or [] if "extra ==" not in line]
+    return [line for line in requires(NAME) or [] if "extra ==" not in line]
