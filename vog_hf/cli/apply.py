@@ -41,7 +41,7 @@ def apply(
     ],
     journal: Annotated[
         Path | None,
-        typer.Argument(metavar="[JOURNAL]", help="File with the decisions. Default: the one beside SCORED."),
+        typer.Argument(metavar="JOURNAL", help="File with the decisions. Default: the one beside SCORED."),
     ] = None,
     *,
     dataset: DatasetOption = None,
