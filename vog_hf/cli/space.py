@@ -12,7 +12,7 @@ from vog_hf.errors import ConfigError
 
 @command(
     "vog-hf space me/my-data-vog --output ./review-space",
-    "vog-hf space me/my-data-vog --split test --revision vog --output ./review-space",
+    "vog-hf space me/my-data-vog --split test --revision vog",
 )
 def space(
     out: Output,
