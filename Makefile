@@ -77,12 +77,12 @@ MAKE_VENV = $(UV) venv --python "$$($(PYTHON) -c 'import sys; print(sys.executab
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
-	$(UV) pip install --python $(BIN)/python --editable '.[peft,timm,trackio]' --group dev
+	$(UV) pip install --python $(BIN)/python --editable '.[peft,review,timm,trackio]' --group dev
 	@touch $@
 
 # Made anew each time: uv keeps what is installed and satisfies a bound, so a changed bound would go untested.
 .venv-oldest/.installed: pyproject.toml | $(UV)
 	rm -rf .venv-oldest
 	$(MAKE_VENV) .venv-oldest
-	$(UV) pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[peft,timm,trackio]' --group test
+	$(UV) pip install --python $(OLDEST)/python --resolution lowest-direct --editable '.[peft,review,timm,trackio]' --group test
 	@touch $@

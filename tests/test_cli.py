@@ -17,7 +17,7 @@ from vog_hf.cli.output import Output
 from vog_hf.columns import identify_rows
 from vog_hf.scores import VoGScores
 
-COMMANDS = ("demo", "score", "report", "push", "compare", "info")
+COMMANDS = ("demo", "score", "report", "review", "apply", "push", "space", "compare", "info")
 
 
 def made_scores(folder, values, **manifest):

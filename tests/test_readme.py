@@ -41,6 +41,7 @@ def test_python_blocks_run_in_order(tmp_path):
     assert f"{hub.url}/datasets/me/digits-vog" in done.stdout
     assert hub.dataset("me/digits-vog").private
     assert "vog_loss_class_normalized" in done.stdout
+    assert "1 row dropped" in done.stdout
     assert (tmp_path / "digits" / "_vog" / "scores" / "manifest.json").is_file()
     assert list(tmp_path.glob("wandb/offline-run-*"))
 

@@ -12,7 +12,7 @@ from vog_hf.batches import check_map_style
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
 from vog_hf.rows import has_table, identify_rows, integer_column
-from vog_hf.scores import VoGScores
+from vog_hf.scores import COMPANIONS, VoGScores
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +191,43 @@ def verify_shown_rows(dataset: Any, scores: VoGScores) -> None:
         verify_rows(dataset, scores)
     else:
         scores.identity.verify(identify_rows(dataset))
+
+
+def scores_from_columns(dataset: Dataset) -> VoGScores:
+    """The scores that `add_vog_columns` has added to a data set; without trajectories and heat maps.
+
+    Args:
+        dataset: One split with a column ``vog``, loaded from disk or the Hub.
+
+    Raises:
+        DataError: The data set has no column ``vog``.
+
+    Example:
+        >>> dataset = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]})
+        >>> scored = add_vog_columns(dataset, VoGScores({"vog": np.array([0.5, 0.25])}, {}), ["vog"])
+        >>> scores_from_columns(scored)
+        VoGScores(2 rows, columns label, vog)
+    """
+    names = [name for name, feature in dataset.features.items() if _is_score(name, feature)]
+    if "vog" not in names:
+        msg = (
+            f"the data set has no column 'vog', but {', '.join(dataset.column_names)}; add its scores with "
+            "add_vog_columns, or open the folder of its scores"
+        )
+        raise DataError(msg)
+    label, features = integer_column(dataset, LABEL_NAMES), dataset.features
+    given = {} if label is None else {"label": np.maximum(label, -1).astype(np.int32)}
+    columns = dataset.with_format("numpy", columns=names)
+    classes = [getattr(features[name], "names", None) for name in (*LABEL_NAMES, "prediction") if name in features]
+    identity = identify_rows(dataset)
+    manifest = {"class_names": next(filter(None, classes), None), "data": {"columns": identity.columns}}
+    found = {name: np.asarray(columns[name][:]) for name in names}
+    return VoGScores({**given, **found}, manifest, row_hash=identity.row_hash)
+
+
+def _is_score(name: str, feature: Any) -> bool:
+    is_number = getattr(feature, "dtype", "").startswith(("float", "int"))
+    return is_number and (name.startswith("vog") or name in COMPANIONS or name == "prediction")
 
 
 def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:

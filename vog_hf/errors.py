@@ -10,6 +10,7 @@
     |-- ModelError         (ValueError)    a model whose gradient with respect to its input cannot be taken
     |-- NonFiniteError     (ValueError)    NaN or infinite inputs or gradients; names the row and the snapshot
     |-- SnapshotError      (ValueError)    stored weights that are missing, damaged or belong to another model
+    |-- JournalError       (ValueError)    a journal of review decisions that is damaged, or is something else
     |-- CoverageError      (RuntimeError)  a row was not seen exactly once per snapshot
     |-- ProcessError       (RuntimeError)  the work failed on another process; says which and what
     |-- NotScoredError     (RuntimeError)  scores were asked for before there are any, or scoring had failed
@@ -55,6 +56,10 @@ class NonFiniteError(VoGError, ValueError):
 
 class SnapshotError(VoGError, ValueError):
     """Stored weights that are missing, damaged or belong to another model."""
+
+
+class JournalError(VoGError, ValueError):
+    """A journal of review decisions that is damaged, or a file that is none."""
 
 
 class CoverageError(VoGError, RuntimeError):

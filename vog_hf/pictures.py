@@ -132,6 +132,26 @@ def show_rows(dataset: Any, rows: Iterable[int]) -> list[Image.Image | str | Non
     return [None if stored is None else _show_row(stored, int(row)) for row in rows]
 
 
+def row_texts(dataset: Any) -> list[str] | None:
+    """The text of every row of a `datasets.Dataset`, as `show_rows` shows it, to be searched; None where it shows none.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> row_texts(Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}))
+        ['a', 'b']
+    """
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    stored = _shown_columns(dataset) if isinstance(dataset, Dataset) else None
+    if stored is None or stored.format["type"] == "custom":
+        return None
+    if any(isinstance(feature, ImageFeature) or not _is_text(feature) for feature in stored.features.values()):
+        return None
+    columns = [stored[name][:] for name in _text_columns(stored.column_names)]
+    return ["\n".join(_as_text(value) or "" for value in values) for values in zip(*columns, strict=True)]
+
+
 def row_picture(row: Any) -> Image.Image | None:
     """The picture of a row in RGB and its own size; None where it has none.
 

@@ -157,6 +157,30 @@ class VoGScores:
         ids = {} if self.ids is None else {ROW_ID: self.ids}
         return pd.DataFrame({"row": np.arange(len(self)), **ids, **self._columns})
 
+    def select(self, rows: npt.ArrayLike) -> "VoGScores":
+        """The scores of some of the rows, in their order, as they were computed among all of them.
+
+        The manifest stays but for the digests of the data set, which are of all rows.
+
+        Args:
+            rows: Numbers of rows.
+
+        Example:
+            >>> scores = VoGScores({"vog": np.array([0.2, 0.1, 0.3])}, {})
+            >>> scores.select([2, 0]).column("vog").tolist()
+            [0.3, 0.2]
+        """
+        chosen = np.asarray(rows, dtype=np.int64)
+        of_all = ("data", "rows_digest", "n_rows")
+        return VoGScores(
+            {name: values[chosen] for name, values in self._columns.items()},
+            {**{name: value for name, value in self.manifest.items() if name not in of_all}, "n_rows": len(chosen)},
+            trajectories={name: values[chosen] for name, values in self._trajectories.items()},
+            heat_maps=None if self._heat_maps is None else _select_maps(self._heat_maps, chosen),
+            row_hash=None if self.row_hash is None else self.row_hash[chosen],
+            ids=None if self.ids is None else self.ids[chosen],
+        )
+
     def save(self, folder: str | Path) -> None:
         """Write everything to a folder, which must be empty or not be there.
 
@@ -277,6 +301,15 @@ def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
                 "restore it, or delete the folder and score again"
             )
             raise OutputFolderError(msg)
+
+
+def _select_maps(maps: RaggedMaps, rows: npt.NDArray[np.int64]) -> RaggedMaps:
+    """The heat maps of some rows."""
+    sizes = np.asarray(maps.shapes).prod(axis=1, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    values = [maps.values[starts[row] : starts[row] + sizes[row]] for row in rows]
+    joined = np.concatenate([np.zeros(0, maps.values.dtype), *values])
+    return RaggedMaps(joined, maps.shapes[rows], maps.scale[rows])
 
 
 def _memory_map(path: Path) -> Array:

@@ -5,7 +5,7 @@ the transform of a model's processor, and `scoring` is the work behind `score`. 
 function under `vog_hf.cli.app.command`, imported below; commands are listed in the order of their imports.
 """
 
-from vog_hf.cli import demo, score, report, push, compare, info  # noqa: F401, I001 (importing a command adds it, in this order)
+from vog_hf.cli import demo, score, report, review, apply, push, space, compare, info  # noqa: F401, I001 (importing a command adds it, in this order)
 from vog_hf.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -57,6 +57,10 @@ class Output:
         """Print a line above what follows, for people; ``after`` something else, with a space between them."""
         self._line(self.console, Text("\n" * after) + Text(in_words(text), "bold"))
 
+    def line(self, text: str) -> None:
+        """Print a line under a result, for people."""
+        self.console.print(Text(f"  {in_words(text)}"), soft_wrap=True)
+
     def values(self, values: Mapping[str, Any]) -> None:
         """Print a line for each value that there is, for people; wrapped beside its name where there is a terminal."""
         lines = [(Text(f"  {name}:", "dim"), Text(in_words(v))) for name, v in values.items() if v is not None]

@@ -158,23 +158,26 @@ def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> Non
 
 def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: str) -> None:
     """Write the data set with its scores as a parquet file or a folder, whole or not at all; nothing without a path."""
-    if path is None:
-        return
-    scored = add_vog_columns(rows, scores, columns)
+    if path is not None:
+        save_dataset(add_vog_columns(rows, scores, columns), path)
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write a data set as a parquet file, where the path is called so, or a folder; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        write_atomically(path, scored.to_parquet)
+        write_atomically(path, dataset.to_parquet)
         return
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         with explained_disk_errors(path):
-            scored.save_to_disk(str(Path(temporary) / "data"))
+            dataset.save_to_disk(str(Path(temporary) / "data"))
         (Path(temporary) / "data").rename(path)
 
 
-def require_new(path: Path | None) -> None:
-    """Raise OutputFolderError where the scored data set would replace something."""
+def require_new(path: Path | None, option: str = "--save-dataset") -> None:
+    """Raise OutputFolderError where a data set would replace something."""
     if path is not None and path.exists():
-        msg = f"--save-dataset {path} exists already; choose another path, or delete it"
+        msg = f"{option} {path} exists already; choose another path, or delete it"
         raise OutputFolderError(msg)
 
 

@@ -72,3 +72,24 @@ def pull_scores(
         )
     found = {name: VoGScores.load(Path(root) / scores_folder(config_name, name)) for name in wanted}
     return next(iter(found.values())) if len(found) == 1 else found
+
+
+def pushed_splits(
+    repo_id: str, *, revision: str | None = None, config_name: str = "default", token: str | None = None
+) -> list[str]:
+    """The splits of a data set on the Hub that have scores there, by name.
+
+    Args:
+        repo_id: ``"user/data"``.
+        revision: A branch, tag, commit or pull request; default: the main branch.
+        config_name: The configuration that was scored.
+        token: For private data sets; default: the one that ``hf auth login`` stored.
+
+    Raises:
+        HubError: There is no such data set, or the Hub cannot be reached.
+    """
+    require_config_name(config_name)
+    api = connect(token)
+    with explained(f"the files of {repo_id} cannot be listed"):
+        files = patiently(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=revision))
+    return sorted(scored_splits(files, config_name))

@@ -1,0 +1,220 @@
+"""`vog-hf review` and `vog-hf space`: what they open and write, and what they refuse."""
+
+import ast
+import json
+import socket
+import sys
+from urllib.request import Request, urlopen
+
+import numpy as np
+import psutil
+import pytest
+import trainers
+import yaml
+from cli_runs import MODULE, launch, run
+from datasets import DatasetDict
+from hub_server import ACCEPTED, HubServer
+from review_cases import Launched
+from test_cli import made_scores
+
+import vog_hf
+from vog_hf.cli.review import open_scored
+from vog_hf.columns import add_vog_columns
+from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
+from vog_hf.review import Journal, read_decisions
+from vog_hf.review.space import SpaceOf, write_space
+from vog_hf.rows import identify_rows
+from vog_hf.scores import VoGScores
+
+REPO = "someone/digits-vog"
+NOTHING = {"dataset": None, "config": None, "split": None, "revision": None}
+
+
+def digits_scores(count, start=0):
+    """Some digits and scores of them."""
+    rows = trainers.digits(count, start=start)
+    values = np.arange(count, dtype=np.float32)
+    names = [str(i) for i in range(10)]
+    manifest = {"data": {"columns": identify_rows(rows).columns}, "class_names": names}
+    label = np.array(rows["label"], dtype=np.int32)
+    columns = {"label": label, "prediction": label, "vog": values, "vog_class_normalized": values}
+    return rows, VoGScores(columns, manifest)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with scores of 12 digits, which knows where they are."""
+    return made_scores(tmp_path / "scores", range(12))
+
+
+def test_a_scored_folder_is_opened(folder):
+    """The data set is the one that is noted beside the scores, and the journal comes beside the folder, not into it."""
+    opened = open_scored(str(folder), **NOTHING)
+    assert (len(opened.scores), len(opened.dataset)) == (12, 12)
+    assert opened.journal == folder.with_name(f"{folder.name}.review.jsonl")
+
+
+def test_a_saved_data_set_with_columns_is_opened(tmp_path):
+    """What save_to_disk wrote is enough where it has the columns; without them it says what is missing."""
+    rows, scores = digits_scores(12)
+    add_vog_columns(rows, scores, "all").save_to_disk(str(tmp_path / "scored"))
+    opened = open_scored(str(tmp_path / "scored"), **NOTHING)
+    np.testing.assert_array_equal(opened.scores.column("vog"), scores.column("vog"))
+    assert opened.scores.column("label").tolist() == rows["label"][:]
+    Journal.open(tmp_path / "journal.jsonl", opened.scores).decide(3, "drop", reviewer="ada")
+    Journal.open(tmp_path / "journal.jsonl", scores)  # the same rows without the columns
+    rows.save_to_disk(str(tmp_path / "plain"))
+    with pytest.raises(DataError, match="no column 'vog'"):
+        open_scored(str(tmp_path / "plain"), **NOTHING)
+
+
+def test_one_of_several_splits_is_chosen(tmp_path):
+    """Scores of splits need a name, and each split has a journal of its own."""
+    parts = {"train": digits_scores(12), "test": digits_scores(9, start=12)}
+    for name, (_, scores) in parts.items():
+        scores.save(tmp_path / "scores" / name)
+    DatasetDict({name: rows for name, (rows, _) in parts.items()}).save_to_disk(str(tmp_path / "digits"))
+    given = NOTHING | {"dataset": str(tmp_path / "digits")}
+    with pytest.raises(ConfigError, match="splits test, train; choose one with --split, got none"):
+        open_scored(str(tmp_path / "scores"), **given)
+    opened = open_scored(str(tmp_path / "scores"), **given | {"split": "test"})
+    assert (len(opened.scores), len(opened.dataset)) == (9, 9)
+    assert opened.journal == tmp_path / "scores.test.review.jsonl"
+
+
+@pytest.mark.parametrize("place", ["nowhere", "./some/where"])
+def test_what_is_not_there(place):
+    """A folder that is none is said to be missing."""
+    with pytest.raises(OutputFolderError, match="there is no folder"):
+        open_scored(place, **NOTHING)
+
+
+def test_without_gradio_one_line_names_the_extra(capfd, monkeypatch, folder):
+    """Nothing long is done before."""
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    done = run(capfd, "review", folder)
+    assert done.code == 1
+    assert done.stderr == "Error: the review needs Gradio; install it with: pip install 'vog-hf[review]'\n"
+    assert done.stdout == ""
+
+
+def test_what_cannot_be_opened_is_one_line(capfd, tmp_path, folder):
+    """A port in use, a journal of other rows, and another data set end the command before there is a page."""
+    pytest.importorskip("gradio", reason="the extra `review` is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(capfd, "review", folder, "--port", port)
+    assert done.code == 1
+    assert f"Error: cannot listen on port {port} of 127.0.0.1" in done.stderr
+    Journal.open(tmp_path / "other.jsonl", digits_scores(12, start=40)[1])
+    done = run(capfd, "review", folder, "--journal", tmp_path / "other.jsonl")
+    assert "the journal" in done.stderr
+    assert "is of other data" in done.stderr
+    trainers.digits(12, start=12).save_to_disk(str(tmp_path / "others"))
+    done = run(capfd, "review", folder, "--dataset", tmp_path / "others")
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_app_of_other_rows_is_refused(tmp_path):
+    """As a function, too."""
+    from vog_hf.review import review_app
+
+    with pytest.raises(RowMismatchError):
+        review_app(digits_scores(12)[1], trainers.digits(13), tmp_path / "journal.jsonl")
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_the_folder_of_a_space(tmp_path):
+    """A program that holds what it was told as values, whatever is in them; what it needs; metadata the Hub reads."""
+    pytest.importorskip("gradio", reason="the extra `review` is not installed")
+    hostile = '"""\n\' {{ 7 * 7 }} ---'
+    written = write_space(tmp_path / "space", SpaceOf(REPO, "default", "test", hostile))
+    described = f"vog_hf-{vog_hf.__version__}.dist-info"
+    names = {"app.py", "requirements.txt", "README.md", "vog_hf", described}
+    assert {path.name for path in written.iterdir()} == names
+    tree = ast.parse((written / "app.py").read_text(encoding="utf-8"))
+    values = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    assert values == {"REPO_ID": REPO, "CONFIG": "default", "SPLIT": "test", "REVISION": hostile}
+    requirements = (written / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("datasets>=") for line in requirements)
+    assert not any("extra" in line or "timm" in line for line in requirements)
+    metadata = yaml.safe_load((written / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert (metadata["sdk"], metadata["app_file"], metadata["datasets"]) == ("gradio", "app.py", [REPO])
+    assert (written / "vog_hf" / "review" / "templates" / "review.js").is_file()
+    assert not list(written.rglob("__pycache__"))
+    with pytest.raises(OutputFolderError, match="must be a new or an empty folder"):
+        write_space(written, SpaceOf(REPO))
+    with pytest.raises(ConfigError, match=r"named like 'user/data', got '\.\./x/y'"):
+        write_space(tmp_path / "other", SpaceOf("../x/y"))
+    assert not (tmp_path / "other").exists()
+    slim = write_space(tmp_path / "slim", SpaceOf(REPO), package="vog-hf[review]==0.1.0")
+    assert (slim / "requirements.txt").read_text(encoding="utf-8") == "vog-hf[review]==0.1.0\n"
+    assert not (slim / "vog_hf").exists()
+
+
+def decide(url, row, reviewer="ada"):
+    """Drop a row, as the page would."""
+    with urlopen(f"{url}/config") as config:  # noqa: S310 (our own server)
+        components = json.loads(config.read())["components"]
+    component = next(c["id"] for c in components if c["type"] == "html")
+    question = {"reviewer": reviewer, "row": row, "decision": "drop", "filter": {}}
+    body = {"data": question, "component_id": component, "fn_name": "decide", "session_hash": "x"}
+    headers = {"Content-Type": "application/json"}
+    request = Request(f"{url}/gradio_api/component_server", json.dumps(body).encode(), headers)  # noqa: S310
+    with urlopen(request) as answer:  # noqa: S310
+        return json.loads(answer.read())
+
+
+@pytest.mark.slow
+def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
+    """Unless it is told otherwise, which it says; Ctrl-C, which is how it ends, is no error."""
+    for arguments, address in (((), "127.0.0.1"), (("--host", "0.0.0.0"), "0.0.0.0")):  # noqa: S104
+        output = tmp_path / f"{address}.txt"
+        launched = Launched(folder, *arguments, output=output)
+        launched.url()
+        connections = psutil.Process(launched.process.pid).net_connections()
+        assert {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN} == {address}
+        assert launched.end(2) == 0
+        assert ("on the network can see the rows" in output.read_text()) == bool(arguments)
+        assert "Traceback" not in output.read_text()
+
+
+@pytest.mark.slow
+def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
+    """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions."""
+    rows, scores = digits_scores(20)
+    scores.save(tmp_path / "scores")
+    rows.save_to_disk(str(tmp_path / "digits"))
+    with HubServer() as hub:
+        environment = {**hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED}
+        pushed = launch(MODULE, "push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", **environment)
+        assert pushed.code == 0, pushed.stderr
+        review = Launched(REPO, output=tmp_path / "review.txt", cwd=tmp_path, **environment)
+        assert decide(review.url(), 7)["decided"] == 1
+        review.end()
+        assert [d.row for d in read_decisions(tmp_path / "digits-vog.review.jsonl")] == [7]
+
+        none = launch(MODULE, "space", REPO, "-o", tmp_path / "none", "--split", "test", **environment)
+        assert (none.code, "scores of the splits train; choose one with --split" in none.stderr) == (1, True)
+        assert not (tmp_path / "none").exists()
+        written = launch(MODULE, "space", REPO, "-o", tmp_path / "space", "--json", **environment)
+        assert written.values == {"folder": str(tmp_path / "space"), "dataset": REPO, "split": "train"}
+        space = Launched(
+            command=(sys.executable, "app.py"),
+            cwd=tmp_path / "space",
+            output=tmp_path / "space.txt",
+            **environment,
+        )
+        url = space.url(r"(http://127\.0\.0\.1:\d+)")
+        assert decide(url, 4)["decided"] == 1
+        space.end()
+    assert [d.row for d in read_decisions(tmp_path / "space" / "review.jsonl")] == [4]
+    where = "from importlib.metadata import distribution as d; import vog_hf; print(vog_hf.__file__, d('vog-hf')._path)"
+    found = launch([sys.executable, "-c", where], cwd=tmp_path / "space").stdout.split()
+    assert found[0].startswith(str(tmp_path / "space")), "it ran the copy in its folder"
+    assert found[1].startswith("vog_hf-"), "and needs no other one to be installed"

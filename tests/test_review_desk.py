@@ -1,0 +1,270 @@
+"""What the page of the review is answered, without a browser or Gradio."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from html_page import _Reader
+from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regression, make_scores, make_texts
+
+from vog_hf.errors import ConfigError, DataError
+from vog_hf.review.desk import Desk, answering, pace
+from vog_hf.review.journal import Journal, read_decisions
+
+
+def opened(folder, scores=None, dataset=None, **options):
+    """A desk with a journal in a folder."""
+    scores = make_scores() if scores is None else scores
+    return Desk(scores, dataset, Journal.open(folder / "journal.jsonl", scores), **options)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A desk with pictures."""
+    return opened(tmp_path, dataset=make_pictures())
+
+
+def asked(row=None, reviewer="ada", skip="me", **more):
+    """A question of the page."""
+    chosen = {name: more.pop(name) for name in list(more) if name not in ("decision", "label", "note", "step")}
+    return {"reviewer": reviewer, "row": row, "skip": skip, "filter": chosen, **more}
+
+
+def tree(html):
+    """HTML as a tree; a tag that is not closed is an error."""
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == [reader.root]
+    return reader.root
+
+
+def highest(scores, name="vog_class_normalized"):
+    """The rows by a column, highest first."""
+    return np.argsort(-scores.column(name), kind="stable").tolist()
+
+
+def test_a_queue_is_walked_in_its_order(desk):
+    """The first row is the highest; a decision leads to the next; a row that was decided is walked past, both ways."""
+    order = highest(make_scores())
+    answer = desk.show(asked())
+    assert (answer["row"], answer["place"], answer["length"], answer["decided"]) == (order[0], 1, N, 0)
+    answer = desk.decide(asked(order[0], decision="keep"))
+    assert (answer["row"], answer["decided"], answer["left"]) == (order[1], 1, N - 1)
+    assert desk.show(asked(order[1], step=1))["row"] == order[2]
+    assert desk.show(asked(order[2], step=-1))["row"] == order[1]
+    assert desk.show(asked(order[1], step=-1))["row"] == order[-1], "from the first one to the other end"
+    assert desk.show(asked(order[1], step=-1, skip=""))["row"] == order[0]
+    assert desk.show(asked(order[-1], step=1))["row"] == order[1]
+    assert desk.show(asked(order[0]))["row"] == order[0], "a reload shows the row that was on the screen"
+    assert desk.show(asked(reviewer="grace"))["row"] == order[0], "another reviewer's decisions are not one's own"
+    assert desk.show(asked(reviewer="grace", skip="anyone"))["row"] == order[1]
+
+
+def test_filters_and_orders(desk):
+    """Every filter of the page reaches the queue: column, tail, classes, mismatch, percentiles."""
+    scores = make_scores()
+    assert desk.show(asked(order="vog_early", tail="lowest"))["row"] == int(scores.column("vog_early").argmin())
+    label, prediction = scores.column("label"), scores.column("prediction")
+    assert desk.show(asked(classes=[1, 2]))["length"] == np.isin(label, [1, 2]).sum()
+    assert desk.show(asked(mismatched=True))["length"] == ((label >= 0) & (label != prediction)).sum()
+    assert abs(desk.show(asked(low=90, high=100))["length"] - N / 10) <= 1
+    about = desk.about({})
+    assert {"vog", "vog_early", "vog_late", "loss", "confidence"} <= {name for name, _ in about["columns"]}
+    assert about["classes"][0] == HOSTILE[0]
+    assert not about["texts"], "there is nothing to search in pictures"
+
+
+def test_a_neighbour_is_shown_whatever_is_filtered(desk):
+    """A row beside another one can be looked at, though the queue has it not; from there the queue begins anew."""
+    label = make_scores().column("label")
+    outside = int(np.flatnonzero(label != 1)[0])
+    first = desk.show(asked(classes=[1]))["row"]
+    assert desk.show(asked(outside, classes=[1]))["row"] == first
+    answer = desk.show(asked(outside, classes=[1]) | {"any": True})
+    assert (answer["row"], answer["place"]) == (outside, None)
+    assert desk.decide(asked(outside, classes=[1], decision="keep"))["row"] == first
+    assert f'data-go="{outside}"' not in answer["html"]["near_rows"]
+
+
+def test_search(tmp_path):
+    """Rows are found by their text, in capitals or not; none is an answer, too."""
+    desk = opened(tmp_path, dataset=make_texts())
+    assert desk.about({})["texts"]
+    answer = desk.show(asked(search="RAW %} ROW 15", skip=""))
+    assert answer["length"] == 4  # 15 and 150 to 152
+    none = desk.show(asked(search="nowhere"))
+    assert (none["row"], none["length"], none["html"]) == (None, 0, {})
+
+
+def test_when_all_is_decided(tmp_path):
+    """Nothing is shown, and the row that is named still is."""
+    desk = opened(tmp_path)
+    for row in range(3):
+        desk.decide(asked(row, decision="drop"))
+    answer = desk.show(asked(classes=[9]) | {"filter": {"search": ""}})
+    assert answer["left"] == N - 3
+    label = make_scores().column("label")
+    rare = np.flatnonzero(label == label[0])
+    for row in rare.tolist():
+        last = desk.decide(asked(row, decision="keep", classes=[int(label[0])]))
+    assert (last["row"], last["left"], last["decided"]) == (None, 0, len(rare))
+
+
+def test_a_decision_is_written_once(desk, tmp_path):
+    """A question that is asked again, because its answer was lost, leaves one line; another decision replaces it."""
+    question = asked(5, decision="relabel", label=2, note="a dog")
+    desk.decide(question)
+    desk.decide(question)
+    lines = (tmp_path / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2, "a header and the decision"
+    desk.decide(asked(5, decision="unsure"))
+    (decision,) = read_decisions(tmp_path / "journal.jsonl")
+    assert (decision.row, decision.decision, decision.label, decision.reviewer) == (5, "unsure", None, "ada")
+
+
+def test_undo_shows_the_row_again(desk, tmp_path):
+    """The last decision of whoever asks is gone, and its row is on the screen; then the one before."""
+    for row in (7, 3):
+        desk.decide(asked(row, decision="keep"))
+    desk.decide(asked(9, decision="drop", reviewer="grace"))
+    answer = desk.undo(asked(50))
+    assert (answer["row"], answer["mine"], answer["message"]) == (3, None, "Undone: keep of row 3.")
+    assert desk.undo(asked(3))["row"] == 7
+    answer = desk.undo(asked(7))
+    assert (answer["row"], answer["message"]) == (7, "There is nothing to undo.")
+    assert [decision.row for decision in read_decisions(tmp_path / "journal.jsonl")] == [9]
+
+
+def test_others_are_shown_to_those_who_have_decided(desk):
+    """Another's decision does not lead one's own; the page then shows both, and how far they agree."""
+    desk.decide(asked(7, decision="relabel", label=0, note="<b>sure</b>", reviewer="grace & co"))
+    before = desk.show(asked(7))
+    assert "grace" not in before["said"]
+    assert "1 other reviewer has decided" in before["said"]
+    assert desk.facts({})["agreement"] == ""
+    desk.decide(asked(7, decision="drop"))
+    after = tree(desk.show(asked(7))["said"]).text
+    assert "You decided: Drop" in after
+    assert f"grace & co: Relabel to {HOSTILE[0]} <b>sure</b>" in after
+    agreement = "Same decision on 0 of 1 rows that several decided. ada and grace & co: Cohen's kappa +0.00."
+    assert desk.facts({})["agreement"] == agreement
+
+
+def test_what_the_run_shows_of_its_tails(desk):
+    """The verdict is that of the evaluation, in one line."""
+    assert desk.facts({})["verdict"] == "In this run the highest rows are the hard ones (by vog_class_normalized)."
+
+
+def test_names_and_texts_are_shown_as_text(tmp_path):
+    """HTML in classes and texts is text in every part of the page; a page that is not closed properly is an error."""
+    desk = opened(tmp_path, dataset=make_texts())
+    for row in range(12):
+        html = desk.show(asked(row))["html"]
+        for part in html.values():
+            assert not tree(part).find_all("script")
+            assert all(image.attributes["src"].startswith("data:") for image in tree(part).find_all("img"))
+        assert f"{HOSTILE_TEXT} {row}" in tree(html["stage"]).text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reviewer": " "}, "needs the name of its reviewer"),
+        ({"reviewer": "a" * 81}, "at most 80 characters"),
+        ({"row": N}, "row must be a whole number from 0 to 152, got 153"),
+        ({"row": "1; --"}, "whole number"),
+        ({"row": True}, "whole number"),
+        ({"decision": "delete"}, "one of keep, relabel, drop, unsure, got 'delete'"),
+        ({"decision": "relabel", "label": 4}, "label must be a whole number from 0 to 3, got 4"),
+        ({"decision": "relabel"}, "label must be a whole number"),
+        ({"note": "x" * 2001}, "note must be a text of at most 2000"),
+        ({"note": 3}, "note must be a text"),
+        ({"skip": "all"}, "skip must be one of"),
+        ({"filter": {"order": "label"}}, "no queue can be ordered by 'label'"),
+        ({"filter": {"tail": "middle"}}, "no queue"),
+        ({"filter": {"low": 60, "high": 40}}, "from percentile 60.0 to 40.0"),
+        ({"filter": {"low": float("nan")}}, "a percentile lies in 0..100"),
+        ({"filter": {"classes": [7]}}, "class must be a whole number"),
+        ({"filter": {"search": "x"}}, "no text to search"),
+    ],
+)
+def test_what_cannot_be_decided_is_an_answer(desk, tmp_path, change, message):
+    """A question that is wrong is answered in words and leaves the journal as it was; its neighbour is written."""
+    question = asked(5, decision="keep") | change
+    with pytest.raises(ConfigError, match=message):
+        desk.decide(question)
+    assert message.split(",")[0] in answering(desk.decide)(question)["error"]
+    assert read_decisions(tmp_path / "journal.jsonl") == []
+    assert "error" not in answering(desk.decide)(asked(5, decision="keep"))
+
+
+def test_rows_without_classes(tmp_path):
+    """Of a regression nothing is relabelled; numbers are shown, and a row without a value comes last."""
+    desk = opened(tmp_path, make_regression())
+    assert desk.about({})["classes"] == []
+    answer = desk.show(asked())
+    assert "Nothing of this row can be shown" in answer["html"]["stage"]
+    assert (answer["label"], answer["prediction"]) == (None, None)
+    with pytest.raises(ConfigError, match="whole number"):
+        desk.decide(asked(0, decision="relabel", label=0))
+    assert desk.show(asked(3, skip=""))["place"] == N
+
+
+def test_the_next_row_is_made_ahead(desk, monkeypatch):
+    """When a row is on the screen the one after it is being made, so that it need not be waited for."""
+    order = highest(make_scores())
+    desk.show(asked())
+    deadline = time.monotonic() + 30
+    while desk._shown.cache_info().currsize < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    before = desk._shown.cache_info().hits
+    assert desk.decide(asked(order[0], decision="keep"))["row"] == order[1]
+    assert desk._shown.cache_info().hits > before
+
+
+def test_answers_are_json(desk):
+    """Nothing in an answer is left to be guessed by whoever writes it out."""
+    for answer in (desk.about({}), desk.show(asked()), desk.decide(asked(1, decision="keep")), desk.facts({})):
+        json.dumps(answer, allow_nan=False)
+
+
+def test_pace_leaves_breaks_out():
+    """An hour of lunch among decisions every six seconds: ten a minute; of two decisions there is no pace."""
+    seconds = [0, 6, 12, 3612, 3618, 3624, 3630]
+    times = [f"2026-01-01T{s // 3600:02d}:{s // 60 % 60:02d}:{s % 60:02d}+00:00" for s in seconds]
+    assert pace(times[::-1]) == 10
+    assert pace(times[:2]) is None
+
+
+def test_a_row_that_is_not_of_the_data_set(desk):
+    """Neighbours' sounds are asked for by number, and only by one that exists."""
+    with pytest.raises(ConfigError, match="row must be"):
+        desk.sound({"row": -1})
+    assert desk.sound({"row": 0}) == {"sound": None}
+
+
+def test_scores_from_columns():
+    """What was added as columns comes back as scores of the same rows; without vog it is refused."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    from vog_hf.columns import add_vog_columns, scores_from_columns, verify_rows
+
+    scores = make_scores(maps=None)
+    label = scores.column("label").tolist()
+    rows = Dataset.from_dict(
+        {"text": [f"row {i}" for i in range(N)], "label": label, "weight": [0.5] * N},
+        features=Features(
+            {"text": Value("string"), "label": ClassLabel(names=HOSTILE[:4]), "weight": Value("float32")}
+        ),
+    )
+    scored = add_vog_columns(rows, scores, "all")
+    back = scores_from_columns(scored)
+    assert set(back.column_names) == set(scores.column_names)
+    for name in scores.column_names:
+        np.testing.assert_array_equal(back.column(name), scores.column(name))
+    assert back.manifest["class_names"] == HOSTILE
+    verify_rows(rows, back)
+    with pytest.raises(DataError, match="has no column 'vog', but text, label, weight"):
+        scores_from_columns(rows)

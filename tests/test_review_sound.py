@@ -1,0 +1,75 @@
+"""Sounds of rows: as they are stored, and nothing that is no sound."""
+
+import base64
+import io
+import wave
+
+import numpy as np
+import pytest
+from datasets import Audio, Dataset, Features, Value
+
+from vog_hf.review.sound import MAX_BYTES, Sounds
+
+
+def tone(rate=8000):
+    """A file of sound."""
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.arange(100, dtype="<i2").tobytes())
+    return target.getvalue()
+
+
+def stored(values):
+    """A data set with a column of audio files, as `save_to_disk` and the Hub hold them; no codec is needed."""
+    features = Features({"clip": {"bytes": Value("binary"), "path": Value("string")}})
+    return Dataset.from_dict({"clip": values}, features=features).cast_column("clip", Audio())
+
+
+def content(source):
+    """Type and bytes of a data URI."""
+    head, _, data = source.partition(";base64,")
+    return head.removeprefix("data:"), base64.b64decode(data)
+
+
+def test_a_stored_sound_is_passed_on_as_it_is():
+    """The player gets the bytes of the file, under the type that they begin with, whatever the file is called."""
+    sounds = Sounds(stored([{"bytes": tone(), "path": "x.mp3"}, {"bytes": b"OggS123", "path": None}]))
+    assert sounds.any
+    assert content(sounds.source(0)) == ("audio/wav", tone())
+    assert content(sounds.source(1)) == ("audio/ogg", b"OggS123")
+
+
+def test_files_that_are_no_sound_are_not_read_out(tmp_path):
+    """A data set that names a file of the machine as a row's sound shows it only where it is one, and not too large."""
+    secret, real, large = (tmp_path / name for name in ("secret.wav", "real", "large.wav"))
+    secret.write_text("password")
+    real.write_bytes(tone())
+    large.write_bytes(tone() + bytes(MAX_BYTES))
+    paths = ["/etc/passwd", str(secret), str(real), str(large), str(tmp_path), str(tmp_path / "none.wav")]
+    sounds = Sounds(stored([{"bytes": None, "path": path} for path in paths]))
+    found = [sounds.source(row) for row in range(len(paths))]
+    assert [source is not None for source in found] == [False, False, True, False, False, False]
+    assert Sounds(stored([{"bytes": b"password", "path": "x.wav"}])).source(0) is None
+
+
+@pytest.mark.parametrize("as_dataset", [True, False])
+def test_samples_become_a_file(as_dataset):
+    """Arrays with a sampling rate are played at that rate; of several channels their mean; NaN is silence."""
+    values = [{"array": [0.0, 1.0, -2.0, float("nan")], "sampling_rate": 16_000}]
+    rows = Dataset.from_dict({"audio": values}) if as_dataset else [{"audio": value} for value in values]
+    kind, data = content(Sounds(rows).source(0))
+    with wave.open(io.BytesIO(data)) as file:
+        assert (kind, file.getframerate(), file.getnchannels()) == ("audio/wav", 16_000, 1)
+        assert np.frombuffer(file.readframes(9), "<i2").tolist() == [0, 32767, -32767, 0]
+    stereo = Sounds([{"audio": {"array": np.array([[1.0, 1.0], [0.0, 1.0]]), "sampling_rate": 10}}]).source(0)
+    assert content(stereo)[1][-4:] == np.array([16384, 32767], "<i2").tobytes()
+
+
+def test_rows_without_sound():
+    """Texts and pictures have none."""
+    assert Sounds(Dataset.from_dict({"audio": ["a.wav"], "text": ["b"]})).source(0) is None
+    assert Sounds([("x", 1)]).source(0) is None
+    assert Sounds(None).source(0) is None

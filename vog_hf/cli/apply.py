@@ -1,0 +1,154 @@
+"""`vog-hf apply`: the decisions of a review given back to the data."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vog_hf.cli.app import command
+from vog_hf.cli.data import Columns, ConfigOption, DatasetOption, DatasetRevisionOption, SplitOption, quieten
+from vog_hf.cli.output import Output
+from vog_hf.cli.review import open_scored
+
+if TYPE_CHECKING:
+    from vog_hf.review.apply import Review
+
+
+class Mode(StrEnum):
+    """What becomes of the rows that were decided about."""
+
+    FLAG = "flag"
+    CORRECT = "correct"
+    FILTER = "filter"
+    CLEAN = "clean"
+
+
+@command(
+    "vog-hf apply ./scores --mode clean --output ./clean-data",
+    "vog-hf apply ./scores ada.jsonl --output ./reviewed.parquet",
+    "vog-hf apply me/my-data-vog my-data-vog.review.jsonl \\\n      --push me/my-data-vog --create-pr",
+)
+def apply(
+    out: Output,
+    scored: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCORED",
+            help="What was reviewed: folder with scores, data set with vog columns that save_to_disk wrote, or scored "
+            "data set on the Hub.",
+        ),
+    ],
+    journal: Annotated[
+        Path | None,
+        typer.Argument(metavar="JOURNAL", help="File with the decisions. Default: the one beside SCORED."),
+    ] = None,
+    *,
+    dataset: DatasetOption = None,
+    config: ConfigOption = None,
+    split: SplitOption = None,
+    dataset_revision: DatasetRevisionOption = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            metavar="flag|correct|filter|clean",
+            help="flag: the decisions are columns. correct: labels are the reviewed ones. filter: rows to drop are "
+            "left out. clean: both.",
+        ),
+    ] = Mode.FLAG,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="Folder or *.parquet to write; must be new.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO_ID", help="Data set on the Hub to push to, with a summary in its card.")
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Branch to push to; made if need be. Default: main.")
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    config_name: Annotated[str, typer.Option(metavar="NAME", help="Configuration on the Hub.")] = "default",
+    split_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
+    ] = None,
+    show_rows: Annotated[
+        bool, typer.Option("--show-rows/--hide-rows", help="Whether the card shows rows at both ends of the ranking.")
+    ] = True,
+    columns: Annotated[
+        Columns, typer.Option(metavar="core|all", help="Which scores become columns of the data.")
+    ] = Columns.CORE,
+    label_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the label. Default: the scored one, else labels or label."),
+    ] = None,
+    commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
+    ] = None,
+) -> None:
+    """Give the decisions of a review back to the data.
+
+    The data set gets the columns review and label_reviewed. Where reviewers differ, what more than half of them decided
+    counts, else the row is unsure and its label stays. A journal of other data is refused. Neither names of reviewers
+    nor their notes are pushed.
+    """
+    from vog_hf.cli.scoring import require_new, save_dataset
+    from vog_hf.columns import add_vog_columns
+    from vog_hf.hub import push_scored_dataset
+    from vog_hf.review.apply import plan_review
+    from vog_hf.review.summary import summary
+
+    if output is None and push is None:
+        raise typer.BadParameter("nothing to do: give --output, --push, or both")
+    if push is None and (revision is not None or create_pr or private is not None):
+        raise typer.BadParameter("--revision, --create-pr and --private go with --push")
+    if revision is not None and create_pr:
+        raise typer.BadParameter("a pull request has a branch of its own: leave out --revision or --create-pr")
+    require_new(output, "--output")
+    quieten(progress=out.shows_progress)
+    opened = open_scored(scored, dataset=dataset, config=config, split=split, revision=dataset_revision)
+    has_scores = "vog" in opened.dataset.column_names
+    rows = opened.dataset if has_scores else add_vog_columns(opened.dataset, opened.scores, str(columns))
+    review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
+    applied, words = review.apply(mode), summary(review, mode)
+    if output is not None:
+        save_dataset(applied, output)
+    url = None
+    if push is not None:
+        url = push_scored_dataset(
+            applied,
+            push,
+            scores=review.scores(opened.scores, applied, mode),
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            config_name=config_name,
+            split=split_name,
+            show_rows=show_rows,
+            card_sections={"Review": words},
+            commit_message=commit_message or f"Review of {len(review.resolved):,} rows",
+            token=token,
+        )
+    saved = None if output is None else str(output)
+    found = changes(review, len(applied)) | {"mode": str(mode), "summary": words, "saved": saved, "url": url}
+    out.result(f"{len(review.resolved):,} rows were decided about", found, shown={"saved": saved, "url": url})
+    for line in words.splitlines():
+        out.line(line)
+
+
+def changes(review: "Review", rows: int) -> dict[str, Any]:
+    """What a review changed, in numbers.
+
+    Args:
+        review: What was applied.
+        rows: Number of rows that came of it.
+    """
+    return {
+        "rows": rows,
+        "reviewed": len(review.resolved),
+        "decisions": review.counts(),
+        "relabelled": len(review.relabelled),
+        "dropped": len(review.dropped),
+        "reviewers": len({one.reviewer for one in review.decisions}),
+        "differing": sum(not one.agreed for one in review.resolved.values()),
+    }

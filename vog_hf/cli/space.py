@@ -1,0 +1,55 @@
+"""`vog-hf space`: the review of a scored data set on the Hub, as the folder of a Space."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vog_hf.cli.app import command
+from vog_hf.cli.output import Output
+from vog_hf.errors import ConfigError
+
+
+@command(
+    "vog-hf space me/my-data-vog --output ./review-space",
+    "vog-hf space me/my-data-vog --split test --revision vog",
+)
+def space(
+    out: Output,
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Scored data set on the Hub.")],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the Space; new or empty.")
+    ] = Path("vog-space"),
+    config: Annotated[str, typer.Option("--config", metavar="NAME", help="Configuration that was scored.")] = "default",
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split. Default: the only one with scores.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit. Default: main.")
+    ] = None,
+    package: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REQUIREMENT",
+            help="What pip installs vog_hf from there, e.g. `vog-hf[review]==0.1.0`. Default: a copy of this one.",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
+    ] = None,
+) -> None:
+    """Write the folder of a Space that reviews a scored data set.
+
+    Nothing is uploaded: `hf upload OWNER/NAME DIR --repo-type space` does that.
+    """
+    from vog_hf.hub.pull import pushed_splits
+    from vog_hf.review.app import import_gradio
+    from vog_hf.review.space import SpaceOf, write_space
+
+    import_gradio()  # whose version the Space will run
+    splits = pushed_splits(repo_id, revision=revision, config_name=config, token=token)
+    if split not in splits and (split is not None or len(splits) != 1):
+        msg = f"{repo_id} has scores of the splits {', '.join(splits) or 'none'}; choose one with --split, got {split}"
+        raise ConfigError(msg)
+    folder = write_space(output, SpaceOf(repo_id, config, split or splits[0], revision), package=package)
+    out.result("Space written", {"folder": str(folder), "dataset": repo_id, "split": split or splits[0]})
+    out.hint(f"hf upload OWNER/NAME {folder} --repo-type space")

@@ -1,0 +1,23 @@
+"""People look at rows and decide: a queue of rows, a journal of decisions, and the data set that comes of them."""
+
+from vog_hf.review.agreement import resolve, reviewer_agreement
+from vog_hf.review.app import review_app
+from vog_hf.review.apply import apply_review
+from vog_hf.review.argilla import from_argilla, to_argilla
+from vog_hf.review.journal import DECISIONS, Decision, Journal, read_decisions
+from vog_hf.review.queue import Filter, Queue
+
+__all__ = [
+    "DECISIONS",
+    "Decision",
+    "Filter",
+    "Journal",
+    "Queue",
+    "apply_review",
+    "from_argilla",
+    "read_decisions",
+    "resolve",
+    "review_app",
+    "reviewer_agreement",
+    "to_argilla",
+]

@@ -1,0 +1,104 @@
+"""The review as a Gradio app: one component that holds the page, and the desk's answers as functions it may call."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vog_hf.columns import verify_shown_rows
+from vog_hf.errors import ConfigError
+from vog_hf.review.desk import Answer, Desk, answering
+from vog_hf.review.journal import Journal
+from vog_hf.review.page import shell
+from vog_hf.scores import VoGScores
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+# Nothing is uploaded and no file is served: what the page shows travels inside the answers.
+CLOSED = {"allowed_paths": [], "max_file_size": 1, "footer_links": [], "ssr_mode": False, "share": False}
+
+
+def review_app(scores: VoGScores, dataset: Any, journal: str | Path, *, title: str = "", reviewer: str = "") -> Any:
+    """An app to walk through the rows of a data set and to decide about them.
+
+    Every decision is in the journal before the next row is shown. A page can be reloaded, and the server ended and
+    started again, at any moment. Several people may review at a time, each under a name; what others decided about a
+    row is shown to those who have decided about it.
+
+    Args:
+        scores: Of the data set.
+        dataset: Its rows: a `datasets.Dataset` or any map-style data set; None = only numbers are shown.
+        journal: File for the decisions; one of the same rows is gone on with.
+        title: Name of the data set, for the top of the page.
+        reviewer: Name that the page proposes; without one it asks.
+
+    Returns:
+        A `gradio.Blocks`; its ``launch()`` listens on this machine alone unless it is given a ``server_name``.
+
+    Raises:
+        RowMismatchError: The data set, or the journal, is of other rows.
+        ConfigError: Gradio is not installed.
+    """
+    if dataset is not None:
+        verify_shown_rows(dataset, scores)
+    gradio = import_gradio()
+    desk = Desk(scores, dataset, Journal.open(Path(journal), scores), title=title, reviewer=reviewer)
+
+    class ReviewApp(gradio.Blocks):  # type: ignore[name-defined]
+        def launch(self, *given: Any, **options: Any) -> Any:
+            return super().launch(*given, **CLOSED | options)
+
+    with ReviewApp(title=f"Review {title}".strip(), analytics_enabled=False, fill_width=True) as app:
+        gradio.HTML(
+            html_template=shell("review.html"),
+            css_template=shell("review.css"),
+            js_on_load=shell("review.js"),
+            apply_default_css=False,
+            server_functions=_functions(desk, gradio.Request),
+        )
+    return app
+
+
+def import_gradio() -> Any:
+    """Gradio, told before it is imported that it shall not call home.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise ConfigError("the review needs Gradio; install it with: pip install 'vog-hf[review]'") from error
+    return gradio
+
+
+def _functions(desk: Desk, request_type: type) -> list[Any]:
+    """What the page calls: a function under each name, which refuses other web sites."""
+
+    def published(name: str) -> Any:
+        ask = answering(getattr(desk, name))
+
+        def answer(asked: Any, request: Any) -> Answer:
+            if not isinstance(asked, dict) or not is_own_page(request.headers):
+                return {"error": "this was not asked by the page of the review"}
+            return ask(asked)
+
+        answer.__name__ = name
+        answer.__annotations__ = {"request": request_type}  # how Gradio knows that the request is wanted
+        return answer
+
+    return [published(name) for name in ("about", "show", "decide", "undo", "facts", "decisions", "sound")]
+
+
+def is_own_page(headers: Any) -> bool:
+    """Whether a request to a server on the loopback comes from its own page, not from another site in the browser.
+
+    Example:
+        >>> is_own_page({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"})
+        True
+        >>> is_own_page({"host": "127.0.0.1:7860", "origin": "https://example.org"})
+        False
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    local = urlsplit(f"//{host}").hostname in LOOPBACK
+    return not local or origin is None or urlsplit(origin).netloc == host

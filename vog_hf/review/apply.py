@@ -1,0 +1,314 @@
+"""apply_review: the decisions of a review as columns of the data set, and the data set that they correct."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
+
+from vog_hf.columns import verify_rows
+from vog_hf.errors import ConfigError, DataError, RowMismatchError
+from vog_hf.gradients import LABEL_NAMES
+from vog_hf.review.agreement import Resolved, resolve
+from vog_hf.review.decision import Decision, hex_of, require_valid
+from vog_hf.review.header import JournalHeader
+from vog_hf.review.journal import Journal, read_journal
+from vog_hf.rows import RowIdentity, has_table, identify_rows, integer_column
+from vog_hf.scores import VoGScores
+
+logger = logging.getLogger(__name__)
+
+MODES = ("flag", "correct", "filter", "clean")
+REVIEW, REVIEWED = "review", "label_reviewed"
+
+Decisions = str | Path | Journal | Sequence[Decision]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Review:
+    """Decisions about a data set, verified to be about its rows; what `apply_review` carries out.
+
+    Attributes:
+        dataset: The rows as stored.
+        decisions: The ones that stand.
+        resolved: What they come to, by row.
+        label_column: Name of the column of labels; None where there is none.
+        labels: ``[rows]``, given labels as numbers of classes, -1 where there is none; None without such a column.
+        class_names: Names of the classes, where they have any.
+    """
+
+    dataset: Dataset
+    decisions: list[Decision]
+    resolved: dict[int, Resolved]
+    label_column: str | None
+    labels: Labels | None
+    class_names: list[str] | None
+
+    @property
+    def relabelled(self) -> dict[int, int]:
+        """New labels by row."""
+        return {row: one.label for row, one in self.resolved.items() if one.label is not None}
+
+    @property
+    def dropped(self) -> list[int]:
+        """The rows that are to be dropped."""
+        return [row for row, one in self.resolved.items() if one.decision == "drop"]
+
+    def kept(self, mode: str) -> npt.NDArray[np.int64]:
+        """The rows that are in the data set that comes of it."""
+        dropped = self.dropped if mode in ("filter", "clean") else []
+        return np.setdiff1d(np.arange(len(self.dataset)), np.array(dropped, dtype=np.int64))
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each decision counts for, in the order of their frequency."""
+        return dict(Counter(one.decision for one in self.resolved.values()).most_common())
+
+    def apply(self, mode: str = "flag") -> Dataset:
+        """The data set that comes of it: see `apply_review`."""
+        require_mode(mode)
+        decided: list[str | None] = [None] * len(self.dataset)
+        for row, one in self.resolved.items():
+            decided[row] = one.decision
+        features, columns = Features({REVIEW: Value("string")}), [pa.array(decided, pa.string())]
+        if self.label_column is not None:
+            features[REVIEWED] = self.dataset.features[self.label_column]
+            columns.append(self._reviewed_labels(self.label_column))
+        added = Dataset(pa.table(columns, schema=features.arrow_schema))
+        found: Any = concatenate_datasets([self.dataset, added], axis=1, info=None, split=self.dataset.split)
+        if mode in ("correct", "clean") and self.relabelled and self.label_column is not None:
+            found = _with_labels_of(found, self.label_column, REVIEWED)
+        if mode in ("filter", "clean") and self.dropped:
+            found = found.select(self.kept(mode))
+        return found
+
+    def scores(self, scores: VoGScores, applied: Dataset, mode: str) -> VoGScores:
+        """The scores of the data set that comes of it: its rows' own, with the identity that these rows have now.
+
+        Args:
+            scores: Of the data set that was reviewed.
+            applied: What `apply` gave.
+            mode: How it was applied.
+        """
+        if mode == "flag":
+            return scores
+        kept = scores.select(self.kept(mode))
+        names = [name for name in scores.identity.columns if name in applied.column_names]
+        identity = identify_rows(applied.select_columns(names)) if names else RowIdentity(len(applied), {}, None)
+        kept.manifest |= {"data": {"columns": identity.columns}, "review": {"mode": mode, "rows_scored": len(scores)}}
+        kept.row_hash = identity.row_hash
+        return kept
+
+    def _reviewed_labels(self, name: str) -> pa.ChunkedArray:
+        """The column of labels with the new ones in it; what is null elsewhere stays null."""
+        given = self.dataset.select_columns([name]).with_format("arrow")[:].column(name)
+        if not self.relabelled:
+            return given
+        by_number = pa.types.is_integer(given.type)
+        new: list[Any] = [None] * len(given)
+        for row, label in self.relabelled.items():
+            new[row] = label if by_number else (self.class_names or [])[label]
+        values = pa.chunked_array([pa.array(new, pa.int64() if by_number else pa.string()).cast(given.type)])
+        return pc.if_else(values.is_valid(), values, given)
+
+
+def apply_review(
+    dataset: Dataset,
+    decisions: Decisions,
+    scores: VoGScores | None = None,
+    *,
+    mode: str = "flag",
+    label_column: str | None = None,
+) -> Dataset:
+    """The data set with what reviewers decided about its rows.
+
+    Two columns are added: ``review`` (text: keep, relabel, drop, unsure; None where nobody decided) and
+    ``label_reviewed``, of the feature of the labels: the new label of a relabelled row, the given one of every other.
+    Where reviewers differ, what more than half of them decided counts, else the row is unsure and its label stays: see
+    `vog_hf.review.resolve`.
+
+    Args:
+        dataset: What was reviewed: one split, with or without a transform (which is not kept) and columns of scores.
+        decisions: The journal, or its path; or decisions, at most one of a reviewer about a row.
+        scores: Of the data set, to verify it by; a journal says by itself of which data it is.
+        mode: ``"flag"``: every row and label stays. ``"correct"``: the labels are the reviewed ones (the given ones
+            are in the journal). ``"filter"``: without the rows to drop. ``"clean"``: both.
+        label_column: Column of the labels; default: the one that was scored, else ``labels``, ``label``, ``label_ids``.
+
+    Returns:
+        The data set with two columns more (one where it has no labels).
+
+    Raises:
+        RowMismatchError: The decisions are about other data, or about another version of a row.
+        JournalError: The journal is missing or damaged.
+        ConfigError: An unknown mode, decisions that no journal would take, no such label column, or columns ``review``
+            or ``label_reviewed`` already.
+        DataError: No `datasets.Dataset`.
+
+    Example:
+        >>> dataset = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+        >>> decision = Decision(1, "relabel", 0, "", "Ada", "", "1", old_label=1, row_hash=None)
+        >>> apply_review(dataset, [decision])[1]
+        {'text': 'b', 'label': 1, 'review': 'relabel', 'label_reviewed': 0}
+    """
+    require_mode(mode)
+    return plan_review(dataset, decisions, scores, label_column=label_column).apply(mode)
+
+
+def plan_review(
+    dataset: Dataset, decisions: Decisions, scores: VoGScores | None = None, *, label_column: str | None = None
+) -> Review:
+    """What `apply_review` would do, all of it verified."""
+    _require_table(dataset)
+    header, standing, name = _collected(decisions, scores)
+    column = _label_column(dataset, scores, label_column)
+    class_names = _class_names(dataset, column, header)
+    labels = None if column is None else _class_numbers(dataset, column, class_names)
+    stored = dataset.with_format(None)
+    if scores is not None:
+        verify_rows(stored, scores)
+    identity = _identity_like(stored, header)
+    if header is not None:
+        header.verify(identity, labels, name)
+    for decision in standing:
+        _require_valid(decision, len(stored), header, class_names)
+    _require_once(standing)
+    _require_same_rows(standing, identity, labels, header)
+    resolved = resolve(standing)
+    if column is None and any(one.label is not None for one in resolved.values()):
+        msg = f"rows are relabelled, and none of the columns {dataset.column_names} has labels; pass label_column="
+        raise ConfigError(msg)
+    return Review(stored, standing, resolved, column, labels, class_names)
+
+
+def require_mode(mode: str) -> None:
+    """Raise ConfigError where there is no such mode."""
+    if mode not in MODES:
+        msg = f"mode must be one of {', '.join(MODES)}, got {mode!r}"
+        raise ConfigError(msg)
+
+
+def _require_table(dataset: Any) -> None:
+    if not has_table(dataset):
+        advice = "pass one split, dataset['train']" if isinstance(dataset, dict) else "pass what was reviewed"
+        msg = f"a review is applied to a datasets.Dataset, got a {type(dataset).__name__}; {advice}"
+        raise DataError(msg)
+    taken = [name for name in (REVIEW, REVIEWED) if name in dataset.column_names]
+    if taken:
+        msg = f"the review adds the columns {taken}, which the data set has already; drop or rename them first"
+        raise ConfigError(msg)
+
+
+def _collected(decisions: Decisions, scores: VoGScores | None) -> tuple[JournalHeader | None, list[Decision], str]:
+    """Of which data the decisions are, as far as they say; those that stand; what to call them."""
+    if isinstance(decisions, str | Path):
+        return *read_journal(decisions), str(decisions)
+    if isinstance(decisions, Journal):
+        return decisions.header, list(decisions.standing().values()), str(decisions.path)
+    return None if scores is None else JournalHeader.of(scores), list(decisions), "decisions"
+
+
+def _label_column(dataset: Dataset, scores: VoGScores | None, label_column: str | None) -> str | None:
+    scored = None if scores is None else scores.manifest.get("config", {}).get("label_column")
+    if label_column is not None and label_column not in dataset.column_names:
+        msg = f"there is no label column {label_column!r}, only {dataset.column_names}; pass another label_column="
+        raise ConfigError(msg)
+    names = [label_column or scored] if label_column or scored else LABEL_NAMES
+    return next((name for name in names if name in dataset.column_names), None)
+
+
+def _class_names(dataset: Dataset, column: str | None, header: JournalHeader | None) -> list[str] | None:
+    feature = None if column is None else dataset.features[column]
+    reviewed = None if header is None else header.class_names
+    if not isinstance(feature, ClassLabel):
+        return reviewed
+    names = list(feature.names)
+    if reviewed is not None and names != reviewed:
+        msg = (
+            f"column {column!r} has the classes {', '.join(names):.200}, and reviewers saw {', '.join(reviewed):.200}; "
+            "pass the data that was reviewed"
+        )
+        raise RowMismatchError(msg)
+    return names
+
+
+def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None) -> Labels | None:
+    """Given labels as numbers of classes, -1 where there is none; None where they are no classes."""
+    labels = integer_column(dataset, [column])
+    if labels is not None:
+        return np.where(labels < 0, -1, labels)
+    values = dataset.with_format(None)[column][:]
+    if class_names is None or not all(value is None or isinstance(value, str) for value in values):
+        return None
+    number = {name: place for place, name in enumerate(class_names)}
+    unknown = next((value for value in values if value is not None and value not in number), None)
+    if unknown is not None:
+        msg = f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column="
+        raise ConfigError(msg)
+    return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64)
+
+
+def _identity_like(dataset: Dataset, header: JournalHeader | None) -> RowIdentity:
+    """The identity of the rows over the columns that were scored, where the data set has them all."""
+    scored = [] if header is None else list(header.columns)
+    if scored and set(scored) <= set(dataset.column_names):
+        return identify_rows(dataset.select_columns(scored))
+    return identify_rows(dataset)
+
+
+def _require_valid(
+    decision: Decision, n_rows: int, header: JournalHeader | None, class_names: list[str] | None
+) -> None:
+    n_classes = len(class_names) if class_names else None if header is None else header.n_classes
+    if n_classes is None and header is None:
+        n_classes = 1 + max(decision.label or 0, decision.old_label or 0)
+    try:
+        require_valid(decision, n_rows, n_classes)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_once(decisions: list[Decision]) -> None:
+    """Raise ConfigError where a reviewer decided about a row twice: which one counts, only a journal knows."""
+    count = Counter((one.row, one.reviewer) for one in decisions)
+    twice = next((key for key, times in count.items() if times > 1), None)
+    if twice is not None:
+        msg = f"there are {count[twice]} decisions of {twice[1]!r} about row {twice[0]}; pass the one that stands"
+        raise ConfigError(msg)
+
+
+def _require_same_rows(
+    decisions: list[Decision], identity: RowIdentity, labels: Labels | None, header: JournalHeader | None
+) -> None:
+    """Raise RowMismatchError where a row is not the one that a decision is about, by its hash and its given label."""
+    comparable = identity.row_hash is not None and (header is None or set(header.columns) == set(identity.columns))
+    for one in decisions:
+        advice = "pass the data that was reviewed, in its order"
+        if comparable and identity.row_hash is not None and one.row_hash is not None:
+            found = hex_of(identity.row_hash[one.row])
+            if found != one.row_hash:
+                extra = "" if header is not None else ", without columns that were added since, or its scores, too"
+                msg = f"row {one.row} has the hash {found}, and the decision about it {one.row_hash}; {advice}{extra}"
+                raise RowMismatchError(msg)
+        given = -1 if one.old_label is None else one.old_label
+        if labels is not None and labels[one.row] != given:
+            msg = (
+                f"row {one.row} has the label {labels[one.row]}, and the decision about it was made under "
+                f"{'no label' if one.old_label is None else one.old_label}; {advice}"
+            )
+            raise RowMismatchError(msg)
+
+
+def _with_labels_of(dataset: Dataset, name: str, source: str) -> Dataset:
+    """The data set with another column's values in the place of a column."""
+    columns = dataset.column_names
+    new = dataset.select_columns([source]).rename_column(source, name)
+    joined: Any = concatenate_datasets([dataset.remove_columns(name), new], axis=1, info=None, split=dataset.split)
+    return joined.select_columns(columns)

@@ -1,0 +1,178 @@
+"""Rows to review as records of Argilla, for teams that have it, and their answers back into a journal.
+
+``argilla`` is no dependency: ``pip install argilla``. Nothing here talks to a server; see docs/review.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vog_hf.errors import ConfigError, RowMismatchError
+from vog_hf.pictures import class_names, ranking_column, show_rows
+from vog_hf.review.decision import DECISIONS, Decision, hex_of
+from vog_hf.review.header import JournalHeader, given_labels
+from vog_hf.review.journal import Journal
+from vog_hf.scores import VoGScores
+from vog_hf.text import printable
+
+DECISION, LABEL, NOTE = "decision", "label", "note"  # the questions
+ROW, ROW_HASH = "row", "row_hash"  # metadata of a record
+SUBMITTED = "submitted"
+
+
+def to_argilla(scores: VoGScores, dataset: Any, rows: Sequence[int]) -> list[Any]:
+    """Rows as records with what the model predicts as a suggestion, where it is not the given label.
+
+    Args:
+        scores: Of the data set.
+        dataset: Its rows; None = records show their numbers alone.
+        rows: Which rows, in the order of the records: ``Queue(scores).rows(Filter())[:100]``.
+
+    Returns:
+        ``argilla.Record`` each: a field ``image`` or ``text``; as metadata the row's number and hash, given class, and
+        scores; its id is the row's number. They fit the questions of `argilla_questions`.
+
+    Raises:
+        ConfigError: There is no such row, or argilla is not installed.
+    """
+    argilla = import_argilla()
+    numbers = [int(row) for row in rows]
+    outside = next((row for row in numbers if not 0 <= row < len(scores)), None)
+    if outside is not None:
+        msg = f"rows must lie in 0..{len(scores) - 1}, got {outside}"
+        raise ConfigError(msg)
+    contents = [None] * len(numbers) if dataset is None else show_rows(dataset, numbers)
+    return [
+        argilla.Record(
+            id=str(row),
+            fields=_field(row, content),
+            metadata=_metadata(scores, row),
+            suggestions=[
+                argilla.Suggestion(LABEL, value=value, agent="last snapshot") for value in _guess(scores, row)
+            ],
+        )
+        for row, content in zip(numbers, contents, strict=True)
+    ]
+
+
+def argilla_questions(scores: VoGScores) -> list[dict[str, Any]]:
+    """What `to_argilla`'s records are asked, as keywords of Argilla's questions.
+
+    Returns:
+        Of two ``LabelQuestion``: the decision, and the new label by number and name (left out where rows have no single
+        class); of one ``TextQuestion``: the note.
+    """
+    questions: list[dict[str, Any]] = [
+        {"name": DECISION, "labels": list(DECISIONS), "required": True},
+        {"name": NOTE, "required": False},
+    ]
+    if given_labels(scores) is not None:
+        classes = range(JournalHeader.of(scores).n_classes or 0)
+        names = {str(c): printable(str(name)) for c, name in enumerate(class_names(scores, classes))}
+        questions.insert(1, {"name": LABEL, "labels": names, "required": False})
+    return questions
+
+
+def from_argilla(records: Iterable[Any], journal: Journal, *, reviewers: Mapping[str, str] | None = None) -> int:
+    """Write the submitted answers of Argilla's users into a journal; those that stand there already are left.
+
+    A label counts with the decision ``relabel`` alone, because Argilla fills it in with the suggestion. All answers are
+    verified before the first is written.
+
+    Args:
+        records: What ``dataset.records(with_responses=True)`` gives.
+        journal: Of the same data.
+        reviewers: Names by user id; default: the id.
+
+    Returns:
+        How many decisions were written.
+
+    Raises:
+        RowMismatchError: A record is not about a row of the journal's data.
+        ConfigError: An answer that no journal takes; says of which record and user.
+    """
+    standing, new = journal.standing(), []
+    for record in records:
+        row = _row_of(record, journal)
+        for user, answers in _answers(record).items():
+            one = _decision(journal, row, (reviewers or {}).get(user, user), answers)
+            before = standing.get((row, one.reviewer))
+            if before is None or (before.decision, before.label, before.note) != (one.decision, one.label, one.note):
+                new.append(one)
+    for one in new:
+        journal.decide(one.row, one.decision, reviewer=one.reviewer, label=one.label, note=one.note)
+    return len(new)
+
+
+def import_argilla() -> Any:
+    """The library, or ConfigError that says how to get it."""
+    try:
+        import argilla
+    except ImportError as error:
+        msg = f"records for Argilla need its library ({error}); pip install argilla"
+        raise ConfigError(msg) from error
+    return argilla
+
+
+def _field(row: int, content: Any) -> dict[str, Any]:
+    if content is None or isinstance(content, str):
+        return {"text": f"row {row}" if not content else printable(content)}
+    return {"image": content}
+
+
+def _metadata(scores: VoGScores, row: int) -> dict[str, Any]:
+    found: dict[str, Any] = {ROW: row}
+    if scores.row_hash is not None:
+        found[ROW_HASH] = hex_of(scores.row_hash[row])
+    labels = given_labels(scores)
+    if labels is not None and labels[row] >= 0:
+        found["given"] = printable(str(class_names(scores, [labels[row]])[0]))
+    for name in dict.fromkeys((ranking_column(scores), "vog", "vog_percentile")):
+        if name in scores.column_names and np.isfinite(scores.column(name)[row]):
+            found[name] = float(scores.column(name)[row])
+    return found
+
+
+def _guess(scores: VoGScores, row: int) -> list[str]:
+    """The predicted class, as the question's value, where it is not the given one."""
+    labels = given_labels(scores)
+    if labels is None or "prediction" not in scores.column_names:
+        return []
+    prediction = int(scores.column("prediction")[row])
+    return [] if prediction == labels[row] else [str(prediction)]
+
+
+def _row_of(record: Any, journal: Journal) -> int:
+    """The number of a record's row, verified."""
+    metadata = dict(record.metadata)
+    row = metadata.get(ROW)
+    if row is None:
+        msg = f"record {record.id} has no metadata {ROW!r}; it was not made by to_argilla"
+        raise RowMismatchError(msg)
+    row = int(row)
+    if not 0 <= row < journal.header.n_rows or metadata.get(ROW_HASH) != journal.row_hash(row):
+        msg = f"record {record.id} is about another row {row} than that of {journal.path}; pass the journal of its data"
+        raise RowMismatchError(msg)
+    return row
+
+
+def _decision(journal: Journal, row: int, reviewer: str, answers: Mapping[str, Any]) -> Decision:
+    """A user's answers to a record as a decision."""
+    decision, label = answers.get(DECISION), answers.get(LABEL)
+    try:
+        new = int(label) if decision == "relabel" and label is not None else None
+        return journal.check(row, str(decision), reviewer=reviewer, label=new, note=str(answers.get(NOTE) or ""))
+    except ValueError as error:
+        msg = f"the answer of {reviewer!r} to record {row} cannot be a decision: {error}; mend it in Argilla"
+        raise ConfigError(msg) from error
+
+
+def _answers(record: Any) -> dict[str, dict[str, Any]]:
+    """The submitted answers by user and question."""
+    found: dict[str, dict[str, Any]] = {}
+    for response in record.responses:
+        status = getattr(response.status, "value", response.status)
+        if status in (None, SUBMITTED):  # not drafts, nor what was discarded
+            found.setdefault(str(response.user_id), {})[response.question_name] = response.value
+    return found

@@ -1,0 +1,88 @@
+"""What a reviewer decides about a row, and which decisions a row can have."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+DECISIONS = ("keep", "relabel", "drop", "unsure")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a reviewer decided about a row.
+
+    Attributes:
+        row: Its number in the data set.
+        decision: One of `DECISIONS`.
+        label: The new label, of ``"relabel"`` only.
+        note: What the reviewer has to say.
+        reviewer: Who.
+        time: When, UTC, ISO 8601.
+        id: Tells this decision from every other.
+        old_label: The row's given label; None where it has none.
+        row_hash: Hash of the row's content in hexadecimal; None where the scores have none.
+    """
+
+    row: int
+    decision: str
+    label: int | None
+    note: str
+    reviewer: str
+    time: str
+    id: str
+    old_label: int | None
+    row_hash: str | None
+
+
+def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> None:
+    """Raise ValueError (TypeError of a note) where a decision cannot be one about these rows and classes."""
+    if not is_whole(decision.row) or not 0 <= decision.row < n_rows:
+        msg = f"row must be a whole number in 0..{n_rows - 1}, got {decision.row!r}"
+        raise ValueError(msg)
+    if decision.decision not in DECISIONS:
+        msg = f"decision must be one of {', '.join(DECISIONS)}, got {decision.decision!r}"
+        raise ValueError(msg)
+    reviewer: Any = decision.reviewer
+    if not isinstance(reviewer, str) or not reviewer.strip():
+        msg = f"reviewer must be a name, got {reviewer!r}"
+        raise ValueError(msg)
+    if not isinstance(decision.note, str):
+        msg = f"note must be text, got {decision.note!r}"
+        raise TypeError(msg)
+    require_valid_label(decision, n_classes)
+
+
+def require_valid_label(decision: Decision, n_classes: int | None) -> None:
+    """Raise ValueError where a decision has a label that it cannot have, or lacks the one it needs."""
+    label: Any = decision.label
+    if decision.decision != "relabel":
+        if label is not None:
+            msg = f"a label goes with the decision 'relabel' alone, got label={label!r} with {decision.decision!r}"
+            raise ValueError(msg)
+        return
+    if n_classes is None:
+        msg = "rows that have no single class cannot be relabelled; decide keep, drop or unsure, with a note"
+        raise ValueError(msg)
+    if not is_whole(label) or not 0 <= label < n_classes:
+        msg = f"the label of a 'relabel' must be a class in 0..{n_classes - 1}, got {label!r}"
+        raise ValueError(msg)
+    if label == decision.old_label:
+        msg = f"row {decision.row} has the label {label} already; decide 'keep', or relabel it to another"
+        raise ValueError(msg)
+
+
+def hex_of(row_hash: Any) -> str:
+    """A row's 64-bit hash as a journal writes it: JSON readers lose digits of large numbers."""
+    return f"{int(row_hash):016x}"
+
+
+def is_whole(value: Any) -> bool:
+    """Whether this is a whole number, of Python or numpy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,290 @@
+"""A journal of decisions about rows: a line each, on disk before anything else happens, never changed afterwards.
+
+The file is JSON lines. The first one says of which data the journal is; every other is an event: a decision, or that
+an earlier one is undone. Several processes may append to one journal; each reads what the others have appended.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from vog_hf.errors import ConfigError, JournalError
+from vog_hf.files import explained_disk_errors
+from vog_hf.review.appending import append_line, fsync_folder, read_from, write_all
+from vog_hf.review.decision import DECISIONS, Decision, hex_of, is_whole, now, require_valid
+from vog_hf.review.events import DECIDE, UNDO, Events, Key, is_json
+from vog_hf.review.header import JournalHeader, given_labels, is_header_start
+from vog_hf.scores import VoGScores
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["DECISIONS", "Decision", "Journal", "JournalHeader", "read_decisions", "read_journal"]
+
+
+class Journal:
+    """Decisions about the rows of scores, kept in a file: see `Journal.open`.
+
+    Attributes:
+        path: The file.
+        header: Of which data it is.
+    """
+
+    def __init__(self, path: Path, scores: VoGScores) -> None:
+        self.path = path
+        self._scores = scores
+        self._labels = given_labels(scores)
+        self._guard = threading.RLock()  # flock keeps processes apart, and this the threads of one
+        self._contents = Events()
+        self._place: tuple[int, int, int] | None = None  # device and inode of the file, bytes of it taken in
+
+    @classmethod
+    def open(cls, path: str | Path, scores: VoGScores) -> "Journal":
+        """The journal in a file, begun where there is none.
+
+        A last line that was cut off, because a process was killed while it wrote, is dropped with a warning: the
+        decision was never confirmed.
+
+        Args:
+            path: The file; its folder is made where it is missing.
+            scores: Of the data that is reviewed.
+
+        Raises:
+            RowMismatchError: The journal is of other data.
+            JournalError: The file is damaged, or is no journal.
+            OutputFolderError: It cannot be written.
+
+        Example:
+            >>> import numpy as np
+            >>> from tempfile import TemporaryDirectory
+            >>> columns = {"vog": np.array([0.2, 0.1]), "label": np.array([0, 1])}
+            >>> scores = VoGScores(columns, {"class_names": ["a", "b"]})
+            >>> with TemporaryDirectory() as folder:
+            ...     journal = Journal.open(f"{folder}/review.jsonl", scores)
+            ...     _ = journal.decide(1, "relabel", reviewer="Ada", label=0, note="an a")
+            ...     [decision.label for decision in journal.standing().values()]
+            [0]
+        """
+        journal = cls(Path(path).expanduser(), scores)
+        with explained_disk_errors(journal.path):
+            journal.path.parent.mkdir(parents=True, exist_ok=True)
+        with journal._locked(create=True):
+            pass  # which reads all of it
+        return journal
+
+    @property
+    def header(self) -> JournalHeader:
+        """Of which data the journal is."""
+        if self._contents.header is None:
+            msg = f"{self.path} has no first line; open it with Journal.open"
+            raise JournalError(msg)
+        return self._contents.header
+
+    @property
+    def count(self) -> int:
+        """How many decisions stand, those of others among them."""
+        with self._guard:
+            self._refresh()
+            return len(self._contents.standing)
+
+    def standing(self) -> dict[Key, Decision]:
+        """By row and reviewer the last decision that was not undone, those of others among them.
+
+        Raises:
+            JournalError: What others appended is damaged, or the file is gone.
+        """
+        with self._guard:
+            self._refresh()
+            return dict(self._contents.standing)
+
+    def decide(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
+        """Write down a decision; when this returns, it is on disk.
+
+        A reviewer's later decision about a row takes the place of the earlier one, which comes back when it is undone.
+
+        Args:
+            row: Number of the row.
+            decision: One of `DECISIONS`.
+            reviewer: Who decides.
+            label: The new label, of ``"relabel"`` only.
+            note: Anything.
+
+        Raises:
+            ConfigError: No such row, decision or label, a label without ``"relabel"``, the label that the row has
+                already, or no reviewer.
+            OutputFolderError: The disk is full or cannot be written to; nothing is then written.
+            JournalError: The file is damaged or gone.
+        """
+        made = self.check(row, decision, reviewer=reviewer, label=label, note=note)
+        with self._locked() as append:
+            append({"event": DECIDE, **asdict(made)})
+        return made
+
+    def check(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
+        """The decision that `decide` would write; nothing is written.
+
+        Raises:
+            ConfigError: As `decide` does.
+        """
+        if not is_whole(row) or not 0 <= row < len(self._scores):
+            msg = f"row must be a whole number in 0..{len(self._scores) - 1}, got {row!r}"
+            raise ConfigError(msg)
+        old = -1 if self._labels is None else int(self._labels[row])
+        made = Decision(
+            row=int(row),
+            decision=decision,
+            label=int(label) if label is not None and is_whole(label) else label,
+            note=note,
+            reviewer=reviewer,
+            time=now(),
+            id=uuid4().hex,
+            old_label=None if old < 0 else old,
+            row_hash=self.row_hash(int(row)),
+        )
+        try:
+            require_valid(made, self.header.n_rows, self.header.n_classes)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(str(error)) from error
+        return made
+
+    def row_hash(self, row: int) -> str | None:
+        """Hash of a row's content in hexadecimal; None where the scores have none."""
+        hashes = self._scores.row_hash
+        return None if hashes is None else hex_of(hashes[row])
+
+    def undo(self, reviewer: str) -> Decision | None:
+        """Undo a reviewer's last decision that is not undone yet, in whatever process it was made.
+
+        Returns:
+            What was undone; None where there is nothing to undo.
+
+        Raises:
+            OutputFolderError: The disk is full or cannot be written to; nothing is then written.
+            JournalError: The file is damaged or gone.
+        """
+        with self._locked() as append:
+            last = self._contents.last_of(reviewer)
+            if last is not None:
+                append({"event": UNDO, "id": last.id, "reviewer": reviewer, "time": now()})
+            return last
+
+    @contextmanager
+    def _locked(self, *, create: bool = False) -> Iterator[Any]:
+        """The file to oneself, after everything in it was taken in; gives what appends an event."""
+        with self._guard, self._opened(create=create) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._take_in(file)
+            self._drop_torn_line(file)
+
+            def append(event: dict[str, Any]) -> None:
+                append_line(file, event, self.path)
+                self._take_in(file)
+
+            if self._contents.header is None:
+                append(JournalHeader.of(self._scores).event())
+                fsync_folder(self.path.parent)
+            yield append
+
+    def _refresh(self) -> None:
+        """Take in the whole lines that others have appended."""
+        with self._opened() as file:
+            self._take_in(file)
+
+    @contextmanager
+    def _opened(self, *, create: bool = False) -> Iterator[int]:
+        """The file, anew each time: somebody may have put another in its place."""
+        try:
+            file = os.open(self.path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+        except FileNotFoundError as error:
+            msg = f"the journal {self.path} is gone; put it back, or open a new one"
+            raise JournalError(msg) from error
+        except OSError:
+            with explained_disk_errors(self.path):
+                raise
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _take_in(self, file: int) -> None:
+        """Read what has been appended since the last time; all of it where the file is not the one that was read."""
+        status = os.fstat(file)
+        read = 0
+        if self._place is not None and self._place[:2] == (status.st_dev, status.st_ino):
+            read = self._place[2]
+        if read > status.st_size:
+            read = 0
+        if not read:
+            self._contents = Events()
+        data = read_from(file, read, status.st_size)
+        whole = data[: data.rfind(b"\n") + 1]
+        had_header = self._contents.header is not None
+        self._contents.add_lines(whole, self.path)
+        self._place = status.st_dev, status.st_ino, read + len(whole)
+        if not had_header and self._contents.header is not None:
+            self._contents.header.verify(self._scores.identity, self._labels, self.path)
+
+    def _drop_torn_line(self, file: int) -> None:
+        """Whoever wrote a line without an end is dead, for the lock is ours: finish it if it is whole, else drop it."""
+        start = 0 if self._place is None else self._place[2]
+        torn = read_from(file, start, os.fstat(file).st_size)
+        if not torn:
+            return
+        if self._contents.header is None and not is_header_start(torn):
+            msg = f"{self.path} is no journal of decisions; name another file"
+            raise JournalError(msg)
+        if is_json(torn):
+            write_all(file, b"\n", start + len(torn), self.path)
+            self._take_in(file)
+            return
+        os.ftruncate(file, start)
+        os.fsync(file)
+        logger.warning(
+            "the last line of %s was cut off (%d bytes of a decision that was never confirmed) and is dropped",
+            self.path,
+            len(torn),
+        )
+
+
+def read_decisions(path: str | Path) -> list[Decision]:
+    """The decisions that stand in a journal, in the order in which they were made.
+
+    Raises:
+        JournalError: The file is missing, damaged, or no journal.
+    """
+    return read_journal(path)[1]
+
+
+def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
+    """Of which data a journal is, and the decisions that stand in it, in the order in which they were made.
+
+    The file is not changed: a last line that was cut off is left out with a warning.
+
+    Raises:
+        JournalError: The file is missing, damaged, or no journal.
+    """
+    path, contents = Path(path).expanduser(), Events()
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
+            data = file.read()
+    except OSError as error:
+        msg = f"the journal {path} cannot be read ({error.strerror}); name the file that the review wrote"
+        raise JournalError(msg) from error
+    whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
+    if torn and is_json(torn):
+        whole, torn = data + b"\n", b""
+    contents.add_lines(whole, path)
+    if torn and contents.header is not None:
+        logger.warning("the last line of %s was cut off (%d bytes) and is left out", path, len(torn))
+    if contents.header is None:
+        msg = f"{path} is no journal of decisions; name the file that the review wrote"
+        raise JournalError(msg)
+    standing = {decision.id for decision in contents.standing.values()}
+    return contents.header, [decision for id_, decision in contents.by_id.items() if id_ in standing]

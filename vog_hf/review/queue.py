@@ -1,0 +1,185 @@
+"""Which rows a reviewer sees, in which order, and which stand beside them for comparison."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vog_hf.errors import ConfigError
+from vog_hf.metric import percentile
+from vog_hf.pictures import has_classes, ranking_column
+from vog_hf.scores import VoGScores
+
+TAILS = ("highest", "lowest")
+NOT_AN_ORDER = ("label", "prediction")
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which rows are in the queue, and what comes first. What is not given leaves nothing out.
+
+    Attributes:
+        order: Column of the scores to go by; None: the one the scores are ranked by (class-normalised VoG).
+        tail: Which end comes first: ``"highest"`` or ``"lowest"``.
+        classes: Only rows with one of these given labels (-1: rows without a label).
+        mismatched: Only rows whose last prediction is not their given label.
+        percentile: Only rows between these two percentiles (0..100) of the column ``order`` over all rows.
+        search: Only rows whose text has this in it, whether in capitals or not.
+        undecided: Only rows without a decision.
+    """
+
+    order: str | None = None
+    tail: str = "highest"
+    classes: tuple[int, ...] = ()
+    mismatched: bool = False
+    percentile: tuple[float, float] = (0.0, 100.0)
+    search: str = ""
+    undecided: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tail not in TAILS:
+            msg = f"tail must be 'highest' or 'lowest', got {self.tail!r}"
+            raise ConfigError(msg)
+        low, high = self.percentile
+        if not 0 <= low <= high <= 100:
+            msg = f"percentile must be two numbers in 0..100, the lower one first, got {self.percentile}"
+            raise ConfigError(msg)
+
+
+class Queue:
+    """The rows of scores, ordered and filtered.
+
+    Args:
+        scores: Of one data set.
+        texts: ``[rows]``, a text of each row to search in; None: there is nothing to search.
+
+    Attributes:
+        columns: Names of the columns that rows can be ordered by, the one the scores are ranked by first.
+
+    Example:
+        >>> import numpy as np
+        >>> queue = Queue(VoGScores({"vog": np.array([0.1, 0.3, 0.2])}, {}), ["a cat", "a dog", "A CAT"])
+        >>> queue.rows(Filter()).tolist(), queue.rows(Filter(search="cat", tail="lowest")).tolist()
+        ([1, 2, 0], [0, 2])
+    """
+
+    def __init__(self, scores: VoGScores, texts: Sequence[str] | None = None) -> None:
+        if texts is not None and len(texts) != len(scores):
+            msg = f"texts must be one per row, got {len(texts):,} for {len(scores):,} rows"
+            raise ConfigError(msg)
+        self.scores = scores
+        self.texts = None if texts is None else [text.casefold() for text in texts]
+        first = ranking_column(scores)
+        others = (name for name in scores.column_names if name != first and self._can_order(name))
+        self.columns = [first, *others]
+        self._orders: dict[tuple[str, str], Rows] = {}
+        self._percentile: dict[str, npt.NDArray[np.float64]] = {}
+
+    def rows(self, chosen: Filter, decided: AbstractSet[int] = frozenset()) -> Rows:
+        """The rows that pass a filter, in its order; ties by row number, rows without a finite value last.
+
+        Args:
+            chosen: The filter.
+            decided: Rows that have a decision, for ``Filter.undecided``.
+
+        Raises:
+            ConfigError: A column, labels, predictions or texts that the scores do not have.
+        """
+        keep = np.ones(len(self.scores), dtype=bool)
+        if tuple(chosen.percentile) != (0, 100):  # rows without a finite value have no percentile: they are left out
+            percentiles = self._percentiles(chosen.order)
+            keep &= (percentiles >= chosen.percentile[0]) & (percentiles <= chosen.percentile[1])
+        if chosen.classes:
+            keep &= np.isin(self._column_of_classes("label"), chosen.classes)
+        if chosen.mismatched:
+            label = self._column_of_classes("label")
+            keep &= (label >= 0) & (label != self._column_of_classes("prediction"))
+        if chosen.search:
+            keep &= self._found(chosen.search)
+        if chosen.undecided and decided:
+            keep[np.fromiter(decided, dtype=np.int64, count=len(decided))] = False
+        ordered = self._ordered(chosen.order, chosen.tail)
+        return ordered[keep[ordered]]
+
+    def neighbours(self, row: int, chosen: Filter, count: int = 6) -> Rows:
+        """Rows of the same class that stand next to a row in the queue's order, whatever else is filtered.
+
+        The class is the given label, where there is none the last prediction; where rows have no class, any row.
+
+        Args:
+            row: The row in question.
+            chosen: The filter, of which only order and tail count.
+            count: How many: half before and half after it, more on one side where the other has fewer.
+
+        Raises:
+            ConfigError: There is no such row or column.
+        """
+        if not 0 <= row < len(self.scores):
+            msg = f"row must lie in 0..{len(self.scores) - 1}, got {row}"
+            raise ConfigError(msg)
+        ordered = self._ordered(chosen.order, chosen.tail)
+        classes = self._classes()
+        alike = ordered if classes is None else ordered[classes[ordered] == classes[row]]
+        place = int(np.flatnonzero(alike == row)[0])
+        start = max(0, min(place - count // 2, len(alike) - 1 - count))
+        near = alike[start : start + count + 1]
+        return near[near != row][:count]
+
+    def _can_order(self, name: str) -> bool:
+        return name not in NOT_AN_ORDER and np.issubdtype(self.scores.column(name).dtype, np.number)
+
+    def _ordered(self, order: str | None, tail: str) -> Rows:
+        """All rows, this end of a column first; ties by row number, rows without a finite value last."""
+        name = self._known(order)
+        if (name, tail) not in self._orders:
+            values = self.scores.column(name).astype(np.float64)
+            sign = -1 if tail == "highest" else 1
+            last_if_not_finite = np.where(np.isfinite(values), sign * values, np.inf)
+            self._orders[name, tail] = np.argsort(last_if_not_finite, kind="stable").astype(np.int64)
+        return self._orders[name, tail]
+
+    def _percentiles(self, order: str | None) -> npt.NDArray[np.float64]:
+        """Each row's percentile in a column, NaN where it has no finite value."""
+        name = self._known(order)
+        if name not in self._percentile:
+            values = self.scores.column(name).astype(np.float64)
+            is_finite = np.isfinite(values)
+            found = np.full(len(values), np.nan)
+            found[is_finite] = percentile(torch.from_numpy(values[is_finite])).numpy()
+            self._percentile[name] = found
+        return self._percentile[name]
+
+    def _known(self, order: str | None) -> str:
+        name = order or self.columns[0]
+        if name not in self.columns:
+            msg = f"rows cannot be ordered by {name!r}; choose one of {', '.join(self.columns)}"
+            raise ConfigError(msg)
+        return name
+
+    def _column_of_classes(self, name: str) -> npt.NDArray[np.int64]:
+        if name not in self.scores.column_names or not has_classes(self.scores):
+            msg = f"these scores have no single {name} per row to filter by; leave that filter out"
+            raise ConfigError(msg)
+        return self.scores.column(name).astype(np.int64)
+
+    def _classes(self) -> npt.NDArray[np.int64] | None:
+        """Each row's class, from its label or else its prediction; None where rows have no single class."""
+        if not has_classes(self.scores):
+            return None
+        names = [name for name in NOT_AN_ORDER if name in self.scores.column_names]
+        if not names:
+            return None
+        classes = self._column_of_classes(names[0])
+        return np.where(classes < 0, self._column_of_classes(names[-1]), classes)
+
+    def _found(self, search: str) -> npt.NDArray[np.bool_]:
+        if self.texts is None:
+            msg = f"these rows have no text to search for {search!r}; leave the search empty"
+            raise ConfigError(msg)
+        wanted = search.casefold()
+        return np.fromiter((wanted in text for text in self.texts), dtype=bool, count=len(self.texts))

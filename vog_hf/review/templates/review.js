@@ -1,0 +1,343 @@
+// The page of the review, run by gr.HTML: `element` holds review.html, `server` calls the functions of Desk.
+// What comes from the data arrives as HTML that the server has escaped, or is set as text.
+const root = element.querySelector(".vog-review");
+const part = (name) => root.querySelector(`[data-part="${name}"]`);
+const form = part("filter");
+const field = (name) => form.elements[name];
+const number = (value) => value.toLocaleString("en");
+for (const outer of [".html-container", ".app"]) element.closest(outer)?.style.setProperty("padding", "0");
+let about = null;
+let shown = {row: null, mine: null, label: null, prediction: null};
+let busy = false;
+
+// Where this tab is: kept by the browser, so that a reload goes on there.
+const place = () => `vog-review ${about.key}`;
+function remember() {
+  const values = {...filter(), skip: field("skip").value};
+  const kept = {reviewer: part("reviewer").value, values, row: shown.row, heat: root.dataset.heat};
+  sessionStorage.setItem(place(), JSON.stringify(kept));
+}
+function recalled() {
+  try {
+    return JSON.parse(sessionStorage.getItem(place())) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function filter() {
+  const bound = (name, otherwise) => {
+    const value = field(name).valueAsNumber;
+    return Number.isFinite(value) ? Math.min(100, Math.max(0, value)) : otherwise;
+  };
+  const [low, high] = [bound("low", 0), bound("high", 100)];
+  return {
+    order: field("order").value,
+    tail: field("tail").value,
+    mismatched: field("mismatched").checked,
+    low: Math.min(low, high),
+    high: Math.max(low, high),
+    search: field("search").value,
+    classes: [...field("classes").selectedOptions].map((option) => Number(option.value)),
+  };
+}
+function fill(values) {
+  field("order").value = values.order ?? about.column;
+  field("tail").value = values.tail ?? "highest";
+  field("mismatched").checked = values.mismatched ?? false;
+  field("low").value = values.low ?? 0;
+  field("high").value = values.high ?? 100;
+  field("search").value = values.search ?? "";
+  field("skip").value = values.skip ?? "me";
+  for (const option of field("classes").options) {
+    option.selected = (values.classes ?? []).includes(Number(option.value));
+  }
+}
+
+function complain(text) {
+  part("alert").textContent = text;
+  part("alert").hidden = !text;
+}
+
+// Without an answer Gradio's client gives nothing, or throws.
+async function answerOf(name, asked = {}) {
+  const answer = await server[name](asked);
+  if (!answer) throw new Error("no answer");
+  return answer;
+}
+
+// Ask the server, one question at a time: a key pressed before the answer is about a row that nobody has seen yet.
+async function ask(name, extra = {}) {
+  if (busy) return false;
+  busy = true;
+  root.dataset.state = "waiting";
+  try {
+    const asked = {reviewer: part("reviewer").value.trim(), filter: filter(), skip: field("skip").value, ...extra};
+    const answer = await answerOf(name, asked);
+    if (answer.error) {
+      complain(answer.error);
+      return false;
+    }
+    complain("");
+    await render(answer);
+    remember();
+    return true;
+  } catch {
+    complain("The server does not answer. What was decided before is in the journal; try again once it runs.");
+    return false;
+  } finally {
+    busy = false;
+    root.dataset.state = "ready";
+  }
+}
+
+async function render(answer) {
+  shown = answer;
+  for (const name of ["stage", "facts", "near_rows"]) part(name).innerHTML = answer.html[name] ?? "";
+  if (answer.row === null) {
+    part("stage").textContent = answer.length
+      ? "Every row of this queue is decided. Change the filters, or walk past nothing to see them again."
+      : "No row passes these filters.";
+  }
+  part("said").innerHTML = answer.said ?? "";
+  part("note").value = answer.mine?.note ?? "";
+  close(part("picker"));
+  for (const button of root.querySelectorAll("[data-decide]")) {
+    button.setAttribute("aria-pressed", button.dataset.decide === answer.mine?.decision);
+    button.disabled = answer.row === null || (button.dataset.decide === "relabel" && !about.classes.length);
+  }
+  const prediction = root.querySelector("[data-do='to-prediction']");
+  prediction.disabled = answer.prediction === null || answer.prediction === answer.label;
+  part("bar").max = Math.max(1, answer.length);
+  part("bar").value = answer.decided;
+  const pace = answer.pace === null ? "" : ` · ${answer.pace.toFixed(answer.pace < 10 ? 1 : 0)} a minute`;
+  const at = answer.place === null ? "" : ` · at place ${number(answer.place)}`;
+  part("progress").textContent = `${number(answer.decided)} of ${number(answer.length)} decided${at}${pace}`;
+  part("status").textContent = answer.message;
+  await Promise.all([...part("stage").querySelectorAll("img")].map((image) => image.decode().catch(() => null)));
+  root.dataset.row = answer.row ?? "";
+}
+
+let facts = null;
+function refreshFacts(delay) {
+  clearTimeout(facts);
+  facts = setTimeout(async () => {
+    const answer = await answerOf("facts").catch(() => ({}));
+    part("verdict").textContent = answer.verdict ?? "";
+    part("agreement").textContent = answer.agreement ?? "";
+  }, delay);
+}
+
+// Decisions
+
+async function decide(decision, label = null) {
+  if (shown.row === null || busy) return;
+  if (!part("reviewer").value.trim()) {
+    complain("Give your name first: decisions are kept under it.");
+    part("reviewer").focus();
+    return;
+  }
+  if (decision === "relabel" && label === null) {
+    if (about.classes.length) openPicker();
+    return;
+  }
+  const said = `${decision} of row ${shown.row}`;
+  const done = await ask("decide", {row: shown.row, decision, label, note: part("note").value});
+  if (done) {
+    if (!part("status").textContent) part("status").textContent = `Written: ${said}.`;
+    refreshFacts(1500);
+  }
+}
+
+function openPicker() {
+  part("picker").hidden = false;
+  part("picked").value = "";
+  listLabels();
+  part("picked").focus();
+}
+function close(picker) {
+  if (picker.hidden) return;
+  picker.hidden = true;
+  if (picker.contains(document.activeElement)) document.activeElement.blur();
+}
+function listLabels() {
+  const wanted = part("picked").value.trim().toLowerCase();
+  const all = about.classes.map((name, value) => ({name, value}));
+  const exact = all.filter(({name, value}) => String(value) === wanted || name.toLowerCase() === wanted);
+  const like = all.filter((one) => !exact.includes(one) && one.name.toLowerCase().includes(wanted));
+  const found = [...exact, ...like].filter(({value}) => value !== shown.label).slice(0, 50);
+  if (!wanted) found.sort((one, other) => (other.value === shown.prediction) - (one.value === shown.prediction));
+  part("labels").replaceChildren(
+    ...found.map(({name, value}, at) => {
+      const item = document.createElement("li");
+      item.role = "option";
+      item.id = `vog-new-label-${value}`;
+      item.dataset.label = value;
+      item.textContent = name === String(value) ? name : `${value} ${name}`;
+      item.setAttribute("aria-selected", at === 0);
+      return item;
+    }),
+  );
+  point();
+}
+const chosen = () => part("labels").querySelector("[aria-selected='true']");
+function point() {
+  part("picked").setAttribute("aria-activedescendant", chosen()?.id ?? "");
+  chosen()?.scrollIntoView({block: "nearest"});
+}
+function choose(step) {
+  const next = step > 0 ? chosen()?.nextElementSibling : chosen()?.previousElementSibling;
+  if (!next) return;
+  chosen().setAttribute("aria-selected", false);
+  next.setAttribute("aria-selected", true);
+  point();
+}
+
+let other = null;
+async function playOther(row) {
+  other?.pause();
+  const answer = await answerOf("sound", {row}).catch(() => ({}));
+  other = answer.sound ? new Audio(answer.sound) : null;
+  other?.play();
+}
+
+// What buttons and keys do
+
+const actions = {
+  keep: () => decide("keep"),
+  drop: () => decide("drop"),
+  unsure: () => decide("unsure"),
+  relabel: () => decide("relabel"),
+  "to-prediction": () => {
+    if (!root.querySelector("[data-do='to-prediction']").disabled) decide("relabel", shown.prediction);
+  },
+  undo: async () => {
+    if (await ask("undo", {row: shown.row})) refreshFacts(1500);
+  },
+  previous: () => ask("show", {row: shown.row, step: -1}),
+  next: () => ask("show", {row: shown.row, step: 1}),
+  heat: () => {
+    root.dataset.heat = root.dataset.heat === "on" ? "off" : "on";
+    root.querySelector("[data-do='heat']").setAttribute("aria-pressed", root.dataset.heat === "on");
+    remember();
+  },
+  save: async () => {
+    const file = await answerOf("decisions").catch(() => null);
+    if (!file || file.error) return complain("The server does not answer; nothing was saved.");
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([file.text], {type: "application/jsonl"}));
+    link.download = file.name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  },
+  keys: () => part("keys").showModal(),
+  clear: () => {
+    fill({});
+    ask("show", {row: null});
+  },
+  note: () => part("note").focus(),
+  who: () => part("reviewer").select(),
+  filters: () => {
+    root.querySelector(".queue").open = true;
+    field("order").focus();
+  },
+  search: () => {
+    root.querySelector(".queue").open = true;
+    (part("search").hidden ? field("order") : field("search")).focus();
+  },
+  mismatched: () => {
+    if (!part("mismatched").hidden) field("mismatched").click();
+  },
+  tail: () => form.querySelector("[name='tail']:not(:checked)").click(),
+  play: () => {
+    const sound = part("stage").querySelector("audio");
+    if (sound) sound.paused ? sound.play() : sound.pause();
+    return Boolean(sound);
+  },
+};
+const keys = {
+  k: "keep", d: "drop", u: "unsure", r: "relabel", p: "to-prediction", z: "undo", h: "heat", n: "note", w: "who",
+  f: "filters", "/": "search", m: "mismatched", t: "tail", "?": "keys", " ": "play",
+  ArrowLeft: "previous", ArrowRight: "next",
+};
+
+root.addEventListener("click", (event) => {
+  const target = event.target.closest("button, li");
+  if (!target || target.disabled) return;
+  const {decide: decision, do: action, go, label, play} = target.dataset;
+  if (decision) actions[decision]();
+  else if (action) actions[action]();
+  else if (go) ask("show", {row: Number(go), any: true});
+  else if (play) playOther(Number(play));
+  else if (label) decide("relabel", Number(label));
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!root.isConnected || event.ctrlKey || event.metaKey || event.altKey || part("keys").open) return;
+  const target = event.target;
+  if (event.key === "Escape") {
+    close(part("picker"));
+    if (root.contains(target)) target.blur();
+    return;
+  }
+  if (target === part("picked")) {
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") choose(event.key === "ArrowDown" ? 1 : -1);
+    else if (event.key === "Enter" && chosen()) decide("relabel", Number(chosen().dataset.label));
+    else return;
+    event.preventDefault();
+    return;
+  }
+  if (target.matches("input, textarea, select, audio")) return;
+  if (event.key === " " && target.matches("button, summary")) return;
+  const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!action || event.repeat) return;
+  if (actions[action]() !== false) event.preventDefault();
+});
+
+part("picked").addEventListener("input", listLabels);
+form.addEventListener("submit", (event) => event.preventDefault());
+let typing = null;
+form.addEventListener("input", (event) => {
+  clearTimeout(typing);
+  typing = setTimeout(changed, event.target.matches("[type='text'], [type='number']") ? 300 : 0);
+});
+async function changed() {
+  if (busy) typing = setTimeout(changed, 50);
+  else await ask("show", {row: null});
+}
+part("reviewer").addEventListener("change", () => {
+  complain("");
+  ask("show", {row: shown.row});
+});
+part("reviewer").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") event.target.blur();
+});
+
+// Start
+
+(async () => {
+  try {
+    about = await answerOf("about");
+  } catch {
+    complain("The server does not answer. Reload the page once it runs.");
+    return;
+  }
+  part("title").textContent = about.title || "Review";
+  part("size").textContent = `${number(about.rows)} rows`;
+  field("order").replaceChildren(...about.columns.map(([value, name]) => new Option(name, value)));
+  field("classes").replaceChildren(...about.classes.map((name, value) => new Option(name, value)));
+  const compared = about.classes.length > 0 && about.predictions;
+  part("classes").hidden = !about.classes.length;
+  part("mismatched").hidden = !compared;
+  part("search").hidden = !about.texts;
+  root.querySelector("[data-decide='relabel']").hidden = !about.classes.length;
+  root.querySelector("[data-do='to-prediction']").hidden = !compared;
+  root.querySelector("[data-do='heat']").hidden = !about.heat;
+  if (matchMedia("(max-width: 1000px)").matches) root.querySelector(".queue").open = false;
+  const kept = recalled();
+  part("reviewer").value = kept.reviewer ?? about.reviewer;
+  if (kept.heat === "off") actions.heat();
+  fill(kept.values ?? {});
+  await ask("show", {row: kept.row ?? null});
+  refreshFacts(0);
+})();
