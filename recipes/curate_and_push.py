@@ -58,6 +58,9 @@ SIZE = 64  # of images for the model from scratch
 SMALL_RESNET = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1], "layer_type": "basic"}
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # for the model from scratch
 WEIGHT = "training_weight"
+# The columns that scores have: these of every target, and what is computed beside them.
+ENDINGS = ("", "_early", "_late", "_class_normalized", "_percentile")
+COMPANIONS = ("gradient_magnitude", "loss", "confidence", "variability", "correctness", "forgetting", "margin", "el2n")
 
 
 @dataclass
@@ -118,8 +121,8 @@ def make_parser():
 
 def main():
     data_args, model_args, curation, args = make_parser().parse_args_into_dataclasses()
-    check(curation)
     config = VoGConfig(target=tuple(curation.vog_target))
+    check(curation, config)
     on_main_process = args.process_index == 0
     logging.basicConfig(format="%(message)s")
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
@@ -160,8 +163,6 @@ def main():
     )
     accuracies = {"all rows": train(np.ones(len(rows)), [vog])}
     scores = vog.scores
-    if curation.column not in scores.column_names:
-        stop(f"--column {curation.column!r} is not a column of the scores; they have {', '.join(scores.column_names)}")
 
     # Without the rows at one end of the ranking, and without as many at random.
     weights = {
@@ -204,7 +205,7 @@ def main():
 
 def chosen_rows(scores, curation):
     """Numbers of the rows at the chosen end of the ranking."""
-    if curation.column not in scores.column_names:
+    if curation.column not in scores.column_names:  # early and late need snapshots enough
         stop(f"--column {curation.column!r} is not a column of the scores; they have {', '.join(scores.column_names)}")
     ranking = np.argsort(scores.column(curation.column), kind="stable")
     n = round(curation.share * len(ranking))
@@ -233,8 +234,11 @@ def push(curated, scores, curation, said):
     print(f"The scored data set, with the column {WEIGHT}, is at {url}")
 
 
-def check(curation):
+def check(curation, config):
     """Stop where an option cannot be carried out, before there is anything to lose."""
+    columns = [*(name + ending for name in config.column_names for ending in ENDINGS), *COMPANIONS]
+    if curation.column not in columns:
+        stop(f"--column {curation.column!r} is not a column of the scores; they will have {', '.join(columns)}")
     for option, value, choices in (
         ("end", curation.end, ("highest", "lowest")),
         ("action", curation.action, ("drop", "reweight")),

@@ -237,12 +237,18 @@ def load_rows(args, model):
         stop(f"--input_column {input_column!r} holds {rows.features[input_column]}, and the model takes {kind}")
     if not isinstance(rows.features[label_column], ClassLabel):
         rows = rows.class_encode_column(label_column)  # texts or numbers become classes
+    require_labels(rows, label_column, args.split)
     n_classes = rows.features[label_column].num_classes
     if n_classes != model.config.num_labels:
         stop(f"the model has {model.config.num_labels} outputs and {label_column!r} has {n_classes} classes")
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows, input_column, label_column
+
+
+def require_labels(rows, label_column, split):
+    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
+        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
 
 
 def load_split(source, config, split):

@@ -87,8 +87,8 @@ def save_timm(folder, n_classes):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Output folder and finished process of each run; all go on at the same time, since most of it is importing."""
+def launched(tmp_path_factory):
+    """A function that gives the output folder and the finished process of runs; those of one call go on together."""
     folder = tmp_path_factory.mktemp("recipe")
     rows = digits()
     commands = {
@@ -107,20 +107,27 @@ def runs(tmp_path_factory):
         ],
         "wrong": ["--dataset", folder / "digits.parquet", "--label_column", "klass"],
     }
-    started = {name: start(*command, "--output_dir", folder / f"{name}-out") for name, command in commands.items()}
-    return {name: (folder / f"{name}-out", finish(process)) for name, process in started.items()}
+
+    def launch(*names):
+        started = {name: start(*commands[name], "--output_dir", folder / f"{name}-out") for name in names}
+        return {name: (folder / f"{name}-out", finish(process)) for name, process in started.items()}
+
+    return launch
 
 
-def read_run(runs, name):
-    """results.json and the scored rows of a run."""
-    assert runs[name][1].returncode == 0, runs[name][1].stderr
-    return json.loads((runs[name][0] / "results.json").read_text()), pd.read_parquet(runs[name][0] / "scored.parquet")
+@pytest.fixture(scope="module")
+def runs(launched):
+    """One run, and one that is stopped by a wrong option."""
+    return launched("parquet", "wrong")
 
 
-@pytest.mark.parametrize(
-    ("name", "label", "n_rows"), [("parquet", "label", ROWS), ("images", "label", 40), ("saved", "digit", ROWS)]
-)
-def test_results_are_those_of_the_scored_rows(runs, name, label, n_rows):
+@pytest.fixture(scope="module")
+def more_runs(launched):
+    """Runs on other sources, with other models."""
+    return launched("images", "saved")
+
+
+def check_results(runs, name, label, n_rows):
     """Accuracy and deciles in results.json follow from the scored file, which holds every row with its scores."""
     results, table = read_run(runs, name)
     wrong = table["prediction"] != table[label]
@@ -135,11 +142,9 @@ def test_results_are_those_of_the_scored_rows(runs, name, label, n_rows):
     assert results["scoring_seconds"] >= 0
 
 
-@pytest.mark.parametrize("name", ["parquet", "images", "saved"])
-def test_output_folder_is_complete(runs, name):
+def check_output_folder(runs, name):
     """Saved data set, parquet file and scores folder agree; sheet and model are there, and the text says where."""
     output, finished = runs[name]
-    assert finished.returncode == 0, finished.stderr
     _, table = read_run(runs, name)
     saved = load_from_disk(str(output / "scored"))
     scores = VoGScores.load(output / "_vog" / "scores")
@@ -152,8 +157,28 @@ def test_output_folder_is_complete(runs, name):
         assert expected in finished.stdout
 
 
+def read_run(runs, name):
+    """results.json and the scored rows of a run."""
+    assert runs[name][1].returncode == 0, runs[name][1].stderr
+    return json.loads((runs[name][0] / "results.json").read_text()), pd.read_parquet(runs[name][0] / "scored.parquet")
+
+
+def test_results_and_output_folder(runs):
+    """What is written and printed of a run from scratch agrees with its scores, of which every row has some."""
+    check_results(runs, "parquet", "label", ROWS)
+    check_output_folder(runs, "parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "label", "n_rows"), [("images", "label", 40), ("saved", "digit", ROWS)])
+def test_other_sources_and_models(more_runs, name, label, n_rows):
+    """So it is of a folder of images with a timm model, and of a saved data set with a pretrained one."""
+    check_results(more_runs, name, label, n_rows)
+    check_output_folder(more_runs, name)
+
+
 def test_options_reach_the_scores(runs):
-    """Targets, label, steps of the snapshots and way of collecting are those of the command line."""
+    """Targets, label and steps of the snapshots are those of the command line."""
     results, table = read_run(runs, "parquet")
     manifest = VoGScores.load(runs["parquet"][0] / "_vog" / "scores").manifest
     assert manifest["config"]["target"] == ["logit", "loss"]
@@ -162,18 +187,24 @@ def test_options_reach_the_scores(runs):
     assert {"vog", "vog_loss", "vog_loss_class_normalized"} <= set(table)
     assert (runs["parquet"][0] / "contact-sheet-vog_loss.png").is_file()
     assert 0 <= results["eval_accuracy"] <= 1
-    manifest = VoGScores.load(runs["images"][0] / "_vog" / "scores").manifest
+
+
+@pytest.mark.slow
+def test_live_scores_of_a_folder_of_images(more_runs):
+    """The way of collecting is that of the command line; classes have the names of the folders."""
+    manifest = VoGScores.load(more_runs["images"][0] / "_vog" / "scores").manifest
     assert manifest["collect"] == "live"
     assert manifest["class_names"][3] == "digit-3"
     assert manifest["model"]["class"] == "TimmWrapperForImageClassification"
 
 
-def test_numbers_as_labels_become_classes(runs):
+@pytest.mark.slow
+def test_numbers_as_labels_become_classes(more_runs):
     """A label column of numbers is scored and saved as classes, in a new head of the pretrained model."""
-    saved = load_from_disk(str(runs["saved"][0] / "scored"))
+    saved = load_from_disk(str(more_runs["saved"][0] / "scored"))
     assert isinstance(saved.features["digit"], ClassLabel)
     assert saved.features["digit"].int2str(saved["digit"][:]) == [str(label) for label in digits()["label"]]
-    assert json.loads((runs["saved"][0] / "config.json").read_text())["id2label"]["9"] == "9"
+    assert json.loads((more_runs["saved"][0] / "config.json").read_text())["id2label"]["9"] == "9"
 
 
 def test_error_is_one_line(runs):

@@ -9,6 +9,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,12 @@ def sentences(n=ROWS):
     return Dataset.from_dict({"note": list(range(n)), "sentence": texts, "label": labels}, features=features)
 
 
+def questions(n):
+    """Prompts on numbers and their answers."""
+    answers = ["even" if i % 2 == 0 else "odd" for i in range(n)]
+    return Dataset.from_dict({"prompt": [f"is {i} even or odd ?" for i in range(n)], "answer": answers})
+
+
 def sounds(n=ROWS):
     """Clips of a low or a high tone, of different lengths."""
     draw = np.random.default_rng(0)
@@ -86,6 +93,15 @@ def save_sounds(folder, rows):
         path = folder / CLASSES[row["label"]] / f"{number:03d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(row["audio"]["bytes"])
+    return folder
+
+
+def save_images(folder, rows):
+    """A folder of images with one subfolder per class."""
+    for number, row in enumerate(rows):
+        path = folder / str(row["label"]) / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row["image"].save(path)
     return folder
 
 
@@ -280,6 +296,7 @@ def sources(tmp_path_factory):
         save_parquet(folder / f"{kind}-other.parquet", other)
         DatasetDict(train=rows).save_to_disk(str(folder / f"{kind}-saved"))
     save_sounds(folder / "sounds", clips)
+    save_images(folder / "images", digits)
     Dataset.from_dict({"prompt": ["a", ""], "answer": ["b", "c"], "n": [1, 2]}).to_parquet(folder / "pairs.parquet")
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertForSequenceClassification(BertConfig(**small, vocab_size=40, num_labels=3)).save_pretrained(folder / "bert")
@@ -335,9 +352,14 @@ WRONG = [
             (recipe, f"{kind}.parquet", f"--eval_dataset {{folder}}/{kind}-other.parquet", "have the classes"),
         )
     ),
+    *(
+        (recipe, "images", "--eval_split test", "images with split 'test' cannot be loaded: Unknown split")
+        for recipe in (TIMM, CURATE, IMAGE)
+    ),
     (CURATE, "images.parquet", "", "with split 'test' cannot be loaded: Unknown split"),
     (CURATE, "images.parquet", "--share 1.5", "--share must lie between 0 and 1, got 1.5"),
     (CURATE, "images.parquet", "--action remove", "--action must be drop or reweight"),
+    (CURATE, "images.parquet", "--column vog_los", "--column 'vog_los' is not a column of the scores; they will have"),
     (CURATE, "images.parquet", "--push_to me/data", "--push_to me/data cannot be pushed to"),
     (CURATE, "images.parquet", "--eval_split train --model {folder}/resnet", "has not 10 outputs; --ignore_mismatched"),
     (TEXT, "texts.parquet", "--model {folder}/bert", "has not 2 outputs; --ignore_mismatched_sizes"),
@@ -364,7 +386,18 @@ WRONG = [
         "--checkpoints {folder}/bert {folder}/bert",
         "the model has 3 outputs and 'label' has 2 classes",
     ),
-    (OLD, "images.parquet", "--checkpoints {folder}/bert {folder}/bert", "no column holds texts"),
+    *(
+        (OLD, source, f"--checkpoints {{folder}}/bert {{folder}}/bert {wrong}", message)
+        for source, wrong, message in (
+            ("images.parquet", "", "no column holds texts"),
+            ("texts-unlabelled.parquet", "", "'label' of split 'train' has rows without a label"),
+            ("texts-saved", "--split test", "has no split 'test'; it was saved with train"),
+            ("texts.parquet", "--split test", "with split 'test' cannot be loaded: Unknown split"),
+            ("texts.parquet", "--input_column y", "--input_column 'y' is not a column of the data set; it has"),
+            ("texts.parquet", "--input_column note", "--input_column 'note' holds Value.*the model takes texts"),
+            ("texts.parquet", "--label_column y", "--label_column 'y' is not a column of the data set; it has"),
+        )
+    ),
     (OLD, "texts.parquet", "--checkpoints {folder}/resnet {folder}/resnet", "no column holds images"),
 ]
 
@@ -413,6 +446,14 @@ for recipe, repo in json.loads(sys.argv[1]):
 """
 
 
+def save_resnets(folder):
+    """Two folders, first and last, with a small ResNet for ten classes each and its image processor."""
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=10)
+    for name in ("first", "last"):
+        ResNetForImageClassification(config).save_pretrained(folder / name)
+        ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / name)
+
+
 def parquet_bytes(rows):
     """The content of a parquet file of rows."""
     file = io.BytesIO()
@@ -443,6 +484,73 @@ def test_every_recipe_loads_a_hub_id(tmp_path):
     assert lines[::2] == [f"{recipe} {ROWS}" for recipe, _ in asked]
     for line, (_, repo) in zip(lines[1::2], asked, strict=True):
         assert line.startswith(f"error: {repo} with split 'test' cannot be loaded: Unknown split")
+
+
+# Rows and options of each recipe, and what writes the rows as a folder of files.
+SOURCES = {
+    TEXT: (partial(sentences, ROWS + 20), TRAINER, None),
+    SOUND: (partial(sounds, ROWS + 20), TRAINER, save_sounds),
+    LORA: (partial(questions, ROWS + 20), (*TRAINER, "--pretraining_epochs", "1"), None),
+    IMAGE: (load_digits_dataset, ("--image_size", "32", *TRAINER), save_images),
+    CURATE: (load_digits_dataset, TRAINER, save_images),
+    TIMM: (
+        load_digits_dataset,
+        ("--model", "test_resnet", "--image_size", "32", "--epochs", "2", "--batch_size", "16"),
+        save_images,
+    ),
+    OLD: (load_digits_dataset, ("--checkpoints", "{folder}/first", "{folder}/last"), save_images),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", SOURCES)
+def test_scores_do_not_depend_on_where_the_rows_are(tmp_path, recipe):
+    """The same rows, and test rows, from save_to_disk, from the Hub and from a folder of files: the same scores."""
+    make_rows, options, save_files = SOURCES[recipe]
+    options = [option.format(folder=tmp_path) for option in options]
+    if recipe in (IMAGE, TIMM, TEXT):
+        options += ["--eval_split", "test"]
+    if recipe == OLD:
+        save_resnets(tmp_path)
+    parts = make_parts(make_rows(), is_by_class=save_files is not None)
+    sources = [*save_parts(tmp_path, parts, save_files), "someone/rows"]
+    outputs = [tmp_path / f"out-{number}" for number in range(len(sources))]
+    with HubServer() as hub:
+        files = {f"data/{split}-00000-of-00001.parquet": parquet_bytes(part) for split, part in parts.items()}
+        hub.repository("someone/rows", kind="datasets").commit(files)
+        online = {**hub.environment(tmp_path / "hub"), "HF_TOKEN": ACCEPTED}
+        started = [
+            start(recipe, "--dataset", source, *options, "--output_dir", output, **online)
+            for source, output in zip(sources, outputs, strict=True)
+        ]
+        for process in started:
+            finish(process)
+        assert "data/train-00000-of-00001.parquet" in hub.downloads()
+    place = "scores" if recipe in (TIMM, OLD) else "_vog/scores"
+    saved, *others = (VoGScores.load(output / place) for output in outputs)
+    assert len(saved) == ROWS
+    for other in others:
+        assert other.column_names == saved.column_names
+        for name in saved.column_names:
+            np.testing.assert_array_equal(other.column(name), saved.column(name), err_msg=name)
+
+
+def make_parts(rows, *, is_by_class):
+    """A train and a test split; by class they are in the order of files in one subfolder per class."""
+    parts = DatasetDict(train=rows.select(range(ROWS)), test=rows.select(range(ROWS, ROWS + 20)))
+    return parts.sort("label") if is_by_class else parts
+
+
+def save_parts(folder, parts, save_files):
+    """Both splits as `save_to_disk` writes them and, where there is a way, as files; sounds without the test split."""
+    parts.save_to_disk(str(folder / "saved"))
+    files = folder / "files"
+    if save_files is save_images:
+        for split, part in parts.items():
+            save_files(files / split, part)
+    elif save_files is save_sounds:
+        save_files(files, parts["train"])
+    return [folder / "saved", *([files] if files.exists() else [])]
 
 
 @pytest.mark.slow
