@@ -383,7 +383,8 @@ def find_column(rows, name, feature, option):
 
 def load_model(args, classes):
     """The model with an output per class, and its image processor."""
-    labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    labels = {"num_labels": len(classes), **names}  # timm's models keep their outputs unless the number is said
     source, _, name = args.model.partition(":")
     if source == "scratch":
         if name not in SCRATCH:

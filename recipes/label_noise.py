@@ -234,7 +234,8 @@ def find_column(rows, name, feature, option):
 
 def prepare_model(args, classes, image_column, label_column, side):
     """A function that builds the model anew, and the transform from a batch of rows to what it is fed."""
-    labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    labels = {"num_labels": len(classes), **names}  # timm's models keep their outputs unless the number is said
     mean, std = MEAN, STD
     source, _, name = args.model.partition(":")
     if source == "scratch":

@@ -254,15 +254,19 @@ def run_here(monkeypatch):
 @pytest.mark.parametrize(
     ("file", "arguments", "message"),
     [
-        ("nowhere", [], "--dataset .*nowhere with split 'train' cannot be loaded"),
+        ("nowhere", [], "nowhere with split 'train' cannot be loaded"),
         ("good.parquet", ["--train_split", "nosplit"], "cannot be loaded: Unknown split"),
         ("good.parquet", ["--image_column", "img"], "--image_column 'img' is not a column"),
         ("good.parquet", ["--image_column", "label"], "--image_column 'label' holds ClassLabel.*expected images"),
         ("no-image.parquet", [], r"no column is of type Image; name one of \['label'\] with --image_column"),
         ("no-class.parquet", [], "no column is of type ClassLabel; .*--label_column"),
-        ("unlabelled.parquet", [], "'label' has rows without a label"),
+        ("unlabelled.parquet", [], "'label' of split 'train' has rows without a label"),
         ("scored.parquet", [], "has a column 'vog' already"),
-        ("good.parquet", ["--model", "scratch:resnet99"], "there are small-resnet, resnet18, vit-tiny"),
+        (
+            "good.parquet",
+            ["--model", "scratch:resnet99"],
+            "there are small-resnet, resnet18, resnet18-cifar, resnet50, vit-tiny",
+        ),
         ("good.parquet", ["--model", "nowhere/model"], "--model nowhere/model cannot be loaded"),
         ("good.parquet", ["--model", "{folder}/three-classes"], "has not 10 outputs; --ignore_mismatched_sizes"),
         ("good.parquet", ["--vog_target", "logits"], "target must be logit, probability, loss"),

@@ -24,6 +24,8 @@ from transformers import (
     BertForSequenceClassification,
     ResNetConfig,
     ResNetForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTImageProcessor,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -305,6 +307,9 @@ def sources(tmp_path_factory):
     resnet = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=3)
     ResNetForImageClassification(resnet).save_pretrained(folder / "resnet")
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "resnet")
+    shape = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    timm = TimmWrapperConfig(architecture="test_resnet", num_labels=3, pretrained_cfg=shape)
+    TimmWrapperForImageClassification(timm).save_pretrained(folder / "timm")
     ears = Wav2Vec2Config(
         **small,
         conv_dim=(4,),
@@ -361,7 +366,11 @@ WRONG = [
     (CURATE, "images.parquet", "--action remove", "--action must be drop or reweight"),
     (CURATE, "images.parquet", "--column vog_los", "--column 'vog_los' is not a column of the scores; they will have"),
     (CURATE, "images.parquet", "--push_to me/data", "--push_to me/data cannot be pushed to"),
-    (CURATE, "images.parquet", "--eval_split train --model {folder}/resnet", "has not 10 outputs; --ignore_mismatched"),
+    *(
+        (recipe, "images.parquet", f"--eval_split train --model {{folder}}/{model}", "has not 10 outputs; --ignore_mis")
+        for recipe in (CURATE, IMAGE)
+        for model in ("resnet", "timm")
+    ),
     (TEXT, "texts.parquet", "--model {folder}/bert", "has not 2 outputs; --ignore_mismatched_sizes"),
     (TEXT, "texts.parquet", "--model scratch:bert", "from scratch there is small-bert"),
     (TEXT, "texts.parquet", "--text_column note", "--text_column 'note' holds Value.*expected texts"),
@@ -578,6 +587,7 @@ def test_a_hub_id_is_trained_on_and_its_revisions_are_scored(tmp_path):
 def test_two_processes_give_the_columns_of_one(tmp_path):
     """The image recipe on two processes, with half the rows a step on each, gives the columns of a single process."""
     rows = save_parquet(tmp_path / "digits.parquet", load_digits_dataset().select(range(48)))
+    # A model without batch norm, whose statistics each process takes from its own part of a step's rows.
     options = ["--dataset", rows, "--model", "scratch:vit-tiny", "--image_size", "32", "--no_augment", "--snapshots"]
     options += ["epoch", "--num_train_epochs", "2", "--use_cpu", "True", "--learning_rate", "1e-4"]
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

@@ -66,6 +66,23 @@ def digits(tmp_path_factory):
     return path
 
 
+def save_images(folder, rows):
+    """A folder of images with a subfolder per split and, in it, one per class."""
+    for number, row in enumerate(rows):
+        place = folder / ("train" if number < TRAIN else "test") / f"digit-{row['label']}"
+        place.mkdir(parents=True, exist_ok=True)
+        row["image"].save(place / f"{number:03d}.png")
+    return folder
+
+
+def save_timm(folder, n_classes):
+    """A folder with timm's smallest ResNet for ``n_classes``."""
+    shape = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    config = TimmWrapperConfig(architecture="test_resnet", num_labels=n_classes, pretrained_cfg=shape)
+    TimmWrapperForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
 def run_in_this_process(recipe, *arguments):
     """A recipe as its command line starts it, but for the imports, which take most of the time of a small run."""
     logger = logging.getLogger("vog_hf")
@@ -282,7 +299,9 @@ def sources(tmp_path_factory, digits):
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=3)
     ResNetForImageClassification(config).save_pretrained(folder / "three")
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "three")
+    save_timm(folder / "three-by-timm", 3)
     (folder / "digits.parquet").symlink_to(digits)
+    save_images(folder / "images", rows.select(range(20)))  # a train split only
     return folder
 
 
@@ -292,6 +311,12 @@ def sources(tmp_path_factory, digits):
     [
         ("nowhere", SPLITS, "--dataset .*nowhere with split .* cannot be loaded"),
         ("digits.parquet", (), "split 'test' cannot be loaded: Unknown split"),
+        ("images", (), "split 'test' cannot be loaded: Unknown split"),
+        (
+            "digits.parquet",
+            (*SPLITS, "--label_column", "y"),
+            "--label_column 'y' is not a column of the data set; it has",
+        ),
         ("digits.parquet", (*SPLITS, "--image_column", "img"), "--image_column 'img' is not a column"),
         ("digits.parquet", (*SPLITS, "--image_column", "label"), "holds ClassLabel.*expected images"),
         ("no-image.parquet", SPLITS, "no column is of type Image"),
@@ -299,6 +324,7 @@ def sources(tmp_path_factory, digits):
         ("unlabelled.parquet", SPLITS, "rows without a label"),
         ("digits.parquet", (*SPLITS, "--model", "scratch:resnet99"), "there are small-resnet, resnet18"),
         ("digits.parquet", (*SPLITS, "--model", "{folder}/three"), "has not 10 outputs; --ignore_mismatched_sizes"),
+        ("digits.parquet", (*SPLITS, "--model", "{folder}/three-by-timm"), "has not 10 outputs; --ignore_mismatched"),
     ],
 )
 def test_error_lines(sources, recipe, case):
@@ -337,24 +363,12 @@ def test_error_lines_of_one_recipe(digits, tmp_path, case):
 # --- other data, other launchers ---
 
 
-def save_images(folder, rows):
-    """A folder of images with a subfolder per split and, in it, one per class."""
-    for number, row in enumerate(rows):
-        place = folder / ("train" if number < TRAIN else "test") / f"digit-{row['label']}"
-        place.mkdir(parents=True, exist_ok=True)
-        row["image"].save(place / f"{number:03d}.png")
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", IMAGE_RECIPES)
 def test_folder_of_images_and_timm_model(tmp_path, recipe):
     """A folder of images with a test split, and a model from a folder that gets a new head."""
     images = save_images(tmp_path / "images", load_digits_dataset().select(range(TRAIN + TEST)))
-    shape = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
-    config = TimmWrapperConfig(architecture="test_resnet", num_labels=3, pretrained_cfg=shape)
-    TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "timm")
-    model = ("--model", tmp_path / "timm", "--ignore_mismatched_sizes")
+    model = ("--model", save_timm(tmp_path / "timm", 3), "--ignore_mismatched_sizes")
     finish(start(recipe, "--dataset", images, *model, *SMALL, *OPTIONS[recipe], "--output_dir", tmp_path / "out"))
     results = read_results(tmp_path / "out")
     assert (results["rows"] if recipe == "label_noise" else results["rows"]["training"]) == TRAIN
