@@ -204,6 +204,15 @@ def test_texts_are_kept_as_they_were(runs):
     assert "the film number 7" in (runs["text_classification"][0] / "report.html").read_text()
 
 
+def test_tokenizer_of_the_same_texts_is_the_same():
+    """Trained again, the tokenizer from scratch gives every token its number again, so that a seed fixes a run."""
+    train = runpy.run_path(str(RECIPES / "text_classification.py"))["train_tokenizer"]
+    first, *others = (train(sentences()["sentence"][:]) for _ in range(4))
+    assert all(other.get_vocab() == first.get_vocab() for other in others)
+    assert first.tokenize("a really dull film") == ["a", "really", "dull", "film"]
+    assert first("film")["input_ids"] == [2, first.get_vocab()["film"], 3]
+
+
 def test_added_silence_does_not_count(runs):
     """Of a waveform that was filled up, the heat map covers the clip, and its mean is the score."""
     folder, _ = runs["audio_classification"]
