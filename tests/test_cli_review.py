@@ -185,6 +185,7 @@ def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five programs, one after the other
 def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
     """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions."""
     rows, scores = digits_scores(20)
