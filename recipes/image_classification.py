@@ -11,6 +11,30 @@ A pretrained model, on a folder of images with one subfolder per class:
     python recipes/image_classification.py --dataset my_images --model timm/resnet18.a1_in1k \
         --ignore_mismatched_sizes --learning_rate 1e-4 --num_train_epochs 5
 
+Longer trainings, for GPUs (read, and tried with fewer steps; not run to their end for want of a GPU):
+
+    # CIFAR-10 and CIFAR-100 with the paper's network and number of epochs, a snapshot every 35
+    python recipes/image_classification.py --dataset uoft-cs/cifar10 --eval_split test \
+        --model scratch:resnet18-cifar --num_train_epochs 350 --per_device_train_batch_size 128 \
+        --optim sgd --momentum 0.9 --learning_rate 0.1 --weight_decay 5e-4 --lr_drops 0.43 0.71
+    python recipes/image_classification.py --dataset uoft-cs/cifar100 --label_column fine_label --eval_split test \
+        --model scratch:resnet18-cifar --num_train_epochs 350 --per_device_train_batch_size 128 \
+        --optim sgd --momentum 0.9 --learning_rate 0.1 --weight_decay 5e-4 --lr_drops 0.43 0.71
+
+    # the same network on one GPU within an hour's reach
+    python recipes/image_classification.py --dataset uoft-cs/cifar10 --eval_split test \
+        --model scratch:resnet18-cifar --num_train_epochs 30 --per_device_train_batch_size 512 --bf16 True \
+        --optim sgd --momentum 0.9 --learning_rate 0.4 --weight_decay 5e-4 --lr_scheduler_type cosine \
+        --warmup_steps 300 --dataloader_num_workers 8
+
+    # ImageNet, ResNet-50, 1,024 images a step on 8 GPUs, with the published early, middle and late snapshots:
+    # the columns vog_early and vog_late are those of the first and the last three
+    accelerate launch --config_file recipes/accelerate_configs/multi_gpu.yaml recipes/image_classification.py \
+        --dataset ILSVRC/imagenet-1k --eval_split validation --model scratch:resnet50 --crop resized --crop_pct 0.875 \
+        --max_steps 32000 --per_device_train_batch_size 128 --optim sgd --momentum 0.9 --learning_rate 0.4 \
+        --weight_decay 1e-4 --warmup_steps 1251 --lr_drops 0.33 0.67 0.89 --dataloader_num_workers 8 \
+        --snapshots 3753,5004,6255,10008,11259,12510,30024,31275,32000
+
 Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the place of `python`.
 
 In --output_dir, beside the model: results.json, contact-sheet.png, scored.parquet and scored/ (for load_from_disk).
@@ -32,12 +56,15 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+from torch import nn
 from torchvision.transforms import v2
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
     ResNetConfig,
+    ResNetForImageClassification,
     Trainer,
     TrainingArguments,
     ViTConfig,
@@ -51,13 +78,14 @@ from vog_hf.label_noise import plant_label_noise
 from vog_hf.pictures import contact_sheet
 
 # Models to train from scratch. Their first layers divide the sides of an image by 4 (ViT: into patches of 8 x 8), which
-# leaves too little of a 32 x 32 image: it is enlarged to 64 x 64.
+# leaves too little of a 32 x 32 image: it is enlarged to 64 x 64. "-cifar": see `CifarResNetForImageClassification`.
 SIZE = 64
+RESNET18 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
 SCRATCH = {
     "small-resnet": ResNetConfig(embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic"),
-    "resnet18": ResNetConfig(
-        embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"
-    ),
+    "resnet18": ResNetConfig(**RESNET18),
+    "resnet18-cifar": ResNetConfig(**RESNET18),
+    "resnet50": ResNetConfig(),
     "vit-tiny": ViTConfig(
         image_size=SIZE,
         patch_size=8,
@@ -67,6 +95,7 @@ SCRATCH = {
         intermediate_size=768,
     ),
 }
+SIZES = {"resnet18-cifar": 32, "resnet50": 224}  # others: SIZE
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # for models from scratch
 
 
@@ -75,6 +104,9 @@ class DataArguments:
     dataset: str = field(metadata={"help": "Hub id, parquet file, folder of images, or folder from save_to_disk."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     train_split: str = field(default="train", metadata={"help": "Rows to train on and to score, e.g. 'train[:90%%]'."})
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Where the rows to evaluate on are, if elsewhere; a parquet file is 'train'."}
+    )
     eval_split: str | None = field(default=None, metadata={"help": "Rows to evaluate on at the end."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
     image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
@@ -96,8 +128,24 @@ class ModelArguments:
         default=None,
         metadata={"help": f"Side of the model's images; default: what it was made for ({SIZE} from scratch)."},
     )
+    crop: str = field(
+        default="shifted",
+        metadata={"help": "While training: shifted (by up to an eighth), or resized (any part, for large pictures)."},
+    )
+    crop_pct: float | None = field(
+        default=None, metadata={"help": "Share of the shorter side that is scored; default: the model's own, else 1."}
+    )
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Give the model a new head where its own has another number of classes."}
+    )
+
+
+@dataclass
+class OptimizerArguments:
+    momentum: float = field(default=0.0, metadata={"help": "With --optim sgd."})
+    lr_drops: list[float] | None = field(
+        default=None,
+        metadata={"help": "Divide the learning rate by ten after these shares of the training, e.g. 0.43 0.71."},
     )
 
 
@@ -113,8 +161,8 @@ class VoGArguments:
     collect: str = field(default="replay", metadata={"help": "replay (score at the end) or live (while training)."})
 
 
-def main():
-    parser = HfArgumentParser((DataArguments, ModelArguments, VoGArguments, TrainingArguments))
+def make_parser():
+    parser = HfArgumentParser((DataArguments, ModelArguments, OptimizerArguments, VoGArguments, TrainingArguments))
     parser.set_defaults(  # for training from scratch; a pretrained model wants a smaller learning rate
         num_train_epochs=12,
         learning_rate=2e-3,
@@ -123,9 +171,14 @@ def main():
         per_device_eval_batch_size=256,
         save_strategy="no",
         logging_steps=50,
+        dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,  # the transforms below read the image column
     )
-    data_args, model_args, vog_args, args = parser.parse_args_into_dataclasses()
+    return parser
+
+
+def main():
+    data_args, model_args, optimizer_args, vog_args, args = make_parser().parse_args_into_dataclasses()
     config = VoGConfig(target=tuple(vog_args.vog_target), label=vog_args.vog_label)
     on_main_process = args.process_index == 0
     logging.basicConfig(format="%(message)s")
@@ -137,10 +190,13 @@ def main():
     classes = rows.features[label_column].names
     model, processor = load_model(model_args, classes)
     for_training, for_scoring = make_transforms(
-        processor, image_column, label_column, side=model_args.image_size, augment=data_args.augment
+        input_format(processor, model_args),
+        image_column,
+        label_column,
+        crop=model_args.crop if data_args.augment else None,
     )
     train_rows, score_rows = rows.with_transform(for_training), rows.with_transform(for_scoring)
-    eval_rows = load_eval_rows(data_args, label_column, rows.features[label_column])
+    eval_rows = load_eval_rows(data_args, image_column, label_column, rows.features[label_column])
 
     vog = VoGCallback(
         score_rows,
@@ -150,9 +206,11 @@ def main():
         collect=vog_args.collect,
         log="wandb" in args.report_to,
     )
-    trainer = Trainer(
+    trainer = DroppingTrainer(
         model=model,
         args=args,
+        lr_drops=optimizer_args.lr_drops,
+        optimizer_cls_and_kwargs=sgd(args, optimizer_args) if args.optim == "sgd" else None,
         train_dataset=train_rows,
         eval_dataset=None if eval_rows is None else eval_rows.with_transform(for_scoring),
         processing_class=processor,
@@ -195,6 +253,7 @@ def main():
         "hard_tail": {name: tail.to_dict() for name, tail in tails.items()},
         "detection": None if detection is None else detection.to_dict("list"),
     }
+    results["headline"] = headline(results, deciles, spearman)
 
     # Everything into the output folder; where there are several targets, a contact sheet for each.
     output = Path(args.output_dir)
@@ -214,9 +273,44 @@ def main():
     print(f"\nEverything is in {output}: results.json, contact-sheet.png, scored.parquet, scored/, the model")
 
 
+class DroppingTrainer(Trainer):
+    """A Trainer that divides the learning rate by ten after given shares of the training, after its warm-up if any."""
+
+    def __init__(self, *args, lr_drops, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.lr_drops = lr_drops
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if not self.lr_drops or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+
+        def factor(step):
+            drops = sum(step >= share * num_training_steps for share in self.lr_drops)
+            return min(1.0, (step + 1) / max(warmup, 1)) * 0.1**drops
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+
+def sgd(args, optimizer_args):
+    return torch.optim.SGD, {"lr": args.learning_rate, "momentum": optimizer_args.momentum}
+
+
+class CifarResNetForImageClassification(ResNetForImageClassification):
+    """A ResNet for 32 x 32 images: its first layer has 3 x 3 weights and keeps their size. Load it with this class."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        stem = self.resnet.embedder
+        stem.embedder.convolution = nn.Conv2d(config.num_channels, config.embedding_size, 3, padding=1, bias=False)
+        stem.pooler = nn.Identity()
+        self.post_init()
+
+
 def load_rows(args, *, seed):
     """The rows to train on, the name of their image column and that of their label column."""
-    rows = load_split(args, args.train_split)
+    rows = load_split(args.dataset, args.dataset_config, args.train_split)
     if args.max_train_samples is not None:
         rows = rows.select(range(min(args.max_train_samples, len(rows))))
     image_column = find_column(rows, args.image_column, Image, "--image_column")
@@ -225,8 +319,7 @@ def load_rows(args, *, seed):
     label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
     if not isinstance(rows.features[label_column], ClassLabel):
         rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
-        stop(f"--label_column {label_column!r} has rows without a label; train on a split where every row has one")
+    require_labels(rows, label_column, args.train_split)
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     if args.label_noise:
@@ -235,27 +328,47 @@ def load_rows(args, *, seed):
     return rows, image_column, label_column
 
 
-def load_eval_rows(args, label_column, feature):
+def load_eval_rows(args, image_column, label_column, feature):
     """The rows to evaluate on, or None, with the classes of the training rows."""
-    if args.eval_split is None:
+    if args.eval_split is None and args.eval_dataset is None:
         return None
-    rows = load_split(args, args.eval_split)
-    if isinstance(rows.features[label_column], ClassLabel):
-        return rows
-    return rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
+    is_file = args.eval_dataset is not None and Path(args.eval_dataset).is_file()
+    split = args.eval_split or ("train" if is_file else "test")
+    rows = load_split(args.eval_dataset or args.dataset, args.dataset_config, split)
+    for name in (image_column, label_column):
+        if name not in rows.column_names:
+            stop(f"the rows to evaluate on have no column {name!r}; they have {rows.column_names}")
+    if rows.features[label_column] != feature:
+        names = rows.features[label_column].names if isinstance(rows.features[label_column], ClassLabel) else None
+        if names is not None and names != feature.names:
+            stop(f"the rows to evaluate on have the classes {names}, those to train on {feature.names}")
+        rows = rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
+    require_labels(rows, label_column, split)
+    return rows
 
 
-def load_split(args, split):
-    path = Path(args.dataset)
+def require_labels(rows, label_column, split):
+    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
+        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
+
+
+def load_split(source, config, split):
+    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
+    path = Path(source)
     try:
         if path.is_file():
             return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            saved = load_from_disk(args.dataset)
-            return saved[split] if isinstance(saved, DatasetDict) else saved
-        return load_dataset(args.dataset, args.dataset_config, split=split)
-    except (OSError, ValueError, KeyError) as error:  # no such file, data set, configuration or split
-        stop(f"--dataset {args.dataset} with split {split!r} cannot be loaded: {error}")
+        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+            return load_dataset(source, config, split=split)
+        saved = load_from_disk(source)
+    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
+        stop(f"{source} with split {split!r} cannot be loaded: {error}")
+    except DatasetGenerationError as error:  # files of another kind
+        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
+    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
+    if split not in saved:
+        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
+    return saved[split]
 
 
 def find_column(rows, name, feature, option):
@@ -275,11 +388,13 @@ def load_model(args, classes):
     if source == "scratch":
         if name not in SCRATCH:
             stop(f"--model {args.model!r} does not exist; from scratch there are {', '.join(SCRATCH)}")
-        config, side = SCRATCH[name], args.image_size or SIZE
+        config, side = SCRATCH[name], args.image_size or SIZES.get(name, SIZE)
         config.update({**labels, **({"image_size": side} if hasattr(config, "image_size") else {})})
         processor = ViTImageProcessor(
             size={"height": side, "width": side}, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
         )
+        if name.endswith("-cifar"):
+            return CifarResNetForImageClassification(config), processor
         return AutoModelForImageClassification.from_config(config), processor
     try:
         processor = AutoImageProcessor.from_pretrained(args.model)
@@ -293,18 +408,21 @@ def load_model(args, classes):
     return model, processor
 
 
-def make_transforms(processor, image_column, label_column, *, side, augment):
-    """From a batch of rows to what the model is fed: with random crops and flips, and without."""
-    size, mean, std = input_format(processor)
-    size = side or size
+def make_transforms(image_format, image_column, label_column, *, crop):
+    """From a batch of rows to what the model is fed: varied at random for training, and as they are for scoring."""
+    size, resized, mean, std = image_format
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    centered = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *to_tensor])
-    varied = v2.Compose(
-        [v2.Resize(size), v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip(), *to_tensor]
-    )
+    varied = {
+        None: [v2.Resize(resized), v2.CenterCrop(size)],
+        "shifted": [v2.Resize(size), v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()],
+        "resized": [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()],
+    }
+    if crop not in varied:
+        stop(f"--crop {crop!r} does not exist; there are shifted and resized")
+    for_training = v2.Compose([*varied[crop], *to_tensor])
+    for_scoring = v2.Compose([*varied[None], *to_tensor])
     columns = {"image_column": image_column, "label_column": label_column}
-    for_training = varied if augment else centered
-    return partial(to_inputs, transform=for_training, **columns), partial(to_inputs, transform=centered, **columns)
+    return partial(to_inputs, transform=for_training, **columns), partial(to_inputs, transform=for_scoring, **columns)
 
 
 def to_inputs(rows, *, transform, image_column, label_column):
@@ -312,18 +430,37 @@ def to_inputs(rows, *, transform, image_column, label_column):
     return {"pixel_values": pixels, "labels": rows[label_column]}
 
 
-def input_format(processor):
-    """Side, mean and standard deviation of the images that the model was made for."""
+def input_format(processor, args):
+    """Of the images that the model was made for: side, side before the centre is cut out, mean, standard deviation."""
     if hasattr(processor, "data_config"):  # timm's
-        return processor.data_config["input_size"][-1], processor.data_config["mean"], processor.data_config["std"]
-    size = dict(getattr(processor, "crop_size", None) or processor.size)
-    return size.get("height") or size["shortest_edge"], processor.image_mean, processor.image_std
+        made_for = processor.data_config
+        size, own, mean, std = made_for["input_size"][-1], made_for["crop_pct"], made_for["mean"], made_for["std"]
+    else:
+        whole = dict(processor.size)
+        whole = whole.get("height") or whole["shortest_edge"]
+        cut = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+        size = cut.get("height", whole)
+        own, mean, std = size / whole, processor.image_mean, processor.image_std
+    size = args.image_size or size
+    return size, round(size / (args.crop_pct or own)), mean, std
 
 
 def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
     return int(text) if text.isdigit() else text
+
+
+def headline(results, deciles, spearman):
+    """The few figures of a run that are compared between runs."""
+    found = {"accuracy on the training rows": results["train_accuracy"]}
+    if results["eval_accuracy"] is not None:
+        found["accuracy on the evaluation rows"] = results["eval_accuracy"]
+    for column in ("vog_class_normalized", "loss"):
+        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+    correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
+    return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 
 
 def print_results(results, deciles, spearman):

@@ -201,6 +201,8 @@ class HubServer:
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_ETAG_TIMEOUT": "60",  # seconds: on a busy machine, the usual 10 are too few
+            "HF_HUB_DOWNLOAD_TIMEOUT": "60",
         }
 
     def downloads(self) -> list[str]:

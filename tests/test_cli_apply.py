@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def test_a_named_journal_and_data_set_count(scores, tmp_path, capfd):
     done = run(capfd, "apply", *asked, "--columns", "all", "--json")
     assert done.code == 0, done.stderr
     assert done.values["decisions"] == {"drop": 1, "relabel": 1, "unsure": 1}
+
+
+def test_the_commands_of_the_page_run(scores, tmp_path, capfd, monkeypatch):
+    """What docs/review.md says of `vog-hf apply` is understood; a push stops where there is no network."""
+    page = (Path(__file__).parent.parent / "docs" / "review.md").read_text(encoding="utf-8")
+    commands = [line.split("#")[0].split()[1:] for line in page.splitlines() if line.startswith("vog-hf apply")]
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    written, pushed = (run(capfd, *command) for command in commands)
+    assert written.code == 0, written.stderr
+    assert (tmp_path / "clean-data").is_dir()
+    assert pushed.code == 1
+    assert "HF_HUB_OFFLINE" in pushed.stderr
 
 
 def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):

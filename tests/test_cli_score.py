@@ -236,6 +236,16 @@ def test_rows_without_labels_use_the_prediction(score, tmp_path, images):
     assert (got.column("label") == -1).all()
 
 
+@pytest.mark.parametrize("name", ["label", "grade"])
+@pytest.mark.parametrize("labels", [[2, None, 0], ["good", None, "bad"]], ids=["numbers", "names"])
+def test_a_row_without_its_label_uses_the_prediction(score, tmp_path, texts, name, labels):
+    """Under the usual name of a label or another one, as number or as the name of a class."""
+    Dataset.from_dict({"text": ["w4 w5", "w6", "w7 w8 w9"], name: labels}).to_json(tmp_path / "rows.jsonl")
+    got = score(texts.folder, "-d", tmp_path / "rows.jsonl", "--input-column", "text", "--label-column", name)
+    assert got.column("label").tolist() == [2, -1, 0]
+    assert (got.column("vog") > 0).all()
+
+
 def test_pairs_of_texts(score, tmp_path, texts):
     """Two columns become one input, and which they were is noted."""
     rows = Dataset.from_dict({"a": ["w4 w5", "w6"], "b": ["w7", "w8 w9"], "label": [0, 1]})

@@ -1,7 +1,9 @@
 """Rows handed over to Argilla and answers taken back, with Argilla's own objects where it is installed."""
 
 import builtins
+import re
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,8 @@ from test_review_apply import NAMES, N, pictures, scores_of
 from vog_hf.errors import ConfigError, RowMismatchError
 from vog_hf.review import Filter, Journal, Queue, from_argilla, to_argilla
 from vog_hf.review.argilla import argilla_questions
+
+PAGE = Path(__file__).parent.parent / "docs" / "review.md"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,22 @@ def test_records_of_argilla_go_out_and_come_back(data, journal):
     assert text.fields["text"] == "row 3"
     with pytest.raises(ConfigError, match=r"0..30, got 31"):
         to_argilla(scores, dataset, [N])
+
+
+def test_the_page_makes_records(data, tmp_path, monkeypatch):
+    """What docs/review.md says of making records runs as it stands."""
+    pytest.importorskip("argilla")
+    dataset, scores = data
+    scores.save(tmp_path / "scores")
+    dataset.save_to_disk(str(tmp_path / "digits"))
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = {}
+    for block in blocks:
+        if not block.startswith("# Needs "):
+            exec(compile(block, str(PAGE), "exec"), found)  # noqa: S102 (of our own page)
+    assert [record.id for record in found["records"]] == [str(row) for row in found["rows"]]
+    assert len(found["records"])
 
 
 def test_questions_have_every_class_by_its_number(data):

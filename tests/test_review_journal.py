@@ -1,3 +1,4 @@
+import fcntl
 import json
 import multiprocessing
 import resource
@@ -338,6 +339,21 @@ def test_several_processes_and_threads_write_one_journal(scores, path):
     assert list(standing) == list(Journal.open(path, scores).standing())
     assert {reviewer for _, reviewer in standing} == {f"process {i}" for i in range(3)} | {"thread 0", "thread 1"}
     assert journal.count == len(standing) == len(read_decisions(path))
+
+
+def test_a_writer_waits_for_the_lock_and_reads_what_came_before(scores, path):
+    """While another process holds the lock nothing is written; then the line follows what that process wrote."""
+    journal, other = Journal.open(path, scores), Journal.open(path, scores)
+    with path.open("rb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        thread = threading.Thread(target=journal.decide, args=(1, "drop"), kwargs={"reviewer": "Ada"})
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert len(lines(path)) == 1
+    thread.join()
+    assert other.undo("Ada").row == 1  # which only somebody who reads the others' lines knows
+    assert journal.count == 0
 
 
 KILLED = """

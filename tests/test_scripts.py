@@ -11,6 +11,7 @@ import torch
 import transformers
 from example_scripts import N_EVAL, N_TRAIN, make_images, make_texts, run, source
 
+from vog_hf import VoGScorer
 from vog_hf.errors import DataError
 from vog_hf.evaluation import RANKING_COLUMNS
 
@@ -182,23 +183,30 @@ def test_options_of_a_script(script, name, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["image", "text"])
 def test_memory_saved_or_not(script, name):
-    """Gradient checkpointing, and half precision where there is none, change no score."""
+    """Gradient checkpointing, and half precision where there is none, change no score but by rounding (of padding)."""
     usual = KEEP if name == "image" else OWN_PADDING
     expected = check(script(name, *usual)[1]).column("vog")
     for option in ("--gradient_checkpointing", "--fp16"):
         found = check(script(name, *usual, option, folder=option)[1]).column("vog")
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["image", "text"])
 def test_a_compiled_training(script, name):
-    """With --torch_compile the scores are those of the weights, computed on the module that is not compiled."""
-    usual = (*(KEEP if name == "image" else OWN_PADDING), "--max_steps", "4")
-    _, compiled = script(name, *usual, "--torch_compile")
-    scores = check(compiled, snapshots=4)
-    _, plain = script(name, *usual, folder="plain")
-    np.testing.assert_allclose(scores.column("vog"), check(plain, snapshots=4).column("vog"), rtol=0.05)
+    """With --torch_compile the scores are those of the snapshots' weights in a model that was never compiled."""
+    usual = KEEP if name == "image" else OWN_PADDING
+    trainer, callback = script(name, *usual, "--max_steps", "4", "--torch_compile")
+    scores = check(callback, snapshots=4)
+    output = Path(trainer.args.output_dir)
+
+    def collate(rows):
+        kept = ("pixel_values", "input_ids", "attention_mask", "label")
+        return trainer.data_collator([{key: row[key] for key in kept if key in row} for row in rows])
+
+    scorer = VoGScorer(type(trainer.model).from_pretrained(output), batch_size=8, progress=False)
+    again = scorer.score(callback.dataset, output / "_vog", collate_fn=collate)
+    np.testing.assert_allclose(again.column("vog"), scores.column("vog"), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -85,12 +85,8 @@ def command(*examples: str, prints_json: bool = True) -> Callable[[Callable[...,
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
-        def run(*, context: typer.Context, json: bool = False, debug: bool = False, **given: Any) -> None:
-            try:
-                _run(function, Output.of(as_json=json, debug=debug), given)
-            except typer.BadParameter as error:
-                error.ctx = context  # the message then says how to get help
-                raise
+        def run(*, json: bool = False, debug: bool = False, **given: Any) -> None:
+            _run(function, Output.of(as_json=json, debug=debug), given)
 
         run.__signature__ = _with_shared_options(inspect.signature(function), prints_json)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
@@ -133,8 +129,7 @@ def _with_shared_options(signature: inspect.Signature, prints_json: bool) -> ins
     debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
     shared = {"json": json, "debug": debug} if prints_json else {"debug": debug}
     flags = [inspect.Parameter(name, kind, default=False, annotation=flag) for name, flag in shared.items()]
-    context = inspect.Parameter("context", kind, annotation=typer.Context)
-    return signature.replace(parameters=[context, *own, *flags])
+    return signature.replace(parameters=[*own, *flags])
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Mode(StrEnum):
 @command(
     "vog-hf apply ./scores --mode clean --output ./clean-data",
     "vog-hf apply ./scores ada.jsonl --output ./reviewed.parquet",
-    "vog-hf apply me/my-data-vog my-data-vog.review.jsonl --mode correct --push me/my-data-vog --create-pr",
+    "vog-hf apply me/my-data-vog my-data-vog.review.jsonl \\\n      --push me/my-data-vog --create-pr",
 )
 def apply(
     out: Output,
@@ -41,7 +41,7 @@ def apply(
     ],
     journal: Annotated[
         Path | None,
-        typer.Argument(metavar="[JOURNAL]", help="File with the decisions. Default: the one beside SCORED."),
+        typer.Argument(metavar="JOURNAL", help="File with the decisions. Default: the one beside SCORED."),
     ] = None,
     *,
     dataset: DatasetOption = None,

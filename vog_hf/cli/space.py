@@ -12,7 +12,7 @@ from vog_hf.errors import ConfigError
 
 @command(
     "vog-hf space me/my-data-vog --output ./review-space",
-    "vog-hf space me/my-data-vog --split test --revision vog --output ./review-space",
+    "vog-hf space me/my-data-vog --split test --revision vog",
 )
 def space(
     out: Output,
@@ -37,7 +37,7 @@ def space(
         str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
     ] = None,
 ) -> None:
-    """Write the folder of a Space that runs the review of a scored data set.
+    """Write the folder of a Space that reviews a scored data set.
 
     Nothing is uploaded: `hf upload OWNER/NAME DIR --repo-type space` does that.
     """

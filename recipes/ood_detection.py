@@ -1,0 +1,372 @@
+"""Does Variance of Gradients tell images of another kind from those that the model was made for?
+
+Needs: pip install "vog-hf[timm]"  (torchvision for the transforms).
+
+The command, which trains a small ResNet on 3,000 rows and compares 1,000 test rows with as many other images:
+
+    python recipes/ood_detection.py --dataset uoft-cs/cifar10 --max_train_samples 3000 --max_eval_samples 1000
+
+What the other images are is said by --others: the test rows themselves, changed (noise added, blurred, inverted, cut
+into 16 squares that are shuffled), pure noise, scikit-learn's handwritten digits, or any data set: a Hub id, a file, a
+folder.
+
+    ... --others blurred digits ufldl-stanford/svhn
+
+Each column is judged in the direction that was said beforehand for it: high VoG, low maximum softmax probability
+(Hendrycks & Gimpel, arXiv 1610.02136), high energy -log sum exp(logits) (Liu et al., arXiv 2010.03759), high mean
+|gradient| of the logit with respect to the input. An AUROC below 0.5 says that the other direction would have done.
+No label is used: VoG is that of the class which the last snapshot predicts.
+
+Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the place of `python`.
+
+In --output_dir: results.json, detection.csv, ood-detection.png, and the snapshots and scores in _vog/.
+
+Time and figures to expect: recipes/README.md, with hardware and seeds.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import torch
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from matplotlib.figure import Figure
+from PIL import ImageFilter, ImageOps
+from scipy.special import logsumexp, softmax
+from sklearn.metrics import average_precision_score, roc_curve
+from torchvision.transforms import v2
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    ResNetConfig,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from vog_hf import VoGCallback, VoGConfig, VoGError
+from vog_hf.demo import load_digits_dataset
+from vog_hf.evaluation import auroc
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, for a model from scratch
+WIDTHS = {"small-resnet": [32, 64, 128], "resnet18": [64, 128, 256, 512]}
+DEPTHS = {"small-resnet": [1, 1, 1], "resnet18": [2, 2, 2, 2]}
+SQUARES = 4  # a side, of the shuffled images
+
+
+@dataclass
+class DataArguments:
+    dataset: str = field(metadata={"help": "Hub id, parquet file, folder of images, or folder from save_to_disk."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
+    train_split: str = field(default="train", metadata={"help": "Rows to train on and to score, e.g. 'train[:90%%]'."})
+    eval_split: str = field(default="test", metadata={"help": "Rows of the same kind, to tell from others."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
+    image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
+    label_column: str | None = field(default=None, metadata={"help": "Default: the first ClassLabel column."})
+    image_size: int = field(default=32, metadata={"help": "Side that images are brought to."})
+
+
+@dataclass
+class OtherArguments:
+    others: list[str] = field(
+        default_factory=lambda: ["noisy", "blurred", "inverted", "shuffled", "noise", "digits"],
+        metadata={"help": "Any of those, Hub ids, parquet files and folders of images."},
+    )
+    others_split: str = field(default="test", metadata={"help": "Split of those that are data sets; of a file: train."})
+
+
+@dataclass
+class ModelArguments:
+    model: str = field(
+        default="scratch:small-resnet",
+        metadata={"help": f"Hub id (timm/... for timm), local folder, or scratch:{{{','.join(WIDTHS)}}}."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Give the model a new head where its own has another number of classes."}
+    )
+
+
+def main():
+    parser = HfArgumentParser((DataArguments, OtherArguments, ModelArguments, TrainingArguments))
+    parser.set_defaults(
+        output_dir="ood-detection",
+        num_train_epochs=12,
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=256,
+        save_strategy="no",
+        logging_strategy="no",
+        dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it is a warning
+        remove_unused_columns=False,  # the transform below reads the image column
+    )
+    data_args, other_args, model_args, args = parser.parse_args_into_dataclasses()
+    on_main_process = args.process_index == 0
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
+
+    rows, eval_rows, image_column, label_column = load_rows(data_args)
+    classes = rows.features[label_column].names
+    build, transform = prepare_model(model_args, classes, image_column, label_column, data_args.image_size)
+
+    # One data set without labels: the test rows, then each kind of other images.
+    known = [row[image_column].convert("RGB") for row in eval_rows.select_columns(image_column)]
+    kinds = {"test rows": known}
+    rng = np.random.default_rng(args.seed)
+    for kind in other_args.others:
+        kinds[kind] = make_others(kind, known, rng) or load_others(kind, other_args.others_split, len(known))
+    parts = [as_rows(images, kind, image_column) for kind, images in kinds.items()]
+    together = concatenate_datasets(parts)
+
+    set_seed(args.seed)
+    # The paper's target, and the softmax probability; no heat maps, since nobody looks at single rows here.
+    config = VoGConfig(target=("logit", "probability"), label="predicted", heat_maps=False)
+    vog = VoGCallback(together.with_transform(transform), config=config, log="wandb" in args.report_to)
+    trainer = Trainer(
+        model=build(),
+        args=args,
+        train_dataset=rows.with_transform(transform),
+        eval_dataset=eval_rows.with_transform(transform),
+        compute_metrics=lambda p: {"accuracy": float(np.mean(p.predictions.argmax(-1) == p.label_ids))},
+        callbacks=[vog],
+    )
+    trainer.train()
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    logits = trainer.predict(together.with_transform(transform)).predictions.astype(float)
+    scores = vog.scores.to_pandas()
+    if not on_main_process:
+        return
+
+    # High = another kind of image, for every column.
+    columns = {
+        **{name: scores[name] for name in ("vog", "vog_early", "vog_late", "vog_probability")},
+        "gradient_magnitude": scores["gradient_magnitude"],
+        "1 - max softmax": 1 - softmax(logits, axis=1).max(1),
+        "energy": -logsumexp(logits, axis=1),
+    }
+    source = np.array(together["source"][:])
+    table = pd.DataFrame(
+        [
+            {"others": kind, "column": name, **separation(np.asarray(values), source, kind)}
+            for kind in list(kinds)[1:]
+            for name, values in columns.items()
+        ]
+    )
+    mean = table.groupby("column", sort=False)[["auroc", "aupr", "fpr_at_95"]].mean()
+    headline = {f"AUROC {name}": mean.loc[name, "auroc"] for name in columns}
+    headline |= {
+        f"{m}, {name}": mean.loc[name, c]
+        for m, c in (("AUPR", "aupr"), ("FPR at 95 %", "fpr_at_95"))
+        for name in ("vog", "1 - max softmax")
+    }
+    results = {
+        "headline": {**headline, "test accuracy": accuracy},
+        "rows": {"training": len(rows), **{kind: len(images) for kind, images in kinds.items()}},
+        "detection": table.to_dict("records"),
+    }
+    output = Path(args.output_dir)
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    table.to_csv(output / "detection.csv", index=False)
+    draw(kinds, columns, source, output / "ood-detection.png")
+    print_results(results, table, mean)
+    print(f"\nEverything is in {output}: results.json, detection.csv, ood-detection.png, _vog/")
+
+
+def separation(values, source, kind):
+    """How well high values tell one kind of other images from the test rows.
+
+    auroc: chance that one of the others lies above a test row. aupr: area under precision and recall, the others being
+    what is looked for; its floor is their share, here a half where there are as many. fpr_at_95: share of the test rows
+    that are taken for others when 95 % of the others are found; lower is better.
+    """
+    taken = (source == "test rows") | (source == kind)
+    is_other, values = source[taken] == kind, values[taken]
+    wrongly_taken, found, _ = roc_curve(is_other, values)
+    return {
+        "auroc": auroc(values, is_other),
+        "aupr": float(average_precision_score(is_other, values)),
+        "fpr_at_95": float(wrongly_taken[np.argmax(found >= 0.95)]),
+    }
+
+
+def make_others(kind, images, rng):
+    """As many images of a kind that is made here; None for the name of a data set."""
+    makers = {
+        "noisy": lambda image: add_noise(image, rng),
+        "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 16)),
+        "inverted": ImageOps.invert,
+        "shuffled": lambda image: shuffle_squares(image, rng),
+        "noise": lambda image: PIL.Image.fromarray(
+            rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8)
+        ),
+    }
+    if kind == "digits":
+        digits = load_digits_dataset().shuffle(seed=0).select(range(min(len(images), 1797)))
+        return [row["image"].convert("RGB") for row in digits]
+    return [makers[kind](image) for image in images] if kind in makers else None
+
+
+def add_noise(image, rng):
+    pixels = np.asarray(image, dtype=float)
+    return PIL.Image.fromarray(np.clip(pixels + rng.normal(0, 50, pixels.shape), 0, 255).astype(np.uint8))
+
+
+def shuffle_squares(image, rng):
+    """The image cut into squares, which are put together in another order."""
+    side = min(image.size) // SQUARES
+    pixels = np.asarray(image.resize((side * SQUARES, side * SQUARES)))
+    squares = pixels.reshape(SQUARES, side, SQUARES, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    shuffled = squares[rng.permutation(len(squares))].reshape(SQUARES, SQUARES, side, side, 3).swapaxes(1, 2)
+    return PIL.Image.fromarray(shuffled.reshape(pixels.shape))
+
+
+def load_others(name, split, n):
+    """The first n images of a data set."""
+    args = DataArguments(name)
+    rows = load_split(args, "train" if Path(name).is_file() else split, option="--others")
+    column = find_column(rows, None, Image, "--image_column")
+    return [row[column].convert("RGB") for row in first_rows(rows.select_columns(column), n)]
+
+
+def as_rows(images, kind, image_column):
+    features = Features({image_column: Image(), "source": Value("string")})
+    return Dataset.from_dict({image_column: images, "source": [kind] * len(images)}, features=features)
+
+
+def draw(kinds, columns, source, path):
+    """How the columns are distributed over the test rows and each kind of others, in ranks over all rows."""
+    figure = Figure(figsize=(3.2 * len(columns), 4), layout="constrained")
+    for plot, (name, values) in zip(figure.subplots(1, len(columns), sharey=True), columns.items(), strict=True):
+        ranks = pd.Series(np.asarray(values)).rank(pct=True)
+        plot.boxplot([ranks[source == kind] for kind in kinds], showfliers=False)
+        plot.set(title=name, ylabel="rank, 1 = highest of all")
+        plot.set_xticks(range(1, len(kinds) + 1), list(kinds), rotation=60)
+    figure.savefig(path, dpi=80)
+
+
+def print_results(results, table, mean):
+    print(f"\nAccuracy on the test rows: {results['headline']['test accuracy']:.3f}. High values are taken for other")
+    print("images in every column; FPR is the share of the test rows taken for others when 95 % of these are found.\n")
+    for measure in ("auroc", "aupr", "fpr_at_95"):
+        wide = table.pivot_table(index="others", columns="column", values=measure, sort=False)[list(mean.index)]
+        wide.loc["mean"] = mean[measure]
+        print(f"{measure}\n{wide.to_string(float_format='{:.3f}'.format)}\n")
+
+
+def load_rows(args):
+    """Training rows, evaluation rows, and the names of their image column and their label column."""
+    rows, eval_rows = load_split(args, args.train_split), load_split(args, args.eval_split)
+    image_column = find_column(rows, args.image_column, Image, "--image_column")
+    label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
+    if not isinstance(rows.features[image_column], Image):
+        stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
+    for name, split in (("--train_split", rows), ("--eval_split", eval_rows)):
+        missing = sorted({image_column, label_column} - set(split.column_names))
+        if missing:
+            stop(
+                f"the rows of {name} have no column {missing}, as the training rows do; they have {split.column_names}"
+            )
+    if not isinstance(rows.features[label_column], ClassLabel):
+        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
+        eval_rows = eval_rows.cast_column(label_column, Value("string"))
+        eval_rows = eval_rows.cast_column(label_column, rows.features[label_column])
+    if any(label is None or label < 0 for split in (rows, eval_rows) for label in split.unique(label_column)):
+        stop(f"--label_column {label_column!r} has rows without a label; name splits where every row has one")
+    rows, eval_rows = first_rows(rows, args.max_train_samples), first_rows(eval_rows, args.max_eval_samples)
+    return rows, eval_rows, image_column, label_column
+
+
+def load_split(args, split, *, option="--dataset"):
+    path = Path(args.dataset)
+    try:
+        if path.is_file():
+            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            saved = load_from_disk(args.dataset)
+            return saved[split] if isinstance(saved, DatasetDict) else saved
+        return load_dataset(args.dataset, args.dataset_config, split=split)
+    except (OSError, ValueError, KeyError) as error:  # no such file, data set, configuration or split
+        stop(f"{option} {args.dataset} with split {split!r} cannot be loaded: {error}")
+
+
+def first_rows(rows, n):
+    return rows if n is None else rows.select(range(min(n, len(rows))))
+
+
+def find_column(rows, name, feature, option):
+    if name is None:
+        name = next((name for name, found in rows.features.items() if isinstance(found, feature)), None)
+        if name is None:
+            stop(f"no column is of type {feature.__name__}; name one of {rows.column_names} with {option}")
+    elif name not in rows.column_names:
+        stop(f"{option} {name!r} is not a column of the data set; it has {rows.column_names}")
+    return name
+
+
+def prepare_model(args, classes, image_column, label_column, side):
+    """A function that builds the model anew, and the transform from a batch of rows to what it is fed."""
+    labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    mean, std = MEAN, STD
+    source, _, name = args.model.partition(":")
+    if source == "scratch":
+        if name not in WIDTHS:
+            stop(f"--model {args.model!r} does not exist; from scratch there are {', '.join(WIDTHS)}")
+        shape = {"hidden_sizes": WIDTHS[name], "depths": DEPTHS[name], "embedding_size": WIDTHS[name][0]}
+        config = ResNetConfig(layer_type="basic", **shape, **labels)
+
+        def build():
+            return AutoModelForImageClassification.from_config(config)
+    else:
+        options = {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, **labels}
+
+        def build():
+            return AutoModelForImageClassification.from_pretrained(args.model, **options)
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(args.model)
+            build()
+        except RuntimeError:
+            stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")
+        except (OSError, ValueError) as error:  # not there, or no image classifier
+            stop(f"--model {args.model} cannot be loaded: {error}")
+        data_config = getattr(processor, "data_config", None)  # timm's
+        mean, std = (
+            (data_config["mean"], data_config["std"]) if data_config else (processor.image_mean, processor.image_std)
+        )
+    to_pixels = v2.Compose(
+        [v2.ToImage(), v2.Resize((side, side)), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    )
+
+    def transform(batch):
+        pixels = {"pixel_values": [to_pixels(image.convert("RGB")) for image in batch[image_column]]}
+        return pixels | ({"labels": batch[label_column]} if label_column in batch else {})
+
+    return build, transform
+
+
+def stop(reason):
+    sys.exit(" ".join(f"error: {reason}".split()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except VoGError as error:
+        stop(error)

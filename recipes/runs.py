@@ -1,0 +1,170 @@
+"""Run the recipes as runs.toml lists them, keep what came out in results/, and write the table of README.md from that.
+
+    python recipes/runs.py run label_noise --data FOLDER --hardware "two CPU cores; one thread"
+    python recipes/runs.py table
+
+`run` starts each recipe through its own command line, once per seed, in the folder --data: the data files of runs.toml
+are named relative to it, as a user would name them. Each recipe leaves results.json in its output folder, with the few
+figures for the table under "headline": {name: number}. After each seed results/<name>.json is written, and at the end
+the table. `table` writes the table alone; it holds what was recorded, and nothing is typed by hand.
+"""
+
+import argparse
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RUNS, RESULTS, README = HERE / "runs.toml", HERE / "results", HERE / "README.md"
+BEGIN, END = "<!-- table by runs.py: begin -->", "<!-- table by runs.py: end -->"
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "timm", "peft", "trl", "vog-hf")
+SEEDS = [0, 1, 2]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run recipes, record the results, write the table")
+    run.add_argument("names", nargs="+", help="runs of runs.toml")
+    run.add_argument("--data", required=True, type=Path, help="folder with the data files that runs.toml names")
+    run.add_argument("--hardware", required=True, help="what it runs on, in words; goes into the table")
+    run.add_argument("--seeds", nargs="+", type=int, help="only these; default: those of runs.toml, else 0, 1 and 2")
+    run.add_argument("--output", type=Path, help="keep what the recipes write in this folder; default: it is dropped")
+    commands.add_parser("table", help="write the table of README.md from results/")
+    args = parser.parse_args()
+    if args.command == "run":
+        unknown = sorted(set(args.names) - set(read_runs()))
+        if unknown or not args.data.is_dir():
+            sys.exit(f"error: not in runs.toml: {unknown}" if unknown else f"error: --data {args.data} is no folder")
+        for name in args.names:
+            record_run(name, args)
+    README.write_text(with_table(README.read_text(encoding="utf-8"), make_table()), encoding="utf-8")
+
+
+def read_runs():
+    """The runs of runs.toml by name: recipe, arguments, seeds, and what the paper claims of the figures."""
+    return tomllib.loads(RUNS.read_text(encoding="utf-8"))
+
+
+def record_run(name, args):
+    """Run a recipe once per seed; results/<name>.json is written after each, so that a failure costs one seed.
+
+    Seeds that were recorded today by the same command, on the same hardware and versions, stay in the record.
+    """
+    run, path = read_runs()[name], RESULTS / f"{name}.json"
+    how = {
+        "recipe": run["recipe"],
+        "arguments": run["arguments"],
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "hardware": args.hardware,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": versions(),
+    }
+    with tempfile.TemporaryDirectory() as dropped:
+        for seed in args.seeds or run.get("seeds", SEEDS):
+            output = (args.output or Path(dropped)).resolve() / f"{name}-seed-{seed}"
+            found = {"seed": seed, **run_once(run, seed, output, args.data)}
+            print(f"{name}, seed {seed}: {json.dumps(found)}", flush=True)
+            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            kept = before.pop("seeds", []) if before.items() >= how.items() else []
+            seeds = sorted([found, *(other for other in kept if other["seed"] != seed)], key=itemgetter("seed"))
+            RESULTS.mkdir(exist_ok=True)
+            path.write_text(json.dumps({**how, "seeds": seeds}, indent=2) + "\n", encoding="utf-8")
+
+
+def run_once(run, seed, output, data):
+    """Seconds by the clock, and the headline of a recipe started as a user would start it."""
+    command = [sys.executable, str(HERE / run["recipe"]), *run["arguments"], "--seed", str(seed)]
+    started = time.perf_counter()
+    done = subprocess.run([*command, "--output_dir", str(output)], cwd=data, check=False)  # noqa: S603 (our own recipe)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}; this seed was not recorded")
+    headline = json.loads((output / "results.json").read_text(encoding="utf-8")).get("headline")
+    if not headline or not all(isinstance(v, int | float) and math.isfinite(v) for v in headline.values()):
+        sys.exit(
+            f"error: results.json of {run['recipe']} must have 'headline': names and finite numbers, got {headline}"
+        )
+    return {"seconds": round(seconds, 1), "headline": headline}
+
+
+def versions():
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def make_table():
+    """The recorded runs in the order of runs.toml, as Markdown: what came out, and the command of each."""
+    lines = ["| run | on | time per seed | result | the paper's claim, in this run |", "|---|---|---|---|---|"]
+    commands = []
+    for name, run in read_runs().items():
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if (record["recipe"], record["arguments"]) != (run["recipe"], run["arguments"]):
+            sys.exit(f"error: results/{name}.json is of other arguments than runs.toml has; run it again")
+        lines.append(f"| {' | '.join(cells(name, run, record))} |")
+        threads = f"OMP_NUM_THREADS={record['threads']} " if record["threads"] else ""
+        commands += [f"# {name}", f"{threads}python recipes/{run['recipe']} {shlex.join(run['arguments'])}".strip()]
+    return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
+def cells(name, run, record):
+    """A line of the table."""
+    seeds = record["seeds"]
+    minutes = [seed["seconds"] / 60 for seed in seeds]
+    figures = {figure: [seed["headline"][figure] for seed in seeds] for figure in seeds[0]["headline"]}
+    return [
+        f"[{name}]({run['recipe']}): {run['about']}",
+        f"{record['hardware']}, {record['date']}",
+        f"{in_words(minutes, '{:.1f}')} min, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+        "<br>".join(f"{figure}: {in_words(values)}" for figure, values in figures.items()),
+        "<br>".join(judged(claim, figures) for claim in run.get("claims", [])) or "none",
+    ]
+
+
+def in_words(values, form="{:.3f}"):
+    """Mean, and the range over the seeds."""
+    mean, lowest, highest = (form.format(f(values)) for f in (lambda v: sum(v) / len(v), min, max))
+    return mean if len(values) == 1 else f"{mean} ({lowest} to {highest})"
+
+
+def judged(claim, figures):
+    """Whether a figure lies above (below) what the claim wants it to, in how many seeds, and by how much."""
+    sign, bound = (1, claim["above"]) if "above" in claim else (-1, claim["below"])
+    values = figures[claim["figure"]]
+    bounds = figures[bound] if isinstance(bound, str) else [bound] * len(values)
+    margins = [sign * (value - limit) for value, limit in zip(values, bounds, strict=True)]
+    held, mean = sum(margin > 0 for margin in margins), sum(margins) / len(margins)
+    verdict = "holds" if held == len(margins) else f"**contradicted in {len(margins) - held} of {len(margins)} seeds**"
+    side = ("above" if sign * mean >= 0 else "below") + f" {bound}"
+    return f"{claim['says']}: {verdict}; {claim['figure']} is on average {abs(mean):.3f} {side}"
+
+
+def with_table(text, table):
+    """README.md with this table between the two markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"error: README.md must hold {BEGIN} and, below it, {END}")
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    main()
