@@ -92,6 +92,7 @@ def test_what_is_not_there(place):
 def test_without_gradio_one_line_names_the_extra(capfd, monkeypatch, folder):
     """Nothing long is done before."""
     monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "needs Gradio" in run(capfd, "review", folder.parent / "nowhere").stderr
     done = run(capfd, "review", folder)
     assert done.code == 1
     assert done.stderr == "Error: the review needs Gradio; install it with: pip install 'vog-hf[review]'\n"
