@@ -92,6 +92,7 @@ def test_what_is_not_there(place):
 def test_without_gradio_one_line_names_the_extra(capfd, monkeypatch, folder):
     """Nothing long is done before."""
     monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "needs Gradio" in run(capfd, "review", folder.parent / "nowhere").stderr
     done = run(capfd, "review", folder)
     assert done.code == 1
     assert done.stderr == "Error: the review needs Gradio; install it with: pip install 'vog-hf[review]'\n"
@@ -185,6 +186,7 @@ def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five programs, one after the other
 def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
     """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions."""
     rows, scores = digits_scores(20)
