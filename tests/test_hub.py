@@ -243,6 +243,24 @@ def test_a_configuration_in_short_form_is_understood(hub, client):
     assert not any("heat-map" in name for name in repository.files())
 
 
+def test_a_split_of_which_others_are_made_is_not_replaced(hub, client):
+    """Its files would be gone from under another configuration, which would no longer load; beside them is room."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository = hub.dataset(REPO)
+    configs = "- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: data\n"
+    repository.edit({"README.md": f"---\nconfigs:\n{configs}---\n".encode()})
+    before = repository.sha("main")
+    hub.requests.clear()
+    error, message = client("push", "numbers", REPO, shard_bytes=500)
+    assert error == "ConfigError"
+    assert "replaces 'data/train-00000-of-00001.parquet', of which the configuration 'all' of someone/data" in message
+    assert repository.sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+    client("push", "numbers", REPO, config_name="scored")
+    assert client("load", REPO, name="all")["rows"] == {"train": 61}
+    assert client("load", REPO, "numbers", name="scored")["equal"]
+
+
 def test_data_of_another_kind_is_not_lost(hub, client):
     """Beside data that is read as CSV nothing can be pushed, since it would not load any more."""
     client("make_repo", REPO)

@@ -212,7 +212,16 @@ class Upload:
         shards = [places.shard_name(self.config, table.split, 0, count=1) for table in self.tables]
         features = self.tables[0].dataset.features
         new_files = [*shards, *self.beside.files]
-        return Declaration(repository, self.config, features, self._splits, self._patterns, new_files=new_files)
+        replaced = self._earlier_files(repository.sizes)
+        return Declaration(
+            repository,
+            self.config,
+            features,
+            self._splits,
+            self._patterns,
+            new_files=new_files,
+            replaced=replaced,
+        )
 
     def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
         """Everything that the commit does to the repository as it stands."""
