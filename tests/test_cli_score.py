@@ -156,6 +156,19 @@ def test_snapshots_are_put_in_the_order_of_their_steps(tmp_path):
     assert find_snapshots([str(tmp_path)]) == str(tmp_path)
 
 
+def test_numbers_in_other_names_are_numbers(tmp_path, monkeypatch, caplog):
+    """A pattern puts epoch-2 before epoch-10, also below the home folder; an order given otherwise is warned of."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for epoch in (1, 2, 10):
+        (tmp_path / f"epoch-{epoch}").mkdir()
+    wanted = [str(tmp_path / f"epoch-{epoch}") for epoch in (1, 2, 10)]
+    assert find_snapshots(["~/epoch-*"]) == wanted
+    assert find_snapshots(wanted) == wanted
+    assert not caplog.messages
+    assert find_snapshots(sorted(wanted)) == sorted(wanted)
+    assert "not that of their numbers" in caplog.text
+
+
 def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(score, tmp_path, images):
     """The same scores, however the weights are found."""
     wanted = images.scores.column("vog")

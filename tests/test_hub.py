@@ -140,6 +140,12 @@ def test_a_branch_and_a_pull_request(hub, client):
     assert "pass one of the two" in message
     error, message = client("push", "pictures", REPO, revision=hub.dataset(REPO).sha("main"))
     assert "commits cannot be changed" in message
+    hub.dataset(REPO).names["v1"] = hub.dataset(REPO).sha("main")
+    hub.dataset(REPO).tags.add("v1")
+    hub.requests.clear()
+    error, message = client("push", "pictures", REPO, revision="v1")
+    assert (error, "is a tag of someone/data" in message) == ("ConfigError", True)
+    assert not any(request.method == "PUT" for request in hub.requests)
 
 
 def test_private_and_public(hub, client):
@@ -161,6 +167,7 @@ OWN_CARD = """---
 license: cc-by-4.0
 tags: [birds]
 pretty_name: "Birds: 'all'"
+version: 1.10  # of mine
 ---
 # Birds
 
@@ -188,9 +195,9 @@ def test_the_card_and_the_files_of_others_stay(hub, client, line_end):
     assert card.count("<!-- vog_hf: begin") == card.count("<!-- vog_hf: end -->") == 1
     assert ("\r" in card) == (line_end == "\r\n")
     assert "\n" not in card.replace("\r\n", "") or line_end == "\n"
-    assert "license: cc-by-4.0" in card
+    assert f"license: cc-by-4.0{line_end}" in card
     assert "- birds" in card
-    assert "pretty_name: 'Birds: ''all'''" in card
+    assert f"pretty_name: \"Birds: 'all'\"{line_end}version: 1.10  # of mine{line_end}" in card
     assert files.items() <= repository.files().items()
     assert client("load", REPO, "pictures", columns="all")["equal"]
     after = card.replace("# Birds", "# Two birds") + f"{line_end}Below it.{line_end}"
@@ -241,6 +248,24 @@ def test_a_configuration_in_short_form_is_understood(hub, client):
     assert client("load", REPO, name="all")["rows"] == {"train": 61}
     assert client("values", REPO, "x") == [i / 7 for i in range(61)]
     assert not any("heat-map" in name for name in repository.files())
+
+
+def test_a_split_of_which_others_are_made_is_not_replaced(hub, client):
+    """Its files would be gone from under another configuration, which would no longer load; beside them is room."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository = hub.dataset(REPO)
+    configs = "- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: data\n"
+    repository.edit({"README.md": f"---\nconfigs:\n{configs}---\n".encode()})
+    before = repository.sha("main")
+    hub.requests.clear()
+    error, message = client("push", "numbers", REPO, shard_bytes=500)
+    assert error == "ConfigError"
+    assert "replaces 'data/train-00000-of-00001.parquet', of which the configuration 'all' of someone/data" in message
+    assert repository.sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+    client("push", "numbers", REPO, config_name="scored")
+    assert client("load", REPO, name="all")["rows"] == {"train": 61}
+    assert client("load", REPO, "numbers", name="scored")["equal"]
 
 
 def test_data_of_another_kind_is_not_lost(hub, client):
@@ -436,6 +461,23 @@ def test_tokens_that_may_not_write(hub, client):
     error, message = client("push", "pictures", REPO, token=None, given_token=f"{ACCEPTED}\n")
     assert error == "ConfigError"
     assert ACCEPTED not in message
+
+
+def test_a_token_that_cannot_be_one_is_not_sent_and_not_shown(hub, client):
+    """Of the environment, for a push and a pull."""
+    for call in (["push", "pictures", REPO], ["pull", REPO]):
+        error, message = client(*call, token="hf_Secr\u00e9t")  # noqa: S106 (no token at all)
+        assert (error, "Secr" in message) == ("ConfigError", False)
+        assert "must be a text without spaces" in message
+    assert not hub.requests
+
+
+def test_a_branch_that_cannot_be_made_leaves_an_empty_repository(hub, client):
+    """Which the error says."""
+    hub.fail("POST", "/branch/", status=503, times=1_000)
+    error, message = client("push", "numbers", REPO, revision="new", clock=0.01)
+    assert (error, "where it is new, it is empty" in message) == ("HubError", True)
+    assert list(hub.dataset(REPO).files()) == [".gitattributes"]
 
 
 def test_what_cannot_be_pushed_is_refused_before_the_hub_is_asked(hub, client):

@@ -9,8 +9,10 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from report_cases import make_pictures, make_regression, make_scores
 
+from vog_hf import add_vog_columns
 from vog_hf.errors import ConfigError
 from vog_hf.hub.card import describe_split, merged_card, sections
+from vog_hf.hub.head import WrittenCard
 from vog_hf.hub.parts import Part, collect_parts, score_tables
 from vog_hf.hub.places import earlier_scores, earlier_shards, require_config_name, scored_splits
 from vog_hf.hub.shards import count_shards
@@ -63,6 +65,13 @@ def test_our_part_comes_behind_the_text_that_is_there(end):
     assert again.content == card.content
 
 
+@pytest.mark.parametrize("titles", [["A b", "a-b"], ["??"]])
+def test_sections_are_told_from_one_another(titles):
+    """None takes the place of another one."""
+    with pytest.raises(ConfigError, match="need words of their own"):
+        sections(dict.fromkeys(titles, "text"))
+
+
 def test_pieces_of_earlier_pushes_stay_until_they_are_replaced():
     """By the key they have; a mark without its other half is text, and is left alone."""
     card = merged_card(
@@ -72,6 +81,40 @@ def test_pieces_of_earlier_pushes_stay_until_they_are_replaced():
     assert card.text.startswith("<!-- vog_hf: begin -->\nMine\n\n<!-- vog_hf: begin.")
     assert [line for line in card.text.splitlines() if line in ("1", "2", "22")] == ["1", "22"]
     assert card.text.count("<!-- vog_hf: end -->") == 1
+
+
+WRITTEN = """\
+# Of mine
+language: no
+version: 1.10
+license:
+tags: [birds]  # and more
+# Which are new
+configs: []
+size: 012
+"""
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_metadata_of_others_stays_as_it_is_written(line_end):
+    """What YAML reads otherwise than it is meant, and comments; just the entries of a push are written anew."""
+    card = WrittenCard(f"---\n{WRITTEN}---\n# Mine\n".replace("\n", line_end))
+    card.data["tags"] = ["birds", "vog"]
+    card.data["dataset_info"] = {"features": []}
+    wanted = WRITTEN.replace("tags: [birds]  # and more", "tags:\n- birds\n- vog")
+    wanted = f"---\n{wanted}dataset_info:\n  features: []\n---\n# Mine\n"
+    assert card.content == wanted.replace("\n", line_end)
+    assert WrittenCard(card.content).content == card.content
+
+
+@pytest.mark.parametrize("head", ["{license: mit, tags: [a]}", "license: &a mit\ntags: [*a]", "", "# nothing\n"])
+def test_metadata_of_an_unusual_form_has_the_meaning_that_it_had(head):
+    """On one line, with entries that refer to one another, none at all."""
+    card = WrittenCard(f"---\n{head}\n---\nMine\n")
+    meant = {**card.data.to_dict(), "tags": ["b"]}
+    card.data["tags"] = ["b"]
+    assert WrittenCard(card.content).data.to_dict() == meant
+    assert card.text == "Mine\n"
 
 
 @pytest.mark.parametrize("line", ["- item", "+ item", "1. item", "12) item", "=====", "-----", "> said", "    code"])
@@ -119,6 +162,18 @@ def test_splits_of_one_push_have_one_set_of_columns():
         collect_parts({"train": plain}, {"test": scores}, "core", None)
     with pytest.raises(ConfigError, match="'text' of 'test' is"):
         collect_parts({"train": plain, "test": Dataset.from_dict({"text": [1]})}, {"train": scores}, "core", None)
+
+
+def test_columns_that_are_not_there_are_not_left_out_in_silence():
+    """Of a data set with columns of scores, more are asked for than it has; those that it has may be named."""
+    scores = make_scores(maps=None)
+    scored = add_vog_columns(Dataset.from_dict({"text": ["a"] * len(scores)}), scores)
+    for columns in ("all", ["vog", "loss"]):
+        with pytest.raises(ConfigError, match=r"asks for \[.*'loss'.*\] beside them"):
+            collect_parts(scored, None, columns, None)
+    assert collect_parts(scored, None, ["vog"], None)[0].dataset.column_names == scored.column_names
+    everything = add_vog_columns(scored.select_columns("text"), scores, "all")
+    assert collect_parts(everything, None, "all", None)[0].scores is scores
 
 
 def test_the_number_of_shards_follows_the_files_that_rows_name(tmp_path, monkeypatch):

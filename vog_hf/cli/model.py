@@ -1,5 +1,6 @@
 """A model by its name, and from its processor the transform that turns rows into its inputs."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions are of these, too
@@ -25,15 +28,16 @@ UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger numb
 def find_snapshots(given: Sequence[str]) -> str | list[str]:
     """What `VoGScorer.score` takes: one folder of a run, or model folders and files in the order of training.
 
-    Patterns are expanded, and what is named ``checkpoint-<step>`` throughout is put in the order of the steps, because
-    a shell puts checkpoint-1000 before checkpoint-200.
+    Patterns are expanded in the order of the numbers in names, and what is named ``checkpoint-<step>`` throughout is
+    put in the order of the steps, because a shell puts checkpoint-1000 before checkpoint-200.
 
     Raises:
         SnapshotError: A pattern or a path that nothing is at.
     """
     paths: list[str] = []
     for name in given:
-        found = [name] if Path(name).exists() else sorted(glob(name)) if has_magic(name) else []  # noqa: PTH207 (absolute)
+        at = str(Path(name).expanduser())
+        found = [at] if Path(at).exists() else sorted(glob(at), key=_in_numbers) if has_magic(at) else []  # noqa: PTH207 (absolute)
         if not found:
             msg = f"there is no snapshot at {name}; pass model folders, .safetensors files or a pattern in quotes"
             raise SnapshotError(msg)
@@ -43,7 +47,14 @@ def find_snapshots(given: Sequence[str]) -> str | list[str]:
     steps = [CHECKPOINT.fullmatch(Path(path).name) for path in paths]
     if all(steps):
         return [path for _, path in sorted(zip((int(m[1]) for m in steps if m), paths, strict=True))]
+    if len({re.sub(r"\d+", "0", path) for path in paths}) == 1 and paths != sorted(paths, key=_in_numbers):
+        logger.warning("the snapshots are taken in the order given, which is not that of their numbers: %s", paths)
     return paths
+
+
+def _in_numbers(path: str) -> list[tuple[str, int]]:
+    """A key that sorts epoch-2 before epoch-10."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", path)]
 
 
 def model_folder(name: str) -> str:
@@ -81,7 +92,7 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)  # else it asks
     except (OSError, ValueError) as error:
         msg = f"the model {name} cannot be opened: {_line(error)}"
         raise ModelError(msg) from error
@@ -257,7 +268,7 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
 
     loader: Any = {"image": AutoImageProcessor, "text": AutoTokenizer, "audio": AutoFeatureExtractor}[kind]
     try:
-        return loader.from_pretrained(name, revision=revision)
+        return loader.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         what = {"image": "image processor", "text": "tokenizer", "audio": "feature extractor"}[kind]
         msg = f"{name} has no {what}; name the folder or Hub id that has it with --processor ({_line(error):.200})"

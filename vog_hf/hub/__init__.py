@@ -2,6 +2,7 @@
 
 `push` is the way there: `parts` puts rows and scores together, `card` says what they show, `metadata` declares them
 beside what `repository` holds, `shards` writes them as parquet, `upload` sends and commits, `check` loads it all again.
+`head` keeps the rest of a card's metadata as it is written.
 `pull` is the way back. `client` has the patience that both need, `places` the names of files.
 """
 

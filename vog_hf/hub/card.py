@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vog_hf.errors import DataError
+from vog_hf.errors import ConfigError, DataError
 from vog_hf.findings import Findings
 from vog_hf.hub.parts import Part
 from vog_hf.hub.places import DECILES_NAME, SHEET_NAME
@@ -114,7 +114,11 @@ def describe_split(
 
 
 def sections(given: Mapping[str, str]) -> dict[str, Markup]:
-    """Further pieces of the card, from titles and plain texts; empty lines divide paragraphs."""
+    """Further pieces of the card, from titles and plain texts; empty lines divide paragraphs.
+
+    Raises:
+        ConfigError: Two titles that differ in punctuation alone, or one of nothing else.
+    """
     found = {}
     for title, text in given.items():
         paragraphs = [
@@ -123,7 +127,11 @@ def sections(given: Mapping[str, str]) -> dict[str, Markup]:
             if paragraph.strip()
         ]
         body = Markup("\n\n").join([Markup("### ") + as_text(title, NAME_WIDTH), *paragraphs])
-        found[f"section {_slug(title)}"] = body
+        key = f"section {_slug(title)}"
+        if key in found or not _slug(title):
+            msg = f"titles of sections need words of their own, got {sorted(given)}; rename {title!r}"
+            raise ConfigError(msg)
+        found[key] = body
     return found
 
 

@@ -36,8 +36,10 @@ def connect(token: str | None) -> HfApi:
     """
     from vog_hf import __version__
 
-    if token is not None and not re.fullmatch(r"[!-~]+", token):
-        msg = "token must be a text without spaces and line ends, as it is shown on huggingface.co/settings/tokens"
+    known = get_token() or "none" if token is None else token
+    if not re.fullmatch(r"[!-~]+", known):
+        where = "token" if token is not None else "the token of HF_TOKEN or `hf auth login`"
+        msg = f"{where} must be a text without spaces and line ends, as it is shown on huggingface.co/settings/tokens"
         raise ConfigError(msg)  # the token itself is never shown
     return HfApi(token=token, library_name="vog_hf", library_version=str(__version__))
 

@@ -32,6 +32,7 @@ class Declaration:
         splits: Rows and bytes of each pushed split.
         patterns: What the files of each pushed split are named by.
         new_files: Names that the push brings; no pattern of others may take them in.
+        replaced: Names of files that the push replaces or deletes; nothing else may be made of them.
 
     Attributes:
         config: Its name.
@@ -51,11 +52,13 @@ class Declaration:
         patterns: Mapping[str, str],
         *,
         new_files: Sequence[str],
+        replaced: Sequence[str] = (),
     ) -> None:
         self._repository, self.config, self._patterns, self._new_files = repository, config, dict(patterns), new_files
         known = repository.splits(config) if self._own(repository.configs) else {}
         self._others: dict[str, KnownSplit] = {name: split for name, split in known.items() if name not in splits}
         self._require_one_reader()
+        self._require_unshared(replaced)
         self.features = self._with_others(features)
         infos = {name: repository.split_info(name, split, config) for name, split in self._others.items()}
         self.splits = {**infos, **splits}
@@ -124,6 +127,23 @@ class Declaration:
             msg = f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}"
             raise ConfigError(msg)
 
+    def _require_unshared(self, replaced: Sequence[str]) -> None:
+        others = {f"the split {name!r}": set(split.files) for name, split in self._others.items()}
+        for config in self._repository.configs:
+            name = str(config["config_name"])
+            patterns = _flat(config.get("data_files") or "**") if "data_dir" not in config else ["**"]
+            if name != self.config and any(_may_take_in(pattern, replaced) for pattern in patterns):
+                splits = self._repository.splits(name).values()
+                others[f"the configuration {name!r}"] = {file for split in splits for file in split.files}
+        shared = [(who, file) for who, files in others.items() for file in replaced if file in files]
+        if shared:
+            who, file = shared[0]
+            msg = (
+                f"the push replaces {file!r}, of which {who} of {self._repository.repo_id} is made, too; push under "
+                "another config_name=, or with scores_only=True"
+            )
+            raise ConfigError(msg)
+
     def _with_others(self, features: Features) -> Features:
         """The columns of all splits; `datasets` fills in None where a split has not all of them."""
         found = dict(features)
@@ -181,10 +201,7 @@ class Declaration:
 
     def _takes_in(self, pattern: str) -> bool:
         """Whether a pattern may match a file that the push brings; in doubt it does."""
-        pattern = pattern.removeprefix("./")
-        expression = re.compile(fnmatch.translate(pattern))  # in which an asterisk goes for slashes, too
-        folder = f"{pattern.rstrip('/')}/"
-        return any(expression.match(file) or file.startswith(folder) for file in self._new_files)
+        return _may_take_in(pattern, self._new_files)
 
     def _info(self, download_size: int) -> dict[str, Any]:
         splits = SplitDict()
@@ -195,6 +212,13 @@ class Declaration:
         data = DatasetCardData()
         DatasetInfosDict({"default": info}).to_dataset_card_data(data)
         return dict(data["dataset_info"])
+
+
+def _may_take_in(pattern: str, files: Sequence[str]) -> bool:
+    pattern = pattern.removeprefix("./")
+    expression = re.compile(fnmatch.translate(pattern))  # in which an asterisk goes for slashes, too
+    folder = f"{pattern.rstrip('/')}/"
+    return any(expression.match(file) or file.startswith(folder) for file in files)
 
 
 def _flat(data_files: Any) -> list[str]:

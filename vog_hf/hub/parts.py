@@ -101,6 +101,7 @@ def _scored(
     if scores is not None and not has_columns:
         return add_vog_columns(dataset, scores, columns), scores
     known = scores_of(dataset)
+    _require_columns(dataset, scores or known, columns)
     if scores is None and known is None:
         logger.warning(
             "the data set has columns of scores and nothing says how they were computed: the card cannot either, and "
@@ -111,6 +112,21 @@ def _scored(
         verify_rows(dataset, scores)
         _require_same_scores(dataset, scores)
     return dataset.with_format(None), scores or known
+
+
+def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]) -> None:
+    """Raise ConfigError where more scores are wanted than the data set has columns of."""
+    if columns == "core":
+        return
+    wanted = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
+    missing = [name for name in wanted if name not in (*dataset.column_names, "label")]
+    if missing:
+        taken = [name for name in dataset.column_names if SCORE_COLUMN.fullmatch(name)]
+        msg = (
+            f"the data set has columns of scores, {taken}, and columns={columns!r} asks for {missing} beside them; "
+            "leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
+        )
+        raise ConfigError(msg)
 
 
 def _require_same_scores(dataset: Dataset, scores: VoGScores) -> None:

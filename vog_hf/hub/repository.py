@@ -15,6 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from vog_hf.errors import ConfigError
 from vog_hf.hub.client import described, is_passing, patiently
+from vog_hf.hub.head import WrittenCard
 
 CARD = "README.md"
 
@@ -63,7 +64,7 @@ class Repository:
         path = patiently(lambda: self.api.hf_hub_download(self.repo_id, CARD, repo_type="dataset", revision=self.sha))
         try:
             with Path(path).open(encoding="utf-8-sig", newline="") as file:
-                return DatasetCard(file.read(), ignore_metadata_errors=True)
+                return WrittenCard(file.read(), ignore_metadata_errors=True)
         except ValueError as error:
             msg = f"the card of {self.repo_id} cannot be read ({error}); mend its metadata on the Hub first"
             raise ConfigError(msg) from error

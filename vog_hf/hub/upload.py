@@ -145,8 +145,9 @@ class Upload:
         api, repo_id, branch = self.target.api, self.target.repo_id, self.target.branch
         with explained(f"{repo_id} cannot be prepared"):
             require_repository(api, repo_id, private=private)
+        with explained(f"{repo_id} cannot be prepared", "it holds what it held; where it is new, it is empty"):
             if branch != "main" and not branch.startswith("refs/"):
-                patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True))
+                require_branch(api, repo_id, branch)
             for table in self.tables:
                 self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
                 self._patterns[table.split] = places.shard_pattern(self.config, table.split)
@@ -212,7 +213,16 @@ class Upload:
         shards = [places.shard_name(self.config, table.split, 0, count=1) for table in self.tables]
         features = self.tables[0].dataset.features
         new_files = [*shards, *self.beside.files]
-        return Declaration(repository, self.config, features, self._splits, self._patterns, new_files=new_files)
+        replaced = self._earlier_files(repository.sizes)
+        return Declaration(
+            repository,
+            self.config,
+            features,
+            self._splits,
+            self._patterns,
+            new_files=new_files,
+            replaced=replaced,
+        )
 
     def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
         """Everything that the commit does to the repository as it stands."""
@@ -300,6 +310,15 @@ def require_valid(api: HfApi, repo_id: str, card: DatasetCard) -> None:
         said = shortened(answer.text, 300)
         msg = f"the Hub does not take the card of {repo_id} ({said}); mend its metadata there first"
         raise HubError(msg)
+
+
+def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
+    """Make the branch where it is not there; raise ConfigError for a tag, to which nothing can be committed."""
+    tags = patiently(lambda: api.list_repo_refs(repo_id, repo_type="dataset")).tags
+    if branch in {tag.name for tag in tags}:
+        msg = f"revision must be the name of a branch, and {branch!r} is a tag of {repo_id}; tags cannot be changed"
+        raise ConfigError(msg)
+    patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True))
 
 
 def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> None:
