@@ -212,7 +212,7 @@ const actions = {
     if (!root.querySelector("[data-do='to-prediction']").disabled) decide("relabel", shown.prediction);
   },
   undo: async () => {
-    if (await ask("undo", {row: shown.row})) refreshFacts(1500);
+    if (await ask("undo", {row: shown.row, last: shown.last})) refreshFacts(1500);
   },
   previous: () => ask("show", {row: shown.row, step: -1}),
   next: () => ask("show", {row: shown.row, step: 1}),
