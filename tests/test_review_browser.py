@@ -113,6 +113,12 @@ def test_a_review(opened, texts):
     assert review.press("ArrowRight") == order[4]
     assert review.press("ArrowLeft") == order[3]
 
+    page.locator("[name='mismatched']").click()  # keys go on from where the mouse was
+    review.settled()
+    assert page.locator("[name='mismatched']").is_checked()
+    page.keyboard.press("m")
+    review.settled()
+    assert f"of {N} decided" in review.text("progress")
     page.keyboard.press("m")
     review.settled()
     wrong = (scores.column("label") >= 0) & (scores.column("label") != scores.column("prediction"))

@@ -144,7 +144,7 @@ def test_an_undo_takes_back_no_more_than_it_was_asked_to(desk, tmp_path):
     last = desk.decide(asked(3, decision="keep"))["last"]
     desk.undo(asked(3, last=last))
     answer = desk.undo(asked(3, last=last))
-    assert (answer["row"], "nothing was undone" in answer["message"]) == (3, True)
+    assert (answer["row"], "Nothing was undone" in answer["message"]) == (3, True)
     assert [decision.row for decision in read_decisions(tmp_path / "journal.jsonl")] == [7]
     assert desk.undo(asked(3, last=answer["last"]))["message"] == "Undone: keep of row 7."
 

@@ -303,6 +303,25 @@ def test_a_journal_of_other_data_put_in_its_place_is_refused_each_time(scores, p
     assert journal.standing() == {(0, "Ada"): made}
 
 
+def test_a_journal_replaced_while_it_is_written_to_confirms_nothing(scores, path, tmp_path, monkeypatch):
+    """A decision that went into a file which has lost its name is an error, not lost; decided again, it is there."""
+    journal, other = Journal.open(path, scores), tmp_path / "other.jsonl"
+    Journal.open(other, scores)
+
+    def late(file, operation):
+        real(file, operation)
+        if other.exists():
+            other.replace(path)
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(JournalError, match="replaced or removed while"):
+        journal.decide(0, "keep", reviewer="Ada")
+    assert read_decisions(path) == []
+    made = journal.decide(0, "keep", reviewer="Ada")
+    assert journal.standing() == {(0, "Ada"): made}
+
+
 def test_a_longer_journal_written_over_it_is_read_anew(scores, path, tmp_path):
     """As `cp` does, under the same inode: what stands is what is in the file, and not half of each."""
     journal = Journal.open(path, scores)

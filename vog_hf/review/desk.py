@@ -153,9 +153,7 @@ class Desk:
         if undone is not None:
             row, said = undone.row, f"Undone: {undone.decision} of row {undone.row}."
         elif standing.last:
-            said = (
-                "Your last decision is not the one that this page knew, so nothing was undone; undo again to do it."
-            )
+            said = "Nothing was undone: your last decision is not the one that this page knew. Undo again to do it."
         return {**self._answer(row, order, standing, chosen, skip), "message": said}
 
     def facts(self, _: Asked) -> Answer:

@@ -197,12 +197,25 @@ class Journal:
 
             def append(event: dict[str, Any]) -> None:
                 append_line(file, event, self.path)
+                self._require_in_place(file)
                 self._take_in(file)
 
             if self._contents.header is None:
                 append(JournalHeader.of(self._scores).event())
                 fsync_folder(self.path.parent)
             yield append
+
+    def _require_in_place(self, file: int) -> None:
+        """Raise JournalError where what was written is in no file of that name, since another has taken its place."""
+        try:
+            in_place = os.path.samestat(os.stat(self.path), os.fstat(file))  # noqa: PTH116 (there is no other samestat)
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            msg = (
+                f"the journal {self.path} was replaced or removed while it was written to; look at it, and decide again"
+            )
+            raise JournalError(msg)
 
     def _refresh(self) -> None:
         """Take in the whole lines that others have appended."""
