@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import shlex
 import socket
 import sys
 from urllib.request import Request, urlopen
@@ -145,6 +147,9 @@ def test_the_folder_of_a_space(tmp_path):
     assert any(line.startswith("datasets>=") for line in requirements)
     assert not any("extra" in line or "timm" in line for line in requirements)
     metadata = yaml.safe_load((written / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    command = re.search(r"`(vog-hf apply .*?) --output FOLDER`", (written / "README.md").read_text("utf-8"), re.DOTALL)
+    options = ["--config", "default", "--split", "test", "--dataset-revision", hostile]
+    assert shlex.split(command[1]) == ["vog-hf", "apply", REPO, "review.jsonl", *options]
     assert (metadata["sdk"], metadata["app_file"], metadata["datasets"]) == ("gradio", "app.py", [REPO])
     assert (written / "vog_hf" / "review" / "templates" / "review.js").is_file()
     assert not list(written.rglob("__pycache__"))

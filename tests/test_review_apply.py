@@ -217,6 +217,14 @@ def test_decisions_that_no_journal_takes_are_refused(data, changed, message):
         apply_review(data[0], [dataclasses.replace(decision, **changed)])
 
 
+def test_labels_that_are_no_classes_are_not_replaced():
+    """Where labels are texts and nobody says of which classes, a number for one of them is refused."""
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": ["cat", "dog"]})
+    with pytest.raises(ConfigError, match="column 'label' has no such classes; pass label_column="):
+        apply_review(rows, [Decision(0, "relabel", 1, "", "Ada", "", "1", 0, None)], mode="correct")
+    assert apply_review(rows, [Decision(0, "drop", None, "", "Ada", "", "1", 0, None)], mode="clean")["text"] == ["b"]
+
+
 def votes(row, *given):
     """Decisions of reviewers a, b, c ... about a row."""
     parts = [vote.partition(" ") for vote in given]

@@ -113,6 +113,12 @@ def test_a_review(opened, texts):
     assert review.press("ArrowRight") == order[4]
     assert review.press("ArrowLeft") == order[3]
 
+    page.locator("[name='mismatched']").click()  # keys go on from where the mouse was
+    review.settled()
+    assert page.locator("[name='mismatched']").is_checked()
+    page.keyboard.press("m")
+    review.settled()
+    assert f"of {N} decided" in review.text("progress")
     page.keyboard.press("m")
     review.settled()
     wrong = (scores.column("label") >= 0) & (scores.column("label") != scores.column("prediction"))
@@ -139,17 +145,20 @@ def assert_closed(url, journal):
     component = next(c["id"] for c in config["components"] if c["type"] == "html")
     question = {"reviewer": "eve", "row": 0, "decision": "drop", "filter": {}}
     body = {"data": question, "component_id": component, "fn_name": "decide", "session_hash": "x"}
-    status, said = answer(f"{url}/gradio_api/component_server", body, "https://example.org")
-    assert (status, json.loads(said)) == (200, {"error": "this was not asked by the page of the review"})
+    port = url.rpartition(":")[2]
+    rebound = {"Host": f"example.org:{port}", "Origin": f"http://example.org:{port}", "Sec-Fetch-Site": "same-origin"}
+    for headers in ({"Origin": "https://example.org"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}, rebound):
+        status, said = answer(f"{url}/gradio_api/component_server", body, headers)
+        assert (status, json.loads(said)) == (200, {"error": "this was not asked by the page of the review"})
     assert journal.read_bytes() == before
     for name in ("launch", "__init__", "get_config"):
-        assert answer(f"{url}/gradio_api/component_server", body | {"fn_name": name}, url)[0] == 404
+        assert answer(f"{url}/gradio_api/component_server", body | {"fn_name": name}, {"Origin": url})[0] == 404
 
 
-def answer(url, body=None, origin=""):
-    """Status and content that a server of this test answers with, to a page of this origin."""
-    headers = {"Content-Type": "text/plain", "Origin": origin} if origin else {}
-    request = url if body is None else Request(url, json.dumps(body).encode(), headers)  # noqa: S310 (our own server)
+def answer(url, body=None, headers=None):
+    """Status and content that a server of this test answers with."""
+    sent = {"Content-Type": "text/plain", **(headers or {})}
+    request = url if body is None else Request(url, json.dumps(body).encode(), sent)  # noqa: S310 (our own server)
     try:
         with urlopen(request) as answered:  # noqa: S310
             return answered.status, answered.read()

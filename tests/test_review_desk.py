@@ -27,7 +27,7 @@ def desk(tmp_path):
 
 def asked(row=None, reviewer="ada", skip="me", **more):
     """A question of the page."""
-    chosen = {name: more.pop(name) for name in list(more) if name not in ("decision", "label", "note", "step")}
+    chosen = {name: more.pop(name) for name in list(more) if name not in ("decision", "label", "note", "step", "last")}
     return {"reviewer": reviewer, "row": row, "skip": skip, "filter": chosen, **more}
 
 
@@ -127,14 +127,35 @@ def test_a_decision_is_written_once(desk, tmp_path):
 def test_undo_shows_the_row_again(desk, tmp_path):
     """The last decision of whoever asks is gone, and its row is on the screen; then the one before."""
     for row in (7, 3):
-        desk.decide(asked(row, decision="keep"))
+        last = desk.decide(asked(row, decision="keep"))["last"]
     desk.decide(asked(9, decision="drop", reviewer="grace"))
-    answer = desk.undo(asked(50))
+    answer = desk.undo(asked(50, last=last))
     assert (answer["row"], answer["mine"], answer["message"]) == (3, None, "Undone: keep of row 3.")
-    assert desk.undo(asked(3))["row"] == 7
-    answer = desk.undo(asked(7))
+    answer = desk.undo(asked(3, last=answer["last"]))
+    assert (answer["row"], answer["last"]) == (7, "")
+    answer = desk.undo(asked(7, last=""))
     assert (answer["row"], answer["message"]) == (7, "There is nothing to undo.")
     assert [decision.row for decision in read_decisions(tmp_path / "journal.jsonl")] == [9]
+
+
+def test_an_undo_takes_back_no_more_than_it_was_asked_to(desk, tmp_path):
+    """Asked again because its answer was lost, or in another tab: nothing is undone before the page has said so."""
+    desk.decide(asked(7, decision="keep"))
+    last = desk.decide(asked(3, decision="keep"))["last"]
+    desk.undo(asked(3, last=last))
+    answer = desk.undo(asked(3, last=last))
+    assert (answer["row"], "Nothing was undone" in answer["message"]) == (3, True)
+    assert [decision.row for decision in read_decisions(tmp_path / "journal.jsonl")] == [7]
+    assert desk.undo(asked(3, last=answer["last"]))["message"] == "Undone: keep of row 7."
+
+
+@pytest.mark.parametrize("wrong", [{"filter": {"order": "label"}}, {"row": N}, {"last": 3}])
+def test_an_undo_that_cannot_be_shown_is_none(desk, tmp_path, wrong):
+    """A question that is wrong leaves the journal as it was."""
+    last = desk.decide(asked(7, decision="keep"))["last"]
+    with pytest.raises(ConfigError):
+        desk.undo(asked(7, last=last) | wrong)
+    assert [decision.row for decision in read_decisions(tmp_path / "journal.jsonl")] == [7]
 
 
 def test_others_are_shown_to_those_who_have_decided(desk):
@@ -226,8 +247,11 @@ def test_the_next_row_is_made_ahead(desk, monkeypatch):
 
 def test_answers_are_json(desk):
     """Nothing in an answer is left to be guessed by whoever writes it out."""
-    for answer in (desk.about({}), desk.show(asked()), desk.decide(asked(1, decision="keep")), desk.facts({})):
-        json.dumps(answer, allow_nan=False)
+    written = desk.decide(asked(1, decision="keep", note="half of a pair \ud800", reviewer="\ud800"))
+    shown = desk.show(asked(1, reviewer="\ud800") | {"any": True})
+    assert shown["mine"]["note"] == "half of a pair \ufffd"
+    for answer in (desk.about({}), desk.show(asked()), written, shown, desk.facts({}), desk.decisions({})):
+        json.dumps(answer, allow_nan=False, ensure_ascii=False).encode("utf-8")
 
 
 def test_pace_leaves_breaks_out():

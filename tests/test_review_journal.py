@@ -287,6 +287,66 @@ def test_a_journal_that_was_replaced_or_removed_is_noticed(scores, path, tmp_pat
     assert not path.exists()
 
 
+def test_a_journal_of_other_data_put_in_its_place_is_refused_each_time(scores, path, tmp_path):
+    """Nothing of the other is taken in or written to, however often it is tried; the own one back, all goes on."""
+    journal = Journal.open(path, scores)
+    made = journal.decide(0, "keep", reviewer="Ada")
+    kept, other = path.read_bytes(), tmp_path / "other.jsonl"
+    Journal.open(other, scores_of(rows(N + 1))).decide(N, "drop", reviewer="Bob")
+    content = other.read_bytes()
+    other.replace(path)
+    for ask in (journal.standing, lambda: journal.decide(1, "keep", reviewer="Ada")) * 2:
+        with pytest.raises(RowMismatchError, match="is of other data"):
+            ask()
+    assert path.read_bytes() == content
+    path.write_bytes(kept)
+    assert journal.standing() == {(0, "Ada"): made}
+
+
+def test_a_journal_replaced_while_it_is_written_to_confirms_nothing(scores, path, tmp_path, monkeypatch):
+    """A decision that went into a file which has lost its name is an error, not lost; decided again, it is there."""
+    journal, other = Journal.open(path, scores), tmp_path / "other.jsonl"
+    Journal.open(other, scores)
+
+    def late(file, operation):
+        real(file, operation)
+        if other.exists():
+            other.replace(path)
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(JournalError, match="replaced or removed while"):
+        journal.decide(0, "keep", reviewer="Ada")
+    assert read_decisions(path) == []
+    made = journal.decide(0, "keep", reviewer="Ada")
+    assert journal.standing() == {(0, "Ada"): made}
+
+
+def test_a_longer_journal_written_over_it_is_read_anew(scores, path, tmp_path):
+    """As `cp` does, under the same inode: what stands is what is in the file, and not half of each."""
+    journal = Journal.open(path, scores)
+    journal.decide(0, "keep", reviewer="Ada")
+    other = Journal.open(tmp_path / "other.jsonl", scores)
+    for row in range(3):
+        other.decide(row, "drop", reviewer="Bob")
+    path.write_bytes(other.path.read_bytes())
+    assert journal.standing() == other.standing()
+
+
+def test_damage_by_others_is_named_alike_each_time(scores, path):
+    """While the review is open: the line that is damaged, until it is mended; then all goes on."""
+    journal = Journal.open(path, scores)
+    journal.decide(0, "keep", reviewer="Ada")
+    Journal.open(path, scores).decide(1, "keep", reviewer="Bob")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"damage\n")
+    for ask in (journal.standing, lambda: journal.decide(1, "keep", reviewer="Ada")) * 2:
+        with pytest.raises(JournalError, match="line 4"):
+            ask()
+    path.write_bytes(whole)
+    assert len(journal.standing()) == 2
+
+
 def test_a_full_disk_leaves_the_journal_as_it_was(scores, path):
     """Half of a line is taken back, the error says why, and the next decision is written."""
     journal = Journal.open(path, scores)

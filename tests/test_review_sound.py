@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import wave
 
 import numpy as np
@@ -48,10 +49,11 @@ def test_files_that_are_no_sound_are_not_read_out(tmp_path):
     secret.write_text("password")
     real.write_bytes(tone())
     large.write_bytes(tone() + bytes(MAX_BYTES))
-    paths = ["/etc/passwd", str(secret), str(real), str(large), str(tmp_path), str(tmp_path / "none.wav")]
-    sounds = Sounds(stored([{"bytes": None, "path": path} for path in paths]))
+    os.mkfifo(tmp_path / "pipe")
+    paths = [real, "/etc/passwd", secret, large, tmp_path, tmp_path / "none.wav", tmp_path / "pipe", "a\0b"]
+    sounds = Sounds(stored([{"bytes": None, "path": str(path)} for path in paths]))
     found = [sounds.source(row) for row in range(len(paths))]
-    assert [source is not None for source in found] == [False, False, True, False, False, False]
+    assert [source is not None for source in found] == [True, *[False] * 7]
     assert Sounds(stored([{"bytes": b"password", "path": "x.wav"}])).source(0) is None
 
 

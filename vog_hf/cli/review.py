@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vog_hf.scores import VoGScores
 
 LOOPBACK = "127.0.0.1"
+LOOPBACKS = (LOOPBACK, "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def review(
         _, url, _ = app.launch(
             server_name=host, server_port=port, quiet=True, inbrowser=open_page, prevent_thread_lock=True
         )
-    if host != LOOPBACK:
+    if host not in LOOPBACKS:
         out.messages.print(f"Whoever reaches {host} on the network can see the rows and decide.", soft_wrap=True)
     out.result("Review open, Ctrl-C ends it", {"page": url, "rows": len(opened.scores), "journal": str(file)})
     app.block_thread()

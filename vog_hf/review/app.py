@@ -1,6 +1,7 @@
 """The review as a Gradio app: one component that holds the page, and the desk's answers as functions it may call."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,7 +54,7 @@ def review_app(scores: VoGScores, dataset: Any, journal: str | Path, *, title: s
             css_template=shell("review.css"),
             js_on_load=shell("review.js"),
             apply_default_css=False,
-            server_functions=_functions(desk, gradio.Request),
+            server_functions=_functions(desk, gradio.Request, app),
         )
     return app
 
@@ -72,14 +73,14 @@ def import_gradio() -> Any:
     return gradio
 
 
-def _functions(desk: Desk, request_type: type) -> list[Any]:
+def _functions(desk: Desk, request_type: type, app: Any) -> list[Any]:
     """What the page calls: a function under each name, which refuses other web sites."""
 
     def published(name: str) -> Any:
         ask = answering(getattr(desk, name))
 
         def answer(asked: Any, request: Any) -> Answer:
-            if not isinstance(asked, dict) or not is_own_page(request.headers):
+            if not isinstance(asked, dict) or not is_own_page(request.headers, _own_names(app)):
                 return {"error": "this was not asked by the page of the review"}
             return ask(asked)
 
@@ -90,15 +91,34 @@ def _functions(desk: Desk, request_type: type) -> list[Any]:
     return [published(name) for name in ("about", "show", "decide", "undo", "facts", "decisions", "sound")]
 
 
-def is_own_page(headers: Any) -> bool:
-    """Whether a request to a server on the loopback comes from its own page, not from another site in the browser.
+def _own_names(app: Any) -> set[str] | None:
+    """Names by which browsers reach an app; None = any, where it is not this machine's own browsers alone."""
+    if getattr(app, "server_name", None) not in LOOPBACK or app.is_colab or app.is_hosted_notebook:
+        return None
+    told = (urlsplit(address or "").hostname for address in (app.share_url, app.root_path))
+    return {*LOOPBACK, *(name for name in told if name)}
+
+
+def is_own_page(headers: Any, names: Collection[str] | None) -> bool:
+    """Whether a request comes from the page of the review, not from another site in somebody's browser.
+
+    Another site may give its name the address of this server (DNS rebinding): so the name that was asked for counts.
+
+    Args:
+        headers: Of the request.
+        names: Names of the server; None = any.
 
     Example:
-        >>> is_own_page({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"})
+        >>> is_own_page({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}, LOOPBACK)
         True
-        >>> is_own_page({"host": "127.0.0.1:7860", "origin": "https://example.org"})
+        >>> is_own_page({"host": "127.0.0.1:7860", "origin": "https://example.org"}, LOOPBACK)
+        False
+        >>> is_own_page({"host": "example.org:7860", "origin": "http://example.org:7860"}, LOOPBACK)
         False
     """
     host, origin = headers.get("host", ""), headers.get("origin")
-    local = urlsplit(f"//{host}").hostname in LOOPBACK
-    return not local or origin is None or urlsplit(origin).netloc == host
+    if names is not None and urlsplit(f"//{host}").hostname not in names:
+        return False
+    if site := headers.get("sec-fetch-site"):  # from the browser itself; behind a proxy the names may differ
+        return bool(site == "same-origin")
+    return origin is None or urlsplit(origin).netloc == host

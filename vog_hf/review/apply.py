@@ -182,8 +182,10 @@ def plan_review(
     _require_once(standing)
     _require_same_rows(standing, identity, labels, header)
     resolved = resolve(standing)
-    if column is None and any(one.label is not None for one in resolved.values()):
-        msg = f"rows are relabelled, and none of the columns {dataset.column_names} has labels; pass label_column="
+    if labels is None and any(one.label is not None for one in resolved.values()):
+        lacking = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
+        has = "has labels" if column is None else "has no such classes"
+        msg = f"rows are relabelled by number of class, and {lacking} {has}; pass label_column="
         raise ConfigError(msg)
     return Review(stored, standing, resolved, column, labels, class_names)
 

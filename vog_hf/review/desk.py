@@ -55,7 +55,7 @@ class _Standing:
 
     mine: Mapping[int, Decision]
     others: Mapping[int, list[Decision]]
-    reviewers: int
+    last: str  # id of the reviewer's last decision that is not undone; empty: there is none
 
     def skipped(self, skip: str, n_rows: int) -> npt.NDArray[np.bool_]:
         """``[rows]``, whether a row is to be walked past."""
@@ -98,7 +98,7 @@ class Desk:
         return {
             "title": self.title,
             "rows": len(self._scores),
-            "reviewer": self._reviewer,
+            "reviewer": printable(self._reviewer),
             "column": self._column,
             "columns": [[name, TITLES.get(name, name)] for name in self._queue.columns],
             "classes": self._classes,
@@ -137,15 +137,24 @@ class Desk:
         return self.show({**asked, "step": 1})
 
     def undo(self, asked: Asked) -> Answer:
-        """Take back the reviewer's last decision and show its row."""
+        """Take back the reviewer's ``last`` decision that the page knows of, and show its row.
+
+        Where another one is the last, because of another tab or because the answer to an undo was lost, nothing is
+        taken back: the page learns of it first.
+        """
         reviewer, chosen, skip = self._who_and_what(asked, named=True)
+        row, last = asked.get("row"), _text(asked, "last", MAX_NAME)
+        if row is not None:
+            _whole(asked, "row", len(self._scores))
+        order = self._order(chosen)  # what cannot be shown is found before anything is written
         with self._writing:
-            undone = self._journal.undo(reviewer)
-        order, standing = self._order(chosen), self._standing(reviewer)
-        row = asked.get("row") if undone is None else undone.row
-        answer = self._answer(row, order, standing, chosen, skip)
-        said = "There is nothing to undo." if undone is None else f"Undone: {undone.decision} of row {undone.row}."
-        return {**answer, "message": said}
+            undone = self._journal.undo(reviewer, only=last)
+        standing, said = self._standing(reviewer), "There is nothing to undo."
+        if undone is not None:
+            row, said = undone.row, f"Undone: {undone.decision} of row {undone.row}."
+        elif standing.last:
+            said = "Nothing was undone: your last decision is not the one that this page knew. Undo again to do it."
+        return {**self._answer(row, order, standing, chosen, skip), "message": said}
 
     def facts(self, _: Asked) -> Answer:
         """What takes longer: which tail is the hard one in this run, and how far reviewers agree."""
@@ -215,16 +224,14 @@ class Desk:
     def _standing(self, reviewer: str) -> _Standing:
         mine: dict[int, Decision] = {}
         others: dict[int, list[Decision]] = {}
-        reviewers = set()
         with self._writing:
-            standing = self._journal.standing()
+            standing, last = self._journal.standing(), self._journal.last_of(reviewer)
         for (row, who), decision in standing.items():
-            reviewers.add(who)
             if who == reviewer:
                 mine[row] = decision
             else:
                 others.setdefault(row, []).append(decision)
-        return _Standing(mine, others, len(reviewers))
+        return _Standing(mine, others, "" if last is None else last.id)
 
     def _row_from(self, order: _Order, skipped: npt.NDArray[np.bool_], row: Any, step: Any) -> int | None:
         """The row itself, the next one before or after it that is not walked past, else one from the other end."""
@@ -252,13 +259,16 @@ class Desk:
             "left": int((~skipped[order.rows]).sum()),
             "decided": int(decided),
             "pace": pace([decision.time for decision in standing.mine.values()]),
+            "last": standing.last,
             "message": "",
+            "mine": None,
         }
         if row is None:
-            return {**answer, "html": {}, "mine": None, "label": None, "prediction": None}
+            return {**answer, "html": {}, "label": None, "prediction": None}
         answer |= {"html": self._shown(row, chosen), "said": self._pages.said(row, standing.mine, standing.others)}
         mine = standing.mine.get(row)
-        answer["mine"] = None if mine is None else {"decision": mine.decision, "label": mine.label, "note": mine.note}
+        if mine is not None:
+            answer["mine"] = {"decision": mine.decision, "label": mine.label, "note": printable(mine.note)}
         answer |= {name: self._class_of(name, row) for name in ("label", "prediction")}
         following = self._row_from(order, skipped, row, 1)
         if following is not None and following != row:

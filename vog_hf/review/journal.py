@@ -42,7 +42,9 @@ class Journal:
         self._labels = given_labels(scores)
         self._guard = threading.RLock()  # flock keeps processes apart, and this the threads of one
         self._contents = Events()
-        self._place: tuple[int, int, int] | None = None  # device and inode of the file, bytes of it taken in
+        self._header: JournalHeader | None = None
+        # Of what was taken in: device and inode of the file, number of bytes, the last line. None: anew, next time.
+        self._place: tuple[int, int, int, bytes] | None = None
 
     @classmethod
     def open(cls, path: str | Path, scores: VoGScores) -> "Journal":
@@ -81,10 +83,10 @@ class Journal:
     @property
     def header(self) -> JournalHeader:
         """Of which data the journal is."""
-        if self._contents.header is None:
+        if self._header is None:
             msg = f"{self.path} has no first line; open it with Journal.open"
             raise JournalError(msg)
-        return self._contents.header
+        return self._header
 
     @property
     def count(self) -> int:
@@ -158,8 +160,18 @@ class Journal:
         hashes = self._scores.row_hash
         return None if hashes is None else hex_of(hashes[row])
 
-    def undo(self, reviewer: str) -> Decision | None:
+    def last_of(self, reviewer: str) -> Decision | None:
+        """A reviewer's last decision that is not undone, in whatever process it was made."""
+        with self._guard:
+            self._refresh()
+            return self._contents.last_of(reviewer)
+
+    def undo(self, reviewer: str, *, only: str | None = None) -> Decision | None:
         """Undo a reviewer's last decision that is not undone yet, in whatever process it was made.
+
+        Args:
+            reviewer: Whose.
+            only: Undo it only if its id is this one, so that a question asked twice does not undo two decisions.
 
         Returns:
             What was undone; None where there is nothing to undo.
@@ -170,8 +182,9 @@ class Journal:
         """
         with self._locked() as append:
             last = self._contents.last_of(reviewer)
-            if last is not None:
-                append({"event": UNDO, "id": last.id, "reviewer": reviewer, "time": now()})
+            if last is None or only not in (None, last.id):
+                return None
+            append({"event": UNDO, "id": last.id, "reviewer": reviewer, "time": now()})
             return last
 
     @contextmanager
@@ -184,12 +197,25 @@ class Journal:
 
             def append(event: dict[str, Any]) -> None:
                 append_line(file, event, self.path)
+                self._require_in_place(file)
                 self._take_in(file)
 
             if self._contents.header is None:
                 append(JournalHeader.of(self._scores).event())
                 fsync_folder(self.path.parent)
             yield append
+
+    def _require_in_place(self, file: int) -> None:
+        """Raise JournalError where what was written is in no file of that name, since another has taken its place."""
+        try:
+            in_place = os.path.samestat(os.stat(self.path), os.fstat(file))  # noqa: PTH116 (there is no other samestat)
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            msg = (
+                f"the journal {self.path} was replaced or removed while it was written to; look at it, and decide again"
+            )
+            raise JournalError(msg)
 
     def _refresh(self) -> None:
         """Take in the whole lines that others have appended."""
@@ -213,22 +239,27 @@ class Journal:
             os.close(file)
 
     def _take_in(self, file: int) -> None:
-        """Read what has been appended since the last time; all of it where the file is not the one that was read."""
+        """Read what has been appended since the last time; all of it where it is not the file that was read."""
         status = os.fstat(file)
-        read = 0
-        if self._place is not None and self._place[:2] == (status.st_dev, status.st_ino):
-            read = self._place[2]
-        if read > status.st_size:
-            read = 0
+        read, last = self._read_before(file, status)
         if not read:
             self._contents = Events()
         data = read_from(file, read, status.st_size)
         whole = data[: data.rfind(b"\n") + 1]
-        had_header = self._contents.header is not None
+        self._place = None  # what is refused now is refused again the next time
         self._contents.add_lines(whole, self.path)
-        self._place = status.st_dev, status.st_ino, read + len(whole)
-        if not had_header and self._contents.header is not None:
+        if not read and self._contents.header is not None:
             self._contents.header.verify(self._scores.identity, self._labels, self.path)
+            self._header = self._contents.header
+        last = whole[whole.rfind(b"\n", 0, -1) + 1 :] or last
+        self._place = status.st_dev, status.st_ino, read + len(whole), last
+
+    def _read_before(self, file: int, status: os.stat_result) -> tuple[int, bytes]:
+        """How much of the file was taken in, and its last line; nothing where another's content stands there now."""
+        if self._place is None or self._place[:2] != (status.st_dev, status.st_ino):
+            return 0, b""
+        _, _, read, last = self._place  # every line has an id of its own, and a header the time
+        return (read, last) if read_from(file, read - len(last), read) == last else (0, b"")
 
     def _drop_torn_line(self, file: int) -> None:
         """Whoever wrote a line without an end is dead, for the lock is ours: finish it if it is whole, else drop it."""

@@ -87,14 +87,14 @@ def _source(value: Any) -> str | None:
 
 def _read(path: str | None) -> bytes | None:
     """A file that stands in the data set for a row's sound; None where it cannot be read or is too large."""
-    if not path:
+    if not path or not Path(path).is_file():  # nor a device or a pipe, which may have no end
         return None
     try:
-        if Path(path).stat().st_size > MAX_BYTES:
-            return None
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError:
         return None
+    return content if len(content) <= MAX_BYTES else None
 
 
 def _kind(content: bytes) -> str | None:

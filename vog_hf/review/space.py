@@ -1,6 +1,7 @@
 """The folder of a Hugging Face Space that runs the review of a scored data set on the Hub."""
 
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import distribution, requires, version
@@ -63,7 +64,7 @@ def write_space(folder: str | Path, shown: SpaceOf, *, package: str | None = Non
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    given = {"shown": shown, "journal": JOURNAL, "metadata": _metadata(shown)}
+    given = {"shown": shown, "journal": JOURNAL, "metadata": _metadata(shown), "apply": _apply_command(shown)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, template in (("app.py", "space_app.py.j2"), ("README.md", "space_readme.md.j2")):
         (folder / name).write_text(environment.get_template(template).render(given), encoding="utf-8")
@@ -87,6 +88,13 @@ def _metadata(shown: SpaceOf) -> str:
         datasets=[shown.repo_id],
         pinned=False,
     ).to_yaml()
+
+
+def _apply_command(shown: SpaceOf) -> str:
+    """How the decisions are given back to the data that the Space shows."""
+    named = {"--config": shown.config_name, "--split": shown.split, "--dataset-revision": shown.revision}
+    options = [part for name, value in named.items() if value is not None for part in (name, value)]
+    return shlex.join(["vog-hf", "apply", shown.repo_id, JOURNAL, *options])
 
 
 def _requirements(package: str | None) -> list[str]:

@@ -212,7 +212,7 @@ const actions = {
     if (!root.querySelector("[data-do='to-prediction']").disabled) decide("relabel", shown.prediction);
   },
   undo: async () => {
-    if (await ask("undo", {row: shown.row})) refreshFacts(1500);
+    if (await ask("undo", {row: shown.row, last: shown.last})) refreshFacts(1500);
   },
   previous: () => ask("show", {row: shown.row, step: -1}),
   next: () => ask("show", {row: shown.row, step: 1}),
@@ -287,8 +287,9 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return;
   }
-  if (target.matches("input, textarea, select, audio")) return;
-  if (event.key === " " && target.matches("button, summary")) return;
+  const ticked = target.matches("[type='checkbox'], [type='radio']"); // where letters mean nothing else
+  if (target.matches("input, textarea, select, audio") && !(ticked && event.key.length === 1)) return;
+  if (event.key === " " && (ticked || target.matches("button, summary"))) return;
   const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!action || event.repeat) return;
   if (actions[action]() !== false) event.preventDefault();
