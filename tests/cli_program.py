@@ -21,7 +21,13 @@ def run(arguments):
     return code, out.getvalue(), err.getvalue()
 
 
-answers = os.fdopen(os.dup(1), "w")  # whatever a library prints to stdout by itself is not an answer
-os.dup2(2, 1)
-for line in sys.stdin:
-    print(json.dumps(run(json.loads(line))), file=answers, flush=True)
+def serve():
+    """Answer line by line, until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")  # whatever a library prints to stdout by itself is not an answer
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -22,6 +22,8 @@ from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import error_by_decile
 from vog_hf.scores import VoGScores
 
+pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
+
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "image_classification.py"
 ROWS = 53
 SMALL = ["--image_size", "32", "--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--use_cpu", "True"]
@@ -37,7 +39,7 @@ def start(*arguments, launcher=(sys.executable,), **variables):
 
 def finish(process):
     """A started program once it has ended, with what it printed."""
-    output, errors = process.communicate(timeout=280)
+    output, errors = process.communicate(timeout=900)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 

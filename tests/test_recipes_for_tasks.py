@@ -37,6 +37,8 @@ from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import error_by_decile
 from vog_hf.scores import VoGScores
 
+pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
+
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ROWS = 53
 TRAINER = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--use_cpu", "True")

@@ -31,6 +31,8 @@ from vog_hf.demo import load_digits_dataset
 from vog_hf.label_noise import plant_label_noise
 from vog_hf.scores import VoGScores
 
+pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
+
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 IMAGE_RECIPES = ("label_noise", "error_by_decile", "ood_detection")
 TRAIN, TEST = 53, 101
@@ -53,7 +55,7 @@ def start(recipe, *arguments, launcher=(sys.executable,), **variables):
 
 def finish(process):
     """What a started program printed; it must have ended well."""
-    output, errors = process.communicate(timeout=280)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return output
 
