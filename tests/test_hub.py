@@ -114,6 +114,14 @@ def test_scores_onto_data_that_was_there(hub, client):
     assert client("values", REPO, "label", "test") == [i % 2 for i in range(61)]
 
 
+def test_a_column_that_only_another_split_has_stays(hub, client):
+    """The card names it, too: there it has its values, and nothing in the rows that were pushed."""
+    client("push_raw", {"test": "numbers"}, REPO)
+    client("push", "labels", REPO)
+    assert client("values", REPO, "x", "test") == [i / 7 for i in range(61)]
+    assert client("values", REPO, "x", "train") == [None] * 61
+
+
 def test_a_split_without_scores_goes_along(hub, client):
     """Of a DatasetDict, with empty columns."""
     client("push", None, REPO, splits={"train": "pictures", "test": "-changed pictures"})
