@@ -179,14 +179,15 @@ def decide(url, row, reviewer="ada"):
 @pytest.mark.slow
 def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
     """Unless it is told otherwise, which it says; Ctrl-C, which is how it ends, is no error."""
-    for arguments, address in (((), "127.0.0.1"), (("--host", "0.0.0.0"), "0.0.0.0")):  # noqa: S104
+    for host, address in ((None, "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0")):  # noqa: S104
+        arguments = () if host is None else ("--host", host)
         output = tmp_path / f"{address}.txt"
         launched = Launched(folder, *arguments, output=output)
         launched.url()
         connections = psutil.Process(launched.process.pid).net_connections()
         assert {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN} == {address}
         assert launched.end(2) == 0
-        assert ("on the network can see the rows" in output.read_text()) == bool(arguments)
+        assert ("on the network can see the rows" in output.read_text()) == (host == "0.0.0.0")  # noqa: S104
         assert "Traceback" not in output.read_text()
 
 

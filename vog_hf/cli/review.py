@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vog_hf.scores import VoGScores
 
 LOOPBACK = "127.0.0.1"
-LOOPBACKS = (LOOPBACK, "localhost", "::1")
+LOOPBACKS = (LOOPBACK, "localhost", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def review(
     opened = open_scored(scored, dataset=dataset, config=config, split=split, revision=dataset_revision)
     file = journal or opened.journal
     app = review_app(opened.scores, opened.dataset, file, title=opened.title, reviewer=reviewer)
+    if ":" in host and not host.startswith("["):  # IPv6, as it stands in a page's address
+        host = f"[{host}]"
     with _port_explained(host, port):
         _, url, _ = app.launch(
             server_name=host, server_port=port, quiet=True, inbrowser=open_page, prevent_thread_lock=True
