@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from vog_hf.errors import DataError, NonFiniteError, VoGError
+from vog_hf.errors import DataError, NonFiniteError
 from vog_hf.gradients import (
     LABEL_NAMES,
     MASK_NAMES,
@@ -157,7 +157,7 @@ class BatchReader:
         """Read the rows of batches twice under different random states.
 
         Raises:
-            DataError: They cannot be read, or they differ: the transform is random, and VoG would measure the crop
+            DataError: A column is missing, or they differ: the transform is random, and VoG would measure the crop
                 instead of the model.
         """
         with preserved_rng():
@@ -181,9 +181,7 @@ class BatchReader:
     def _read_or_say(self, batches: Sequence[range]) -> list[list[Any]]:
         try:
             return list(self._read_anew(batches))
-        except VoGError:
-            raise
-        except Exception as error:
+        except KeyError as error:  # whatever else a row raises says itself what is wrong
             first, last = batches[0][0], batches[-1][-1]
             msg = (
                 f"reading rows {first}-{last} of the data set failed: {type(error).__name__}: {error}. "
