@@ -24,7 +24,7 @@ Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the p
 In --output_dir, beside the model: results.json, clips.png (clips at both ends of the ranking, and where in them the
 gradient changed), report.html, scored.parquet and scored/ (for load_from_disk).
 
-Time and the figures to expect: recipes/README.md, for the last two commands.
+Time and the figures to expect, each with its command: recipes/README.md.
 """
 
 import io
@@ -40,8 +40,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import Audio, ClassLabel, Dataset, Features, Value
 from matplotlib.figure import Figure
 from scipy.io import wavfile
 from scipy.signal import resample_poly
@@ -57,9 +56,11 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
+from vog_hf.loading import as_classes, load_rows, part_of
 from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
 
@@ -136,8 +137,8 @@ def main():
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
     set_seed(args.seed)
 
-    rows, audio_column, label_column = load_rows(data_args)
-    eval_rows = load_eval_rows(data_args, audio_column, label_column, rows.features[label_column])
+    rows, audio_column, label_column = rows_to_train_on(data_args)
+    eval_rows = rows_to_evaluate_on(data_args, audio_column, label_column, rows.features[label_column].names)
     model, extractor = load_model(model_args, rows.features[label_column].names, data_args.seconds)
     to_features = partial(
         to_inputs,
@@ -153,7 +154,6 @@ def main():
         config=config,
         snapshots=parse_snapshots(vog_args.snapshots),
         max_snapshots=vog_args.max_snapshots,
-        log="wandb" in args.report_to,
     )
     trainer = Trainer(
         model=model,
@@ -165,7 +165,7 @@ def main():
         callbacks=[vog],
     )
     started = time.perf_counter()
-    training_seconds = trainer.train(args.resume_from_checkpoint).metrics["train_runtime"]
+    training_seconds = trainer.train(checkpoint_to_resume(args)).metrics["train_runtime"]
     scoring_seconds = time.perf_counter() - started - training_seconds
     trainer.save_model()
     eval_accuracy = trainer.evaluate()["eval_accuracy"] if eval_rows is not None else None
@@ -204,7 +204,11 @@ def main():
     scored = add_vog_columns(rows, scores, "all")
     scored.save_to_disk(str(output / "scored"))
     scored.to_parquet(str(output / "scored.parquet"))
-    shown = {"seconds": data_args.seconds, "is_masked": extractor.return_attention_mask}
+    shown = {
+        "seconds": data_args.seconds,
+        "is_masked": extractor.return_attention_mask,
+        "axis_of_frequencies": frequency_axis(to_features(rows[:1])[model.main_input_name][0], extractor),
+    }
     draw_clips(scores, rows, audio_column, label_column, **shown).savefig(output / "clips.png", dpi=110)
     write_report(scores, rows, output / "report.html")
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -213,11 +217,9 @@ def main():
     print(f"\nEverything is in {output}: results.json, clips.png, report.html, scored.parquet, scored/, the model")
 
 
-def load_rows(args):
+def rows_to_train_on(args):
     """The rows to train on, the name of their audio column and that of their label column."""
     rows = load_split(args.dataset, args.dataset_config, args.train_split)
-    if args.max_train_samples is not None:
-        rows = rows.select(range(min(args.max_train_samples, len(rows))))
     audio_column = args.audio_column or next((n for n, f in rows.features.items() if holds_audio(f)), None)
     label_column = args.label_column or next((n for n, f in rows.features.items() if isinstance(f, ClassLabel)), None)
     for option, kind, name in (("audio", "audio", audio_column), ("label", "classes", label_column)):
@@ -228,9 +230,9 @@ def load_rows(args):
     if not holds_audio(rows.features[audio_column]):
         stop(f"--audio_column {audio_column!r} holds {rows.features[audio_column]}, expected audio")
     rows = rows.cast_column(audio_column, Audio(decode=False))  # the bytes of the file; `decode` reads them
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    require_labels(rows, label_column, args.train_split)
+    rows = as_classes(rows, label_column)
+    if args.max_train_samples is not None:
+        rows = rows.select(range(min(args.max_train_samples, len(rows))))
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows, audio_column, label_column
@@ -241,7 +243,7 @@ def holds_audio(feature):
     return isinstance(feature, Audio) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def load_eval_rows(args, audio_column, label_column, feature):
+def rows_to_evaluate_on(args, audio_column, label_column, classes):
     """The rows to evaluate on, or None, with the classes of the training rows."""
     if args.eval_split is None and args.eval_dataset is None:
         return None
@@ -251,41 +253,17 @@ def load_eval_rows(args, audio_column, label_column, feature):
     for name in (audio_column, label_column):
         if name not in rows.column_names:
             stop(f"the rows to evaluate on have no column {name!r}; they have {rows.column_names}")
-    if rows.features[label_column] != feature:
-        names = rows.features[label_column].names if isinstance(rows.features[label_column], ClassLabel) else None
-        if names is not None and names != feature.names:
-            stop(f"the rows to evaluate on have the classes {names}, those to train on {feature.names}")
-        rows = rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
-    require_labels(rows, label_column, split)
-    return rows.cast_column(audio_column, Audio(decode=False))
-
-
-def require_labels(rows, label_column, split):
-    if any(label is None or label < 0 for label in rows.unique(label_column)):
-        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
+    return as_classes(rows, label_column, classes).cast_column(audio_column, Audio(decode=False))
 
 
 def load_split(source, config, split):
-    """One split of a parquet file or a folder of sounds (which are 'train'), or of a data set on the Hub."""
-    path = Path(source)
-    if any(path.glob("*/*.wav")):
-        if split != "train":
-            stop(f"{source} has no split {split!r}: a folder of sounds is the split train; name --eval_dataset")
-        return folder_of_sounds(path)
+    """Rows of a folder of sounds, which is the split train, or of any other data set."""
+    if not any(Path(source).glob("*/*.wav")):
+        return load_rows(source, split, config=config)
     try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
+        return part_of(folder_of_sounds(Path(source)), split)
+    except ValueError as error:  # no such split
+        stop(f"{source}, a folder of sounds, with split {split!r} cannot be loaded: {error}")
 
 
 def folder_of_sounds(folder):
@@ -383,7 +361,12 @@ def resampled(rate, samples, wanted_rate):
     return samples.astype(np.float32)
 
 
-def draw_clips(scores, rows, audio_column, label_column, *, seconds, is_masked, n=6):
+def frequency_axis(features, extractor):
+    """Of a spectrogram [frames, bins], or of Whisper's [bins, frames]."""
+    return 0 if np.shape(features)[0] == extractor.feature_size else 1
+
+
+def draw_clips(scores, rows, audio_column, label_column, *, seconds, is_masked, axis_of_frequencies, n=6):
     """Waveforms of the highest and the lowest rows; darker where the gradient changed more."""
     names = rows.features[label_column].names
     figure = Figure(figsize=(10, 1.3 * n), layout="constrained")
@@ -393,7 +376,7 @@ def draw_clips(scores, rows, audio_column, label_column, *, seconds, is_masked, 
             rate, samples = decode(rows[int(row)][audio_column])
             samples = samples[: round(seconds * rate)]
             heat = scores.heat_map(int(row))
-            heat = heat if heat.ndim == 1 else heat.mean(axis=np.argmin(heat.shape))  # a spectrogram: over frequencies
+            heat = heat if heat.ndim == 1 else heat.mean(axis=axis_of_frequencies)  # a spectrogram
             heated = len(samples) / rate if is_masked else seconds  # added silence that is masked has no heat
             axis.imshow(heat[None], extent=(0, heated, -1, 1), aspect="auto", cmap="Reds", vmin=0)
             axis.set_xlim(0, seconds)
@@ -410,6 +393,13 @@ def draw_clips(scores, rows, audio_column, label_column, *, seconds, is_masked, 
     return figure
 
 
+def checkpoint_to_resume(args):
+    """The one that --resume_from_checkpoint names; of "True" the last one in the output folder, if there is one."""
+    if args.resume_from_checkpoint not in ("True", "true"):
+        return args.resume_from_checkpoint
+    return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+
+
 def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
@@ -422,8 +412,8 @@ def headline(results, deciles, spearman):
     if results["eval_accuracy"] is not None:
         found["accuracy on the evaluation rows"] = results["eval_accuracy"]
     for column in ("vog_class_normalized", "loss"):
-        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
-        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+        found[f"training error, lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"training error, highest tenth by {column}"] = deciles[column].iloc[-1]
     correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
     return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 

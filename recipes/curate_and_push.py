@@ -21,7 +21,7 @@ Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the p
 
 In --output_dir: results.json, report.html, curated.parquet (all rows with scores and training_weight).
 
-Time and the figures to expect: recipes/README.md, for the second command.
+Time and the figures to expect, each with its command: recipes/README.md.
 """
 
 import json
@@ -34,8 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Image, Value
 from huggingface_hub import whoami
 from torch import nn
 from torchvision.transforms import v2
@@ -52,6 +51,7 @@ from transformers import (
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
 from vog_hf.hub import push_scored_dataset
+from vog_hf.loading import as_classes, load_rows
 from vog_hf.report import write_report
 
 SIZE = 64  # of images for the model from scratch
@@ -72,7 +72,9 @@ class DataArguments:
         default=None, metadata={"help": "Where the test rows are, if elsewhere; a parquet file is 'train'."}
     )
     eval_split: str | None = field(default=None, metadata={"help": "Test rows; default: the split test."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Only the first n rows of the split; in a folder of images the first classes."}
+    )
     image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the first ClassLabel column."})
 
@@ -121,14 +123,16 @@ def make_parser():
 
 def main():
     data_args, model_args, curation, args = make_parser().parse_args_into_dataclasses()
+    if args.resume_from_checkpoint is not None:
+        stop("--resume_from_checkpoint: several trainings follow one another here, and none is gone on with")
     config = VoGConfig(target=tuple(curation.vog_target))
     check(curation, config)
     on_main_process = args.process_index == 0
     logging.basicConfig(format="%(message)s")
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
 
-    rows, image_column, label_column = load_rows(data_args)
-    eval_rows = load_eval_rows(data_args, image_column, label_column, rows.features[label_column])
+    rows, image_column, label_column = rows_to_train_on(data_args)
+    eval_rows = rows_to_evaluate_on(data_args, image_column, label_column, rows.features[label_column].names)
     classes = rows.features[label_column].names
     columns = {"image_column": image_column, "label_column": label_column}
     _, processor = load_model(model_args, classes)
@@ -159,7 +163,6 @@ def main():
         rows.with_transform(for_scoring),
         config=config,
         max_snapshots=curation.max_snapshots,
-        log="wandb" in args.report_to,
     )
     accuracies = {"all rows": train(np.ones(len(rows)), [vog])}
     scores = vog.scores
@@ -259,70 +262,45 @@ def check(curation, config):
 class WeightedTrainer(Trainer):
     """A Trainer whose loss is the mean over the batch's rows, each with its weight."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # a mean of the batch, for Trainer to divide by the batches of a step
+
     def compute_loss(self, model, inputs, return_outputs=False, **_):  # noqa: FBT002 (Trainer's own signature)
         weights = inputs.get(WEIGHT, torch.ones_like(inputs["labels"], dtype=torch.float32))
         outputs = model(inputs["pixel_values"])
-        losses = nn.functional.cross_entropy(outputs.logits, inputs["labels"], reduction="none")
+        smoothing = self.args.label_smoothing_factor
+        losses = nn.functional.cross_entropy(
+            outputs.logits, inputs["labels"], reduction="none", label_smoothing=smoothing
+        )
         loss = (losses * weights).sum() / weights.sum()
         return (loss, outputs) if return_outputs else loss
 
 
-def load_rows(args):
+def rows_to_train_on(args):
     """The rows to train on, the name of their image column and that of their label column."""
-    rows = load_split(args.dataset, args.dataset_config, args.train_split)
-    if args.max_train_samples is not None:
-        rows = rows.select(range(min(args.max_train_samples, len(rows))))
+    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
     image_column = find_column(rows, args.image_column, Image, "--image_column")
     if not isinstance(rows.features[image_column], Image):
         stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
     label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    require_labels(rows, label_column, args.train_split)
+    rows = as_classes(rows, label_column)
+    if args.max_train_samples is not None:
+        rows = rows.select(range(min(args.max_train_samples, len(rows))))
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows, image_column, label_column
 
 
-def load_eval_rows(args, image_column, label_column, feature):
+def rows_to_evaluate_on(args, image_column, label_column, classes):
     """The test rows, with the classes of the training rows."""
     is_file = args.eval_dataset is not None and Path(args.eval_dataset).is_file()
     split = args.eval_split or ("train" if is_file else "test")
-    rows = load_split(args.eval_dataset or args.dataset, args.dataset_config, split)
+    rows = load_rows(args.eval_dataset or args.dataset, split, config=args.dataset_config)
     for name in (image_column, label_column):
         if name not in rows.column_names:
             stop(f"the test rows have no column {name!r}; they have {rows.column_names}")
-    if rows.features[label_column] != feature:
-        names = rows.features[label_column].names if isinstance(rows.features[label_column], ClassLabel) else None
-        if names is not None and names != feature.names:
-            stop(f"the test rows have the classes {names}, those to train on {feature.names}")
-        rows = rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
-    require_labels(rows, label_column, split)
-    return rows
-
-
-def require_labels(rows, label_column, split):
-    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
-        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
-
-
-def load_split(source, config, split):
-    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
+    return as_classes(rows, label_column, classes)
 
 
 def find_column(rows, name, feature, option):

@@ -33,7 +33,7 @@ Longer trainings, for GPUs (read, and tried with fewer steps; not run to their e
         --dataset ILSVRC/imagenet-1k --eval_split validation --model scratch:resnet50 --crop resized --crop_pct 0.875 \
         --max_steps 32000 --per_device_train_batch_size 128 --optim sgd --momentum 0.9 --learning_rate 0.4 \
         --weight_decay 1e-4 --warmup_steps 1251 --lr_drops 0.33 0.67 0.89 --dataloader_num_workers 8 \
-        --snapshots 3753,5004,6255,10008,11259,12510,30024,31275,32000
+        --snapshots 3753,5004,6255,10008,11259,12510,30024,31275,32000 --no_save_scored
 
 Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the place of `python`.
 
@@ -55,8 +55,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Image
 from torch import nn
 from torchvision.transforms import v2
 from transformers import (
@@ -71,10 +70,12 @@ from transformers import (
     ViTImageProcessor,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
 from vog_hf.evaluation import detection_table, error_by_decile, hard_tail, rank_correlations
 from vog_hf.label_noise import plant_label_noise
+from vog_hf.loading import as_classes, load_rows
 from vog_hf.pictures import contact_sheet
 
 # Models to train from scratch. Their first layers divide the sides of an image by 4 (ViT: into patches of 8 x 8), which
@@ -108,10 +109,15 @@ class DataArguments:
         default=None, metadata={"help": "Where the rows to evaluate on are, if elsewhere; a parquet file is 'train'."}
     )
     eval_split: str | None = field(default=None, metadata={"help": "Rows to evaluate on at the end."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Only the first n rows of the split; in a folder of images the first classes."}
+    )
     image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the first ClassLabel column."})
     augment: bool = field(default=True, metadata={"help": "Random crops and flips while training."})
+    save_scored: bool = field(
+        default=True, metadata={"help": "Write the rows with their scores into the output folder: all images, twice."}
+    )
     label_noise: float = field(
         default=0.0, metadata={"help": "Share of the training rows to give a wrong label: which column finds them?"}
     )
@@ -142,10 +148,13 @@ class ModelArguments:
 
 @dataclass
 class OptimizerArguments:
-    momentum: float = field(default=0.0, metadata={"help": "With --optim sgd."})
+    momentum: float = field(default=0.0, metadata={"help": "Of --optim sgd."})
     lr_drops: list[float] | None = field(
         default=None,
-        metadata={"help": "Divide the learning rate by ten after these shares of the training, e.g. 0.43 0.71."},
+        metadata={
+            "help": "Divide the learning rate by ten after these shares of the training, e.g. 0.43 0.71; "
+            "in the place of --lr_scheduler_type."
+        },
     )
 
 
@@ -186,7 +195,7 @@ def main():
     set_seed(args.seed)
 
     # The same rows twice: randomly cropped and flipped for training, as they are for scoring.
-    rows, image_column, label_column = load_rows(data_args, seed=args.seed)
+    rows, image_column, label_column = rows_to_train_on(data_args, seed=args.seed)
     classes = rows.features[label_column].names
     model, processor = load_model(model_args, classes)
     for_training, for_scoring = make_transforms(
@@ -196,7 +205,7 @@ def main():
         crop=model_args.crop if data_args.augment else None,
     )
     train_rows, score_rows = rows.with_transform(for_training), rows.with_transform(for_scoring)
-    eval_rows = load_eval_rows(data_args, image_column, label_column, rows.features[label_column])
+    eval_rows = rows_to_evaluate_on(data_args, image_column, label_column, rows.features[label_column].names)
 
     vog = VoGCallback(
         score_rows,
@@ -204,13 +213,12 @@ def main():
         snapshots=parse_snapshots(vog_args.snapshots),
         max_snapshots=vog_args.max_snapshots,
         collect=vog_args.collect,
-        log="wandb" in args.report_to,
     )
     trainer = DroppingTrainer(
         model=model,
         args=args,
         lr_drops=optimizer_args.lr_drops,
-        optimizer_cls_and_kwargs=sgd(args, optimizer_args) if args.optim == "sgd" else None,
+        optimizer_cls_and_kwargs=sgd(args, optimizer_args),
         train_dataset=train_rows,
         eval_dataset=None if eval_rows is None else eval_rows.with_transform(for_scoring),
         processing_class=processor,
@@ -218,7 +226,7 @@ def main():
         callbacks=[vog],
     )
     started = time.perf_counter()
-    training_seconds = trainer.train(args.resume_from_checkpoint).metrics["train_runtime"]
+    training_seconds = trainer.train(checkpoint_to_resume(args)).metrics["train_runtime"]
     scoring_seconds = time.perf_counter() - started - training_seconds  # and logging, with --report_to wandb
     trainer.save_model()
     eval_accuracy = trainer.evaluate()["eval_accuracy"] if eval_rows is not None else None
@@ -228,9 +236,11 @@ def main():
 
     # What the ranking is worth in this run.
     columns = scores.to_pandas().drop(columns="row")
-    wrong = columns["prediction"] != columns["label"]  # of the last snapshot, against the given label
+    mistakes = 1 - columns["correctness"]  # share of the snapshots whose prediction is not the given label
     ranked = [name + ending for name in config.column_names for ending in ("", "_class_normalized")]
-    deciles = pd.DataFrame({name: list(error_by_decile(columns[name], wrong)["error"]) for name in [*ranked, "loss"]})
+    deciles = pd.DataFrame(
+        {name: list(error_by_decile(columns[name], mistakes)["error"]) for name in [*ranked, "loss"]}
+    )
     deciles.index += 1
     compared = [name for name in columns if name not in ("label", "prediction") and not name.endswith("_percentile")]
     spearman = rank_correlations(columns[compared])
@@ -246,7 +256,7 @@ def main():
         "snapshots": [snapshot["step"] for snapshot in scores.manifest["snapshots"]],
         "training_seconds": round(training_seconds, 1),
         "scoring_seconds": round(scoring_seconds, 1),
-        "train_accuracy": float(1 - wrong.mean()),
+        "train_accuracy": float((columns["prediction"] == columns["label"]).mean()),
         "eval_accuracy": eval_accuracy,
         "error_by_decile": deciles.to_dict("list"),
         "spearman": spearman.astype(object).where(spearman.notna(), None).to_dict(),
@@ -257,9 +267,10 @@ def main():
 
     # Everything into the output folder; where there are several targets, a contact sheet for each.
     output = Path(args.output_dir)
-    scored = vog.scored_dataset("all")
-    scored.save_to_disk(str(output / "scored"))
-    scored.to_parquet(str(output / "scored.parquet"))
+    if data_args.save_scored:
+        scored = vog.scored_dataset("all")
+        scored.save_to_disk(str(output / "scored"))
+        scored.to_parquet(str(output / "scored.parquet"))
     for name in config.column_names:
         sheet = contact_sheet(scores, rows, column=f"{name}_class_normalized")
         sheet.save(output / ("contact-sheet.png" if name == "vog" else f"contact-sheet-{name}.png"))
@@ -270,7 +281,8 @@ def main():
     if detection is not None:
         print("\nRows known to be mislabelled, found by each column in its better direction:\n")
         print(detection.to_string(index=False, float_format="{:.3f}".format))
-    print(f"\nEverything is in {output}: results.json, contact-sheet.png, scored.parquet, scored/, the model")
+    kept = ", scored.parquet, scored/" if data_args.save_scored else ""
+    print(f"\nEverything is in {output}: results.json, contact-sheet.png{kept}, the model, _vog/")
 
 
 class DroppingTrainer(Trainer):
@@ -294,6 +306,11 @@ class DroppingTrainer(Trainer):
 
 
 def sgd(args, optimizer_args):
+    """What Trainer makes of --optim sgd, with momentum; None for other optimizers, which it makes by itself."""
+    if args.optim != "sgd":
+        if optimizer_args.momentum:
+            stop(f"--momentum is of --optim sgd, got --optim {args.optim.value}")
+        return None
     return torch.optim.SGD, {"lr": args.learning_rate, "momentum": optimizer_args.momentum}
 
 
@@ -308,18 +325,16 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
         self.post_init()
 
 
-def load_rows(args, *, seed):
+def rows_to_train_on(args, *, seed):
     """The rows to train on, the name of their image column and that of their label column."""
-    rows = load_split(args.dataset, args.dataset_config, args.train_split)
-    if args.max_train_samples is not None:
-        rows = rows.select(range(min(args.max_train_samples, len(rows))))
+    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
     image_column = find_column(rows, args.image_column, Image, "--image_column")
     if not isinstance(rows.features[image_column], Image):
         stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
     label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    require_labels(rows, label_column, args.train_split)
+    rows = as_classes(rows, label_column)
+    if args.max_train_samples is not None:
+        rows = rows.select(range(min(args.max_train_samples, len(rows))))
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     if args.label_noise:
@@ -328,47 +343,17 @@ def load_rows(args, *, seed):
     return rows, image_column, label_column
 
 
-def load_eval_rows(args, image_column, label_column, feature):
+def rows_to_evaluate_on(args, image_column, label_column, classes):
     """The rows to evaluate on, or None, with the classes of the training rows."""
     if args.eval_split is None and args.eval_dataset is None:
         return None
     is_file = args.eval_dataset is not None and Path(args.eval_dataset).is_file()
     split = args.eval_split or ("train" if is_file else "test")
-    rows = load_split(args.eval_dataset or args.dataset, args.dataset_config, split)
+    rows = load_rows(args.eval_dataset or args.dataset, split, config=args.dataset_config)
     for name in (image_column, label_column):
         if name not in rows.column_names:
             stop(f"the rows to evaluate on have no column {name!r}; they have {rows.column_names}")
-    if rows.features[label_column] != feature:
-        names = rows.features[label_column].names if isinstance(rows.features[label_column], ClassLabel) else None
-        if names is not None and names != feature.names:
-            stop(f"the rows to evaluate on have the classes {names}, those to train on {feature.names}")
-        rows = rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
-    require_labels(rows, label_column, split)
-    return rows
-
-
-def require_labels(rows, label_column, split):
-    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
-        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
-
-
-def load_split(source, config, split):
-    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
+    return as_classes(rows, label_column, classes)
 
 
 def find_column(rows, name, feature, option):
@@ -446,6 +431,13 @@ def input_format(processor, args):
     return size, round(size / (args.crop_pct or own)), mean, std
 
 
+def checkpoint_to_resume(args):
+    """The one that --resume_from_checkpoint names; of "True" the last one in the output folder, if there is one."""
+    if args.resume_from_checkpoint not in ("True", "true"):
+        return args.resume_from_checkpoint
+    return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+
+
 def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
@@ -458,8 +450,8 @@ def headline(results, deciles, spearman):
     if results["eval_accuracy"] is not None:
         found["accuracy on the evaluation rows"] = results["eval_accuracy"]
     for column in ("vog_class_normalized", "loss"):
-        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
-        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+        found[f"training error, lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"training error, highest tenth by {column}"] = deciles[column].iloc[-1]
     correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
     return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 
@@ -471,7 +463,7 @@ def print_results(results, deciles, spearman):
     print(f"accuracy on the scored rows, without augmentation, at the last snapshot: {results['train_accuracy']:.3f}")
     if results["eval_accuracy"] is not None:
         print(f"accuracy on the evaluation rows: {results['eval_accuracy']:.3f}")
-    print("\nTraining error (final prediction against given label) by decile of each column, 1 = lowest scores:\n")
+    print("\nTraining error (mean over the snapshots) by decile of each column, 1 = lowest scores:\n")
     print(deciles.T.to_string(float_format="{:.3f}".format))
     print("\nSpearman rank correlation of the columns (of percentiles: as their class-normalized score):\n")
     numbered = [f"{i} {name}" for i, name in enumerate(spearman, 1)]

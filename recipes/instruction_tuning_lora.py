@@ -14,7 +14,8 @@ A model of the Hub, and a JSON or parquet file with the columns prompt and answe
 
 From scratch, without a network, on rows made up here (questions on numbers, a tenth of them with a wrong answer):
 
-    python recipes/instruction_tuning_lora.py --dataset synthetic --wrong_answers 0.1
+    python recipes/instruction_tuning_lora.py --dataset synthetic --n_synthetic 1500 --wrong_answers 0.1 \
+        --num_train_epochs 20
 
 There is no pretrained model then, so a small Llama is first trained, all of it, to tell facts about numbers ("507 comes
 before 508 . it is odd ."); LoRA then teaches it to answer questions.
@@ -23,7 +24,7 @@ Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the p
 
 In --output_dir, beside the adapter: results.json, report.html, scored.parquet and scored/ (for load_from_disk).
 
-Time and the figures to expect: recipes/README.md, for the second command.
+Time and the figures to expect, each with its command: recipes/README.md.
 """
 
 import importlib.util
@@ -31,14 +32,13 @@ import json
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, Value
 from peft import LoraConfig, TaskType, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -52,9 +52,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
 from vog_hf.evaluation import auroc, detection_table, rank_correlations
+from vog_hf.loading import load_rows
 from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
 
@@ -86,7 +88,7 @@ class ModelArguments:
         default="scratch:small-llama", metadata={"help": "Hub id, local folder, or scratch:small-llama."}
     )
     pretraining_epochs: int = field(
-        default=15, metadata={"help": "Of all weights of a model from scratch, on facts about numbers."}
+        default=40, metadata={"help": "Of all weights of a model from scratch, on facts about numbers."}
     )
     lora_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "Their scale, times the rank."})
@@ -127,7 +129,7 @@ def main():
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
     set_seed(args.seed)
 
-    rows = load_rows(data_args, seed=args.seed)
+    rows = rows_to_train_on(data_args, seed=args.seed)
     model, tokenizer = load_model(model_args, args)
     # The prompt's tokens have no label: what is trained on, and differentiated, are the answer's.
     to_tokens = partial(
@@ -138,7 +140,7 @@ def main():
         max_length=data_args.max_length,
     )
     prepared = rows.map(to_tokens, desc="tokenizing")
-    cut = sum(set(labels) == {IGNORED} for labels in prepared["labels"])
+    cut = sum(labels[-2:-1] in ([], [IGNORED]) for labels in prepared["labels"])  # two tokens: the answer, and its end
     if cut:
         stop(f"{cut} rows have no answer within --max_length {data_args.max_length}; raise it or shorten the prompts")
 
@@ -149,7 +151,6 @@ def main():
         config=config,
         snapshots=parse_snapshots(vog_args.snapshots),
         max_snapshots=vog_args.max_snapshots,
-        log="wandb" in args.report_to,
     )
     trainer = make_trainer(
         model_args.trainer,
@@ -161,19 +162,20 @@ def main():
         callbacks=[vog],
     )
     started = time.perf_counter()
-    training_seconds = trainer.train(args.resume_from_checkpoint).metrics["train_runtime"]
+    training_seconds = trainer.train(checkpoint_to_resume(args)).metrics["train_runtime"]
     scoring_seconds = time.perf_counter() - started - training_seconds
     trainer.save_model()
     scores = vog.scores
     if not on_main_process:
         return
 
-    # Which part of each row the gradient changed at: the mean over its prompt's tokens, and over its answer's.
+    # Which part of each row the gradient changed at: the mean over its prompt's tokens, and over its answer's without
+    # the last one, which nothing is predicted from: its gradient is zero.
     n_prompt = [sum(label == IGNORED for label in labels) for labels in prepared["labels"]]
     maps = [scores.heat_map(row) for row in range(len(scores))]
     parts = {
         "vog_prompt": [float(heat[:n].mean()) for heat, n in zip(maps, n_prompt, strict=True)],
-        "vog_answer": [float(heat[n:].mean()) for heat, n in zip(maps, n_prompt, strict=True)],
+        "vog_answer": [float(heat[n:-1].mean()) for heat, n in zip(maps, n_prompt, strict=True)],
     }
     columns = scores.to_pandas().assign(**parts)
     others = [name for name in config.column_names if name != "vog"]
@@ -217,7 +219,7 @@ def main():
     print(f"\nEverything is in {output}: results.json, report.html, scored.parquet, scored/, the adapter")
 
 
-def load_rows(args, *, seed):
+def rows_to_train_on(args, *, seed):
     """The rows to train on."""
     if args.dataset == "synthetic":
         rows = synthetic_rows(args.n_synthetic, args.wrong_answers, seed=seed)
@@ -225,13 +227,13 @@ def load_rows(args, *, seed):
     else:
         if args.wrong_answers:
             stop("--wrong_answers is for --dataset synthetic; mark wrong rows of your own in a column is_corrupted")
-        rows = load_split(args.dataset, args.dataset_config, args.train_split)
+        rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
     if args.max_train_samples is not None:
         rows = rows.select(range(min(args.max_train_samples, len(rows))))
     for option, name in (("prompt", args.prompt_column), ("answer", args.answer_column)):
         if name not in rows.column_names:
             stop(f"--{option}_column {name!r} is not a column of the data set; it has {rows.column_names}")
-        if rows.features[name] != Value("string"):
+        if not (isinstance(rows.features[name], Value) and rows.features[name].dtype in ("string", "large_string")):
             stop(f"--{option}_column {name!r} holds {rows.features[name]}, expected texts")
     for option, name in (("prompt", args.prompt_column), ("answer", args.answer_column)):
         if any(not text for text in rows[name]):
@@ -239,26 +241,6 @@ def load_rows(args, *, seed):
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows
-
-
-def load_split(source, config, split):
-    """One split of a JSON or parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            kind = "json" if path.suffix in (".json", ".jsonl") else "parquet"
-            return load_dataset(kind, data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
 
 
 # Questions on numbers below 1,000: each with its answer, and an answer that is wrong.
@@ -357,7 +339,8 @@ def make_trainer(kind, *, args, **options):
         stop("--trainer trl needs TRL: pip install trl")
     from trl import SFTConfig, SFTTrainer
 
-    return SFTTrainer(args=SFTConfig(**{**args.to_dict(), "max_length": None}), **options)
+    given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    return SFTTrainer(args=SFTConfig(**given, max_length=None), **options)
 
 
 def tokenize(row, *, tokenizer, prompt_column, answer_column, max_length):
@@ -370,6 +353,13 @@ def tokenize(row, *, tokenizer, prompt_column, answer_column, max_length):
 
 def vog_folder(args):
     return Path(args.output_dir) / "_vog"
+
+
+def checkpoint_to_resume(args):
+    """The one that --resume_from_checkpoint names; of "True" the last one in the output folder, if there is one."""
+    if args.resume_from_checkpoint not in ("True", "true"):
+        return args.resume_from_checkpoint
+    return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
 
 
 def parse_snapshots(text):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Image
 from torchvision.transforms import v2
 from transformers import (
     AutoImageProcessor,
@@ -39,6 +39,7 @@ from transformers import (
 from vog_hf import VoGCallback, VoGConfig, VoGError
 from vog_hf.evaluation import auroc, detection_table
 from vog_hf.label_noise import plant_label_noise
+from vog_hf.loading import as_classes, load_rows
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, for a model from scratch
 WIDTHS = {"small-resnet": [32, 64, 128], "resnet18": [64, 128, 256, 512]}
@@ -95,11 +96,13 @@ def main():
         remove_unused_columns=False,  # the transform below reads the image column
     )
     data_args, noise_args, model_args, args = parser.parse_args_into_dataclasses()
+    if args.resume_from_checkpoint is not None:
+        stop("--resume_from_checkpoint: several trainings follow one another here, and none is gone on with")
     on_main_process = args.process_index == 0
     logging.basicConfig(format="%(message)s")
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
 
-    rows, eval_rows, image_column, label_column = load_rows(data_args)
+    rows, eval_rows, image_column, label_column = rows_to_use(data_args)
     if "is_corrupted" not in rows.column_names:
         kind = noise_args.label_noise_kind
         rows = plant_label_noise(rows, noise_args.label_noise, seed=args.seed, kind=kind, label_column=label_column)
@@ -125,7 +128,7 @@ def main():
 
     everything = np.arange(len(rows))
     config = VoGConfig(target=TARGETS, heat_maps=False)
-    vog = VoGCallback(rows.with_transform(transform), config=config, log="wandb" in args.report_to)
+    vog = VoGCallback(rows.with_transform(transform), config=config)
     accuracy = {"all rows": train(everything, [vog])}
     columns = vog.scores.to_pandas()
     compared = [name for name in columns if name not in NOT_COMPARED and not name.endswith("_percentile")]
@@ -139,7 +142,7 @@ def main():
     orders = {
         "highest VoG": -columns["vog_class_normalized"],
         "lowest VoG": columns["vog_class_normalized"],
-        "highest VoG of the loss": -columns["vog_loss"],
+        "highest VoG of the loss": -columns["vog_loss_class_normalized"],
         "highest mean loss": -columns["loss"],
         "at random": np.random.default_rng(args.seed).random(len(rows)),
         "wrong labels (known)": np.where(is_corrupted, -1, 0),
@@ -182,40 +185,25 @@ def main():
     print(f"\nEverything is in {output}: results.json, detection.csv, dropped.csv, _vog/")
 
 
-def load_rows(args):
+def rows_to_use(args):
     """Training rows, evaluation rows, and the names of their image column and their label column."""
-    rows, eval_rows = load_split(args, args.train_split), load_split(args, args.eval_split)
+    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
+    eval_rows = load_rows(args.dataset, args.eval_split, config=args.dataset_config)
     image_column = find_column(rows, args.image_column, Image, "--image_column")
     label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
     if not isinstance(rows.features[image_column], Image):
         stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
-    for name, split in (("--train_split", rows), ("--eval_split", eval_rows)):
-        missing = sorted({image_column, label_column} - set(split.column_names))
-        if missing:
-            stop(
-                f"the rows of {name} have no column {missing}, as the training rows do; they have {split.column_names}"
-            )
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-        eval_rows = eval_rows.cast_column(label_column, Value("string"))
-        eval_rows = eval_rows.cast_column(label_column, rows.features[label_column])
-    if any(label is None or label < 0 for split in (rows, eval_rows) for label in split.unique(label_column)):
-        stop(f"--label_column {label_column!r} has rows without a label; name splits where every row has one")
-    rows, eval_rows = first_rows(rows, args.max_train_samples), first_rows(eval_rows, args.max_eval_samples)
-    return rows, eval_rows, image_column, label_column
-
-
-def load_split(args, split):
-    path = Path(args.dataset)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            saved = load_from_disk(args.dataset)
-            return saved[split] if isinstance(saved, DatasetDict) else saved
-        return load_dataset(args.dataset, args.dataset_config, split=split)
-    except (OSError, ValueError, KeyError) as error:  # no such file, data set, configuration or split
-        stop(f"--dataset {args.dataset} with split {split!r} cannot be loaded: {error}")
+    missing = sorted({image_column, label_column} - set(eval_rows.column_names))
+    if missing:
+        stop(f"the rows of --eval_split have no column {missing}, as the training rows have: {eval_rows.column_names}")
+    rows = as_classes(rows, label_column)
+    eval_rows = as_classes(eval_rows, label_column, rows.features[label_column].names)
+    return (
+        first_rows(rows, args.max_train_samples),
+        first_rows(eval_rows, args.max_eval_samples),
+        image_column,
+        label_column,
+    )
 
 
 def first_rows(rows, n):

@@ -37,13 +37,10 @@ import torch
 from datasets import (
     ClassLabel,
     Dataset,
-    DatasetDict,
     Features,
     Image,
     Value,
     concatenate_datasets,
-    load_dataset,
-    load_from_disk,
 )
 from matplotlib.figure import Figure
 from PIL import ImageFilter, ImageOps
@@ -63,6 +60,7 @@ from transformers import (
 from vog_hf import VoGCallback, VoGConfig, VoGError
 from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import auroc
+from vog_hf.loading import as_classes, load_rows
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, for a model from scratch
 WIDTHS = {"small-resnet": [32, 64, 128], "resnet18": [64, 128, 256, 512]}
@@ -122,7 +120,7 @@ def main():
     logging.basicConfig(format="%(message)s")
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
 
-    rows, eval_rows, image_column, label_column = load_rows(data_args)
+    rows, eval_rows, image_column, label_column = rows_to_use(data_args)
     classes = rows.features[label_column].names
     build, transform = prepare_model(model_args, classes, image_column, label_column, data_args.image_size)
 
@@ -138,7 +136,7 @@ def main():
     set_seed(args.seed)
     # The paper's target, and the softmax probability; no heat maps, since nobody looks at single rows here.
     config = VoGConfig(target=("logit", "probability"), label="predicted", heat_maps=False)
-    vog = VoGCallback(together.with_transform(transform), config=config, log="wandb" in args.report_to)
+    vog = VoGCallback(together.with_transform(transform), config=config)
     trainer = Trainer(
         model=build(),
         args=args,
@@ -147,7 +145,7 @@ def main():
         compute_metrics=lambda p: {"accuracy": float(np.mean(p.predictions.argmax(-1) == p.label_ids))},
         callbacks=[vog],
     )
-    trainer.train()
+    trainer.train(args.resume_from_checkpoint)
     accuracy = trainer.evaluate()["eval_accuracy"]
     logits = trainer.predict(together.with_transform(transform)).predictions.astype(float)
     scores = vog.scores.to_pandas()
@@ -239,9 +237,8 @@ def shuffle_squares(image, rng):
 
 def load_others(name, split, n):
     """The first n images of a data set."""
-    args = DataArguments(name)
-    rows = load_split(args, "train" if Path(name).is_file() else split, option="--others")
-    column = find_column(rows, None, Image, "--image_column")
+    rows = load_rows(name, "train" if Path(name).is_file() else split)
+    column = find_column(rows, None, Image, f"--others {name}")
     return [row[column].convert("RGB") for row in first_rows(rows.select_columns(column), n)]
 
 
@@ -270,40 +267,25 @@ def print_results(results, table, mean):
         print(f"{measure}\n{wide.to_string(float_format='{:.3f}'.format)}\n")
 
 
-def load_rows(args):
+def rows_to_use(args):
     """Training rows, evaluation rows, and the names of their image column and their label column."""
-    rows, eval_rows = load_split(args, args.train_split), load_split(args, args.eval_split)
+    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
+    eval_rows = load_rows(args.dataset, args.eval_split, config=args.dataset_config)
     image_column = find_column(rows, args.image_column, Image, "--image_column")
     label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
     if not isinstance(rows.features[image_column], Image):
         stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
-    for name, split in (("--train_split", rows), ("--eval_split", eval_rows)):
-        missing = sorted({image_column, label_column} - set(split.column_names))
-        if missing:
-            stop(
-                f"the rows of {name} have no column {missing}, as the training rows do; they have {split.column_names}"
-            )
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-        eval_rows = eval_rows.cast_column(label_column, Value("string"))
-        eval_rows = eval_rows.cast_column(label_column, rows.features[label_column])
-    if any(label is None or label < 0 for split in (rows, eval_rows) for label in split.unique(label_column)):
-        stop(f"--label_column {label_column!r} has rows without a label; name splits where every row has one")
-    rows, eval_rows = first_rows(rows, args.max_train_samples), first_rows(eval_rows, args.max_eval_samples)
-    return rows, eval_rows, image_column, label_column
-
-
-def load_split(args, split, *, option="--dataset"):
-    path = Path(args.dataset)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            saved = load_from_disk(args.dataset)
-            return saved[split] if isinstance(saved, DatasetDict) else saved
-        return load_dataset(args.dataset, args.dataset_config, split=split)
-    except (OSError, ValueError, KeyError) as error:  # no such file, data set, configuration or split
-        stop(f"{option} {args.dataset} with split {split!r} cannot be loaded: {error}")
+    missing = sorted({image_column, label_column} - set(eval_rows.column_names))
+    if missing:
+        stop(f"the rows of --eval_split have no column {missing}, as the training rows have: {eval_rows.column_names}")
+    rows = as_classes(rows, label_column)
+    eval_rows = as_classes(eval_rows, label_column, rows.features[label_column].names)
+    return (
+        first_rows(rows, args.max_train_samples),
+        first_rows(eval_rows, args.max_eval_samples),
+        image_column,
+        label_column,
+    )
 
 
 def first_rows(rows, n):

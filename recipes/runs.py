@@ -24,6 +24,9 @@ from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
+from scipy.stats import t as student_t
+
 HERE = Path(__file__).resolve().parent
 RUNS, RESULTS, README = HERE / "runs.toml", HERE / "results", HERE / "README.md"
 BEGIN, END = "<!-- table by runs.py: begin -->", "<!-- table by runs.py: end -->"
@@ -70,6 +73,8 @@ def record_run(name, args):
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
     }
+    if "first" in run:
+        prepare(run["first"], args.data)
     with tempfile.TemporaryDirectory() as dropped:
         for seed in args.seeds or run.get("seeds", SEEDS):
             output = (args.output or Path(dropped)).resolve() / f"{name}-seed-{seed}"
@@ -82,14 +87,28 @@ def record_run(name, args):
             path.write_text(json.dumps({**how, "seeds": seeds}, indent=2) + "\n", encoding="utf-8")
 
 
-def run_once(run, seed, output, data):
-    """Seconds by the clock, and the headline of a recipe started as a user would start it."""
-    command = [sys.executable, str(HERE / run["recipe"]), *run["arguments"], "--seed", str(seed)]
-    started = time.perf_counter()
+def prepare(first, data):
+    """Make the folder that a run reads, in the data folder, if it is not there."""
+    output = data / first["output"]
+    if not output.exists():
+        part = output.with_name(output.name + ".part")
+        start(first, part.resolve(), data)
+        part.rename(output)
+
+
+def start(run, output, data, *options):
+    """A recipe as a user would start it: its own command line, in the data folder."""
+    command = [sys.executable, str(HERE / run["recipe"]), *run["arguments"], *options]
     done = subprocess.run([*command, "--output_dir", str(output)], cwd=data, check=False)  # noqa: S603 (our own recipe)
-    seconds = time.perf_counter() - started
     if done.returncode:
-        sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}; this seed was not recorded")
+        sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}; nothing was recorded of it")
+
+
+def run_once(run, seed, output, data):
+    """Seconds by the clock, and the headline."""
+    started = time.perf_counter()
+    start(run, output, data, "--seed", str(seed))
+    seconds = time.perf_counter() - started
     headline = json.loads((output / "results.json").read_text(encoding="utf-8")).get("headline")
     if not headline or not all(isinstance(v, int | float) and math.isfinite(v) for v in headline.values()):
         sys.exit(
@@ -121,7 +140,11 @@ def make_table():
             sys.exit(f"error: results/{name}.json is of other arguments than runs.toml has; run it again")
         lines.append(f"| {' | '.join(cells(name, run, record))} |")
         threads = f"OMP_NUM_THREADS={record['threads']} " if record["threads"] else ""
-        commands += [f"# {name}", f"{threads}python recipes/{run['recipe']} {shlex.join(run['arguments'])}".strip()]
+        commands.append(f"# {name}")
+        if "first" in run:
+            first = shlex.join([*run["first"]["arguments"], "--output_dir", run["first"]["output"]])
+            commands.append(f"{threads}python recipes/{run['first']['recipe']} {first}")
+        commands.append(f"{threads}python recipes/{run['recipe']} {shlex.join(run['arguments'])}".strip())
     return "\n".join([*lines, "", "```bash", *commands, "```"])
 
 
@@ -146,15 +169,26 @@ def in_words(values, form="{:.3f}"):
 
 
 def judged(claim, figures):
-    """Whether a figure lies above (below) what the claim wants it to, in how many seeds, and by how much."""
-    sign, bound = (1, claim["above"]) if "above" in claim else (-1, claim["below"])
+    """Whether a figure lies above (below) what the claim wants it to, and by how much.
+
+    It holds, or is contradicted, where the 95 % interval of the mean difference over the seeds (Student's t) lies on
+    one side of 0.
+    """
+    says_above = "above" in claim
+    bound = claim["above"] if says_above else claim["below"]
     values = figures[claim["figure"]]
     bounds = figures[bound] if isinstance(bound, str) else [bound] * len(values)
-    margins = [sign * (value - limit) for value, limit in zip(values, bounds, strict=True)]
-    held, mean = sum(margin > 0 for margin in margins), sum(margins) / len(margins)
-    verdict = "holds" if held == len(margins) else f"**contradicted in {len(margins) - held} of {len(margins)} seeds**"
-    side = ("above" if sign * mean >= 0 else "below") + f" {bound}"
-    return f"{claim['says']}: {verdict}; {claim['figure']} is on average {abs(mean):.3f} {side}"
+    margins = [value - limit for value, limit in zip(values, bounds, strict=True)]
+    mean, n = sum(margins) / len(margins), len(margins)
+    found = f"{claim['figure']}, less {bound}: {mean:+.3f}"
+    if n == 1:
+        return f"{claim['says']}: one seed, cannot be told; {found}"
+    half = student_t.ppf(0.975, n - 1) * np.std(margins, ddof=1) / math.sqrt(n)
+    if abs(mean) <= half:
+        verdict = "cannot be told from these seeds"
+    else:
+        verdict = "holds" if (mean > 0) == says_above else "**contradicted**"
+    return f"{claim['says']}: {verdict}; {found} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 def with_table(text, table):

@@ -23,8 +23,7 @@ goes on where it was when the same command is given again.
 In --output_dir: results.json, report.html, scored.parquet and scores/ (for VoGScores.load). With --compare_with, the
 folder of scores of another run on the same rows, such as <run>/_vog/scores of a callback, the two are compared.
 
-Time and the figures to expect: recipes/README.md, for the first command after a run of text_classification.py with
---save_strategy epoch.
+Time and the figures to expect, with their command: recipes/README.md.
 """
 
 import json
@@ -37,9 +36,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
-from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from accelerate import Accelerator
+from datasets import ClassLabel, Image, Value
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -51,6 +49,7 @@ from transformers import (
 
 from vog_hf import VoGConfig, VoGError, VoGScorer, VoGScores, add_vog_columns
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
+from vog_hf.loading import as_classes, load_rows
 from vog_hf.report import write_report
 from vog_hf.snapshots import from_hub
 
@@ -94,19 +93,19 @@ def make_parser():
 def main():
     (args,) = make_parser().parse_args_into_dataclasses()
     config = VoGConfig(target=tuple(args.vog_target), label=args.vog_label)
-    on_main_process = PartialState().is_main_process
+    accelerator = Accelerator()  # finds the other processes, if there are any
+    on_main_process = accelerator.is_main_process
     logging.basicConfig(format="%(message)s")
     logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
 
     # The snapshots, a model to put them into, and its processor or tokenizer.
     snapshots, source = find_snapshots(args)
     model, prepare = load_model(source, args)
-    rows, input_column, label_column = load_rows(args, model)
+    rows, input_column, label_column = rows_to_score(args, model)
     to_inputs, collate = prepare(input_column, label_column)
-    model.to(PartialState().device)
 
     started = time.perf_counter()
-    scorer = VoGScorer(model, config=config, batch_size=args.batch_size)
+    scorer = VoGScorer(model.to(accelerator.device), config=config, accelerator=accelerator, batch_size=args.batch_size)
     output = Path(args.output_dir)
     scores = scorer.score(rows.with_transform(to_inputs), snapshots, collate_fn=collate, output_dir=output / "scores")
     seconds = time.perf_counter() - started
@@ -134,8 +133,8 @@ def main():
         "headline": {
             "snapshots": len(scores.manifest["snapshots"]),
             "accuracy of the last": float((columns["prediction"] == columns["label"]).mean()),
-            "error in the lowest tenth by vog_class_normalized": deciles["vog_class_normalized"].iloc[0],
-            "error in the highest tenth by vog_class_normalized": deciles["vog_class_normalized"].iloc[-1],
+            "error, lowest tenth by vog_class_normalized": deciles["vog_class_normalized"].iloc[0],
+            "error, highest tenth by vog_class_normalized": deciles["vog_class_normalized"].iloc[-1],
         },
     }
     if args.compare_with is not None:
@@ -170,7 +169,7 @@ def find_snapshots(args):
     if len(args.checkpoints) > 1:
         return args.checkpoints, (args.model or args.checkpoints[-1], None)
     run = Path(args.checkpoints[0])
-    found = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = sorted(run.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.rpartition("-")[2]))
     return run, (args.model or str(found[-1] if found else run), None)
 
 
@@ -216,14 +215,14 @@ def text_inputs(tokenizer, max_length, text_column, label_column):
     return transform, DataCollatorWithPadding(tokenizer)
 
 
-def load_rows(args, model):
+def rows_to_score(args, model):
     """The rows to score, the name of the column that the model reads and that of the labels."""
-    rows = load_split(args.dataset, args.dataset_config, args.split)
-    if args.max_samples is not None:
-        rows = rows.select(range(min(args.max_samples, len(rows))))
+    rows = load_rows(args.dataset, args.split, config=args.dataset_config)
 
     def is_input(feature):
-        return isinstance(feature, Image) if takes_images(model) else feature == Value("string")
+        if takes_images(model):
+            return isinstance(feature, Image)
+        return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
     kind = "images" if takes_images(model) else "texts"
     input_column = args.input_column or next((n for n, f in rows.features.items() if is_input(f)), None)
@@ -235,39 +234,24 @@ def load_rows(args, model):
             stop(f"--{option}_column {name!r} is not a column of the data set; it has {rows.column_names}")
     if not is_input(rows.features[input_column]):
         stop(f"--input_column {input_column!r} holds {rows.features[input_column]}, and the model takes {kind}")
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    require_labels(rows, label_column, args.split)
-    n_classes = rows.features[label_column].num_classes
-    if n_classes != model.config.num_labels:
-        stop(f"the model has {model.config.num_labels} outputs and {label_column!r} has {n_classes} classes")
+    rows = with_classes_of(model, rows, label_column)
+    if args.max_samples is not None:
+        rows = rows.select(range(min(args.max_samples, len(rows))))
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows, input_column, label_column
 
 
-def require_labels(rows, label_column, split):
-    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
-        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
-
-
-def load_split(source, config, split):
-    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
+def with_classes_of(model, rows, label_column):
+    """The rows with the model's numbers of their classes: found by name, or those of the data where names differ."""
+    names, feature = [model.config.id2label[i] for i in range(model.config.num_labels)], rows.features[label_column]
+    if isinstance(feature, Value) and "int" in feature.dtype:
+        names = list(map(str, range(len(names))))
+    elif isinstance(feature, ClassLabel) and set(feature.names) != set(names):
+        if feature.num_classes != len(names):
+            stop(f"the model has {len(names)} outputs and {label_column!r} has {feature.num_classes} classes")
+        names = feature.names
+    return as_classes(rows, label_column, names)
 
 
 def compared(scores, others):

@@ -18,7 +18,7 @@ Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the p
 In --output_dir, beside the model: results.json, report.html (the texts at both ends of the ranking, with what the
 gradient changed at), scored.parquet and scored/ (for load_from_disk).
 
-Time and the figures to expect: recipes/README.md, for the second command.
+Time and the figures to expect, each with its command: recipes/README.md.
 """
 
 import json
@@ -32,8 +32,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from datasets import ClassLabel, DatasetDict, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -46,9 +45,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
+from vog_hf.loading import as_classes, load_rows
 from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
 
@@ -123,20 +124,20 @@ def main():
     set_seed(args.seed)
 
     # The rows as texts, and the same rows with their tokens; Trainer strips the columns that the model does not take.
-    rows, text_column, label_column = load_rows(data_args)
-    eval_rows = load_eval_rows(data_args, text_column, label_column, rows.features[label_column])
+    rows, text_column, label_column = rows_to_train_on(data_args)
+    eval_rows = rows_to_evaluate_on(data_args, text_column, label_column, rows.features[label_column].names)
     model, tokenizer = load_model(model_args, args, rows, text_column, rows.features[label_column].names)
     to_tokens = partial(tokenize, tokenizer=tokenizer, text_column=text_column, max_length=data_args.max_length)
-    prepared = rows.map(to_tokens, batched=True, desc="tokenizing").rename_column(label_column, "labels")
+    names = {} if label_column == "labels" else {label_column: "labels"}
+    prepared = rows.map(to_tokens, batched=True, desc="tokenizing").rename_columns(names)
     if eval_rows is not None:
-        eval_rows = eval_rows.map(to_tokens, batched=True).rename_column(label_column, "labels")
+        eval_rows = eval_rows.map(to_tokens, batched=True).rename_columns(names)
 
     vog = VoGCallback(
         prepared,
         config=config,
         snapshots=parse_snapshots(vog_args.snapshots),
         max_snapshots=vog_args.max_snapshots,
-        log="wandb" in args.report_to,
     )
     trainer = Trainer(
         model=model,
@@ -149,7 +150,7 @@ def main():
         callbacks=[vog],
     )
     started = time.perf_counter()
-    training_seconds = trainer.train(args.resume_from_checkpoint).metrics["train_runtime"]
+    training_seconds = trainer.train(checkpoint_to_resume(args)).metrics["train_runtime"]
     scoring_seconds = time.perf_counter() - started - training_seconds
     trainer.save_model()
     eval_accuracy = trainer.evaluate()["eval_accuracy"] if eval_rows is not None else None
@@ -199,69 +200,50 @@ def main():
     print(f"\nEverything is in {output}: results.json, report.html, scored.parquet, scored/, the model")
 
 
-def load_rows(args):
+def rows_to_train_on(args):
     """The rows to train on, the name of their text column and that of their label column."""
-    rows = load_split(args.dataset, args.dataset_config, args.train_split)
-    if args.max_train_samples is not None:
-        rows = rows.select(range(min(args.max_train_samples, len(rows))))
-    text_column = args.text_column or next((n for n, f in rows.features.items() if f == Value("string")), None)
+    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
+    text_column = args.text_column or next((n for n, f in rows.features.items() if holds_texts(f)), None)
     label_column = args.label_column or next((n for n, f in rows.features.items() if isinstance(f, ClassLabel)), None)
     for option, kind, name in (("text", "texts", text_column), ("label", "classes", label_column)):
         if name is None:
             stop(f"no column holds {kind}; name one of {rows.column_names} with --{option}_column")
         if name not in rows.column_names:
             stop(f"--{option}_column {name!r} is not a column of the data set; it has {rows.column_names}")
-    if rows.features[text_column] != Value("string"):
+    if not holds_texts(rows.features[text_column]):
         stop(f"--text_column {text_column!r} holds {rows.features[text_column]}, expected texts")
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    require_labels(rows, label_column, args.train_split)
+    if label_column != "labels" and "labels" in rows.column_names:
+        stop("the data set has a column 'labels', as the model's own input is called; name it, or leave it out")
+    rows = as_classes(require_texts(rows, text_column), label_column)
+    if args.max_train_samples is not None:
+        rows = rows.select(range(min(args.max_train_samples, len(rows))))
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows, text_column, label_column
 
 
-def load_eval_rows(args, text_column, label_column, feature):
+def holds_texts(feature):
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def rows_to_evaluate_on(args, text_column, label_column, classes):
     """The rows to evaluate on, or None, with the classes of the training rows."""
     if args.eval_split is None and args.eval_dataset is None:
         return None
     is_file = args.eval_dataset is not None and Path(args.eval_dataset).is_file()
     split = args.eval_split or ("train" if is_file else "test")
-    rows = load_split(args.eval_dataset or args.dataset, args.dataset_config, split)
+    rows = load_rows(args.eval_dataset or args.dataset, split, config=args.dataset_config)
     for name in (text_column, label_column):
         if name not in rows.column_names:
             stop(f"the rows to evaluate on have no column {name!r}; they have {rows.column_names}")
-    if rows.features[label_column] != feature:
-        names = rows.features[label_column].names if isinstance(rows.features[label_column], ClassLabel) else None
-        if names is not None and names != feature.names:
-            stop(f"the rows to evaluate on have the classes {names}, those to train on {feature.names}")
-        rows = rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
-    require_labels(rows, label_column, split)
+    return as_classes(require_texts(rows, text_column), label_column, classes)
+
+
+def require_texts(rows, text_column):
+    missing = sum(text is None for text in rows[text_column])
+    if missing:
+        stop(f"{missing:,} of {len(rows):,} rows have no text in column {text_column!r}; leave them out")
     return rows
-
-
-def require_labels(rows, label_column, split):
-    if any(label is None or label < 0 for label in rows.unique(label_column)):
-        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
-
-
-def load_split(source, config, split):
-    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
 
 
 def load_model(model_args, args, rows, text_column, classes):
@@ -322,6 +304,13 @@ def tokenize(rows, *, tokenizer, text_column, max_length):
     return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
 
+def checkpoint_to_resume(args):
+    """The one that --resume_from_checkpoint names; of "True" the last one in the output folder, if there is one."""
+    if args.resume_from_checkpoint not in ("True", "true"):
+        return args.resume_from_checkpoint
+    return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+
+
 def parse_snapshots(text):
     if "," in text:
         return [int(step) for step in text.split(",")]
@@ -334,8 +323,8 @@ def headline(results, deciles, spearman):
     if results["eval_accuracy"] is not None:
         found["accuracy on the evaluation rows"] = results["eval_accuracy"]
     for column in ("vog_class_normalized", "loss"):
-        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
-        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+        found[f"training error, lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"training error, highest tenth by {column}"] = deciles[column].iloc[-1]
     correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
     return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 

@@ -20,7 +20,7 @@ Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the p
 
 In --output_dir: results.json, contact-sheet.png, scored.parquet, the model, snapshots/ and scores/.
 
-Time and the figures to expect: recipes/README.md, for the second command.
+Time and the figures to expect, each with its command: recipes/README.md.
 """
 
 import json
@@ -36,8 +36,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import ClassLabel, DatasetDict, Image, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, Image
 from safetensors.torch import save_model
 from timm.data import create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
@@ -48,6 +47,7 @@ from transformers import HfArgumentParser
 
 from vog_hf import VoGConfig, VoGError, VoGScorer, add_vog_columns, log_scores
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
+from vog_hf.loading import as_classes, load_rows
 from vog_hf.pictures import contact_sheet
 from vog_hf.schedule import plan_snapshots
 from vog_hf.snapshots import SnapshotWriter
@@ -64,7 +64,9 @@ class Arguments:
         default=None, metadata={"help": "Where the rows to evaluate on are, if elsewhere; a parquet file is 'train'."}
     )
     eval_split: str | None = field(default=None, metadata={"help": "Rows to evaluate on at the end."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Only the first n rows of the split; in a folder of images the first classes."}
+    )
     image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Default: the first ClassLabel column."})
     model: str = field(
@@ -104,11 +106,14 @@ def main():
     )
     logging.basicConfig(format="%(message)s")
     logging.getLogger("vog_hf").setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    if (output / "snapshots").exists() or (output / "scores").exists():
+        stop(f"--output_dir {output} holds an earlier run; name another folder, or remove it")
+    accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     set_seed(args.seed)
 
     # timm's model, and the transforms it was made for: varied at random for training, the same each time for scoring.
-    rows, image_column, label_column = load_rows(args)
-    eval_rows = load_eval_rows(args, image_column, label_column, rows.features[label_column])
+    rows, image_column, label_column = rows_to_train_on(args)
+    eval_rows = rows_to_evaluate_on(args, image_column, label_column, rows.features[label_column].names)
     model, data_config = load_model(args, rows.features[label_column].num_classes)
     columns = {"image_column": image_column, "label_column": label_column}
     for_training = partial(to_inputs, transform=create_transform(**data_config, is_training=True), **columns)
@@ -134,7 +139,7 @@ def main():
 
     # What is to be scored is tried on a few rows before the training, so that what is wrong is found now.
     scorer = VoGScorer(accelerator.unwrap_model(model), config=config, accelerator=accelerator, batch_size=256)
-    scorer.plan(scorer.reader(score_rows))
+    scorer.check(score_rows)
     steps = plan_snapshots(
         "auto",
         max_snapshots=args.max_snapshots,
@@ -146,6 +151,8 @@ def main():
     started = time.perf_counter()
     train(accelerator, model, train_loader, optimizer=optimizer, scheduler=scheduler, writer=writer, steps=steps)
     training_seconds = time.perf_counter() - started
+    if accelerator.is_main_process:
+        save_model(accelerator.unwrap_model(model), output / "model.safetensors")
 
     started = time.perf_counter()
     scores = scorer.score(score_rows, output / "snapshots", output_dir=output / "scores")
@@ -167,7 +174,6 @@ def main():
             "eval_accuracy": eval_accuracy,
         }
         report(results, scores, rows, config, output)
-        save_model(accelerator.unwrap_model(model), output / "model.safetensors")
         if args.with_tracking:
             log_scores(scores, rows, run=accelerator.get_tracker("wandb"), step=steps[-1])
     accelerator.end_training()
@@ -262,70 +268,38 @@ def headline(results, deciles, spearman):
     if results["eval_accuracy"] is not None:
         found["accuracy on the evaluation rows"] = results["eval_accuracy"]
     for column in ("vog_class_normalized", "loss"):
-        found[f"error in the lowest tenth by {column}"] = deciles[column].iloc[0]
-        found[f"error in the highest tenth by {column}"] = deciles[column].iloc[-1]
+        found[f"training error, lowest tenth by {column}"] = deciles[column].iloc[0]
+        found[f"training error, highest tenth by {column}"] = deciles[column].iloc[-1]
     correlation = spearman.loc["vog", ["gradient_magnitude", "loss"]].dropna()
     return found | {f"rank correlation of vog with {name}": float(value) for name, value in correlation.items()}
 
 
-def load_rows(args):
+def rows_to_train_on(args):
     """The rows to train on, the name of their image column and that of their label column."""
-    rows = load_split(args.dataset, args.dataset_config, args.train_split)
-    if args.max_train_samples is not None:
-        rows = rows.select(range(min(args.max_train_samples, len(rows))))
+    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
     image_column = find_column(rows, args.image_column, Image, "--image_column")
     if not isinstance(rows.features[image_column], Image):
         stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
     label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
-    if not isinstance(rows.features[label_column], ClassLabel):
-        rows = rows.class_encode_column(label_column)  # texts or numbers become classes
-    require_labels(rows, label_column, args.train_split)
+    rows = as_classes(rows, label_column)
+    if args.max_train_samples is not None:
+        rows = rows.select(range(min(args.max_train_samples, len(rows))))
     if "vog" in rows.column_names:
         stop("the data set has a column 'vog' already, from an earlier run; pass the data set without its scores")
     return rows, image_column, label_column
 
 
-def load_eval_rows(args, image_column, label_column, feature):
+def rows_to_evaluate_on(args, image_column, label_column, classes):
     """The rows to evaluate on, or None, with the classes of the training rows."""
     if args.eval_split is None and args.eval_dataset is None:
         return None
     is_file = args.eval_dataset is not None and Path(args.eval_dataset).is_file()
     split = args.eval_split or ("train" if is_file else "test")
-    rows = load_split(args.eval_dataset or args.dataset, args.dataset_config, split)
+    rows = load_rows(args.eval_dataset or args.dataset, split, config=args.dataset_config)
     for name in (image_column, label_column):
         if name not in rows.column_names:
             stop(f"the rows to evaluate on have no column {name!r}; they have {rows.column_names}")
-    if rows.features[label_column] != feature:
-        names = rows.features[label_column].names if isinstance(rows.features[label_column], ClassLabel) else None
-        if names is not None and names != feature.names:
-            stop(f"the rows to evaluate on have the classes {names}, those to train on {feature.names}")
-        rows = rows.cast_column(label_column, Value("string")).cast_column(label_column, feature)
-    require_labels(rows, label_column, split)
-    return rows
-
-
-def require_labels(rows, label_column, split):
-    if any(label is None or label < 0 for label in rows.select_columns(label_column).unique(label_column)):
-        stop(f"{label_column!r} of split {split!r} has rows without a label; use a split where every row has one")
-
-
-def load_split(source, config, split):
-    """One split of a parquet file (which is 'train'), of a folder, or of a data set on the Hub."""
-    path = Path(source)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-        if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return load_dataset(source, config, split=split)
-        saved = load_from_disk(source)
-    except (OSError, ValueError) as error:  # no such file, data set, configuration or split
-        stop(f"{source} with split {split!r} cannot be loaded: {error}")
-    except DatasetGenerationError as error:  # files of another kind
-        stop(f"{source} with split {split!r} cannot be read: {error.__cause__ or error}")
-    saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    if split not in saved:
-        stop(f"{source} has no split {split!r}; it was saved with {', '.join(saved)}")
-    return saved[split]
+    return as_classes(rows, label_column, classes)
 
 
 def find_column(rows, name, feature, option):

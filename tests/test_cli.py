@@ -321,12 +321,12 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
     ("options", "said"),
     [
         (["--top-k", "0"], "top_k must lie in 1..500, got 0"),
-        (["--dataset", "nowhere.parquet"], "the data set nowhere.parquet cannot be opened"),
+        (["--dataset", "nowhere.parquet"], "nowhere.parquet with split 'train' cannot be loaded"),
         (["--dataset", "someone/nothing"], "was looked for on the Hub: check --dataset, --config and --split"),
-        (["--split", "test"], "holds one data set (split None), not --split test; leave --split out"),
+        (["--split", "test"], "Unknown split \"test\". Should be one of ['train']; check --config and --split"),
         (["--dataset", "OTHER"], "is not the one that was scored"),
         (["--output", "NOTES"], "exists and is no report of vog_hf"),
-        (["--dataset", "NOTES"], "must be a folder or one of *.parquet, *.csv, *.json, *.jsonl"),
+        (["--dataset", "NOTES"], "a file must be one of *.parquet, *.csv, *.json, *.jsonl"),
         (["--dataset-revision", "v1"], "is of a data set on the Hub"),
     ],
 )

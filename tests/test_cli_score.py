@@ -236,7 +236,9 @@ def test_a_split_and_columns_of_other_names(score, tmp_path, images):
     np.testing.assert_array_equal(got.column("label"), images.scores.column("label"))
     assert got.manifest["class_names"] == list("0123456789")
     assert got.manifest["config"]["label_column"] == "digit"
-    assert "has the splits train, held, not 'test'; name one with --split" in score(*given, "--split", "test")
+    assert "Unknown split \"test\". Should be one of ['train', 'held']; check --config and --split" in score(
+        *given, "--split", "test"
+    )
 
 
 def test_rows_without_labels_use_the_prediction(score, tmp_path, images):
@@ -358,8 +360,8 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
         (["MODEL", "-d", "DATA"], "holds no snapshots"),
         (["MODEL", "EMPTY/step-*", "-d", "DATA"], "there is no snapshot at"),
         (["MODEL", "MODEL", "-d", "DATA"], "holds no snapshots"),
-        (["RUN", "-d", "EMPTY"], "cannot be opened"),
-        (["RUN", "-d", "DATA", "--config", "big", "--split", "x"], "not --split x; leave --split out"),
+        (["RUN", "-d", "EMPTY"], "cannot be loaded"),
+        (["RUN", "-d", "DATA", "--config", "big", "--split", "x"], "Unknown split \"x\". Should be one of ['train']"),
         (["RUN", "-d", "DATA", "--label-column", "digit"], "has no column 'digit'; it has image, label"),
         (["RUN", "-d", "DATA", "--input-column", "label"], "holds values of type int, expected images"),
         (["RUN", "-d", "DATA", "--input-column", "image", "--input-column", "label"], "takes one column, got"),

@@ -37,6 +37,7 @@ FLOORS = (
         "text",
         "wording",
         "label_noise",
+        "loading",
         "scorer",
         "session",
         "pictures",
@@ -50,8 +51,8 @@ FLOORS = (
 OUTSIDE_SYSTEMS = 3  # the floor whose modules know nothing of one another
 HUGGING_FACE = {"transformers", "datasets", "accelerate", "huggingface_hub", "peft"}  # not on floor 0
 # Beside the names of `vog_hf` itself, recipes may use what these modules define: values, outside systems, snapshots for
-# a loop of one's own, and the rows of the demo.
-OPEN_TO_RECIPES = FLOORS[0] | FLOORS[OUTSIDE_SYSTEMS] | {"pictures", "label_noise", "snapshots", "demo"}
+# a loop of one's own, rows by name, and the rows of the demo.
+OPEN_TO_RECIPES = FLOORS[0] | FLOORS[OUTSIDE_SYSTEMS] | {"pictures", "label_noise", "loading", "snapshots", "demo"}
 
 
 def floor_of(module):

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,11 @@ RUNS = """
 recipe = "mine.py"
 about = "adds"
 arguments = ["--dataset", "number.txt"]
-claims = [{says = "large", figure = "auroc", above = 1.5}, {says = "small", figure = "auroc", below = 9}]
+claims = [
+  {says = "large", figure = "auroc", above = 1.5},
+  {says = "small", figure = "auroc", below = 9},
+  {says = "huge", figure = "auroc", above = 9},
+]
 """
 
 
@@ -76,8 +81,10 @@ def test_table_says_where_a_claim_is_contradicted(runner):
     assert text.startswith("before\n")
     assert text.endswith("\nafter")
     assert "auroc: 1.500 (0.500 to 2.500)" in text
-    assert "large: **contradicted in 2 of 3 seeds**; auroc is on average 0.000 above 1.5" in text
-    assert "small: holds; auroc is on average 7.500 below 9" in text
+    # scipy.stats.t.interval(0.95, 2, 0, 1 / 3 ** 0.5): 2.484
+    assert "large: cannot be told from these seeds; auroc, less 1.5: +0.000 (-2.484 to +2.484)" in text
+    assert "small: holds; auroc, less 9: -7.500 (-9.984 to -5.016)" in text
+    assert "huge: **contradicted**; auroc, less 9: -7.500 (-9.984 to -5.016)" in text
     assert "python recipes/mine.py --dataset number.txt" in text
     assert str(runner.folder) not in text
 
@@ -85,7 +92,7 @@ def test_table_says_where_a_claim_is_contradicted(runner):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("mine.py", "raise SystemExit(3)", "ended with 3; this seed was not recorded"),
+        ("mine.py", "raise SystemExit(3)", "ended with 3; nothing was recorded of it"),
         (
             "mine.py",
             RECIPE.replace('{"auroc": value}', '{"auroc": float("nan")}'),
@@ -107,13 +114,34 @@ def test_a_run_that_fails_is_not_recorded(runner, file, text, message):
 def test_a_failure_costs_one_seed(runner):
     """What was recorded before a seed that fails stays, and the others can be added; other hardware begins anew."""
     (runner.folder / "mine.py").write_text(RECIPE + "assert args.seed != '1'")
-    assert "ended with 1; this seed was not recorded" in record(runner).stderr
+    assert "ended with 1; nothing was recorded of it" in record(runner).stderr
     assert recorded_seeds(runner) == [0]
     (runner.folder / "mine.py").write_text(RECIPE)
     assert record(runner, "--seeds", "2", "1").returncode == 0
     assert recorded_seeds(runner) == [0, 1, 2]
     assert record(runner, "--seeds", "1", hardware="two abaci").returncode == 0
     assert recorded_seeds(runner) == [1]
+
+
+def test_what_a_run_reads_is_made_first(runner):
+    """Once, in the data folder; where it fails nothing is left that a later run would take for it."""
+    first = '[mine]\nfirst = {recipe = "first.py", arguments = [], output = "made"}'
+    (runner.folder / "runs.toml").write_text(RUNS.replace("[mine]", first))
+    making = "import pathlib, sys\nfolder = pathlib.Path(sys.argv[-1]); folder.mkdir()\n"
+    (runner.folder / "first.py").write_text(making + "raise SystemExit(4)")
+    assert "ended with 4" in record(runner).stderr
+    assert not (runner.folder / "data" / "made").exists()
+    shutil.rmtree(runner.folder / "data" / "made.part")
+    (runner.folder / "first.py").write_text(making)
+    assert record(runner).returncode == 0
+    assert (runner.folder / "data" / "made").is_dir()
+    assert "python recipes/first.py --output_dir made\n" in (runner.folder / "README.md").read_text()
+
+
+def test_one_seed_judges_nothing(runner):
+    """A claim about a single seed is left open."""
+    record(runner, "--seeds", "0")
+    assert "large: one seed, cannot be told; auroc, less 1.5: -1.000" in (runner.folder / "README.md").read_text()
 
 
 def test_a_record_of_other_arguments_is_refused(runner):
@@ -126,11 +154,13 @@ def test_a_record_of_other_arguments_is_refused(runner):
 
 
 def test_table_of_the_readme_is_what_was_recorded():
-    """README.md has exactly the table that results/ and runs.toml give, and every record is of a run listed there."""
+    """README.md has the table that results/ and runs.toml give; every recipe has a run, and each run a record."""
     runs = runpy.run_path(str(FOLDER / "runs.py"))
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert runs["with_table"](text, runs["make_table"]()) == text
-    assert {path.stem for path in RECORDS} <= set(runs["read_runs"]())
+    assert {path.stem for path in RECORDS} == set(runs["read_runs"]())
+    recipes = {path.name for path in FOLDER.glob("*.py")} - {"runs.py"}
+    assert {run["recipe"] for run in runs["read_runs"]().values()} == recipes
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

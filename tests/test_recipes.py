@@ -137,7 +137,7 @@ def check_results(runs, name, label, n_rows):
     assert results["train_accuracy"] == pytest.approx(1 - wrong.mean())
     assert {"vog", "vog_class_normalized", "loss"} <= set(results["error_by_decile"])
     for column, errors in results["error_by_decile"].items():
-        assert errors == pytest.approx(error_by_decile(table[column], wrong)["error"].tolist())
+        assert errors == pytest.approx(error_by_decile(table[column], 1 - table["correctness"])["error"].tolist())
     spearman = table[["vog", "loss"]].corr(method="spearman").loc["vog", "loss"]
     assert results["spearman"]["vog"]["loss"] == pytest.approx(spearman)
     assert results["training_seconds"] > 0
@@ -262,7 +262,7 @@ def run_here(monkeypatch):
         ("good.parquet", ["--image_column", "label"], "--image_column 'label' holds ClassLabel.*expected images"),
         ("no-image.parquet", [], r"no column is of type Image; name one of \['label'\] with --image_column"),
         ("no-class.parquet", [], "no column is of type ClassLabel; .*--label_column"),
-        ("unlabelled.parquet", [], "'label' of split 'train' has rows without a label"),
+        ("unlabelled.parquet", [], "rows of split 'train' have no label in column 'label'"),
         ("scored.parquet", [], "has a column 'vog' already"),
         (
             "good.parquet",

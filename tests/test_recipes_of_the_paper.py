@@ -311,7 +311,7 @@ def sources(tmp_path_factory, digits):
 @pytest.mark.parametrize(
     "case",
     [
-        ("nowhere", SPLITS, "--dataset .*nowhere with split .* cannot be loaded"),
+        ("nowhere", SPLITS, "nowhere with split .* cannot be loaded"),
         ("digits.parquet", (), "split 'test' cannot be loaded: Unknown split"),
         ("images", (), "split 'test' cannot be loaded: Unknown split"),
         (
@@ -323,7 +323,7 @@ def sources(tmp_path_factory, digits):
         ("digits.parquet", (*SPLITS, "--image_column", "label"), "holds ClassLabel.*expected images"),
         ("no-image.parquet", SPLITS, "no column is of type Image"),
         ("no-class.parquet", SPLITS, "no column is of type ClassLabel; .*--label_column"),
-        ("unlabelled.parquet", SPLITS, "rows without a label"),
+        ("unlabelled.parquet", SPLITS, "have no label in column 'label'"),
         ("digits.parquet", (*SPLITS, "--model", "scratch:resnet99"), "there are small-resnet, resnet18"),
         ("digits.parquet", (*SPLITS, "--model", "{folder}/three"), "has not 10 outputs; --ignore_mismatched_sizes"),
         ("digits.parquet", (*SPLITS, "--model", "{folder}/three-by-timm"), "has not 10 outputs; --ignore_mismatched"),
@@ -348,7 +348,7 @@ def test_error_lines(sources, recipe, case):
         ("label_noise", ("--label_noise", "0"), "0 of 53 rows are corrupted"),
         ("label_noise", ("--label_noise", "2"), "fraction must lie in 0..1"),
         ("error_by_decile", ("--max_eval_samples", "99"), "99 rows, expected at least 100"),
-        ("ood_detection", ("--others", "nowhere/at-all"), "--others nowhere/at-all with split 'test' cannot be loaded"),
+        ("ood_detection", ("--others", "nowhere/at-all"), "nowhere/at-all with split 'test' cannot be loaded"),
     ],
 )
 def test_error_lines_of_one_recipe(digits, tmp_path, case):

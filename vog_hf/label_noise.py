@@ -1,15 +1,16 @@
 """Wrong labels planted on purpose, so that it is known which rows a ranking ought to find."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value
 
 from vog_hf.errors import ConfigError, LabelError
 from vog_hf.gradients import LABEL_NAMES
+from vog_hf.loading import with_columns
 from vog_hf.rows import has_table, integer_column
 from vog_hf.targets import IGNORED_TOKEN
 
@@ -112,27 +113,11 @@ def _classes(dataset: Dataset, name: str, labels: npt.NDArray[np.int64]) -> npt.
 
 def _replaced(dataset: Dataset, name: str, noisy: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Dataset:
     """The data set with these labels in these rows, in the same place among its columns and under its format."""
-    stored = dataset.with_format(None)
-    original = stored.select_columns([name]).with_format("arrow")[:].column(name)
+    original = dataset.select_columns([name]).with_format("arrow")[:].column(name)
     is_corrupted = np.zeros(len(dataset), dtype=bool)
     is_corrupted[rows] = True
     changed = pa.chunked_array([pa.array(noisy, pa.int64()).cast(original.type)])
     column = pc.if_else(pa.array(is_corrupted), changed, original)  # a null elsewhere stays null
     feature = dataset.features[name]
     features = Features({name: feature, ORIGINAL: feature, CORRUPTED: Value("bool")})
-    added = Dataset(pa.table([column, original, pa.array(is_corrupted)], schema=features.arrow_schema))
-    joined = concatenate_datasets([stored.remove_columns(name), added], axis=1, split=dataset.split)
-    ordered: Any = joined.select_columns([*dataset.column_names, ORIGINAL, CORRUPTED])
-    return ordered.with_format(**_format(dataset))
-
-
-def _format(dataset: Dataset) -> dict[str, Any]:
-    """The format of a data set for ``with_format``; one of all columns is one of the new columns, too."""
-    kept = dict(dataset.format)
-    columns = kept.pop("columns")
-    return {
-        "type": kept["type"],
-        "columns": None if set(columns) == set(dataset.column_names) else columns,
-        "output_all_columns": kept["output_all_columns"],
-        **kept["format_kwargs"],
-    }
+    return with_columns(dataset, pa.table([column, original, pa.array(is_corrupted)], schema=features.arrow_schema))

@@ -133,6 +133,19 @@ class VoGScorer:
             )
             return self.score_rows(reader, snapshot_set, output_dir=output_dir)
 
+    def check(self, dataset: Any, *, collate_fn: CollateFunction | None = None, id_column: str | None = None) -> None:
+        """Try the first rows, so that what is wrong is found before a training and not after it.
+
+        Args:
+            dataset: As for `score`.
+            collate_fn: As for `score`.
+            id_column: As for `score`.
+
+        Raises:
+            VoGError: What is wrong with rows, labels, model or configuration, as `score` would say it.
+        """
+        self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
+
     def reader(self, dataset: Any, *, id_column: str | None = None, **options: Any) -> BatchReader:
         """A `BatchReader` of a data set or stream for this scorer's model; options as there."""
         if is_stream(dataset):

@@ -1,6 +1,6 @@
 """Data sets and scores by the names that a person gives them on a command line."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
     from vog_hf.scores import VoGScores
 
-READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 SOURCE_NAME = "source.json"  # beside scores: which data set they are of
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 
 ScoresArgument = Annotated[
     Path,
@@ -103,19 +101,15 @@ def open_dataset(source: Source) -> "Dataset":
     Raises:
         DataError: There is no such data set, configuration or split, or it cannot be read.
     """
-    import datasets
-    from datasets.exceptions import DatasetsError
+    from vog_hf.loading import load_rows
 
-    path = Path(source.name).expanduser()
+    if source.is_local and source.revision is not None:
+        msg = f"--dataset-revision is of a data set on the Hub, and {source.name} is on this machine; leave it out"
+        raise DataError(msg)
     try:
-        if path.is_dir() and any((path / name).is_file() for name in SAVED):
-            return _split_of(datasets.load_from_disk(str(path)), source)
-        return _loaded(source, path)
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        msg = f"the data set {source} cannot be opened: {reason:.400}{_advice(source)}"
+        return load_rows(source.name, source.split, config=source.config, revision=source.revision)
+    except DataError as error:
+        msg = f"{error}{_advice(source)}"
         raise DataError(msg) from error
 
 
@@ -124,38 +118,6 @@ def open_splits(source: Source, names: Iterable[str]) -> "DatasetDict":
     from datasets import DatasetDict
 
     return DatasetDict({name: open_dataset(replace(source, split=name)) for name in names})
-
-
-def _loaded(source: Source, path: Path) -> "Dataset":
-    from datasets import load_dataset
-
-    split = source.split or "train"
-    if not path.exists():
-        return load_dataset(source.name, source.config, split=split, revision=source.revision)
-    if source.revision is not None:
-        msg = f"--dataset-revision is of a data set on the Hub, and {path} is on this machine; leave it out"
-        raise DataError(msg)
-    if path.is_dir():
-        return load_dataset(str(path), source.config, split=split)
-    if path.suffix not in READERS:
-        msg = f"--dataset {path} must be a folder or one of {', '.join('*' + suffix for suffix in READERS)}"
-        raise DataError(msg)
-    return load_dataset(READERS[path.suffix], data_files={"train": str(path)}, split=split)
-
-
-def _split_of(saved: Any, source: Source) -> Any:
-    """Of what `load_from_disk` has found."""
-    if not isinstance(saved, Mapping):
-        name = None if saved.split is None else str(saved.split)
-        if source.split not in (None, name):
-            msg = f"{source.name} holds one data set (split {name}), not --split {source.split}; leave --split out"
-            raise DataError(msg)
-        return saved
-    split = source.split or "train"
-    if split not in saved:
-        msg = f"{source.name} has the splits {', '.join(map(str, saved))}, not {split!r}; name one with --split"
-        raise DataError(msg)
-    return saved[split]
 
 
 def _advice(source: Source) -> str:

@@ -10,7 +10,6 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.data import (
-    SAVED,
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
@@ -118,8 +117,10 @@ def open_scored(
         ConfigError: There are several splits and none was chosen, or options that do not go together.
         VoGError: There is no such thing, or it cannot be read.
     """
+    from vog_hf.loading import is_saved
+
     folder = Path(scored).expanduser()
-    if dataset is None and folder.is_dir() and any((folder / name).is_file() for name in SAVED):
+    if dataset is None and is_saved(folder):
         from vog_hf.columns import scores_from_columns
 
         rows = open_dataset(Source(scored, config, split, revision))

@@ -1,0 +1,145 @@
+"""Rows by name: where they are looked for, parts of splits, and labels as classes."""
+
+import re
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, NamedSplit, Value
+
+from vog_hf.errors import DataError, LabelError
+from vog_hf.loading import as_classes, load_rows, part_of
+
+ROWS = {"text": list("abcdef"), "label": [0, 1, 0, 1, 0, 1]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same rows in every form that is read."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = Dataset.from_dict(ROWS)
+    rows.to_parquet(folder / "rows.parquet")
+    rows.to_csv(folder / "rows.csv")
+    rows.to_json(folder / "rows.jsonl")
+    rows.save_to_disk(folder / "alone")
+    Dataset(rows.data, split=NamedSplit("test")).save_to_disk(folder / "alone-test")
+    DatasetDict({"train": rows, "test": rows.select(range(2))}).save_to_disk(folder / "splits")
+    (folder / "parquet-files").mkdir()
+    rows.to_parquet(folder / "parquet-files" / "test.parquet")
+    (folder / "rows.txt").write_text("a")
+    (folder / "broken.parquet").write_text("no parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "expected"),
+    [
+        ("rows.parquet", None, "abcdef"),
+        ("rows.csv", "train", "abcdef"),
+        ("rows.jsonl", "train[:50%]", "abc"),
+        ("alone", None, "abcdef"),
+        ("alone", "train[4:]", "ef"),
+        ("alone-test", None, "abcdef"),
+        ("alone-test", "test[-1:]", "f"),
+        ("splits", None, "abcdef"),
+        ("splits", "test", "ab"),
+        ("splits", "test[1:]+train[:1]", "ba"),
+        ("parquet-files", "test", "abcdef"),
+    ],
+)
+def test_load_rows(folder, name, split, expected):
+    """Files, folders of save_to_disk and folders of files; the same notation of splits for all of them."""
+    assert "".join(load_rows(str(folder / name), split)["text"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("nowhere.parquet", None, "nowhere.parquet with split 'train' cannot be loaded: "),
+        ("rows.parquet", "test", "rows.parquet with split 'test' cannot be loaded: Unknown split"),
+        ("rows.txt", None, "a file must be one of *.parquet, *.csv, *.json, *.jsonl"),
+        ("broken.parquet", None, "broken.parquet with split 'train' cannot be loaded: "),
+        ("alone", "test", "Unknown split \"test\". Should be one of ['train']"),
+        ("alone-test", "train", "Unknown split \"train\". Should be one of ['test']"),  # never the same rows as test
+        ("splits", "validation", 'Unknown split "validation"'),
+        ("splits", "train[", "cannot be loaded: "),
+    ],
+)
+def test_what_cannot_be_loaded(folder, name, split, message):
+    """One line that says which data set, which split and why."""
+    with pytest.raises(DataError, match=re.escape(message)) as raised:
+        load_rows(str(folder / name), split)
+    assert "\n" not in str(raised.value)
+
+
+def test_part_of_a_data_set_that_was_a_part():
+    """A part of train that was saved alone is the split train."""
+    rows = Dataset(Dataset.from_dict(ROWS).data, split=NamedSplit("train[:10%]"))
+    assert part_of(rows, "train[:2]")["text"][:] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        ([10, 2, 2, 0], ["0", "2", "10"], [2, 1, 1, 0]),  # in the order of numbers
+        (["b", "a", "a"], ["a", "b"], [1, 0, 0]),
+        ([True, False], ["false", "true"], [1, 0]),
+        ([-1, 1], ["-1", "1"], [0, 1]),
+    ],
+)
+def test_as_classes(labels, names, numbers):
+    """Texts, numbers and booleans become the numbers of their classes."""
+    rows = as_classes(Dataset.from_dict({"x": labels, "label": labels, "y": labels}), "label")
+    assert rows.features["label"] == ClassLabel(names=names)
+    assert rows["label"][:] == numbers
+    assert rows.column_names == ["x", "label", "y"]
+
+
+def classes(numbers, names):
+    """Rows with a label of this feature."""
+    return Dataset.from_dict({"label": numbers}, features=Features({"label": ClassLabel(names=names)}))
+
+
+def test_classes_are_matched_by_name():
+    """Rows whose classes have other numbers than those of the model, or names that do not occur, are its classes."""
+    ours = ["bad", "good"]
+    assert as_classes(classes([0, 1], ["good", "bad"]), "label", ours)["label"][:] == [1, 0]
+    assert as_classes(classes([0, 2], ["good", "fair", "bad"]), "label", ours)["label"][:] == [1, 0]
+    assert as_classes(Dataset.from_dict({"label": [1, 0]}), "label", ["0", "1"])["label"][:] == [1, 0]
+    same = classes([0, 1], ours)
+    assert as_classes(same, "label", ours) is same
+
+
+def test_large_texts_and_small_numbers():
+    """The widths of the values do not matter."""
+    for kind, labels in (("large_string", ["b", "a"]), ("int8", [7, 3]), ("uint16", [7, 3])):
+        rows = Dataset.from_dict({"label": labels}, features=Features({"label": Value(kind)}))
+        assert as_classes(rows, "label")["label"][:] == [1, 0]
+
+
+def test_format_transform_and_selection_stay():
+    """Nothing else of a data set changes."""
+    rows = Dataset.from_dict({**ROWS, "label": list("xyxyxy")}).select([5, 0])
+    assert as_classes(rows.with_format("numpy"), "label").format["type"] == "numpy"
+    seen = as_classes(rows.with_transform(lambda batch: {"n": [len(batch["text"])]}), "label")
+    assert seen[:1] == {"n": [1]}
+    assert as_classes(rows, "label")[:] == {"text": ["f", "a"], "label": [1, 0]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "error", "message"),
+    [
+        (Dataset.from_dict({"label": ["a", None]}), None, LabelError, "1 of 2 rows have no label in column 'label'"),
+        (classes([0, -1], ["a", "b"]), None, LabelError, "1 of 2 rows have no label in column 'label'"),
+        (Dataset.from_dict({"label": ["a", "c"]}), ["a", "b"], LabelError, "holds 'c', which is none of the classes"),
+        (Dataset.from_dict({"label": [0, 9]}), ["0", "1"], LabelError, "holds '9', which is none of the classes 0, 1"),
+        (Dataset.from_dict({"label": [[0], [1]]}), None, DataError, "expected classes: texts or whole numbers"),
+        (Dataset.from_dict({"label": [0.5]}), None, DataError, "expected classes: texts or whole numbers"),
+        (Dataset.from_dict({"klass": [0]}), None, DataError, "no label column 'label'; the data set has klass"),
+        (DatasetDict(), None, DataError, "pass one split of a data set"),
+        (IterableDataset.from_generator(lambda: iter([])), None, DataError, "pass one split of a data set"),
+    ],
+)
+def test_labels_that_are_no_classes(rows, names, error, message):
+    """Rows without a label, of unknown classes and of other kinds are refused, and the row is named."""
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        as_classes(rows, "label", names)
+    assert error is DataError or raised.value.position == 1

@@ -1,0 +1,186 @@
+"""Rows by the name that a person gives on a command line: one split of a data set, and its labels as classes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    ReadInstruction,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetsError
+
+from vog_hf.errors import DataError, LabelError
+from vog_hf.rows import has_table
+
+READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
+
+
+def load_rows(
+    name: str, split: str | None = None, *, config: str | None = None, revision: str | None = None
+) -> Dataset:
+    """One split of a data set, from wherever it is.
+
+    Args:
+        name: Id on the Hub, folder of `save_to_disk`, folder that `load_dataset` reads (of images, of parquet files),
+            or a parquet, csv or json file.
+        split: As `load_dataset` names it, also a part (``"train[:10%]"``). A file is the split ``train``, and so is a
+            data set that was saved alone, unless it was another one when it was saved. Default: that one, else
+            ``train``.
+        config: Configuration.
+        revision: Branch, tag or commit of a data set on the Hub.
+
+    Raises:
+        DataError: There is no such data set, configuration or split, or it cannot be read; says which and why.
+    """
+    path = Path(name).expanduser()
+    try:
+        if is_saved(path):
+            return part_of(load_from_disk(str(path)), split)
+        split = split or "train"
+        if path.is_dir():
+            return load_dataset(str(path), config, split=split)
+        if not path.is_file():
+            return load_dataset(name, config, split=split, revision=revision)
+        return load_dataset(_reader(path), data_files={"train": str(path)}, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
+        msg = f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}"
+        raise DataError(msg) from error
+
+
+def _reader(file: Path) -> str:
+    if file.suffix not in READERS:
+        msg = f"a file must be one of {', '.join('*' + suffix for suffix in READERS)}"
+        raise ValueError(msg)
+    return READERS[file.suffix]
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` has written it."""
+    return folder.is_dir() and any((folder / name).is_file() for name in SAVED)
+
+
+def part_of(saved: Dataset | Mapping[str, Dataset], split: str | None = None) -> Dataset:
+    """A split, or a part of one, of what is in memory already.
+
+    Args:
+        saved: Splits by name, or one data set.
+        split: As for `load_rows`.
+
+    Raises:
+        ValueError: There is no such split.
+    """
+    if not isinstance(saved, Mapping):
+        only = str(saved.split or "train").partition("[")[0].partition("+")[0]  # "train[:10%]": of train
+        saved, split = {only: saved}, split or only
+    splits: dict[str, Dataset] = dict(saved)
+    parts = ReadInstruction.from_spec(split or "train").to_absolute({name: len(rows) for name, rows in splits.items()})
+    taken = [splits[part.splitname].select(range(part.from_ or 0, _end(part, splits))) for part in parts]
+    return concatenate_datasets(taken) if len(taken) > 1 else taken[0]
+
+
+def _end(part: Any, splits: Mapping[str, Dataset]) -> int:
+    return len(splits[part.splitname]) if part.to is None else part.to
+
+
+def as_classes(rows: Dataset, column: str, names: Sequence[str] | None = None) -> Dataset:
+    """The rows with their labels as a ``ClassLabel``, which a classifier is trained on.
+
+    Args:
+        rows: One split. Its format and its transform are kept, and no other column is decoded.
+        column: Labels: classes, texts, whole numbers or booleans.
+        names: Names of the classes in the order of their numbers, as of the rows that a model was trained on; default:
+            those that the column has, texts in the order of the alphabet, numbers in the order of numbers.
+
+    Returns:
+        The same rows and columns, in the same order. Labels are matched with ``names`` by name, not by number.
+
+    Raises:
+        DataError: There is no such column, or it holds something else.
+        LabelError: A row without a label, or with one that is not in ``names``.
+
+    Example:
+        >>> rows = Dataset.from_dict({"label": [10, 2, 2]})
+        >>> as_classes(rows, "label").features["label"].names
+        ['2', '10']
+        >>> as_classes(rows, "label", names=["10", "2"])["label"][:]
+        [0, 1, 1]
+    """
+    if not has_table(rows) or column not in rows.column_names:
+        has = f"the data set has {', '.join(rows.column_names)}" if has_table(rows) else "pass one split of a data set"
+        msg = f"there is no label column {column!r}; {has}"
+        raise DataError(msg)
+    labels, known = _named(rows, column)
+    of_split = f" of split {str(rows.split)!r}" if rows.split is not None else ""
+    if labels.null_count:
+        msg = (
+            f"{labels.null_count:,} of {len(labels):,} rows{of_split} have no label in column {column!r}; use a "
+            "split where every row has one, or leave them out"
+        )
+        raise LabelError(msg, pc.index(pc.is_null(labels), True).as_py())
+    names = known if names is None else list(names)
+    numbers = pc.index_in(labels, value_set=pa.array(names, pa.string()))
+    if numbers.null_count:
+        row = pc.index(pc.is_null(numbers), True).as_py()
+        unknown = labels[row].as_py()
+        msg = (
+            f"label column {column!r}{of_split} holds {unknown!r}, which is none of the classes {', '.join(names[:20])}"
+        )
+        raise LabelError(msg, row)
+    features = Features({column: ClassLabel(names=names)})
+    if rows.features[column] == features[column]:
+        return rows
+    return with_columns(rows, pa.table([numbers.cast(pa.int64())], schema=features.arrow_schema))
+
+
+def _named(rows: Dataset, column: str) -> tuple[pa.Array, list[str]]:
+    """The name of every row's class (null: it has none), and the names there are, in order."""
+    feature = rows.features[column]
+    values = rows.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
+    if isinstance(feature, ClassLabel):
+        numbers = pc.if_else(pc.less(values, 0), pa.scalar(None, values.type), values)
+        return pa.array(feature.names, pa.string()).take(numbers), list(feature.names)
+    dtype = feature.dtype if isinstance(feature, Value) else ""
+    if not (dtype in ("string", "large_string", "bool") or dtype.startswith(("int", "uint"))):
+        msg = f"label column {column!r} holds {feature}, expected classes: texts or whole numbers"
+        raise DataError(msg)
+    labels = values.cast(pa.string())
+    known = sorted(values.unique().drop_null().to_pylist())
+    return labels, pa.array(known, values.type).cast(pa.string()).to_pylist()
+
+
+def with_columns(dataset: Dataset, columns: pa.Table) -> Dataset:
+    """The data set with these columns in the place of those of the same name, or behind the others.
+
+    Args:
+        dataset: One split; its format and its transform are kept, and nothing in it is decoded.
+        columns: A value per row, with the features in the schema's metadata (`Features.arrow_schema`).
+    """
+    stored, added = dataset.with_format(None), Dataset(columns)
+    others = stored.remove_columns([name for name in added.column_names if name in stored.column_names])
+    joined = concatenate_datasets([others, added], axis=1, split=dataset.split) if others.column_names else added
+    new = [name for name in added.column_names if name not in stored.column_names]
+    ordered: Any = joined.select_columns([*stored.column_names, *new])
+    return ordered.with_format(**_format(dataset))
+
+
+def _format(dataset: Dataset) -> dict[str, Any]:
+    """The format of a data set for ``with_format``; one of all columns is one of the new columns, too."""
+    kept = dict(dataset.format)
+    columns = kept.pop("columns")
+    return {
+        "type": kept["type"],
+        "columns": None if set(columns) == set(dataset.column_names) else columns,
+        "output_all_columns": kept["output_all_columns"],
+        **kept["format_kwargs"],
+    }
