@@ -23,7 +23,7 @@ from reference import (
 from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, ModelError
+from vog_hf.errors import ConfigError, LabelError, ModelError
 from vog_hf.replay import Replay
 from vog_hf.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter
@@ -403,6 +403,19 @@ def test_a_callable_that_gives_no_value_per_row_is_refused():
     case, states = family("mlp")
     with pytest.raises(ConfigError, match=r"one value per row, a tensor of shape \(7,\), got \(\)"):
         score(case, states, config=VoGConfig(target=lambda outputs, batch: outputs.sum()))
+
+
+def test_rows_can_be_checked_before_a_training():
+    """`check` says what `score` would say, and leaves model and random streams as found."""
+    case, _ = family("mlp")
+    scorer = VoGScorer(case.model, batch_size=7)
+    rows = labelled(case.rows, case.labels)
+    before = copy.deepcopy(case.model.state_dict()), torch.get_rng_state()
+    assert scorer.check(rows) is None
+    assert_close(case.model.state_dict(), before[0], rtol=0, atol=0)
+    assert_close(torch.get_rng_state(), before[1])
+    with pytest.raises(LabelError, match=f"label {models.CLASSES}"):
+        scorer.check(labelled(case.rows, [models.CLASSES, *case.labels[1:]]))
 
 
 def test_reducing_channels_can_be_turned_off_and_is_refused_where_there_are_none():

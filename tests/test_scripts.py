@@ -98,6 +98,14 @@ def test_the_readme_says_which_lines(name, place):
     assert [line for line in lines if line not in added] == source(name, line="").splitlines()
 
 
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_a_script_that_only_evaluates_goes_on_as_before(script, name):
+    """Without --do_train nothing is scored and nothing is in the way."""
+    trainer, callback = script(name, *KEEP[: 2 * (name == "image")], "--do_train", "False")
+    assert 0 <= metrics(trainer, "eval")["eval_accuracy"] <= 1
+    assert callback is None or not list(Path(trainer.args.output_dir).glob("_vog*"))
+
+
 @pytest.mark.parametrize("line", ["callbacks=[VoGCallback()],", 'callbacks=[VoGCallback(dataset["train"])],'])
 def test_random_transforms_are_refused_with_the_line_to_write(script, line):
     """Before the first step; what the message advises, in the script's own names, is the line that works."""

@@ -104,13 +104,16 @@ def main():
         raw_datasets = raw_datasets.map(
             preprocess_function, batched=True, load_from_cache_file=not data_args.overwrite_cache
         )
-    train_dataset, eval_dataset = raw_datasets["train"], raw_datasets["validation"]
-    if data_args.max_train_samples is not None:
-        train_dataset = train_dataset.select(range(min(len(train_dataset), data_args.max_train_samples)))
+    if training_args.do_train:
+        train_dataset = raw_datasets["train"]
+        if data_args.max_train_samples is not None:
+            train_dataset = train_dataset.select(range(min(len(train_dataset), data_args.max_train_samples)))
+    eval_dataset = raw_datasets["validation"]
     if data_args.max_eval_samples is not None:
         eval_dataset = eval_dataset.select(range(min(len(eval_dataset), data_args.max_eval_samples)))
-    for index in random.sample(range(len(train_dataset)), 3):
-        logger.info("Sample %d of the training set: %s.", index, train_dataset[index])
+    if training_args.do_train:
+        for index in random.sample(range(len(train_dataset)), 3):
+            logger.info("Sample %d of the training set: %s.", index, train_dataset[index])
 
     def compute_metrics(p):
         predictions = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
@@ -133,7 +136,7 @@ def main():
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
         data_collator=data_collator,
-        callbacks=[VoGCallback(train_dataset)],
+        callbacks=[VoGCallback(train_dataset)] if training_args.do_train else None,
     )
 
     if training_args.do_train:
