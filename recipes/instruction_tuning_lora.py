@@ -111,7 +111,8 @@ def make_parser():
     parser = HfArgumentParser((DataArguments, ModelArguments, VoGArguments, TrainingArguments))
     parser.set_defaults(
         num_train_epochs=6,
-        learning_rate=5e-3,  # for the small model; a pretrained one wants a smaller rate
+        learning_rate=2e-3,  # for the small model; a pretrained one wants a smaller rate
+        warmup_steps=50,  # else it is chance whether the small model learns
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         save_strategy="no",

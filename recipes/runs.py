@@ -156,16 +156,25 @@ def cells(name, run, record):
     return [
         f"[{name}]({run['recipe']}): {run['about']}",
         f"{record['hardware']}, {record['date']}",
-        f"{in_words(minutes, '{:.1f}')} min, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+        f"{in_words(minutes, '{:.1f}'.format)} min, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
         "<br>".join(f"{figure}: {in_words(values)}" for figure, values in figures.items()),
         "<br>".join(judged(claim, figures) for claim in run.get("claims", [])) or "none",
     ]
 
 
-def in_words(values, form="{:.3f}"):
+def in_words(values, form=None):
     """Mean, and the range over the seeds."""
-    mean, lowest, highest = (form.format(f(values)) for f in (lambda v: sum(v) / len(v), min, max))
-    return mean if len(values) == 1 else f"{mean} ({lowest} to {highest})"
+    form = form or number
+    if len(values) == 1:
+        return form(values[0])
+    return f"{form(sum(values) / len(values))} ({form(min(values))} to {form(max(values))})"
+
+
+def number(value):
+    """Three digits; whole numbers as they are, and small ones by their size."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
 
 
 def judged(claim, figures):

@@ -295,7 +295,8 @@ def rows_to_evaluate_on(args, image_column, label_column, classes):
         return None
     is_file = args.eval_dataset is not None and Path(args.eval_dataset).is_file()
     split = args.eval_split or ("train" if is_file else "test")
-    rows = load_rows(args.eval_dataset or args.dataset, split, config=args.dataset_config)
+    config = args.dataset_config if args.eval_dataset is None else None
+    rows = load_rows(args.eval_dataset or args.dataset, split, config=config)
     for name in (image_column, label_column):
         if name not in rows.column_names:
             stop(f"the rows to evaluate on have no column {name!r}; they have {rows.column_names}")

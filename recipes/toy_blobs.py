@@ -262,7 +262,7 @@ def draw(path, x, y, *, published, model, scores, distance):
         )
         for window, score in windows.items():
             against.scatter(away, score, s=8, label=f"{window}: Spearman {spearman(score, away):.2f}")
-        top = 1.3 * max(float(score.max()) for score in windows.values())  # room for the legend
+        top = 1.45 * max(float(score.max()) for score in windows.values())  # room for the legend
         against.set(xlabel="distance to the boundary", ylabel="score", ylim=(-0.03 * top, top))
         against.legend()
     figure.colorbar(shown, ax=axes[0], label="rank of the score, 1 = highest")
