@@ -163,6 +163,7 @@ def main():
         rows.with_transform(for_scoring),
         config=config,
         max_snapshots=curation.max_snapshots,
+        log=bool(args.report_to),
     )
     accuracies = {"all rows": train(np.ones(len(rows)), [vog])}
     scores = vog.scores

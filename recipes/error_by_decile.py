@@ -126,7 +126,7 @@ def main():
         train_args = copy(args)
         train_args.num_train_epochs, train_args.output_dir = epochs, str(output / name)
         config = VoGConfig(target=TARGETS, heat_maps=False)
-        vog = VoGCallback(test, config=config)
+        vog = VoGCallback(test, config=config, log=bool(args.report_to))
         trainer = Trainer(
             model=build(),
             args=train_args,

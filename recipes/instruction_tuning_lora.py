@@ -152,6 +152,7 @@ def main():
         config=config,
         snapshots=parse_snapshots(vog_args.snapshots),
         max_snapshots=vog_args.max_snapshots,
+        log=bool(args.report_to),
     )
     trainer = make_trainer(
         model_args.trainer,

@@ -136,7 +136,7 @@ def main():
     set_seed(args.seed)
     # The paper's target, and the softmax probability; no heat maps, since nobody looks at single rows here.
     config = VoGConfig(target=("logit", "probability"), label="predicted", heat_maps=False)
-    vog = VoGCallback(together.with_transform(transform), config=config)
+    vog = VoGCallback(together.with_transform(transform), config=config, log=bool(args.report_to))
     trainer = Trainer(
         model=build(),
         args=args,

@@ -361,7 +361,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
         (["MODEL", "EMPTY/step-*", "-d", "DATA"], "there is no snapshot at"),
         (["MODEL", "MODEL", "-d", "DATA"], "holds no snapshots"),
         (["RUN", "-d", "EMPTY"], "cannot be loaded"),
-        (["RUN", "-d", "DATA", "--config", "big", "--split", "x"], "Unknown split \"x\". Should be one of ['train']"),
+        (["RUN", "-d", "DATA", "--split", "x"], "Unknown split \"x\". Should be one of ['train']"),
         (["RUN", "-d", "DATA", "--label-column", "digit"], "has no column 'digit'; it has image, label"),
         (["RUN", "-d", "DATA", "--input-column", "label"], "holds values of type int, expected images"),
         (["RUN", "-d", "DATA", "--input-column", "image", "--input-column", "label"], "takes one column, got"),

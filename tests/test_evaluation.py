@@ -41,17 +41,21 @@ def test_bins_cover_every_row_once_and_differ_by_at_most_one_row():
     assert (table["lowest"].to_numpy()[1:] >= table["highest"].to_numpy()[:-1]).all()
 
 
-def test_the_order_of_rows_does_not_matter_without_ties():
-    """A shuffled table has the same deciles."""
+@pytest.mark.parametrize("digits", [None, 1, 0])
+def test_the_order_of_rows_does_not_matter(digits):
+    """A shuffled table has the same deciles, also where many scores are equal."""
     rng = np.random.default_rng(0)
     scores, errors, order = rng.normal(size=N), rng.random(N) < 0.3, rng.permutation(N)
+    scores = scores if digits is None else scores.round(digits)
     pd.testing.assert_frame_equal(error_by_decile(scores[order], errors[order]), error_by_decile(scores, errors))
 
 
-def test_ties_are_split_in_row_order():
-    """Equal scores fill the bins from the first row on, as documented."""
+def test_equal_scores_share_their_errors():
+    """Where a cut parts rows of one score, both bins have their mean error; the sum over the bins stays."""
     table = error_by_decile([0.5] * 4, [False, False, True, True], bins=2)
-    assert table["error"].tolist() == [0.0, 1.0]
+    assert table["error"].tolist() == [0.5, 0.5]
+    table = error_by_decile([0.1, 0.5, 0.5, 0.5, 0.5, 0.9], [True, False, False, True, False, True], bins=3)
+    assert table["error"].tolist() == [0.625, 0.25, 0.625]
 
 
 def test_fewer_rows_than_bins_are_refused():

@@ -133,11 +133,11 @@ def test_stability_in_words_says_what_was_measured():
     settled = np.stack([rng.random(1000), values, values + 0.001 * rng.random(1000)], axis=1)
     table = ranking_stability(settled)
     words = stability_in_words(table)
-    assert words.startswith("The last of 3 snapshots left the ranking almost as it was (Spearman 1.000 ")
-    assert words.endswith("% of its highest 10 % kept): more snapshots would likely change it little.")
+    assert words.startswith("The last of 3 snapshots left the ranking by VoG almost as it was (Spearman 1.000 ")
+    assert words.endswith("% of its highest 10 % kept): one more would likely change it little.")
     moving = stability_in_words(ranking_stability(settled[:, [1, 1, 0]]))
-    assert moving.startswith("The last of 3 snapshots changed the ranking (Spearman ")
-    assert moving.endswith("more snapshots would likely change it further.")
+    assert moving.startswith("The last of 3 snapshots changed the ranking by VoG (Spearman ")
+    assert moving.endswith("one more would likely change it further.")
     kept = table["overlap_top_10_previous"].iloc[-1]
     assert f"{100 * kept:.0f} % of its highest" in words
     # either number alone keeps it from being called settled

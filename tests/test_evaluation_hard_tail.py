@@ -97,9 +97,33 @@ def test_noise_has_no_hard_tail():
 )
 def test_verdict_of_one_measure(association, low, high, expected):
     """Every combination of the association and of what lies above the middle."""
-    assert verdict(association, 0.5, low_is_hard=low, high_is_hard=high) == expected
+    low, high = ((0.01, 0.1) if is_hard else (-0.05, 0.05) for is_hard in (low, high))
+    assert verdict(association, 0.5, low, high) == expected
     shifted = (association[0] - 0.5, association[1] - 0.5)
-    assert verdict(shifted, 0.0, low_is_hard=low, high_is_hard=high) == expected
+    assert verdict(shifted, 0.0, low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        ((-0.05, 0.05), (-0.2, -0.1), ["unclear", "low"]),  # the high tail lies below the middle
+        ((-0.2, -0.1), (-0.05, 0.05), ["high", "unclear"]),
+        ((-0.2, -0.1), (-0.2, -0.1), ["unclear", "unclear"]),
+        ((-0.05, 0.0), (-0.05, 0.0), ["high", "low"]),  # touching it is not below it
+    ],
+)
+def test_a_tail_below_the_middle_is_not_the_hard_one(low, high, expected):
+    """Whatever the association says, with high values and with low ones."""
+    assert [verdict(association, 0.5, low, high) for association in ((0.6, 0.7), (0.3, 0.4))] == expected
+
+
+def test_most_errors_in_the_middle_are_no_hard_tail():
+    """Of 10 % errors in the low tail, 50 % in the middle and 20 % in the high tail the AUROC is above chance."""
+    q = (np.arange(5000) + 0.5) / 5000
+    wrong = np.random.default_rng(0).random(5000) < np.select([q < 0.2, q < 0.8], [0.1, 0.5], 0.2)
+    found = hard_tail({"vog": q, "label": np.zeros(5000, int), "prediction": wrong.astype(int)}, n_resamples=200)
+    assert found.measures["misclassified"].association_interval[0] > 0.5
+    assert found.tail == "unclear"
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,20 @@ def test_what_cannot_be_loaded(folder, name, split, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rows.parquet", {"config": "en"}, "rows.parquet is a file, which has no configurations (en)"),
+        ("alone", {"config": "en"}, "is a folder of save_to_disk, which has no configurations (en)"),
+        ("parquet-files", {"revision": "v1"}, "a revision (v1) is of a data set on the Hub, and"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(folder, name, options, message):
+    """A configuration or a revision of what has none."""
+    with pytest.raises(DataError, match=re.escape(message)):
+        load_rows(str(folder / name), **options)
+
+
 def test_part_of_a_data_set_that_was_a_part():
     """A part of train that was saved alone is the split train."""
     rows = Dataset(Dataset.from_dict(ROWS).data, split=NamedSplit("train[:10%]"))

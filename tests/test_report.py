@@ -27,6 +27,7 @@ from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
 from vog_hf.evaluation import (
     class_table,
+    detection_table,
     early_late_table,
     error_by_decile,
     hard_tail,
@@ -397,7 +398,8 @@ class TestPictures:
         shares[[700, 1_999]] = 1
         maps = RaggedMaps(shares, np.full((2, 1), 1_000, np.int32), np.ones(2, np.float32))
         page = written(tmp_path, VoGScores({"vog": np.array([0.2, 0.1])}, {}, heat_maps=maps), None)
-        first, second = (card.find("img", "strip") for card in page.find("section", "gallery").find_all("li"))
+        cards = page.find(id="s0-rows").find_all("li", "card")
+        first, second = (card.find("img", "strip") for card in cards)
         assert self.opened(first).size == self.opened(second).size == (128, 1)
         assert np.asarray(self.opened(first)).argmax() == 700 // 8
         assert np.asarray(self.opened(second)).argmax() == 127
@@ -484,6 +486,35 @@ class TestWhatIsMissing:
         classes = page.find(id="s0-classes")
         assert "The 15 highest and lowest of 50 classes." in classes.find("figcaption").text
         assert len(table_of(classes.find(class_name="scroll"))[1]) == 51
+
+    def test_scores_without_predictions(self, tmp_path):
+        """As a push of the core columns leaves them: it is said what is missing, and by what classes are chosen."""
+        whole = make_scores(2_000, maps=None, trajectories=False, names=[f"c{i}" for i in range(50)])
+        columns = {name: whole.column(name) for name in ("label", "vog", "vog_class_normalized")}
+        page = written(tmp_path, VoGScores(columns, whole.manifest), None, per_class=1)
+        assert "The predictions are not among these scores" in page.find(id="s0-found").text
+        assert "Of 50 classes, the 20 with the most rows." in page.find(id="s0-rows").text
+
+    def test_few_rows_stand_at_one_end(self, tmp_path):
+        """Of five rows, two at each end; of a class of three, one."""
+        label, vog = np.array([0, 0, 0, 1, 1], np.int32), np.arange(5.0)
+        columns = {"label": label, "prediction": label, "vog": vog}
+        page = written(tmp_path, VoGScores(columns, {"class_names": ["a", "b"]}), None)
+        galleries = page.find(id="s0-rows").find_all("section", "gallery")
+        shown = [[e.text for e in gallery.find_all(class_name="row")] for gallery in galleries]
+        assert shown == [["#4", "#3"], ["#0", "#1"], ["#2"], ["#0"], ["#4"], ["#3"]]
+
+    def test_known_wrong_labels(self, tmp_path):
+        """With a column is_corrupted, a table says how well each column finds these rows."""
+        scores, known = make_scores(), np.arange(N) % 4 == 1
+        page = written(tmp_path, scores, make_pictures().add_column("is_corrupted", known))
+        boxes = page.find(id="s0-found").find_all("div", "scroll")
+        (box,) = [box for box in boxes if "known to be mislabelled" in box.attributes["aria-label"]]
+        headings, lines = table_of(box)
+        expected = detection_table({"vog_class_normalized": scores.column("vog_class_normalized")}, known).iloc[0]
+        assert headings[:4] == ["column", "direction", "AUROC", "average precision"]
+        assert lines[0][:3] == ["vog_class_normalized", expected["direction"], number(expected["auroc"])]
+        assert lines[-1][0] == "random"
 
     def test_parts_can_be_left_out(self, tmp_path):
         """No galleries of classes and no table where none are wanted."""
@@ -659,6 +690,13 @@ def test_logarithmic_axis():
     assert "logarithmic axis" in drawing.caption
     assert {"0.001", "0.01", "0.1", "1", "10"} <= set(re.findall(r">([\d.]+)</text>", drawing.svg))
     assert "$" not in drawing.svg
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """A file where a folder is needed is an error of ours that names it."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputFolderError, match=r"cannot write .*report\.html"):
+        write_report(make_scores(), None, tmp_path / "file" / "report.html")
 
 
 @pytest.mark.parametrize(("side", "n_classes"), [(32, 10), (224, 10), (224, 100)])

@@ -349,6 +349,56 @@ def test_some_pictures_broken_and_no_label_column(offline, caplog):
     assert [r.getMessage() for r in caplog.records if r.getMessage().startswith(f"row {worst} is shown without")]
 
 
+def test_one_end_of_few_rows_and_few_rows_of_a_class(offline):
+    """No row stands at both ends; rows with an id have it in the tables."""
+    columns = {
+        "vog": np.arange(7.0),
+        "label": np.array([0, 0, 0, 1, 1, 1, 1], np.int32),
+        "prediction": np.zeros(7, np.int32),
+    }
+    scores = VoGScores(columns, {"class_names": ["crane", "crane"], "snapshots": []}, ids=np.array(list("abcdefg")))
+    run = logged_run(offline, scores, None, top_k=50)
+    assert run.table("vog/highest")["row"].tolist() == [6, 5, 4]
+    assert run.table("vog/lowest")["row"].tolist() == [0, 1, 2]
+    assert run.table("vog/lowest")["id"].tolist() == ["a", "b", "c"]
+    assert run.table("vog/highest_by_class")["row"].tolist() == [2, 6, 5]
+    assert run.table("vog/lowest_by_class")["row"].tolist() == [0, 3, 4]
+    _, bars = run.chart("vog/mean_by_class")
+    assert dict(zip(bars["class"], bars["mean VoG"], strict=True)) == {"crane (1)": 4.5, "crane": 1.0}
+
+
+def test_known_wrong_labels_are_looked_for(offline):
+    """With a column is_corrupted, each column's worth as a finder of these rows is in a table of its own."""
+    known = np.arange(N) % 4 == 1
+    dataset = make_images().add_column("is_corrupted", known)
+    run = logged_run(offline, make_scores(), dataset, top_k=3)
+    table = run.table("vog/detection")
+    assert table["column"].tolist()[:2] == ["vog_class_normalized", "vog"]
+    assert table["column"].tolist()[-1] == "random"
+    area = auroc(make_scores().column("loss"), known)
+    assert table.set_index("column").loc["loss", "auroc"] == pytest.approx(max(area, 1 - area))
+    assert "in the direction that is the better one" in run.file("vog/about").read_text()
+
+
+def test_a_run_of_any_name_keeps_its_scores(offline):
+    """A run id and a split's name that W&B would not take for an artifact are put so that it does."""
+    with wandb.init(project="vog", id="vit lr=3e-4", settings=wandb.Settings(console="off")):
+        log_scores({"de/train": make_scores(heat_maps=False)}, None, top_k=3)
+    record, _ = read_back(offline, "vit lr=3e-4").artifact("dataset")
+    assert record["name"] == "vog-scores-de_train-vit_lr_3e-4"
+
+
+def test_pictures_below_those_of_the_sheet(offline):
+    """Where only rows beyond the sheet's have a picture, there is no sheet, and everything else is there."""
+    features = Features({"image": ImageFeature()})
+    order = np.argsort(np.arange(120.0))
+    pictures = [Image.new("RGB", (4, 4)) if 30 <= row < 40 else None for row in order]
+    scores = VoGScores({"vog": np.arange(120.0)}, {"snapshots": []})
+    run = logged_run(offline, scores, Dataset.from_dict({"image": pictures}, features=features), top_k=50)
+    assert "vog/contact_sheet.path" not in run.logged
+    assert sum(picture is not None for picture in run.table("vog/lowest")["image"]) == 10
+
+
 def test_splits_have_keys_of_their_own(offline):
     """Scores of several splits are logged side by side: tables, scalars and artifact of each under its name."""
     splits = {"train": make_scores(), "test": make_scores(heat_maps=False)}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import wandb
 from accelerate import Accelerator
+from datasets import Dataset
 from sweep_server import sweep_server
 from trainers import AtStep, arguments, digits, network, plain, trained
 from transformers import Trainer
@@ -120,6 +121,34 @@ def test_a_run_that_was_finished_too_early(offline, tmp_path, caplog):
     (record,) = [r for r in caplog.records if r.name.startswith("vog_hf") and r.levelno == logging.ERROR]
     assert "logging failed; the scores are whole" in record.getMessage()
     assert len(callback.scores) == 64
+
+
+def test_scores_of_a_stream_are_logged_without_pictures(offline, tmp_path):
+    """A stream is read once: its rows cannot be shown, what is known of them can."""
+    made = [plain({"image": [row["image"]], "label": [row["label"]]}) for row in digits()]
+    rows = Dataset.from_list([{"pixel_values": r["pixel_values"][0], "labels": r["labels"][0]} for r in made])
+    run = reported(offline, tmp_path, VoGCallback(rows.to_iterable_dataset(), snapshots="epoch", top_k=3))
+    assert run.logged["vog/n_rows"] == 64
+    assert "image" not in run.table("vog/highest")
+
+
+def test_a_live_ranking_that_is_stopped_is_logged_once_at_its_last_step(offline, tmp_path):
+    """A callback that ends the training in its third epoch: the last snapshot is logged at the end, with the rest."""
+
+    def stop(model, control):
+        control.should_training_stop = True
+
+    callback = VoGCallback(scored_rows(), collect="live", snapshots="epoch", top_k=3)
+    trained(tmp_path, [AtStep(11, stop), callback], report_to="wandb", num_train_epochs=5)
+    run_id = wandb.run.id
+    wandb.run.finish()
+    assert [item["train/global_step"] for item in all_parts(offline, run_id)[-1].all_logged] == [8, 11]
+
+
+def test_a_run_of_another_library_is_refused(offline):
+    """Before anything is put into it."""
+    with wandb.init(project="vog") as run, pytest.raises(ConfigError, match="is one of wandb; pass to='wandb'"):
+        log_scores(make_scores(), None, to="trackio", run=run)
 
 
 def test_a_callback_that_does_not_log(offline, tmp_path):

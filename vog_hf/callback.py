@@ -189,7 +189,7 @@ class VoGCallback(TrainerCallback):
         if run is None:
             return
         if state.global_step in run.plan and state.global_step < state.max_steps:
-            self._take(run, model, state)
+            self._take(run, model, state, control)
         self._save_moments(control, state)
 
     def on_epoch_end(  # type: ignore[override]
@@ -199,7 +199,7 @@ class VoGCallback(TrainerCallback):
         self._take_if_stopping(state, control, model)
         run = self._run
         if run is not None and state.global_step in run.plan:
-            self._take(run, model, state)
+            self._take(run, model, state, control)
         self._save_moments(control, state)
 
     def on_evaluate(  # type: ignore[override]
@@ -238,14 +238,15 @@ class VoGCallback(TrainerCallback):
         """The last snapshot of a training that ends before its plan does."""
         run = self._run
         if run is not None and control.should_training_stop and state.global_step < run.plan[-1]:
-            self._take(run, model, state)
+            self._take(run, model, state, control)
 
-    def _take(self, run: TrainingRun, model: nn.Module, state: TrainerState) -> None:
+    def _take(self, run: TrainingRun, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
         """A snapshot; of a live ranking what it is now is logged, unless the end of training will do so at once."""
         before = run.n_snapshots
         self._guarded("taking a snapshot", lambda: run.take(model, state))
         is_new = run.n_snapshots > before and self._failure is None
-        if is_new and self.log and run.is_live and state.global_step < run.plan[-1]:
+        is_last = control.should_training_stop or state.global_step >= run.plan[-1]
+        if is_new and self.log and run.is_live and not is_last:
             self._watch(run, state.global_step)
 
     def _watch(self, run: TrainingRun, step: int) -> None:
@@ -298,7 +299,7 @@ class VoGCallback(TrainerCallback):
             )
 
     def _log(self, run: TrainingRun, step: int) -> None:
-        log = partial(log_scores, self.scores, _only(run.datasets), step=step, top_k=self.top_k)
+        log = partial(log_scores, self.scores, _only(_shown(run.datasets)), step=step, top_k=self.top_k)
         trackers = self._trackers | active_runs()
         for to, tracker in (trackers or {"wandb": None}).items():  # without any, log_scores says how to get one
             try:
@@ -306,6 +307,11 @@ class VoGCallback(TrainerCallback):
                     log(to=to, run=opened)
             except Exception:
                 logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
+
+
+def _shown(splits: dict[str, Any]) -> dict[str, Any]:
+    """What can show its rows, by split: a stream cannot, it is read once."""
+    return {name: None if is_stream(rows) else rows for name, rows in splits.items()}
 
 
 def _only(splits: dict[str, T]) -> T | dict[str, T]:

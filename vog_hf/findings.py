@@ -6,21 +6,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from datasets import Value
 
 from vog_hf.evaluation import (
     HardTail,
     class_table,
+    detection_table,
     early_late_table,
     error_by_decile,
     hard_tail,
     rank_correlations,
     ranking_stability,
 )
+from vog_hf.label_noise import CORRUPTED
 from vog_hf.pictures import has_classes, ranking_column
+from vog_hf.rows import has_table
 from vog_hf.scores import COMPANIONS, ROW_ID, VoGScores
 
 DECILES = 10
-MAX_CORRELATED = 16  # columns; the table would be too wide for any screen
+MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 17
 
 
 class Findings:
@@ -28,14 +32,16 @@ class Findings:
 
     Args:
         scores: Of at least one row. Rows without a finite score are left out of everything.
+        dataset: What was scored, if it may be asked which rows are known to be mislabelled.
 
     Attributes:
         column: What rows are ranked by.
         is_finite: ``[rows]``, whether a row has a finite score.
     """
 
-    def __init__(self, scores: VoGScores) -> None:
+    def __init__(self, scores: VoGScores, dataset: Any = None) -> None:
         self.scores = scores
+        self.dataset = dataset
         self.column = ranking_column(scores)
         values = [scores.column(name).astype(np.float64) for name in dict.fromkeys(("vog", self.column))]
         self.is_finite = np.logical_and.reduce([np.isfinite(v) for v in values])
@@ -55,8 +61,10 @@ class Findings:
     @property
     def no_errors(self) -> str | None:
         """Why nothing can be said of errors; None where it can."""
-        if not has_classes(self.scores) or "prediction" not in self.scores.column_names:
+        if not has_classes(self.scores):
             return "Rows have no single class here, so there is no error by tenth of the ranking."
+        if "prediction" not in self.scores.column_names:
+            return "The predictions are not among these scores, so there is no error by tenth of the ranking."
         if len(self.labelled) < DECILES:
             return f"Fewer than {DECILES} rows have a label, so there is no error by tenth of the ranking."
         return None
@@ -90,10 +98,23 @@ class Findings:
         """Spearman rank correlations of VoG and its companions; None with fewer than two columns that differ."""
         if self.table.empty:
             return None
-        wanted = ["vog", *self._other_targets, *_in_windows(self.table), *COMPANIONS]
-        present = [name for name in wanted if name in self.table]
-        varied = [name for name in present if np.ptp(self.table[name].to_numpy()) > 0][:MAX_CORRELATED]
-        return rank_correlations(self.table[varied]) if "vog" in varied and len(varied) > 1 else None
+        compared = [name for name in self._compared if np.ptp(self.table[name].to_numpy()) > 0][:MAX_CORRELATED]
+        return rank_correlations(self.table[compared]) if "vog" in compared and len(compared) > 1 else None
+
+    @cached_property
+    def detection(self) -> pd.DataFrame | None:
+        """How well VoG and its companions find rows that are known to be mislabelled, by the column ``is_corrupted``.
+
+        None where the data set has no such column (`vog_hf.label_noise.plant_label_noise` leaves one), or no row, or
+        every row, is one of them.
+        """
+        if not has_table(self.dataset) or self.dataset.features.get(CORRUPTED) != Value("bool"):
+            return None
+        known = self.dataset.select_columns([CORRUPTED]).with_format("arrow")[:].column(CORRUPTED)
+        wrong = known.fill_null(False).to_numpy()[self.is_finite]
+        if wrong.all() or not wrong.any():
+            return None
+        return detection_table(self.table[list(dict.fromkeys([self.column, *self._compared]))], wrong)
 
     @cached_property
     def classes(self) -> pd.DataFrame | None:
@@ -114,10 +135,9 @@ class Findings:
         return ranking_stability(running if self.is_finite.all() else running[self.is_finite])
 
     @property
-    def _other_targets(self) -> list[str]:
+    def _compared(self) -> list[str]:
+        """VoG, its companions, other targets and windows, as far as there are."""
         targets = self.scores.manifest.get("config", {}).get("target", [])
-        return [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
-
-
-def _in_windows(table: pd.DataFrame) -> list[str]:
-    return [str(name) for name in table if str(name).endswith(("_early", "_late"))]
+        others = [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
+        windows = [str(name) for name in self.table if str(name).endswith(("_early", "_late"))]
+        return [name for name in ("vog", *COMPANIONS, *others, *windows) if name in self.table]

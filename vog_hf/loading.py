@@ -36,13 +36,14 @@ def load_rows(
         split: As `load_dataset` names it, also a part (``"train[:10%]"``). A file is the split ``train``, and so is a
             data set that was saved alone, unless it was another one when it was saved. Default: that one, else
             ``train``.
-        config: Configuration.
+        config: Configuration, of a data set on the Hub or of a folder that `load_dataset` reads.
         revision: Branch, tag or commit of a data set on the Hub.
 
     Raises:
         DataError: There is no such data set, configuration or split, or it cannot be read; says which and why.
     """
     path = Path(name).expanduser()
+    _refuse_idle(path, config, revision)
     try:
         if is_saved(path):
             return part_of(load_from_disk(str(path)), split)
@@ -56,6 +57,17 @@ def load_rows(
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
         msg = f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}"
         raise DataError(msg) from error
+
+
+def _refuse_idle(path: Path, config: str | None, revision: str | None) -> None:
+    """Raise where an option would be ignored."""
+    if revision is not None and path.exists():
+        msg = f"a revision ({revision}) is of a data set on the Hub, and {path} is on this machine; leave it out"
+        raise DataError(msg)
+    if config is not None and (path.is_file() or is_saved(path)):
+        what = "a file" if path.is_file() else "a folder of save_to_disk"
+        msg = f"{path} is {what}, which has no configurations ({config}); leave it out"
+        raise DataError(msg)
 
 
 def _reader(file: Path) -> str:

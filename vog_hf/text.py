@@ -24,13 +24,13 @@ def number(value: Any) -> str:
     """A number of four digits, whole numbers whole; a dash where there is none.
 
     Example:
-        >>> number(0.123456), number(12), number(3.0), number(1234567.0)
-        ('0.1235', '12', '3.000', '1.235e+06')
+        >>> number(0.123456), number(12), number(3.0), number(1234.0), number(1234567.0)
+        ('0.1235', '12', '3.000', '1234', '1.235e+06')
     """
     if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
         return ABSENT
     if isinstance(value, float | np.floating):
-        return f"{value:#.4g}".replace("-", "\N{MINUS SIGN}")
+        return f"{value:#.4g}".rstrip(".").replace("-", "\N{MINUS SIGN}")
     return str(value).replace("-", "\N{MINUS SIGN}") if isinstance(value, int | np.integer) else str(value)
 
 

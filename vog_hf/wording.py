@@ -8,6 +8,10 @@ from vog_hf.config import target_of_column
 from vog_hf.scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
+DETECTION_NOTE = (
+    "How well each column finds the rows whose label is known to be wrong (is_corrupted), in the direction that is the "
+    "better one for these rows: a choice that takes knowing them. AUROC 0.5 and the line random tell nothing."
+)
 
 # Each column's meaning, unit and range, and what more of it says.
 MEANINGS = {

@@ -103,9 +103,6 @@ def open_dataset(source: Source) -> "Dataset":
     """
     from vog_hf.loading import load_rows
 
-    if source.is_local and source.revision is not None:
-        msg = f"--dataset-revision is of a data set on the Hub, and {source.name} is on this machine; leave it out"
-        raise DataError(msg)
     try:
         return load_rows(source.name, source.split, config=source.config, revision=source.revision)
     except DataError as error:

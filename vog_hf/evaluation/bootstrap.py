@@ -167,27 +167,32 @@ def tail_measure(measure: str, chance: float, n_rows: int, estimate: list[float]
         low_interval=low_interval,
         high_excess=high - middle,
         high_interval=high_interval,
-        verdict=verdict(
-            association_interval, chance, low_is_hard=low_interval[0] > 0, high_is_hard=high_interval[0] > 0
-        ),
+        verdict=verdict(association_interval, chance, low_interval, high_interval),
     )
 
 
-def verdict(association: Interval, chance: float, *, low_is_hard: bool, high_is_hard: bool) -> Tail:
-    """Which tail is the hard one, from the interval of the association and whether a tail lies above the middle.
+def verdict(association: Interval, chance: float, low: Interval, high: Interval) -> Tail:
+    """Which tail is the hard one.
+
+    Args:
+        association: Interval of the association of high values with difficulty.
+        chance: What the association is where there is none.
+        low: Interval of how far the low tail lies above the middle.
+        high: The same of the high tail.
 
     Example:
-        >>> verdict((0.55, 0.61), 0.5, low_is_hard=False, high_is_hard=True)
+        >>> verdict((0.55, 0.61), 0.5, (-0.1, 0.02), (0.1, 0.2))
         'high'
-        >>> verdict((0.55, 0.61), 0.5, low_is_hard=True, high_is_hard=False)
+        >>> verdict((0.55, 0.61), 0.5, (0.1, 0.2), (-0.1, 0.02))
         'unclear'
     """
+    low_is_hard, high_is_hard = low[0] > 0, high[0] > 0
     if low_is_hard and high_is_hard:
         return "both"
     if association[0] > chance:
-        return "unclear" if low_is_hard else "high"
+        return "unclear" if low_is_hard or high[1] < 0 else "high"
     if association[1] < chance:
-        return "unclear" if high_is_hard else "low"
+        return "unclear" if high_is_hard or low[1] < 0 else "low"
     if low_is_hard or high_is_hard:
         return "low" if low_is_hard else "high"
     return "unclear"

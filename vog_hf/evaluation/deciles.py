@@ -18,7 +18,8 @@ def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int
         scores: ``[rows]``, finite; any column of the scores.
         is_error: ``[rows]``, true where the row counts as an error (say, the final prediction is not the label), or
             the share 0..1 of it that does.
-        bins: Number of equally filled bins; 10 = deciles. Ties are split in row order.
+        bins: Number of equally filled bins; 10 = deciles. Of equal scores, which a cut may part, each row counts with
+            their mean error, so that nothing depends on the order of the rows.
 
     Returns:
         One line per bin: ``decile`` (1 = lowest scores), ``rows``, ``lowest``, ``highest`` (scores in it), ``error``
@@ -45,7 +46,10 @@ def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int
     order = np.argsort(values, kind="stable")
     parts = np.array_split(order, bins)
     rows = np.array([len(part) for part in parts])
-    rate = np.array([errors[part].mean() for part in parts])
+    _, tied, size = np.unique(values[order], return_inverse=True, return_counts=True)
+    shared = np.empty(len(order))
+    shared[order] = (np.bincount(tied, errors[order]) / size)[tied]
+    rate = np.array([shared[part].mean() for part in parts])
     low, high = _wilson_interval(rate, rows)
     return pd.DataFrame(
         {

@@ -52,15 +52,15 @@ def ranking_stability(running: npt.ArrayLike) -> pd.DataFrame:
 
 
 def stability_in_words(table: pd.DataFrame) -> str:
-    """One sentence on whether more snapshots would likely change a ranking, from the last step of the table.
+    """One sentence on how much the last snapshot changed the ranking by raw VoG.
 
     Args:
         table: As `ranking_stability` returns it.
 
     Example:
         >>> stability_in_words(ranking_stability([[0, 1, 2, 3], [0, 2, 3, 4], [0, 3, 4, 5]]))
-        'The last of 4 snapshots left the ranking almost as it was (Spearman 1.000 with the ranking one snapshot before,
-        100 % of its highest 10 % kept): more snapshots would likely change it little.'
+        'The last of 4 snapshots left the ranking by VoG almost as it was (Spearman 1.000 with the one a snapshot
+        before, 100 % of its highest 10 % kept): one more would likely change it little.'
     """
     last = table.iloc[-1]
     count, spearman, overlap = int(last["snapshots"]), last["spearman_previous"], last["overlap_top_10_previous"]
@@ -69,10 +69,11 @@ def stability_in_words(table: pd.DataFrame) -> str:
     if np.isnan(spearman):
         return f"Of {count} snapshots the last or the last but one ranks no row above another (all scores are equal)."
     settled = spearman >= SETTLED_SPEARMAN and overlap >= SETTLED_OVERLAP
-    verb, outlook = ("left the ranking almost as it was", "little") if settled else ("changed the ranking", "further")
+    what = "left the ranking by VoG almost as it was" if settled else "changed the ranking by VoG"
+    outlook = "little" if settled else "further"
     return (
-        f"The last of {count} snapshots {verb} (Spearman {spearman:.3f} with the ranking one snapshot before, "
-        f"{100 * overlap:.0f} % of its highest 10 % kept): more snapshots would likely change it {outlook}."
+        f"The last of {count} snapshots {what} (Spearman {spearman:.3f} with the one a snapshot before, "
+        f"{100 * overlap:.0f} % of its highest 10 % kept): one more would likely change it {outlook}."
     )
 
 

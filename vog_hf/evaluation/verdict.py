@@ -82,11 +82,11 @@ def hard_tail(
 
     Two measures of difficulty are compared between the lowest 20 %, the middle 60 % and the highest 20 % of the column:
     whether a row is misclassified, and the percentile of its loss. A measure says "both" where both tails lie above the
-    middle; "high" where high values go with difficulty and the low tail does not lie above the middle, "low" the other
-    way round; without such an association, the one tail that lies above the middle. All this by 95 % percentile
-    bootstrap intervals over the rows (Efron & Tibshirani 1993, chapter 13), which say nothing about another training of
-    the same model. Where the measures differ, one that singles out a tail goes before one that does not, errors
-    go before the loss, and "high" against "low" is "unclear".
+    middle; "high" where high values go with difficulty, the low tail does not lie above the middle and the high one not
+    below it, "low" the other way round; without such an association, the one tail that lies above the middle. All this
+    by 95 % percentile bootstrap intervals over the rows (Efron & Tibshirani 1993, chapter 13), which say nothing about
+    another training of the same model. Where the measures differ, one that singles out a tail goes before one that does
+    not, errors go before the loss, and "high" against "low" is "unclear".
 
     Args:
         scores: `VoGScores`, or columns by name: the ranking, and ``loss``, or ``label`` and ``prediction``. Rows are

@@ -133,11 +133,11 @@ def stability_figure(table: pd.DataFrame, words: str, ident: str) -> Drawing:
 
 
 def data_map_figure(
-    variability: npt.NDArray[Any], confidence: npt.NDArray[Any], percentile: npt.NDArray[Any], ident: str
+    variability: npt.NDArray[Any], confidence: npt.NDArray[Any], vog: npt.NDArray[Any], ident: str
 ) -> Drawing:
     """The data map of Swayamdipta et al. 2020 coloured by VoG; drawn as pixels, of at most `MAX_MAP_POINTS` rows."""
     with _drawing(height=HEIGHT + 16) as (figure, axes):
-        which = draw_data_map(axes, variability, confidence, percentile, colors=MAP_COLORS, max_points=MAX_MAP_POINTS)
+        which = draw_data_map(axes, variability, confidence, vog, colors=MAP_COLORS, max_points=MAX_MAP_POINTS)
         title = "Data map"
         caption = (
             f"Each point is a row ({which}): upwards the mean probability of its label over the snapshots, to the "

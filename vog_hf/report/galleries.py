@@ -104,7 +104,7 @@ class CardMaker:
         headings |= {column: "normalised" if column.endswith("normalized") else column}
         headings |= {"vog": "VoG", "loss": "loss"}
         self._values = [(name, heading) for name, heading in headings.items() if name in scores.column_names]
-        self._embedded = bool(scores.manifest.get("input", {}).get("embedding"))
+        self._embedded = bool((scores.manifest.get("input") or {}).get("embedding"))
 
     def cards(self, rows: Iterable[int]) -> list[Card]:
         """The cards of these rows, in this order."""
@@ -168,8 +168,9 @@ def class_galleries(
     for number_of_class, name in zip(chosen, class_names(scores, chosen), strict=True):
         rows = np.flatnonzero((label == number_of_class) & np.isfinite(values))
         order = rows[np.argsort(values[rows], kind="stable")]
-        highest = rows[np.argsort(-values[rows], kind="stable")][:per_class]
-        lowest = [row for row in order[:per_class] if row not in set(highest.tolist())]
+        count = min(per_class, max(1, len(rows) // 2))  # a row stands at one end
+        highest = rows[np.argsort(-values[rows], kind="stable")][:count]
+        lowest = [row for row in order[:count] if row not in set(highest.tolist())]
         galleries = [
             Gallery("Highest", "", "high", make.cards(highest)),
             Gallery("Lowest", "", "low", make.cards(lowest)),

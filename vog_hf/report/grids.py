@@ -41,6 +41,17 @@ def measures_grid(tail: HardTail) -> Grid | None:
     return Grid(f"Difficulty by {tail.column}", headings, lines, 1) if lines else None
 
 
+def detection_grid(found: pd.DataFrame) -> Grid:
+    """How well columns find given rows, from `vog_hf.evaluation.detection_table` with its own k."""
+    precision, recall = (str(name) for name in found if "_at_" in str(name))
+    names = found[["column", "direction"]].to_numpy().tolist()
+    numbers = found[["auroc", "average_precision", precision, recall]].to_numpy().tolist()
+    lines = [[*words, *map(number, values)] for words, values in zip(names, numbers, strict=True)]
+    first = precision.rpartition("_")[2]
+    headings = ["column", "direction", "AUROC", "average precision", f"precision at {first}", f"recall at {first}"]
+    return Grid("Rows known to be mislabelled, found by each column in its better direction", headings, lines, 2)
+
+
 def classes_grid(scores: VoGScores, classes: pd.DataFrame) -> Grid:
     """The table of classes, from `vog_hf.evaluation.class_table`."""
     headings = {

@@ -14,7 +14,7 @@ from vog_hf.pictures import class_names, has_classes, most_extreme
 from vog_hf.report import figures
 from vog_hf.report.changes import most_changed
 from vog_hf.report.galleries import CardMaker, Gallery, class_galleries
-from vog_hf.report.grids import Grid, classes_grid, measures_grid, rows_grid
+from vog_hf.report.grids import Grid, classes_grid, detection_grid, measures_grid, rows_grid
 from vog_hf.scores import VoGScores
 from vog_hf.text import signed
 
@@ -45,7 +45,7 @@ class Split:
         self.scores = scores
         self.name = name
         self.ident = ident
-        self.found = Findings(scores)
+        self.found = Findings(scores, dataset)
         self.column = self.found.column
         self.n_left_out = int((~self.found.is_finite).sum())
         self.run_facts = wording.run_facts(scores)
@@ -78,6 +78,16 @@ class Split:
         return self.found.correlations
 
     @property
+    def detection(self) -> Grid | None:
+        """How well each column finds the rows that are known to be mislabelled."""
+        return None if self.found.detection is None else detection_grid(self.found.detection)
+
+    @property
+    def detection_note(self) -> str:
+        """What that table says."""
+        return wording.DETECTION_NOTE
+
+    @property
     def key_figures(self) -> list[tuple[str, str]]:
         """A few numbers for the head of this part: name and value."""
         shown = [("rows", f"{len(self.scores):,}")]
@@ -98,8 +108,8 @@ class Split:
             drawn.append(figures.decile_figure(deciles, self.column, f"{ident}-deciles"))
         if (early_late := found.early_late) is not None:
             drawn.append(figures.early_late_figure(early_late, f"{ident}-early-late"))
-        if len(table) and {"confidence", "variability", "vog_percentile"} <= set(table):
-            x, y, color = (table[name].to_numpy() for name in ("variability", "confidence", "vog_percentile"))
+        if len(table) and {"confidence", "variability"} <= set(table):
+            x, y, color = (table[name].to_numpy() for name in ("variability", "confidence", "vog"))
             drawn.append(figures.data_map_figure(x, y, color, f"{ident}-map"))
         if len(table):
             unit = wording.unit_of(wording.first_target(self.scores))
@@ -113,7 +123,8 @@ class Split:
     @cached_property
     def galleries(self) -> list[Gallery]:
         """The two ends of the ranking, and the rows that changed most."""
-        highest, lowest = most_extreme(self.scores, self.column, self._options.top_k)
+        count = min(self._options.top_k, max(1, int(self.found.is_finite.sum()) // 2))  # no row at both ends
+        highest, lowest = most_extreme(self.scores, self.column, count)
         by = f"By {self.column}, most extreme first."
         wanted = [
             (wording.tail_title(self.tail.tail, "highest"), by, "high", highest),
@@ -138,10 +149,12 @@ class Split:
     @property
     def class_galleries_note(self) -> str:
         """Which classes have galleries, where not all have."""
-        n_classes = 0 if self.found.classes is None else int((self.found.classes["class"] >= 0).sum())
-        if n_classes <= MAX_CLASS_GALLERIES:
+        classes = self.found.classes
+        n_classes = 0 if classes is None else int((classes["class"] >= 0).sum())
+        if classes is None or n_classes <= MAX_CLASS_GALLERIES:
             return ""
-        return f"Of {n_classes:,} classes, the {MAX_CLASS_GALLERIES} with the highest error."
+        by = "the highest error" if "error" in classes else "the most rows"
+        return f"Of {n_classes:,} classes, the {MAX_CLASS_GALLERIES} with {by}."
 
     @property
     def has_classes(self) -> bool:

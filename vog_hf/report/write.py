@@ -6,7 +6,7 @@ from typing import Any
 
 from vog_hf.columns import shown_splits
 from vog_hf.errors import ConfigError, OutputFolderError
-from vog_hf.files import write_atomically
+from vog_hf.files import explained_disk_errors, write_atomically
 from vog_hf.report.split import Options, Split
 from vog_hf.report.template import GENERATOR, page
 from vog_hf.scores import VoGScores
@@ -72,7 +72,8 @@ def write_report(
         for place, (name, part, rows) in enumerate(_splits(scores, dataset))
     ]
     text = page(title or _default_title(splits), splits)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explained_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 

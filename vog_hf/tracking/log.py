@@ -56,9 +56,10 @@ def log_scores(
     Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalised score: row,
     picture or text, heat map of VoG, label, prediction, confidence and all scores), the same per class, ``classes``,
     ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data map and a
-    histogram; scalars; ``about``, which says in words which end is the hard one in this run, on what evidence, and what
-    each table shows; ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a
-    version of the artifact ``vog-scores-<run id>``.
+    histogram; where the data set has a column ``is_corrupted``, ``detection``: how well each column finds these rows;
+    scalars; ``about``, which says in words which end is the hard one in this run, on what evidence, and what each table
+    shows; ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version of
+    the artifact ``vog-scores-<run id>``.
 
     Args:
         scores: Of ``dataset``; or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
@@ -92,11 +93,8 @@ def log_scores(
         if run is None:
             logger.warning("the VoG scores are not logged, because no run is active: %s", backend.HOW_TO_START)
         return False
-    found: dict[str, Contents] = {}
-    for split, part, rows in shown_splits(scores, dataset):
-        found[split] = contents(part, rows, top_k)
-        if artifact:
-            backend.log_artifact(own_run, split, part)
+    splits = shown_splits(scores, dataset)
+    found: dict[str, Contents] = {split: contents(part, rows, top_k) for split, part, rows in splits}
     logged: dict[str, Any] = {}
     for split, said in found.items():
         prefix = f"vog/{split}/" if split else "vog/"
@@ -104,6 +102,9 @@ def log_scores(
         logged |= {prefix + name: value for name, value in values.items()}
         backend.summarize(own_run, {prefix + name: value for name, value in said.summary.items()})
     log_values(logged)
+    if artifact:
+        for split, part, _ in splits:
+            backend.log_artifact(own_run, split, part)
     return True
 
 
@@ -135,5 +136,9 @@ def _target(to: str, run: Any, step: int | None) -> tuple[Callable[[dict[str, An
             msg = f"to={to!r} and the tracker that was given is {name!r}; pass accelerator.get_tracker({to!r})"
             raise ConfigError(msg)
         return lambda values: run.log(values, step=step), getattr(run, "tracker", None)
+    library = type(run).__module__.partition(".")[0]
+    if library in TRACKERS and library != to:
+        msg = f"to={to!r} and the run that was given is one of {library}; pass to={library!r}"
+        raise ConfigError(msg)
     # never run.log(step=...): that is W&B's own counter, which the Trainer's later records would fall behind
     return lambda values: run.log(values if step is None else {**values, STEP: step}), run

@@ -61,15 +61,16 @@ def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> 
 
 
 def extreme_rows(scores: VoGScores, top_k: int) -> dict[str, Rows]:
-    """Numbers of the highest and the lowest rows, most extreme first."""
-    return dict(zip(TAIL_OF_END, most_extreme(scores, ranking_column(scores), top_k), strict=True))
+    """Numbers of the highest and the lowest rows, most extreme first; at most half of all rows at each end."""
+    count = min(top_k, max(1, len(scores) // 2))
+    return dict(zip(TAIL_OF_END, most_extreme(scores, ranking_column(scores), count), strict=True))
 
 
 def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
     """The same of each class, classes in the order of their numbers; nothing where rows have no classes.
 
-    `ROWS_PER_CLASS` rows of each, fewer where that would be more than `MAX_CLASS_ROWS`; of more classes than that, one
-    row of each of the first.
+    `ROWS_PER_CLASS` rows of each, at most half of its rows; fewer where that would be more than `MAX_CLASS_ROWS`; of
+    more classes than that, one row of each of the first.
     """
     if not has_classes(scores) or "label" not in scores.column_names or (scores.column("label") < 0).all():
         return {}
@@ -81,7 +82,8 @@ def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
         classes, starts, sizes = np.unique(label[order], return_index=True, return_counts=True)
         count = min(ROWS_PER_CLASS, max(1, MAX_CLASS_ROWS // len(classes)))
         place = np.arange(len(order)) - np.repeat(starts, sizes)
-        found[end] = order[place < count][:MAX_CLASS_ROWS]
+        most = np.minimum(count, np.maximum(1, sizes // 2))
+        found[end] = order[place < np.repeat(most, sizes)][:MAX_CLASS_ROWS]
     return found
 
 
@@ -112,6 +114,7 @@ def _table(scores: VoGScores, dataset: Any, rows: Rows, caption: str) -> Table:
     shown = [None] * len(rows) if dataset is None else show_rows(dataset, rows)
     columns = {
         "row": rows.tolist(),
+        **({} if scores.ids is None else {"id": [str(scores.ids[row]) for row in rows]}),
         **_shown(shown),
         **_heat_maps(scores, rows, shown),
         **{name: list(row_values(scores, name, rows)) for name in (*first, *others)},

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import wandb
 
 HOW_TO_START = "set report_to='wandb' in TrainingArguments, or call wandb.init() before log_scores(scores, dataset)"
+MAX_NAME = 128  # characters of an artifact's name
 MAX_METADATA = 4_000  # characters of JSON per entry
 
 
@@ -57,7 +59,7 @@ def log_artifact(run: "wandb.Run", split: str, scores: VoGScores) -> None:
     """The scores as files; as metadata every entry of the manifest that is short enough to be read there."""
     import wandb
 
-    name = "-".join(filter(None, ["vog-scores", split, run.id]))
+    name = artifact_name(split, run.id)
     metadata = {name: value for name, value in scores.manifest.items() if len(json.dumps(value)) <= MAX_METADATA}
     artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
     with TemporaryDirectory(prefix="vog-artifact-") as folder:
@@ -68,6 +70,17 @@ def log_artifact(run: "wandb.Run", split: str, scores: VoGScores) -> None:
         for file in sorted(Path(folder).iterdir()):
             artifact.add_file(str(file), file.name)  # copied into W&B's staging folder at once
         run.log_artifact(artifact)
+
+
+def artifact_name(split: str, run_id: str) -> str:
+    """A name that W&B takes, whatever the split and the run are called.
+
+    Example:
+        >>> artifact_name("train", "vit lr=3e-4")
+        'vog-scores-train-vit_lr_3e-4'
+    """
+    parts = [re.sub(r"[^\w.-]", "_", part, flags=re.ASCII) for part in (split, run_id) if part]
+    return "-".join(["vog-scores", *parts])[:MAX_NAME]
 
 
 @singledispatch

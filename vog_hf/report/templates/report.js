@@ -3,12 +3,12 @@
 (() => {
   const value = (row, column) => {
     const text = row.cells[column].textContent;
-    const number = Number(text.replace("\u2212", "-"));
+    const number = Number(text.replace(/\u2212/g, "-"));
     return text === "\u2013" || text === "" ? null : Number.isNaN(number) ? text : number;
   };
 
   const compare = (a, b) =>
-    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en");
+    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 
   // Rows without a value stay last whichever way the others go; equal rows keep their order.
   const sort = (body, column, ascending) => {
