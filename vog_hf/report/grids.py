@@ -49,7 +49,7 @@ def detection_grid(found: pd.DataFrame) -> Grid:
     lines = [[*words, *map(number, values)] for words, values in zip(names, numbers, strict=True)]
     first = precision.rpartition("_")[2]
     headings = ["column", "direction", "AUROC", "average precision", f"precision at {first}", f"recall at {first}"]
-    return Grid("Rows known to be mislabelled, found by each column in its better direction", headings, lines, 2)
+    return Grid("Rows known to be mislabelled, by column", headings, lines, 2)
 
 
 def classes_grid(scores: VoGScores, classes: pd.DataFrame) -> Grid:
