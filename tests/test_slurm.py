@@ -32,6 +32,7 @@ from accelerate import Accelerator
 accelerator = Accelerator()
 seen = accelerator.gather(torch.tensor([accelerator.process_index], device=accelerator.device)).tolist()
 Path(sys.argv[1], f"rank-{accelerator.process_index}").write_text(f"{accelerator.num_processes} {seen}")
+accelerator.end_training()  # leaves the group: a process that ends in it may abort
 """
 
 
