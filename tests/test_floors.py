@@ -32,7 +32,6 @@ FLOORS = (
         "results",
         "scores",
         "columns",
-        "data_map",
         "findings",
         "text",
         "wording",

@@ -26,11 +26,11 @@ from vog_hf.pictures import (
     row_picture,
     row_text,
     row_values,
-    shortened,
     show_rows,
     thumbnail,
 )
 from vog_hf.scores import VoGScores
+from vog_hf.text import shortened
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -42,3 +42,14 @@ def signed(correlation: float) -> str:
         '+0.50'
     """
     return f"{correlation:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def shortened(text: object, width: int) -> str:
+    """A text on one line of at most ``width`` characters; what was cut off is an ellipsis.
+
+    Example:
+        >>> shortened("a  very long name", 8)
+        'a very …'
+    """
+    line = " ".join(str(text).split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"

@@ -20,9 +20,9 @@ from vog_hf.errors import ConfigError, DataError
 from vog_hf.findings import Findings
 from vog_hf.hub.parts import Part
 from vog_hf.hub.places import DECILES_NAME, SHEET_NAME
-from vog_hf.pictures import contact_sheet, decile_plot, most_extreme, row_values, shortened, show_rows
+from vog_hf.pictures import contact_sheet, decile_plot, most_extreme, row_values, show_rows
 from vog_hf.scores import MANIFEST_NAME, VoGScores
-from vog_hf.text import number, printable
+from vog_hf.text import number, printable, shortened
 from vog_hf.wording import column_meanings, run_facts, verdict
 
 TEMPLATE = Path(__file__).parent / "dataset_card.md"

@@ -25,8 +25,8 @@ from vog_hf.hub.metadata import Declaration
 from vog_hf.hub.parts import Part
 from vog_hf.hub.repository import CARD, Repository
 from vog_hf.hub.shards import count_shards, write_shards
-from vog_hf.pictures import shortened
 from vog_hf.scores import VoGScores
+from vog_hf.text import shortened
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from vog_hf.data_map import draw_data_map
-from vog_hf.pictures import shortened
-from vog_hf.text import printable
+from vog_hf.pictures import draw_data_map
+from vog_hf.text import printable, shortened
 
 INK, MUTED, GRID, HIGH, LOW, ACCENT = (f"#00000{n}" for n in range(1, 7))
 PAGE_COLORS = {INK: "ink", MUTED: "muted", GRID: "grid", HIGH: "high", LOW: "low", ACCENT: "accent"}

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.evaluation import HardTail
-from vog_hf.pictures import class_names, has_classes, most_extreme, row_values, shortened, show_rows
+from vog_hf.pictures import class_names, has_classes, most_extreme, row_values, show_rows
 from vog_hf.scores import VoGScores
-from vog_hf.text import ABSENT, number
+from vog_hf.text import ABSENT, number, shortened
 
 EXCERPT = 90  # characters of a text
 CLASSES = ("label", "prediction")

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vog_hf.data_map import data_map
 from vog_hf.evaluation import auroc, stability_in_words
 from vog_hf.findings import DECILES, Findings
-from vog_hf.pictures import class_names, contact_sheet
+from vog_hf.pictures import class_names, contact_sheet, data_map
 from vog_hf.scores import COMPANIONS, VoGScores
 from vog_hf.tracking.records import BarChart, Histogram, LineChart, Picture, Record, Table
 from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables

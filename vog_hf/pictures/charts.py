@@ -1,17 +1,44 @@
-"""The data map of Swayamdipta et al. 2020 (arXiv 2009.10795), coloured by VoG."""
+"""Charts as pictures: errors by decile, and the data map of Swayamdipta et al. 2020 (arXiv 2009.10795)."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import rankdata
 
+from vog_hf.pictures.canvas import GREY, INK, drawn, figure_of
+from vog_hf.text import printable, shortened
+
 MAX_POINTS = 10_000
+
+
+def decile_plot(deciles: pd.DataFrame, *, column: str = "VoG", width: int = 640) -> Image.Image:
+    """Bars of the error rate by decile of a score, lowest scores left.
+
+    Args:
+        deciles: As `vog_hf.evaluation.error_by_decile` returns it.
+        column: Name of the score, for the axis.
+        width: Of the picture, in pixels; the height is 0.6 of it.
+    """
+    figure, canvas = figure_of((width, round(0.6 * width)))
+    axes = figure.add_axes((0.11, 0.15, 0.86, 0.75))
+    axes.bar(deciles["decile"], deciles["error"], color="#3b6ea5", width=0.8)
+    overall = float(np.average(deciles["error"], weights=deciles["rows"]))
+    axes.axhline(overall, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_xticks(deciles["decile"])
+    axes.set_ylim(0, max(1e-3, 1.15 * float(deciles["error"].max())))
+    axes.set_xlabel(
+        f"tenth of the rows by {printable(shortened(column, 40))} (1 = lowest)", color=INK, parse_math=False
+    )
+    axes.set_ylabel("error rate", color=INK)
+    axes.set_title(f"dashed: all rows, {overall:.3f}", color=GREY, fontsize=9, loc="right")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK)
+    return drawn(canvas)
 
 
 def draw_data_map(
@@ -68,9 +95,7 @@ def data_map(
         >>> picture.size, caption
         ((800, 560), 'Each point is a row (all 2 rows); dark rows have low VoG, bright rows high VoG.')
     """
-    figure = Figure(figsize=(8, 5.6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = figure_of((800, 560))
+    figure.set_layout_engine("constrained")
     which = draw_data_map(figure.add_subplot(), variability, confidence, vog)
-    canvas.draw()
-    picture = Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
-    return picture, f"Each point is a row ({which}); dark rows have low VoG, bright rows high VoG."
+    return drawn(canvas), f"Each point is a row ({which}); dark rows have low VoG, bright rows high VoG."
