@@ -218,7 +218,8 @@ def _value(value: Any) -> Markup:
 
 def _facts(scores: VoGScores) -> list[tuple[str, str]]:
     """How the scores were made; nothing where their manifest says nothing."""
-    return run_facts(scores) if scores.manifest.get("config") or scores.manifest.get("snapshots") else []
+    manifest = scores.manifest
+    return run_facts(scores) if manifest.get("snapshots") or manifest.get("config", {}).get("target") else []
 
 
 def _slug(title: str) -> str:

@@ -9,6 +9,8 @@ from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME
 SCORES_FOLDER = "vog"  # files of the scores: vog/<configuration>/<split>/
 SCORES_CONFIG = "vog_scores"
 CONFIG_NAME = re.compile(r"\w[\w.-]*")
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")  # what `datasets` takes for one; no separator of folders is among these
+NUMBER = "[0-9]" * 5  # in the name of a shard; a glob and a regular expression read it alike
 PICTURES = (DECILES_NAME, SHEET_NAME) = ("error-by-tenth.png", "both-ends.png")
 SCORES_FILE = re.compile(
     r"scores(-\d{5}-of-\d{5})?\.parquet|trajectory-\w+\.npy|"
@@ -71,11 +73,7 @@ def scored_splits(files: Iterable[str], config: str) -> dict[str, list[str]]:
     for file in files:
         folder, _, name = file.rpartition("/")
         split = folder.removeprefix(f"{SCORES_FOLDER}/{config}/")
-        if (
-            folder == scores_folder(config, split)
-            and re.fullmatch(r"\w+(\.\w+)*", split)
-            and SCORES_FILE.fullmatch(name)
-        ):
+        if folder == scores_folder(config, split) and SPLIT_NAME.fullmatch(split) and SCORES_FILE.fullmatch(name):
             found.setdefault(split, []).append(file)
     return {
         split: names for split, names in found.items() if scores_folder(config, split) + f"/{MANIFEST_NAME}" in names
