@@ -21,7 +21,7 @@ SCORES_FILE = re.compile(
 def require_config_name(name: str) -> None:
     """Raise ConfigError for what cannot name a configuration, and with it a folder of the repository."""
     reserved = ("data", SCORES_FOLDER, SCORES_CONFIG)
-    if not CONFIG_NAME.fullmatch(name) or name in reserved or name.endswith(f"_{SCORES_CONFIG}"):
+    if not CONFIG_NAME.fullmatch(name) or name in reserved or is_scores_config(name):
         msg = (
             f"config_name must be letters, digits, _, - and dots, and none of {', '.join(reserved)}, got {name!r}; "
             "'default' is usual"
@@ -34,9 +34,19 @@ def scores_config(config: str) -> str:
     return SCORES_CONFIG if config == "default" else f"{config}_{SCORES_CONFIG}"
 
 
+def is_scores_config(name: str) -> bool:
+    """Whether a configuration holds scores alone."""
+    return name == SCORES_CONFIG or name.endswith(f"_{SCORES_CONFIG}")
+
+
 def scores_folder(config: str, split: str) -> str:
     """Where the files of a split's scores are."""
     return f"{SCORES_FOLDER}/{config}/{split}"
+
+
+def split_key(config: str, split: str) -> str:
+    """What a split of a configuration is known by in the card."""
+    return f"{config}/{split}"
 
 
 def data_folder(config: str) -> str:
@@ -51,12 +61,13 @@ def shard_name(config: str, split: str, index: int, count: int) -> str:
 
 def shard_pattern(config: str, split: str) -> str:
     """What all shards of a split are matched by, and nothing else."""
-    return f"{data_folder(config)}/{split}-*-of-*.parquet"
+    return f"{data_folder(config)}/{split}-{NUMBER}-of-{NUMBER}.parquet"
 
 
 def earlier_shards(files: Iterable[str], config: str, split: str) -> list[str]:
-    """Shards of a split that an earlier push left."""
-    pattern = re.compile(rf"{re.escape(data_folder(config))}/{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet")
+    """Shards of a split that an earlier push left, ours or that of `datasets`, which once gave them a fingerprint."""
+    stem = f"{re.escape(data_folder(config))}/{re.escape(split)}-{NUMBER}-of-{NUMBER}"
+    pattern = re.compile(rf"{stem}(-[0-9a-f]{{16}})?\.parquet")
     return [file for file in files if pattern.fullmatch(file)]
 
 
