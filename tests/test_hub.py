@@ -42,7 +42,7 @@ def client(hub, processes):
     """Calls to these processes, and an empty Hub."""
 
     def call(what, /, *given, **options):
-        return processes[what in ("load", "values", "pull")](what, *given, **options)
+        return processes[what in ("load", "values", "pull", "belong")](what, *given, **options)
 
     return call
 
@@ -702,6 +702,15 @@ def test_scores_without_a_record_are_pushed_as_such(hub, client):
     assert client("load", REPO, "pictures")["equal"]
     assert "pushed without the record of how they were computed" in readme(hub)
     assert client("pull", REPO) == ["label", *CORE]
+
+
+@pytest.mark.parametrize("form", ["columns", "bare"])
+def test_scores_know_the_rows_whose_files_were_put_in(hub, client, form):
+    """Pictures that lay beside the data set are in it on the Hub: the pulled scores are of those rows all the same."""
+    client("push", "files", REPO, form=form)
+    known = client("belong", REPO)
+    assert "label" in known
+    assert "image" not in known
 
 
 def test_scores_that_are_not_there_cannot_be_pulled(hub, client):

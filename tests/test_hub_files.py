@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+from datasets.table import embed_table_storage
 from PIL import Image as Pillow
 
 from vog_hf import VoGScores, add_vog_columns, push_scored_dataset
@@ -71,6 +72,16 @@ def test_a_push_refuses_such_rows_before_the_hub_is_asked(tmp_path, picture, mon
             push_scored_dataset(scored, "me/data", **options)
     with pytest.raises(HubError, match="the Hub was asked"):
         push_scored_dataset(scored, "me/data", scores_only=True, show_rows=False)
+
+
+def test_files_that_one_knows_can_be_put_in(tmp_path, picture):
+    """As the error says; then they are the row's own."""
+    rows = read_parquet(tmp_path, Image(), [{"bytes": None, "path": str(picture)}])
+    with pytest.raises(DataError, match=r"where you know the files, put them in: dataset\.with_format\('arrow'\)\.map"):
+        require_own_files(rows)
+    held = rows.with_format("arrow").map(embed_table_storage, batched=True)
+    require_own_files(held)
+    assert held.with_format(None)[0]["image"].size == (8, 8)
 
 
 def test_what_was_saved_holds_its_files(tmp_path, picture):

@@ -22,8 +22,8 @@ def require_own_files(dataset: Dataset | Mapping[str, Dataset]) -> None:
 
     A picture or sound without bytes is the path of a file, and whoever publishes or saves the rows puts the file's
     content in. Where the column was made so here (`cast_column`, `from_dict`, a folder of pictures), that is meant.
-    Where the data set was read with such a column, from the Hub, parquet, Arrow or `save_to_disk`, its bytes are in it;
-    a row with a path alone was written by hand, and may name any file or address that this machine can reach.
+    Where the data set was read with such a column, from the Hub, parquet, Arrow or `save_to_disk`, somebody else may
+    have written the path, of any file or address that this machine can reach.
 
     Args:
         dataset: One split, or several by name.
@@ -33,15 +33,23 @@ def require_own_files(dataset: Dataset | Mapping[str, Dataset]) -> None:
         if not readers:
             continue
         by_folder = all(reader.endswith("folder") for reader in readers)  # which made the paths itself
-        for name, path in _named(rows):
-            if not by_folder or ".." in re.split(r"[/\\]", path):
+        for name in rows.features:
+            paths = (path for path in _named(rows, name) if not by_folder or ".." in re.split(r"[/\\]", path))
+            path = next(paths, None)
+            if path is not None:
                 msg = (
                     f"a row of the column {name!r} names {path!r} and does not hold it, and the data set was read so: "
                     "whoever wrote it may have named any file of this machine, which would be published; drop such "
-                    "rows or the column, put the bytes in yourself, or push the scores alone (scores_only=True, "
-                    "show_rows=False)"
+                    "rows or the column, or push the scores alone (scores_only=True, show_rows=False); where you know "
+                    "the files, put them in: dataset.with_format('arrow').map(datasets.table.embed_table_storage, "
+                    "batched=True)"
                 )
                 raise DataError(msg)
+
+
+def columns_of_named_files(dataset: Dataset) -> list[str]:
+    """The columns of a split in which a row names a file that it does not hold."""
+    return [name for name in dataset.features if next(_named(dataset, name), None) is not None]
 
 
 def _readers(rows: Dataset) -> set[str]:
@@ -59,14 +67,13 @@ def _readers(rows: Dataset) -> set[str]:
     return found
 
 
-def _named(rows: Dataset) -> Iterator[tuple[str, str]]:
-    """The column, and the path of every file that it names and does not hold."""
-    for name, feature in rows.features.items():
-        if require_storage_embed(feature):
-            stored: Any = rows.select_columns([name]).with_format("arrow")
-            for batch in stored.iter(batch_size=BATCH):
-                for path in _paths(batch.column(name).combine_chunks(), feature):
-                    yield name, path
+def _named(rows: Dataset, name: str) -> Iterator[str]:
+    """The path of every file that a column names and does not hold."""
+    feature = rows.features[name]
+    if require_storage_embed(feature):
+        stored: Any = rows.select_columns([name]).with_format("arrow")
+        for batch in stored.iter(batch_size=BATCH):
+            yield from _paths(batch.column(name).combine_chunks(), feature)
 
 
 def _paths(array: pa.Array, feature: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ from vog_hf.columns import (
     verify_rows,
 )
 from vog_hf.errors import ConfigError, DataError
+from vog_hf.hub.named_files import columns_of_named_files
 from vog_hf.hub.places import SPLIT_NAME
-from vog_hf.rows import has_table
+from vog_hf.rows import has_table, identify_rows
 from vog_hf.scores import ROW_ID, VoGScores
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def collect_parts(
         if not len(rows):
             msg = f"the split {name!r} has no rows; leave it out"
             raise DataError(msg)
-    parts = [Part(name, *_scored(rows, part, columns)) for name, rows, part in splits]
+    parts = [Part(name, *_knowing_what_stays(*_scored(rows, part, columns))) for name, rows, part in splits]
     if all(part.scores is None for part in parts):
         msg = "the data set has no column 'vog' and no scores were given; pass scores=, or add_vog_columns(...) first"
         raise ConfigError(msg)
@@ -115,6 +117,21 @@ def _scored(
         verify_rows(dataset, scores)
         _require_same_scores(dataset, scores)
     return dataset.with_format(None), scores or known
+
+
+def _knowing_what_stays(dataset: Dataset, scores: VoGScores | None) -> tuple[Dataset, VoGScores | None]:
+    """The same, the scores without the digests of columns that come back otherwise: with files instead of paths."""
+    digests = {} if scores is None else scores.identity.columns
+    changing = {*digests} & {*columns_of_named_files(dataset)}
+    if scores is None or not changing:
+        return dataset, scores
+    kept = {name: digest for name, digest in digests.items() if name not in changing}
+    shared = [name for name in kept if name in dataset.column_names]
+    known = copy(scores)
+    known.manifest = {**scores.manifest, "data": {**scores.manifest["data"], "columns": kept}}
+    if scores.row_hash is not None:
+        known.row_hash = identify_rows(dataset.select_columns(shared)).row_hash if shared else None
+    return dataset, known
 
 
 def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]) -> None:
