@@ -220,7 +220,7 @@ class Upload:
                 raise ConnectionError(described(error)) from error
 
         with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
-            patiently(attempt, waits=WAITS[:2])
+            patiently(attempt, waits=WAITS[:3])
 
     def look(self) -> Repository:
         """The repository as it stands now."""
