@@ -73,7 +73,8 @@ def _named(rows: Dataset, name: str) -> Iterator[str]:
     if require_storage_embed(feature):
         stored: Any = rows.select_columns([name]).with_format("arrow")
         for batch in stored.iter(batch_size=BATCH):
-            yield from _paths(batch.column(name).combine_chunks(), feature)
+            for chunk in batch.column(name).chunks:  # one by one: put together, all bytes would be copied
+                yield from _paths(chunk, feature)
 
 
 def _paths(array: pa.Array, feature: Any) -> Iterator[str]:
