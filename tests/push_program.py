@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 import traceback
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, load_dataset
@@ -20,6 +22,7 @@ from vog_hf.hub import check, pull_scores, shards
 from vog_hf.rows import identify_rows
 
 ROWS = 61
+FOLDER = tempfile.TemporaryDirectory()  # of pictures that rows name
 NAMES = ["cat", "dog"]
 BREAKING = [
     "a | b\n| c |",
@@ -53,6 +56,11 @@ def dataset(kind):
         features["audio"] = {"bytes": Value("binary"), "path": Value("string")}
         made = Dataset.from_dict(columns, features=Features(features))
         return made.cast_column("audio", Audio())  # as which it would be encoded with torchcodec alone
+    elif kind == "files":
+        columns["image"] = [str(Path(FOLDER.name) / f"{i}.png") for i in range(ROWS)]
+        for i, path in enumerate(columns["image"]):
+            Pillow.new("RGB", (8, 8), (i, 100, 255 - i)).save(path)
+        features["image"] = Image()
     elif kind == "breaking":
         features = {"label": ClassLabel(names=BREAKING)}
         columns = {"label": (np.arange(ROWS) % len(BREAKING)).tolist()}
@@ -170,6 +178,11 @@ def pull(repo_id, kind=None, **given):
     if isinstance(found, dict):
         return {split: is_equal(part, scores(kind)) for split, part in found.items()}
     return is_equal(found, scores(kind)) if kind else found.column_names
+
+
+def belong(repo_id, split="train"):
+    """Pulled scores to the rows that load from beside them: the columns by which they know them."""
+    return pull_scores(repo_id).identity.verify(identify_rows(load_dataset(repo_id, split=split)))
 
 
 def is_equal(one, other):

@@ -10,7 +10,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as Pictures
 from torch import nn
 
-from vog_hf.columns import add_vog_columns, check_column_names, core_column_names, verify_rows
+from vog_hf.columns import (
+    add_vog_columns,
+    check_column_names,
+    core_column_names,
+    scores_from_columns,
+    verify_rows,
+)
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.scorer import VoGScorer
@@ -394,3 +400,42 @@ def test_scores_know_their_rows_after_a_round_trip(tmp_path):
     assert stored(add_vog_columns(images(), loaded)) == stored(add_vog_columns(images(), image_scores()))
     with pytest.raises(RowMismatchError):
         add_vog_columns(images().shuffle(seed=0), loaded)
+
+
+def test_scores_read_from_columns_know_their_labels_by_the_classes_of_the_prediction():
+    """Whatever the column is called, and whatever else is called label; one may be named where nothing tells it."""
+    fine, coarse = ClassLabel(names=NAMES), ClassLabel(names=["w", "x", "y"])
+    columns = {"label": [0, 0, 0], "fine": [2, 1, -1], "label_reviewed": [1, 1, 1]}
+    columns |= {"vog": [0.5, 0.25, 1.0], "prediction": [2, 0, 1]}
+    features = {"label": coarse, "fine": fine, "label_reviewed": fine, "vog": Value("float32"), "prediction": fine}
+    rows = Dataset.from_dict(columns, features=Features(features))
+    found = scores_from_columns(rows)
+    assert found.column("label").tolist() == [2, 1, -1]
+    assert found.manifest["class_names"] == NAMES
+    assert found.manifest["config"]["label_column"] == "fine"
+    verify_rows(rows, found)
+    without = rows.remove_columns(["fine", "label_reviewed"])
+    assert "label" not in scores_from_columns(without).column_names
+    unknown = rows.remove_columns("prediction")
+    assert scores_from_columns(unknown).column("label").tolist() == [0, 0, 0]
+    assert scores_from_columns(unknown, label_column="fine").column("label").tolist() == [2, 1, -1]
+    with pytest.raises(ConfigError, match="label_column must name a column of whole numbers or classes, got 'text'"):
+        scores_from_columns(rows, label_column="text")
+
+
+def test_columns_of_ones_own_are_no_scores():
+    """Names that only begin alike; numbers of every width are, and what is null is not known."""
+    columns = {
+        "vogue": [1.0, 2.0],
+        "vog": [0.5, None],
+        "forgetting": [3, 4],
+        "prediction": [1, None],
+        "loss": ["a", "b"],
+    }
+    features = {"vogue": Value("float32"), "vog": Value("float64"), "forgetting": Value("uint8")}
+    features |= {"prediction": Value("int32"), "loss": Value("string")}
+    found = scores_from_columns(Dataset.from_dict(columns, features=Features(features)))
+    assert found.column_names == ["prediction", "vog", "forgetting"]
+    np.testing.assert_array_equal(found.column("vog"), np.array([0.5, np.nan], np.float32))
+    assert found.column("prediction").tolist() == [1, -1]
+    assert found.column("forgetting").tolist() == [3, 4]

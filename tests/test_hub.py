@@ -8,6 +8,8 @@ from hub_client import HubClient
 from hub_server import ACCEPTED, READING, STRANGER, HubServer
 from markdown_it import MarkdownIt
 
+from vog_hf.hub.places import shard_pattern
+
 REPO = "someone/data"
 CORE = ["vog", "vog_class_normalized", "vog_percentile"]
 
@@ -40,7 +42,7 @@ def client(hub, processes):
     """Calls to these processes, and an empty Hub."""
 
     def call(what, /, *given, **options):
-        return processes[what in ("load", "values", "pull")](what, *given, **options)
+        return processes[what in ("load", "values", "pull", "belong")](what, *given, **options)
 
     return call
 
@@ -224,6 +226,130 @@ def test_other_configurations_stay(hub, client):
     assert client("pull", REPO, "pictures", config_name="scored") is True
 
 
+@pytest.mark.parametrize("mark", ["", "  default: true\n- config_name: other\n  data_files: other/*.parquet\n"])
+def test_two_configurations_that_would_load_where_none_is_named_are_refused(hub, client, mark):
+    """Which `datasets` refuses, too, and then loads neither; by a name of its own the same goes beside it."""
+    client("push_raw", {"train": "numbers"}, REPO, config_name="plain")
+    repository = hub.dataset(REPO)
+    card = readme(hub)
+    if mark:
+        files = {"other/a.parquet": repository.files()["plain/train-00000-of-00001.parquet"]}
+        head = f"---\nconfigs:\n- config_name: plain\n  data_files: plain/*.parquet\n{mark}---\n"
+        repository.edit({"README.md": head.encode(), **files})
+        card = head
+    before = repository.sha("main")
+    hub.requests.clear()
+    error, message = client("push", "pictures", REPO)
+    assert error == "ConfigError"
+    assert "loads its configuration 'plain' where none is named, and 'default' would load there, too" in message
+    assert "--config-name" in message
+    assert repository.sha("main") == before
+    assert readme(hub) == card
+    assert not any(request.method == "PUT" for request in hub.requests)
+    client("push", "pictures", REPO, scores_only=True)
+    assert client("load", REPO)["splits"] == {"train": ["label", "x"]}
+    client("push", "numbers", REPO, config_name="plain")
+    assert client("load", REPO, "numbers")["equal"]
+
+
+def test_scores_alone_give_way_to_data(hub, client):
+    """Pushed later, where the data loads when no configuration is named."""
+    client("push", "pictures", REPO, scores_only=True)
+    client("push", "pictures", REPO)
+    assert client("load", REPO, "pictures")["equal"]
+    assert "row" in client("load", REPO, name="vog_scores")["splits"]["train"]
+
+
+@pytest.mark.parametrize("config", ["default", "plain"])
+def test_shards_that_an_older_version_of_datasets_has_left_are_replaced(hub, client, config):
+    """They have a fingerprint in their names; beside ours they would double the rows."""
+    client("push_raw", {"train": "numbers"}, REPO, config_name=config)
+    repository, folder = hub.dataset(REPO), {"default": "data", "plain": "plain"}[config]
+    files = dict(repository.files())
+    shard = files.pop(f"{folder}/train-00000-of-00001.parquet")
+    repository.commit({**files, f"{folder}/train-00000-of-00001-b42a775f407cee45.parquet": shard})
+    assert client("load", REPO)["rows"] == {"train": 61}
+    client("push", "numbers", REPO, config_name=config)
+    assert client("load", REPO, "numbers")["equal"]
+    shards = [name for name in repository.files() if name.startswith(f"{folder}/")]
+    assert shards == [f"{folder}/train-00000-of-00001.parquet"]
+
+
+def elsewhere(hub):
+    """A file that `datasets` reads instead of the card's metadata, and data that it names."""
+    other = hub.dataset(REPO).files()["data/train-00000-of-00001.parquet"]
+    told = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: other/*.parquet\n"
+    return {".huggingface.yaml": told.encode(), "other/a.parquet": other}
+
+
+def test_what_would_not_load_as_it_is_meant_is_not_committed(hub, client):
+    """It is found before anything is sent, or, where others commit meanwhile, before the commit is made on top."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository, files = hub.dataset(REPO), elsewhere(hub)
+
+    def slip_in(there):
+        hub.before_commit = None
+        there.edit(files)
+
+    hub.before_commit = slip_in
+    error, message = client("push", "numbers", REPO, clock=0.01)
+    assert (error, "would load with 'other/a.parquet', which is not of it" in message) == ("ConfigError", True)
+    assert "vog" not in readme(hub)
+    before = repository.sha("main")
+    hub.requests.clear()
+    error, message = client("push", "numbers", REPO)
+    assert (error, "would load with 'other/a.parquet', which is not of it" in message) == ("ConfigError", True)
+    assert repository.sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "license: [mit",
+        "configs: default",
+        "configs:\n- data_files: data/*.parquet",
+        "configs:\n- 5",
+        "configs:\n- config_name: a\n  default: true\n- config_name: b\n  default: true",
+        "dataset_info:\n- 5",
+        "dataset_info:\n  features:\n  - name: x\n    dtype: nothing",
+    ],
+)
+def test_metadata_that_cannot_be_read_is_one_clear_error(hub, client, head):
+    """Of YAML, or of `datasets`; nothing is sent, and the card stays as it is."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository = hub.dataset(REPO)
+    repository.edit({"README.md": f"---\n{head}\n---\n# Mine\n".encode()})
+    before = repository.sha("main")
+    hub.requests.clear()
+    error, message = client("push", "numbers", REPO)
+    assert error == "ConfigError"
+    assert "the card of someone/data cannot be read (" in message
+    assert message.endswith("mend its metadata on the Hub first")
+    assert repository.sha("main") == before
+    assert not any(request.method == "PUT" for request in hub.requests)
+
+
+def test_what_datasets_cannot_read_beside_the_card_is_one_clear_error(hub, client):
+    """A file of metadata of its own."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    hub.dataset(REPO).edit({".huggingface.yaml": b"configs: [", "README.md": b"# Mine\n"})
+    error, message = client("push", "numbers", REPO)
+    assert (error, "`datasets` cannot read someone/data as it is (" in message) == ("ConfigError", True)
+
+
+def test_what_else_the_card_says_of_the_configuration_stays(hub, client):
+    """Beside its columns and its splits."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    told = readme(hub).replace("dataset_info:\n", "dataset_info:\n  homepage: https://example.org\n")
+    hub.dataset(REPO).edit({"README.md": told.encode()})
+    client("push", "numbers", REPO)
+    info = yaml.safe_load(readme(hub).split("---\n")[1])["dataset_info"]
+    assert info["homepage"] == "https://example.org"
+    assert [feature["name"] for feature in info["features"]] == ["label", "x", *CORE]
+    assert client("load", REPO, "numbers")["equal"]
+
+
 def test_scores_alone(hub, client):
     """Beside the data, which is not sent again and loads as before, also where the card names no configurations."""
     client("push_raw", {"train": "pictures", "test": "pictures"}, REPO)
@@ -363,6 +489,70 @@ def test_a_commit_by_somebody_else_is_not_lost(hub, client):
     assert client("load", REPO, "numbers")["equal"]
     assert "\nNew text.\n" in readme(hub)
     assert hub.dataset(REPO).files()["new.txt"] == b"new"
+
+
+@pytest.mark.parametrize("theirs", ["other rows", "more shards", "nothing"])
+@pytest.mark.parametrize("ours", ["as it was", "new"])
+def test_a_commit_by_somebody_else_of_the_same_shard(hub, client, theirs, ours):
+    """Between our look and our commit: theirs is replaced by ours, also where ours is what was there at first."""
+    kind = {"as it was": "pictures", "new": "numbers"}[ours]
+    client("push", "changed pictures", "someone/other", shard_bytes=3_000 if theirs == "more shards" else None)
+    other = {
+        name: content
+        for name, content in hub.dataset("someone/other").files().items()
+        if theirs != "nothing" and name.startswith(("data/", "vog/", "README"))
+    }
+    client("push", "pictures", REPO)
+
+    def slip_in(repository):
+        hub.before_commit = None
+        kept = {name: old for name, old in repository.files().items() if not name.startswith(("data/", "vog/"))}
+        repository.commit({**kept, **other})
+
+    hub.before_commit = slip_in
+    client("push", kind, REPO, clock=0.01, card_sections={"New": "text"})
+    assert hub.before_commit is None
+    assert client("load", REPO, kind)["equal"]
+    assert client("pull", REPO, kind) is True
+    assert [name for name in hub.dataset(REPO).files() if name.startswith("data/")] == [
+        "data/train-00000-of-00001.parquet"
+    ]
+    assert "### New (train)" in readme(hub)
+
+
+def test_a_last_commit_of_which_nothing_was_heard_is_no_error(hub, client):
+    """It is found; where it cannot be looked for, the error does not say that nothing was changed."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    before = len(hub.dataset(REPO).commits)
+    hub.fail("POST", "/commit/", status=503, times=5)
+    hub.fail("POST", "/commit/", status=0, carried_out=True)
+    assert client("push", "numbers", REPO, clock=0.01) == f"{hub.url}/datasets/{REPO}"
+    assert len(hub.dataset(REPO).commits) == before + 1
+    hub.fail("POST", "/commit/", status=503, times=5)
+    hub.fail("POST", "/commit/", status=0, carried_out=True)
+    hub.fail("GET", "/commits/", status=503, times=1_000, skip=5)
+    error, message = client("push", "pictures", REPO, clock=0.01)
+    assert error == "HubError"
+    assert "no answer came to the commit to someone/data" in message
+    assert "whether it was made cannot be seen" in message
+    assert "no revision" not in message
+
+
+def test_a_commit_of_which_nothing_was_heard_is_found_whatever_became_of_the_repository(hub, client):
+    """Before the next one is prepared on top of what others have committed since, which may be impossible."""
+    client("push_raw", {"train": "numbers"}, REPO)
+    repository = hub.dataset(REPO)
+    made = repository.commit
+
+    def commit(*given, **options):
+        del repository.commit
+        sha = made(*given, **options)
+        repository.edit({"README.md": b"---\nconfigs: [\n---\n"})
+        return sha
+
+    repository.commit = commit
+    hub.fail("POST", "/commit/", status=0, carried_out=True)
+    assert client("push", "numbers", REPO, clock=0.01) == f"{hub.url}/datasets/{REPO}"
 
 
 def test_a_commit_of_which_nothing_was_heard_is_made_once(hub, client):
@@ -514,6 +704,15 @@ def test_scores_without_a_record_are_pushed_as_such(hub, client):
     assert client("pull", REPO) == ["label", *CORE]
 
 
+@pytest.mark.parametrize("form", ["columns", "bare"])
+def test_scores_know_the_rows_whose_files_were_put_in(hub, client, form):
+    """Pictures that lay beside the data set are in it on the Hub: the pulled scores are of those rows all the same."""
+    client("push", "files", REPO, form=form)
+    known = client("belong", REPO)
+    assert "label" in known
+    assert "image" not in known
+
+
 def test_scores_that_are_not_there_cannot_be_pulled(hub, client):
     """Of no repository, of one without, of another split."""
     assert "there is no such data set" in client("pull", REPO)[1]
@@ -570,6 +769,21 @@ def test_a_name_that_no_card_can_hold_stands_in_the_files(hub, client):
     assert "features" not in readme(hub)
 
 
+def test_what_the_card_says_of_a_push_goes_with_the_next_one_of_the_same_split(hub, client):
+    """A section, and scores that a split no longer has; what is said of other splits stays."""
+    client("push", None, REPO, splits={"train": "pictures", "test": "pictures"})
+    client("push", "pictures", REPO, card_sections={"Review": "without 6 rows"})
+    client("push", "pictures", REPO, split="test", card_sections={"Review": "without 7 rows"})
+    assert "without 6 rows" in readme(hub)
+    client("push", "pictures", REPO)
+    assert "without 6 rows" not in readme(hub)
+    assert "### Review (test)\n\nwithout 7 rows" in readme(hub)
+    client("push", None, REPO, splits={"train": "pictures", "test": "-pictures"})
+    card = readme(hub)
+    assert re.findall("### (?:Scores of|Review).*", card) == ["### Scores of train: 61 rows"]
+    assert all(name in hub.dataset(REPO).files() for name in re.findall(r"\]\((vog/.*?)\)", card))
+
+
 def test_the_card_says_what_there_is(hub, client):
     """Pictures of both ends and of the errors, columns, run; and the metadata that the Hub's viewer reads."""
     client("push", "pictures", REPO)
@@ -587,7 +801,7 @@ def test_the_card_says_what_there_is(hub, client):
     assert len(re.findall(r"!\[.*?\]\((.*?)\)", card)) == 2
     data = yaml.safe_load(card.split("---\n")[1])
     assert data["configs"] == [
-        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*-of-*.parquet"}]}
+        {"config_name": "default", "data_files": [{"split": "train", "path": shard_pattern("default", "train")}]}
     ]
     info = data["dataset_info"]
     assert [feature["name"] for feature in info["features"]] == ["label", "image", *CORE]

@@ -1,11 +1,15 @@
 """The card and the names of files, without a Hub."""
 
+import fnmatch
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from PIL import Image
 from report_cases import make_pictures, make_regression, make_scores
 
@@ -14,11 +18,12 @@ from vog_hf.errors import ConfigError
 from vog_hf.hub.card import describe_split, merged_card, sections
 from vog_hf.hub.head import WrittenCard
 from vog_hf.hub.parts import Part, collect_parts, score_tables
-from vog_hf.hub.places import earlier_scores, earlier_shards, require_config_name, scored_splits
+from vog_hf.hub.places import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
+from vog_hf.hub.rehearsal import require_loadable
 from vog_hf.hub.shards import count_shards
 from vog_hf.scores import VoGScores
 
-ABOUT = {"title": "data", "repo_id": "me/data", "config": "default", "scored": "default"}
+ABOUT = {"pushed": ["default/train"], "title": "data", "repo_id": "me/data", "config": "default", "scored": "default"}
 HEAD = "---\nlicense: mit\n---\n"
 
 
@@ -57,11 +62,11 @@ def test_rows_are_shown_only_where_they_may_be(tmp_path):
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n"])
 def test_our_part_comes_behind_the_text_that_is_there(end):
     """After one empty line; the text keeps its own end; a second push changes nothing more."""
-    card = merged_card(DatasetCard(f"{HEAD}# Mine{end}"), sections({"One": "text"}), **ABOUT)
+    card = merged_card(DatasetCard(f"{HEAD}# Mine{end}"), sections({"One": "text"}, "default", ["train"]), **ABOUT)
     gap = end if len(end) > 1 else "\n\n"
     assert card.text.startswith(f"# Mine{gap}<!-- vog_hf: begin")
     assert card.text.endswith("<!-- vog_hf: end -->\n")
-    again = merged_card(DatasetCard(card.content), sections({"One": "text"}), **ABOUT)
+    again = merged_card(DatasetCard(card.content), sections({"One": "text"}, "default", ["train"]), **ABOUT)
     assert again.content == card.content
 
 
@@ -69,17 +74,37 @@ def test_our_part_comes_behind_the_text_that_is_there(end):
 def test_sections_are_told_from_one_another(titles):
     """None takes the place of another one."""
     with pytest.raises(ConfigError, match="need words of their own"):
-        sections(dict.fromkeys(titles, "text"))
+        sections(dict.fromkeys(titles, "text"), "default", ["train"])
 
 
-def test_pieces_of_earlier_pushes_stay_until_they_are_replaced():
-    """By the key they have; a mark without its other half is text, and is left alone."""
-    card = merged_card(
-        DatasetCard(f"{HEAD}<!-- vog_hf: begin -->\nMine\n"), sections({"One": "1", "Two": "2"}), **ABOUT
-    )
-    card = merged_card(DatasetCard(card.content), sections({"Two": "22"}), **ABOUT)
+def test_what_a_card_says_of_a_split_goes_when_the_split_is_pushed_again():
+    """Scores and sections; those of other splits and configurations stay."""
+    pieces = {"default/train": Markup("scores of train"), "default/test": Markup("scores of test")}
+    card = DatasetCard(f"{HEAD}# Mine\n")
+    for config, splits, given in (
+        ("default", ["train", "test"], {"Review": "of both"}),
+        ("en", ["train"], {"Review": "of another configuration"}),
+        ("default", ["test"], {"Review": "of test"}),
+    ):
+        pushed = [f"{config}/{split}" for split in splits]
+        told = {key: text for key, text in pieces.items() if key in pushed} | sections(given, config, splits)
+        card = merged_card(DatasetCard(card.content), told, **{**ABOUT, "pushed": pushed})
+    assert "scores of train" in card.text
+    assert card.text.count("scores of test") == 1
+    headings = [line for line in card.text.splitlines() if line.startswith("### Review")]
+    assert headings == ["### Review (en, train)", "### Review (test)"]
+    card = merged_card(DatasetCard(card.content), {}, **{**ABOUT, "pushed": ["default/train", "default/test"]})
+    assert "scores of" not in card.text
+    assert "of test" not in card.text
+    assert "of another configuration" in card.text
+
+
+def test_a_mark_without_its_other_half_is_text():
+    """And is left alone."""
+    given = sections({"One": "1"}, "default", ["train"])
+    card = merged_card(DatasetCard(f"{HEAD}<!-- vog_hf: begin -->\nMine\n"), given, **ABOUT)
+    card = merged_card(DatasetCard(card.content), given, **ABOUT)
     assert card.text.startswith("<!-- vog_hf: begin -->\nMine\n\n<!-- vog_hf: begin.")
-    assert [line for line in card.text.splitlines() if line in ("1", "2", "22")] == ["1", "22"]
     assert card.text.count("<!-- vog_hf: end -->") == 1
 
 
@@ -120,7 +145,8 @@ def test_metadata_of_an_unusual_form_has_the_meaning_that_it_had(head):
 @pytest.mark.parametrize("line", ["- item", "+ item", "1. item", "12) item", "=====", "-----", "> said", "    code"])
 def test_the_start_of_a_line_is_no_more_than_text(line):
     """Lists, underlines, quotes and code blocks begin there."""
-    page = MarkdownIt("gfm-like", {"linkify": False}).render(str(sections({"T": f"above\n{line}"})["section t"]))
+    (section,) = sections({"T": f"above\n{line}"}, "default", ["train"]).values()
+    page = MarkdownIt("gfm-like", {"linkify": False}).render(str(section))
     assert page.split("</h3>")[1].strip().replace("&gt;", ">") == f"<p>above<br>\n{line.strip()}</p>"
 
 
@@ -140,12 +166,72 @@ def test_names_from_a_repository_are_checked():
         *files[:2],
         "vog/default/train/both-ends.png",
     ]
-    shards = ["data/train-00000-of-00001.parquet", "data/train-00000-of-00001.parquet.txt", "data/train-notes.parquet"]
-    assert earlier_shards([*shards, "x/data/train-00000-of-00001.parquet"], "default", "train") == shards[:1]
+    shards = ["data/train-00000-of-00001.parquet", "data/train-00000-of-00002-b42a775f407cee45.parquet"]
+    others = ["data/train-00000-of-00001.parquet.txt", "data/train-notes.parquet", "data/train-0-of-1.parquet"]
+    others += ["x/data/train-00000-of-00001.parquet", "data/train-00000-of-00001-mine.parquet"]
+    assert earlier_shards([*shards, *others], "default", "train") == shards
+    assert fnmatch.filter([*shards, *others], shard_pattern("default", "train")) == shards[:1]
     for name in ("data", "vog", "vog_scores", "a_vog_scores", "..", "a/b", "", "-a"):
         with pytest.raises(ConfigError, match="config_name must be"):
             require_config_name(name)
     require_config_name("v1.0-beta")
+
+
+REHEARSED = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+- config_name: other
+  data_dir: data
+---
+"""
+
+
+def rehearse(tmp_path, card, files, meant, beside=()):
+    """Whether a repository with these files would load as it is meant."""
+    (tmp_path / "beside").write_text("".join(beside))
+    repository = SimpleNamespace(
+        repo_id="me/data", sizes={".huggingface.yaml": 1} if beside else {}, fetched=lambda name: tmp_path / "beside"
+    )
+    require_loadable(repository, DatasetCard(card), files, {"default": meant}, folder=tmp_path)
+
+
+def test_what_a_commit_leaves_is_tried_before_it_is_made(tmp_path):
+    """By the names of the files alone, as `datasets` finds them; a name that leads elsewhere makes no file there."""
+    shard, old = "data/train-00000-of-00001.parquet", "data/train-00000-of-00001-b42a775f407cee45.parquet"
+    rehearse(tmp_path, REHEARSED, [shard, "notes.txt", "../outside.parquet"], {"train": [shard]})
+    assert [path.name for path in tmp_path.iterdir()] == ["beside"]
+    with pytest.raises(
+        ConfigError, match=r"the split 'train' .* of me/data would load with 'data/train-00000-of-00001-b"
+    ):
+        rehearse(tmp_path, REHEARSED, [shard, old], {"train": [shard]})
+    with pytest.raises(ConfigError, match=f"would load without '{old}'"):
+        rehearse(tmp_path, REHEARSED, [shard], {"train": [shard, old]})
+    with pytest.raises(ConfigError, match=r"the split 'test' .* would load without"):
+        rehearse(tmp_path, REHEARSED, [shard], {"train": [shard], "test": [old]})
+    with pytest.raises(ConfigError, match=r"'default' of me/data would not load .*several default configs"):
+        rehearse(tmp_path, REHEARSED.replace("data_dir", "default: true\n  data_dir"), [shard], {"train": [shard]})
+    configs = "configs:\n- config_name: default\n  data_files: x.parquet\n"
+    with pytest.raises(ConfigError, match=r"would load with 'x\.parquet'"):
+        rehearse(tmp_path, REHEARSED, [shard, "x.parquet"], {"train": [shard]}, beside=configs)
+
+
+def test_scores_alone_have_the_classes_of_the_column_that_was_scored():
+    """Which has a name of its own, beside another column of classes with a usual name."""
+    scores = make_scores(maps=None, names=["cat", "dog", "cow"])
+    scores.manifest["config"]["label_column"] = "fine"
+    fine = ClassLabel(names=["cat", "dog", "cow"])
+    columns = {"label": [0] * len(scores), "fine": scores.column("label").tolist()}
+    coarse = ClassLabel(names=["w", "x", "y", "z"])
+    dataset = Dataset.from_dict(columns, features=Features({"label": coarse, "fine": fine}))
+    (part,) = score_tables(collect_parts(dataset, scores, "core", None))
+    assert part.dataset.features["label"] == part.dataset.features["prediction"] == fine
+    with_usual_name = dataset.remove_columns("label").rename_column("fine", "label")
+    scores.manifest["config"]["label_column"] = None
+    (part,) = score_tables(collect_parts(with_usual_name, scores, "core", None))
+    assert part.dataset.features["label"] == part.dataset.features["prediction"] == fine
 
 
 def test_splits_of_one_push_have_one_set_of_columns():

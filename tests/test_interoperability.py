@@ -96,10 +96,12 @@ def test_cleanlab(names, capfd):
 
 
 def test_argilla(names):
-    """A record for each row, with picture, scores and suggestion."""
+    """A record for each row, with picture, scores, and a suggestion where the model predicts another class."""
     records = names("Argilla")["records"]
     scores = VoGScores.load("scores")
-    assert [record.suggestions["label"].value for record in records] == [str(n) for n in scores.column("prediction")]
+    pairs = zip(scores.column("prediction"), scores.column("label"), strict=True)
+    suggested = [[suggestion.value for suggestion in record.suggestions] for record in records]
+    assert suggested == [[] if guess == label else [str(guess)] for guess, label in pairs]
     assert [record.metadata["vog"] for record in records] == scores.column("vog").tolist()
     assert records[0].fields["image"].size == (8, 8)
 

@@ -1,11 +1,14 @@
 """Scores onto a data set as typed columns, after the proof that its rows are the ones that were scored."""
 
 import logging
+import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from vog_hf.batches import check_map_style
@@ -16,6 +19,7 @@ from vog_hf.scores import COMPANIONS, VoGScores
 
 logger = logging.getLogger(__name__)
 
+SCORE_NAME = re.compile(rf"vog(_\w+)?|prediction|{'|'.join(COMPANIONS)}")
 CORE_ENDINGS = {True: ("", "_class_normalized", "_percentile"), False: ("", "_normalized", "_percentile")}
 
 # The scores that were put onto a data set, for as long as that very object lives.
@@ -193,14 +197,27 @@ def verify_shown_rows(dataset: Any, scores: VoGScores) -> None:
         scores.identity.verify(identify_rows(dataset))
 
 
-def scores_from_columns(dataset: Dataset) -> VoGScores:
+def is_score_name(name: str) -> bool:
+    """Whether a column of this name holds scores, where a data set has any.
+
+    Example:
+        >>> [name for name in ("vog", "vog_late", "loss", "vogue", "label") if is_score_name(name)]
+        ['vog', 'vog_late', 'loss']
+    """
+    return SCORE_NAME.fullmatch(name) is not None
+
+
+def scores_from_columns(dataset: Dataset, *, label_column: str | None = None) -> VoGScores:
     """The scores that `add_vog_columns` has added to a data set; without trajectories and heat maps.
 
     Args:
         dataset: One split with a column ``vog``, loaded from disk or the Hub.
+        label_column: The labels that were scored; default: the column with the classes of the column ``prediction``,
+            or ``labels``, ``label``, ``label_ids`` where that has none.
 
     Raises:
         DataError: The data set has no column ``vog``.
+        ConfigError: There is no such column of labels.
 
     Example:
         >>> dataset = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]})
@@ -208,26 +225,61 @@ def scores_from_columns(dataset: Dataset) -> VoGScores:
         >>> scores_from_columns(scored)
         VoGScores(2 rows, columns label, vog)
     """
-    names = [name for name, feature in dataset.features.items() if _is_score(name, feature)]
+    features = dataset.features
+    names = [name for name, feature in features.items() if is_score_name(name) and _is_number(feature)]
+    names.sort(key=lambda name: name != "prediction")  # which comes first, as in scores that were computed
     if "vog" not in names:
         msg = (
             f"the data set has no column 'vog', but {', '.join(dataset.column_names)}; add its scores with "
             "add_vog_columns, or open the folder of its scores"
         )
         raise DataError(msg)
-    label, features = integer_column(dataset, LABEL_NAMES), dataset.features
-    given = {} if label is None else {"label": np.maximum(label, -1).astype(np.int32)}
-    columns = dataset.with_format("numpy", columns=names)
-    classes = [getattr(features[name], "names", None) for name in (*LABEL_NAMES, "prediction") if name in features]
+    label, labels = _integers(dataset, _label_columns(dataset) if label_column is None else [label_column])
+    if label_column is not None and label is None:
+        msg = (
+            f"label_column must name a column of whole numbers or classes, got {label_column!r}; the data set has "
+            f"{', '.join(dataset.column_names)}"
+        )
+        raise ConfigError(msg)
+    table = dataset.select_columns(names).with_format("arrow")[:]
+    columns = {name: _stored(table.column(name), name) for name in names}
+    if labels is not None:
+        columns = {"label": np.maximum(labels, -1).astype(np.int32), **columns}
+    classes = [getattr(features.get(name), "names", None) for name in (label, "prediction")]
     identity = identify_rows(dataset)
     manifest = {"class_names": next(filter(None, classes), None), "data": {"columns": identity.columns}}
-    found = {name: np.asarray(columns[name][:]) for name in names}
-    return VoGScores({**given, **found}, manifest, row_hash=identity.row_hash)
+    if label not in (None, _integers(dataset, LABEL_NAMES)[0]):
+        manifest["config"] = {"label_column": label}
+    return VoGScores(columns, manifest, row_hash=identity.row_hash)
 
 
-def _is_score(name: str, feature: Any) -> bool:
-    is_number = getattr(feature, "dtype", "").startswith(("float", "int"))
-    return is_number and (name.startswith("vog") or name in COMPANIONS or name == "prediction")
+def _integers(dataset: Dataset, names: Iterable[str]) -> tuple[str, npt.NDArray[np.int64]] | tuple[None, None]:
+    """The first of these columns that holds whole numbers, and these; None, None without one."""
+    found = ((name, integer_column(dataset, [name])) for name in names)
+    return next(((name, values) for name, values in found if values is not None), (None, None))
+
+
+def _label_columns(dataset: Dataset) -> list[str]:
+    """Where the labels may stand that a data set with columns of scores was scored by."""
+    features = dataset.features
+    predicted = features.get("prediction")
+    if not isinstance(predicted, ClassLabel):
+        return [*LABEL_NAMES]
+    names = dict.fromkeys([*LABEL_NAMES, *features])
+    return [name for name in names if features.get(name) == predicted and name != "prediction"]
+
+
+def _is_number(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("float", "int", "uint"))
+
+
+def _stored(column: pa.ChunkedArray, name: str) -> Any:
+    """A column of scores as `VoGScores` has it: whole numbers as they are, others as float32, NaN for what is null."""
+    if name == "prediction" and pa.types.is_integer(column.type):
+        return column.fill_null(-1).to_numpy().astype(np.int32)
+    if pa.types.is_integer(column.type) and not column.null_count:
+        return np.array(column.to_numpy())
+    return column.to_numpy().astype(np.float32)
 
 
 def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
@@ -248,16 +300,20 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
     return list(columns)
 
 
-def _feature(dataset: Dataset, scores: VoGScores, name: str) -> Any:
+def class_feature(dataset: Dataset, scores: VoGScores, name: str) -> ClassLabel | None:
+    """The classes that a column of scores holds: those of the labels that were scored, where all values are of them."""
+    if name not in ("label", "prediction"):
+        return None
+    features = (dataset.features.get(label) for label in _label_names(scores))
     values = scores.column(name)
-    if not np.issubdtype(values.dtype, np.integer):
+    known = (f for f in features if isinstance(f, ClassLabel) and int(values.max()) < f.num_classes)
+    return next(known, None)
+
+
+def _feature(dataset: Dataset, scores: VoGScores, name: str) -> Any:
+    if not np.issubdtype(scores.column(name).dtype, np.integer):
         return Value("float32")
-    if name == "prediction":
-        for label in _label_names(scores):
-            feature = dataset.features.get(label)
-            if isinstance(feature, ClassLabel) and int(values.max()) < feature.num_classes:
-                return feature
-    return Value("int32")
+    return class_feature(dataset, scores, name) or Value("int32")
 
 
 def _label_names(scores: VoGScores) -> Sequence[str]:

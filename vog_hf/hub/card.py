@@ -5,7 +5,7 @@ written as an entity, and what is long is cut, so that no name of a class can en
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.findings import Findings
 from vog_hf.hub.parts import Part
-from vog_hf.hub.places import DECILES_NAME, SHEET_NAME
+from vog_hf.hub.places import DECILES_NAME, SHEET_NAME, split_key
 from vog_hf.pictures import contact_sheet, decile_plot, most_extreme, row_values, show_rows
 from vog_hf.scores import MANIFEST_NAME, VoGScores
 from vog_hf.text import number, printable, shortened
@@ -110,24 +110,30 @@ def describe_split(
         facts=[(name, as_text(value, FACT_WIDTH)) for name, value in _facts(scores)],
         manifest=quote(f"{place}/{MANIFEST_NAME}"),
     )
-    return f"{config}/{part.split}", Markup(text)  # noqa: S704 (rendered with every value escaped)
+    return split_key(config, part.split), Markup(text)  # noqa: S704 (rendered with every value escaped)
 
 
-def sections(given: Mapping[str, str]) -> dict[str, Markup]:
+def sections(given: Mapping[str, str], config: str, splits: Sequence[str]) -> dict[str, Markup]:
     """Further pieces of the card, from titles and plain texts; empty lines divide paragraphs.
+
+    Args:
+        given: Texts by title.
+        config: Of the data that they are about.
+        splits: That they are about.
 
     Raises:
         ConfigError: Two titles that differ in punctuation alone, or one of nothing else.
     """
     found = {}
+    about = as_text(", ".join([*([] if config == "default" else [config]), *splits]), NAME_WIDTH)
     for title, text in given.items():
         paragraphs = [
             Markup("<br>\n").join(as_text(line, SECTION_WIDTH) for line in paragraph.strip().splitlines())
             for paragraph in re.split(r"\n\s*\n", str(text))
             if paragraph.strip()
         ]
-        body = Markup("\n\n").join([Markup("### ") + as_text(title, NAME_WIDTH), *paragraphs])
-        key = f"section {_slug(title)}"
+        body = Markup("\n\n").join([Markup("### {} ({})").format(as_text(title, NAME_WIDTH), about), *paragraphs])
+        key = " ".join(["section", _slug(title), *(split_key(config, split) for split in splits)])
         if key in found or not _slug(title):
             msg = f"titles of sections need words of their own, got {sorted(given)}; rename {title!r}"
             raise ConfigError(msg)
@@ -135,19 +141,23 @@ def sections(given: Mapping[str, str]) -> dict[str, Markup]:
     return found
 
 
-def merged_card(existing: DatasetCard | None, pieces: Mapping[str, Markup], *, title: str, **about: Any) -> DatasetCard:
+def merged_card(
+    existing: DatasetCard | None, pieces: Mapping[str, Markup], *, pushed: Collection[str], title: str, **about: Any
+) -> DatasetCard:
     """The card with these pieces between the marks; everything outside them stays as it is.
 
-    Pieces of earlier pushes stay, too, unless one of the same key comes now.
+    Pieces of earlier pushes stay, too, but for those that are about a split that is pushed now.
 
     Args:
         existing: The repository's card.
         pieces: By key.
+        pushed: Keys of the splits that are pushed.
         title: Of a card that is new.
         about: What else the template asks for.
     """
     region = REGION.search("" if existing is None else existing.text)
-    old = {} if region is None else {m[1]: Markup(m[2].strip()) for m in PIECE.finditer(region[0])}  # noqa: S704 (ours)
+    found = [] if region is None else PIECE.finditer(region[0])
+    old = {m[1]: Markup(m[2].strip()) for m in found if not _about(m[1]) & {*pushed}}  # noqa: S704 (ours)
     marked = [
         Markup(f"<!-- vog_hf: piece {key} -->\n") + text + Markup("\n<!-- vog_hf: piece end -->")  # noqa: S704 (keys)
         for key, text in sorted({**old, **pieces}.items(), key=lambda piece: piece[0].startswith("section "))
@@ -171,6 +181,12 @@ def merged_card(existing: DatasetCard | None, pieces: Mapping[str, Markup], *, t
         gap = line_end * max(0, 2 - ending.count("\n"))
         existing.text = f"{existing.text}{gap}{text}{line_end}"
     return existing
+
+
+def _about(key: str) -> set[str]:
+    """Keys of the splits that a piece is about."""
+    words = key.split()
+    return {*words[2:]} if words[:1] == ["section"] else {key}
 
 
 def _template(name: str) -> Any:
@@ -218,7 +234,8 @@ def _value(value: Any) -> Markup:
 
 def _facts(scores: VoGScores) -> list[tuple[str, str]]:
     """How the scores were made; nothing where their manifest says nothing."""
-    return run_facts(scores) if scores.manifest.get("config") or scores.manifest.get("snapshots") else []
+    manifest = scores.manifest
+    return run_facts(scores) if manifest.get("snapshots") or manifest.get("config", {}).get("target") else []
 
 
 def _slug(title: str) -> str:

@@ -11,6 +11,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import CardData, DatasetCard, DatasetCardData
 
 from vog_hf.errors import ConfigError
+from vog_hf.hub.places import is_scores_config
 from vog_hf.hub.repository import KnownSplit, Repository, as_path
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,12 @@ class Declaration:
         new_files: Sequence[str],
         replaced: Sequence[str] = (),
     ) -> None:
-        self._repository, self.config, self._patterns, self._new_files = repository, config, dict(patterns), new_files
+        self._repository, self.config, self._patterns = repository, config, dict(patterns)
+        self._new_files, self._replaced = new_files, replaced
         known = repository.splits(config) if self._own(repository.configs) else {}
         self._others: dict[str, KnownSplit] = {name: split for name, split in known.items() if name not in splits}
         self._require_one_reader()
-        self._require_unshared(replaced)
+        self._require_unshared()
         self.features = self._with_others(features)
         infos = {name: repository.split_info(name, split, config) for name, split in self._others.items()}
         self.splits = {**infos, **splits}
@@ -73,7 +75,7 @@ class Declaration:
         data["configs"] = self._configs()
         infos = _infos(data.get("dataset_info"))
         kept = [self._repository.sizes.get(file, 0) for split in self._others.values() for file in split.files]
-        infos[self.config] = self._info(sum(kept) + sum(sizes.values()))
+        infos[self.config] = {**infos.get(self.config, {}), **self._info(sum(kept) + sum(sizes.values()))}
         entries = [{"config_name": name, **info} for name, info in infos.items()]
         if list(infos) == ["default"]:
             data["dataset_info"] = infos["default"]
@@ -82,6 +84,23 @@ class Declaration:
         tags = data.get("tags") or []
         tags = [tags] if isinstance(tags, str) else list(tags)
         data["tags"] = [*tags, *(tag for tag in TAGS if tag not in tags)]
+
+    def files(self, shards: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Sequence[str]]]:
+        """The files of which each split has to be made after the push: by configuration, then by split.
+
+        Args:
+            shards: Of each pushed split.
+
+        Returns:
+            Of the configuration that is pushed, and of every other one that may have to do with a file of the push.
+        """
+        kept = {name: split.files for name, split in self._others.items()}
+        found: dict[str, dict[str, Sequence[str]]] = {self.config: {**kept, **shards}}
+        for config in self._repository.configs:
+            name, touched = str(config["config_name"]), [*self._new_files, *self._replaced]
+            if name != self.config and any(_may_take_in(pattern, touched) for pattern in _patterns_of(config)):
+                found[name] = {split: known.files for split, known in self._repository.splits(name).items()}
+        return {name: splits for name, splits in found.items() if splits}
 
     def require_readable(self, card: DatasetCard) -> DatasetCard:
         """The card, after its metadata was read back as `datasets` reads it.
@@ -127,15 +146,14 @@ class Declaration:
             msg = f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}"
             raise ConfigError(msg)
 
-    def _require_unshared(self, replaced: Sequence[str]) -> None:
+    def _require_unshared(self) -> None:
         others = {f"the split {name!r}": set(split.files) for name, split in self._others.items()}
         for config in self._repository.configs:
             name = str(config["config_name"])
-            patterns = _flat(config.get("data_files") or "**") if "data_dir" not in config else ["**"]
-            if name != self.config and any(_may_take_in(pattern, replaced) for pattern in patterns):
+            if name != self.config and any(_may_take_in(pattern, self._replaced) for pattern in _patterns_of(config)):
                 splits = self._repository.splits(name).values()
                 others[f"the configuration {name!r}"] = {file for split in splits for file in split.files}
-        shared = [(who, file) for who, files in others.items() for file in replaced if file in files]
+        shared = [(who, file) for who, files in others.items() for file in self._replaced if file in files]
         if shared:
             who, file = shared[0]
             msg = (
@@ -162,9 +180,10 @@ class Declaration:
         configs = [self._kept(config) for config in self._repository.configs]
         own = self._own(configs)
         if own is None:
-            _keep_default(configs)
+            _keep_default(configs, self.config)
             own = {"config_name": self.config}
             configs.append(own)
+        self._require_one_default(configs)
         data_files = [entry for entry in own.get("data_files", []) if entry["split"] not in self._patterns]
         data_files += [{"split": split, "path": pattern} for split, pattern in self._patterns.items()]
         if not self._others:  # options of another reader are of no use to ours
@@ -172,6 +191,17 @@ class Declaration:
                 del own[key]
         own["data_files"] = data_files
         return configs
+
+    def _require_one_default(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        loaded = [c["config_name"] for c in configs if c["config_name"] == "default" or c.get("default")]
+        others = [name for name in loaded if name != self.config]
+        if others and self.config in loaded:
+            msg = (
+                f"{self._repository.repo_id} loads its configuration {others[0]!r} where none is named, and "
+                f"{self.config!r} would load there, too, which `datasets` refuses; push under another config_name= (on "
+                f"the command line --config-name): {others[0]!r} itself, or a new one"
+            )
+            raise ConfigError(msg)
 
     def _kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration that is there, its splits one by one; no pattern of theirs takes in a file of ours."""
@@ -221,6 +251,11 @@ def _may_take_in(pattern: str, files: Sequence[str]) -> bool:
     return any(expression.match(file) or file.startswith(folder) for file in files)
 
 
+def _patterns_of(config: Mapping[str, Any]) -> list[str]:
+    """What the files of a configuration are named by; of one without such, everything."""
+    return _flat(config.get("data_files") or "**") if "data_dir" not in config else ["**"]
+
+
 def _flat(data_files: Any) -> list[str]:
     """All patterns of a configuration, in whatever form."""
     if isinstance(data_files, str):
@@ -230,13 +265,15 @@ def _flat(data_files: Any) -> list[str]:
     return [pattern for entry in data_files for pattern in _flat(entry)]
 
 
-def _keep_default(configs: list[dict[str, Any]]) -> None:
-    """Before a second configuration comes: the only one was the default, and stays it."""
-    if len(configs) == 1 and configs[0]["config_name"] != "default":
+def _keep_default(configs: list[dict[str, Any]], pushed: str) -> None:
+    """Before a second configuration comes: the only one was the default, and stays it; scores alone give way."""
+    if len(configs) != 1 or configs[0]["config_name"] == "default":
+        return
+    if pushed != "default" or not is_scores_config(str(configs[0]["config_name"])):
         configs[0]["default"] = True
 
 
 def _infos(declared: Any) -> dict[str, dict[str, Any]]:
-    """The metadata ``dataset_info`` by configuration."""
-    entries = declared if isinstance(declared, list) else [declared] if declared else []
+    """The metadata ``dataset_info`` by configuration; `datasets` reads lists and mappings, and passes over others."""
+    entries = declared if isinstance(declared, list) else [declared] if isinstance(declared, Mapping) else []
     return {str(e.get("config_name", "default")): {k: v for k, v in e.items() if k != "config_name"} for e in entries}

@@ -1,24 +1,29 @@
 """What is pushed: each split's rows with its scores, put together and checked before anything leaves the machine."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
-from vog_hf.columns import add_vog_columns, scores_of, verify_rows
+from vog_hf.columns import (
+    add_vog_columns,
+    class_feature,
+    is_score_name,
+    scores_from_columns,
+    scores_of,
+    verify_rows,
+)
 from vog_hf.errors import ConfigError, DataError
-from vog_hf.gradients import LABEL_NAMES
-from vog_hf.rows import has_table, integer_column
-from vog_hf.scores import COMPANIONS, ROW_ID, VoGScores
+from vog_hf.hub.named_files import columns_of_named_files
+from vog_hf.hub.places import SPLIT_NAME
+from vog_hf.rows import has_table, identify_rows
+from vog_hf.scores import ROW_ID, VoGScores
 
 logger = logging.getLogger(__name__)
-
-SPLIT_NAME = re.compile(r"\w+(\.\w+)*")  # what `datasets` takes for one; no separator of folders is among these
-SCORE_COLUMN = re.compile(rf"vog(_\w+)?|prediction|{'|'.join(COMPANIONS)}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def collect_parts(
         if not len(rows):
             msg = f"the split {name!r} has no rows; leave it out"
             raise DataError(msg)
-    parts = [Part(name, *_scored(rows, part, columns)) for name, rows, part in splits]
+    parts = [Part(name, *_knowing_what_stays(*_scored(rows, part, columns))) for name, rows, part in splits]
     if all(part.scores is None for part in parts):
         msg = "the data set has no column 'vog' and no scores were given; pass scores=, or add_vog_columns(...) first"
         raise ConfigError(msg)
@@ -107,11 +112,26 @@ def _scored(
             "the data set has columns of scores and nothing says how they were computed: the card cannot either, and "
             "trajectories and heat maps are not pushed; pass scores="
         )
-        return dataset.with_format(None), _scores_in(dataset)
+        return dataset.with_format(None), scores_from_columns(dataset)
     if scores is not None and scores is not known:
         verify_rows(dataset, scores)
         _require_same_scores(dataset, scores)
     return dataset.with_format(None), scores or known
+
+
+def _knowing_what_stays(dataset: Dataset, scores: VoGScores | None) -> tuple[Dataset, VoGScores | None]:
+    """The same, the scores without the digests of columns that come back otherwise: with files instead of paths."""
+    digests = {} if scores is None else scores.identity.columns
+    changing = {*digests} & {*columns_of_named_files(dataset)}
+    if scores is None or not changing:
+        return dataset, scores
+    kept = {name: digest for name, digest in digests.items() if name not in changing}
+    shared = [name for name in kept if name in dataset.column_names]
+    known = copy(scores)
+    known.manifest = {**scores.manifest, "data": {**scores.manifest["data"], "columns": kept}}
+    if scores.row_hash is not None:
+        known.row_hash = identify_rows(dataset.select_columns(shared)).row_hash if shared else None
+    return dataset, known
 
 
 def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]) -> None:
@@ -121,7 +141,7 @@ def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | 
     wanted = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
     missing = [name for name in wanted if name not in (*dataset.column_names, "label")]
     if missing:
-        taken = [name for name in dataset.column_names if SCORE_COLUMN.fullmatch(name)]
+        taken = [name for name in dataset.column_names if is_score_name(name)]
         msg = (
             f"the data set has columns of scores, {taken}, and columns={columns!r} asks for {missing} beside them; "
             "leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
@@ -131,7 +151,7 @@ def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | 
 
 def _require_same_scores(dataset: Dataset, scores: VoGScores) -> None:
     """Raise ConfigError where a column of the data set is not that of the scores."""
-    shared = [name for name in scores.column_names if name in dataset.column_names and SCORE_COLUMN.fullmatch(name)]
+    shared = [name for name in scores.column_names if name in dataset.column_names and is_score_name(name)]
     for name in shared:
         found = dataset.select_columns([name]).with_format("arrow")[:].column(name).to_numpy()
         if not np.array_equal(found.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
@@ -142,24 +162,6 @@ def _require_same_scores(dataset: Dataset, scores: VoGScores) -> None:
             raise ConfigError(msg)
 
 
-def _scores_in(dataset: Dataset) -> VoGScores:
-    """What the columns of a data set say, where the scores themselves are not at hand."""
-    names = [name for name in dataset.column_names if SCORE_COLUMN.fullmatch(name) and _is_number(dataset, name)]
-    table = dataset.select_columns(names).with_format("pandas")[:]
-    columns = {name: table[name].to_numpy(dtype=np.float32) for name in names if name != "prediction"}
-    labels = integer_column(dataset, LABEL_NAMES)
-    predictions = integer_column(dataset, ["prediction"])
-    known = {"label": labels, "prediction": predictions}
-    columns = {**{name: values for name, values in known.items() if values is not None}, **columns}
-    label = next((f for n in LABEL_NAMES if isinstance(f := dataset.features.get(n), ClassLabel)), None)
-    return VoGScores(columns, {"class_names": None if label is None else list(label.names)})
-
-
-def _is_number(dataset: Dataset, name: str) -> bool:
-    dtype = str(getattr(dataset.features[name], "dtype", ""))
-    return dtype.startswith(("float", "int", "uint"))
-
-
 def _with_same_columns(parts: list[Part]) -> list[Part]:
     """Splits without some of the scores get empty columns for them: one configuration has one set of columns."""
     features: dict[str, Any] = {}
@@ -168,7 +170,7 @@ def _with_same_columns(parts: list[Part]) -> list[Part]:
     found = []
     for part in parts:
         missing = {n: f for n, f in features.items() if n not in part.dataset.column_names}
-        foreign = [name for name in missing if not SCORE_COLUMN.fullmatch(name)]
+        foreign = [name for name in missing if not is_score_name(name)]
         if foreign:
             msg = (
                 f"the splits of a data set have the same columns, and {part.split!r} has no {foreign[0]!r}; push them "
@@ -205,12 +207,11 @@ def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
         values[ROW_ID], features[ROW_ID] = list(scores.ids), Value("string")
         if np.issubdtype(np.asarray(scores.ids).dtype, np.integer):
             features[ROW_ID] = Value("int64")
-    label = next((f for n in LABEL_NAMES if isinstance(f := dataset.features.get(n), ClassLabel)), None)
     for name in scores.column_names:
         column = scores.column(name)
-        is_whole = np.issubdtype(column.dtype, np.integer)
-        values[name] = column if is_whole else column.astype(np.float32)
-        features[name] = Value("int64" if name == "label" else "int32") if is_whole else Value("float32")
-        if is_whole and name in ("label", "prediction") and label is not None and column.max() < label.num_classes:
-            features[name] = label
+        if np.issubdtype(column.dtype, np.integer):
+            values[name] = column
+            features[name] = class_feature(dataset, scores, name) or Value("int64" if name == "label" else "int32")
+        else:
+            values[name], features[name] = column.astype(np.float32), Value("float32")
     return Dataset.from_dict(values, features=Features(features))

@@ -14,6 +14,7 @@ from vog_hf.errors import ConfigError
 from vog_hf.hub import places
 from vog_hf.hub.card import sections
 from vog_hf.hub.client import connect, require_writer
+from vog_hf.hub.named_files import require_own_files
 from vog_hf.hub.parts import collect_parts, score_tables
 from vog_hf.hub.upload import Target, Upload, describe_parts
 from vog_hf.scores import VoGScores
@@ -47,13 +48,17 @@ def push_scored_dataset(
     other commits and errors that pass are tried again; a push that broke is made again with what had arrived. In the
     end the data set is loaded from the commit and compared with what was meant.
 
+    Files that rows name without holding them are published with the rows where the column was made here: a folder of
+    pictures, ``cast_column("path", Image())``. Where the data set was read with that column (from the Hub, parquet,
+    Arrow, `save_to_disk`), such a row is refused: whoever wrote it may have named any file of this machine.
+
     Args:
         dataset: What `VoGCallback.scored_dataset` or `add_vog_columns` gave, or the data set that was scored, with
             ``scores``. Of a `DatasetDict`, splits without scores go along.
         repo_id: ``"user/name"``, or ``"name"`` for one's own; made where it is not there.
         scores: Of the data set, or of its splits by name; default: those that were put onto this very object, else what
             its columns say.
-        private: Of a new repository; default: public.
+        private: Of a new repository; default: public, or what its organisation has set.
         revision: A branch, made where it is not there, or a pull request (``"refs/pr/1"``); default: the main branch.
         create_pr: Open a pull request instead.
         scores_only: Push no data but a small configuration ``vog_scores`` with row number, label and every score.
@@ -62,7 +67,7 @@ def push_scored_dataset(
         columns: Which scores to add to a data set without them: see `add_vog_columns`.
         heat_maps: Whether the heat maps are pushed with the scores (at most 2 kB a row); default: up to 500,000 rows.
         show_rows: Whether the card shows pictures (as thumbnails) or texts of the rows at both ends of the ranking.
-        card_sections: Titles and plain texts to add to the card.
+        card_sections: Titles and plain texts to add to the card; they stand there until these splits are pushed again.
         commit_message: Default: "Scores of Variance of Gradients".
         token: Default: the one that ``hf auth login`` stored.
 
@@ -72,6 +77,7 @@ def push_scored_dataset(
     Raises:
         ConfigError: An option that cannot be carried out, or data that cannot stand beside what the repository holds.
         RowMismatchError: The scores are of other rows.
+        DataError: Rows that name files which somebody else has chosen, or no rows at all.
         HubError: The Hub refused, could not be reached, or holds something else than was meant; says which, and how the
             repository is left.
 
@@ -83,12 +89,14 @@ def push_scored_dataset(
     _require_target(repo_id, revision, create_pr=create_pr)
     api = connect(token)
     parts = collect_parts(dataset, scores, columns, split)
+    if show_rows or not scores_only:
+        require_own_files(dataset)
     repo_id = _with_owner(repo_id, require_writer(api))
     config = places.scores_config(config_name) if scores_only else config_name
     tables = score_tables(parts) if scores_only else parts
     with TemporaryDirectory(prefix="vog_hf-") as folder:
         described = describe_parts(parts, config_name, Path(folder), heat_maps=heat_maps, with_rows=show_rows)
-        described.pieces.update(sections(card_sections or {}))
+        described.pieces.update(sections(card_sections or {}, config_name, [table.split for table in tables]))
         target = Target(api, repo_id, revision, create_pr)
         upload = Upload(target, config, tables, described, Path(folder))
         upload.prepare(private=private)

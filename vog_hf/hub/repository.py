@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
+import yaml  # type: ignore[import-untyped]
 from datasets import DatasetInfo, Features, SplitInfo, get_dataset_config_names, load_dataset_builder
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.hf_api import RepoFile
 
@@ -18,6 +21,8 @@ from vog_hf.hub.client import described, is_passing, patiently
 from vog_hf.hub.head import WrittenCard
 
 CARD = "README.md"
+# What `datasets` and the client raise over metadata that they cannot make anything of.
+CARD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 
 T = TypeVar("T")
 
@@ -49,25 +54,46 @@ class Repository:
         self.api, self.repo_id, self.sha, self._cache_dir = api, repo_id, sha, str(cache_dir)
 
     @cached_property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every file, by name."""
+    def _files(self) -> dict[str, RepoFile]:
         entries = patiently(
             lambda: list(self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=self.sha, recursive=True))
         )
-        return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, by name."""
+        return {name: entry.size for name, entry in self._files.items()}
+
+    def content_id(self, name: str) -> str | None:
+        """What the client tells the content of a file by; None where there is no such file."""
+        entry = self._files.get(name)
+        return None if entry is None else entry.blob_id if entry.lfs is None else entry.lfs.sha256
+
+    def fetched(self, name: str) -> Path:
+        """A file, on this machine."""
+        options: dict[str, Any] = {"repo_type": "dataset", "revision": self.sha}
+        return Path(patiently(lambda: self.api.hf_hub_download(self.repo_id, name, **options)))
 
     @cached_property
     def card(self) -> DatasetCard | None:
-        """Its card, with the line ends it has; None where there is none."""
+        """Its card, with the line ends it has; None where there is none.
+
+        Raises:
+            ConfigError: Its metadata is nothing that `datasets` can read.
+        """
         if CARD not in self.sizes:
             return None
-        path = patiently(lambda: self.api.hf_hub_download(self.repo_id, CARD, repo_type="dataset", revision=self.sha))
+        path = self.fetched(CARD)
         try:
-            with Path(path).open(encoding="utf-8-sig", newline="") as file:
-                return WrittenCard(file.read(), ignore_metadata_errors=True)
-        except ValueError as error:
-            msg = f"the card of {self.repo_id} cannot be read ({error}); mend its metadata on the Hub first"
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                card = WrittenCard(file.read(), ignore_metadata_errors=True)
+            MetadataConfigs.from_dataset_card_data(card.data).get_default_config_name()
+            DatasetInfosDict.from_dataset_card_data(card.data)
+        except CARD_ERRORS as error:
+            msg = f"the card of {self.repo_id} cannot be read ({described(error)}); mend its metadata on the Hub first"
             raise ConfigError(msg) from error
+        return card
 
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
@@ -78,7 +104,7 @@ class Repository:
         if set(self.sizes) <= {CARD, ".gitattributes"}:
             return []
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token}
-        names = _asked(lambda: get_dataset_config_names(self.repo_id, **options)) or []
+        names = self._asked(lambda: get_dataset_config_names(self.repo_id, **options)) or []
         return [
             {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in found.items()]}
             for name in names
@@ -135,7 +161,31 @@ class Repository:
 
     def _load_builder(self, config: str) -> Any:
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token, "cache_dir": self._cache_dir}
-        return _asked(lambda: load_dataset_builder(self.repo_id, config, **options))
+        return self._asked(lambda: load_dataset_builder(self.repo_id, config, **options))
+
+    def _asked(self, call: Callable[[], T]) -> T | None:
+        """What `datasets` says of the repository; None where it finds no data, or a script, which it no longer runs.
+
+        A connection that fails is no answer, although the errors are of the same kinds.
+        """
+
+        def attempt() -> T | None:
+            try:
+                return call()
+            except (DataFilesNotFoundError, EmptyDatasetError, RuntimeError, *CARD_ERRORS) as error:
+                if is_passing(error):
+                    raise ConnectionError(described(error)) from error
+                if isinstance(error, CARD_ERRORS):
+                    msg = (
+                        f"`datasets` cannot read {self.repo_id} as it is ({described(error)}); mend that on the Hub "
+                        "first, or push to a repository of its own"
+                    )
+                    raise ConfigError(msg) from error
+                if isinstance(error, RuntimeError) and "script" not in str(error):
+                    raise
+                return None
+
+        return patiently(attempt)
 
     def _patterns(self, files: Sequence[str]) -> list[str]:
         """The files of a split as a card names them: their folder, where it holds nothing else, or one by one."""
@@ -157,25 +207,6 @@ class Repository:
     def _open(self, file: str) -> Any:
         system = HfFileSystem(token=self.api.token)
         return system.open(f"datasets/{self.repo_id}@{self.sha}/{file}", "rb", block_size=2**16)
-
-
-def _asked(call: Callable[[], T]) -> T | None:
-    """What `datasets` says of a repository; None where it finds no data, or a script, which it no longer runs.
-
-    A connection that fails is no answer, although the errors are of the same kinds.
-    """
-
-    def attempt() -> T | None:
-        try:
-            return call()
-        except (DataFilesNotFoundError, EmptyDatasetError, RuntimeError) as error:
-            if is_passing(error):
-                raise ConnectionError(described(error)) from error
-            if isinstance(error, RuntimeError) and "script" not in str(error):
-                raise
-            return None
-
-    return patiently(attempt)
 
 
 def as_path(patterns: Sequence[str]) -> str | list[str]:

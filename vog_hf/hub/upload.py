@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from datasets import SplitInfo
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, get_session
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 from markupsafe import Markup
 
@@ -20,9 +20,20 @@ from vog_hf.errors import ConfigError, HubError
 from vog_hf.hub import places
 from vog_hf.hub.card import describe_split, merged_card
 from vog_hf.hub.check import require_equal
-from vog_hf.hub.client import CONFLICTS, WAITS, Conflict, described, explained, is_passing, patiently, status
+from vog_hf.hub.client import (
+    CLIENT_ERROR,
+    CONFLICTS,
+    WAITS,
+    Conflict,
+    described,
+    explained,
+    is_passing,
+    patiently,
+    status,
+)
 from vog_hf.hub.metadata import Declaration
 from vog_hf.hub.parts import Part
+from vog_hf.hub.rehearsal import require_loadable
 from vog_hf.hub.repository import CARD, Repository
 from vog_hf.hub.shards import count_shards, write_shards
 from vog_hf.scores import VoGScores
@@ -33,7 +44,9 @@ logger = logging.getLogger(__name__)
 INVALID = 400
 HEAT_MAP_ROWS = 500_000  # at most 2 kB each
 Operation = CommitOperationAdd | CommitOperationDelete
-KEPT = "no revision of the repository was changed; push again, and what had arrived is not sent again"
+AGAIN = "push again, and what had arrived is not sent again"
+KEPT = f"no revision of the repository was changed; {AGAIN}"
+UNKNOWN = f"whether it was made cannot be seen, either; look at it on the Hub, or {AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ class Upload:
     _additions: list[CommitOperationAdd] = field(default_factory=list)
     _splits: dict[str, SplitInfo] = field(default_factory=dict)
     _patterns: dict[str, str] = field(default_factory=dict)
-    _shard_sizes: dict[str, int] = field(default_factory=dict)
+    _shards: dict[str, dict[str, int]] = field(default_factory=dict)  # bytes of each file of each split
 
     def prepare(self, *, private: bool | None) -> None:
         """A repository and a branch to push to, and proof that what is pushed can stand beside what is there."""
@@ -151,6 +164,7 @@ class Upload:
             for table in self.tables:
                 self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
                 self._patterns[table.split] = places.shard_pattern(self.config, table.split)
+                self._shards[table.split] = {places.shard_name(self.config, table.split, 0, count=1): 0}  # for now
             repository = self.look()
             card = self._card(repository, self.declare(repository))
             patiently(partial(require_valid, api, repo_id, card))
@@ -162,7 +176,7 @@ class Upload:
         counts = [count_shards(table.dataset) for table in self.tables]
         with tqdm(total=sum(counts), desc="Pushing shards", unit="shard") as bar:
             for table, count in zip(self.tables, counts, strict=True):
-                n_bytes = 0
+                n_bytes, self._shards[table.split] = 0, {}
                 name_of = partial(places.shard_name, self.config, table.split, count=count)
                 for shard in write_shards(table.dataset, name_of, count, self.folder / "shards" / table.split):
                     addition = CommitOperationAdd(shard.name, str(shard.path))
@@ -170,7 +184,7 @@ class Upload:
                     if isinstance(addition.path_or_fileobj, bytes):  # it went through LFS, and is needed no more
                         shard.path.unlink()
                     self._additions.append(addition)
-                    self._shard_sizes[shard.name] = shard.file_bytes
+                    self._shards[table.split][shard.name] = shard.file_bytes
                     n_bytes += shard.n_bytes
                     bar.update()
                 rows = len(table.dataset)
@@ -181,7 +195,13 @@ class Upload:
         """Make the commit on top of whatever was committed meanwhile, and load what it holds; the address."""
         target, attempt = self.target, _Attempt(self, message)
         with explained(f"the commit to {target.repo_id} was not made", KEPT):
-            sha, address = patiently(attempt, conflicts=True)
+            try:
+                sha, address = patiently(attempt, conflicts=True)
+            except (CLIENT_ERROR, OSError, Conflict):
+                made = attempt.made_unheard()
+                if made is None:
+                    raise
+                sha, address = made
         with explained(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
             cache_dir = self.folder / "datasets"
             require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration, cache_dir=cache_dir)
@@ -200,7 +220,7 @@ class Upload:
                 raise ConnectionError(described(error)) from error
 
         with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
-            patiently(attempt, waits=WAITS[:2])
+            patiently(attempt, waits=WAITS[:3])
 
     def look(self) -> Repository:
         """The repository as it stands now."""
@@ -210,29 +230,27 @@ class Upload:
 
     def declare(self, repository: Repository) -> Declaration:
         """The configuration beside what the repository holds."""
-        shards = [places.shard_name(self.config, table.split, 0, count=1) for table in self.tables]
-        features = self.tables[0].dataset.features
-        new_files = [*shards, *self.beside.files]
-        replaced = self._earlier_files(repository.sizes)
         return Declaration(
             repository,
             self.config,
-            features,
+            self.tables[0].dataset.features,
             self._splits,
             self._patterns,
-            new_files=new_files,
-            replaced=replaced,
+            new_files=self._new_files(),
+            replaced=self._earlier_files(repository.sizes),
         )
 
     def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
         """Everything that the commit does to the repository as it stands."""
-        new = {addition.path_in_repo for addition in self._additions}
-        gone = [file for file in self._earlier_files(repository.sizes) if file not in new]
         card = self._card(repository, declaration)
+        for addition in self._additions:
+            # By it the client leaves out what has not changed; it asked when the file was sent, and others may have
+            # changed or deleted the file since.
+            addition._remote_oid = repository.content_id(addition.path_in_repo)  # noqa: SLF001 (it has no public name)
         return [
             CommitOperationAdd(CARD, card.content.encode()),
             *self._additions,
-            *(CommitOperationDelete(file, is_folder=False) for file in gone),
+            *(CommitOperationDelete(file, is_folder=False) for file in self._gone(repository)),
         ]
 
     def _card(self, repository: Repository, declaration: Declaration) -> DatasetCard:
@@ -240,9 +258,23 @@ class Upload:
         there = {config["config_name"] for config in repository.configs}
         shown = self.beside.config if self.beside.config in there else self.config
         about = {"repo_id": self.target.repo_id, "config": shown, "scored": self.beside.config}
-        card = merged_card(repository.card, self.beside.pieces, title=name, **about)
-        declaration.apply(card.data, self._shard_sizes)
-        return declaration.require_readable(card)
+        pushed = [places.split_key(self.beside.config, table.split) for table in self.tables]
+        card = merged_card(repository.card, self.beside.pieces, pushed=pushed, title=name, **about)
+        declaration.apply(card.data, {file: size for sizes in self._shards.values() for file, size in sizes.items()})
+        card = declaration.require_readable(card)
+        left = ({*repository.sizes} - {*self._gone(repository)}) | {*self._new_files()}
+        meant = declaration.files({split: list(sizes) for split, sizes in self._shards.items()})
+        require_loadable(repository, card, left, meant, folder=self.folder)
+        return card
+
+    def _new_files(self) -> list[str]:
+        """Everything that the commit brings but the card."""
+        return [*(file for sizes in self._shards.values() for file in sizes), *self.beside.files]
+
+    def _gone(self, repository: Repository) -> list[str]:
+        """Everything that the commit deletes."""
+        new = set(self._new_files())
+        return [file for file in self._earlier_files(repository.sizes) if file not in new]
 
     def _earlier_files(self, files: Iterable[str]) -> list[str]:
         """Files of earlier pushes of these splits: their shards, and what was pushed beside them."""
@@ -258,17 +290,16 @@ class _Attempt:
     def __init__(self, upload: Upload, message: str) -> None:
         self._upload, self._target, self._message = upload, upload.target, message
         self._mark = f"vog_hf push {uuid4()}"  # by which a commit is found that was made without our hearing of it
-        self._tries = 0
+        self._is_in_doubt = False  # whether a try ended without our hearing what became of it
         self.declaration: Declaration
 
     def __call__(self) -> tuple[str, str]:
         """The commit, and the address of what was pushed."""
+        if self._is_in_doubt and (made := self._made()):
+            return made
         repository = self._upload.look()
         self.declaration = self._upload.declare(repository)
         operations = self._upload.operations(repository, self.declaration)
-        self._tries += 1
-        if self._tries > 1 and (made := self._made()):
-            return made
         try:
             info = self._target.api.create_commit(
                 self._target.repo_id,
@@ -280,12 +311,20 @@ class _Attempt:
                 create_pr=self._target.create_pr,
                 parent_commit=repository.sha,
             )
-        except HfHubHTTPError as error:
+        except (CLIENT_ERROR, OSError) as error:
             if status(error) in CONFLICTS:
                 msg = f"somebody else commits to {self._target.repo_id} ({described(error)})"
                 raise Conflict(msg) from error
+            self._is_in_doubt |= is_passing(error)
             raise
         return info.oid, info.pr_url or self._target.address
+
+    def made_unheard(self) -> tuple[str, str] | None:
+        """After the last try: the commit, where it was made without our hearing of it."""
+        if not self._is_in_doubt:
+            return None
+        with explained(f"no answer came to the commit to {self._target.repo_id}", UNKNOWN):
+            return patiently(self._made)
 
     def _made(self) -> tuple[str, str] | None:
         """The commit that an earlier try has made without hearing of it."""
