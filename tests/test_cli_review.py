@@ -13,14 +13,15 @@ import psutil
 import pytest
 import trainers
 import yaml
+from cli_hub import hub_with_commands
 from cli_runs import MODULE, launch, run
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, NamedSplit
 from hub_server import ACCEPTED, HubServer
 from review_cases import Launched
 from test_cli import made_scores
 
 import vog_hf
-from vog_hf.cli.review import open_scored
+from vog_hf.cli.scored import open_scored
 from vog_hf.columns import add_vog_columns
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions
@@ -84,6 +85,30 @@ def test_one_of_several_splits_is_chosen(tmp_path):
     assert opened.journal == tmp_path / "scores.test.review.jsonl"
 
 
+def test_the_same_rows_have_the_same_journal(tmp_path):
+    """Whether or not their split is named: a review with --split and an apply without it are about one journal."""
+    rows, scores = digits_scores(12)
+    scored = add_vog_columns(rows, scores)
+
+    def journal(name, split=None):
+        return open_scored(str(tmp_path / name), **NOTHING | {"split": split}).journal.name
+
+    scored.save_to_disk(str(tmp_path / "alone"))
+    assert journal("alone") == journal("alone", "train") == "alone.review.jsonl"
+    assert journal("alone", "train[:5]") == "alone.train[:5].review.jsonl", "other rows"
+    loaded = Dataset(scored.data, info=scored.info, split=NamedSplit("test[:50%]"))
+    loaded.save_to_disk(str(tmp_path / "part"))
+    assert journal("part") == journal("part", "test") == "part.review.jsonl"
+    DatasetDict(train=scored, test=scored).save_to_disk(str(tmp_path / "splits"))
+    assert journal("splits") == journal("splits", "train") == "splits.review.jsonl"
+    assert journal("splits", "test") == "splits.test.review.jsonl"
+    scores.save(tmp_path / "one" / "held")
+    DatasetDict(held=rows).save_to_disk(str(tmp_path / "digits"))
+    for split in (None, "held"):
+        opened = open_scored(str(tmp_path / "one"), **NOTHING | {"dataset": str(tmp_path / "digits"), "split": split})
+        assert (opened.journal.name, opened.split) == ("one.review.jsonl", "held")
+
+
 @pytest.mark.parametrize("place", ["nowhere", "./some/where"])
 def test_what_is_not_there(place):
     """A folder that is none is said to be missing."""
@@ -128,6 +153,31 @@ def test_an_app_of_other_rows_is_refused(tmp_path):
     assert not (tmp_path / "journal.jsonl").exists()
 
 
+def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_path):
+    """A split that is not called train is found; so is its journal, whichever way it was named.
+
+    The rows are the Hub's, also where just the scores are on this machine.
+    """
+    rows, scores = digits_scores(12)
+    scores.save(tmp_path / "scores")
+    rows.save_to_disk(str(tmp_path / "digits"))
+    program = (
+        "import json, sys\nfrom vog_hf.cli.scored import open_scored\n"
+        "found = [open_scored(name, dataset=data, config=None, split=split, revision=None) for name, data, split in "
+        "json.loads(sys.argv[1])]\n"
+        "print(json.dumps([[one.journal.name, one.split, len(one.dataset), one.is_from_hub] for one in found]))"
+    )
+    with hub_with_commands(tmp_path / "home") as (hub, command):
+        given = ["push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", "--split-name", "held"]
+        assert command(*given, token=ACCEPTED).code == 0
+        asked = [[REPO, None, None], [REPO, None, "held"], [str(tmp_path / "scores"), REPO, "held"]]
+        variables = {**hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED}
+        done = launch([sys.executable, "-c", program], json.dumps(asked), cwd=tmp_path, **variables)
+    assert done.code == 0, done.stderr
+    by_id = ["digits-vog.review.jsonl", "held", 12, True]
+    assert done.values == [by_id, by_id, ["scores.review.jsonl", None, 12, True]]
+
+
 def test_the_folder_of_a_space(tmp_path):
     """A program that holds what it was told as values, whatever is in them; what it needs; metadata the Hub reads."""
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
@@ -143,6 +193,8 @@ def test_the_folder_of_a_space(tmp_path):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     }
     assert values == {"REPO_ID": REPO, "CONFIG": "default", "SPLIT": "test", "REVISION": hostile}
+    (call,) = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "review_app")
+    assert any(k.arg == "is_from_hub" and k.value.value is True for k in call.keywords), "whoever made the data"
     requirements = (written / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("datasets>=") for line in requirements)
     assert not any("extra" in line or "timm" in line for line in requirements)

@@ -1,5 +1,6 @@
 """`vog-hf score`: the scores of a callback from the checkpoints of its run; what it opens, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from vog_hf.cli.model import find_snapshots
 from vog_hf.cli.score import memory
+from vog_hf.cli.scoring import Wanted
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
 
@@ -203,9 +205,18 @@ def test_snapshots_of_the_hub(tmp_path, images):
     assert done.stderr == ""
     scores = VoGScores.load(tmp_path / "scores")
     assert_same_scores(scores, images.scores)
+    assert scores.manifest["model"]["revision"] == "epoch-2", "the model that was loaded"
     assert scores.manifest["data"]["source"] == {
         "name": "someone/digits", "config": None, "split": None, "revision": None
     }  # fmt: skip
+
+
+def test_the_model_is_of_the_revision_that_was_loaded():
+    """The one that was named, else that of the last snapshot, else the main branch."""
+    given = {field.name: None for field in dataclasses.fields(Wanted)}
+    for revision, snapshots, loaded in ((None, [], None), (None, ["a", "b"], "b"), ("c", ["a", "b"], "c")):
+        wanted = Wanted(**{**given, "revision": revision, "snapshot_revisions": snapshots})
+        assert wanted.model_revision == loaded
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -322,6 +333,9 @@ def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score,
     assert (tmp_path / "scores" / "manifest.json").stat().st_mtime_ns == written
     assert second.manifest == first.manifest
     assert "holds scores of something else: config differ" in score(
+        images.folder, "-d", images.data, "--target", "loss"
+    )
+    assert "choose another --output, or delete the folder" in score(
         images.folder, "-d", images.data, "--target", "loss"
     )
     assert json.loads((tmp_path / "scores" / "source.json").read_text())["name"] == str(images.data)
