@@ -193,6 +193,20 @@ def test_a_split_of_another_name_is_read_with_its_token(scores, hub, command, tm
     assert "has no scores in this configuration; name another with --config" in nowhere.stderr
 
 
+def test_private_rows_are_read_with_the_token(scores, hub, command, tmp_path):
+    """By every command that reads a data set from the Hub, and by none without it."""
+    for repo, asked in (
+        ("someone/one", ["report", scores, "-o", tmp_path / "report.html"]),
+        ("someone/two", ["push", scores, "someone/three"]),
+    ):
+        assert command("push", scores, repo, "--private", token=ACCEPTED).code == 0
+        refused = command(*asked, "--dataset", repo)
+        assert refused.code == 1
+        assert "cannot be loaded" in refused.stderr
+        done = command(*asked, "--dataset", repo, token=ACCEPTED)
+        assert done.code == 0, done.stderr
+
+
 def test_a_split_on_disk_keeps_its_name(scores, hub, command, tmp_path):
     """Of several splits, saved without their names in them, the one that was reviewed is pushed under its own."""
     rows = load_from_disk(str(tmp_path / "digits"))

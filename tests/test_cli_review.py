@@ -1,11 +1,13 @@
 """`vog-hf review` and `vog-hf space`: what they open and write, and what they refuse."""
 
 import ast
+import io
 import json
 import re
 import shlex
 import socket
 import sys
+import zipfile
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -17,6 +19,7 @@ from cli_hub import hub_with_commands
 from cli_runs import MODULE, launch, run
 from datasets import Dataset, DatasetDict, NamedSplit
 from hub_server import ACCEPTED, HubServer
+from PIL import Image
 from review_cases import Launched
 from test_cli import made_scores
 
@@ -178,6 +181,28 @@ def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_p
     assert done.values == [by_id, by_id, ["scores.review.jsonl", None, 12, True]]
 
 
+@pytest.mark.slow
+def test_pictures_that_were_fetched_lie_in_a_cache(tmp_path):
+    """Files of a data set on the Hub, by themselves and in an archive, are where the review shows them from."""
+    picture, archive = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(picture, "PNG")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("train/cat/a.png", picture.getvalue())
+    program = (
+        "import sys\nfrom datasets import load_dataset\nfrom vog_hf.review.named_files import NamedFiles\n"
+        "rows = load_dataset(sys.argv[1], split='train')\n"
+        "paths = rows.with_format('arrow')[:].column('image').combine_chunks()\n"
+        "print([paths.field('bytes').null_count, NamedFiles(rows).are_cached(0)])"
+    )
+    with HubServer() as hub:
+        files = {"files": {"train/cat/a.png": picture.getvalue()}, "zipped": {"pictures.zip": archive.getvalue()}}
+        for name, content in files.items():
+            hub.repository(f"someone/{name}", kind="datasets").commit(content)
+            asked = [sys.executable, "-c", program], f"someone/{name}"
+            done = launch(*asked, cwd=tmp_path, **hub.environment(tmp_path / "home"))
+            assert done.stdout == "[1, True]\n", done.stderr
+
+
 def test_the_folder_of_a_space(tmp_path):
     """A program that holds what it was told as values, whatever is in them; what it needs; metadata the Hub reads."""
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
@@ -246,15 +271,21 @@ def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # five programs, one after the other
 def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
-    """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions."""
+    """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions.
+
+    It is private: the review is given a token, and so is everything else by the environment.
+    """
     rows, scores = digits_scores(20)
     scores.save(tmp_path / "scores")
     rows.save_to_disk(str(tmp_path / "digits"))
     with HubServer() as hub:
         environment = {**hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED}
-        pushed = launch(MODULE, "push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", **environment)
+        pushed = launch(
+            MODULE, "push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", "--private", **environment
+        )
         assert pushed.code == 0, pushed.stderr
-        review = Launched(REPO, output=tmp_path / "review.txt", cwd=tmp_path, **environment)
+        tokenless = hub.environment(tmp_path / "home")
+        review = Launched(REPO, "--token", ACCEPTED, output=tmp_path / "review.txt", cwd=tmp_path, **tokenless)
         assert decide(review.url(), 7)["decided"] == 1
         review.end()
         assert [d.row for d in read_decisions(tmp_path / "digits-vog.review.jsonl")] == [7]

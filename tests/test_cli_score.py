@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cli_runs import MODULE, SCRIPT, launch, run, train_on_images, train_on_texts
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
-from hub_server import HubServer
+from hub_server import ACCEPTED, HubServer
 from safetensors.torch import save_file
 from transformers import Wav2Vec2FeatureExtractor
 
@@ -186,20 +186,20 @@ def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(sco
 
 @pytest.mark.slow
 def test_snapshots_of_the_hub(tmp_path, images):
-    """Model, processor and snapshots from revisions on the Hub, the data set as well; all through the real client."""
+    """Model, processor and snapshots from revisions on the Hub, the data set as well; all private, by one token."""
     with HubServer() as hub:
-        model = hub.repository("someone/model")
+        model = hub.repository("someone/model", private=True)
         for epoch, step in enumerate((4, 8, 12)):
             folder = images.folder / f"checkpoint-{step}"
             names = ("config.json", "model.safetensors", "preprocessor_config.json")
             model.commit({name: (folder / name).read_bytes() for name in names}, name=f"epoch-{epoch}")
         load_from_disk(str(images.data)).to_parquet(tmp_path / "digits.parquet")
-        data = hub.repository("someone/digits", kind="datasets")
+        data = hub.repository("someone/digits", kind="datasets", private=True)
         data.commit({"data/train-00000-of-00001.parquet": (tmp_path / "digits.parquet").read_bytes()})
         revisions = [argument for epoch in range(3) for argument in ("--snapshot-revision", f"epoch-{epoch}")]
         done = launch(
             SCRIPT, "score", "someone/model", *revisions, "-d", "someone/digits", "-o", tmp_path / "scores", "--json",
-            **hub.environment(tmp_path / "home"),
+            "--token", ACCEPTED, **hub.environment(tmp_path / "home"),
         )  # fmt: skip
     assert done.code == 0, done.stderr
     assert done.stderr == ""

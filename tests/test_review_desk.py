@@ -2,6 +2,7 @@
 
 import json
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -218,7 +219,11 @@ def test_rows_of_the_hub_show_no_file_that_they_name(tmp_path, cache):
     for path in (own, fetched):
         Image.new("L", (4, 4), 99).save(path)
     (cache / "link.png").symlink_to(own)
-    paths = [own, f"file://{own}", cache / ".." / "own.png", cache / "link.png", fetched]
+    with zipfile.ZipFile(cache / "hub" / "some.zip", "w") as archive:
+        archive.write(fetched, "a.png")
+    zipped = f"{cache}/hub/some.zip"
+    foreign = [own, f"file://{own}", cache / ".." / "own.png", cache / "link.png", f"file://{own}::{zipped}"]
+    paths = [*foreign, fetched, f"zip://a.png::{zipped}"]
     values = [*({"bytes": None, "path": str(path)} for path in paths), {"bytes": own.read_bytes(), "path": str(own)}]
     scores = make_scores(len(values))
     stored = {"bytes": Value("binary"), "path": Value("string")}
@@ -228,13 +233,13 @@ def test_rows_of_the_hub_show_no_file_that_they_name(tmp_path, cache):
         rows.cast_column("image", feature)
         for rows, feature in ((pictures, ImageFeature()), (lists, List(ImageFeature())))
     )
-    hidden = [True] * 4 + [False] * 2
+    hidden = [True] * len(foreign) + [False] * 3
     for dataset in (pictures, lists):
         rows = RowMaker(scores, dataset, is_from_hub=True)
-        assert [rows.view(row).picture is None for row in range(6)] == hidden
-        assert [view.picture is None for view in rows.small_views(range(6))] == hidden
+        assert [rows.view(row).picture is None for row in range(len(values))] == hidden
+        assert [view.picture is None for view in rows.small_views(range(len(values)))] == hidden
         assert RowMaker(scores, dataset).view(0).picture is not None
-    texts = Dataset.from_dict({"text": ["a"] * 6, "audio": values}).cast_column("audio", Audio())
+    texts = Dataset.from_dict({"text": ["a"] * len(values), "audio": values}).cast_column("audio", Audio())
     assert RowMaker(scores, texts, is_from_hub=True).view(0).text == "a"
 
 

@@ -10,23 +10,37 @@ from typing import Any
 
 import pyarrow as pa
 
+ARCHIVES = (
+    "zip://",
+    "tar://",
+    "gzip://",
+    "bz2://",
+    "xz://",
+    "zstd://",
+    "lz4://",
+)  # what reads nothing but the next part
+
 
 def is_cached(path: str) -> bool:
-    """Whether a path lies in a cache of datasets or huggingface_hub; a URL, and a path from the working folder, do not.
+    """Whether a path lies in a cache of datasets or huggingface_hub, or in an archive there.
+
+    Another URL does not, nor does a path that begins in the working folder.
 
     Example:
-        >>> is_cached("/etc/passwd"), is_cached("file:///etc/passwd")
-        (False, False)
+        >>> is_cached("/etc/passwd"), is_cached("file:///etc/passwd"), is_cached("zip://a.png::/tmp/b.zip")
+        (False, False, False)
     """
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE)
+    *within, file = path.split("::")  # as fsspec has it: each part lies in the next one
     try:
-        found = Path(path).resolve()  # where links lead to
-        return Path(path).is_absolute() and any(found.is_relative_to(Path(cache).resolve()) for cache in caches)
+        found = Path(file).resolve()  # where links lead to
+        is_known = Path(file).is_absolute() and any(found.is_relative_to(Path(cache).resolve()) for cache in caches)
     except (OSError, ValueError, RuntimeError):  # what cannot be a path, or links that go in a circle
         return False
+    return is_known and all(part.startswith(ARCHIVES) for part in within)
 
 
 class NamedFiles:
