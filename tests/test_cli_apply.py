@@ -93,11 +93,11 @@ def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
     to = ["--output", tmp_path / "new"]
     for arguments, code, message in (
         ([], 2, "give --output, --push, or both"),
-        ([*to, "--create-pr"], 2, "go with --push: --create-pr; leave out"),
-        ([*to, "--config-name", "x"], 2, "--config-name"),
-        ([*to, "--split-name", "x", "--public"], 2, "go with --push: --private/--public, --split-name; leave out"),
-        ([*to, "--hide-rows"], 2, "--show-rows/--hide-rows"),
-        ([*to, "--commit-message", "x"], 2, "--commit-message"),
+        ([*to, "--create-pr"], 2, "nothing is pushed; leave out --create-pr, or add --push"),
+        ([*to, "--config-name", "x"], 2, "leave out --config-name, or"),
+        ([*to, "--split-name", "x", "--public"], 2, "leave out --private/--public, --split-name, or add"),
+        ([*to, "--hide-rows"], 2, "leave out --show-rows/--hide-rows, or"),
+        ([*to, "--commit-message", "x"], 2, "leave out --commit-message, or"),
         (["--push", REPO, "--create-pr", "--revision", "x"], 2, "leave out --revision or"),
         ([*to, "--mode", "fix"], 2, "'fix'"),
         (["--output", tmp_path / "digits"], 1, "exists already; choose another path"),

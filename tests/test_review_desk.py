@@ -15,6 +15,7 @@ from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regressio
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.review.desk import Desk, answering, pace
 from vog_hf.review.journal import Journal, read_decisions
+from vog_hf.review.named_files import is_cached
 from vog_hf.review.page import LABEL_NOTE
 from vog_hf.review.row import RowMaker
 
@@ -211,6 +212,15 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
     (tmp_path / "cache" / "hub").mkdir(parents=True)
     return tmp_path / "cache"
+
+
+def test_what_reads_another_file_than_that_in_the_cache_is_not_cached(tmp_path, cache, monkeypatch):
+    """A chain of URLs that begins elsewhere, and a URL, also where one works in the cache itself."""
+    monkeypatch.chdir(cache)
+    for path in ("file:///etc/passwd", f"file:///etc/passwd::{cache}/a.zip", f"zip://a::file:///b::{cache}/a.zip"):
+        assert not is_cached(path)
+    for path in (f"{cache}/a.png", f"zip://a.png::{cache}/a.zip", f"gzip://a::tar://b::{cache}/hub/../a.tar"):
+        assert is_cached(path)
 
 
 def test_rows_of_the_hub_show_no_file_that_they_name(tmp_path, cache):

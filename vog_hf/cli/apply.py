@@ -169,7 +169,7 @@ def require_use(output: Path | None, push: str | None, given: Collection[str]) -
         msg = "nothing to do: give --output, --push, or both"
         raise typer.BadParameter(msg, param_hint="--output")
     if push is None and given:
-        msg = f"go with --push: {', '.join(given)}; leave out what is of no use, or add --push"
+        msg = f"nothing is pushed; leave out {', '.join(given)}, or add --push"
         raise typer.BadParameter(msg, param_hint=next(iter(given)))
     if {"--revision", "--create-pr"} <= set(given):
         msg = "a pull request has a branch of its own: leave out --revision or --create-pr"
