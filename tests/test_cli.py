@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import trainers
 from cli_runs import MODULE, SCRIPT, launch, run
+from datasets import DatasetDict
 
 import vog_hf
 from vog_hf.cli.data import Source, note_source
-from vog_hf.cli.output import Output
+from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.scored import open_scored
 from vog_hf.columns import identify_rows
+from vog_hf.errors import LabelError
 from vog_hf.scores import VoGScores
 
 COMMANDS = ("demo", "score", "report", "review", "apply", "push", "space", "compare", "info")
@@ -116,7 +119,8 @@ def test_completion_is_there_for_the_shell():
         (["score", "a", "-d", "c", "--memory-budget", "lots"], "such as 4GiB or 500M, got 'lots'"),
         (["push", "a", "b", "--create-pr", "--revision", "c"], "leave out --revision or --create-pr"),
         (["push", "a", "b", "--card-section", "words"], "expected TITLE=TEXT, got 'words'"),
-        (["report", "a", "--numbers-only", "--dataset", "b"], "--numbers-only reads no data set"),
+        (["report", "a", "--numbers-only", "--dataset", "b"], "Invalid value for --numbers-only: reads no data set"),
+        (["apply", "a"], "Invalid value for --output: nothing to do: give --output, --push, or both"),
     ],
 )
 def test_what_is_not_understood_ends_with_2(capfd, arguments, said):
@@ -184,6 +188,32 @@ def test_nothing_is_coloured_or_moving_without_a_terminal(capfd, scores, others)
         assert "\r" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("pass another split=, config_name= or revision=", "pass another --split, --config or revision="),
+        ("got 'a b'; pass split='train'", "got 'a b'; pass --split 'train'"),
+        ("split= names one; the split 'x' of /data/split=x/y", "--split names one; the split 'x' of /data/split=x/y"),
+        ("choose another output_dir. It is /tmp/output_dir/x", "choose another --output. It is /tmp/output_dir/x"),
+        ("VoGConfig(output_dir=None), or output_dir=True", "VoGConfig(output_dir=None), or --output"),
+    ],
+)
+def test_arguments_are_named_as_options(message, said):
+    """In an error of the library, which stays what it is; values and paths are no arguments."""
+    with (
+        pytest.raises(LabelError) as caught,
+        in_options(split="--split", config_name="--config", output_dir="--output"),
+    ):
+        raise LabelError(message, 7)
+    assert (str(caught.value), caught.value.position) == (said, 7)
+
+
+def test_addresses_are_printed_as_they_are(capfd):
+    """One of IPv6 in brackets is no markup."""
+    Output.of(as_json=False, debug=False).notice("Whoever reaches [fe80::1] on the network can see the rows.")
+    assert capfd.readouterr().err == "Whoever reaches [fe80::1] on the network can see the rows.\n"
+
+
 def test_json_has_neither_nan_nor_numpy(capfd):
     """What is not finite is null, and numpy's numbers are numbers."""
     Output.of(as_json=True, debug=False).json({"a": np.float32(0.5), "b": [np.nan, np.int64(3)], "c": float("inf")})
@@ -219,6 +249,22 @@ def test_scores_of_a_callback_are_found_by_the_folder_of_its_training(capfd, tmp
     )
     refused = run(capfd, "compare", tmp_path / "run", tmp_path / "run")
     assert "holds scores of the splits test, train; pass the folder of one of them" in refused.stderr
+
+
+def test_scores_of_a_callback_with_one_data_set_are_found(capfd, tmp_path):
+    """They lie in `_vog/scores` without a folder for a split: by the run, by its `_vog`, and for every command."""
+    folder = made_scores(tmp_path, range(20))
+    (tmp_path / "run" / "_vog").mkdir(parents=True)
+    VoGScores.load(folder).save(tmp_path / "run" / "_vog" / "scores")
+    for place in ("run", "run/_vog", "run/_vog/scores"):
+        values = run(capfd, "info", tmp_path / place, "--json").values
+        assert values["scores"]["class_names"] == list("0123456789")
+    given = [tmp_path / "run" / "_vog", "--dataset", tmp_path / "digits"]
+    done = run(capfd, "report", *given, "-o", tmp_path / "report.html")
+    assert done.code == 0, done.stderr
+    assert run(capfd, "compare", tmp_path / "run", folder, "--json").values["movers"] == []
+    opened = open_scored(str(given[0]), dataset=str(given[2]), config=None, split=None, revision=None)
+    assert (len(opened.dataset), opened.split) == (20, None)
 
 
 @pytest.mark.slow
@@ -320,7 +366,7 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--top-k", "0"], "top_k must lie in 1..500, got 0"),
+        (["--top-k", "0"], "--top-k must lie in 1..500, got 0"),
         (["--dataset", "nowhere.parquet"], "nowhere.parquet with split 'train' cannot be loaded"),
         (["--dataset", "someone/nothing"], "was looked for on the Hub: check --dataset, --config and --split"),
         (["--split", "test"], "Unknown split \"test\". Should be one of ['train']; check --config and --split"),
@@ -345,6 +391,24 @@ def test_report_refuses(capfd, tmp_path, scores, options, said):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_report_of_one_of_several_splits(capfd, tmp_path):
+    """Only the split that was asked for, with its rows or without them."""
+    for split, count in (("train", 6), ("test", 4)):
+        VoGScores.load(made_scores(tmp_path / split, range(count))).save(tmp_path / "scores" / split)
+    given = ["report", tmp_path / "scores", "-o", tmp_path / "report.html", "--json"]
+    DatasetDict(train=trainers.digits(6), test=trainers.digits(4)).save_to_disk(str(tmp_path / "digits"))
+    rows = ["--dataset", tmp_path / "digits"]
+    for options in (["--numbers-only"], rows):
+        done = run(capfd, *given, "--split", "test", *options)
+        assert done.code == 0, done.stderr
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "4 rows" in page
+        assert "6 rows" not in page
+    assert "choose one with --split, got 'dev'" in run(capfd, *given, "--split", "dev", *rows).stderr
+    alone = run(capfd, "report", tmp_path / "scores" / "test", "--numbers-only", "--split", "test")
+    assert "holds the scores of one split; leave out --split" in " ".join(alone.stderr.split())
+
+
 def test_report_needs_a_data_set(capfd, tmp_path, scores):
     """Scores that were not made by `vog-hf score` have none noted."""
     VoGScores.load(scores).save(tmp_path / "scores")
@@ -358,8 +422,6 @@ def test_report_needs_a_data_set(capfd, tmp_path, scores):
 @pytest.mark.slow
 def test_report_of_splits_in_a_process_of_its_own(tmp_path):
     """Scores by split and a `DatasetDict` on disk give one page with a part for each."""
-    from datasets import DatasetDict
-
     rows = {"train": trainers.digits(12), "test": trainers.digits(9, start=12)}
     for split, part in rows.items():
         identity = identify_rows(part)

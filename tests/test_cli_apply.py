@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_hub import hub_with_commands
 from cli_runs import MODULE, launch, run, train_on_images
-from datasets import Dataset, load_from_disk
-from hub_server import ACCEPTED, HubServer
+from datasets import Dataset, DatasetDict, load_from_disk
+from hub_server import ACCEPTED, READING, HubServer
 from test_cli import made_scores
 
+from vog_hf.columns import add_vog_columns
 from vog_hf.review import Filter, Journal, Queue
 from vog_hf.scores import VoGScores
 
@@ -91,13 +93,18 @@ def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
     to = ["--output", tmp_path / "new"]
     for arguments, code, message in (
         ([], 2, "give --output, --push, or both"),
-        ([*to, "--create-pr"], 2, "go with --push"),
+        ([*to, "--create-pr"], 2, "nothing is pushed; leave out --create-pr, or add --push"),
+        ([*to, "--config-name", "x"], 2, "leave out --config-name, or"),
+        ([*to, "--split-name", "x", "--public"], 2, "leave out --private/--public, --split-name, or add"),
+        ([*to, "--hide-rows"], 2, "leave out --show-rows/--hide-rows, or"),
+        ([*to, "--commit-message", "x"], 2, "leave out --commit-message, or"),
         (["--push", REPO, "--create-pr", "--revision", "x"], 2, "leave out --revision or"),
         ([*to, "--mode", "fix"], 2, "'fix'"),
         (["--output", tmp_path / "digits"], 1, "exists already; choose another path"),
         ([tmp_path / "nowhere.jsonl", *to], 1, "cannot be read"),
         ([tmp_path / "digits" / "state.json", *to], 1, "is not what a journal has there"),
-        ([*to, "--label-column", "class"], 1, "no label column 'class'"),
+        ([*to, "--label-column", "class"], 1, "no label column 'class', only"),
+        ([*to, "--label-column", "class"], 1, "pass another --label-column"),
     ):
         done = run(capfd, "apply", scores, *arguments)
         assert (done.code, done.stdout) == (code, ""), done.stderr
@@ -113,6 +120,157 @@ def test_a_journal_of_other_data_is_refused(scores, tmp_path, capfd):
     assert done.code == 1
     assert "is of other data" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_columns_go_with_data_that_has_none(scores, tmp_path, capfd):
+    """A data set that has its scores as columns gets no others."""
+    rows = add_vog_columns(load_from_disk(str(tmp_path / "digits")), VoGScores.load(scores))
+    rows.save_to_disk(str(tmp_path / "scored"))
+    given = ["apply", scores, "--dataset", tmp_path / "scored", "--output", tmp_path / "new"]
+    for columns in ("core", "all"):
+        refused = run(capfd, *given, "--columns", columns)
+        assert refused.code == 1
+        assert "gets no others from --columns; leave that out" in refused.stderr
+    assert run(capfd, *given).code == 0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A Hub and commands that talk to it."""
+    with hub_with_commands(tmp_path_factory.mktemp("home")) as started:
+        yield started
+
+
+@pytest.fixture
+def hub(server):
+    """The Hub, empty."""
+    server[0].clear()
+    return server[0]
+
+
+@pytest.fixture
+def command(server):
+    """A command in a process whose client talks to the Hub."""
+    return server[1]
+
+
+def pushed_splits(hub):
+    """The splits of the data on the Hub."""
+    names = [name for name in hub.dataset(REPO).files() if name.startswith("data/")]
+    return {name.removeprefix("data/").partition("-")[0] for name in names}
+
+
+def test_a_push_that_failed_can_be_tried_again(scores, hub, command, tmp_path):
+    """With the same command: nothing is at its output before the push went well, and then it is there."""
+    given = ["apply", scores, "--output", tmp_path / "reviewed", "--push", REPO, "--json"]
+    before = sorted(tmp_path.iterdir())
+    refused = command(*given, token=READING)
+    assert refused.code == 1
+    assert "may only read" in refused.stderr
+    assert sorted(tmp_path.iterdir()) == before
+    done = command(*given, token=ACCEPTED)
+    assert done.code == 0, done.stderr
+    assert done.values["url"].endswith(REPO)
+    assert load_from_disk(str(tmp_path / "reviewed"))["review"][3] == "drop"
+
+
+def test_a_split_of_another_name_is_read_with_its_token(scores, hub, command, tmp_path):
+    """A private data set whose only scored split is no train is applied to by its id, and goes back to that split."""
+    journal = tmp_path / "scores.review.jsonl"
+    pushed = command("push", scores, REPO, "--private", "--split-name", "held", token=ACCEPTED)
+    assert pushed.code == 0, pushed.stderr
+    given = ["apply", REPO, journal, "--output", tmp_path / "reviewed"]
+    stranger = command(*given)
+    assert stranger.code == 1
+    assert not (tmp_path / "reviewed").exists()
+    done = command(*given, "--push", REPO, token=ACCEPTED)
+    assert done.code == 0, done.stderr
+    assert load_from_disk(str(tmp_path / "reviewed"))["review"][3] == "drop"
+    assert pushed_splits(hub) == {"held"}
+    other = command("apply", REPO, journal, "--output", tmp_path / "other", "--split", "train", token=ACCEPTED)
+    assert "holds scores of the splits held; choose one with --split, got 'train'" in other.stderr
+    nowhere = command("apply", REPO, journal, "--output", tmp_path / "other", "--config", "b", token=ACCEPTED)
+    assert "has no scores in this configuration; name another with --config" in nowhere.stderr
+
+
+def test_private_rows_are_read_with_the_token(scores, hub, command, tmp_path):
+    """By every command that reads a data set from the Hub, and by none without it."""
+    for repo, asked in (
+        ("someone/one", ["report", scores, "-o", tmp_path / "report.html"]),
+        ("someone/two", ["push", scores, "someone/three"]),
+    ):
+        assert command("push", scores, repo, "--private", token=ACCEPTED).code == 0
+        refused = command(*asked, "--dataset", repo)
+        assert refused.code == 1
+        assert "cannot be loaded" in refused.stderr
+        done = command(*asked, "--dataset", repo, token=ACCEPTED)
+        assert done.code == 0, done.stderr
+
+
+def test_a_split_on_disk_keeps_its_name(scores, hub, command, tmp_path):
+    """Of several splits, saved without their names in them, the one that was reviewed is pushed under its own."""
+    rows = load_from_disk(str(tmp_path / "digits"))
+    kept = VoGScores.load(scores)
+    kept.save(tmp_path / "parts" / "test")
+    made_scores(tmp_path / "more", range(3)).rename(tmp_path / "parts" / "train")
+    parts = DatasetDict(train=load_from_disk(str(tmp_path / "more" / "digits")), test=rows)
+    parts.save_to_disk(str(tmp_path / "plain"))
+    asked = ["--split", "test", "--push", REPO]
+    journal = tmp_path / "scores.review.jsonl"
+    done = command("apply", tmp_path / "parts", journal, "--dataset", tmp_path / "plain", *asked, token=ACCEPTED)
+    assert done.code == 0, done.stderr
+    assert pushed_splits(hub) == {"test"}
+    parts["test"] = add_vog_columns(rows, kept)
+    parts["train"] = add_vog_columns(parts["train"], VoGScores.load(tmp_path / "parts" / "train"))
+    parts.save_to_disk(str(tmp_path / "scored"))
+    hub.clear()
+    done = command("apply", tmp_path / "scored", journal, *asked, token=ACCEPTED)
+    assert done.code == 0, done.stderr
+    assert pushed_splits(hub) == {"test"}
+
+
+def test_a_reviewed_data_set_is_reviewed_again(scores, hub, command, tmp_path):
+    """By its id: the same journal goes on while every row and label is there; corrected labels begin another one.
+
+    The labels of the scores are those of the data, so that what is decided is about what is shown.
+    """
+    journal = tmp_path / "scores.review.jsonl"
+    first = Journal.open(journal, VoGScores.load(scores))
+    assert command("push", scores, REPO, token=ACCEPTED).code == 0
+    flagged = command("apply", REPO, journal, "--push", REPO, token=ACCEPTED)
+    assert flagged.code == 0, flagged.stderr
+    first.decide(11, "drop", reviewer="Ada")
+    again = command("apply", REPO, journal, "--mode", "clean", "--push", REPO, token=ACCEPTED)
+    assert (again.code, again.stderr) == (0, "")
+
+    rows = load_back(hub, tmp_path, "main")
+    assert len(rows) == N - 2
+    place = [row for row in range(N) if row not in (3, 11)].index(5)
+    assert (rows["review"][place], rows["label"][place]) == ("relabel", rows["label_reviewed"][place])
+    now = pulled(hub, tmp_path)
+    assert now.column("label").tolist() == rows["label"][:]
+    assert now.manifest["review"] == {"mode": "clean", "rows_scored": N, "labels": "reviewed"}
+    second = Journal.open(tmp_path / "second.jsonl", now)
+    assert second.decide(place, "keep", reviewer="Eve").old_label == rows["label"][place]
+    third = command("apply", REPO, second.path, "--mode", "clean", "--output", tmp_path / "third", token=ACCEPTED)
+    assert third.code == 0, third.stderr
+    assert third.stderr == (
+        "WARNING: an earlier review decided about rows that this one says nothing of (1); its columns are replaced, "
+        "and what it decided stays in its journal alone\n"
+    )
+    assert [decision for decision in load_from_disk(str(tmp_path / "third"))["review"] if decision] == ["keep"]
+    old = command("apply", REPO, journal, "--output", tmp_path / "fourth", token=ACCEPTED)
+    assert "is of other data" in old.stderr
+
+
+def pulled(hub, tmp_path):
+    """The scores on the Hub, read from the files that are there."""
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    for name, content in hub.dataset(REPO).files().items():
+        if name.startswith("vog/default/train/"):
+            (folder / name.rpartition("/")[2]).write_bytes(content)
+    return VoGScores.load(folder)
 
 
 LOAD_BACK = """

@@ -1,45 +1,24 @@
 """`vog-hf push`: scores and their data set to a Hub on the loopback interface, through the real client."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from cli_runs import MODULE, SCRIPT, Done, launch, run
-from datasets import Dataset
-from hub_server import ACCEPTED, READING, HubServer
+from cli_hub import hub_with_commands
+from cli_runs import MODULE, SCRIPT, launch, run
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from hub_server import ACCEPTED, READING
 from test_cli import made_scores
+
+from vog_hf.cli.data import Source, note_source
+from vog_hf.columns import add_vog_columns
+from vog_hf.scores import VoGScores
 
 REPO = "someone/digits-vog"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A Hub, and a command line that talks to it: a process of its own, because the client reads its settings once."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    with HubServer() as hub:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("cli_program.py"))],
-            env={**clean, **hub.environment(tmp_path_factory.mktemp("home"))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-        def push(*arguments, token=ACCEPTED):
-            given = ["push", *map(str, arguments), *(["--token", token] if token else [])]
-            print(json.dumps(given), file=process.stdin, flush=True)
-            done = Done(*json.loads(process.stdout.readline()))
-            assert not token or token not in done.stdout + done.stderr
-            assert "Traceback" not in done.stderr
-            return done
-
-        yield hub, push
-        process.stdin.close()
-        process.wait(60)
-        process.stdout.close()
+    """A Hub and commands that talk to it."""
+    with hub_with_commands(tmp_path_factory.mktemp("home")) as started:
+        yield started
 
 
 @pytest.fixture
@@ -52,7 +31,7 @@ def hub(server):
 @pytest.fixture
 def push(server):
     """`vog-hf push` with a token that may write."""
-    return server[1]
+    return lambda *arguments, token=ACCEPTED: server[1]("push", *arguments, token=token)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +70,64 @@ def test_scores_alone_a_branch_and_a_pull_request(hub, push, scores):
     done = push(scores, REPO, "--config-name", "small", "--split-name", "held", "--columns", "all", "--no-heat-maps")
     assert done.code == 0, done.stderr
     assert any("small/held" in name for name in hub.dataset(REPO).files())
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Scores of the splits test and train, as a callback leaves them, and the data set that they are of."""
+    rows = {}
+    for split, count in (("train", 6), ("test", 4)):
+        folder = made_scores(tmp_path / split, range(count))
+        rows[split] = load_from_disk(str(tmp_path / split / "digits"))
+        VoGScores.load(folder).save(tmp_path / "_vog" / "scores" / split)
+    DatasetDict(rows).save_to_disk(str(tmp_path / "digits"))
+    return tmp_path / "_vog"
+
+
+def test_one_of_several_splits_is_pushed(hub, push, splits, tmp_path):
+    """Just the one that was asked for, under its name or another; all where none was; none that is not there."""
+    given = [splits, REPO, "--dataset", tmp_path / "digits"]
+    done = push(*given, "--split", "test")
+    assert done.code == 0, done.stderr
+    held = push(*given, "--split", "test", "--split-name", "held", "--config-name", "other")
+    assert held.code == 0, held.stderr
+    shards = {name for name in hub.dataset(REPO).files() if name.endswith(".parquet") and not name.startswith("vog/")}
+    assert shards == {"data/test-00000-of-00001.parquet", "other/held-00000-of-00001.parquet"}
+    for options, said in (
+        (["--split", "dev"], "holds scores of the splits test, train; choose one with --split, got 'dev'"),
+        (["--split-name", "x"], "--split-name names one split, and "),
+    ):
+        refused = push(*given, *options)
+        assert refused.code == 1
+        assert said in refused.stderr
+    assert push(*given).code == 0
+    assert {"data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"} <= set(hub.dataset(REPO).files())
+
+
+def test_what_the_library_refuses_is_said_in_options(hub, push, tmp_path):
+    """A part of a split has no name that a split can have; configurations, columns and tokens are options, too."""
+    folder = made_scores(tmp_path, range(20))
+    scores, rows = VoGScores.load(folder), load_from_disk(str(tmp_path / "digits"))
+    concatenate_datasets([rows, rows.select([0])]).to_parquet(tmp_path / "more.parquet")
+    part = ["--dataset", tmp_path / "more.parquet", "--split", "train[:20]"]
+    done = push(folder, REPO, *part)
+    assert done.code == 1
+    assert "got 'train[:20]'; pass --split-name 'train'" in done.stderr
+    assert push(folder, REPO, *part, "--split-name", "train").code == 0
+    note_source(folder, Source(str(tmp_path / "more.parquet"), split="train[:20]"))
+    assert "pass --split-name 'train'" in push(folder, REPO).stderr
+    add_vog_columns(rows, scores, ["vog"]).to_parquet(tmp_path / "scored.parquet")
+    scored = ["--dataset", tmp_path / "scored.parquet"]
+    for options, token, said in (
+        ([*part, "--config-name", "a/b"], ACCEPTED, "--config-name must be letters"),
+        ([*scored, "--columns", "all"], ACCEPTED, "leave --columns out, or pass SCORES and a data set without them"),
+        ([*scored], READING, "pass it as --token\n"),
+        ([*scored], None, "or pass --token"),
+    ):
+        refused = push(folder, "someone/other", *options, token=token)
+        assert refused.code == 1
+        assert said in refused.stderr
+    assert ("datasets", "someone/other") not in hub.repositories
 
 
 def test_what_cannot_be_pushed_is_one_line(hub, push, scores, tmp_path):

@@ -1,11 +1,13 @@
 """`vog-hf review` and `vog-hf space`: what they open and write, and what they refuse."""
 
 import ast
+import io
 import json
 import re
 import shlex
 import socket
 import sys
+import zipfile
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -13,14 +15,16 @@ import psutil
 import pytest
 import trainers
 import yaml
+from cli_hub import hub_with_commands
 from cli_runs import MODULE, launch, run
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, NamedSplit
 from hub_server import ACCEPTED, HubServer
+from PIL import Image
 from review_cases import Launched
 from test_cli import made_scores
 
 import vog_hf
-from vog_hf.cli.review import open_scored
+from vog_hf.cli.scored import open_scored
 from vog_hf.columns import add_vog_columns
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions
@@ -84,6 +88,30 @@ def test_one_of_several_splits_is_chosen(tmp_path):
     assert opened.journal == tmp_path / "scores.test.review.jsonl"
 
 
+def test_the_same_rows_have_the_same_journal(tmp_path):
+    """Whether or not their split is named: a review with --split and an apply without it are about one journal."""
+    rows, scores = digits_scores(12)
+    scored = add_vog_columns(rows, scores)
+
+    def journal(name, split=None):
+        return open_scored(str(tmp_path / name), **NOTHING | {"split": split}).journal.name
+
+    scored.save_to_disk(str(tmp_path / "alone"))
+    assert journal("alone") == journal("alone", "train") == "alone.review.jsonl"
+    assert journal("alone", "train[:5]") == "alone.train[:5].review.jsonl", "other rows"
+    loaded = Dataset(scored.data, info=scored.info, split=NamedSplit("test[:50%]"))
+    loaded.save_to_disk(str(tmp_path / "part"))
+    assert journal("part") == journal("part", "test") == "part.review.jsonl"
+    DatasetDict(train=scored, test=scored).save_to_disk(str(tmp_path / "splits"))
+    assert journal("splits") == journal("splits", "train") == "splits.review.jsonl"
+    assert journal("splits", "test") == "splits.test.review.jsonl"
+    scores.save(tmp_path / "one" / "held")
+    DatasetDict(held=rows).save_to_disk(str(tmp_path / "digits"))
+    for split in (None, "held"):
+        opened = open_scored(str(tmp_path / "one"), **NOTHING | {"dataset": str(tmp_path / "digits"), "split": split})
+        assert (opened.journal.name, opened.split) == ("one.review.jsonl", "held")
+
+
 @pytest.mark.parametrize("place", ["nowhere", "./some/where"])
 def test_what_is_not_there(place):
     """A folder that is none is said to be missing."""
@@ -128,6 +156,53 @@ def test_an_app_of_other_rows_is_refused(tmp_path):
     assert not (tmp_path / "journal.jsonl").exists()
 
 
+def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_path):
+    """A split that is not called train is found; so is its journal, whichever way it was named.
+
+    The rows are the Hub's, also where just the scores are on this machine.
+    """
+    rows, scores = digits_scores(12)
+    scores.save(tmp_path / "scores")
+    rows.save_to_disk(str(tmp_path / "digits"))
+    program = (
+        "import json, sys\nfrom vog_hf.cli.scored import open_scored\n"
+        "found = [open_scored(name, dataset=data, config=None, split=split, revision=None) for name, data, split in "
+        "json.loads(sys.argv[1])]\n"
+        "print(json.dumps([[one.journal.name, one.split, len(one.dataset), one.is_from_hub] for one in found]))"
+    )
+    with hub_with_commands(tmp_path / "home") as (hub, command):
+        given = ["push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", "--split-name", "held"]
+        assert command(*given, token=ACCEPTED).code == 0
+        asked = [[REPO, None, None], [REPO, None, "held"], [str(tmp_path / "scores"), REPO, "held"]]
+        variables = {**hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED}
+        done = launch([sys.executable, "-c", program], json.dumps(asked), cwd=tmp_path, **variables)
+    assert done.code == 0, done.stderr
+    by_id = ["digits-vog.review.jsonl", "held", 12, True]
+    assert done.values == [by_id, by_id, ["scores.review.jsonl", None, 12, True]]
+
+
+@pytest.mark.slow
+def test_pictures_that_were_fetched_lie_in_a_cache(tmp_path):
+    """Files of a data set on the Hub, by themselves and in an archive, are where the review shows them from."""
+    picture, archive = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(picture, "PNG")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("train/cat/a.png", picture.getvalue())
+    program = (
+        "import sys\nfrom datasets import load_dataset\nfrom vog_hf.review.named_files import NamedFiles\n"
+        "rows = load_dataset(sys.argv[1], split='train')\n"
+        "paths = rows.with_format('arrow')[:].column('image').combine_chunks()\n"
+        "print([paths.field('bytes').null_count, NamedFiles(rows).are_cached(0)])"
+    )
+    with HubServer() as hub:
+        files = {"files": {"train/cat/a.png": picture.getvalue()}, "zipped": {"pictures.zip": archive.getvalue()}}
+        for name, content in files.items():
+            hub.repository(f"someone/{name}", kind="datasets").commit(content)
+            asked = [sys.executable, "-c", program], f"someone/{name}"
+            done = launch(*asked, cwd=tmp_path, **hub.environment(tmp_path / "home"))
+            assert done.stdout == "[1, True]\n", done.stderr
+
+
 def test_the_folder_of_a_space(tmp_path):
     """A program that holds what it was told as values, whatever is in them; what it needs; metadata the Hub reads."""
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
@@ -143,6 +218,8 @@ def test_the_folder_of_a_space(tmp_path):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     }
     assert values == {"REPO_ID": REPO, "CONFIG": "default", "SPLIT": "test", "REVISION": hostile}
+    (call,) = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "review_app")
+    assert any(k.arg == "is_from_hub" and k.value.value is True for k in call.keywords), "whoever made the data"
     requirements = (written / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert any(line.startswith("datasets>=") for line in requirements)
     assert not any("extra" in line or "timm" in line for line in requirements)
@@ -194,15 +271,21 @@ def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # five programs, one after the other
 def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
-    """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions."""
+    """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions.
+
+    It is private: the review is given a token, and so is everything else by the environment.
+    """
     rows, scores = digits_scores(20)
     scores.save(tmp_path / "scores")
     rows.save_to_disk(str(tmp_path / "digits"))
     with HubServer() as hub:
         environment = {**hub.environment(tmp_path / "home"), "HF_TOKEN": ACCEPTED}
-        pushed = launch(MODULE, "push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", **environment)
+        pushed = launch(
+            MODULE, "push", tmp_path / "scores", REPO, "--dataset", tmp_path / "digits", "--private", **environment
+        )
         assert pushed.code == 0, pushed.stderr
-        review = Launched(REPO, output=tmp_path / "review.txt", cwd=tmp_path, **environment)
+        tokenless = hub.environment(tmp_path / "home")
+        review = Launched(REPO, "--token", ACCEPTED, output=tmp_path / "review.txt", cwd=tmp_path, **tokenless)
         assert decide(review.url(), 7)["decided"] == 1
         review.end()
         assert [d.row for d in read_decisions(tmp_path / "digits-vog.review.jsonl")] == [7]

@@ -1,5 +1,6 @@
 """`vog-hf score`: the scores of a callback from the checkpoints of its run; what it opens, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from cli_runs import MODULE, SCRIPT, launch, run, train_on_images, train_on_texts
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
-from hub_server import HubServer
+from hub_server import ACCEPTED, HubServer
 from safetensors.torch import save_file
 from transformers import Wav2Vec2FeatureExtractor
 
 from vog_hf.cli.model import find_snapshots
 from vog_hf.cli.score import memory
+from vog_hf.cli.scoring import Wanted
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
 
@@ -184,28 +186,37 @@ def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(sco
 
 @pytest.mark.slow
 def test_snapshots_of_the_hub(tmp_path, images):
-    """Model, processor and snapshots from revisions on the Hub, the data set as well; all through the real client."""
+    """Model, processor and snapshots from revisions on the Hub, the data set as well; all private, by one token."""
     with HubServer() as hub:
-        model = hub.repository("someone/model")
+        model = hub.repository("someone/model", private=True)
         for epoch, step in enumerate((4, 8, 12)):
             folder = images.folder / f"checkpoint-{step}"
             names = ("config.json", "model.safetensors", "preprocessor_config.json")
             model.commit({name: (folder / name).read_bytes() for name in names}, name=f"epoch-{epoch}")
         load_from_disk(str(images.data)).to_parquet(tmp_path / "digits.parquet")
-        data = hub.repository("someone/digits", kind="datasets")
+        data = hub.repository("someone/digits", kind="datasets", private=True)
         data.commit({"data/train-00000-of-00001.parquet": (tmp_path / "digits.parquet").read_bytes()})
         revisions = [argument for epoch in range(3) for argument in ("--snapshot-revision", f"epoch-{epoch}")]
         done = launch(
             SCRIPT, "score", "someone/model", *revisions, "-d", "someone/digits", "-o", tmp_path / "scores", "--json",
-            **hub.environment(tmp_path / "home"),
+            "--token", ACCEPTED, **hub.environment(tmp_path / "home"),
         )  # fmt: skip
     assert done.code == 0, done.stderr
     assert done.stderr == ""
     scores = VoGScores.load(tmp_path / "scores")
     assert_same_scores(scores, images.scores)
+    assert scores.manifest["model"]["revision"] == "epoch-2", "the model that was loaded"
     assert scores.manifest["data"]["source"] == {
         "name": "someone/digits", "config": None, "split": None, "revision": None
     }  # fmt: skip
+
+
+def test_the_model_is_of_the_revision_that_was_loaded():
+    """The one that was named, else that of the last snapshot, else the main branch."""
+    given = {field.name: None for field in dataclasses.fields(Wanted)}
+    for revision, snapshots, loaded in ((None, [], None), (None, ["a", "b"], "b"), ("c", ["a", "b"], "c")):
+        wanted = Wanted(**{**given, "revision": revision, "snapshot_revisions": snapshots})
+        assert wanted.model_revision == loaded
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -322,6 +333,9 @@ def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score,
     assert (tmp_path / "scores" / "manifest.json").stat().st_mtime_ns == written
     assert second.manifest == first.manifest
     assert "holds scores of something else: config differ" in score(
+        images.folder, "-d", images.data, "--target", "loss"
+    )
+    assert "choose another --output, or delete the folder" in score(
         images.folder, "-d", images.data, "--target", "loss"
     )
     assert json.loads((tmp_path / "scores" / "source.json").read_text())["name"] == str(images.data)

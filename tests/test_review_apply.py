@@ -92,6 +92,25 @@ def test_the_changes_are_exactly_the_decisions(data, journal, mode, tmp_path):
     assert dataset["label"][:] == LABELS  # the data set that was given is as it was
 
 
+def test_a_review_is_applied_again(data, journal, caplog):
+    """The same journal, gone on with, replaces its columns; where another one says nothing of a row, it is warned."""
+    dataset, scores = data
+    flagged = apply_review(add_vog_columns(dataset, scores), journal)
+    journal.decide(12, "drop", reviewer="Ada")
+    journal.decide(4, "keep", reviewer="Ada")
+    for given in (dataset, flagged):
+        found = apply_review(given, journal, mode="clean")
+        assert found.column_names[-2:] == ["review", "label_reviewed"]
+        kept = [row for row in range(N) if row not in (7, 12)]
+        assert found["review"][:] == [{**REVIEW, 4: "keep"}.get(row) for row in kept]
+        labels = [{**NEW, 4: LABELS[4]}.get(row, LABELS[row]) for row in kept]
+        assert found["label"][:] == found["label_reviewed"][:] == labels
+    assert not caplog.messages
+    other = [dataclasses.replace(decision, row_hash=None) for decision in journal.standing().values()][:2]
+    assert apply_review(flagged, other)["review"][7] is None
+    assert "rows that this one says nothing of (4)" in caplog.text
+
+
 def test_a_path_a_journal_and_decisions_give_the_same(data, journal):
     """Whatever holds the decisions, and whether or not the scores are there to verify the rows by."""
     dataset, scores = data
@@ -183,7 +202,16 @@ def test_rows_without_a_class_can_be_kept_and_dropped(tmp_path):
         ),
         (lambda rows, done: apply_review(rows, done, label_column="class"), ConfigError, "no label column 'class'"),
         (lambda rows, done: apply_review(rows.remove_columns("label"), done), ConfigError, "pass label_column="),
-        (lambda rows, done: apply_review(apply_review(rows, done), done), ConfigError, "'label_reviewed'.*already"),
+        (
+            lambda rows, done: apply_review(rows.rename_column("id", "review"), done),
+            ConfigError,
+            r"has \['review'\], which no review has written; rename your own first",
+        ),
+        (
+            lambda rows, done: apply_review(rows.add_column("label_reviewed", LABELS), done),
+            ConfigError,
+            r"has \['label_reviewed'\], which no review",
+        ),
         (lambda rows, done: apply_review(DatasetDict(train=rows), done), DataError, r"pass one split"),
         (lambda rows, done: apply_review([1, 2], done), DataError, "got a list"),
         (lambda rows, done: apply_review(rows, "nowhere.jsonl"), JournalError, "cannot be read"),
@@ -304,13 +332,15 @@ def test_the_summary_says_what_was_done_and_names_nobody(data, journal):
         "Reviewers agreed on 50 % of the 2 rows that more than one looked at (Cohen's kappa 0.00). Where they "
         "differed, what more than half of them decided counts, else the row is unsure (1 row)."
     )
+    computed = "Scores are those of the given labels among all rows that were scored"
     assert summary(review, "clean").splitlines() == [
         "6 rows of 31 reviewed by 2 people: 3 relabelled, 2 left as unsure, 1 to be dropped.",
         "Relabelled: dog to <b>frog</b> (1), no label to cat (1), no label to dog (1).",
         "This version has the label of the review in 3 rows, without 1 row.",
         differed,
-        "Scores are those of the given labels among all rows that were scored.",
+        f"{computed}; what an error is goes by the labels of this version.",
     ]
+    assert summary(review, "flag").endswith(f"{computed}.")
     for mode in MODES:
         assert "Bob" not in summary(review, mode)
         assert "private" not in summary(review, mode)
@@ -327,9 +357,49 @@ def test_the_scores_that_go_along_are_those_of_the_rows(data, journal, mode):
     rows = review.kept(mode)
     np.testing.assert_array_equal(kept.column("vog"), scores.column("vog")[rows])
     np.testing.assert_array_equal(kept.column("vog"), np.array(applied["vog"][:], np.float32))
+    shown = [-1 if label is None else label for label in applied["label"]]
+    assert kept.column("label").tolist() == shown, "the scores name the labels that the data has"
+    assert scores.column("label").tolist() == [-1 if label is None else label for label in LABELS]
     np.testing.assert_array_equal(kept.trajectory("vog"), scores.trajectory("vog")[rows])
     for place, row in enumerate(rows):
         np.testing.assert_array_equal(kept.heat_map(place), scores.heat_map(int(row)))
     if mode != "flag":
         with pytest.raises(RowMismatchError):
             verify_rows(applied.select([1, 0, *range(2, len(applied))]), kept)
+        labels = "given" if mode == "filter" else "reviewed"
+        assert kept.manifest["review"] == {"mode": mode, "rows_scored": N, "labels": labels}
+
+
+def test_scores_keep_their_source_and_their_number_of_rows(data, journal, tmp_path):
+    """Through two rounds: of which data set they are, among how many rows they were computed, that labels changed."""
+    dataset, scores = data
+    source = {"name": "someone/pictures", "config": None, "split": None, "revision": None}
+    scores = VoGScores(
+        {name: scores.column(name) for name in scores.column_names},
+        {**scores.manifest, "data": {**scores.manifest["data"], "source": source}},
+        row_hash=scores.row_hash,
+    )
+    first = plan_review(dataset, journal, scores)
+    cleaned = first.apply("clean")
+    kept = first.scores(scores, cleaned, "clean")
+    again = Journal.open(tmp_path / "again.jsonl", kept)
+    again.decide(0, "drop", reviewer="Eve")
+    second = plan_review(cleaned, again, kept)
+    last = second.scores(kept, second.apply("filter"), "filter")
+    assert len(last) == N - 2
+    assert last.manifest["data"]["source"] == source
+    assert last.manifest["review"] == {"mode": "filter", "rows_scored": N, "labels": "reviewed"}
+    verify_rows(second.apply("filter"), last)
+
+
+def test_scores_of_a_reviewed_data_set_go_along(data, journal, tmp_path):
+    """Where its columns of an earlier review were scored, too, what replaces them is the same rows to the scores."""
+    dataset, _ = data
+    flagged = apply_review(dataset, journal)
+    scores = scores_of(flagged)
+    again = Journal.open(tmp_path / "again.jsonl", scores)
+    again.decide(1, "drop", reviewer="Eve")
+    review = plan_review(flagged, again, scores)
+    for mode in MODES:
+        applied = review.apply(mode)
+        verify_rows(applied, review.scores(scores, applied, mode))

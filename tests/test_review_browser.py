@@ -132,6 +132,37 @@ def test_a_review(opened, texts):
     assert_closed(url, journal)
 
 
+def test_a_note_waits_for_its_decision(opened, pictures):
+    """What is typed before a decision is there after other rows, filters, a reload and the name; then it is written."""
+    url, journal = pictures
+    review = opened(url)
+    page, row = review.page, review.row
+    note = page.locator(PART.format("note"))
+    note.fill("not sure about this one")
+    page.locator(PART.format("reviewer")).fill("ada")
+    page.keyboard.press("Enter")
+    review.settled()
+    assert note.input_value() == "not sure about this one"
+    review.press("ArrowRight")
+    assert note.input_value() == ""
+    page.keyboard.press("t")
+    review.settled()
+    page.keyboard.press("t")
+    review.settled()
+    page.reload()
+    page.wait_for_selector(".vog-review[data-row]")
+    assert (review.row, note.input_value()) == (row, "not sure about this one")
+    review.press("u")
+    assert decided(journal) == [(row, "unsure", None, "not sure about this one")]
+    review.press("z")
+    assert (review.row, note.input_value()) == (row, ""), "what was undone is no note any more"
+    note.fill("of ada")
+    page.locator(PART.format("reviewer")).fill("grace")
+    page.keyboard.press("Enter")
+    review.settled()
+    assert note.input_value() == "", "another's note is not one's own"
+
+
 def assert_closed(url, journal):
     """No file of the machine is served, no other site may ask, and nothing but the page's questions is answered."""
     for path in ("/etc/passwd", str(journal), f"{journal.parent}/../../etc/passwd", "vog_hf/__init__.py"):

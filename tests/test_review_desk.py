@@ -2,15 +2,22 @@
 
 import json
 import time
+import zipfile
 
 import numpy as np
 import pytest
+from datasets import Audio, Dataset, Features, List, Value
+from datasets import Image as ImageFeature
 from html_page import _Reader
+from PIL import Image
 from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regression, make_scores, make_texts
 
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.review.desk import Desk, answering, pace
 from vog_hf.review.journal import Journal, read_decisions
+from vog_hf.review.named_files import is_cached
+from vog_hf.review.page import LABEL_NOTE
+from vog_hf.review.row import RowMaker
 
 
 def opened(folder, scores=None, dataset=None, **options):
@@ -171,6 +178,79 @@ def test_others_are_shown_to_those_who_have_decided(desk):
     assert f"grace & co: Relabel to {HOSTILE[0]} <b>sure</b>" in after
     agreement = "Same decision on 0 of 1 rows that several decided. ada and grace & co: Cohen's kappa +0.00."
     assert desk.facts({})["agreement"] == agreement
+
+
+def test_the_journal_is_saved_whole_or_not(desk, tmp_path):
+    """Every line that is whole, with the decisions of all; where the file is gone or damaged, the page is told."""
+    desk.decide(asked(7, decision="keep", reviewer="ada"))
+    desk.decide(asked(7, decision="drop", reviewer="grace"))
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole + '{"event": "dec', encoding="utf-8")
+    assert desk.decisions({}) == {"name": "journal.jsonl", "text": whole}
+    path.write_text(whole + "something else\n", encoding="utf-8")
+    assert "line 4 of" in answering(desk.decisions)({})["error"]
+    path.unlink()
+    assert "is gone; put it back" in answering(desk.decisions)({})["error"]
+
+
+def test_labels_of_an_earlier_review_are_told_from_those_that_were_scored(tmp_path):
+    """The page says that the confidence is not in the label it shows; without an earlier review it says nothing."""
+    scores = make_scores()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert LABEL_NOTE not in opened(tmp_path / "a", scores).show(asked(3))["html"]["facts"]
+    scores.manifest["review"] = {"mode": "correct", "rows_scored": N, "labels": "reviewed"}
+    assert LABEL_NOTE in opened(tmp_path / "b", scores).show(asked(3))["html"]["facts"]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The caches of datasets and huggingface_hub, in a folder of the test's own."""
+    for name in ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH"):
+        monkeypatch.setattr(f"datasets.config.{name}", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    (tmp_path / "cache" / "hub").mkdir(parents=True)
+    return tmp_path / "cache"
+
+
+def test_what_reads_another_file_than_that_in_the_cache_is_not_cached(tmp_path, cache, monkeypatch):
+    """A chain of URLs that begins elsewhere, and a URL, also where one works in the cache itself."""
+    monkeypatch.chdir(cache)
+    for path in ("file:///etc/passwd", f"file:///etc/passwd::{cache}/a.zip", f"zip://a::file:///b::{cache}/a.zip"):
+        assert not is_cached(path)
+    for path in (f"{cache}/a.png", f"zip://a.png::{cache}/a.zip", f"gzip://a::tar://b::{cache}/hub/../a.tar"):
+        assert is_cached(path)
+
+
+def test_rows_of_the_hub_show_no_file_that_they_name(tmp_path, cache):
+    """Neither by its path nor by a link, in a picture or a list of them; a fetched one, and one's own rows, do."""
+    own, fetched = tmp_path / "own.png", cache / "hub" / "fetched.png"
+    for path in (own, fetched):
+        Image.new("L", (4, 4), 99).save(path)
+    (cache / "link.png").symlink_to(own)
+    with zipfile.ZipFile(cache / "hub" / "some.zip", "w") as archive:
+        archive.write(fetched, "a.png")
+    zipped = f"{cache}/hub/some.zip"
+    foreign = [own, f"file://{own}", cache / ".." / "own.png", cache / "link.png", f"file://{own}::{zipped}"]
+    paths = [*foreign, fetched, f"zip://a.png::{zipped}"]
+    values = [*({"bytes": None, "path": str(path)} for path in paths), {"bytes": own.read_bytes(), "path": str(own)}]
+    scores = make_scores(len(values))
+    stored = {"bytes": Value("binary"), "path": Value("string")}
+    pictures = Dataset.from_dict({"image": values}, features=Features({"image": stored}))
+    lists = Dataset.from_dict({"image": [[v] * 3 for v in values]}, features=Features({"image": List(stored)}))
+    pictures, lists = (
+        rows.cast_column("image", feature)
+        for rows, feature in ((pictures, ImageFeature()), (lists, List(ImageFeature())))
+    )
+    hidden = [True] * len(foreign) + [False] * 3
+    for dataset in (pictures, lists):
+        rows = RowMaker(scores, dataset, is_from_hub=True)
+        assert [rows.view(row).picture is None for row in range(len(values))] == hidden
+        assert [view.picture is None for view in rows.small_views(range(len(values)))] == hidden
+        assert RowMaker(scores, dataset).view(0).picture is not None
+    texts = Dataset.from_dict({"text": ["a"] * len(values), "audio": values}).cast_column("audio", Audio())
+    assert RowMaker(scores, texts, is_from_hub=True).view(0).text == "a"
 
 
 def test_what_the_run_shows_of_its_tails(desk):

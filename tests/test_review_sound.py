@@ -57,6 +57,20 @@ def test_files_that_are_no_sound_are_not_read_out(tmp_path):
     assert Sounds(stored([{"bytes": b"password", "path": "x.wav"}])).source(0) is None
 
 
+def test_sounds_of_the_hub_are_read_from_caches_alone(tmp_path, monkeypatch):
+    """A sound that only its path names is played where it was fetched to, and one of the machine's own is not."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    paths = [tmp_path / "own.wav", tmp_path / "hub" / "fetched.wav"]
+    for path in paths:
+        path.write_bytes(tone())
+    rows = [*({"bytes": None, "path": str(path)} for path in paths), {"bytes": tone(), "path": str(paths[0])}]
+    for dataset in (stored(rows), [{"audio": row} for row in rows]):
+        sounds = Sounds(dataset, is_from_hub=True)
+        assert [sounds.source(row) is None for row in range(3)] == [True, False, False]
+        assert Sounds(dataset).source(0) is not None
+
+
 @pytest.mark.parametrize("as_dataset", [True, False])
 def test_samples_become_a_file(as_dataset):
     """Arrays with a sampling rate are played at that rate; of several channels their mean; NaN is silence."""

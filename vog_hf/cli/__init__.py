@@ -1,8 +1,9 @@
 """The command line `vog-hf`: a module for each command, and what they share.
 
-`app` is the application and `output` what it prints; `data` finds data sets and scores by their names, `model` makes
-the transform of a model's processor, and `scoring` is the work behind `score`. A command is added as a module with a
-function under `vog_hf.cli.app.command`, imported below; commands are listed in the order of their imports.
+`app` is the application and `output` what it prints; `data` finds data sets and scores by their names, `scored` both
+together for a review, `model` makes the transform of a model's processor, and `scoring` is the work behind `score`.
+A command is added as a module with a function under `vog_hf.cli.app.command`, imported below; commands are listed in
+the order of their imports.
 """
 
 from vog_hf.cli import demo, score, report, review, apply, push, space, compare, info  # noqa: F401, I001 (importing a command adds it, in this order)

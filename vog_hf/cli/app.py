@@ -152,7 +152,7 @@ def _run(function: Callable[..., None], out: Output, given: dict[str, Any]) -> N
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise  # Typer's own, which ends with the exit code of each
     except KeyboardInterrupt:
-        out.messages.print("Interrupted.")
+        out.notice("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         out.error(error)

@@ -1,5 +1,6 @@
 """`vog-hf apply`: the decisions of a review given back to the data."""
 
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,9 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import Columns, ConfigOption, DatasetOption, DatasetRevisionOption, SplitOption, quieten
-from vog_hf.cli.output import Output
-from vog_hf.cli.review import open_scored
+from vog_hf.cli.data import (
+    PUSH_OPTIONS,
+    Columns,
+    ConfigOption,
+    DatasetOption,
+    DatasetRevisionOption,
+    SplitOption,
+    TokenOption,
+    hub_token,
+    quieten,
+    require_new,
+    saved,
+)
+from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.scored import open_scored
+from vog_hf.errors import ConfigError
 
 if TYPE_CHECKING:
     from vog_hf.review.apply import Review
@@ -67,73 +81,99 @@ def apply(
         str | None, typer.Option(metavar="BRANCH", help="Branch to push to; made if need be. Default: main.")
     ] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    config_name: Annotated[str, typer.Option(metavar="NAME", help="Configuration on the Hub.")] = "default",
+    config_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Configuration on the Hub. Default: default.")
+    ] = None,
     split_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
     ] = None,
     show_rows: Annotated[
-        bool, typer.Option("--show-rows/--hide-rows", help="Whether the card shows rows at both ends of the ranking.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--show-rows/--hide-rows",
+            help="Whether the card shows rows at both ends of the ranking. Default: it does.",
+        ),
+    ] = None,
     columns: Annotated[
-        Columns, typer.Option(metavar="core|all", help="Which scores become columns of the data.")
-    ] = Columns.CORE,
+        Columns | None,
+        typer.Option(metavar="core|all", help="Which scores become columns of data that have none. Default: core."),
+    ] = None,
     label_column: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Column of the label. Default: the scored one, else labels or label."),
     ] = None,
     commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
-    token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
-    ] = None,
+    token: TokenOption = None,
 ) -> None:
     """Give the decisions of a review back to the data.
 
-    The data set gets the columns review and label_reviewed. Where reviewers differ, what more than half of them decided
-    counts, else the row is unsure and its label stays. A journal of other data is refused. Neither names of reviewers
-    nor their notes are pushed.
+    The data set gets the columns review and label_reviewed; those of an earlier review are replaced. Where reviewers
+    differ, what more than half of them decided counts, else the row is unsure and its label stays. A journal of other
+    data is refused. Neither names of reviewers nor their notes are pushed.
     """
-    from vog_hf.cli.scoring import require_new, save_dataset
     from vog_hf.columns import add_vog_columns
     from vog_hf.hub import push_scored_dataset
     from vog_hf.review.apply import plan_review
     from vog_hf.review.summary import summary
 
-    if output is None and push is None:
-        raise typer.BadParameter("nothing to do: give --output, --push, or both")
-    if push is None and (revision is not None or create_pr or private is not None):
-        raise typer.BadParameter("--revision, --create-pr and --private go with --push")
-    if revision is not None and create_pr:
-        raise typer.BadParameter("a pull request has a branch of its own: leave out --revision or --create-pr")
+    of_a_push = {
+        "--revision": revision,
+        "--create-pr": create_pr or None,
+        "--private/--public": private,
+        "--config-name": config_name,
+        "--split-name": split_name,
+        "--show-rows/--hide-rows": show_rows,
+        "--commit-message": commit_message,
+    }
+    require_use(output, push, [name for name, value in of_a_push.items() if value is not None])
     require_new(output, "--output")
     quieten(progress=out.shows_progress)
-    opened = open_scored(scored, dataset=dataset, config=config, split=split, revision=dataset_revision)
+    with hub_token(token):
+        opened = open_scored(scored, dataset=dataset, config=config, split=split, revision=dataset_revision)
     has_scores = "vog" in opened.dataset.column_names
-    rows = opened.dataset if has_scores else add_vog_columns(opened.dataset, opened.scores, str(columns))
-    review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
-    applied, words = review.apply(mode), summary(review, mode)
-    if output is not None:
-        save_dataset(applied, output)
-    url = None
-    if push is not None:
-        url = push_scored_dataset(
-            applied,
-            push,
-            scores=review.scores(opened.scores, applied, mode),
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            config_name=config_name,
-            split=split_name,
-            show_rows=show_rows,
-            card_sections={"Review": words},
-            commit_message=commit_message or f"Review of {len(review.resolved):,} rows",
-            token=token,
-        )
-    saved = None if output is None else str(output)
-    found = changes(review, len(applied)) | {"mode": str(mode), "summary": words, "saved": saved, "url": url}
-    out.result(f"{len(review.resolved):,} rows were decided about", found, shown={"saved": saved, "url": url})
+    if has_scores and columns is not None:
+        msg = f"the data set of {scored} has columns of scores, and gets no others from --columns; leave that out"
+        raise ConfigError(msg)
+    rows = opened.dataset
+    if not has_scores:
+        rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE))
+    with in_options(label_column="--label-column"):
+        review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
+    applied, words, url = review.apply(mode), summary(review, mode), None
+    with saved(applied, output), in_options(**PUSH_OPTIONS):
+        if push is not None:
+            url = push_scored_dataset(
+                applied,
+                push,
+                scores=review.scores(opened.scores, applied, mode),
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                config_name=config_name or "default",
+                split=split_name or opened.split,
+                show_rows=show_rows is not False,
+                card_sections={"Review": words},
+                commit_message=commit_message or f"Review of {len(review.resolved):,} rows",
+                token=token,
+            )
+    shown = {"saved": None if output is None else str(output), "url": url}
+    found = changes(review, len(applied)) | {"mode": str(mode), "summary": words} | shown
+    out.result(f"{len(review.resolved):,} rows were decided about", found, shown=shown)
     for line in words.splitlines():
         out.line(line)
+
+
+def require_use(output: Path | None, push: str | None, given: Collection[str]) -> None:
+    """Raise where there is nothing to do, or where options of a push that were given have no push to go with."""
+    if output is None and push is None:
+        msg = "nothing to do: give --output, --push, or both"
+        raise typer.BadParameter(msg, param_hint="--output")
+    if push is None and given:
+        msg = f"nothing is pushed; leave out {', '.join(given)}, or add --push"
+        raise typer.BadParameter(msg, param_hint=next(iter(given)))
+    if {"--revision", "--create-pr"} <= set(given):
+        msg = "a pull request has a branch of its own: leave out --revision or --create-pr"
+        raise typer.BadParameter(msg, param_hint="--revision")
 
 
 def changes(review: "Review", rows: int) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """Data sets and scores by the names that a person gives them on a command line."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vog_hf.cli.output import in_options
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 
 if TYPE_CHECKING:
@@ -41,6 +45,20 @@ DatasetRevisionOption = Annotated[
     str | None,
     typer.Option("--dataset-revision", metavar="REVISION", help="Branch, tag or commit of a data set on the Hub."),
 ]
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", metavar="TOKEN", help="Of the Hub. Default: HF_TOKEN, or what `hf auth login` stored."),
+]
+PUSH_OPTIONS = {  # by the name of the argument of `push_scored_dataset`
+    "columns": "--columns",
+    "config_name": "--config-name",
+    "create_pr": "--create-pr",
+    "revision": "--revision",
+    "scores": "SCORES",
+    "scores_only": "`vog-hf push --scores-only`",
+    "split": "--split-name",
+    "token": "--token",
+}
 
 
 class Columns(StrEnum):
@@ -95,6 +113,20 @@ def quieten(*, progress: bool) -> None:
     disable_progress_bars()
 
 
+@contextmanager
+def hub_token(token: str | None) -> Iterator[None]:
+    """Whatever asks the Hub meanwhile does so with this token, where one was given."""
+    before = os.environ.get("HF_TOKEN")
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    try:
+        yield
+    finally:
+        if token is not None:
+            os.environ.pop("HF_TOKEN", None)
+            os.environ |= {} if before is None else {"HF_TOKEN": before}
+
+
 def open_dataset(source: Source) -> "Dataset":
     """One split of a data set, without a transform.
 
@@ -133,9 +165,11 @@ def find_scores(folder: Path) -> "VoGScores | dict[str, VoGScores]":
     """
     from vog_hf.scores import MANIFEST_NAME, VoGScores
 
-    for place in (folder, folder / "scores", folder / "_vog" / "scores"):
+    places = (folder, folder / "scores", folder / "_vog" / "scores")
+    for place in places:
         if (place / MANIFEST_NAME).is_file():
             return VoGScores.load(place)
+    for place in places:
         splits = sorted(path.parent for path in place.glob(f"*/{MANIFEST_NAME}"))
         if splits:
             return {split.name: VoGScores.load(split) for split in splits}
@@ -157,6 +191,37 @@ def one_split(folder: Path) -> "VoGScores":
         msg = f"{folder} holds scores of the splits {', '.join(scores)}; pass the folder of one of them"
         raise OutputFolderError(msg)
     return scores
+
+
+def of_split(
+    scores: "VoGScores | dict[str, VoGScores]", split: str | None, place: Path
+) -> "VoGScores | dict[str, VoGScores]":
+    """The scores of the split that was asked for, where there are those of several; all of them where none was.
+
+    Raises:
+        ConfigError: There are none of that split.
+    """
+    if split is None or not isinstance(scores, dict):
+        return scores
+    return scores[one_of(scores, split, place)]
+
+
+def one_of(splits: Collection[str], split: str | None, place: Path | str) -> str:
+    """The split that was asked for, else the only one that has scores.
+
+    Raises:
+        ConfigError: There is no such split, or there are several and none was asked for.
+    """
+    if not splits:
+        msg = f"{place} has no scores in this configuration; name another with --config, or `vog-hf push` scores to it"
+        raise ConfigError(msg)
+    if split is None and len(splits) == 1:
+        return next(iter(splits))
+    if split is None or split not in splits:
+        got = "none" if split is None else repr(split)
+        msg = f"{place} holds scores of the splits {', '.join(splits)}; choose one with --split, got {got}"
+        raise ConfigError(msg)
+    return split
 
 
 def note_source(folder: Path, source: Source) -> None:
@@ -200,3 +265,34 @@ def scored_rows(source: Source, scores: "VoGScores | dict[str, VoGScores]", *, p
     """The data set of scores, or a `DatasetDict` where they are of several splits."""
     quieten(progress=progress)
     return open_splits(source, scores) if isinstance(scores, dict) else open_dataset(source)
+
+
+def require_new(path: Path | None, option: str) -> None:
+    """Raise OutputFolderError where a data set would replace something."""
+    if path is not None and path.exists():
+        msg = f"{option} {path} exists already; choose another path, or delete it"
+        raise OutputFolderError(msg)
+
+
+@contextmanager
+def saved(dataset: "Dataset", path: Path | None) -> Iterator[None]:
+    """Write a data set as a parquet file, where the path is called so, or a folder; nothing without a path.
+
+    It is written before what is done meanwhile, and it is in its place only once that went well: whole or not at all.
+    """
+    from vog_hf.files import explained_disk_errors
+
+    if path is None:
+        yield
+        return
+    with ExitStack() as kept:
+        with in_options(output_dir="path"), explained_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = kept.enter_context(TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
+            written = Path(folder) / path.name
+            if path.suffix == ".parquet":
+                dataset.to_parquet(written)
+            else:
+                dataset.save_to_disk(str(written))
+        yield
+        written.rename(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vog_hf.errors import ConfigError, DataError, ModelError, SnapshotError
+from vog_hf.gradients import LABEL_NAMES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-LABEL_COLUMNS = ("labels", "label", "label_ids")
 HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions are of these, too
 TEXT_COLUMNS = ("text", "sentence", "content")
 UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger number
@@ -145,7 +145,7 @@ class Preparation:
 
         inputs = [{name: value for name, value in row.items() if name != self.label} for row in rows]
         pad = default_data_collator if self.kind == "image" else DataCollatorWithPadding(self.processor)
-        if self.label not in LABEL_COLUMNS:  # then the scorer takes it from the rows, by its name
+        if self.label not in LABEL_NAMES:  # then the scorer takes it from the rows, by its name
             return dict(pad(inputs))
         return {**pad(inputs), **default_data_collator([{self.label: row[self.label]} for row in rows])}
 
@@ -295,7 +295,7 @@ def _find_input(dataset: "Dataset", kind: str, label: str | None) -> str:
 def _find_label(dataset: "Dataset") -> str | None:
     from datasets import ClassLabel
 
-    usual = [name for name in LABEL_COLUMNS if name in dataset.column_names]
+    usual = [name for name in LABEL_NAMES if name in dataset.column_names]
     if usual:
         return usual[0]
     classes = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]

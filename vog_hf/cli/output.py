@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +93,10 @@ class Output:
         if self.messages.is_terminal and not self.as_json:
             self._line(self.messages, Text(f"Hint: {text}", "dim"))
 
+    def notice(self, text: str) -> None:
+        """Print what everybody must know, also beside a JSON document."""
+        self._line(self.messages, Text(text))
+
     def error(self, error: BaseException) -> None:
         """Print what went wrong in one line, with the traceback before it under ``--debug``."""
         if self.debug:
@@ -107,6 +113,36 @@ class Output:
     def _line(console: Console, text: Text) -> None:
         """Wrapped at words on a terminal, else one line however long."""
         console.print(text, soft_wrap=not console.is_terminal)
+
+
+@contextmanager
+def in_options(**options: str) -> Iterator[None]:
+    """Errors of the library meanwhile name options of the command line where it names its arguments.
+
+    Args:
+        options: By the name of an argument.
+
+    Example:
+        >>> with in_options(split="--split-name"):
+        ...     raise VoGError("there is no split 'test'; pass split='train'")
+        Traceback (most recent call last):
+        vog_hf.errors.VoGError: there is no split 'test'; pass --split-name 'train'
+    """
+    try:
+        yield
+    except VoGError as error:
+        error.args = tuple(_in_options(part, options) if isinstance(part, str) else part for part in error.args)
+        raise
+
+
+def _in_options(text: str, options: Mapping[str, str]) -> str:
+    for name, option in options.items():
+        # A word such as "split" is an argument where "=" follows it, and a value, a blank or the end of a part.
+        text = re.sub(rf"(?<![\w./(-]){name}=(?=[\s'\",;.)\[]|$)", f"{option} ", text)
+        if "_" in name:
+            text = re.sub(rf"(?<![\w./(-]){name}(=True\b)?(?![\w=/])", option, text)
+        text = re.sub(rf"{re.escape(option)} (?=[\s,;.)]|$)", option, text)
+    return text
 
 
 def in_words(value: Any) -> str:

@@ -6,17 +6,22 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.data import (
+    PUSH_OPTIONS,
     Columns,
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
     ScoresArgument,
     SplitOption,
+    TokenOption,
     find_scores,
+    hub_token,
+    of_split,
     scored_rows,
     source_for,
 )
-from vog_hf.cli.output import Output
+from vog_hf.cli.output import Output, in_options
+from vog_hf.errors import ConfigError
 
 
 def sections(given: list[str]) -> dict[str, str]:
@@ -70,9 +75,7 @@ def push(
         list[str] | None, typer.Option(metavar="TITLE=TEXT", help="Text of your own for the card; can be repeated.")
     ] = None,
     commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
-    token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
-    ] = None,
+    token: TokenOption = None,
 ) -> None:
     """Push a scored data set to the Hub, with a card.
 
@@ -82,26 +85,33 @@ def push(
     from vog_hf.hub import push_scored_dataset
 
     if revision is not None and create_pr:
-        raise typer.BadParameter("a pull request has a branch of its own: leave out --revision or --create-pr")
+        msg = "a pull request has a branch of its own: leave out --revision or --create-pr"
+        raise typer.BadParameter(msg, param_hint="--revision")
     words = sections(card_section or [])
-    found = find_scores(scores)
+    of_all = find_scores(scores)
+    found = of_split(of_all, split, scores)
+    if isinstance(found, dict) and split_name is not None:
+        msg = f"--split-name names one split, and {scores} holds scores of {', '.join(found)}; choose one with --split"
+        raise ConfigError(msg)
     source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
-    rows = scored_rows(source, found, progress=out.shows_progress)
-    url = push_scored_dataset(
-        rows,
-        repo_id,
-        scores=found,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        scores_only=scores_only,
-        config_name=config_name,
-        split=split_name,
-        columns=str(columns),
-        heat_maps=heat_maps,
-        show_rows=show_rows,
-        card_sections=words,
-        commit_message=commit_message,
-        token=token,
-    )
+    with hub_token(token):
+        rows = scored_rows(source, found, progress=out.shows_progress)
+    with in_options(**PUSH_OPTIONS):
+        url = push_scored_dataset(
+            rows,
+            repo_id,
+            scores=found,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            scores_only=scores_only,
+            config_name=config_name,
+            split=split_name or (None if found is of_all else split),
+            columns=str(columns),
+            heat_maps=heat_maps,
+            show_rows=show_rows,
+            card_sections=words,
+            commit_message=commit_message,
+            token=token,
+        )
     out.result("Pushed", {"url": url})

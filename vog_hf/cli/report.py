@@ -12,11 +12,14 @@ from vog_hf.cli.data import (
     DatasetRevisionOption,
     ScoresArgument,
     SplitOption,
+    TokenOption,
     find_scores,
+    hub_token,
+    of_split,
     scored_rows,
     source_for,
 )
-from vog_hf.cli.output import Output
+from vog_hf.cli.output import Output, in_options
 
 
 @command(
@@ -44,6 +47,7 @@ def report(
     max_table_rows: Annotated[
         int, typer.Option(metavar="INTEGER", help="Rows of the table, from both ends; 0: no table.")
     ] = 1_000,
+    token: TokenOption = None,
 ) -> None:
     """Write an HTML report of scores and their rows.
 
@@ -52,14 +56,20 @@ def report(
     """
     from vog_hf.report import write_report
 
-    if numbers_only and (dataset, config, split, dataset_revision) != (None, None, None, None):
-        msg = "--numbers-only reads no data set; leave out --dataset, --config, --split and --dataset-revision"
-        raise typer.BadParameter(msg)
-    found, rows = find_scores(scores), None
+    if numbers_only and {dataset, config, dataset_revision, token} != {None}:
+        msg = "reads no data set; leave out --dataset, --config, --dataset-revision and --token"
+        raise typer.BadParameter(msg, param_hint="--numbers-only")
+    of_all = find_scores(scores)
+    if numbers_only and split is not None and not isinstance(of_all, dict):
+        msg = f"reads no data set, and {scores} holds the scores of one split; leave out --split"
+        raise typer.BadParameter(msg, param_hint="--numbers-only")
+    found, rows = of_split(of_all, split, scores), None
     if not numbers_only:
         source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
-        rows = scored_rows(source, found, progress=out.shows_progress)
-    path = write_report(
-        found, rows, output, title=title, top_k=top_k, per_class=per_class, max_table_rows=max_table_rows
-    )
+        with hub_token(token):
+            rows = scored_rows(source, found, progress=out.shows_progress)
+    with in_options(top_k="--top-k", per_class="--per-class", max_table_rows="--max-table-rows"):
+        path = write_report(
+            found, rows, output, title=title, top_k=top_k, per_class=per_class, max_table_rows=max_table_rows
+        )
     out.result("Report written", {"report": str(path), "bytes": path.stat().st_size})

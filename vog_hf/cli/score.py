@@ -8,10 +8,21 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import Columns, ConfigOption, DatasetRevisionOption, Source, SplitOption
-from vog_hf.cli.output import Output
+from vog_hf.cli.data import Columns, ConfigOption, DatasetRevisionOption, Source, SplitOption, TokenOption, hub_token
+from vog_hf.cli.output import Output, in_options
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+OPTIONS = {  # by the name of the argument of the scorer
+    "batch_size": "--batch-size",
+    "dtype": "--dtype",
+    "label": "--label",
+    "label_column": "--label-column",
+    "memory_budget": "--memory-budget",
+    "num_workers": "--workers",
+    "output_dir": "--output",
+    "target": "--target",
+    "torch_compile": "--torch-compile",
+}
 
 
 class Target(StrEnum):
@@ -160,6 +171,7 @@ def score(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, metavar="INTEGER", help="Processes that read rows ahead.")] = 0,
     torch_compile: Annotated[bool, typer.Option("--torch-compile", help="Compile the model first.")] = False,
+    token: TokenOption = None,
 ) -> None:
     """Score the rows of a data set from stored snapshots of a model.
 
@@ -170,37 +182,40 @@ def score(
     from vog_hf.cli.scoring import Wanted, score_all
 
     if snapshots and snapshot_revision:
-        raise typer.BadParameter("snapshots come as paths or as --snapshot-revision, not as both")
+        msg = "snapshots come as paths or as --snapshot-revision, not as both"
+        raise typer.BadParameter(msg, param_hint="--snapshot-revision")
     targets = tuple(map(str, target or [Target.LOGIT]))
-    found = score_all(
-        Wanted(
-            model=model,
-            revision=revision,
-            snapshots=snapshots or [],
-            snapshot_revisions=snapshot_revision or [],
-            source=Source(dataset, config, split, dataset_revision),
-            processor=processor,
-            input_columns=input_column or [],
-            label_column=label_column,
-            max_length=max_length,
-        ),
-        output=output,
-        save_dataset=save_dataset,
-        columns=str(columns),
-        choices={
-            "target": targets if len(targets) > 1 else targets[0],
-            "label": str(label),
-            "dtype": str(dtype),
-            "heat_maps": heat_maps,
-        },
-        options={
-            "batch_size": batch_size,
-            "memory_budget": memory(memory_budget),
-            "num_workers": workers,
-            "progress": out.shows_progress,
-            "torch_compile": torch_compile,
-        },
+    wanted = Wanted(
+        model=model,
+        revision=revision,
+        snapshots=snapshots or [],
+        snapshot_revisions=snapshot_revision or [],
+        source=Source(dataset, config, split, dataset_revision),
+        processor=processor,
+        input_columns=input_column or [],
+        label_column=label_column,
+        max_length=max_length,
     )
+    with hub_token(token), in_options(**OPTIONS):
+        found = score_all(
+            wanted,
+            output=output,
+            save_dataset=save_dataset,
+            columns=str(columns),
+            choices={
+                "target": targets if len(targets) > 1 else targets[0],
+                "label": str(label),
+                "dtype": str(dtype),
+                "heat_maps": heat_maps,
+            },
+            options={
+                "batch_size": batch_size,
+                "memory_budget": memory(memory_budget),
+                "num_workers": workers,
+                "progress": out.shows_progress,
+                "torch_compile": torch_compile,
+            },
+        )
     if found is not None:
         tail = found["hard_tail"]
         shown = {"output": found["output"], "saved": found["saved"], "in this run": tail and tail["in_words"]}

@@ -3,20 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import transformers.utils.logging
 from datasets import Dataset
 from torch import nn
 
-from vog_hf.cli.data import Source, note_source, open_dataset, quieten
-from vog_hf.cli.model import LABEL_COLUMNS, Preparation, find_snapshots, load_model, model_folder, prepare, prepared
+from vog_hf.cli.data import Source, note_source, open_dataset, quieten, require_new, saved
+from vog_hf.cli.model import Preparation, find_snapshots, load_model, model_folder, prepare, prepared
 from vog_hf.columns import add_vog_columns, check_column_names, core_column_names
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, OutputFolderError, SnapshotError
+from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.evaluation import RANKING_COLUMNS, hard_tail
-from vog_hf.files import explained_disk_errors, write_atomically
+from vog_hf.gradients import LABEL_NAMES
 from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores, write_manifest
@@ -36,6 +35,11 @@ class Wanted:
     input_columns: Sequence[str]
     label_column: str | None
     max_length: int | None
+
+    @property
+    def model_revision(self) -> str | None:
+        """Of the model and its processor: the one that was named, else that of the last snapshot."""
+        return self.revision or next(reversed(self.snapshot_revisions), None)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Opened:
     @property
     def label_column(self) -> str | None:
         """For `VoGConfig`: None where the scorer finds the label by itself."""
-        return None if self.preparation.label in LABEL_COLUMNS else self.preparation.label
+        return None if self.preparation.label in LABEL_NAMES else self.preparation.label
 
 
 def score_all(
@@ -83,7 +87,7 @@ def score_all(
         VoGError: What cannot be opened, scored or written, and why.
     """
     processes = current_processes()
-    require_new(save_dataset)
+    require_new(save_dataset, "--save-dataset")
     progress = bool(options["progress"])
     opened = run_together(processes, "opening model and data", lambda: open_all(wanted, progress=progress))
     config = configuration(opened, choices, saves=save_dataset is not None)
@@ -110,7 +114,7 @@ def open_all(wanted: Wanted, *, progress: bool) -> Opened:
     snapshots = _snapshots(wanted)
     rows = open_dataset(wanted.source)
     name = model_folder(wanted.model)
-    revision = wanted.revision or (wanted.snapshot_revisions[-1] if wanted.snapshot_revisions else None)
+    revision = wanted.model_revision
     model = load_model(name, revision=revision)
     preparation = prepare(
         model,
@@ -147,7 +151,7 @@ def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> Non
     manifest = scores.manifest
     scores.manifest = {
         **manifest,
-        "model": {**manifest["model"], "revision": wanted.revision},
+        "model": {**manifest["model"], "revision": wanted.model_revision},
         "transform": opened.preparation.described(),
         "data": {**manifest["data"], "source": wanted.source.public()},
     }
@@ -159,26 +163,8 @@ def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> Non
 def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: str) -> None:
     """Write the data set with its scores as a parquet file or a folder, whole or not at all; nothing without a path."""
     if path is not None:
-        save_dataset(add_vog_columns(rows, scores, columns), path)
-
-
-def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write a data set as a parquet file, where the path is called so, or a folder; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        write_atomically(path, dataset.to_parquet)
-        return
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        with explained_disk_errors(path):
-            dataset.save_to_disk(str(Path(temporary) / "data"))
-        (Path(temporary) / "data").rename(path)
-
-
-def require_new(path: Path | None, option: str = "--save-dataset") -> None:
-    """Raise OutputFolderError where a data set would replace something."""
-    if path is not None and path.exists():
-        msg = f"{option} {path} exists already; choose another path, or delete it"
-        raise OutputFolderError(msg)
+        with saved(add_vog_columns(rows, scores, columns), path):
+            pass
 
 
 def findings(scores: VoGScores, output: Path, source: Source, saved: Path | None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.output import Output
-from vog_hf.errors import ConfigError
+from vog_hf.cli.data import TokenOption, one_of
+from vog_hf.cli.output import Output, in_options
 
 
 @command(
@@ -33,9 +33,7 @@ def space(
             help="What pip installs vog_hf from there, e.g. `vog-hf[review]==0.1.0`. Default: a copy of this one.",
         ),
     ] = None,
-    token: Annotated[
-        str | None, typer.Option(metavar="TOKEN", help="Default: HF_TOKEN, or what `hf auth login` stored.")
-    ] = None,
+    token: TokenOption = None,
 ) -> None:
     """Write the folder of a Space that reviews a scored data set.
 
@@ -46,10 +44,9 @@ def space(
     from vog_hf.review.space import SpaceOf, write_space
 
     import_gradio()  # whose version the Space will run
-    splits = pushed_splits(repo_id, revision=revision, config_name=config, token=token)
-    if split not in splits and (split is not None or len(splits) != 1):
-        msg = f"{repo_id} has scores of the splits {', '.join(splits) or 'none'}; choose one with --split, got {split}"
-        raise ConfigError(msg)
-    folder = write_space(output, SpaceOf(repo_id, config, split or splits[0], revision), package=package)
-    out.result("Space written", {"folder": str(folder), "dataset": repo_id, "split": split or splits[0]})
+    with in_options(config_name="--config", token="--token"):  # noqa: S106 (the name of an option)
+        splits = pushed_splits(repo_id, revision=revision, config_name=config, token=token)
+    split = one_of(splits, split, repo_id)
+    folder = write_space(output, SpaceOf(repo_id, config, split, revision), package=package)
+    out.result("Space written", {"folder": str(folder), "dataset": repo_id, "split": split})
     out.hint(f"hf upload OWNER/NAME {folder} --repo-type space")

@@ -4,7 +4,8 @@ from vog_hf.review.agreement import resolve, reviewer_agreement
 from vog_hf.review.app import review_app
 from vog_hf.review.apply import apply_review
 from vog_hf.review.argilla import from_argilla, to_argilla
-from vog_hf.review.journal import DECISIONS, Decision, Journal, read_decisions
+from vog_hf.review.decision import DECISIONS, Decision
+from vog_hf.review.journal import Journal, read_decisions
 from vog_hf.review.queue import Filter, Queue
 
 __all__ = [

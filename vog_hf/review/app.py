@@ -18,7 +18,15 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 CLOSED = {"allowed_paths": [], "max_file_size": 1, "footer_links": [], "ssr_mode": False, "share": False}
 
 
-def review_app(scores: VoGScores, dataset: Any, journal: str | Path, *, title: str = "", reviewer: str = "") -> Any:
+def review_app(
+    scores: VoGScores,
+    dataset: Any,
+    journal: str | Path,
+    *,
+    title: str = "",
+    reviewer: str = "",
+    is_from_hub: bool = False,
+) -> Any:
     """An app to walk through the rows of a data set and to decide about them.
 
     Every decision is in the journal before the next row is shown. A page can be reloaded, and the server ended and
@@ -31,6 +39,8 @@ def review_app(scores: VoGScores, dataset: Any, journal: str | Path, *, title: s
         journal: File for the decisions; one of the same rows is gone on with.
         title: Name of the data set, for the top of the page.
         reviewer: Name that the page proposes; without one it asks.
+        is_from_hub: Whether the data set is somebody's on the Hub. Its rows may name any file of this machine as their
+            picture or sound: then just those are shown that lie in the caches of datasets and huggingface_hub.
 
     Returns:
         A `gradio.Blocks`; its ``launch()`` listens on this machine alone unless it is given a ``server_name``.
@@ -42,7 +52,8 @@ def review_app(scores: VoGScores, dataset: Any, journal: str | Path, *, title: s
     if dataset is not None:
         verify_shown_rows(dataset, scores)
     gradio = import_gradio()
-    desk = Desk(scores, dataset, Journal.open(Path(journal), scores), title=title, reviewer=reviewer)
+    opened = Journal.open(Path(journal), scores)
+    desk = Desk(scores, dataset, opened, title=title, reviewer=reviewer, is_from_hub=is_from_hub)
 
     class ReviewApp(gradio.Blocks):  # type: ignore[name-defined]
         def launch(self, *given: Any, **options: Any) -> Any:

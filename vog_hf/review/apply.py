@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value
 
 from vog_hf.columns import verify_rows
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
+from vog_hf.loading import with_columns
 from vog_hf.review.agreement import Resolved, resolve
-from vog_hf.review.decision import Decision, hex_of, require_valid
+from vog_hf.review.decision import DECISIONS, Decision, hex_of, require_valid
 from vog_hf.review.header import JournalHeader
 from vog_hf.review.journal import Journal, read_journal
 from vog_hf.rows import RowIdentity, has_table, identify_rows, integer_column
@@ -67,6 +68,10 @@ class Review:
         dropped = self.dropped if mode in ("filter", "clean") else []
         return np.setdiff1d(np.arange(len(self.dataset)), np.array(dropped, dtype=np.int64))
 
+    def corrects(self, mode: str) -> bool:
+        """Whether there are labels that others take the place of."""
+        return mode in ("correct", "clean") and bool(self.relabelled) and self.label_column is not None
+
     def counts(self) -> dict[str, int]:
         """How many rows each decision counts for, in the order of their frequency."""
         return dict(Counter(one.decision for one in self.resolved.values()).most_common())
@@ -77,32 +82,48 @@ class Review:
         decided: list[str | None] = [None] * len(self.dataset)
         for row, one in self.resolved.items():
             decided[row] = one.decision
-        features, columns = Features({REVIEW: Value("string")}), [pa.array(decided, pa.string())]
+        features, columns = Features({REVIEW: Value("string")}), {REVIEW: pa.array(decided, pa.string())}
         if self.label_column is not None:
-            features[REVIEWED] = self.dataset.features[self.label_column]
-            columns.append(self._reviewed_labels(self.label_column))
-        added = Dataset(pa.table(columns, schema=features.arrow_schema))
-        found: Any = concatenate_datasets([self.dataset, added], axis=1, info=None, split=self.dataset.split)
-        if mode in ("correct", "clean") and self.relabelled and self.label_column is not None:
-            found = _with_labels_of(found, self.label_column, REVIEWED)
+            for name in (REVIEWED, self.label_column) if self.corrects(mode) else (REVIEWED,):
+                features[name] = self.dataset.features[self.label_column]
+                columns[name] = self._reviewed_labels(self.label_column)
+        earlier = [name for name in (REVIEW, REVIEWED) if name in self.dataset.column_names]
+        found = with_columns(self.dataset.remove_columns(earlier), pa.table(columns, schema=features.arrow_schema))
         if mode in ("filter", "clean") and self.dropped:
             found = found.select(self.kept(mode))
         return found
 
     def scores(self, scores: VoGScores, applied: Dataset, mode: str) -> VoGScores:
-        """The scores of the data set that comes of it: its rows' own, with the identity that these rows have now.
+        """The scores of the data set that comes of it: its rows' own, with identity and labels that these have now.
+
+        Values stay those that were computed under the given labels; ``manifest["review"]`` says so.
 
         Args:
             scores: Of the data set that was reviewed.
             applied: What `apply` gave.
             mode: How it was applied.
         """
-        if mode == "flag":
+        scored = scores.identity.columns
+        if mode == "flag" and REVIEW not in scored and REVIEWED not in scored:
             return scores
-        kept = scores.select(self.kept(mode))
-        names = [name for name in scores.identity.columns if name in applied.column_names]
+        rows = self.kept(mode)
+        kept = scores.select(rows)
+        names = [name for name in scored if name in applied.column_names]
         identity = identify_rows(applied.select_columns(names)) if names else RowIdentity(len(applied), {}, None)
-        kept.manifest |= {"data": {"columns": identity.columns}, "review": {"mode": mode, "rows_scored": len(scores)}}
+        earlier = scores.manifest.get("review", {})
+        corrects = self.corrects(mode) and "label" in kept.column_names
+        if corrects:
+            label, new = kept.column("label"), self.relabelled  # the column is a copy: `select` has made it
+            for place in np.flatnonzero(np.isin(rows, list(new))):
+                label[place] = new[int(rows[place])]
+        kept.manifest |= {
+            "data": {**scores.manifest.get("data", {}), "columns": identity.columns},
+            "review": {
+                "mode": mode,
+                "rows_scored": earlier.get("rows_scored", len(scores)),
+                "labels": "reviewed" if corrects else earlier.get("labels", "given"),
+            },
+        }
         kept.row_hash = identity.row_hash
         return kept
 
@@ -132,7 +153,7 @@ def apply_review(
     Two columns are added: ``review`` (text: keep, relabel, drop, unsure; None where nobody decided) and
     ``label_reviewed``, of the feature of the labels: the new label of a relabelled row, the given one of every other.
     Where reviewers differ, what more than half of them decided counts, else the row is unsure and its label stays: see
-    `vog_hf.review.resolve`.
+    `vog_hf.review.resolve`. Columns of these names that an earlier review has written are replaced.
 
     Args:
         dataset: What was reviewed: one split, with or without a transform (which is not kept) and columns of scores.
@@ -149,7 +170,7 @@ def apply_review(
         RowMismatchError: The decisions are about other data, or about another version of a row.
         JournalError: The journal is missing or damaged.
         ConfigError: An unknown mode, decisions that no journal would take, no such label column, or columns ``review``
-            or ``label_reviewed`` already.
+            or ``label_reviewed`` that no review has written.
         DataError: No `datasets.Dataset`.
 
     Example:
@@ -187,6 +208,7 @@ def plan_review(
         has = "has labels" if column is None else "has no such classes"
         msg = f"rows are relabelled by number of class, and {lacking} {has}; pass label_column="
         raise ConfigError(msg)
+    _warn_of_lost(stored, resolved)
     return Review(stored, standing, resolved, column, labels, class_names)
 
 
@@ -203,9 +225,32 @@ def _require_table(dataset: Any) -> None:
         msg = f"a review is applied to a datasets.Dataset, got a {type(dataset).__name__}; {advice}"
         raise DataError(msg)
     taken = [name for name in (REVIEW, REVIEWED) if name in dataset.column_names]
-    if taken:
-        msg = f"the review adds the columns {taken}, which the data set has already; drop or rename them first"
+    if taken and _earlier_decisions(dataset) is None:
+        msg = (
+            f"the review adds the columns {[REVIEW, REVIEWED]}, and the data set has {taken}, which no review has "
+            f"written; rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}')"
+        )
         raise ConfigError(msg)
+
+
+def _earlier_decisions(dataset: Dataset) -> list[str | None] | None:
+    """What an earlier review left in its column; None where there is none of its kind."""
+    if REVIEW not in dataset.column_names or dataset.features[REVIEW] != Value("string"):
+        return None
+    values: list[str | None] = dataset.with_format(None)[REVIEW][:]
+    return values if set(values) <= {None, *DECISIONS} else None
+
+
+def _warn_of_lost(dataset: Dataset, resolved: dict[int, Resolved]) -> None:
+    """Say where an earlier review's decisions are in no column any more."""
+    earlier = _earlier_decisions(dataset) or []
+    lost = sum(decision is not None and row not in resolved for row, decision in enumerate(earlier))
+    if lost:
+        logger.warning(
+            "an earlier review decided about rows that this one says nothing of (%d); its columns are replaced, and "
+            "what it decided stays in its journal alone",
+            lost,
+        )
 
 
 def _collected(decisions: Decisions, scores: VoGScores | None) -> tuple[JournalHeader | None, list[Decision], str]:
@@ -306,11 +351,3 @@ def _require_same_rows(
                 f"{'no label' if one.old_label is None else one.old_label}; {advice}"
             )
             raise RowMismatchError(msg)
-
-
-def _with_labels_of(dataset: Dataset, name: str, source: str) -> Dataset:
-    """The data set with another column's values in the place of a column."""
-    columns = dataset.column_names
-    new = dataset.select_columns([source]).rename_column(source, name)
-    joined: Any = concatenate_datasets([dataset.remove_columns(name), new], axis=1, info=None, split=dataset.split)
-    return joined.select_columns(columns)

@@ -8,7 +8,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -21,7 +21,8 @@ from vog_hf.errors import ConfigError, VoGError
 from vog_hf.evaluation import hard_tail
 from vog_hf.pictures import class_names, has_classes, ranking_column, row_texts
 from vog_hf.review.agreement import reviewer_agreement
-from vog_hf.review.journal import DECISIONS, Decision, Journal
+from vog_hf.review.decision import DECISIONS, Decision
+from vog_hf.review.journal import Journal
 from vog_hf.review.page import PageMaker
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.row import TITLES, RowMaker
@@ -74,17 +75,25 @@ class Desk:
         journal: Where the decisions go.
         title: Name of the data set.
         reviewer: Name that the page proposes to whoever opens it.
+        is_from_hub: Whether the rows are somebody's on the Hub, and may not show any file of this machine.
     """
 
     def __init__(
-        self, scores: VoGScores, dataset: Any, journal: Journal, *, title: str = "", reviewer: str = ""
+        self,
+        scores: VoGScores,
+        dataset: Any,
+        journal: Journal,
+        *,
+        title: str = "",
+        reviewer: str = "",
+        is_from_hub: bool = False,
     ) -> None:
         self.title = printable(title)
         self._scores, self._journal, self._reviewer = scores, journal, reviewer
         texts = None if dataset is None else row_texts(dataset)
         self._has_texts = texts is not None
         self._queue = Queue(scores, texts)
-        self._rows = RowMaker(scores, dataset)
+        self._rows = RowMaker(scores, dataset, is_from_hub=is_from_hub)
         self._pages = PageMaker(scores)
         self._writing = threading.Lock()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="vog-review-ahead")
@@ -161,8 +170,8 @@ class Desk:
         return {"verdict": f"{verdict(self._tail)} (by {self._column}).", "agreement": self._agreement()}
 
     def decisions(self, _: Asked) -> Answer:
-        """The journal, to be saved by the browser."""
-        return {"name": self._journal.path.name, "text": self._journal.path.read_text(encoding="utf-8")}
+        """The whole journal, everybody's decisions, to be saved by the browser."""
+        return {"name": self._journal.path.name, "text": self._journal.text()}
 
     def sound(self, asked: Asked) -> Answer:
         """The sound of a row beside the one that is shown."""
@@ -276,7 +285,7 @@ class Desk:
         return answer
 
     def _shown_row(self, row: int, chosen: Filter) -> dict[str, str]:
-        near = [int(other) for other in self._queue.neighbours(row, replace(chosen, undecided=False), NEIGHBOURS)]
+        near = [int(other) for other in self._queue.neighbours(row, chosen, NEIGHBOURS)]
         return self._pages.row(self._rows.view(row), self._rows.small_views(near))
 
     def _class_of(self, column: str, row: int) -> int | None:

@@ -18,14 +18,12 @@ from uuid import uuid4
 from vog_hf.errors import ConfigError, JournalError
 from vog_hf.files import explained_disk_errors
 from vog_hf.review.appending import append_line, fsync_folder, read_from, write_all
-from vog_hf.review.decision import DECISIONS, Decision, hex_of, is_whole, now, require_valid
+from vog_hf.review.decision import Decision, hex_of, is_whole, now, require_valid
 from vog_hf.review.events import DECIDE, UNDO, Events, Key, is_json
 from vog_hf.review.header import JournalHeader, given_labels, is_header_start
 from vog_hf.scores import VoGScores
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["DECISIONS", "Decision", "Journal", "JournalHeader", "read_decisions", "read_journal"]
 
 
 class Journal:
@@ -105,6 +103,16 @@ class Journal:
             self._refresh()
             return dict(self._contents.standing)
 
+    def text(self) -> str:
+        """The file as it is, without a last line that was cut off.
+
+        Raises:
+            JournalError: What others appended is damaged, or the file is gone.
+        """
+        with self._guard, self._opened() as file:
+            self._take_in(file)
+            return read_from(file, 0, self._place[2] if self._place else 0).decode("utf-8")
+
     def decide(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
         """Write down a decision; when this returns, it is on disk.
 
@@ -112,7 +120,7 @@ class Journal:
 
         Args:
             row: Number of the row.
-            decision: One of `DECISIONS`.
+            decision: One of `vog_hf.review.DECISIONS`.
             reviewer: Who decides.
             label: The new label, of ``"relabel"`` only.
             note: Anything.

@@ -7,12 +7,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vog_hf.pictures import class_names
-from vog_hf.review.journal import Decision
+from vog_hf.review.decision import Decision
 from vog_hf.review.row import RowView, SmallView
 from vog_hf.scores import VoGScores
 from vog_hf.text import printable
 from vog_hf.wording import heat_note
 
+LABEL_NOTE = (
+    "Labels here are those of an earlier review; scores, confidence and heat maps are those of the labels before it."
+)
 WORDS = {"keep": "Keep", "relabel": "Relabel", "drop": "Drop", "unsure": "Unsure"}
 
 
@@ -25,6 +28,8 @@ class PageMaker:
 
     def __init__(self, scores: VoGScores) -> None:
         self._scores = scores
+        labels = scores.manifest.get("review", {}).get("labels")
+        self._label_note = LABEL_NOTE if labels == "reviewed" else ""
         environment = Environment(
             loader=PackageLoader("vog_hf.review", "templates"),
             autoescape=True,
@@ -40,7 +45,8 @@ class PageMaker:
         """The parts of the page that show a row: ``stage``, ``facts`` and ``near``."""
         kind = "overlay" if view.picture is not None else "strip"
         note = heat_note(self._scores, {kind}) if view.heat is not None else ""
-        module = self._row.make_module({"view": view, "near": near, "heat_note": note, "kind": kind})
+        notes = {"heat_note": note, "label_note": self._label_note}
+        module = self._row.make_module({"view": view, "near": near, "kind": kind, **notes})
         return {part: str(getattr(module, part)()) for part in ("stage", "facts", "near_rows")}
 
     def said(self, row: int, mine: Mapping[int, Decision], others: Mapping[int, list[Decision]]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vog_hf.pictures import has_classes, row_heat, row_values, show_rows, thumbnail
+from vog_hf.review.named_files import NamedFiles
 from vog_hf.review.sound import Sounds
 from vog_hf.scores import COMPANIONS, VoGScores
 from vog_hf.text import number, printable
@@ -95,12 +96,14 @@ class RowMaker:
     Args:
         scores: Of the data set.
         dataset: Its rows; None = records of the numbers alone.
+        is_from_hub: Whether they are somebody's on the Hub: then files outside of caches that they name are not shown.
     """
 
-    def __init__(self, scores: VoGScores, dataset: Any) -> None:
+    def __init__(self, scores: VoGScores, dataset: Any, *, is_from_hub: bool = False) -> None:
         self._scores = scores
         self._dataset = dataset
-        self._sounds = Sounds(dataset)
+        self._files = NamedFiles(dataset) if is_from_hub else None
+        self._sounds = Sounds(dataset, is_from_hub=is_from_hub)
         self._has_classes = has_classes(scores)
         self._listed = [name for name in LISTED if name in scores.column_names]
         self.view = lru_cache(maxsize=32)(self._view)
@@ -115,7 +118,9 @@ class RowMaker:
         return self._sounds.source(row)
 
     def _content(self, row: int) -> Image.Image | str | None:
-        return None if self._dataset is None else show_rows(self._dataset, [row])[0]
+        if self._dataset is None or (self._files is not None and not self._files.are_cached(row)):
+            return None
+        return show_rows(self._dataset, [row])[0]
 
     def _view(self, row: int) -> RowView:
         content = self._content(row)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vog_hf.review.named_files import is_cached
+
 MAX_BYTES = 20 * 2**20  # of one row's sound; it travels inside the page
 SOUND_NAMES = ("audio", "sound", "speech", "file")
 # How files of sound begin (offset, bytes), and their type. A data set may name any file of the machine as a row's
@@ -31,13 +33,16 @@ class Sounds:
     Args:
         dataset: A `datasets.Dataset` with an ``Audio`` column, or any map-style data set whose rows hold, under a name
             such as ``audio``, a mapping with ``bytes`` or with ``array`` and ``sampling_rate``.
+        is_from_hub: Whether the rows are somebody's on the Hub: then of the files that they name just those in caches
+            are read.
 
     Attributes:
         any: Whether a column of sounds is known.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, *, is_from_hub: bool = False) -> None:
         self._rows, self._name = _undecoded(dataset)
+        self._may_read = is_cached if is_from_hub else _any_file
         self.any = self._name is not None
 
     def source(self, row: int) -> str | None:
@@ -53,7 +58,17 @@ class Sounds:
         stored = self._rows[row]
         names = SOUND_NAMES if self._name is None else (self._name,)
         values = [stored[name] for name in names if isinstance(stored, Mapping) and name in stored]
-        return next((source for source in map(_source, values) if source is not None), None)
+        return next((source for value in values if (source := self._source(value)) is not None), None)
+
+    def _source(self, value: Any) -> str | None:
+        if not isinstance(value, Mapping):
+            return None
+        if value.get("array") is not None and value.get("sampling_rate"):
+            return _uri("audio/wav", _wav(np.asarray(value["array"], dtype=np.float64), int(value["sampling_rate"])))
+        path = value.get("path")
+        content = value.get("bytes") or (_read(path) if path and self._may_read(path) else None)
+        kind = None if content is None else _kind(content)
+        return None if kind is None or content is None else _uri(kind, content)
 
 
 def _undecoded(dataset: Any) -> tuple[Any, str | None]:
@@ -75,19 +90,13 @@ def _fields(feature: Any) -> Mapping[str, Any]:
     return feature if isinstance(feature, Mapping) else {}
 
 
-def _source(value: Any) -> str | None:
-    if not isinstance(value, Mapping):
-        return None
-    if value.get("array") is not None and value.get("sampling_rate"):
-        return _uri("audio/wav", _wav(np.asarray(value["array"], dtype=np.float64), int(value["sampling_rate"])))
-    content = value.get("bytes") or _read(value.get("path"))
-    kind = None if content is None else _kind(content)
-    return None if kind is None or content is None else _uri(kind, content)
+def _any_file(_: str) -> bool:
+    return True
 
 
-def _read(path: str | None) -> bytes | None:
+def _read(path: str) -> bytes | None:
     """A file that stands in the data set for a row's sound; None where it cannot be read or is too large."""
-    if not path or not Path(path).is_file():  # nor a device or a pipe, which may have no end
+    if not Path(path).is_file():  # nor a device or a pipe, which may have no end
         return None
     try:
         with Path(path).open("rb") as file:

@@ -35,7 +35,8 @@ def summary(review: Review, mode: str) -> str:
             columns=columns, relabelled=_rows(len(review.relabelled)), dropped=_rows(len(review.dropped))
         ),
         *_agreement(review),
-        "Scores are those of the given labels among all rows that were scored.",
+        "Scores are those of the given labels among all rows that were scored"
+        + ("; what an error is goes by the labels of this version." if review.corrects(mode) else "."),
     ]
     return "\n".join(lines)
 

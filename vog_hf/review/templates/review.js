@@ -9,12 +9,13 @@ for (const outer of [".html-container", ".app"]) element.closest(outer)?.style.s
 let about = null;
 let shown = {row: null, mine: null, label: null, prediction: null};
 let busy = false;
+let drafts = {}; // notes that are in no journal yet, by who wrote them and about which row
 
 // Where this tab is: kept by the browser, so that a reload goes on there.
 const place = () => `vog-review ${about.key}`;
 function remember() {
   const values = {...filter(), skip: field("skip").value};
-  const kept = {reviewer: part("reviewer").value, values, row: shown.row, heat: root.dataset.heat};
+  const kept = {reviewer: part("reviewer").value, values, row: shown.row, heat: root.dataset.heat, drafts};
   sessionStorage.setItem(place(), JSON.stringify(kept));
 }
 function recalled() {
@@ -23,6 +24,14 @@ function recalled() {
   } catch {
     return {};
   }
+}
+
+const draft = (row) => `${part("reviewer").value.trim()} ${row}`;
+const written = () => shown.mine?.note ?? "";
+function keepNote() {
+  if (part("note").value === written()) delete drafts[draft(shown.row)];
+  else drafts[draft(shown.row)] = part("note").value;
+  remember();
 }
 
 function filter() {
@@ -100,7 +109,7 @@ async function render(answer) {
       : "No row passes these filters.";
   }
   part("said").innerHTML = answer.said ?? "";
-  part("note").value = answer.mine?.note ?? "";
+  part("note").value = drafts[draft(answer.row)] ?? written();
   close(part("picker"));
   for (const button of root.querySelectorAll("[data-decide]")) {
     button.setAttribute("aria-pressed", button.dataset.decide === answer.mine?.decision);
@@ -141,9 +150,13 @@ async function decide(decision, label = null) {
     if (about.classes.length) openPicker();
     return;
   }
-  const said = `${decision} of row ${shown.row}`;
-  const done = await ask("decide", {row: shown.row, decision, label, note: part("note").value});
+  const row = shown.row;
+  const said = `${decision} of row ${row}`;
+  const note = part("note").value;
+  const done = await ask("decide", {row, decision, label, note});
   if (done) {
+    if (drafts[draft(row)] === note) delete drafts[draft(row)];
+    remember();
     if (!part("status").textContent) part("status").textContent = `Written: ${said}.`;
     refreshFacts(1500);
   }
@@ -223,7 +236,7 @@ const actions = {
   },
   save: async () => {
     const file = await answerOf("decisions").catch(() => null);
-    if (!file || file.error) return complain("The server does not answer; nothing was saved.");
+    if (!file || file.error) return complain(file?.error ?? "The server does not answer; nothing was saved.");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([file.text], {type: "application/jsonl"}));
     link.download = file.name;
@@ -306,8 +319,14 @@ async function changed() {
   if (busy) typing = setTimeout(changed, 50);
   else await ask("show", {row: null});
 }
+part("note").addEventListener("input", keepNote);
 part("reviewer").addEventListener("change", () => {
   complain("");
+  for (const [at, note] of Object.entries(drafts)) {
+    if (!at.startsWith(" ")) continue; // it was written before there was a name
+    delete drafts[at];
+    drafts[`${part("reviewer").value.trim()}${at}`] ??= note;
+  }
   ask("show", {row: shown.row});
 });
 part("reviewer").addEventListener("keydown", (event) => {
@@ -338,6 +357,7 @@ part("reviewer").addEventListener("keydown", (event) => {
   const kept = recalled();
   part("reviewer").value = kept.reviewer ?? about.reviewer;
   if (kept.heat === "off") actions.heat();
+  drafts = kept.drafts ?? {};
   fill(kept.values ?? {});
   await ask("show", {row: kept.row ?? null});
   refreshFacts(0);
