@@ -50,6 +50,7 @@ def check(folder, figures, *, pairs):
     return written["figures"]
 
 
+@pytest.mark.slow
 def test_quick_benchmarks_run(tmp_path):
     """Each gives its figures, from as many rounds as were asked for; a missed target is a word, not a failure."""
     figures = check(tmp_path, {name: FIGURES[name] for name in QUICK}, pairs=2)

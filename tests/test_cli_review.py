@@ -156,6 +156,7 @@ def test_an_app_of_other_rows_is_refused(tmp_path):
     assert not (tmp_path / "journal.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_path):
     """A split that is not called train is found; so is its journal, whichever way it was named.
 

@@ -99,6 +99,7 @@ def test_a_replica_holds_what_the_model_holds(sharded, name):
     assert_close(held, states[-1], **tolerance(way))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_with_a_sharded_model_is_refused_on_every_process():
     """No process is left waiting for another; the messages say how to score all the same."""
     run("refuse_sharded.py", processes=2)

@@ -42,7 +42,7 @@ def test_live_moments_go_on_on_any_number_of_processes(counts, uninterrupted, tm
         assert_equal(VoGScores.load(tmp_path / f"{kind}-scores"), VoGScores.load(uninterrupted / f"{kind}-scores"))
 
 
-@pytest.mark.parametrize("counts", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("counts", [pytest.param(counts, marks=pytest.mark.slow) for counts in ((2,), (1, 2, 3))])
 def test_a_stream_on_several_processes_scores_what_its_rows_score(counts, tmp_path):
     """Interrupted once, on any number of processes: every row once, under its place in the stream."""
     with ExitStack() as stack:

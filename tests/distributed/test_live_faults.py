@@ -8,7 +8,12 @@ import transformers
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("n_processes", "kills"),
-    [(1, 3), (2, 1), pytest.param(1, 30, marks=pytest.mark.slow), pytest.param(2, 12, marks=pytest.mark.slow)],
+    [
+        pytest.param(1, 3, marks=pytest.mark.slow),
+        (2, 1),
+        pytest.param(1, 30, marks=pytest.mark.slow),
+        pytest.param(2, 12, marks=pytest.mark.slow),
+    ],
 )
 def test_a_live_training_that_is_killed_at_any_moment_scores_the_same_after_resuming(n_processes, kills, tmp_path):
     """SIGKILL between and in the midst of checkpoints: every resumed training has the scores of one left in peace.
