@@ -1,5 +1,6 @@
 """Program: a scoring of 50 blocks in a folder that holds the snapshots, slow enough to be interrupted from outside."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,5 +23,6 @@ def slowed(work):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is behind "&" with Ctrl-C ignored
     Replay.score = slowed(Replay.score)
     score(LONG, Path(sys.argv[1]) / "scores", Path(sys.argv[1]) / "snapshots")
