@@ -16,7 +16,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from vog_hf.errors import DataError, LabelError
 from vog_hf.rows import has_table
@@ -54,7 +54,9 @@ def load_rows(
             return load_dataset(name, config, split=split, revision=revision)
         return load_dataset(_reader(path), data_files={"train": str(path)}, split=split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
+        # The message of a DatasetGenerationError says only that there was one.
+        known = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        reason = " ".join(str(known or error).split()).rstrip(".") or type(error).__name__
         msg = f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}"
         raise DataError(msg) from error
 
