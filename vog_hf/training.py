@@ -286,7 +286,7 @@ class TrainingRun:
         if self._live:
             snapshots = sum(live.memory_bytes() for live in self._live.values()) * self._checkpoints_kept
         else:
-            snapshots = self._writer.snapshot_bytes * len(self.plan)
+            snapshots = self._writer.disk_bytes(len(self.plan))
         return snapshots + sum(
             plan.disk_bytes(self._n_rows(split) or 0, len(self.plan)) for split, plan in self._plans.items()
         )

@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 from vog_hf.errors import ModelError
 from vog_hf.gradients import unwrap
-from vog_hf.snapshots.tensors import model_tensors
+from vog_hf.snapshots.tensors import is_storable, model_tensors
 
 # Modules that wrap another one and show in the names below them.
 WRAPPER_NAMES = frozenset({"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
@@ -29,6 +29,7 @@ class FullTensor:
     dtype: torch.dtype
     is_parameter: bool
     requires_grad: bool
+    is_storable: bool
     gather: Callable[[], Tensor]
 
     @property
@@ -90,8 +91,15 @@ def unwrapped_name(name: str) -> str:
 
 def _described(name: str, tensor: Tensor, gather: Callable[[], Tensor]) -> FullTensor:
     shape = getattr(tensor, "ds_shape", tensor.shape)  # ZeRO-3 leaves an empty tensor in the parameter's place
+    local = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
     return FullTensor(
-        name, torch.Size(shape), tensor.dtype, isinstance(tensor, nn.Parameter), tensor.requires_grad, gather
+        name=name,
+        shape=torch.Size(shape),
+        dtype=tensor.dtype,
+        is_parameter=isinstance(tensor, nn.Parameter),
+        requires_grad=tensor.requires_grad,
+        is_storable=is_storable(local),
+        gather=gather,
     )
 
 

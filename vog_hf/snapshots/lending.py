@@ -12,7 +12,7 @@ from vog_hf.errors import SnapshotError
 from vog_hf.snapshots.adapters import adapter_names
 from vog_hf.snapshots.gathering import require_whole
 from vog_hf.snapshots.records import Snapshot
-from vog_hf.snapshots.tensors import aliases, model_tensors
+from vog_hf.snapshots.tensors import aliases, is_storable, model_tensors
 
 
 class LentWeights:
@@ -24,7 +24,8 @@ class LentWeights:
         self._resident_bytes_left = resident_bytes
         self._tensors = model_tensors(model)
         self._aliases = aliases(model)
-        self._stored = set(self._tensors) - set(frozen)
+        self._stored = {name for name, tensor in self._tensors.items() if is_storable(tensor)} - set(frozen)
+        self._same_memory = _groups_of_one_memory(self._tensors)
         if cast_up:
             for tensor in (*self._tensors.values(), *model.buffers()):
                 if _is_small_float(tensor):
@@ -47,11 +48,21 @@ class LentWeights:
             except (SafetensorError, OSError) as error:
                 msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
                 raise SnapshotError(msg) from error
+        self._follow(found)
         missing = [] if snapshot.is_adapter else sorted(self._stored - found)
         if missing:
             msg = f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
             raise SnapshotError(msg)
         self._keep(snapshot, found)
+
+    def _follow(self, found: set[str]) -> None:
+        """Give what was loaded to tensors that the file leaves out because they lie in the same memory."""
+        for names in self._same_memory:
+            loaded = next((name for name in names if name in found), None)
+            if loaded is not None:
+                for name in names - found:
+                    self._tensors[name].data = self._tensors[loaded].data
+                    found.add(name)
 
     def _keep(self, snapshot: Snapshot, names: Iterable[str]) -> None:
         """Hold on to what was loaded, as long as there is room."""
@@ -120,6 +131,16 @@ def lend_weights(
     finally:
         for tensor, data in own:
             tensor.data = data
+
+
+def _groups_of_one_memory(tensors: Mapping[str, Tensor]) -> list[set[str]]:
+    """Names of tensors that are the same memory, read in the same way, though not one object (``.data`` was shared)."""
+    groups: dict[tuple[object, ...], set[str]] = {}
+    for name, tensor in tensors.items():
+        if is_storable(tensor) and tensor.numel():
+            place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            groups.setdefault(place, set()).add(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _is_small_float(tensor: Tensor) -> bool:

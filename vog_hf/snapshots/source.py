@@ -14,6 +14,7 @@ from vog_hf.errors import SnapshotError
 from vog_hf.files import write_atomically
 from vog_hf.snapshots.adapters import WEIGHTS_NAME
 from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, plain_name, read_index
+from vog_hf.snapshots.tensors import apart, is_storable
 
 SnapshotSource = str | Path | Sequence[str | Path] | Iterable[tuple[str, Mapping[str, Tensor]]]
 
@@ -120,7 +121,7 @@ def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
             raise SnapshotError(msg)
         name, state = item
         path = spool / f"{i:06d}.safetensors"
-        stored = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
-        write_atomically(path, partial(save_file, stored))
+        stored = {key: tensor.detach().cpu() for key, tensor in state.items() if is_storable(tensor)}
+        write_atomically(path, partial(save_file, apart(stored)))
         snapshots.append(Snapshot(str(name), (path,)))
     return SnapshotSet(tuple(snapshots), {})

@@ -1,17 +1,21 @@
 """SnapshotWriter: the weights that training changes, one safetensors file per snapshot."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.files import file_digest, write_atomically, write_json
-from vog_hf.snapshots.gathering import full_tensors, is_main_process, is_sharded
+from vog_hf.snapshots.gathering import FullTensor, full_tensors, is_main_process, is_sharded
 from vog_hf.snapshots.records import INDEX_NAME, Snapshot, read_index
-from vog_hf.snapshots.tensors import tensor_digest
+from vog_hf.snapshots.tensors import apart, tensor_digest
+
+FROZEN_NAME = "frozen-at-start"  # no .safetensors: it is not a snapshot
 
 
 class SnapshotWriter:
@@ -20,6 +24,11 @@ class SnapshotWriter:
     Models may be sharded (FSDP 1 and 2, DTensors, DeepSpeed ZeRO-3): full tensors are stored. Then making a writer,
     `gather` and `take` are for all processes at once; only the first of them writes.
 
+    Frozen tensors that change all the same (the momentum encoder, the average of weights) are noticed at each snapshot
+    by their digest (SHA-256, about 1.7 GB/s) and stored from then on. Earlier snapshots get the value that the tensor
+    had when training began, if the frozen tensors take no more space than one snapshot: then they are kept on disk,
+    once.
+
     Args:
         folder: For the snapshots; made if it is missing.
         model: As it is when training begins: what is trainable now (and every persistent buffer) is stored.
@@ -27,6 +36,7 @@ class SnapshotWriter:
 
     Raises:
         ConfigError: Nothing would be stored, or `store` is unknown.
+        SnapshotError: A trainable parameter is of a kind that safetensors cannot hold (sparse, quantized, a wrapper).
     """
 
     def __init__(self, folder: Path, model: nn.Module, *, store: str = "trainable") -> None:
@@ -37,15 +47,18 @@ class SnapshotWriter:
         self.store = store
         self._stored: set[str] = set()
         self._frozen: dict[str, str] = {}
-        self._bytes = 0
+        self._bytes = self._frozen_bytes = 0
         trains = False
         for tensor in full_tensors(model):
-            if store == "all" or tensor.requires_grad or not tensor.is_parameter:
+            _require_storable(tensor)
+            changes = store == "all" or tensor.requires_grad or not tensor.is_parameter
+            if changes and tensor.is_storable:
                 self._stored.add(tensor.name)
                 self._bytes += tensor.nbytes
                 trains |= tensor.is_parameter
             else:
                 self._frozen[tensor.name] = tensor_digest(tensor.gather())
+                self._frozen_bytes += tensor.nbytes if tensor.is_storable else 0
         if not trains:
             msg = "no parameter of the model is trainable, so nothing changes between snapshots and VoG would be 0"
             raise ConfigError(msg)
@@ -61,6 +74,15 @@ class SnapshotWriter:
         """Size of one snapshot, of a sharded model in full."""
         return self._bytes
 
+    def disk_bytes(self, n_snapshots: int) -> int:
+        """Size of a number of snapshots, with the frozen tensors where they are kept."""
+        return self._bytes * n_snapshots + (self._frozen_bytes if self._keeps_frozen else 0)
+
+    @property
+    def _keeps_frozen(self) -> bool:
+        """Whether the frozen tensors are few enough to be stored once, in case that they move later."""
+        return self._frozen_bytes <= self._bytes
+
     def continue_from(self, step: int) -> None:
         """Take over the snapshots of an interrupted training up to ``step``; newer ones are deleted.
 
@@ -70,10 +92,11 @@ class SnapshotWriter:
         if not (self.folder / INDEX_NAME).is_file():
             return
         earlier, frozen = read_index(self.folder)
-        if frozen != self._frozen:
+        kept = [s for s in earlier if s.step is not None and s.step <= step]
+        if kept and any(self._frozen.get(name) != digest for name, digest in frozen.items()):
             msg = f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir"
             raise SnapshotError(msg)
-        kept = [s for s in earlier if s.step is not None and s.step <= step]
+        self._store_from_now_on(self._frozen.keys() - frozen.keys())
         missing = [str(s.files[0]) for s in kept if not s.files[0].is_file()]
         if missing:
             msg = (
@@ -105,8 +128,9 @@ class SnapshotWriter:
         Raises:
             SnapshotError: A parameter that was frozen at the start is trainable now, or the model has lost a tensor.
         """
-        to_host = partial(torch.Tensor.to, device="cpu", copy=True) if is_sharded(model) else torch.Tensor.contiguous
-        found: dict[str, Tensor | None] = {}
+        to_host = partial(torch.Tensor.to, device="cpu", copy=True) if is_sharded(model) else torch.Tensor.detach
+        names: set[str] = set()
+        tensors: dict[str, Tensor] = {}
         for tensor in full_tensors(model):
             if tensor.name in self._frozen and tensor.requires_grad:
                 msg = (
@@ -114,28 +138,80 @@ class SnapshotWriter:
                     f"{max(self.steps, default=0)}), so earlier snapshots lack it; create the callback with store='all'"
                 )
                 raise SnapshotError(msg)
-            if tensor.name in self._stored:
-                value = tensor.gather()
-                found[tensor.name] = to_host(value) if is_main_process() else None
-        missing = sorted(self._stored - set(found))
+            names.add(tensor.name)
+            value = tensor.gather()
+            if is_main_process() and self._is_wanted(tensor, value):
+                tensors[tensor.name] = to_host(value)
+        missing = sorted(self._stored - names)
         if missing:
             msg = f"the model had a tensor {missing[0]!r} when training began and has it no more; keep its architecture"
             raise SnapshotError(msg)
-        return {name: value for name, value in found.items() if value is not None} if is_main_process() else None
+        return tensors if is_main_process() else None
+
+    def _is_wanted(self, tensor: FullTensor, value: Tensor) -> bool:
+        """Whether `write` wants a tensor: it is stored, it is frozen and has moved, or is to be kept as it is now."""
+        digest = self._frozen.get(tensor.name)
+        if digest is None or digest == tensor_digest(value):
+            return tensor.name in self._stored or (
+                digest is not None and tensor.is_storable and self._keeps_frozen and not self._snapshots
+            )
+        if not tensor.is_storable:
+            msg = (
+                f"{tensor.name!r} has changed since training began, and a tensor of its kind ({tensor.dtype}, "
+                f"{type(value).__name__}, {value.layout}) cannot be stored; use collect='live', or a dense tensor"
+            )
+            raise SnapshotError(msg)
+        return True
 
     def write(self, tensors: dict[str, Tensor], step: int) -> Snapshot:
         """Write what `gather` gave, on the main process.
 
         Raises:
             OutputFolderError: The disk is full or cannot be written to; what was stored before stays whole.
+            SnapshotError: A frozen tensor has moved after a snapshot, and its earlier value is not kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:09d}.safetensors"
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
-        snapshot = Snapshot(path.stem, (path,), step, file_digest(path))
+        frozen = {n: t for n, t in tensors.items() if n in self._frozen and tensor_digest(t) == self._frozen[n]}
+        if frozen:
+            write_atomically(self.folder / FROZEN_NAME, partial(save_file, apart(frozen)))
+        moved = self._frozen.keys() & tensors.keys() - frozen.keys()
+        if moved and self._snapshots:
+            self._complete_earlier(moved)
+        self._store_from_now_on(moved)
+        stored = {name: tensor for name, tensor in tensors.items() if name in self._stored}
+        snapshot = self._written(f"step-{step:09d}", step, stored)
         self._snapshots.append(snapshot)
         self._write_index()
         return snapshot
+
+    def _written(self, name: str, step: int, tensors: dict[str, Tensor], *, suffix: str = "") -> Snapshot:
+        path = self.folder / f"{name}{suffix}.safetensors"
+        write_atomically(path, partial(save_file, apart(tensors), metadata={"step": str(step)}))
+        return Snapshot(name, (path,), step, file_digest(path))
+
+    def _complete_earlier(self, moved: set[str]) -> None:
+        """Give the snapshots so far the values that tensors had before they moved: those of the start."""
+        kept = self.folder / FROZEN_NAME
+        if not kept.is_file():
+            msg = (
+                f"the frozen tensor {min(moved)!r} has changed since the snapshot of step {self.steps[-1]}, so earlier "
+                "snapshots lack it; create the callback with store='all'"
+            )
+            raise SnapshotError(msg)
+        with safe_open(kept, framework="pt") as file:
+            values = {name: file.get_tensor(name) for name in moved}
+        earlier, suffix = self._snapshots, f"-with-{len(self._stored | moved)}-tensors"
+        self._snapshots = [
+            self._written(s.name, s.step or 0, load_file(s.files[0]) | values, suffix=suffix) for s in earlier
+        ]
+        self._store_from_now_on(moved)
+        self._write_index()
+        for snapshot in earlier:
+            snapshot.files[0].unlink()
+
+    def _store_from_now_on(self, names: Iterable[str]) -> None:
+        self._stored |= set(names)
+        self._frozen = {name: digest for name, digest in self._frozen.items() if name not in self._stored}
 
     def _write_index(self) -> None:
         write_json(
@@ -150,3 +226,12 @@ class SnapshotWriter:
                 ],
             },
         )
+
+
+def _require_storable(tensor: FullTensor) -> None:
+    if tensor.requires_grad and not tensor.is_storable:
+        msg = (
+            f"the trainable parameter {tensor.name!r} ({tensor.dtype}) is sparse, quantized or made of other tensors, "
+            "which a snapshot cannot hold; use collect='live', or make it a dense tensor of a real dtype"
+        )
+        raise SnapshotError(msg)
