@@ -10,12 +10,14 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+import torch
 from cli_runs import MODULE, SCRIPT, launch, run, train_on_images, train_on_texts
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from hub_server import ACCEPTED, HubServer
 from safetensors.torch import save_file
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, Wav2Vec2FeatureExtractor, set_seed
 
+from vog_hf import input_gradients, vog
 from vog_hf.cli.model import find_snapshots
 from vog_hf.cli.score import memory
 from vog_hf.cli.scoring import Wanted
@@ -300,6 +302,26 @@ def test_sounds_go_through_the_feature_extractor(score, tmp_path):
     states = models.perturbed_states(case.model, 2)
     wanted = VoGScorer(case.model).score(rows, zip("ab", states, strict=True), collate_fn=models.collate)
     np.testing.assert_allclose(got.column("vog"), wanted.column("vog"), rtol=1e-5)
+
+
+def test_checkpoints_in_names_that_memory_does_not_have_are_scored(score, tmp_path, images):
+    """A ViT, which transformers saves under other names: the scores of the models that from_pretrained loads."""
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=10
+    )
+    for step in (5, 20, 100):
+        set_seed(step)
+        ViTForImageClassification(config).save_pretrained(tmp_path / f"checkpoint-{step}")
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    processor.save_pretrained(tmp_path / "checkpoint-100")
+    got = score(tmp_path, "-d", images.data)
+    assert not isinstance(got, str), got
+    rows = load_from_disk(str(images.data))
+    pixels = processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt")["pixel_values"]
+    batch = {"pixel_values": pixels, "labels": torch.tensor(rows["label"][:])}
+    loaded = [ViTForImageClassification.from_pretrained(tmp_path / f"checkpoint-{step}") for step in (5, 20, 100)]
+    gradients = torch.stack([input_gradients(model, batch) for model in loaded])
+    np.testing.assert_allclose(got.column("vog"), vog(gradients, reduce_channels=True), rtol=1e-4)
 
 
 # --- what is computed and kept ----------------------------------------------------------------------------------------

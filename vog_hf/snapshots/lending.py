@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vog_hf.errors import SnapshotError
 from vog_hf.snapshots.adapters import adapter_names
+from vog_hf.snapshots.conversion import converted_tensors, is_converted
 from vog_hf.snapshots.gathering import require_whole
 from vog_hf.snapshots.records import Snapshot
 from vog_hf.snapshots.tensors import aliases, is_storable, model_tensors
@@ -42,12 +43,13 @@ class LentWeights:
                 self._tensors[name].data = value
             return
         found: set[str] = set()
-        for path in snapshot.files:
-            try:
-                self._load_file(snapshot, path, found)
-            except (SafetensorError, OSError) as error:
-                msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
-                raise SnapshotError(msg) from error
+        if not snapshot.is_adapter and is_converted(self._model, snapshot, _keys(snapshot), self._aliases):
+            with _explained(snapshot, snapshot.files[0]):
+                self._load_converted(snapshot, found)
+        else:
+            for path in snapshot.files:
+                with _explained(snapshot, path):
+                    self._load_file(snapshot, path, found)
         self._follow(found)
         missing = [] if snapshot.is_adapter else sorted(self._stored - found)
         if missing:
@@ -71,6 +73,12 @@ class LentWeights:
         if n_bytes <= self._resident_bytes_left:
             self._resident_bytes_left -= n_bytes
             self._resident[snapshot.files] = loaded
+
+    def _load_converted(self, snapshot: Snapshot, found: set[str]) -> None:
+        for place, value in converted_tensors(self._model, snapshot).items():
+            name = self._aliases[place]
+            self._put(snapshot.name, name, value, again=name in found)
+            found.add(name)
 
     def _load_file(self, snapshot: Snapshot, path: Path, found: set[str]) -> None:
         device = str(next(iter(self._tensors.values())).device)
@@ -98,14 +106,14 @@ class LentWeights:
         if own.shape != value.shape:
             msg = f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
             raise SnapshotError(msg)
-        if again and not torch.equal(own, value.to(own.dtype)):
+        if again and not torch.equal(own, value.to(own.device, own.dtype)):
             msg = (
                 f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
                 "model; load the model with its weights tied (or untied) as they were in training"
             )
             raise SnapshotError(msg)
         # A pointer is swapped, nothing is copied: the model's own storage stays untouched behind it.
-        own.data = value.to(own.dtype)
+        own.data = value.to(own.device, own.dtype)
 
 
 @contextmanager
@@ -141,6 +149,25 @@ def _groups_of_one_memory(tensors: Mapping[str, Tensor]) -> list[set[str]]:
             place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
             groups.setdefault(place, set()).add(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def _keys(snapshot: Snapshot) -> set[str]:
+    """The keys of all files of a snapshot."""
+    keys: set[str] = set()
+    for path in snapshot.files:
+        with _explained(snapshot, path), safe_open(path, framework="pt") as file:
+            keys |= set(file.keys())
+    return keys
+
+
+@contextmanager
+def _explained(snapshot: Snapshot, path: Path) -> Iterator[None]:
+    """Raise what is wrong with a file as SnapshotError that names it."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
+        raise SnapshotError(msg) from error
 
 
 def _is_small_float(tensor: Tensor) -> bool:
