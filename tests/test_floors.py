@@ -18,6 +18,7 @@ FLOORS = (
         "config",
         "files",
         "rows",
+        "row_hashes",
         "snapshots",
         "batches",
         "accumulate",

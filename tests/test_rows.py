@@ -1,6 +1,9 @@
 import datetime as dt
 import decimal
 import io
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,14 +11,14 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 from datasets.features.features import Array2DExtensionType
+from datasets.table import embed_table_storage
 from PIL import Image as Picture
 
 from vog_hf.errors import RowMismatchError
+from vog_hf.row_hashes import ValueHashes
 from vog_hf.rows import (
-    SAMPLED_PAYLOADS,
     RowIdentity,
-    _hash_array,
-    _hash_chunks,
+    _hash_column,
     has_table,
     identify_rows,
     integer_column,
@@ -236,16 +239,190 @@ def test_filtered_rows_are_refused_by_their_number(rows, identity):
         identity.verify(identify_rows(replaced))
 
 
-def test_sampled_payloads_are_spread_over_all_rows():
-    """Of many equally long payloads at least those 64 are compared that lie evenly from the first row to the last."""
-    n = 1000
-    plain = identify_rows(Dataset.from_dict({"raw": [b"0000"] * n}, features=Features({"raw": Value("binary")})))
-    sampled = np.linspace(0, n - 1, SAMPLED_PAYLOADS).astype(int)
-    for i in (0, sampled[1], sampled[31], n - 1):
-        values = [b"0000"] * n
-        values[i] = b"1111"
-        other = identify_rows(Dataset.from_dict({"raw": values}, features=Features({"raw": Value("binary")})))
-        assert other.columns != plain.columns
+def test_every_byte_of_equally_long_payloads_counts():
+    """Two rows that changed places, or one byte of any row, are noticed where all values have one length."""
+    values = [bytes([i % 250]) * 4 for i in range(1000)]
+    plain = identify_rows(Dataset.from_dict({"raw": values}, features=Features({"raw": Value("binary")})))
+    for i, j in ((0, 1), (500, 501), (997, 998)):
+        others = [*values]
+        others[i], others[j] = others[j], others[i]
+        other = identify_rows(Dataset.from_dict({"raw": others}, features=Features({"raw": Value("binary")})))
+        assert np.flatnonzero(other.row_hash != plain.row_hash).tolist() == [i, j]
+        with pytest.raises(RowMismatchError, match="column 'raw'"):
+            plain.verify(other)
+
+
+# --- one value, many forms ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of one length in bytes, as files."""
+    for i in range(5):
+        Picture.fromarray(np.full((4, 5, 3), i, dtype=np.uint8)).save(tmp_path / f"{i}.bmp")
+    return tmp_path
+
+
+def in_folder(folder):
+    """The rows that name these files."""
+    paths = [str(folder / f"{i}.bmp") for i in range(5)]
+    return Dataset.from_dict({"image": paths, "label": range(5)}).cast_column("image", Image())
+
+
+FORMS = {
+    "saved": lambda rows, folder: rows.save_to_disk(folder / "saved") or Dataset.load_from_disk(folder / "saved"),
+    "embedded": lambda rows, folder: rows.with_format("arrow").map(embed_table_storage, batched=True),
+    "undecoded": lambda rows, folder: rows.cast_column("image", Image(decode=False)),
+    "elsewhere": lambda rows, folder: in_folder(Path(shutil.copytree(folder, folder / "copy"))),
+    "bytes alone": lambda rows, folder: Dataset.from_dict(
+        {"image": [(folder / f"{i}.bmp").read_bytes() for i in range(5)], "label": range(5)}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_and_its_bytes_are_one_image(folder, form):
+    """Rows that name files are the rows that hold their content, wherever the files are and however they are read."""
+    rows = in_folder(folder)
+    assert same(identify_rows(rows), identify_rows(FORMS[form](rows, folder)))
+
+
+def test_an_edited_file_of_the_same_name_and_length_is_another_image(folder):
+    """The content of a file counts, not its name, size or date."""
+    before = identify_rows(in_folder(folder))
+    file = folder / "3.bmp"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    after = identify_rows(in_folder(folder))
+    assert np.flatnonzero(before.row_hash != after.row_hash).tolist() == [3]
+    assert before.differing(after) == ["image"]
+
+
+def test_files_that_are_not_there_are_told_by_name_and_this_is_said(folder, caplog):
+    """A missing file, a pipe and an address have a name and no content; one warning counts them."""
+    os.mkfifo(folder / "pipe.png")
+    paths = [str(folder / "0.bmp"), str(folder / "gone.png"), str(folder / "pipe.png"), "https://host/x.png"]
+    rows = Dataset.from_dict({"image": paths}).cast_column("image", Image())
+    assert len(set(identify_rows(rows).row_hash.tolist())) == 4
+    assert f"3 files that rows name are not on this machine ({folder / 'gone.png'})" in caplog.text
+
+
+FILES = {"bytes": pa.array([b"one", b"two", None]), "path": pa.array([None, "a/2.png", None], pa.string())}
+SAME_VALUES = {
+    "texts": [
+        pa.array(["a", "", None, "b"]),
+        pa.array(["a", "", None, "b"], pa.large_string()),
+        pa.array(["a", "", None, "b"], pa.string_view()),
+        pa.array(["a", "", None, "b"]).dictionary_encode(),
+    ],
+    "bytes": [
+        pa.array([b"ab", None, b"cd"], pa.binary()),
+        pa.array([b"ab", None, b"cd"], pa.large_binary()),
+        pa.array([b"ab", None, b"cd"], pa.binary(2)),
+        pa.array([b"ab", None, b"cd"], pa.binary_view()),
+        pa.array([b"ab", None, b"cd"]).dictionary_encode(),
+    ],
+    "lists": [
+        pa.array([[1, 2], [3, None]], pa.list_(pa.int64())),
+        pa.array([[1, 2], [3, None]], pa.large_list(pa.int16())),
+        pa.array([[1, 2], [3, None]], pa.list_(pa.int32(), 2)),
+    ],
+    "files": [
+        pa.StructArray.from_arrays([*FILES.values()], [*FILES]),
+        pa.StructArray.from_arrays([*FILES.values()][::-1], [*FILES][::-1]),
+        pa.StructArray.from_arrays([FILES["bytes"].cast(pa.large_binary()), FILES["path"]], [*FILES]),
+    ],
+    "moments": [
+        pa.array([0, 86400, None], pa.timestamp("s")),
+        pa.array([0, 86400 * 10**6, None], pa.timestamp("us", tz="Europe/Paris")),
+        pa.array([0, 86400 * 10**9, None], pa.timestamp("ns", tz="UTC")),
+        pa.array([0, 1, None], pa.date32()),
+        pa.array([0, 86400 * 10**3, None], pa.date64()),
+    ],
+    "durations": [pa.array([-1, 5, None], pa.duration("s")), pa.array([-(10**9), 5 * 10**9, None], pa.duration("ns"))],
+}
+
+
+@pytest.mark.parametrize("kind", SAME_VALUES)
+def test_the_form_in_which_values_are_stored_does_not_matter(kind):
+    """Widths of offsets, dictionaries, units and zones are storage: the same values have the same hashes."""
+    first, *others = [ValueHashes().of(array).tolist() for array in SAME_VALUES[kind]]
+    assert len(set(first)) == len(first)
+    assert all(hashes == first for hashes in others)
+
+
+# --- columns larger than an Arrow array -----------------------------------------------------------------------------
+
+
+def test_a_column_of_more_than_2_gib_is_told_chunk_by_chunk():
+    """The offsets of a column may pass what one array can hold, in order, selected, and as version 1 did it."""
+    chunk = pa.array([bytes([i]) * 2**23 for i in range(4)], pa.binary())  # its memory is shared by all chunks
+    raw = pa.chunked_array([chunk] * 65)
+    rows = Dataset(pa.table({"raw": raw, "row": pa.chunked_array([pa.array(range(260))])}), fingerprint="large")
+    assert rows.data.nbytes > 2**31
+    whole = identify_rows(rows)
+    last_first = identify_rows(rows.select([259, 128, 0]))
+    assert np.array_equal(last_first.row_hash, whole.row_hash[[259, 128, 0]])
+    known = identify_rows(rows, like=RowIdentity(260, {"raw": "of version 1"}, None))
+    assert known.differing(whole) == []
+    assert known.columns["row"] == whole.columns["row"]
+
+
+def test_a_few_long_texts_many_times_over_are_not_put_end_to_end():
+    """A dictionary of classes may stand for more bytes than one array can hold."""
+    texts = pa.array(["x" * 2**20, "y"])
+    hashes = ValueHashes().of(pa.DictionaryArray.from_arrays(pa.array([0, 1, None] * 2**12, pa.int32()), texts))
+    assert np.array_equal(hashes, np.tile(ValueHashes().of(pa.array(["x" * 2**20, "y", None])), 2**12))
+
+
+def test_only_the_rows_of_a_selection_are_read(folder):
+    """A few rows of a large data set cost their own bytes, whatever else is stored beside them."""
+    rows = in_folder(folder)
+    expected = identify_rows(rows).row_hash
+    for i in (1, 2, 4):
+        (folder / f"{i}.bmp").unlink()
+    assert np.array_equal(identify_rows(rows.select([3, 0, 3])).row_hash, expected[[3, 0, 3]])
+
+
+# --- rows that an earlier version has identified --------------------------------------------------------------------
+
+FIRST_VERSION = RowIdentity(
+    3,
+    {
+        "image": "239002e1ff9ccefbcc856e11360735061bf8d9d683162de9fa42ea7ab3f61d3a",
+        "when": "93aa4ec2d3634256e077ffcb7712fb65d9d2e04149c5d1848c3fd99061f0690d",
+        "text": "be089adeab5637217dc8e715d93ad2069b6e4398badac9fd42d71f1f9240a602",
+    },
+    np.array([10049297077798256355, 11390001320758211800, 15885068929690494262], dtype=np.uint64),
+)
+
+
+def first_rows(image=b"two", text="b"):
+    """What version 1 has identified, or an edited copy."""
+    values = {
+        "image": [{"bytes": b, "path": path} for b, path in ((b"one", "/a/1.png"), (image, None), (None, "/a/3.png"))],
+        "when": [dt.datetime(2020, 1, 1 + i) for i in range(3)],  # noqa: DTZ001 (no zone)
+        "text": ["a", text, None],
+    }
+    return Dataset.from_dict(values, features=Features({name: FEATURES[name] for name in values}))
+
+
+def test_digests_and_hashes_of_version_1_are_made_again_where_they_are_known():
+    """Scores written before bytes counted are still those of their rows, and not of edited ones."""
+    again = identify_rows(first_rows(), like=FIRST_VERSION)
+    assert again.columns == FIRST_VERSION.columns
+    assert np.array_equal(again.row_hash, FIRST_VERSION.row_hash)
+    assert FIRST_VERSION.verify(again) == ["image", "when", "text"]
+    for edit, column in (({"image": b"TWO"}, "image"), ({"text": "B"}, "text")):
+        with pytest.raises(RowMismatchError, match=f"column '{column}'"):
+            FIRST_VERSION.verify(identify_rows(first_rows(**edit), like=FIRST_VERSION))
+
+
+def test_digests_of_two_versions_are_compared_where_they_mean_the_same():
+    """A journal of version 1 and scores of version 2 share what both digest alike: the texts."""
+    current = identify_rows(first_rows())
+    assert FIRST_VERSION.verify(current) == ["text"]
+    with pytest.raises(RowMismatchError, match="column 'text'"):
+        FIRST_VERSION.verify(identify_rows(first_rows(text="c")))
 
 
 # --- hashes of rows -------------------------------------------------------------------------------------------------
@@ -273,7 +450,7 @@ def test_a_value_in_another_column_is_another_row():
     renamed = identify_rows(Dataset.from_dict({"a": [1], "c": [2]})).row_hash
     assert len({first[0], second[0], renamed[0]}) == 3
     fields = [{"a": 1, "b": 2}, {"a": 2, "b": 1}, {"a": 1, "c": 2}]
-    assert len({_hash_array(pa.array([values]))[0] for values in fields}) == 3
+    assert len({ValueHashes().of(pa.array([values]))[0] for values in fields}) == 3
 
 
 ARRAYS = {
@@ -314,15 +491,17 @@ ARRAYS = {
 def test_values_of_every_arrow_type_are_told_apart_whatever_the_slice_and_chunks(name):
     """Different values, null among them, have different hashes; slices and chunks of a column have its values'."""
     array = ARRAYS[name]
-    hashes = _hash_array(array)
+    hashes = ValueHashes().of(array)
     assert hashes.dtype == np.uint64
     assert len(set(hashes.tolist())) == len(array)
     for start in range(len(array) + 1):
-        assert np.array_equal(_hash_array(array.slice(start)), hashes[start:])
-        assert np.array_equal(_hash_array(array.slice(0, start)), hashes[:start])
-        assert np.array_equal(_hash_array(array.slice(1, start)), hashes[1:][:start])
-        assert np.array_equal(_hash_chunks(pa.chunked_array([array.slice(0, start), array.slice(start)])), hashes)
-    assert _hash_chunks(pa.chunked_array([], type=array.type)).shape == (0,)
+        assert np.array_equal(ValueHashes().of(array.slice(start)), hashes[start:])
+        assert np.array_equal(ValueHashes().of(array.slice(0, start)), hashes[:start])
+        assert np.array_equal(ValueHashes().of(array.slice(1, start)), hashes[1:][:start])
+        assert np.array_equal(
+            _hash_column(pa.chunked_array([array.slice(0, start), array.slice(start)]), None, ValueHashes()), hashes
+        )
+    assert _hash_column(pa.chunked_array([], type=array.type), None, ValueHashes()).shape == (0,)
 
 
 @pytest.mark.parametrize("kind", [pa.timestamp, lambda unit: pa.timestamp(unit, tz="UTC"), pa.time64])
@@ -332,20 +511,20 @@ def test_the_unit_of_a_time_does_not_matter(kind):
         coarse, fine = pa.array([0, 1_500_000, 10_000_000, None], kind("us")), kind("ns")
     else:
         coarse, fine = pa.array([0, 10, 100, None], kind("s")), kind("ns")
-    hashes = _hash_array(coarse)
+    hashes = ValueHashes().of(coarse)
     assert len(set(hashes.tolist())) == 4
-    assert np.array_equal(_hash_array(coarse.cast(fine)), hashes)
+    assert np.array_equal(ValueHashes().of(coarse.cast(fine)), hashes)
     later = pa.array([1, 10], fine)
-    assert len({*hashes.tolist(), *_hash_array(later).tolist()}) == 6
+    assert len({*hashes.tolist(), *ValueHashes().of(later).tolist()}) == 6
 
 
 def test_nulls_that_hide_values_are_nulls():
     """What lies under a null in memory does not reach its hash."""
     hidden = pa.StructArray.from_arrays([pa.array([1, 2])], ["a"], mask=pa.array([False, True]))
     shown = pa.array([{"a": 1}, None], hidden.type)
-    assert np.array_equal(_hash_array(hidden), _hash_array(shown))
+    assert np.array_equal(ValueHashes().of(hidden), ValueHashes().of(shown))
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), pa.array([1, 2, 3]), mask=pa.array([False, True]))
-    assert np.array_equal(_hash_array(lists), _hash_array(pa.array([[1], None])))
+    assert np.array_equal(ValueHashes().of(lists), ValueHashes().of(pa.array([[1], None])))
 
 
 # --- data sets without a table, and labels --------------------------------------------------------------------------

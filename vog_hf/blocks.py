@@ -27,6 +27,7 @@ from vog_hf.files import (
     write_json,
 )
 from vog_hf.processes import Processes, gathered_on_main
+from vog_hf.rows import RowIdentity
 from vog_hf.scores import HEAT_MAP_FILES, MANIFEST_NAME, require_undamaged, save_array
 
 PLAN_NAME = "plan.json"
@@ -139,6 +140,14 @@ class BlockFolder:
         if not (folder / PLAN_NAME).is_file():
             return False
         return bool(read_json(folder / PLAN_NAME)["fingerprint"] == json.loads(json.dumps(fingerprint)))
+
+    @staticmethod
+    def identity(folder: Path) -> RowIdentity | None:
+        """The rows that a folder was begun for, without a hash of each; None where it is not a folder of ours."""
+        plan = read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).is_file() else None
+        if not isinstance(plan, dict) or "fingerprint" not in plan:
+            return None
+        return RowIdentity.of_fingerprint(plan["fingerprint"])
 
     @staticmethod
     def remove(folder: Path) -> None:

@@ -135,7 +135,7 @@ def check_column_names(dataset: Any, names: Iterable[str]) -> None:
 
 def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
     """Raise RowMismatchError where the rows of a data set are not those of the scores, in their order."""
-    if scores.identity.verify(identify_rows(dataset)):
+    if scores.identity.verify(identify_rows(dataset, like=scores.identity)):
         return
     labels = integer_column(dataset, _label_names(scores))
     if labels is not None and "label" in scores.column_names:

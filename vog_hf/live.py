@@ -104,7 +104,9 @@ class LiveScoring:
         run_together(processes, "restoring the moments", lambda: self._restore(folder))
 
     def _restore(self, folder: Path) -> None:
-        saved, own = read_header(folder), json.loads(json.dumps(self._header()))
+        saved = read_header(folder)
+        self._identity = identify_rows(self._reader.dataset, like=RowIdentity.of_fingerprint(saved))
+        own = json.loads(json.dumps(self._header()))
         differing = [name for name in own if name != "snapshots" and saved.get(name) != own[name]]
         if differing:
             msg = (

@@ -1,6 +1,7 @@
 """Row identity: digests and hashes that tell whether two data sets hold the same rows in the same order."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -8,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vog_hf.errors import RowMismatchError
+from vog_hf.row_hashes import FirstValueHashes, Hashes, ValueHashes, has_kind, is_binary, is_time, mix, text_hash
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SAMPLED_PAYLOADS = 64
-Hashes = npt.NDArray[np.uint64]
+logger = logging.getLogger(__name__)
+
+SAMPLED_PAYLOADS = 64  # of a binary column, in a digest of version 1
+SECOND = "2:"  # begins the digest of a column that version 1 digested another way
+ROWS_AT_A_TIME = 1_024
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,7 @@ class RowIdentity:
 
     Attributes:
         n_rows: Number of rows.
-        columns: Digest of every column in row order. Of binary columns (images, audio) the byte lengths of all rows
-            and the bytes of 64 of them.
+        columns: Digest of every column in row order, over all bytes of images and sounds (see `ValueHashes`).
         row_hash: 64-bit hash per row over all columns; None where there is no table.
     """
 
@@ -36,8 +39,15 @@ class RowIdentity:
     columns: dict[str, str]
     row_hash: Hashes | None
 
+    @classmethod
+    def of_fingerprint(cls, fingerprint: Mapping[str, Any]) -> "RowIdentity":
+        """The rows that a folder of scores or moments was begun for, without a hash of each."""
+        return cls(fingerprint.get("rows", 0), fingerprint.get("data", {}), None)
+
     def verify(self, other: "RowIdentity") -> list[str]:
         """The columns on which ``other`` (a data set at hand) agrees with these rows (those that were scored).
+
+        A column's digest of version 1 says nothing about one of version 2; see ``like`` of `identify_rows`.
 
         Raises:
             RowMismatchError: Another number of rows, or a shared column that differs.
@@ -45,37 +55,96 @@ class RowIdentity:
         if other.n_rows != self.n_rows:
             msg = f"the scores cover {self.n_rows:,} rows and the data set has {other.n_rows:,}; pass what was scored"
             raise RowMismatchError(msg)
-        shared = [name for name in self.columns if name in other.columns]
-        differing = [name for name in shared if self.columns[name] != other.columns[name]]
+        differing = self.differing(other)
         if differing:
             msg = (
                 f"column {differing[0]!r} of the data set is not the one that was scored: the rows were shuffled, "
                 "filtered, edited or come from another split; pass the data set that was scored, in its order"
             )
             raise RowMismatchError(msg)
-        return shared
+        return self._comparable(other)
+
+    def differing(self, other: "RowIdentity") -> list[str]:
+        """The columns that both have and that are not equal, as far as their digests can be compared."""
+        return [name for name in self._comparable(other) if self.columns[name] != other.columns[name]]
+
+    def _comparable(self, other: "RowIdentity") -> list[str]:
+        """The columns that both have, without those that only ``other`` digests as version 2 does."""
+        return [
+            name
+            for name, digest in self.columns.items()
+            if name in other.columns and not (is_first_version(digest) and not is_first_version(other.columns[name]))
+        ]
 
 
-def identify_rows(dataset: "Dataset | Any") -> RowIdentity:
-    """The identity of a data set's rows; of a torch data set (no Arrow table) only their number."""
+def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) -> RowIdentity:
+    """The identity of a data set's rows; of a torch data set (no Arrow table) only their number.
+
+    All bytes of the rows are read, those of files that they name among them; see `ValueHashes` for the cost.
+
+    Args:
+        dataset: The rows.
+        like: The identity that this one is to be compared with: columns are digested by the version that it has.
+    """
     if not has_table(dataset):
         return RowIdentity(len(dataset), {}, None)
-    table, indices, n_rows = dataset.data, _indices(dataset), len(dataset)
+    rows, n_rows = _indices(dataset), len(dataset)
     combined = np.zeros(n_rows, dtype=np.uint64)
     columns = {}
+    current, first = ValueHashes(), FirstValueHashes()
     for name in dataset.column_names:
-        column = table.column(name)
-        hashes = _hash_chunks(column)
-        hashes = hashes[:n_rows] if indices is None else hashes[indices]
-        combined = _mix(combined ^ _mix(hashes ^ _text_hash(name)))
+        column = dataset.data.column(name)
+        is_first = like is not None and is_first_version(like.columns.get(name, SECOND))
+        hashes = _hash_column(column, rows, first if is_first else current)
+        combined = mix(combined ^ mix(hashes ^ text_hash(name)))
         digest = hashlib.sha256(np.ascontiguousarray(hashes).tobytes())
-        if _has_binary(column.type) and n_rows:
-            sampled = np.unique(np.linspace(0, n_rows - 1, SAMPLED_PAYLOADS).astype(int))
-            stored = sampled if indices is None else indices[sampled]
-            for value in column.take(pa.array(stored)).to_pylist():
-                digest.update(_payload(value))
-        columns[name] = digest.hexdigest()
+        changed = has_kind(column.type, is_binary, is_time)
+        if is_first and n_rows:
+            _add_samples(digest, column, n_rows, rows)
+        columns[name] = ("" if is_first or not changed else SECOND) + digest.hexdigest()
+    if current.unread:
+        logger.warning(
+            "%d files that rows name are not on this machine (%s); these rows are compared by the names of the files",
+            len(current.unread),
+            current.unread[0],
+        )
     return RowIdentity(n_rows, columns, combined)
+
+
+def is_first_version(digest: str) -> bool:
+    """Whether version 1 digests a column so."""
+    return not digest.startswith(SECOND)
+
+
+def _add_samples(digest: Any, column: pa.ChunkedArray, n_rows: int, rows: npt.NDArray[np.int64] | None) -> None:
+    """Put some of the payloads of a binary column into a digest of version 1, which hashes their lengths."""
+    if has_kind(column.type, is_binary):
+        for row in np.unique(np.linspace(0, n_rows - 1, SAMPLED_PAYLOADS).astype(int)):
+            digest.update(_payload(column[int(row if rows is None else rows[row])].as_py()))
+
+
+def _hash_column(column: pa.ChunkedArray, rows: npt.NDArray[np.int64] | None, hashes: ValueHashes) -> Hashes:
+    """The hash of a column's value in each of these rows (None: all), chunk by chunk; no other row is read."""
+    none = np.zeros(0, dtype=np.uint64)
+    if rows is None:
+        return np.concatenate([none, *map(hashes.of, column.chunks)])
+    stored, place = np.unique(rows, return_inverse=True)
+    return np.concatenate([none, *map(hashes.of, _chosen(column, stored))])[place]
+
+
+def _chosen(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> Iterator[pa.Array]:
+    """Some rows of a column, which ascend, in arrays that are copied a few rows at a time or not at all."""
+    start = 0
+    for chunk in column.chunks:
+        first, last = np.searchsorted(rows, [start, start + len(chunk)])
+        numbers = rows[first:last] - start
+        start += len(chunk)
+        if len(numbers) == len(chunk):
+            yield chunk
+        else:
+            values = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+            for i in range(0, len(numbers), ROWS_AT_A_TIME):
+                yield values.take(pa.array(numbers[i : i + ROWS_AT_A_TIME]))
 
 
 def has_table(dataset: Any) -> bool:
@@ -138,109 +207,6 @@ def _is_list_of_numbers(kind: pa.DataType) -> bool:
 def _indices(dataset: Any) -> npt.NDArray[np.int64] | None:
     """Which stored rows a selected or shuffled data set shows; None = all, in order."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy()
-
-
-def _hash_chunks(column: pa.ChunkedArray) -> Hashes:
-    parts = [_hash_array(chunk) for chunk in column.chunks]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
-
-
-def _hash_array(array: pa.Array) -> Hashes:
-    """One 64-bit hash per value, equal for equal values whatever the chunks; binary values by their length."""
-    if isinstance(array, pa.ExtensionArray):
-        return _hash_array(array.storage)
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        return _hash_array(array.dictionary_decode())
-    if pa.types.is_struct(kind):
-        hashes = _hash_struct(array)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        hashes = _hash_lists(array)
-    elif _is_binary(kind):
-        lengths = pc.binary_length(array.cast(pa.large_binary()) if pa.types.is_binary_view(kind) else array)
-        hashes = _mix(pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.uint64))
-    elif pa.types.is_floating(kind):
-        values = pc.fill_null(array.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
-        hashes = _mix(np.ascontiguousarray(values).view(np.uint64))
-    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        target = pa.uint64() if pa.types.is_uint64(kind) else pa.int64()
-        values = pc.fill_null(array.cast(target), 0).to_numpy(zero_copy_only=False)
-        hashes = _mix(np.ascontiguousarray(values).view(np.uint64))
-    elif pa.types.is_null(kind):
-        return np.full(len(array), _mix(np.zeros(1, np.uint64))[0], dtype=np.uint64)
-    else:  # strings, and dates, times and decimals by their text
-        text = pc.fill_null(_text(array), "").to_numpy(zero_copy_only=False)
-        hashes = pd.util.hash_array(np.asarray(text, dtype=object), categorize=False)
-    if array.null_count:
-        is_null = pc.is_null(array).to_numpy(zero_copy_only=False)
-        hashes = np.where(is_null, np.uint64(0x9E3779B97F4A7C15), hashes)
-    return hashes
-
-
-def _text(array: pa.Array) -> pa.Array:
-    """Values as text; times without trailing zeros, because Parquet stores seconds as milliseconds."""
-    text = array.cast(pa.large_string())
-    if pa.types.is_timestamp(array.type) or pa.types.is_time(array.type):
-        text = pc.replace_substring_regex(text, r"(\.\d*?)0+(Z?)$", r"\1\2")
-        text = pc.replace_substring_regex(text, r"\.(Z?)$", r"\1")
-    return text
-
-
-def _hash_struct(array: pa.StructArray) -> Hashes:
-    fields = {array.type.field(i).name: array.field(i) for i in range(array.type.num_fields)}
-    if set(fields) == {"bytes", "path"}:  # an undecoded Image or Audio: the path is only where the bytes came from
-        name = pc.fill_null(pc.replace_substring_regex(fields["path"].cast(pa.string()), ".*/", ""), "")
-        has_bytes = pc.is_valid(fields["bytes"]).to_numpy(zero_copy_only=False)
-        return np.where(has_bytes, _hash_array(fields["bytes"]), _hash_array(name))
-    hashes = np.zeros(len(array), dtype=np.uint64)
-    for name, values in fields.items():
-        hashes = _mix(hashes ^ _mix(_hash_array(values) ^ _text_hash(name)))
-    return hashes
-
-
-def _hash_lists(array: pa.Array) -> Hashes:
-    if pa.types.is_fixed_size_list(array.type):
-        width = array.type.list_size
-        start = np.arange(len(array)) * width
-        stop = start + width
-        child = _hash_array(array.values[array.offset * width : (array.offset + len(array)) * width])
-    else:
-        offsets = array.offsets.to_numpy()
-        child = _hash_array(array.values[offsets[0] : offsets[-1]]) if len(array) else np.zeros(0, np.uint64)
-        start, stop = offsets[:-1] - offsets[0] if len(array) else offsets[:-1], offsets[1:] - offsets[:1]
-    lengths = (stop - start).astype(np.int64)
-    place = np.arange(len(child)) - np.repeat(start, lengths) if len(child) == lengths.sum() else np.arange(len(child))
-    placed = _mix(child + _mix(place.astype(np.uint64)))
-    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(placed, dtype=np.uint64)])
-    return _mix((running[stop] - running[start]) ^ _mix(lengths.astype(np.uint64)))
-
-
-def _mix(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): every bit of the input reaches every bit of the hash."""
-    with np.errstate(over="ignore"):
-        z = values + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def _text_hash(text: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
-
-
-def _has_binary(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _has_binary(kind.storage_type)
-    return _is_binary(kind) or any(_has_binary(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary_view(kind)
-    )
 
 
 def _payload(value: Any) -> bytes:

@@ -207,7 +207,7 @@ class VoGScorer:
         folder, temporary = session.output_folder(output_dir)
         stamps = snapshots.stamps()
         identity, fingerprint = run_together(
-            processes, "reading rows and snapshots", lambda: self.identified(reader, snapshots)
+            processes, "reading rows and snapshots", lambda: self.identified(reader, snapshots, folder)
         )
         same_everywhere(processes, "data, configuration and snapshots", fingerprint)
         from_main(processes, f"looking at {folder}", lambda: BlockFolder.require_own(folder))
@@ -244,8 +244,15 @@ class VoGScorer:
             }
             return finish_folder(session, blocks, plan, identity, manifest, temporary=temporary)
 
-    def identified(self, reader: BatchReader, snapshots: SnapshotSet) -> tuple[RowIdentity, dict[str, Any]]:
+    def identified(
+        self, reader: BatchReader, snapshots: SnapshotSet, folder: Path
+    ) -> tuple[RowIdentity, dict[str, Any]]:
         """What tells the rows from others, and all that the scores will depend on; reads every snapshot once.
+
+        Args:
+            reader: Reader over all rows.
+            snapshots: The snapshots.
+            folder: Folder of the scores; where an earlier version began it, rows are told apart as by that version.
 
         Raises:
             SnapshotError: A file is missing or damaged, or the model's frozen tensors are not those of the training.
@@ -253,7 +260,10 @@ class VoGScorer:
         rows = reader.dataset
         if isinstance(rows, StreamRows) and rows.has_begun:
             rows.head(self._dry_run_rows)
-        identity = RowIdentity(UNKNOWN_LENGTH, {}, None) if isinstance(rows, StreamRows) else identify_rows(rows)
+        if isinstance(rows, StreamRows):
+            identity = RowIdentity(UNKNOWN_LENGTH, {}, None)
+        else:
+            identity = identify_rows(rows, like=BlockFolder.identity(folder))
         digests = snapshots.fingerprint(self.model)
         snapshots.verify(self.model)
         fingerprint = self._session.fingerprint(reader, identity, digests)

@@ -245,7 +245,7 @@ class TrainingRun:
         """
         for split, folder in folders.items():
             if folder.exists():
-                _, fingerprint = self._scorer.identified(self._readers[split], snapshots)
+                _, fingerprint = self._scorer.identified(self._readers[split], snapshots, folder)
                 if not BlockFolder.is_of(folder, fingerprint):
                     BlockFolder.remove(folder)
 

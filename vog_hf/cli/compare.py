@@ -87,8 +87,8 @@ def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
     if len(first) != len(second):
         msg = f"A has scores of {len(first):,} rows and B of {len(second):,}; compare scores of the same rows"
         raise RowMismatchError(msg)
-    columns, others = first.identity.columns, second.identity.columns
-    differing = [name for name in columns if name in others and columns[name] != others[name]]
+    others = second.identity.differing(first.identity)  # both ways: one may be of an earlier version
+    differing = [name for name in first.identity.differing(second.identity) if name in others]
     labelled = "label" in first.column_names and "label" in second.column_names
     if not differing and labelled and not np.array_equal(first.column("label"), second.column("label")):
         differing = ["label"]

@@ -20,7 +20,7 @@ from vog_hf.columns import (
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.named_files import columns_of_named_files
 from vog_hf.hub.places import SPLIT_NAME
-from vog_hf.rows import has_table, identify_rows
+from vog_hf.rows import has_table, identify_rows, is_first_version
 from vog_hf.scores import ROW_ID, VoGScores
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,17 @@ def collect_parts(
     scores: VoGScores | Mapping[str, VoGScores] | None,
     columns: str | Sequence[str],
     split: str | None,
+    *,
+    with_rows: bool = True,
 ) -> list[Part]:
     """The splits of a data set with their scores, every row and column verified.
+
+    Args:
+        dataset: As for `push_scored_dataset`, like the next three.
+        scores: See there.
+        columns: See there.
+        split: See there.
+        with_rows: Whether the rows are pushed with the scores.
 
     Raises:
         ConfigError: No scores, scores that do not fit the splits, or a split's name that `datasets` cannot have.
@@ -65,7 +74,9 @@ def collect_parts(
         if not len(rows):
             msg = f"the split {name!r} has no rows; leave it out"
             raise DataError(msg)
-    parts = [Part(name, *_knowing_what_stays(*_scored(rows, part, columns))) for name, rows, part in splits]
+    parts = [
+        Part(name, *_publishable(*_scored(rows, part, columns), with_rows=with_rows)) for name, rows, part in splits
+    ]
     if all(part.scores is None for part in parts):
         msg = "the data set has no column 'vog' and no scores were given; pass scores=, or add_vog_columns(...) first"
         raise ConfigError(msg)
@@ -119,18 +130,23 @@ def _scored(
     return dataset.with_format(None), scores or known
 
 
-def _knowing_what_stays(dataset: Dataset, scores: VoGScores | None) -> tuple[Dataset, VoGScores | None]:
-    """The same, the scores without the digests of columns that come back otherwise: with files instead of paths."""
+def _publishable(dataset: Dataset, scores: VoGScores | None, *, with_rows: bool) -> tuple[Dataset, VoGScores | None]:
+    """The same, the scores without the digests of columns of named files that tell more than is pushed, or less.
+
+    A digest of a file that is not pushed would let others check a guess at its content; one of version 1 is of its
+    name, and the rows come back with its bytes.
+    """
     digests = {} if scores is None else scores.identity.columns
-    changing = {*digests} & {*columns_of_named_files(dataset)}
-    if scores is None or not changing:
+    named = {*digests} & {*columns_of_named_files(dataset)}
+    dropped = {name for name in named if not with_rows or is_first_version(digests[name])}
+    if scores is None or not dropped:
         return dataset, scores
-    kept = {name: digest for name, digest in digests.items() if name not in changing}
+    kept = {name: digest for name, digest in digests.items() if name not in dropped}
     shared = [name for name in kept if name in dataset.column_names]
     known = copy(scores)
     known.manifest = {**scores.manifest, "data": {**scores.manifest["data"], "columns": kept}}
     if scores.row_hash is not None:
-        known.row_hash = identify_rows(dataset.select_columns(shared)).row_hash if shared else None
+        known.row_hash = identify_rows(dataset.select_columns(shared), like=known.identity).row_hash if shared else None
     return dataset, known
 
 

@@ -88,7 +88,7 @@ def push_scored_dataset(
     places.require_config_name(config_name)
     _require_target(repo_id, revision, create_pr=create_pr)
     api = connect(token)
-    parts = collect_parts(dataset, scores, columns, split)
+    parts = collect_parts(dataset, scores, columns, split, with_rows=not scores_only)
     if show_rows or not scores_only:
         require_own_files(dataset)
     repo_id = _with_owner(repo_id, require_writer(api))

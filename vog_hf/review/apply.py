@@ -21,7 +21,7 @@ from vog_hf.review.agreement import Resolved, resolve
 from vog_hf.review.decision import DECISIONS, Decision, hex_of, require_valid
 from vog_hf.review.header import JournalHeader
 from vog_hf.review.journal import Journal, read_journal
-from vog_hf.rows import RowIdentity, has_table, identify_rows, integer_column
+from vog_hf.rows import RowIdentity, has_table, identify_rows, integer_column, is_first_version
 from vog_hf.scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def plan_review(
     for decision in standing:
         _require_valid(decision, len(stored), header, class_names)
     _require_once(standing)
-    _require_same_rows(standing, identity, labels, header)
+    _require_same_rows(standing, stored, identity, labels, header)
     resolved = resolve(standing)
     if labels is None and any(one.label is not None for one in resolved.values()):
         lacking = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
@@ -304,10 +304,10 @@ def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None)
 
 def _identity_like(dataset: Dataset, header: JournalHeader | None) -> RowIdentity:
     """The identity of the rows over the columns that were scored, where the data set has them all."""
-    scored = [] if header is None else list(header.columns)
-    if scored and set(scored) <= set(dataset.column_names):
-        return identify_rows(dataset.select_columns(scored))
-    return identify_rows(dataset)
+    if header is None:
+        return identify_rows(dataset)
+    has_all = header.columns and set(header.columns) <= set(dataset.column_names)
+    return identify_rows(dataset.select_columns([*header.columns]) if has_all else dataset, like=header.identity)
 
 
 def _require_valid(
@@ -332,15 +332,23 @@ def _require_once(decisions: list[Decision]) -> None:
 
 
 def _require_same_rows(
-    decisions: list[Decision], identity: RowIdentity, labels: Labels | None, header: JournalHeader | None
+    decisions: list[Decision],
+    dataset: Dataset,
+    identity: RowIdentity,
+    labels: Labels | None,
+    header: JournalHeader | None,
 ) -> None:
     """Raise RowMismatchError where a row is not the one that a decision is about, by its hash and its given label."""
-    comparable = identity.row_hash is not None and (header is None or set(header.columns) == set(identity.columns))
+    known = [identity.row_hash] if header is None or set(header.columns) == set(identity.columns) else []
+    if header is not None and known and any(map(is_first_version, header.columns.values())):
+        # Scores that were made again since the journal was begun have hashes of this version.
+        known.append(identify_rows(dataset.select_columns([*header.columns])).row_hash)
     for one in decisions:
         advice = "pass the data that was reviewed, in its order"
-        if comparable and identity.row_hash is not None and one.row_hash is not None:
-            found = hex_of(identity.row_hash[one.row])
-            if found != one.row_hash:
+        hashes = [hex_of(row_hash[one.row]) for row_hash in known if row_hash is not None]
+        if hashes and one.row_hash is not None:
+            found = hashes[0]
+            if one.row_hash not in hashes:
                 extra = "" if header is not None else ", without columns that were added since, or its scores, too"
                 msg = f"row {one.row} has the hash {found}, and the decision about it {one.row_hash}; {advice}{extra}"
                 raise RowMismatchError(msg)

@@ -73,6 +73,11 @@ class JournalHeader:
         """The first line of a journal."""
         return {"journal": KIND, "format": FORMAT, **asdict(self)}
 
+    @property
+    def identity(self) -> RowIdentity:
+        """The rows that the journal is of, without a hash of each."""
+        return RowIdentity(self.n_rows, self.columns, None)
+
     def verify(self, identity: RowIdentity, labels: Labels | None, path: Path | str) -> None:
         """Raise RowMismatchError where rows are not those of the journal.
 
@@ -81,9 +86,8 @@ class JournalHeader:
             labels: Their labels, which count where no column can be compared.
             path: The journal.
         """
-        mine = RowIdentity(self.n_rows, self.columns, None)
         try:
-            shared = mine.verify(identity)
+            shared = self.identity.verify(identity)
         except RowMismatchError as error:
             msg = f"the journal {path} is of other data: {error}; pass the data it was written for, or another journal"
             raise RowMismatchError(msg) from error
