@@ -190,10 +190,10 @@ def test_pictures_that_were_fetched_lie_in_a_cache(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("train/cat/a.png", picture.getvalue())
     program = (
-        "import sys\nfrom datasets import load_dataset\nfrom vog_hf.review.named_files import NamedFiles\n"
+        "import sys\nfrom datasets import load_dataset\nfrom vog_hf.named_files import NamedFiles\n"
         "rows = load_dataset(sys.argv[1], split='train')\n"
         "paths = rows.with_format('arrow')[:].column('image').combine_chunks()\n"
-        "print([paths.field('bytes').null_count, NamedFiles(rows).are_cached(0)])"
+        "print([paths.field('bytes').null_count, NamedFiles(rows).require_shown(0) is None])"
     )
     with HubServer() as hub:
         files = {"files": {"train/cat/a.png": picture.getvalue()}, "zipped": {"pictures.zip": archive.getvalue()}}

@@ -19,6 +19,7 @@ FLOORS = (
         "files",
         "rows",
         "row_hashes",
+        "named_files",
         "snapshots",
         "batches",
         "accumulate",

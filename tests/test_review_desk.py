@@ -13,9 +13,9 @@ from PIL import Image
 from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regression, make_scores, make_texts
 
 from vog_hf.errors import ConfigError, DataError
+from vog_hf.named_files import is_cached
 from vog_hf.review.desk import Desk, answering, pace
 from vog_hf.review.journal import Journal, read_decisions
-from vog_hf.review.named_files import is_cached
 from vog_hf.review.page import LABEL_NOTE
 from vog_hf.review.row import RowMaker
 

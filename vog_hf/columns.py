@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from vog_hf.batches import check_map_style
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
+from vog_hf.named_files import with_more_columns
 from vog_hf.rows import has_table, identify_rows, integer_column
 from vog_hf.scores import COMPANIONS, VoGScores
 
@@ -76,7 +77,7 @@ def add_vog_columns(
     verify_rows(dataset, scores)
     features = Features({name: _feature(dataset, scores, name) for name in names})
     added = Dataset.from_dict({name: _values(scores, name) for name in names}, features=features, split=dataset.split)
-    scored = concatenate_datasets([dataset.with_format(None), added], axis=1, info=None, split=dataset.split)
+    scored = with_more_columns(dataset.with_format(None), added)
     _SCORES_OF[scored] = scores
     return scored
 

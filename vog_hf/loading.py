@@ -19,6 +19,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from vog_hf.errors import DataError, LabelError
+from vog_hf.named_files import with_more_columns
 from vog_hf.rows import has_table
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -46,13 +47,13 @@ def load_rows(
     _refuse_idle(path, config, revision)
     try:
         if is_saved(path):
-            return part_of(load_from_disk(str(path)), split)
-        split = split or "train"
+            return part_of(load_from_disk(str(path), keep_in_memory=False), split)
+        split = split or "train"  # not in memory: beside its file on disk stands who wrote the rows
         if path.is_dir():
-            return load_dataset(str(path), config, split=split)
+            return load_dataset(str(path), config, split=split, keep_in_memory=False)
         if not path.is_file():
-            return load_dataset(name, config, split=split, revision=revision)
-        return load_dataset(_reader(path), data_files={"train": str(path)}, split=split)
+            return load_dataset(name, config, split=split, revision=revision, keep_in_memory=False)
+        return load_dataset(_reader(path), data_files={"train": str(path)}, split=split, keep_in_memory=False)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         # The message of a DatasetGenerationError says only that there was one.
         known = error.__cause__ if isinstance(error, DatasetGenerationError) else None
@@ -182,7 +183,7 @@ def with_columns(dataset: Dataset, columns: pa.Table) -> Dataset:
     """
     stored, added = dataset.with_format(None), Dataset(columns)
     others = stored.remove_columns([name for name in added.column_names if name in stored.column_names])
-    joined = concatenate_datasets([others, added], axis=1, split=dataset.split) if others.column_names else added
+    joined = with_more_columns(others, added) if others.column_names else added
     new = [name for name in added.column_names if name not in stored.column_names]
     ordered: Any = joined.select_columns([*stored.column_names, *new])
     return ordered.with_format(**_format(dataset))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Value
 
 from vog_hf.columns import (
     add_vog_columns,
@@ -18,8 +18,8 @@ from vog_hf.columns import (
     verify_rows,
 )
 from vog_hf.errors import ConfigError, DataError
-from vog_hf.hub.named_files import columns_of_named_files
 from vog_hf.hub.places import SPLIT_NAME
+from vog_hf.named_files import columns_of_named_files, with_more_columns
 from vog_hf.rows import has_table, identify_rows, is_first_version
 from vog_hf.scores import ROW_ID, VoGScores
 
@@ -209,7 +209,7 @@ def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
         return dataset
     nothing = {name: [None] * len(dataset) for name in missing}
     empty = Dataset.from_dict(nothing, features=Features(missing))
-    return concatenate_datasets([dataset, empty], axis=1, split=dataset.split)
+    return with_more_columns(dataset, empty)
 
 
 def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:

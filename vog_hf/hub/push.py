@@ -14,9 +14,9 @@ from vog_hf.errors import ConfigError
 from vog_hf.hub import places
 from vog_hf.hub.card import sections
 from vog_hf.hub.client import connect, require_writer
-from vog_hf.hub.named_files import require_own_files
 from vog_hf.hub.parts import collect_parts, score_tables
 from vog_hf.hub.upload import Target, Upload, describe_parts
+from vog_hf.named_files import require_own_files
 from vog_hf.scores import VoGScores
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from vog_hf.pictures.charts import data_map, decile_plot, draw_data_map
 from vog_hf.pictures.heat import (
     HEAT_COLORS,
     SMOOTHING,
+    THUMBNAIL,
     heat_by_itself,
     overlay,
     row_heat,
@@ -16,12 +17,14 @@ from vog_hf.pictures.heat import (
     thumbnail,
 )
 from vog_hf.pictures.ranked import class_names, has_classes, most_extreme, ranking_column, row_values
-from vog_hf.pictures.rows import row_picture, row_text, row_texts, show_rows
+from vog_hf.pictures.rows import ShownRows, row_picture, row_text, row_texts, show_rows
 from vog_hf.pictures.sheet import contact_sheet
 
 __all__ = [
     "HEAT_COLORS",
     "SMOOTHING",
+    "THUMBNAIL",
+    "ShownRows",
     "class_names",
     "contact_sheet",
     "data_map",

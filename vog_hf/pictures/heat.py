@@ -7,16 +7,18 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from vog_hf.errors import ConfigError
+from vog_hf.pictures.decoding import reduced
 from vog_hf.pictures.rows import rgb
 from vog_hf.scores import VoGScores
 
 HEAT_COLORS = "inferno"
 SMOOTHING = 1 / 32  # standard deviation, as a share of the map's longer side
+THUMBNAIL = 96  # pixels of a thumbnail's longer side
 MAX_STRIP = 128  # cells of a map of one axis
 CELL = (8, 24)  # width and height of such a cell, in pixels
 
 
-def thumbnail(image: Image.Image, side: int = 96) -> Image.Image:
+def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
     """The picture in RGB, its longer side ``side`` pixels, its proportions kept.
 
     Small pictures (8 x 8, 32 x 32) are enlarged with their pixels as squares, nothing made up between them.
@@ -32,9 +34,7 @@ def thumbnail(image: Image.Image, side: int = 96) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if scale >= 1:
         return rgb(image).resize(size, Image.Resampling.NEAREST)
-    if image.mode in ("RGB", "L"):  # a large picture is first reduced, then converted
-        return rgb(image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
-    return rgb(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return rgb(reduced(image, side)).resize(size, Image.Resampling.LANCZOS)
 
 
 def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75) -> Image.Image:

@@ -79,7 +79,7 @@ def contact_sheet(
     """
     column = column or ranking_column(scores)
     grids = most_extreme(scores, column, count)
-    pictures = [show_rows(dataset, rows) for rows in grids]
+    pictures = [show_rows(dataset, rows, side=max(1, side)) for rows in grids]
     if not any(isinstance(picture, Image.Image) for grid in pictures for picture in grid):
         msg = (
             f"a contact sheet needs pictures, and rows {grids[0][:3].tolist()} of the data set have none (a column of "

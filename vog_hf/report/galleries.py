@@ -110,7 +110,7 @@ class CardMaker:
         """The cards of these rows, in this order."""
         rows = [int(row) for row in rows]
         missing = [row for row in dict.fromkeys(rows) if row not in self._cards]
-        shown = [None] * len(missing) if self._dataset is None else show_rows(self._dataset, missing)
+        shown = [None] * len(missing) if self._dataset is None else show_rows(self._dataset, missing, side=SIDE)
         for row, content in zip(missing, shown, strict=True):
             self._cards[row] = self._card(row, content)
         return [self._cards[row] for row in rows]

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vog_hf.pictures import has_classes, row_heat, row_values, show_rows, thumbnail
-from vog_hf.review.named_files import NamedFiles
+from vog_hf.pictures import ShownRows, has_classes, row_heat, row_values, thumbnail
 from vog_hf.review.sound import Sounds
 from vog_hf.scores import COMPANIONS, VoGScores
 from vog_hf.text import number, printable
@@ -96,13 +95,12 @@ class RowMaker:
     Args:
         scores: Of the data set.
         dataset: Its rows; None = records of the numbers alone.
-        is_from_hub: Whether they are somebody's on the Hub: then files outside of caches that they name are not shown.
+        is_from_hub: Whether they are known to be from the Hub: see `vog_hf.named_files`.
     """
 
     def __init__(self, scores: VoGScores, dataset: Any, *, is_from_hub: bool = False) -> None:
         self._scores = scores
-        self._dataset = dataset
-        self._files = NamedFiles(dataset) if is_from_hub else None
+        self._shown = None if dataset is None else ShownRows(dataset, is_from_hub=is_from_hub)
         self._sounds = Sounds(dataset, is_from_hub=is_from_hub)
         self._has_classes = has_classes(scores)
         self._listed = [name for name in LISTED if name in scores.column_names]
@@ -117,13 +115,11 @@ class RowMaker:
         """The row's sound as a data URI; None where it has none that can be shown."""
         return self._sounds.source(row)
 
-    def _content(self, row: int) -> Image.Image | str | None:
-        if self._dataset is None or (self._files is not None and not self._files.are_cached(row)):
-            return None
-        return show_rows(self._dataset, [row])[0]
+    def _content(self, row: int, side: int) -> Image.Image | str | None:
+        return None if self._shown is None else self._shown.show(row, side)
 
     def _view(self, row: int) -> RowView:
-        content = self._content(row)
+        content = self._content(row, SIDE)
         picture = thumbnail(content, SIDE) if isinstance(content, Image.Image) else None
         heat = row_heat(self._scores, row, picture)
         label, prediction = (self._class(name, row) for name in ("label", "prediction"))
@@ -142,7 +138,7 @@ class RowMaker:
         )
 
     def _small_view(self, row: int) -> SmallView:
-        content = self._content(row)
+        content = self._content(row, SMALL_SIDE)
         label, prediction = (self._class(name, row) for name in ("label", "prediction"))
         return SmallView(
             row=row,

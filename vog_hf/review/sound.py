@@ -2,16 +2,19 @@
 
 import base64
 import io
+import logging
 import wave
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vog_hf.review.named_files import is_cached
+from vog_hf.named_files import HiddenFileError, NamedFiles
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 20 * 2**20  # of one row's sound; it travels inside the page
+MAX_STORED = 4 * MAX_BYTES  # of one row's sound as samples: 64 bits each become 16
 SOUND_NAMES = ("audio", "sound", "speech", "file")
 # How files of sound begin (offset, bytes), and their type. A data set may name any file of the machine as a row's
 # sound: what does not begin like one is not shown.
@@ -33,8 +36,7 @@ class Sounds:
     Args:
         dataset: A `datasets.Dataset` with an ``Audio`` column, or any map-style data set whose rows hold, under a name
             such as ``audio``, a mapping with ``bytes`` or with ``array`` and ``sampling_rate``.
-        is_from_hub: Whether the rows are somebody's on the Hub: then of the files that they name just those in caches
-            are read.
+        is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.named_files`.
 
     Attributes:
         any: Whether a column of sounds is known.
@@ -42,7 +44,8 @@ class Sounds:
 
     def __init__(self, dataset: Any, *, is_from_hub: bool = False) -> None:
         self._rows, self._name = _undecoded(dataset)
-        self._may_read = is_cached if is_from_hub else _any_file
+        self._files = NamedFiles(self._rows, is_from_hub=is_from_hub)
+        self._cells = None if self._name is None else self._rows.with_format("arrow")
         self.any = self._name is not None
 
     def source(self, row: int) -> str | None:
@@ -53,22 +56,34 @@ class Sounds:
             >>> Sounds([tone]).source(0)[:22]
             'data:audio/wav;base64,'
         """
-        if self._rows is None:
+        if self._rows is None or (self._cells is not None and self._cells[row].nbytes > MAX_STORED):
             return None
         stored = self._rows[row]
         names = SOUND_NAMES if self._name is None else (self._name,)
-        values = [stored[name] for name in names if isinstance(stored, Mapping) and name in stored]
-        return next((source for value in values if (source := self._source(value)) is not None), None)
+        values = {name: stored[name] for name in names if isinstance(stored, Mapping) and name in stored}
+        return next((s for name, value in values.items() if (s := self._source(name, value)) is not None), None)
 
-    def _source(self, value: Any) -> str | None:
+    def _source(self, column: str, value: Any) -> str | None:
         if not isinstance(value, Mapping):
             return None
         if value.get("array") is not None and value.get("sampling_rate"):
-            return _uri("audio/wav", _wav(np.asarray(value["array"], dtype=np.float64), int(value["sampling_rate"])))
+            samples = _wav(value["array"], value["sampling_rate"])
+            return None if samples is None else _uri("audio/wav", samples)
         path = value.get("path")
-        content = value.get("bytes") or (_read(path) if path and self._may_read(path) else None)
+        content = value.get("bytes") or (self._read(path, column) if path else None)
         kind = None if content is None else _kind(content)
         return None if kind is None or content is None else _uri(kind, content)
+
+    def _read(self, path: str, column: str) -> bytes | None:
+        """A file that a row names as its sound; None where it may not be shown, cannot be read or is too large."""
+        try:
+            with self._files.open(path, column) as file:
+                content = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:
+            if isinstance(error, HiddenFileError):
+                logger.warning("a sound is not played: %s", error)
+            return None
+        return content if len(content) <= MAX_BYTES else None
 
 
 def _undecoded(dataset: Any) -> tuple[Any, str | None]:
@@ -90,30 +105,20 @@ def _fields(feature: Any) -> Mapping[str, Any]:
     return feature if isinstance(feature, Mapping) else {}
 
 
-def _any_file(_: str) -> bool:
-    return True
-
-
-def _read(path: str) -> bytes | None:
-    """A file that stands in the data set for a row's sound; None where it cannot be read or is too large."""
-    if not Path(path).is_file():  # nor a device or a pipe, which may have no end
-        return None
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError:
-        return None
-    return content if len(content) <= MAX_BYTES else None
-
-
 def _kind(content: bytes) -> str | None:
     if len(content) > MAX_BYTES:
         return None
     return next((kind for start, mark, kind in BEGINNINGS if content[start : start + len(mark)] == mark), None)
 
 
-def _wav(samples: np.ndarray[Any, Any], rate: int) -> bytes:
-    """Samples in -1..1, ``[time]`` or ``[channels, time]``, as a file of 16 bits each."""
+def _wav(values: Any, rate: Any) -> bytes | None:
+    """Samples in -1..1, ``[time]`` or ``[channels, time]``, as a file of 16 bits each; None where they are too many."""
+    try:
+        samples, rate = np.asarray(values, dtype=np.float64), int(rate)
+    except (ValueError, TypeError, OverflowError):  # texts, or channels of several lengths
+        return None
+    if samples.ndim not in (1, 2) or samples.size > MAX_STORED // 8 or not 0 < rate < 2**31:
+        return None
     if samples.ndim == 2:
         samples = samples.mean(axis=0)
     whole = (32767 * np.nan_to_num(samples).clip(-1, 1)).round().astype("<i2")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vog_hf.evaluation import HardTail
 from vog_hf.pictures import (
+    THUMBNAIL,
     has_classes,
     most_extreme,
     ranking_column,
@@ -111,7 +112,7 @@ def _table(scores: VoGScores, dataset: Any, rows: Rows, caption: str) -> Table:
     """A table of these rows, each column of one type; the caption says, too, where a cell is cut or what it shows."""
     first = [name for name in FIRST_COLUMNS if name in scores.column_names]
     others = [name for name in scores.column_names if name not in first]
-    shown = [None] * len(rows) if dataset is None else show_rows(dataset, rows)
+    shown = [None] * len(rows) if dataset is None else show_rows(dataset, rows, side=THUMBNAIL)
     columns = {
         "row": rows.tolist(),
         **({} if scores.ids is None else {"id": [str(scores.ids[row]) for row in rows]}),

@@ -1,0 +1,152 @@
+"""Which files that rows name may be shown: one rule for every output, decided by where the rows came from."""
+
+import base64
+import io
+import json
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from datasets import Dataset, Features, Image, Value, concatenate_datasets, load_dataset
+from PIL import Image as Pillow
+
+from vog_hf import VoGScores, add_vog_columns
+from vog_hf.errors import DataError
+from vog_hf.named_files import NamedFiles, Origin, origin, require_own_files
+from vog_hf.pictures import row_texts, show_rows
+from vog_hf.pictures.decoding import MAX_TEXT, decoded
+from vog_hf.report import write_report
+
+STORED = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture
+def private(tmp_path):
+    """A picture that is nobody else's business."""
+    (tmp_path / "home").mkdir()
+    Pillow.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "home" / "passport.png")
+    return str(tmp_path / "home" / "passport.png")
+
+
+def foreign(tmp_path, path, **options):
+    """Two rows of a table that somebody else has written; the second names a file."""
+    held = io.BytesIO()
+    Pillow.new("RGB", (8, 8), (0, 0, 200)).save(held, "PNG")
+    rows = [{"bytes": held.getvalue(), "path": "a.png"}, {"bytes": None, "path": path}]
+    features = Features({"image": Image()})
+    table = pa.table({"image": pa.array(rows, STORED)}, schema=features.arrow_schema)
+    pa.parquet.write_table(table, tmp_path / "theirs.parquet")
+    files = str(tmp_path / "theirs.parquet")
+    return load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"), **options)
+
+
+def own(path):
+    """One row that this program has made."""
+    return Dataset.from_dict({"image": [path]}, features=Features({"image": Image()}))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_rows_of_somebody_else_show_and_publish_no_file(tmp_path, private, in_memory, caplog):
+    """Whatever was made of them: a selection, a filter, more columns, rows of one's own behind them."""
+    theirs = foreign(tmp_path, private, keep_in_memory=in_memory)
+    made = {
+        "read": theirs,
+        "selected": theirs.select([0, 1]),
+        "filtered": theirs.cast_column("image", Image(decode=False))
+        .filter(lambda row: True)
+        .cast_column("image", Image()),
+        "with columns": add_vog_columns(theirs, VoGScores({"vog": np.array([0.1, 0.2])}, {}), ["vog"]),
+        "with a column": theirs.add_column("more", [1, 2]),
+        "joined": concatenate_datasets([theirs, own(private)]),
+    }
+    for name, rows in made.items():
+        caplog.clear()
+        shown = show_rows(rows, [0, 1])
+        assert [picture is None for picture in shown] == [False, True], name
+        assert "embed_table_storage" in caplog.text, "says how to allow it"
+        with pytest.raises(DataError, match="does not hold it"):
+            require_own_files(rows)
+
+
+def test_ones_own_files_are_shown(tmp_path, private):
+    """Paths that were put into the rows here, a folder of pictures, and what was added to both."""
+    folder = load_dataset("imagefolder", data_dir=f"{tmp_path}/home", split="train", cache_dir=f"{tmp_path}/cache")
+    scores = VoGScores({"vog": np.array([0.1])}, {})
+    for rows in (own(private), folder, add_vog_columns(own(private), scores, ["vog"])):
+        assert show_rows(rows, [0])[0].getpixel((0, 0)) == (200, 0, 0)
+        require_own_files(rows)
+
+
+def test_text_from_the_hub_that_was_cast_to_pictures_is_somebody_elses(tmp_path, private):
+    """The folder in which `datasets` keeps a commit of the Hub tells it from a table of one's own."""
+    Dataset.from_dict({"image": [private]}).to_parquet(tmp_path / "paths.parquet")
+    read = load_dataset("parquet", data_files=f"{tmp_path}/paths.parquet", split="train", cache_dir=f"{tmp_path}/cache")
+    mine = read.cast_column("image", Image())
+    assert (origin(mine, "image"), show_rows(mine, [0])[0].size) == (Origin.OWN, (8, 8))
+    place = tmp_path / "someone___data" / COMMIT
+    place.mkdir(parents=True)
+    (place / "dataset_info.json").write_text(json.dumps({"builder_name": "parquet"}))
+    table = pa.table({"image": pa.array([private])})
+    with pa.OSFile(str(place / "data-train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    theirs = Dataset.from_file(str(place / "data-train.arrow")).cast_column("image", Image())
+    assert (origin(theirs, "image"), show_rows(theirs, [0])) == (Origin.FOREIGN, [None])
+
+
+def test_a_report_of_somebody_elses_rows_holds_no_private_picture(tmp_path, private):
+    """The file that is made to be sent has the picture that a row holds, and not the one that a row names."""
+    scores = VoGScores({"vog": np.array([0.1, 0.2])}, {})
+    write_report(scores, foreign(tmp_path, private), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    sources = [part.split('"')[0] for part in page.split("data:image/webp;base64,")[1:]]
+    pixels = {Pillow.open(io.BytesIO(base64.b64decode(source))).convert("RGB").getpixel((0, 0)) for source in sources}
+    assert pixels == {(0, 0, 200)}
+
+
+def test_what_has_no_end_is_not_read(tmp_path):
+    """A device that a row of one's own names is not a picture either."""
+    rows = own("/dev/zero")
+    assert show_rows(rows, [0]) == [None]
+    with pytest.raises(OSError, match="not a regular file"):
+        NamedFiles(rows).open("/dev/zero", "image")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "P", "1", "RGB", "RGBA"])
+def test_a_large_picture_is_reduced_before_it_is_converted(mode):
+    """Pixels of a large picture are never spread out; those of a small one stay as they are."""
+    file = io.BytesIO()
+    Pillow.new(mode, (4000, 1000)).save(file, "PNG")
+    assert decoded(file, 100).size == (308, 77)
+    assert decoded(file, 4000).size == (4000, 1000)
+
+
+def test_a_picture_that_would_fill_the_memory_is_not_decoded(monkeypatch, caplog):
+    """It is shown as if there were none, the log says how large it is; the next smaller one is shown."""
+    monkeypatch.setattr("vog_hf.pictures.decoding.MAX_DECODED", 100 * 100 * 4)
+    rows = [Pillow.new("RGB", (side, 100)) for side in (100, 101)]
+    dataset = Dataset.from_dict({"image": rows}, features=Features({"image": Image()}))
+    with caplog.at_level(logging.WARNING):
+        assert [picture is None for picture in show_rows(dataset, [0, 1])] == [False, True]
+    assert "101 x 100 pixels" in caplog.text
+
+
+def test_a_photograph_stays_upright_when_it_is_reduced():
+    """The orientation that a camera has noted counts for the small picture, too."""
+    file, exif = io.BytesIO(), Pillow.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Pillow.new("RGB", (3000, 1000)).save(file, "JPEG", exif=exif)
+    width, height = decoded(file, 100).size
+    assert (round(height / width, 1), height <= 600) == (3.0, True)
+
+
+def test_of_a_long_text_the_beginning_is_read():
+    """Cut before it is copied; bytes that are not text are replaced."""
+    rows = Dataset.from_dict({"text": ["ä" * (MAX_TEXT + 9), "short"]})
+    assert [len(text) for text in (*show_rows(rows, [0, 1]), *row_texts(rows))] == [MAX_TEXT, 5] * 2
+    buffers = [None, pa.py_buffer(np.array([0, 3], "<i4")), pa.py_buffer(b"a\xffb")]
+    rows = Dataset(pa.table({"text": pa.Array.from_buffers(pa.string(), 1, buffers)}))
+    assert rows.features["text"] == Value("string")
+    assert (show_rows(rows, [0]), row_texts(rows)) == (["a�b"], ["a�b"])
