@@ -52,6 +52,7 @@ def own(path):
 def test_rows_of_somebody_else_show_and_publish_no_file(tmp_path, private, in_memory, caplog):
     """Whatever was made of them: a selection, a filter, more columns, rows of one's own behind them."""
     theirs = foreign(tmp_path, private, keep_in_memory=in_memory)
+    undecoded = theirs.cast_column("image", Image(decode=False))
     made = {
         "read": theirs,
         "selected": theirs.select([0, 1]),
