@@ -56,9 +56,7 @@ def test_rows_of_somebody_else_show_and_publish_no_file(tmp_path, private, in_me
     made = {
         "read": theirs,
         "selected": theirs.select([0, 1]),
-        "filtered": theirs.cast_column("image", Image(decode=False))
-        .filter(lambda row: True)
-        .cast_column("image", Image()),
+        "filtered": undecoded.filter(lambda row: True).cast_column("image", Image()),
         "with columns": add_vog_columns(theirs, VoGScores({"vog": np.array([0.1, 0.2])}, {}), ["vog"]),
         "with a column": theirs.add_column("more", [1, 2]),
         "joined": concatenate_datasets([theirs, own(private)]),
