@@ -1,4 +1,8 @@
+import pickle
 import random
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass
 
 import models
@@ -578,3 +582,54 @@ def test_a_batch_is_the_same_in_company_and_alone():
     for part in parts:
         assert_close(part.inputs["features"], whole.inputs["features"][list(part.rows)], rtol=0, atol=0)
         assert part.labels.tolist() == [LABELS[row] for row in part.rows]
+
+
+class Unpicklable(nn.Module):
+    """A model that no worker can be sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.act = nn.Linear(3, 2), lambda x: x
+
+    def forward(self, x, scale):
+        return self.act(self.head(x)) * scale
+
+
+def test_what_a_worker_is_sent_holds_rows_and_collator_but_not_the_model():
+    """Workers that are spawned make the same batches; pickling never meets the model."""
+    rows = [{"x": [1.0, 2.0, float(k)], "scale": 2.0, "label": k % 2, "name": "n"} for k in range(5)]
+    reader = BatchReader(rows, Unpicklable())
+    sent = pickle.loads(pickle.dumps(reader))  # noqa: S301 (what multiprocessing does)
+    batch, *rest = sent._collate_rows(rows[1:3])
+    inputs, labels, _ = reader._split(batch, *rest)
+    (expected,) = reader.read([range(1, 3)])
+    assert_close((inputs, labels), (expected.inputs, expected.labels), rtol=0, atol=0)
+    assert set(inputs) == {"x", "scale"}
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_read_the_same_batches(tmp_path):
+    """With the start method of macOS and of Python 3.14, for a model that does not pickle."""
+    program = textwrap.dedent("""
+        import sys
+        import torch
+        from torch import nn
+        from vog_hf.batches import BatchReader
+
+        class Unpicklable(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.act = lambda x: x
+            def forward(self, x):
+                return self.act(x)
+
+        if __name__ == "__main__":
+            torch.multiprocessing.set_start_method(sys.argv[1])
+            rows = [{"x": [float(k)], "label": 0} for k in range(4)]
+            read = BatchReader(rows, Unpicklable(), num_workers=1).read([range(0, 2), range(2, 4)])
+            print([batch.inputs["x"].tolist() for batch in read])
+    """)
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    run = subprocess.run([sys.executable, str(path), "forkserver"], capture_output=True, text=True, check=False)
+    assert run.stdout.split("\n")[0] == "[[[0.0], [1.0]], [[2.0], [3.0]]]", run.stderr

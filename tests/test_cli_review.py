@@ -130,13 +130,16 @@ def test_without_gradio_one_line_names_the_extra(capfd, monkeypatch, folder):
 
 
 def test_what_cannot_be_opened_is_one_line(capfd, tmp_path, folder):
-    """A port in use, a journal of other rows, and another data set end the command before there is a page."""
+    """A used port, an unknown host, a journal of other rows, and other data end the command before there is a page."""
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run(capfd, "review", folder, "--port", port)
     assert done.code == 1
     assert f"Error: cannot listen on port {port} of 127.0.0.1" in done.stderr
+    done = run(capfd, "review", folder, "--host", "no-such-host.invalid")
+    assert done.code == 1
+    assert re.search(r"^Error: cannot listen on .* of no-such-host\.invalid \(", done.stderr, re.MULTILINE)
     Journal.open(tmp_path / "other.jsonl", digits_scores(12, start=40)[1])
     done = run(capfd, "review", folder, "--journal", tmp_path / "other.jsonl")
     assert "the journal" in done.stderr

@@ -1,5 +1,6 @@
 import errno
 import os
+import socket
 import subprocess
 import sys
 from collections import namedtuple
@@ -7,7 +8,17 @@ from collections import namedtuple
 import pytest
 
 from vog_hf.errors import OutputFolderError
-from vog_hf.files import format_bytes, free_bytes, locked, read_json, require_free, write_atomically, write_json
+from vog_hf.files import (
+    foreign_names,
+    format_bytes,
+    free_bytes,
+    locked,
+    read_json,
+    remove_half_written,
+    require_free,
+    write_atomically,
+    write_json,
+)
 
 
 def names(folder):
@@ -132,3 +143,97 @@ def test_a_read_only_folder_is_refused(tmp_path):
 def test_bytes_are_written_for_people(count, text):
     """One decimal and the unit that fits."""
     assert format_bytes(count) == text
+
+
+# --- machines -------------------------------------------------------------------------------------------------------
+
+
+def test_what_kills_left_half_written_is_removed_and_nothing_else(tmp_path):
+    """Names that `write_atomically` and safetensors give, and no file that only looks like them."""
+    left = [".step-000000010.safetensors.41.tmp", ".plan.json.7.tmp", ".tmpA1b2C3"]
+    other = [
+        ".tmp",
+        ".tmp-notes",
+        ".tmpA1b2C34",
+        ".notes.tmp",
+        "notes.12.tmp",
+        ".gitignore",
+        "step-000000010.safetensors",
+    ]
+    for name in left + other:
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".folder.1.tmp").mkdir()
+    remove_half_written(tmp_path)
+    assert names(tmp_path) == sorted([*other, ".folder.1.tmp"])
+    remove_half_written(tmp_path / "missing")
+
+
+def test_a_write_removes_what_dead_writers_of_the_same_file_left(tmp_path):
+    """In a folder of the user's, too, where a living writer's file and those of other names are left alone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = tmp_path / f".report[1].html.{ended.pid}.tmp"
+    kept = [tmp_path / f".report[1].html.{os.getppid()}.tmp", tmp_path / f".other.html.{ended.pid}.tmp"]
+    for path in (left, *kept):
+        path.write_text("half")
+    write_json(tmp_path / "report[1].html", 1)
+    assert names(tmp_path) == sorted(["report[1].html", *(path.name for path in kept)])
+
+
+def without_flock(*_):
+    """Answer as the kernel does on NFS without lockd."""
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_disk_without_flock_is_locked_by_a_file(tmp_path, monkeypatch):
+    """A second run is refused while the first holds it; what a dead process left is taken over; nothing is left."""
+    monkeypatch.setattr("fcntl.flock", without_flock)
+    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.1)
+    marker = tmp_path / ".lock.held"
+    with locked(tmp_path):
+        assert marker.read_text() == f"{os.getpid()} on {socket.gethostname()}"
+        assert foreign_names(tmp_path) == []
+        with (
+            pytest.raises(OutputFolderError, match=r"in use by another run.*\.lock\.held says so; delete"),
+            locked(tmp_path),
+        ):
+            pass
+    assert not marker.exists()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    for stale in (f"{ended.pid} on {socket.gethostname()}", f"{os.getpid()} on {socket.gethostname()}"):
+        marker.write_text(stale)
+        with locked(tmp_path):
+            assert marker.exists()
+    marker.write_text(f"{ended.pid} on another-host")
+    with pytest.raises(OutputFolderError, match="in use by another run"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", ".lock.held"])
+def test_a_lock_is_no_way_out_of_its_folder(tmp_path, monkeypatch, name):
+    """A link that a folder brings along neither empties nor makes the file that it leads to."""
+    if name == ".lock.held":
+        monkeypatch.setattr("fcntl.flock", without_flock)
+    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.1)
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    for target in ("notes.txt", "absent.txt"):
+        link = tmp_path / "scores" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(OutputFolderError), locked(tmp_path / "scores"):
+            pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "absent.txt").exists()
+
+
+def test_a_temporary_file_is_no_way_out_of_its_folder(tmp_path):
+    """A link under the name of the file or of its temporary one is replaced, not followed."""
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("plan.json", f".plan.json.{os.getpid()}.tmp"):
+        (tmp_path / "scores" / name).symlink_to(tmp_path / "notes.txt")
+    write_json(tmp_path / "scores" / "plan.json", [1])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert read_json(tmp_path / "scores" / "plan.json") == [1]

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import multiprocessing
@@ -445,3 +446,37 @@ def test_a_killed_process_loses_nothing_it_confirmed(scores, path, delay):
     assert len(set(written)) == len(written)
     journal.decide(0, "drop", reviewer="Bob")
     assert read_journal(path)[0].n_rows == N
+
+
+def test_a_journal_on_a_disk_without_flock_takes_decisions_in_turn(scores, path, monkeypatch):
+    """A file beside it says who writes; a writer that does not let go is named, and the journal can be read."""
+
+    def without_flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", without_flock)
+    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.1)
+    first, second = Journal.open(path, scores), Journal.open(path, scores)
+    first.decide(1, "keep", reviewer="Ada")
+    second.decide(2, "drop", reviewer="Bob")
+    assert [(d.row, d.decision) for d in read_decisions(path)] == [(1, "keep"), (2, "drop")]
+    held = path.with_name(f".{path.name}.held")
+    assert not held.exists()
+    held.write_text("1 on another-host")
+    with pytest.raises(OutputFolderError, match=r"being written to by another process.*\.held says so"):
+        first.decide(3, "keep", reviewer="Ada")
+
+
+def test_a_journal_that_leads_out_of_its_folder_is_refused(scores, path, tmp_path):
+    """A link that a folder of scores brings along is not written through; one within the folder is."""
+    (tmp_path / "private").mkdir()
+    target = tmp_path / "private" / "empty.txt"
+    target.touch()
+    path.symlink_to(target)
+    with pytest.raises(OutputFolderError, match=r"symbolic link to .*outside its folder"):
+        Journal.open(path, scores)
+    assert target.read_text() == ""
+    path.unlink()
+    path.symlink_to(path.with_name("real.jsonl"))
+    Journal.open(path, scores).decide(1, "keep", reviewer="Ada")
+    assert len(read_decisions(path.with_name("real.jsonl"))) == 1

@@ -98,7 +98,7 @@ class BatchReader:
         loader = DataLoader(
             self.dataset,
             batch_sampler=[list(rows) for rows in batches],
-            collate_fn=self._collate,
+            collate_fn=self._collate_rows,
             num_workers=min(self._num_workers, len(batches)),
             generator=torch.Generator(),  # the loader would draw a seed from the global stream
         )
@@ -107,7 +107,7 @@ class BatchReader:
             loaded = iter(loader)
         for rows in batches:
             try:
-                inputs, labels, masks = next(loaded)
+                inputs, labels, masks = self._split(*next(loaded))
             except (DataError, NonFiniteError) as error:
                 raise type(error)(f"{error} ({_named(rows)})") from error
             yield self._checked(Batch(rows, inputs, labels, masks))
@@ -208,8 +208,19 @@ class BatchReader:
             msg = f"{error} (rows {rows[0]}-{rows[-1]})"
             raise DataError(msg) from error
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
+        return {**self.__dict__, "_model": None}
+
     def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
         """Inputs, labels and masks that forward does not take."""
+        return self._split(*self._collate_rows(rows))
+
+    def _collate_rows(self, rows: list[Any]) -> tuple[Any, list[Any] | None, str | None, list[str] | str]:
+        """The collated batch, labels of a column, what is wrong with labels of text, and the rows' keys: for `_split`.
+
+        Workers run this, so it must do without the model.
+        """
         column = text = None
         if rows and isinstance(rows[0], Mapping):
             rows = [self._with_nulls(row) for row in rows] if self._nullable else rows
@@ -217,13 +228,18 @@ class BatchReader:
             column = None if text else self._label_values(rows)
             missing = {name: self._missing_label(name, rows) for name in self.label_names}
             rows = [self._model_row(row, missing) for row in rows]
-        batch = self._batch(rows, text)
+        return self._batch(rows, text), column, text, _keys(rows)
+
+    def _split(
+        self, batch: Any, column: list[Any] | None, text: str | None, keys: list[str] | str
+    ) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
+        """What `_collate_rows` gave, as `_collate` gives it."""
         names = (self.label_column, *self.label_names) if self.label_column else self.label_names
         inputs, labels = split_batch(batch, self._model, names)
         if column is not None:
             labels = column
         elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
-            msg = f"label_column {self.label_column!r} is neither a column of the rows ({_keys(rows)}) nor of the batch"
+            msg = f"label_column {self.label_column!r} is neither a column of the rows ({keys}) nor of the batch"
             raise DataError(text or msg)
         labels = _label_tensor(labels, text)
         fed = forward_inputs(self._model, inputs, labels)

@@ -22,7 +22,9 @@ from vog_hf.files import (
     explained_disk_errors,
     file_checksum,
     foreign_names,
+    inside,
     read_json,
+    remove_half_written,
     write_atomically,
     write_json,
 )
@@ -87,7 +89,7 @@ class BlockFolder:
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> None:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps(fingerprint))
-        self._blocks = folder / BLOCKS_NAME
+        self._blocks = inside(folder / BLOCKS_NAME)
         self.require_own(folder)
         existing = (folder / PLAN_NAME).is_file()
         if existing:
@@ -110,6 +112,8 @@ class BlockFolder:
         if not existing or read_json(folder / PLAN_NAME) != written:
             write_json(folder / PLAN_NAME, written)  # first: it says whose the folder is
         self._blocks.mkdir(exist_ok=True)
+        remove_half_written(folder)
+        remove_half_written(self._blocks)
 
     @staticmethod
     def require_own(folder: Path) -> None:
@@ -228,8 +232,7 @@ class BlockFolder:
 
     def remove_blocks(self) -> None:
         """Delete the block files, once the folder holds their contents, and what killed runs left half-written."""
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        remove_half_written(self.folder)
         shutil.rmtree(self._blocks, ignore_errors=True)
 
 
@@ -262,6 +265,7 @@ class Assembler:
         self._times_seen = np.zeros(n_rows, dtype=np.int64)
         self._trajectories: dict[str, npt.NDArray[Any]] = {}
         self._map_values = folder / ".heat-map-values.npy"
+        self._map_values.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
 
@@ -324,6 +328,7 @@ class Assembler:
             raise CoverageError(msg)
         if name not in self._trajectories:
             path = self._folder / f".trajectory-{name}.npy"
+            path.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
             shape = (self._n_rows, self._n_snapshots)
             self._trajectories[name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
             if hasattr(os, "posix_fallocate"):  # a full disk under a memory map would kill the process (SIGBUS)

@@ -16,7 +16,7 @@ from vog_hf.columns import add_vog_columns
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError
 from vog_hf.gradients import preserved_rng
-from vog_hf.processes import current_processes, from_main
+from vog_hf.processes import current_processes, from_main, meet
 from vog_hf.scores import VoGScores
 from vog_hf.streams import is_stream
 from vog_hf.tracking import MAX_TABLE_ROWS, active_runs, log_scores, reopened
@@ -58,6 +58,8 @@ class VoGCallback(TrainerCallback):
         log: Whether to log to the active runs of Weights & Biases and Trackio; with ``collect="live"``, at every
             snapshot.
         top_k: Rows in each of the tables of highest and lowest rows that are logged.
+        process_timeout: Seconds that the main process waits for the callback on the other processes when training
+            begins (at most half of ``ddp_timeout``); they wait five times as long for it, since it may be logging in.
 
     Raises:
         ConfigError: An option that does not exist, or options that do not go together.
@@ -90,6 +92,7 @@ class VoGCallback(TrainerCallback):
         torch_compile: bool = False,
         log: bool = True,
         top_k: int = 50,
+        process_timeout: float = 60.0,
     ) -> None:
         if collect not in ("replay", "live"):
             msg = f"collect must be 'replay' or 'live', got {collect!r}"
@@ -112,6 +115,7 @@ class VoGCallback(TrainerCallback):
         self.config = config
         self.log = log
         self.top_k = top_k
+        self.process_timeout = process_timeout
         self._options = TrainingOptions(
             dataset=dataset,
             config=config,
@@ -176,6 +180,8 @@ class VoGCallback(TrainerCallback):
     ) -> None:
         """Resolve and check everything, so that what is wrong raises before the first step."""
         self._run = self._scores = self._failure = None
+        patience = self.process_timeout * (1 if state.is_world_process_zero else 5)
+        meet(current_processes(), "VoGCallback", min(patience, args.ddp_timeout / 2))
         with preserved_rng():
             run = TrainingRun(self._options, args, state, model, train_dataloader)
             run.begin(state, model)

@@ -1,22 +1,31 @@
 """Files that are whole or absent: atomic writes, a folder's lock, free space."""
 
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from safetensors import SafetensorError
 
 from vog_hf.errors import OutputFolderError
 
 LOCK_PATIENCE = 6.0  # seconds; torch's workers look every 5 whether their parent lives
+LOCK_NAME = ".lock"
+LOCK_NAMES = (LOCK_NAME, f"{LOCK_NAME}.held")
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # NFS without lockd, Lustre without -o flock
+OWN_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # as `write_atomically` names them, with the process
+SAFETENSORS_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -25,7 +34,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputFolderError: The disk is full or cannot be written to.
     """
+    for killed in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        named = OWN_TEMPORARY.fullmatch(killed.name)
+        if named and not _is_alive(int(named[1])):
+            killed.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # it could be a link that leads elsewhere
     try:
         with explained_disk_errors(path):
             write(temporary)
@@ -88,7 +102,31 @@ def file_checksum(path: Path) -> str:
 def foreign_names(folder: Path) -> list[str]:
     """The names in a folder, without its lock and what killed runs left half-written; none where it is not there."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return [name for name in names if name != ".lock" and not (name.startswith(".") and name.endswith(".tmp"))]
+    return [name for name in names if name not in LOCK_NAMES and not _is_half_written(name)]
+
+
+def remove_half_written(folder: Path) -> None:
+    """Delete what killed runs left half-written in a folder that is ours alone; nothing where it is not there."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if _is_half_written(path.name) and (path.is_file() or path.is_symlink()):
+            path.unlink(missing_ok=True)
+
+
+def _is_half_written(name: str) -> bool:
+    """Whether a name is one that `write_atomically`, or safetensors beneath it, gives to an unfinished file."""
+    return bool(OWN_TEMPORARY.fullmatch(name) or SAFETENSORS_TEMPORARY.fullmatch(name))
+
+
+def inside(path: Path) -> Path:
+    """The file that a path in a folder of ours means, which must lie in that folder.
+
+    Raises:
+        OutputFolderError: It is a symbolic link that leads elsewhere.
+    """
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        msg = f"{path} is a symbolic link to {path.resolve()}, outside its folder; delete the link, or name that file"
+        raise OutputFolderError(msg)
+    return path
 
 
 def free_bytes(folder: Path) -> int:
@@ -110,34 +148,105 @@ def require_free(folder: Path, needed: int, purpose: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock (flock: gone with the process), so that two runs never write into one folder.
-
-    Waits `LOCK_PATIENCE` seconds: the reading workers of a killed run hold its lock until they notice.
+    """Hold a folder's lock, so that two runs never write into one folder; see `exclusively`.
 
     Raises:
         OutputFolderError: Another run holds it, or the folder cannot be written to.
     """
+    path = folder / LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
+        handle = os.open(inside(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OutputFolderError:
+        raise
     except OSError as error:
-        msg = f"cannot write to {folder} ({error.strerror}); choose another output_dir"
+        msg = f"cannot write to {path} ({error.strerror}); choose another output_dir"
         raise OutputFolderError(msg) from error
-    with handle:
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while not _try_lock(handle):
-            if time.monotonic() >= deadline:
-                msg = f"{folder} is in use by another run; wait for it or choose another output_dir"
-                raise OutputFolderError(msg)
-            time.sleep(0.1)
+    try:
+        with exclusively(handle, path, f"{folder} is in use by another run; wait for it or choose another output_dir"):
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def exclusively(handle: int, path: Path, in_use: str) -> Iterator[None]:
+    """Hold the lock of an open file: flock, which is gone with the process, or a file beside it on disks without flock.
+
+    Waits `LOCK_PATIENCE` seconds: the reading workers of a killed run hold its lock until they notice.
+
+    Raises:
+        OutputFolderError: Another process holds it; with the message ``in_use``.
+    """
+    marker = path.with_name(f".{path.name.removeprefix('.')}.held")
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while (held := _flock(handle)) is False or (held is None and not _mark(marker)):
+        if time.monotonic() >= deadline:
+            says = f" ({marker} says so; delete it if that process has ended)" if held is None else ""
+            raise OutputFolderError(in_use + says)
+        time.sleep(0.02)
+    try:
         yield
+    finally:
+        if held is None:
+            _marked.discard(marker.absolute())
+            marker.unlink(missing_ok=True)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def _try_lock(handle: IO[str]) -> bool:
+def _flock(handle: int) -> bool | None:
+    """Whether an open file's lock is ours now; None where the disk has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in NO_FLOCK:
+            return None
+        raise
+    return True
+
+
+_marked: set[Path] = set()  # by this process
+
+
+def _mark(marker: Path) -> bool:
+    """Make a file that names this process; False where one names another process that is alive, or on another host."""
+    here = f"{os.getpid()} on {socket.gethostname()}"
+    with explained_disk_errors(marker):
+        try:
+            handle = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            if not _is_stale(marker):
+                return False
+            marker.unlink(missing_ok=True)
+            return False  # whoever makes it next, holds it
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(here)
+    _marked.add(marker.absolute())
+    return True
+
+
+def _is_stale(marker: Path) -> bool:
+    """Whether the process that a marker names has ended, as far as this host can tell."""
+    try:
+        pid, _, host = marker.read_text(encoding="utf-8").partition(" on ")
+        if host != socket.gethostname():
+            return False
+        return not _is_alive(int(pid)) or (int(pid) == os.getpid() and marker.absolute() not in _marked)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this host is running."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
     return True
 
 

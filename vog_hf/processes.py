@@ -1,7 +1,8 @@
 """Processes that act as one: a failure on one of them ends the work on all, with that one's message."""
 
+import time
 from collections.abc import Callable, Mapping
-from itertools import chain
+from itertools import chain, count
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -17,6 +18,39 @@ T = TypeVar("T")
 def current_processes() -> PartialState:
     """The processes of this run, as an `Accelerator` of the user's or the Trainer's has set them up or would."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator() does; PartialState() does not
+
+
+def meet(processes: Processes, what: str, patience: float) -> None:
+    """Wait until every process is here; no collective, since one that stays away would leave the others in it for ever.
+
+    Args:
+        processes: All that are expected.
+        what: What belongs on each of them, for the message.
+        patience: Seconds to wait.
+
+    Raises:
+        ProcessError: Some have not come.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    store = torch.distributed.distributed_c10d._get_default_store()  # noqa: SLF001 (monitored_barrier is gloo's alone)
+    meeting, own = next(_meetings), processes.process_index
+    names = [f"vog_hf/meeting-{meeting}/{rank}" for rank in range(processes.num_processes)]
+    store.set(names[own], "here")
+    deadline = time.monotonic() + patience
+    while absent := [rank for rank, name in enumerate(names) if not store.check([name])]:
+        if time.monotonic() >= deadline:
+            others = f"{', '.join(map(str, absent[:8]))}{' and others' if len(absent) > 8 else ''}"
+            msg = (
+                f"{what} belongs on every process: it is on process {own}, and {patience:g} s later not on {others} of "
+                f"{processes.num_processes}; add it on each of them (only the main one writes), or give slow ones "
+                "longer with process_timeout"
+            )
+            raise ProcessError(msg)
+        time.sleep(0.05)
+
+
+_meetings = count()  # the same on every process, since all of them meet equally often
 
 
 def run_together(processes: Processes, what: str, work: Callable[[], T]) -> T:

@@ -19,7 +19,7 @@ from vog_hf.blocks import BlockFolder
 from vog_hf.columns import check_column_names, core_column_names
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
-from vog_hf.files import foreign_names, locked, require_free, write_json
+from vog_hf.files import foreign_names, locked, remove_half_written, require_free, write_json
 from vog_hf.live_state import STATE_NAME
 from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.replica import replica
@@ -310,6 +310,7 @@ class TrainingRun:
             raise OutputFolderError(msg)
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
         _hold(folder)
+        remove_half_written(folder)
         write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
         if not resumed or self._live:  # of an interrupted replay, `finish` goes on with what is finished
             shutil.rmtree(folder / "scores", ignore_errors=True)

@@ -1,5 +1,6 @@
 """`vog-hf review`: people look at rows and decide."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,7 @@ def review(
     if ":" in host and not host.startswith("["):  # IPv6, as it stands in a page's address
         host = f"[{host}]"
     with _port_explained(host, port):
+        _require_address(host, port)  # Gradio would try a hundred ports of it, and say nothing of the name
         _, url, _ = app.launch(
             server_name=host, server_port=port, quiet=True, inbrowser=open_page, prevent_thread_lock=True
         )
@@ -94,6 +96,14 @@ def review(
         out.notice(f"Whoever reaches {host} on the network can see the rows and decide.")
     out.result("Review open, Ctrl-C ends it", {"page": url, "rows": len(opened.scores), "journal": str(file)})
     app.block_thread()
+
+
+def _require_address(host: str, port: int | None) -> None:
+    """Raise OSError where no server can listen on an address: an unknown name, another machine's, or a port in use."""
+    found = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)
+    family, _, _, _, address = found[0]
+    with socket.create_server(address[:2], family=family):
+        pass
 
 
 @contextmanager

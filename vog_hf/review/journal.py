@@ -9,14 +9,14 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from vog_hf.errors import ConfigError, JournalError
-from vog_hf.files import explained_disk_errors
+from vog_hf.errors import ConfigError, JournalError, OutputFolderError
+from vog_hf.files import exclusively, explained_disk_errors, inside
 from vog_hf.review.appending import append_line, fsync_folder, read_from, write_all
 from vog_hf.review.decision import Decision, hex_of, is_whole, now, require_valid
 from vog_hf.review.events import DECIDE, UNDO, Events, Key, is_json
@@ -198,8 +198,8 @@ class Journal:
     @contextmanager
     def _locked(self, *, create: bool = False) -> Iterator[Any]:
         """The file to oneself, after everything in it was taken in; gives what appends an event."""
-        with self._guard, self._opened(create=create) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        busy = f"the journal {self.path} is being written to by another process; try again"
+        with self._guard, self._opened(create=create) as file, exclusively(file, self.path, busy):
             self._take_in(file)
             self._drop_torn_line(file)
 
@@ -234,10 +234,12 @@ class Journal:
     def _opened(self, *, create: bool = False) -> Iterator[int]:
         """The file, anew each time: somebody may have put another in its place."""
         try:
-            file = os.open(self.path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+            file = os.open(inside(self.path), os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         except FileNotFoundError as error:
             msg = f"the journal {self.path} is gone; put it back, or open a new one"
             raise JournalError(msg) from error
+        except OutputFolderError:
+            raise
         except OSError:
             with explained_disk_errors(self.path):
                 raise
@@ -311,7 +313,8 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
     path, contents = Path(path).expanduser(), Events()
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
             data = file.read()
     except OSError as error:
         msg = f"the journal {path} cannot be read ({error.strerror}); name the file that the review wrote"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.files import file_digest, write_atomically, write_json
+from vog_hf.files import file_digest, remove_half_written, write_atomically, write_json
 from vog_hf.snapshots.gathering import FullTensor, full_tensors, is_main_process, is_sharded
 from vog_hf.snapshots.records import INDEX_NAME, Snapshot, read_index
 from vog_hf.snapshots.tensors import apart, tensor_digest
@@ -89,6 +89,7 @@ class SnapshotWriter:
         Raises:
             SnapshotError: They are of another base, or a file of one is missing.
         """
+        remove_half_written(self.folder)
         if not (self.folder / INDEX_NAME).is_file():
             return
         earlier, frozen = read_index(self.folder)
@@ -171,6 +172,8 @@ class SnapshotWriter:
             SnapshotError: A frozen tensor has moved after a snapshot, and its earlier value is not kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._snapshots:
+            remove_half_written(self.folder)
         frozen = {n: t for n, t in tensors.items() if n in self._frozen and tensor_digest(t) == self._frozen[n]}
         if frozen:
             write_atomically(self.folder / FROZEN_NAME, partial(save_file, apart(frozen)))

@@ -1,0 +1,12 @@
+"""A callback that is on one process only is refused there, in seconds."""
+
+import pytest
+from launch import run
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_comes_alone_is_told_that_the_callback_belongs_on_every_process(rank):
+    """Nobody waits in a collective: the next one, of the training, is undisturbed."""
+    printed = run("begin_on_one.py", rank, processes=2)
+    message = f"VoGCallback belongs on every process: it is on process {rank}, and 0.5 s later not on {1 - rank} of 2;"
+    assert f"process {rank}: {message}" in printed
