@@ -472,6 +472,7 @@ def test_a_journal_that_leads_out_of_its_folder_is_refused(scores, path, tmp_pat
     (tmp_path / "private").mkdir()
     target = tmp_path / "private" / "empty.txt"
     target.touch()
+    path.parent.mkdir(exist_ok=True)
     path.symlink_to(target)
     with pytest.raises(OutputFolderError, match=r"symbolic link to .*outside its folder"):
         Journal.open(path, scores)
