@@ -13,7 +13,7 @@ RECIPES = PACKAGE.parent / "recipes"
 
 FLOORS = (
     {"errors", "metric", "moments", "dynamics", "evaluation", "schedule"},
-    {"targets", "gradients", "folding"},
+    {"targets", "decoder_inputs", "gradients", "folding"},
     {
         "config",
         "files",
@@ -22,6 +22,7 @@ FLOORS = (
         "named_files",
         "snapshots",
         "batches",
+        "collating",
         "accumulate",
         "ahead",
         "engine",

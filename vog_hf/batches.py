@@ -5,6 +5,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from vog_hf.errors import DataError, NonFiniteError
+from vog_hf.errors import CollationError, DataError, NonFiniteError
 from vog_hf.gradients import (
     LABEL_NAMES,
     MASK_NAMES,
@@ -22,6 +23,7 @@ from vog_hf.gradients import (
     forward_parameters,
     preserved_rng,
     split_batch,
+    takes_any_input,
 )
 from vog_hf.rows import has_table, integer_column, list_column
 from vog_hf.targets import IGNORED_TOKEN
@@ -64,6 +66,8 @@ class BatchReader:
         label_names: Keys under which a batch holds its labels.
         label_column: Column (or batch key) of the labels, over ``label_names``.
         num_workers: Processes that read ahead; 0 = none.
+        batch_size: Rows per batch. Fewer rows that do not collate are filled up to it with copies of the last one, of
+            which nothing is kept: some collators need a fixed number.
 
     Raises:
         DataError: An empty data set, or one that cannot be read by row number.
@@ -79,6 +83,7 @@ class BatchReader:
         label_names: Sequence[str] | None = None,
         label_column: str | None = None,
         num_workers: int = 0,
+        batch_size: int = 64,
     ) -> None:
         check_map_style(dataset)
         self.dataset = dataset
@@ -89,7 +94,8 @@ class BatchReader:
         self._kept = {*forward_parameters(model), *self.label_names}
         if collate_fn is None:
             self._kept.update(MASK_NAMES)
-        self._only_model_columns = only_model_columns or collate_fn is None
+        self._only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
+        self.batch_size = batch_size
         self._num_workers = num_workers
         self._nullable = self._nullable_labels()
 
@@ -161,22 +167,18 @@ class BatchReader:
                 instead of the model.
         """
         with preserved_rng():
-            readings = []
+            readings: list[list[dict[str, Any]]] = []
+            read: list[tuple[range, list[Any]]] = []
             for seed in (0, 1):
-                random.seed(seed)
-                np.random.seed(seed)  # noqa: NPY002 (the global stream is what a transform may draw from)
-                torch.manual_seed(seed)
-                read = zip(batches, self._read_or_say(batches), strict=True)
+                _seed_global_streams(seed)
+                read = list(zip(batches, self._read_or_say(batches), strict=True))
                 readings.append([self._collated(rows, several) for rows, several in read])
-        for rows, first, second in zip(batches, *readings, strict=True):
-            for name, value in first.items():
-                if isinstance(value, Tensor) and not _equal(value, second[name]):
-                    msg = (
-                        f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings: the data set's transform "
-                        "is random (crop, flip, dropout, masking), so VoG would measure the transform. Pass the rows "
-                        "with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
-                    )
-                    raise DataError(msg)
+            for (rows, several), first, second in zip(read, *readings, strict=True):
+                name = _differing(first, second)
+                if name is not None:
+                    _seed_global_streams(0)
+                    again = _differing(self._collated(rows, several), second)
+                    raise DataError(_random(name, rows, in_collator=again is not None))
 
     def _read_or_say(self, batches: Sequence[range]) -> list[list[Any]]:
         try:
@@ -206,7 +208,7 @@ class BatchReader:
             return self._collate(read)[0]
         except DataError as error:
             msg = f"{error} (rows {rows[0]}-{rows[-1]})"
-            raise DataError(msg) from error
+            raise (CollationError if isinstance(error, CollationError) else DataError)(msg) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
@@ -242,21 +244,42 @@ class BatchReader:
             msg = f"label_column {self.label_column!r} is neither a column of the rows ({keys}) nor of the batch"
             raise DataError(text or msg)
         labels = _label_tensor(labels, text)
-        fed = forward_inputs(self._model, inputs, labels)
+        fed = forward_inputs(self._model, inputs, labels, names)
         masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
         return fed, labels, masks
 
     def _batch(self, rows: list[Any], text: str | None) -> Any:
         collate = self._collate_fn or _default_collator(rows)
         try:
-            return collate(rows)
+            return self._filled(collate, rows)
         except Exception as error:
+            if isinstance(error, KeyError) and isinstance(rows[0], Mapping) and error.args[0] not in rows[0]:
+                msg = (
+                    f"the collator expects {error.args[0]!r}, and the rows have {_keys(rows)}; pass the rows with the "
+                    "evaluation transform that makes it: dataset.with_transform(eval_transform)"
+                )
+                raise DataError(msg) from error
             msg = (
                 f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
                 "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
-                "texts, and pass collate_fn= where the model needs its own"
+                "texts, and pass collate_fn= where the model needs its own, or batch_size= where the collator does"
             )
-            raise DataError("; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))) from error
+            raise CollationError("; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))) from error
+
+    def _filled(self, collate: CollateFunction, rows: list[Any]) -> Any:
+        """The batch of a few rows, filled up while they are collated where the collator needs as many as in a batch."""
+        try:
+            return collate(rows)
+        except Exception:
+            if len(rows) >= self.batch_size:
+                raise
+            try:
+                batch = collate([*rows, *[rows[-1]] * (self.batch_size - len(rows))])
+            except Exception:  # noqa: BLE001 (whatever a collator raises; the first error is the one to explain)
+                batch = None
+            if batch is None:
+                raise
+        return _first_rows(batch, len(rows), self.batch_size)
 
     def _uncollated_texts(self, rows: list[Any]) -> str | None:
         """What to do about columns of text that came to the collator, which makes no tensors of them."""
@@ -311,11 +334,8 @@ class BatchReader:
     def _model_row(self, row: Mapping[str, Any], missing: Mapping[str, float]) -> dict[str, Any]:
         kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
         if self._only_model_columns and not kept:
-            msg = (
-                f"none of the row's columns {sorted(row)} is a parameter of the model's forward or a label; set the "
-                "transform that makes them, dataset.with_transform(...), or pass collate_fn="
-            )
-            raise DataError(msg)
+            msg = f"none of the row's columns {sorted(row)} is a parameter of the model's forward or a label; "
+            raise DataError(msg + _what_makes_inputs(row, self._kept))
         for name in self.label_names:
             if name in kept and kept[name] is None:
                 kept[name] = missing[name]  # collators cannot hold None
@@ -327,7 +347,10 @@ class BatchReader:
         leaf = find_leaf(self._model, batch.inputs)
         value = batch.inputs[leaf.name]
         if len(value) != len(batch):
-            msg = f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row"
+            msg = (
+                f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row: score "
+                "each of them (the texts of a pair, the two answers of a preference) as a row of its own"
+            )
             raise DataError(msg)
         if value.is_floating_point():
             bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
@@ -341,8 +364,40 @@ class BatchReader:
         return batch
 
 
+def _seed_global_streams(seed: int) -> None:
+    """Seed what a transform or a collator may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """The first tensor that is another one in two readings."""
+    return next((n for n, value in first.items() if isinstance(value, Tensor) and not _equal(value, second[n])), None)
+
+
+def _random(name: str, rows: range, *, in_collator: bool) -> str:
+    """What to do about rows that differ between two readings."""
+    differs = f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings"
+    if in_collator:
+        return (
+            f"{differs}: the collator is random (masks, noise), so VoG would measure its draws. Fix each row's draw: "
+            "collate_fn=SeededPerRow(collator), from vog_hf.collating, or pass a collator that draws nothing"
+        )
+    return (
+        f"{differs}: the data set's transform is random (crop, flip, dropout, masking), so VoG would measure the "
+        "transform. Pass the rows with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
+    )
+
+
 def check_map_style(dataset: Any) -> None:
     """Raise DataError where a data set is empty or has no rows by number."""
+    if isinstance(dataset, (str, PurePath)):
+        msg = (
+            f"a data set is expected, got the text {str(dataset)!r}; load its rows first: datasets.load_dataset(...), "
+            "of a folder of images load_dataset('imagefolder', data_dir=...)"
+        )
+        raise DataError(msg)
     if isinstance(dataset, Mapping):
         msg = f"one data set is scored at a time, got a mapping of {sorted(dataset)}; pass one of its splits"
         raise DataError(msg)
@@ -372,12 +427,26 @@ def _default_collator(rows: Sequence[Any]) -> CollateFunction:
     return default_collate
 
 
+def _what_makes_inputs(row: Mapping[str, Any], parameters: set[str]) -> str:
+    """What to do about rows that have no input of the model."""
+    of_several = [name for name in row if any(name.endswith(f"_{parameter}") for parameter in parameters)]
+    is_preference = {"chosen", "rejected"} <= row.keys()
+    if is_preference or len(of_several) > 1:
+        return (
+            "each row holds several inputs (a preference, a pair or triplet of texts), and VoG needs one example per "
+            "row: make each text a row of its own, with the model's inputs (input_ids, attention_mask) and a label"
+        )
+    return "set the transform that makes them, dataset.with_transform(...), or pass collate_fn="
+
+
 def _label_tensor(labels: Any, text: str | None) -> Tensor | None:
     """Labels as a tensor; ``text`` says what is wrong with a label column of which the collator made no numbers."""
     if labels is None and text:
         raise DataError(text)
     if labels is None or isinstance(labels, Tensor):
         return labels
+    if isinstance(labels, (list, tuple)) and all(isinstance(label, Mapping) for label in labels):
+        return None  # boxes and classes of a detector: only a callable target makes one number of them
     try:
         return torch.as_tensor(np.asarray(labels))
     except (TypeError, ValueError) as error:
@@ -404,6 +473,15 @@ def _equal(first: Tensor, second: Any) -> bool:
         return False
     same = first == second
     return bool((same | (first.isnan() & second.isnan())).all() if first.is_floating_point() else same.all())
+
+
+def _first_rows(value: Any, n_rows: int, of: int) -> Any:
+    """The first rows of everything in a batch that has an entry per row."""
+    if isinstance(value, Mapping):
+        return {name: _first_rows(item, n_rows, of) for name, item in value.items()}
+    if isinstance(value, (Tensor, np.ndarray, list)) and len(value) == of:
+        return value[:n_rows]
+    return type(value)(_first_rows(item, n_rows, of) for item in value) if isinstance(value, (tuple, list)) else value
 
 
 def _keys(rows: Sequence[Any]) -> list[str] | str:

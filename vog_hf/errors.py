@@ -5,9 +5,11 @@
     VoGError
     |-- ConfigError        (ValueError)    an option, or a combination of options, that cannot be carried out
     |-- DataError          (ValueError)    rows, labels, transforms or collated batches that cannot be scored
+    |   |-- CollationError                 rows that the collator makes no batch of
     |   |-- LabelError                     a label that its task cannot have
     |   `-- RowMismatchError               a data set whose rows are not the rows that were scored
     |-- ModelError         (ValueError)    a model whose gradient with respect to its input cannot be taken
+    |   `-- ForwardError                   a forward pass that failed on a batch
     |-- NonFiniteError     (ValueError)    NaN or infinite inputs or gradients; names the row and the snapshot
     |-- SnapshotError      (ValueError)    stored weights that are missing, damaged or belong to another model
     |-- JournalError       (ValueError)    a journal of review decisions that is damaged, or is something else
@@ -34,6 +36,10 @@ class DataError(VoGError, ValueError):
     """Rows, labels, transforms or collated batches that cannot be scored."""
 
 
+class CollationError(DataError):
+    """Rows that the collator makes no batch of; fewer of them, or as many as in training, may do."""
+
+
 class LabelError(DataError):
     """A label that its task cannot have; ``position`` is its place in the batch, so that a caller can name the row."""
 
@@ -48,6 +54,10 @@ class RowMismatchError(DataError):
 
 class ModelError(VoGError, ValueError):
     """The gradient of this model with respect to its input cannot be taken."""
+
+
+class ForwardError(ModelError):
+    """A forward pass that failed on a batch; fewer rows, or as many as in training, may do."""
 
 
 class NonFiniteError(VoGError, ValueError):

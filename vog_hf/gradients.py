@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vog_hf.decoder_inputs import decoder_inputs
 from vog_hf.errors import ConfigError, DataError, ModelError
 from vog_hf.targets import (
     Target,
@@ -28,6 +29,7 @@ from vog_hf.targets import (
 
 LABEL_NAMES = ("labels", "label", "label_ids")
 MASK_NAMES = ("attention_mask", "pixel_mask")
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None) -> Tensor:
@@ -58,6 +60,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         >>> torch.equal(gradients[1], model.weight[1])  # the logit of class 1 is linear in the input
         True
     """
+    require_module(model)
     model = unwrap(model)
     inputs, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels
@@ -196,7 +199,9 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
     names = [name for name in ([main] if isinstance(main, str) else []) if name in inputs]
     if "inputs_embeds" in inputs:
         names = ["inputs_embeds"]
-    names += [name for name in forward_parameters(model) if isinstance(inputs.get(name), Tensor)]
+    unnamed = inputs if takes_any_input(model) else ()
+    candidates = sorted(dict.fromkeys([*forward_parameters(model), *unnamed]), key=_is_beside_the_input)
+    names += [name for name in candidates if isinstance(inputs.get(name), Tensor)]
     if not names:
         msg = (
             f"none of forward's parameters {list(forward_parameters(model))} is a tensor of the batch, which has "
@@ -209,24 +214,33 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
     return InputLeaf(name, _input_embedding(model, name, inputs[name].dtype))
 
 
+def _is_beside_the_input(name: str) -> bool:
+    """Whether a parameter of forward is a mask or feeds a decoder, which is differentiated only for want of others."""
+    return name in MASK_NAMES or name.startswith("decoder_")
+
+
 def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Module:
-    owner: Any = model
+    owners: list[Any] = [model]
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
-        owner = get_encoder()
-    embedding = None
-    if hasattr(owner, "get_input_embeddings"):
-        try:
-            embedding = owner.get_input_embeddings()
-        except NotImplementedError:
-            embedding = None
-    if not isinstance(embedding, nn.Module):
+        owners.insert(0, get_encoder())
+    embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
+    if embedding is None:
         msg = (
             f"the input {name!r} is {dtype}, which has no gradient, and {type(model).__name__} names no embedding to "
             "differentiate instead; define get_input_embeddings() on it, or feed a floating input"
         )
         raise ModelError(msg)
     return embedding
+
+
+def _named_embedding(owner: Any) -> nn.Module | None:
+    """What a module returns from ``get_input_embeddings()``, None where it has no such method or no answer."""
+    try:
+        embedding = owner.get_input_embeddings() if hasattr(owner, "get_input_embeddings") else None
+    except NotImplementedError:
+        return None
+    return embedding if isinstance(embedding, nn.Module) else None
 
 
 def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> Forward:
@@ -254,11 +268,17 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
         )
         raise ModelError(msg)
     if caught[0].shape[: ids.dim()] != ids.shape:
+        advice = (
+            "Pad them in the collator to the length that it wants (Longformer: pad_to_multiple_of="
+            "config.attention_window)"
+            if ids.dim() == 2
+            else "Rows with several texts (multiple choice) are not supported: score a model of one text per row "
+            "(...ForSequenceClassification), with each choice as a row of its own"
+        )
         msg = (
             f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {leaf.name!r} "
             f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
-            "reorders its tokens itself. Pad them in the collator to the length that it wants (Longformer: "
-            "pad_to_multiple_of=config.attention_window), or pass a model of one text per row"
+            f"reorders its tokens itself. {advice}"
         )
         raise ModelError(msg)
     return Forward(outputs, inputs, caught.pop())
@@ -283,9 +303,10 @@ def _has_tokens_first(ids: Tensor, args: tuple[Any, ...], output: Tensor) -> boo
 
 def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES) -> tuple[dict[str, Any], Any]:
     """A collated batch as (inputs by name, labels or None): mappings, pairs (inputs, labels) and bare tensors."""
+    required = required_parameters(model)
     if isinstance(batch, Mapping):
-        inputs = dict(batch)
-        labels = [inputs.pop(name) for name in label_names if name in inputs]
+        labels = [batch[name] for name in label_names if name in batch]
+        inputs = {name: value for name, value in batch.items() if name not in label_names or name in required}
         return inputs, next((value for value in labels if value is not None), None)
     first = next(iter(forward_parameters(model)), None)
     if isinstance(batch, Tensor):
@@ -295,32 +316,58 @@ def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL
         raise DataError(msg)
     if isinstance(batch[0], Mapping):
         return dict(batch[0]), batch[1] if len(batch) == 2 else None
-    return {first: batch[0]}, batch[1] if len(batch) == 2 else None
+    if len(batch) == 1:
+        return {first: batch[0]}, None
+    others = [name for name in required if name != first]
+    return {first: batch[0], **dict.fromkeys(others if len(others) == 1 else ())}, batch[1]
 
 
-def forward_inputs(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | None) -> dict[str, Any]:
-    """``inputs`` reduced to what forward accepts without labels.
+def forward_inputs(
+    model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | None, label_names: Sequence[str] = LABEL_NAMES
+) -> dict[str, Any]:
+    """``inputs`` reduced to what forward accepts, without labels unless forward cannot do without.
 
     A model that is given labels computes a loss and writes ``config.problem_type``. Sequence-to-sequence models get
     the decoder's inputs from the labels where the batch has none.
+
+    Raises:
+        DataError: Forward has a parameter for labels without a default, and there are none.
     """
-    accepted = forward_parameters(model)
-    kept = {name: value for name, value in inputs.items() if name in accepted}
+    accepted, takes_all = forward_parameters(model), takes_any_input(model)
+    kept = {
+        name: value
+        for name, value in inputs.items()
+        if name in accepted or (takes_all and isinstance(value, Tensor) and name not in label_names)
+    }
+    for name in required_parameters(model):
+        if name in label_names or (name in kept and kept[name] is None):
+            kept[name] = _required_labels(model, name, labels if kept.get(name) is None else kept[name])
     config = getattr(model, "config", None)
-    make_decoder_inputs = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if (
         getattr(config, "is_encoder_decoder", False)
-        and callable(make_decoder_inputs)
         and isinstance(labels, Tensor)
         and labels.dim() == 2
+        and not labels.is_floating_point()
         and "decoder_input_ids" in accepted
-        and "decoder_input_ids" not in kept
+        and not kept.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}
     ):
-        kept["decoder_input_ids"] = make_decoder_inputs(labels=labels)
+        kept["decoder_input_ids"] = decoder_inputs(model, labels)
     if "use_cache" in accepted and getattr(config, "use_cache", False):
         kept["use_cache"] = False  # keys and values of every layer would be kept for nothing
 
     return kept
+
+
+def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
+    """Labels for a forward that cannot do without; class 0 where a row has none, which only enters the loss."""
+    if labels is None:
+        msg = (
+            f"forward of {type(base_model(model)).__name__} requires {name!r}, and the batch has no labels; give the "
+            f"parameter a default ({name}=None), or name the labels (label_column=)"
+        )
+        raise DataError(msg)
+    is_classes = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
+    return labels.clamp(min=0) if is_classes else labels
 
 
 def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -338,15 +385,29 @@ def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype |
 
 def forward_parameters(model: nn.Module) -> tuple[str, ...]:
     """Names of forward's parameters, of the model under an adapter or a wrapper whose own forward names none."""
+    return tuple(p.name for p in _parameters(model) if p.kind in NAMED)
+
+
+def required_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Those of `forward_parameters` that have no default."""
+    return tuple(p.name for p in _parameters(model) if p.kind in NAMED and p.default is p.empty)
+
+
+def takes_any_input(model: nn.Module) -> bool:
+    """Whether forward takes inputs that it does not name (``**kwargs``); what transformers takes so are options."""
+    if type(base_model(model)).forward.__module__.startswith("transformers."):
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters(model))
+
+
+def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
     model_class: Any = type(base_model(model))
     return _signature(model_class)
 
 
 @functools.cache
-def _signature(model_class: type[nn.Module]) -> tuple[str, ...]:
-    parameters = inspect.signature(model_class.forward).parameters.values()
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return tuple(named[1:])  # without self
+def _signature(model_class: type[nn.Module]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(model_class.forward).parameters.values())[1:]  # without self
 
 
 # --- leaving the model as it was found ------------------------------------------------------------------------------
@@ -364,6 +425,15 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def require_module(model: Any) -> None:
+    """Raise ModelError where a model is not a torch module, as those of SetFit and pipelines are not."""
+    if not isinstance(model, nn.Module):
+        inside = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
+        advice = f"pass the module inside it ({', '.join(inside)})" if inside else "pass the model that was trained"
+        msg = f"a torch.nn.Module is expected as the model, got {type(model).__name__}; {advice}"
+        raise ModelError(msg)
 
 
 def model_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
@@ -402,6 +472,7 @@ def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Itera
     device, _ = model_device_and_dtype(model)
     with ExitStack() as stack:
         stack.callback(drop_caches, model)
+        stack.enter_context(_unwritten_problem_type(modules))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         # Weights are exchanged under it: what it keeps of them would be old.
@@ -423,6 +494,19 @@ def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Itera
                     module.__dict__["_compiled_call_impl"] = compiled_call
             if patched is not None:
                 model.__dict__["forward"] = patched
+
+
+@contextmanager
+def _unwritten_problem_type(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Give configurations their ``problem_type`` back: a model that must be fed labels writes it."""
+    configs: list[Any] = [vars(module).get("config") for module in modules]
+    before = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
+    try:
+        yield
+    finally:
+        for config, problem_type in before:
+            if config.problem_type != problem_type:
+                config.problem_type = problem_type
 
 
 def drop_caches(model: nn.Module) -> None:

@@ -52,7 +52,7 @@ class LiveScoring:
         self._windows = Windows(n_snapshots)
         processes = session.processes
         mine = range(len(reader.dataset))[processes.process_index :: processes.num_processes]
-        self._batches = batches(mine, session.batch_size)
+        self._batches = batches(mine, plan.batch_size)
         self._held: list[LiveBatch] = []
         self._snapshots: list[dict[str, Any]] = []
         if session.config.label == "predicted":
@@ -191,7 +191,7 @@ class LiveScoring:
         fingerprint = run_together(session.processes, "reading rows", self._header)
         identity = self._identity
         n_rows = identity.n_rows
-        in_one_block = BlockPlan(n_rows, session.processes.num_processes, session.batch_size, n_rows)
+        in_one_block = BlockPlan(n_rows, session.processes.num_processes, self._plan.batch_size, n_rows)
         manifest = self._manifest()
         if self.n_snapshots < self._windows.n_snapshots:
             manifest["windows_missing"] = (

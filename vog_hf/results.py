@@ -89,7 +89,7 @@ def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, iden
             "torch_compile": plan.module is not session.model,
         },
         "data": {"columns": identity.columns},
-        "batch_size": session.batch_size,
+        "batch_size": plan.batch_size,
         "n_processes": session.processes.num_processes,
     }
 

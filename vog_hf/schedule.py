@@ -58,7 +58,9 @@ def plan_snapshots(
     else:
         msg = f"snapshots must be 'auto', 'epoch', a number of steps or a list of steps, got {snapshots!r}"
         raise ConfigError(msg)
-    return _enough(_evenly(steps, max_snapshots), f"snapshots={snapshots!r} over {max_steps} steps")
+    return _enough(
+        _evenly(steps, max_snapshots), f"snapshots={snapshots!r} over {max_steps} steps", can_be_denser=max_steps > 1
+    )
 
 
 def _listed(steps: Sequence[int], max_steps: int) -> list[int]:
@@ -72,12 +74,11 @@ def _listed(steps: Sequence[int], max_steps: int) -> list[int]:
     return _enough(sorted(int(step) for step in steps), f"snapshots={list(steps)}")
 
 
-def _enough(steps: list[int], asked: str) -> list[int]:
+def _enough(steps: list[int], asked: str, *, can_be_denser: bool = True) -> list[int]:
     if len(steps) < MIN_SNAPSHOTS:
-        msg = (
-            f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {asked} gives {len(steps)}; train longer or take snapshots "
-            "more often, e.g. snapshots='auto'"
-        )
+        longer = "train longer (num_train_epochs, max_steps, or a smaller per_device_train_batch_size)"
+        advice = f"{longer} or take snapshots more often, e.g. snapshots='auto'" if can_be_denser else longer
+        msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {asked} gives {len(steps)}; {advice}"
         raise ConfigError(msg)
     return steps
 

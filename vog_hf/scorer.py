@@ -1,6 +1,7 @@
 """VoGScorer: rows -> blocks -> gradients -> moments -> scores, under Accelerate."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,9 +17,9 @@ from vog_hf.batches import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.blocks import BlockFolder, BlockPlan, batches
 from vog_hf.config import VoGConfig
 from vog_hf.engine import ScoringPlan, plan_scoring, unusual
-from vog_hf.errors import ConfigError, SnapshotError
+from vog_hf.errors import CollationError, ConfigError, ForwardError, SnapshotError
 from vog_hf.files import require_free
-from vog_hf.gradients import model_device_and_dtype, unwrap
+from vog_hf.gradients import model_device_and_dtype, require_module, unwrap
 from vog_hf.live import LiveScoring
 from vog_hf.memory import free_memory
 from vog_hf.processes import current_processes, from_main, gathered, run_together, same_everywhere
@@ -53,6 +54,8 @@ class VoGScorer:
         progress: Show a progress bar on the main process (where there is a terminal).
         fold: Run the model with each BatchNorm folded into the convolution before it: the same function, faster. The
             first batch is run both ways; where they differ by more than rounding, the model is run as it is.
+        training_batch_size: Rows per step of the training, tried where the collator or the model does not take
+            ``batch_size`` rows. Then the model is tried with one row at a time.
         torch_compile: Run the model through ``torch.compile``, after the same comparison. Worth its minute of compiling
             where much is to be scored.
 
@@ -78,23 +81,30 @@ class VoGScorer:
         progress: bool = True,
         fold: bool = True,
         torch_compile: bool = False,
+        training_batch_size: int | None = None,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("training_batch_size", training_batch_size or 1, 1),
+            ("num_workers", num_workers, 0),
+        ):
             if value < least:
                 msg = f"{name} must be at least {least}, got {value}"
                 raise ConfigError(msg)
         if memory_budget is not None and memory_budget < 1:
             msg = f"memory_budget must be a number of bytes, got {memory_budget}"
             raise ConfigError(msg)
+        require_module(model)
         self.config = config or VoGConfig()
         self.model = unwrap(model)
         self.batch_size = batch_size
+        self.training_batch_size = training_batch_size
         self.memory_budget = memory_budget
         self.num_workers = num_workers
         self.fold = fold
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said
-        self._session = Session(self.model, self.config, accelerator or current_processes(), batch_size, progress)
+        self._session = Session(self.model, self.config, accelerator or current_processes(), progress)
 
     def score(
         self,
@@ -157,7 +167,12 @@ class VoGScorer:
         # A stream is read by this process, its transform while it is iterated: nothing is left for workers to do.
         num_workers = 0 if isinstance(dataset, StreamRows) else self.num_workers
         return BatchReader(
-            dataset, self.model, label_column=self.config.label_column, num_workers=num_workers, **options
+            dataset,
+            self.model,
+            label_column=self.config.label_column,
+            num_workers=num_workers,
+            batch_size=self.batch_size,
+            **options,
         )
 
     def plan(self, reader: BatchReader, *, require_finite: bool = True) -> ScoringPlan:
@@ -167,9 +182,43 @@ class VoGScorer:
             reader: Of all rows.
             require_finite: Whether the model as it is now will be scored, so that it must not have diverged.
         """
+        failures: list[CollationError | ForwardError] = []
+        for size in dict.fromkeys([reader.batch_size, self.training_batch_size or reader.batch_size, 1]):
+            reader.batch_size = size
+            try:
+                plan = self._plan(reader, require_finite=require_finite)
+            except (CollationError, ForwardError) as error:
+                failures.append(error)
+            else:
+                self._explain_batch_size(failures, size)
+                return plan
+        reader.batch_size = self.batch_size
+        raise failures[0]
+
+    def _explain_batch_size(self, failures: Sequence[CollationError | ForwardError], size: int) -> None:
+        """Say with how many rows scoring goes on. Rows that only collate alone are as a rule badly prepared: refused.
+
+        Raises:
+            CollationError: No more than one row collates, and training did not take one at a time.
+        """
+        if not failures:
+            return
+        cause = failures[0]
+        if size == 1 and isinstance(cause, CollationError) and self.training_batch_size != 1:
+            msg = f"{cause}; rows can also be scored one at a time: pass batch_size=1"
+            raise CollationError(msg) from cause
+        if self._session.processes.is_main_process:
+            reason = _first_cause(cause)
+            logger.warning(
+                "VoG: scoring in batches of %d rows, because batches of %d fail (%s: %s)",
+                *(size, self.batch_size, type(reason).__name__, reason),
+            )
+
+    def _plan(self, reader: BatchReader, *, require_finite: bool) -> ScoringPlan:
+        """The dry run with batches of the reader's size."""
         rows = range(min(len(reader.dataset), self._dry_run_rows))
-        reader.check_deterministic(batches(rows, self.batch_size))
-        rows = rows[: self.batch_size]
+        reader.check_deterministic(batches(rows, reader.batch_size))
+        rows = rows[: reader.batch_size]
         plan, first = self._session.rows_at_a_time.run(
             len(rows),
             lambda part: plan_scoring(
@@ -309,11 +358,18 @@ class VoGScorer:
 
     @property
     def _dry_run_rows(self) -> int:
-        return max(TRANSFORM_CHECK_ROWS, self.batch_size)
+        return max(TRANSFORM_CHECK_ROWS, self.batch_size, self.training_batch_size or 1)
 
     def _block_plan(self, plan: ScoringPlan, n_rows: int, n_snapshots: int) -> BlockPlan:
         budget = self.memory_budget or int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
-        by_memory = budget // (plan.bytes_per_row * self.batch_size)
-        by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * self.batch_size))
+        by_memory = budget // (plan.bytes_per_row * plan.batch_size)
+        by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * plan.batch_size))
         in_batches = max(1, min(by_memory, by_time))
-        return BlockPlan(n_rows, self._session.processes.num_processes, self.batch_size, in_batches * self.batch_size)
+        return BlockPlan(n_rows, self._session.processes.num_processes, plan.batch_size, in_batches * plan.batch_size)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a chain of errors began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -34,7 +34,6 @@ class Session:
     model: nn.Module
     config: VoGConfig
     processes: Processes
-    batch_size: int
     progress: bool
     rows_at_a_time: RowsAtATime = field(default_factory=RowsAtATime)
 

@@ -16,6 +16,7 @@ Target = str | TargetFunction
 
 TARGETS = ("logit", "probability", "loss")
 IGNORED_TOKEN = -100
+CALLABLE_TARGET = "a callable target, VoGConfig(target=function(outputs, batch) -> [batch])"
 CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
 
 
@@ -306,19 +307,30 @@ def row_scalar(
 
 
 def find_logits(outputs: Any) -> Tensor:
-    """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry) or a tensor."""
-    if isinstance(outputs, Tensor):
+    """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry behind the loss) or a tensor."""
+    if isinstance(outputs, Tensor) and outputs.dim() > 0:
         return outputs
     if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
         return outputs["logits"]
     logits = getattr(outputs, "logits", None)
     if isinstance(logits, Tensor):
         return logits
-    if isinstance(outputs, (tuple, list)) and outputs and isinstance(outputs[0], Tensor):
-        return outputs[0]
+    if isinstance(outputs, (tuple, list)):
+        behind_loss = outputs[1:] if outputs and _is_no_logits(outputs[0]) else outputs
+        if behind_loss and isinstance(behind_loss[0], Tensor):
+            return behind_loss[0]
     found = f"a mapping with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
-    msg = f"a model must return logits (a tensor, a tuple that starts with it, or `logits` in its output), got {found}"
+    found = "a single number (a loss?)" if isinstance(outputs, Tensor) else found
+    msg = (
+        f"a model must return logits (a tensor, a tuple (loss, logits), or `logits` in its output), got {found}; for "
+        f"other outputs (start_logits, boxes) pass {CALLABLE_TARGET}"
+    )
     raise ModelError(msg)
+
+
+def _is_no_logits(value: Any) -> bool:
+    """Whether a tuple's first entry is the loss: a single number, or None without labels."""
+    return value is None or (isinstance(value, Tensor) and value.dim() == 0)
 
 
 def fill_missing_labels(labels: Tensor | None, prediction: Tensor) -> Tensor:

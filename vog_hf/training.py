@@ -20,6 +20,7 @@ from vog_hf.columns import check_column_names, core_column_names
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.files import foreign_names, locked, remove_half_written, require_free, write_json
+from vog_hf.gradients import require_module
 from vog_hf.live_state import STATE_NAME
 from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.replica import replica
@@ -77,6 +78,7 @@ class TrainingRun:
     ) -> None:
         self._options = options
         self._args = args
+        require_module(model)
         self._is_sharded = is_sharded(model)
         processes = current_processes()
         run_together(processes, PREPARING, lambda: self._resolve(state, train_dataloader))
@@ -138,6 +140,7 @@ class TrainingRun:
             progress=not args.disable_tqdm,
             fold=options.fold,
             torch_compile=options.torch_compile,
+            training_batch_size=args.per_device_train_batch_size,
         )
         readers = {
             split: scorer.reader(

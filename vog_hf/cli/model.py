@@ -139,12 +139,18 @@ class Preparation:
         made = {"image": self._images, "text": self._texts, "audio": self._sounds}[self.kind](rows)
         return made if self.label is None else {**made, self.label: self._labels(rows[self.label])}
 
+    @property
+    def takes_single_rows(self) -> bool:
+        """Whether texts of different lengths cannot share a batch, because the tokenizer has no padding token."""
+        return self.kind == "text" and getattr(self.processor, "pad_token", None) is None
+
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows of the transform as a batch; texts and sounds are padded to the longest."""
         from transformers import DataCollatorWithPadding, default_data_collator
 
         inputs = [{name: value for name, value in row.items() if name != self.label} for row in rows]
-        pad = default_data_collator if self.kind == "image" else DataCollatorWithPadding(self.processor)
+        stacks = self.kind == "image" or self.takes_single_rows
+        pad = default_data_collator if stacks else DataCollatorWithPadding(self.processor)
         if self.label not in LABEL_NAMES:  # then the scorer takes it from the rows, by its name
             return dict(pad(inputs))
         return {**pad(inputs), **default_data_collator([{self.label: row[self.label]} for row in rows])}

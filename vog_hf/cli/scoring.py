@@ -91,7 +91,8 @@ def score_all(
     progress = bool(options["progress"])
     opened = run_together(processes, "opening model and data", lambda: open_all(wanted, progress=progress))
     config = configuration(opened, choices, saves=save_dataset is not None)
-    scores = VoGScorer(opened.model, config=config, **options).score(
+    rows_per_step = 1 if opened.preparation.takes_single_rows else None
+    scores = VoGScorer(opened.model, config=config, training_batch_size=rows_per_step, **options).score(
         prepared(opened.rows, opened.preparation),
         opened.snapshots,
         collate_fn=opened.preparation.collate,

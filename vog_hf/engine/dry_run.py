@@ -24,7 +24,7 @@ from vog_hf.engine.passes import (
     score_forward,
 )
 from vog_hf.engine.tolerance import rounding_tolerance
-from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
+from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
 from vog_hf.gradients import (
     Forward,
     InputLeaf,
@@ -34,13 +34,22 @@ from vog_hf.gradients import (
     model_device_and_dtype,
     placed,
     preserved_rng,
+    required_parameters,
     scoring_mode,
     target_gradients,
 )
 from vog_hf.metric import mean_over_elements
 from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.snapshots import lend_weights
-from vog_hf.targets import TASKS, MultiLabelClassification, Task, check_target, find_logits, find_task
+from vog_hf.targets import (
+    CALLABLE_TARGET,
+    TASKS,
+    MultiLabelClassification,
+    Task,
+    check_target,
+    find_logits,
+    find_task,
+)
 
 NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
 DOUBTFUL_LABELS = 32  # that are read with their rows
@@ -90,7 +99,7 @@ def plan_scoring(
         began = time.perf_counter()
         forward = _first_forward(model, inputs, leaf, rows)
         seconds = time.perf_counter() - began
-        plan = _plan(model, config, leaf, forward, batch)
+        plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
         _check_labels(reader, plan, batch)
         labels = _labels(plan, forward, batch)
         began = time.perf_counter()
@@ -148,15 +157,25 @@ def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, ro
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if should_reduce_batch_size(error):  # then fewer rows at a time are tried
             raise
+        missing = [name for name in required_parameters(model) if name not in inputs]
+        if missing and isinstance(error, TypeError):
+            msg = (
+                f"forward of {type(model).__name__} requires {', '.join(map(repr, missing))}, and the batch has "
+                f"{sorted(inputs)}; let the collator return what is missing, or give the parameter a default"
+            )
+            raise ModelError(msg) from error
         shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
         msg = (
             f"the model's forward failed on rows {rows[0]}-{rows[-1]} with inputs {shapes}: {type(error).__name__}: "
-            f"{error}. The rows must be prepared as for evaluation (same channels, size and tokenizer as in training)"
+            f"{error}. The rows must be prepared as for evaluation (same channels, size and tokenizer as in training), "
+            "in batches of a size that the model takes (batch_size=)"
         )
-        raise ModelError(msg) from error
+        raise ForwardError(msg) from error
 
 
-def _plan(model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch) -> ScoringPlan:
+def _plan(
+    model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch, *, batch_size: int
+) -> ScoringPlan:
     task, n_outputs = _resolve_task(model, config, forward.outputs, batch.labels)
     channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
     shape = [n for axis, n in enumerate(forward.x.shape) if axis != channel_axis]
@@ -171,6 +190,7 @@ def _plan(model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward
         batch_seconds=0.0,
         batch_bytes=batch.nbytes,
         first_rows=len(batch),
+        batch_size=batch_size,
         module=model,
         says_padding=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
         readings=1 if forward.x.device.type == "cpu" else 2,
@@ -187,6 +207,8 @@ def _resolve_task(
         if any(isinstance(target, str) for target in config.targets):
             raise
         return None, None
+    if labels is None and task.needs_labels and not task.can_predict_label and all(map(callable, config.targets)):
+        return None, None  # there is nothing to compute companions of
     for target in config.targets:
         check_target(target, task)
     if config.label == "predicted" and not task.can_predict_label:
@@ -209,9 +231,14 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
         return
     if batch.labels is None:
         if config.label == "given" and (task.needs_labels or "loss" in config.targets):
+            otherwise = (
+                "VoGConfig(label='predicted') to differentiate the predicted class"
+                if task.can_predict_label
+                else f"{CALLABLE_TARGET}, which needs none"
+            )
             msg = (
-                f"no label was found: the collated batch has none of {list(reader.label_names)}; pass label_column= "
-                "(a column of the rows), or VoGConfig(label='predicted') to differentiate the predicted class"
+                f"no label was found: the collated batch has none of {list(reader.label_names)}; pass "
+                f"label_column= (a column of the rows), or {otherwise}"
             )
             raise DataError(msg)
         return

@@ -30,6 +30,7 @@ class ScoringPlan:
         batch_seconds: Of forward and gradients on the first batch.
         batch_bytes: Of the first batch's tensors.
         first_rows: Number of rows in the first batch.
+        batch_size: Number of rows in the others (see `BatchReader`).
         module: What is called: the model, or the compiled one.
         says_padding: Whether batches say what is padding, so that a row's score does not depend on it.
         folding: What is to be installed in it, and refreshed after every change of its weights.
@@ -46,6 +47,7 @@ class ScoringPlan:
     batch_seconds: float
     batch_bytes: int
     first_rows: int
+    batch_size: int
     module: nn.Module
     says_padding: bool
     folding: Folding = field(default_factory=Folding)

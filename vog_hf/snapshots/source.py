@@ -83,11 +83,12 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         return (path / "model.safetensors",)
     if (path / WEIGHTS_NAME).is_file():
         return (path / WEIGHTS_NAME,)
-    pickled = [path] if path.is_file() else sorted(path.glob("*model*.bin")) + sorted(path.glob("*model*.pt*"))
+    pickled = [path] if path.is_file() else sorted(path.glob("*model*.bin")) + sorted(path.glob("*.pt*"))
     if pickled:
         msg = (
             f"{pickled[0]} is not safetensors, and pickled weights are not read because unpickling runs code; load the "
-            "model once where you trust the file and save it with model.save_pretrained(folder)"
+            "model once where you trust the file and save it, a transformers model with model.save_pretrained(folder), "
+            "another one with safetensors.torch.save_model(model, 'epoch-1.safetensors')"
         )
         raise SnapshotError(msg)
     msg = f"{path} holds no model.safetensors; pass a model folder or a .safetensors file"
