@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from trainers import texts, tokenizer, trained
 from transformers import DataCollatorWithPadding
 
+from vog_hf import input_gradients, vog
 from vog_hf.callback import VoGCallback
 from vog_hf.errors import OutputFolderError, SnapshotError
 from vog_hf.scorer import VoGScorer
@@ -254,3 +255,50 @@ def test_the_config_of_a_checkpoint_is_what_peft_wrote(tmp_path):
     saved_adapters(tmp_path, adapted(), n=1)
     config = json.loads((tmp_path / "checkpoint-1" / "adapter_config.json").read_text())
     assert {"r", "lora_alpha", "use_rslora", "use_dora", "peft_type", "fan_in_fan_out", "alpha_pattern"} <= set(config)
+
+
+TRAINED_EMBEDDINGS = {
+    "all embeddings": ({"modules_to_save": ["embeddings"]}, "bert.embeddings.modules_to_save.default.word_embeddings"),
+    "whole base": ({"target_modules": ["classifier"], "modules_to_save": ["bert"]}, None),
+    "one embedding": ({"modules_to_save": ["word_embeddings"]}, "bert.embeddings.word_embeddings"),
+    "some tokens": ({"trainable_token_indices": [1, 2, 5]}, "bert.embeddings.word_embeddings"),
+    "weight norm": (
+        {"target_modules": ["query", "word_embeddings"], "use_dora": True},
+        "bert.embeddings.word_embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED_EMBEDDINGS)
+def test_trained_embeddings_are_differentiated_where_they_are_used(tmp_path, kind):
+    """In float64, from state dicts and adapter folders: gradients with respect to what the embedding in use gives."""
+    options, name = TRAINED_EMBEDDINGS[kind]
+    case = models.bert()
+    model = adapted(**options).double()
+    used = model.base_model.model.get_submodule(name or "bert.modules_to_save.default.embeddings.word_embeddings")
+    states = saved_adapters(tmp_path, model, n=2)
+    batch = case.batch()
+    labels = batch.pop("labels")
+    gradients = []
+    for _, state in states:
+        model.load_state_dict(state, strict=False)
+        x = used(batch["input_ids"]).detach().requires_grad_()
+        others = {key: value for key, value in batch.items() if key != "input_ids"}
+        logits = model.base_model.model(inputs_embeds=x, **others).logits
+        gradients.append(torch.autograd.grad(logits[torch.arange(len(labels)), labels].sum(), x)[0])
+        found = input_gradients(model, {**batch, "labels": labels})
+        torch.testing.assert_close(found, gradients[-1], rtol=1e-9, atol=1e-12)
+    expected = vog(torch.stack(gradients), mask=batch["attention_mask"].bool())
+    data = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    for source in (states, tmp_path):
+        scores = VoGScorer(model, progress=False).score(data, source, collate_fn=models.collate)
+        np.testing.assert_allclose(scores.column("vog"), expected, rtol=1e-6)
+
+
+def test_a_disabled_adapter_runs_the_original_embedding():
+    """With adapters off the gradient is that of the base model, whose embedding is used then."""
+    case = models.bert()
+    model = adapted(modules_to_save=["embeddings"])
+    expected = input_gradients(models.bert().model, case.batch())
+    with model.disable_adapter():
+        torch.testing.assert_close(input_gradients(model, case.batch()), expected)

@@ -23,7 +23,7 @@ from reference import (
 from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, LabelError, ModelError
+from vog_hf.errors import ConfigError, LabelError, ModelError, OutputFolderError, SnapshotError
 from vog_hf.replay import Replay
 from vog_hf.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter
@@ -764,3 +764,18 @@ def test_re_entrant_checkpointing_is_refused_and_the_other_kind_accepted():
         VoGScorer(case.model).score(rows, named(states))
     case.model.checkpointing = False
     assert (VoGScorer(case.model).score(rows, named(states)).column("vog") > 0).all()
+
+
+def test_a_folder_of_a_refused_scoring_is_taken_over_by_the_corrected_one(tmp_path):
+    """Snapshots that do not fit are refused after the folder was begun; the right ones are then scored into it."""
+    case = models.mlp()
+    rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    states = [(f"epoch-{i}", state) for i, state in enumerate(models.perturbed_states(case.model, 3))]
+    scorer = VoGScorer(case.model, progress=False)
+    with pytest.raises(SnapshotError, match="'extra'"):
+        scorer.score(rows, [(name, {**s, "extra": torch.zeros(1)}) for name, s in states], output_dir=tmp_path / "s")
+    assert (tmp_path / "s" / "plan.json").is_file()
+    found = scorer.score(rows, states, output_dir=tmp_path / "s")
+    np.testing.assert_array_equal(found.column("vog"), scorer.score(rows, states).column("vog"))
+    with pytest.raises(OutputFolderError, match="holds scores of something else"):  # a scored one is not
+        scorer.score(rows, states[1:], output_dir=tmp_path / "s")

@@ -6,6 +6,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -19,6 +20,7 @@ from vog_hf.snapshots import (
     aliases,
     lend_weights,
     model_tensors,
+    open_folder,
     open_snapshots,
     tensor_digest,
 )
@@ -608,3 +610,66 @@ def test_digests_tell_values_shapes_and_dtypes_apart():
     digests = {tensor_digest(other) for other in (values, *others)}
     assert len(digests) == len(others) + 1
     assert tensor_digest(values.bfloat16()) != tensor_digest(values.half())
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["epoch_0", "epoch_2", "epoch_10"], ["epoch_0", "epoch_2", "epoch_10"]),
+        (["step_5", "step_100", "step_20"], ["step_5", "step_20", "step_100"]),
+        (["checkpoints/checkpoint_1", "checkpoints/checkpoint_12"], ["checkpoint_1", "checkpoint_12"]),
+        (["checkpoint-9", "checkpoint-10", "epoch_1"], ["checkpoint-9", "checkpoint-10"]),
+    ],
+)
+def test_checkpoints_of_accelerate_are_taken_in_the_order_of_their_numbers(tmp_path, names, ordered):
+    """Folders of epochs, of steps and of automatic naming, the first of two models; Trainer's own come first."""
+    model = models.mlp().model
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        save_file(model.state_dict(), folder / "model.safetensors")
+        save_file({"other": torch.zeros(1)}, folder / "model_1.safetensors")
+        (folder / "optimizer.bin").write_bytes(b"pickled")
+    found = open_folder(tmp_path).snapshots
+    assert [snapshot.name for snapshot in found] == ordered
+    assert {snapshot.files[0].name for snapshot in found} == {"model.safetensors"}
+
+
+def test_what_accelerate_saves_is_scored(tmp_path):
+    """save_state after each epoch: the scores of the state dicts at these moments."""
+    case = models.mlp()
+    accelerator = Accelerator(cpu=True)
+    model = accelerator.prepare(case.model)
+    states = models.perturbed_states(case.model, 3)
+    for epoch, state in enumerate(states):
+        case.model.load_state_dict(state)
+        accelerator.save_state(str(tmp_path / f"epoch_{epoch}"))
+    accelerator.free_memory()
+    rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    scorer = VoGScorer(model, progress=False)
+    found = scorer.score(rows, tmp_path).column("vog")
+    np.testing.assert_array_equal(found, scorer.score(rows, zip("abc", states, strict=True)).column("vog"))
+    assert found.min() > 0
+
+
+def test_epochs_beside_steps_are_refused(tmp_path):
+    """Two countings have no common order: the message names both."""
+    for name in ("epoch_0", "step_5"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(SnapshotError, match=r"numbered in 2 ways \(.*(epoch|step)\); pass a list"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-1.pth.tar", "epoch_1.pth", "epoch_1/pytorch_model.bin", "step_3/last.ckpt"]
+)
+def test_pickled_checkpoints_are_refused_with_the_way_to_pass_them(tmp_path, name):
+    """The message has pairs for torch and for timm, and both read what was refused."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"state_dict": models.mlp().model.state_dict()}, path)
+    with pytest.raises(SnapshotError, match=r"pairs \(name, state_dict\).*torch\.load.*timm\.models\.load_state_dict"):
+        open_folder(tmp_path)
+    if name.endswith(".tar"):
+        state = pytest.importorskip("timm").models.load_state_dict(path)
+        assert state.keys() == models.mlp().model.state_dict().keys()

@@ -79,11 +79,12 @@ class BlockFolder:
 
     Args:
         folder: Empty, not there, or an interrupted run of the same fingerprint.
-        fingerprint: What the scores depend on; a folder begun with another one is refused.
+        fingerprint: What the scores depend on; a folder with blocks or scores of another one is refused, and one in
+            which nothing was scored yet is taken over.
         plan: Used if the folder is new; an interrupted run keeps its own, so that a restart is bit-equal.
 
     Raises:
-        OutputFolderError: Files that are not ours, or another fingerprint.
+        OutputFolderError: Files that are not ours, or blocks or scores of another fingerprint.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> None:
@@ -95,14 +96,14 @@ class BlockFolder:
         if existing:
             begun = read_json(folder / PLAN_NAME)
             differing = [key for key in self.fingerprint if begun["fingerprint"].get(key) != self.fingerprint[key]]
-            if differing:
+            if differing and self._holds_scores():
                 msg = (
                     f"{folder} holds scores of something else: {', '.join(differing)} differ; choose another "
                     "output_dir, or delete the folder to score anew"
                 )
                 raise OutputFolderError(msg)
             kept = BlockPlan(**begun["plan"])
-            if kept.n_processes == plan.n_processes:
+            if not differing and kept.n_processes == plan.n_processes:
                 plan = kept
             else:  # blocks of different plans must never meet, not even after a third run with the first number
                 self.remove_blocks()
@@ -114,6 +115,10 @@ class BlockFolder:
         self._blocks.mkdir(exist_ok=True)
         remove_half_written(folder)
         remove_half_written(self._blocks)
+
+    def _holds_scores(self) -> bool:
+        """Whether a block of rows, or all of them, were scored here."""
+        return (self.folder / MANIFEST_NAME).is_file() or any(self._blocks.glob("*.safetensors"))
 
     @staticmethod
     def require_own(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -231,7 +232,31 @@ def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Modu
             "differentiate instead; define get_input_embeddings() on it, or feed a floating input"
         )
         raise ModelError(msg)
-    return embedding
+    return _copy_in_use(model, embedding)
+
+
+def _copy_in_use(model: nn.Module, module: nn.Module) -> nn.Module:
+    """The module that runs instead of one inside a module that PEFT has copied to train it (``modules_to_save``).
+
+    PEFT leaves the original in the wrapper, and may hang further wrappers on it, which never run.
+    """
+    wrapper_class: Any = getattr(sys.modules.get("peft.utils.other"), "ModulesToSaveWrapper", ())
+    wrappers: Iterator[Any] = model.modules()  # outermost first
+    for wrapper in wrappers:
+        path = wrapper is not module and isinstance(wrapper, wrapper_class) and _path_to(wrapper, module)
+        if not path:
+            continue
+        trained = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
+        runs = (
+            wrapper.modules_to_save[trained[0]] if trained and not wrapper.disable_adapters else wrapper.original_module
+        )
+        inner: nn.Module = runs.get_submodule(re.sub(r"^(original_module|modules_to_save\.[^.]+)(\.|$)", "", path))
+        return inner
+    return module
+
+
+def _path_to(root: nn.Module, module: nn.Module) -> str | None:
+    return next((path for path, found in root.named_modules() if found is module), None)
 
 
 def _named_embedding(owner: Any) -> nn.Module | None:

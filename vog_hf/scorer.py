@@ -122,8 +122,10 @@ class VoGScorer:
 
         Args:
             dataset: A `datasets.Dataset` with a deterministic transform, any map-style torch data set, or a stream.
-            snapshots: A folder (a callback's, or one with ``checkpoint-*`` in it), a list of model folders or
-                safetensors files in the order of training, or an iterable of (name, state_dict).
+            snapshots: A folder (a callback's, or one with ``checkpoint-*``, ``epoch_*`` or ``step_*`` in it), a list of
+                model folders or safetensors files in the order of training, or an iterable of (name, state_dict), as
+                for pickled checkpoints: ``((p, torch.load(p, weights_only=True)) for p in paths)``, and for those of
+                timm ``((p, timm.models.load_state_dict(p)) for p in paths)``.
             collate_fn: From a list of whole rows to a batch; default: transformers' or torch's default collator.
             output_dir: Where the scores are kept. An interrupted run continues there, and a finished one is returned
                 as it is, if data, configuration and snapshots are the same. None: a temporary folder.

@@ -12,6 +12,7 @@ import numpy as np
 
 from vog_hf.errors import ConfigError, DataError, ModelError, SnapshotError
 from vog_hf.gradients import LABEL_NAMES
+from vog_hf.snapshots import in_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,8 +29,8 @@ UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger numb
 def find_snapshots(given: Sequence[str]) -> str | list[str]:
     """What `VoGScorer.score` takes: one folder of a run, or model folders and files in the order of training.
 
-    Patterns are expanded in the order of the numbers in names, and what is named ``checkpoint-<step>`` throughout is
-    put in the order of the steps, because a shell puts checkpoint-1000 before checkpoint-200.
+    Patterns are expanded in the order of the numbers in names, and what is named ``checkpoint-<n>``, ``epoch_<n>``
+    or ``step_<n>`` throughout is put in the order of the numbers, because a shell puts 1000 before 200.
 
     Raises:
         SnapshotError: A pattern or a path that nothing is at.
@@ -44,9 +45,9 @@ def find_snapshots(given: Sequence[str]) -> str | list[str]:
         paths += found
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return paths[0]
-    steps = [CHECKPOINT.fullmatch(Path(path).name) for path in paths]
-    if all(steps):
-        return [path for _, path in sorted(zip((int(m[1]) for m in steps if m), paths, strict=True))]
+    ordered = in_order([Path(path) for path in paths])
+    if ordered is not None:
+        return [str(path) for path in ordered]
     if len({re.sub(r"\d+", "0", path) for path in paths}) == 1 and paths != sorted(paths, key=_in_numbers):
         logger.warning("the snapshots are taken in the order given, which is not that of their numbers: %s", paths)
     return paths

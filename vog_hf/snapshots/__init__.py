@@ -9,7 +9,7 @@ from vog_hf.snapshots.gathering import FullTensor, full_tensors, is_sharded, req
 from vog_hf.snapshots.hub import from_hub
 from vog_hf.snapshots.lending import LentWeights, lend_weights
 from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, read_index
-from vog_hf.snapshots.source import SnapshotSource, open_folder, open_snapshots
+from vog_hf.snapshots.source import SnapshotSource, in_order, open_folder, open_snapshots
 from vog_hf.snapshots.tensors import aliases, model_tensors, tensor_digest
 from vog_hf.snapshots.writer import SnapshotWriter
 
@@ -24,6 +24,7 @@ __all__ = [
     "aliases",
     "from_hub",
     "full_tensors",
+    "in_order",
     "is_sharded",
     "lend_weights",
     "model_tensors",

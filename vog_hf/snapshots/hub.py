@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.snapshots.source import weight_files
+from vog_hf.snapshots.source import PICKLED, weight_files
 
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def from_hub(

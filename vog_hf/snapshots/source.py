@@ -16,6 +16,9 @@ from vog_hf.snapshots.adapters import WEIGHTS_NAME
 from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, plain_name, read_index
 from vog_hf.snapshots.tensors import apart, is_storable
 
+PICKLED = (".bin", ".pt", ".pth", ".pth.tar", ".ckpt")
+NUMBERED = re.compile(r"(checkpoint|epoch|step)[-_](\d+)")
+
 SnapshotSource = str | Path | Sequence[str | Path] | Iterable[tuple[str, Mapping[str, Tensor]]]
 
 
@@ -23,8 +26,8 @@ def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
     """The snapshots that ``source`` names, in the order of training.
 
     Args:
-        source: A folder that a callback or `SnapshotWriter` filled, a run's folder with ``checkpoint-*`` in it, a list
-            of model folders or safetensors files in the order of training, or an iterable of (name, state_dict).
+        source: A folder that a callback or `SnapshotWriter` filled, a run's folder (see `open_folder`), a list of
+            model folders or safetensors files in the order of training, or an iterable of (name, state_dict).
         spool: Where the state dicts of an iterable are written, so that only one is in memory at a time.
 
     Raises:
@@ -38,25 +41,54 @@ def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
 
 
 def open_folder(folder: Path) -> SnapshotSet:
-    """The snapshots in a folder that a callback or `SnapshotWriter` filled, or in its ``checkpoint-*`` folders.
+    """The snapshots in a folder that a callback or `SnapshotWriter` filled, or in the folders of a run's checkpoints.
+
+    Checkpoints are named ``checkpoint-<step>`` (Trainer) or ``epoch_<n>``, ``step_<n>`` or ``checkpoint_<n>``
+    (accelerate), and are taken in the order of their numbers. Where accelerate saved several models, the first is read.
 
     Raises:
-        SnapshotError: There are none, or fewer than two.
+        SnapshotError: There are none, or fewer than two, or numbers of two kinds (epochs and steps).
     """
     if (folder / "snapshots" / INDEX_NAME).is_file():
         folder = folder / "snapshots"
     if (folder / INDEX_NAME).is_file():
         return SnapshotSet(*read_index(folder))
-    checkpoints = sorted(
-        (path for path in folder.glob("checkpoint-*") if _step_of(path) is not None), key=lambda p: _step_of(p) or 0
-    )
-    if not checkpoints:
+    found = _numbered_in(folder) or _numbered_in(folder / "checkpoints")  # accelerate's automatic naming
+    if not found:
         msg = (
-            f"{folder} holds no snapshots: expected {INDEX_NAME} (VoGCallback writes it) or folders checkpoint-<step>; "
-            "pass the folder of a run, or a list of model folders or .safetensors files"
+            f"{folder} holds no snapshots: expected {INDEX_NAME} (VoGCallback writes it) or folders checkpoint-<step>, "
+            "epoch_<n> or step_<n>; pass the folder of a run, or a list of model folders or .safetensors files"
         )
         raise SnapshotError(msg)
-    return _from_paths(checkpoints)
+    if len(found) > 1:
+        msg = f"{folder} holds checkpoints numbered in {len(found)} ways ({', '.join(found)}); pass a list of some"
+        raise SnapshotError(msg)
+    (paths,) = found.values()
+    return _from_paths(paths)
+
+
+def in_order(paths: Sequence[Path]) -> Sequence[Path] | None:
+    """Checkpoints in the order of the numbers in their names; None where they have none, or of different kinds."""
+    numbers = [NUMBERED.fullmatch(_bare_name(path)) for path in paths]
+    if not all(numbers) or len({match[1] for match in numbers if match}) > 1:
+        return None
+    return sorted(paths, key=lambda path: int(re.sub(r"\D", "", _bare_name(path))))
+
+
+def _numbered_in(folder: Path) -> dict[str, Sequence[Path]]:
+    """The checkpoints in a folder by what their numbers count; those of Trainer alone where there are any."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = NUMBERED.fullmatch(_bare_name(path))
+        if match and (path.is_dir() or path.name.endswith((".safetensors", *PICKLED))):
+            found.setdefault(match[1], []).append(path)
+    if any(path.is_dir() for path in found.get("checkpoint", ())):
+        found = {"checkpoint": [path for path in found["checkpoint"] if path.is_dir()]}
+    return {kind: in_order(paths) or paths for kind, paths in found.items()}
+
+
+def _bare_name(path: Path) -> str:
+    return path.name if path.is_dir() else path.name.partition(".")[0]
 
 
 def _from_paths(paths: Sequence[Path]) -> SnapshotSet:
@@ -83,16 +115,25 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         return (path / "model.safetensors",)
     if (path / WEIGHTS_NAME).is_file():
         return (path / WEIGHTS_NAME,)
-    pickled = [path] if path.is_file() else sorted(path.glob("*model*.bin")) + sorted(path.glob("*.pt*"))
+    pickled = [path] if path.is_file() else _pickled_in(path)
     if pickled:
         msg = (
             f"{pickled[0]} is not safetensors, and pickled weights are not read because unpickling runs code; load the "
             "model once where you trust the file and save it, a transformers model with model.save_pretrained(folder), "
-            "another one with safetensors.torch.save_model(model, 'epoch-1.safetensors')"
+            "another one with safetensors.torch.save_model(model, 'epoch-1.safetensors'); or pass pairs (name, "
+            "state_dict): ((p.name, torch.load(p, weights_only=True)) for p in paths), for timm "
+            "((p.name, timm.models.load_state_dict(p)) for p in paths)"
         )
         raise SnapshotError(msg)
     msg = f"{path} holds no model.safetensors; pass a model folder or a .safetensors file"
     raise SnapshotError(msg)
+
+
+def _pickled_in(folder: Path) -> list[Path]:
+    """Files of a folder that hold pickled weights, unlike the states of optimizer and random numbers next to them."""
+    files = [path for path in sorted(folder.glob("*")) if path.name.endswith(PICKLED)]
+    weights = re.compile(r".*model.*|(?!rng_state|optimizer|scheduler|scaler).*\.(pt|pth|pth\.tar|ckpt)")
+    return [path for path in files if weights.fullmatch(path.name)]
 
 
 def _shards(index: Path) -> list[str]:
@@ -106,7 +147,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _step_of(path: Path) -> int | None:
-    match = re.search(r"(?:checkpoint|step)-(\d+)", path.name)
+    match = re.search(r"(?:checkpoint-|step[-_])(\d+)", path.name)
     return int(match[1]) if match else None
 
 
