@@ -19,6 +19,7 @@ FLOORS = (
         "files",
         "rows",
         "row_hashes",
+        "manifest",
         "named_files",
         "snapshots",
         "batches",

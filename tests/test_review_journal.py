@@ -17,6 +17,7 @@ from report_cases import make_regression
 
 from vog_hf.errors import ConfigError, JournalError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions
+from vog_hf.review.agreement import reviewer_agreement
 from vog_hf.review.journal import read_journal
 from vog_hf.rows import identify_rows
 from vog_hf.scores import VoGScores
@@ -481,3 +482,19 @@ def test_a_journal_that_leads_out_of_its_folder_is_refused(scores, path, tmp_pat
     path.symlink_to(path.with_name("real.jsonl"))
     Journal.open(path, scores).decide(1, "keep", reviewer="Ada")
     assert len(read_decisions(path.with_name("real.jsonl"))) == 1
+
+
+def test_half_of_a_surrogate_pair_spoils_nothing(tmp_path):
+    """In a name or a note it is kept as its escape, also where an older journal holds it; undo finds it by either."""
+    columns = {"label": np.array([0, 1]), "vog": np.array([0.1, 0.2])}
+    scores = VoGScores(columns, {"class_names": ["a", "b"]})
+    journal = Journal.open(tmp_path / "review.jsonl", scores)
+    journal.decide(0, "keep", reviewer="ada")
+    made = journal.decide(0, "keep", reviewer="eve\ud800", note="\udfff?")
+    assert (made.reviewer, made.note) == ("eve\\ud800", "\\udfff?")
+    text = journal.path.read_text(encoding="utf-8")
+    journal.path.write_text(text.replace("eve" + 2 * chr(92) + "ud800", "eve" + chr(92) + "ud800"), encoding="utf-8")
+    older = Journal.open(journal.path, scores)
+    found = reviewer_agreement(older.standing().values())
+    assert (found.rows, found.pairs[["a", "b"]].to_numpy().tolist()) == (1, [["ada", "eve\\ud800"]])
+    assert older.undo("eve\ud800").id == made.id

@@ -8,9 +8,9 @@ import pytest
 
 from vog_hf.accumulate import RaggedMaps
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, OutputFolderError
+from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.scores import MAX_CLASSES, VoGScores, class_count
 
 
 def scored(output_dir=None, *, name="bert", **options):
@@ -238,3 +238,58 @@ def test_the_manifest_says_how_the_scores_were_made(tmp_path):
         "manifest.json",
     }
     assert scored(name="conv_net").manifest["input"]["channels_averaged"] is True
+
+
+FOREIGN_MANIFESTS = {
+    "a list": ([], "the manifest must be an object"),
+    "names by number": ({"class_names": {"0": "a"}}, "'class_names' must be a list"),
+    "a snapshot without a name": ({"snapshots": [{"step": 2}]}, r"'snapshots'\[0\] has no 'name'"),
+    "a configuration in words": ({"config": "default"}, "'config' must be an object, got 'default'"),
+    "digests in a list": ({"data": {"columns": ["x"]}}, "'columns' must be an object"),
+    "a size in words": ({"files": {"scores.parquet": {"bytes": "9", "crc32": "0"}}}, "'bytes' must be a whole number"),
+    "a label without a class": ({"class_names": ["only"]}, "row 1 has the label 1, and there are at most 1 classes"),
+    "one snapshot": ({"snapshots": [{"name": "x"}]}, r"trajectory 'vog' has the shape \[2, 3\], expected \[2, 1\]"),
+}
+
+
+def classified():
+    """Scores of two rows and three snapshots."""
+    columns = {"label": np.array([0, 1], np.int32), "vog": np.array([0.1, 0.2])}
+    return VoGScores(columns, {"class_names": ["a", "b"]}, trajectories={"vog": np.ones((2, 3))})
+
+
+@pytest.mark.parametrize("case", FOREIGN_MANIFESTS)
+def test_a_manifest_of_another_shape_is_refused(tmp_path, case):
+    """Whoever wrote it: loading names the key and what is there, so that nothing later trips over it."""
+    edit, message = FOREIGN_MANIFESTS[case]
+    classified().save(tmp_path / "scores")
+    assert VoGScores.load(tmp_path / "scores").trajectory("vog").shape == (2, 3)
+    path = tmp_path / "scores" / "manifest.json"
+    manifest = edit if isinstance(edit, list) else {**json.loads(path.read_text()), "files": {}, **edit}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(OutputFolderError, match=message):
+        VoGScores.load(tmp_path / "scores")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no array", "three rows", "texts"])
+def test_arrays_of_another_kind_are_refused(tmp_path, content):
+    """Damaged files, and those of other rows or of no numbers, are named when the scores are loaded."""
+    classified().save(tmp_path / "scores")
+    path = tmp_path / "scores" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {}}))
+    array = tmp_path / "scores" / "trajectory-vog.npy"
+    if isinstance(content, bytes):
+        array.write_bytes(content)
+    else:
+        np.save(array, np.ones((3, 3)) if content == "three rows" else np.full((2, 3), "x"))
+    with pytest.raises(OutputFolderError, match="trajectory"):
+        VoGScores.load(tmp_path / "scores")
+
+
+def test_a_label_does_not_decide_how_many_classes_there_are():
+    """A list of two thousand million names is never made; the highest label that is allowed is."""
+    columns = {"vog": np.ones(2), "label": np.array([0, 2_000_000_000])}
+    with pytest.raises(DataError, match=r"row 1 has the label 2,000,000,000, and there are at most 100,000 classes"):
+        class_count(VoGScores(columns, {}))
+    columns["label"] = np.array([0, MAX_CLASSES - 1])
+    assert class_count(VoGScores(columns, {})) == MAX_CLASSES

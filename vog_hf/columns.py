@@ -16,7 +16,7 @@ from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
 from vog_hf.named_files import with_more_columns
 from vog_hf.rows import has_table, identify_rows, integer_column
-from vog_hf.scores import COMPANIONS, VoGScores
+from vog_hf.scores import COMPANIONS, VoGScores, class_count
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +251,10 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None) ->
     manifest = {"class_names": next(filter(None, classes), None), "data": {"columns": identity.columns}}
     if label not in (None, _integers(dataset, LABEL_NAMES)[0]):
         manifest["config"] = {"label_column": label}
-    return VoGScores(columns, manifest, row_hash=identity.row_hash)
+    scores = VoGScores(columns, manifest, row_hash=identity.row_hash)
+    if manifest["class_names"]:
+        class_count(scores)  # raises where a label is none of the classes
+    return scores
 
 
 def _integers(dataset: Dataset, names: Iterable[str]) -> tuple[str, npt.NDArray[np.int64]] | tuple[None, None]:

@@ -79,7 +79,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         msg = f"{path} is not the JSON that vog_hf writes ({error}); delete the folder and score again"
         raise OutputFolderError(msg) from error
 

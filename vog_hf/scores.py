@@ -1,6 +1,7 @@
 """VoGScores: one line of values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
 
 import weakref
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vog_hf.accumulate import RaggedMaps
-from vog_hf.errors import ConfigError, OutputFolderError
+from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.files import file_checksum, read_json, write_atomically, write_json
+from vog_hf.manifest import fault_in
 from vog_hf.rows import RowIdentity
+from vog_hf.text import escaped
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -25,6 +28,11 @@ MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "scores.parquet"
 SHARD_PATTERN = "scores-*-of-*.parquet"
 SHARD_ROWS = 500_000
+MAX_CLASSES = 100_000
+BROKEN_ARRAY = (
+    *(ValueError, EOFError, OSError, OverflowError, TypeError, SyntaxError, MemoryError, RecursionError),
+    zipfile.BadZipFile,
+)
 FILES = "files"  # in manifest.json: size and checksum of each file of the folder
 CHECKED_AT_LOAD = 64 * 2**20  # bytes; a file of this size is read in well under a second
 ROW_HASH = "row_hash"
@@ -217,18 +225,15 @@ class VoGScores:
         if not (folder / MANIFEST_NAME).is_file() or not tables:
             msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
             raise OutputFolderError(msg)
-        manifest = read_json(folder / MANIFEST_NAME)
-        if manifest.get("format") != FORMAT:
-            msg = f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; score again"
-            raise OutputFolderError(msg)
+        manifest = read_manifest(folder)
         require_undamaged(folder, up_to=CHECKED_AT_LOAD)
         manifest.pop(FILES, None)
         try:
             table = pa.concat_tables(pq.read_table(path, page_checksum_verification=True) for path in tables)
-        except (pa.ArrowException, OSError) as error:
+            values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
             msg = f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
             raise OutputFolderError(msg) from error
-        values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
         row_hash, ids = values.pop(ROW_HASH, None), values.pop(ROW_ID, None)
         heat_maps = None
         if (folder / HEAT_MAP_FILES["values"]).is_file():
@@ -242,6 +247,7 @@ class VoGScores:
             row_hash=row_hash,
             ids=ids,
         )
+        _require_one_shape(scores, heat_maps, folder)
         scores.folder = folder
         return scores
 
@@ -256,7 +262,7 @@ def save_table(
 ) -> None:
     """Write the table of `VoGScores` as parquet: one file, or shards of `SHARD_ROWS` that `load_dataset` reads."""
     n_rows = len(next(iter(columns.values())))
-    named = {} if ids is None else {ROW_ID: ids}
+    named = {} if ids is None else {ROW_ID: [escaped(one) if isinstance(one, str) else one for one in ids]}
     hashes = {} if row_hash is None else {ROW_HASH: row_hash}
     table = pa.table({"row": np.arange(n_rows), **named, **columns, **hashes})
     n_shards = max(1, -(-n_rows // SHARD_ROWS))
@@ -283,9 +289,50 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST_NAME, {**manifest, FILES: files})
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, every key that is read of the kind that it must have.
+
+    Raises:
+        OutputFolderError: It is damaged, of another version, or not ours.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    fault = fault_in(manifest)
+    if fault is None and manifest["format"] == FORMAT:
+        return dict(manifest)
+    found = f"is damaged: {fault}"
+    if fault is None:
+        found = f"has format {manifest['format']!r}, this version reads {FORMAT}"
+    msg = f"{folder / MANIFEST_NAME} {found}; restore the folder, or score again"
+    raise OutputFolderError(msg)
+
+
+def class_count(scores: VoGScores) -> int:
+    """How many classes there are: as many as names, or as the highest label or prediction needs.
+
+    Raises:
+        DataError: A label that none of the named classes has, or one of `MAX_CLASSES` or more.
+
+    Example:
+        >>> class_count(VoGScores({"vog": np.ones(2), "label": np.array([0, 4])}, {}))
+        5
+    """
+    count = names = len(scores.manifest.get("class_names") or [])
+    for name in {"label", "prediction"} & {*scores.column_names} if len(scores) else ():
+        values = scores.column(name)
+        highest, most = int(values.max()), names if names and name == "label" else MAX_CLASSES
+        if highest >= most:
+            msg = (
+                f"row {int(values.argmax())} has the {name} {highest:,}, and there are at most {most:,} classes; pass "
+                "scores with the labels and class names of their own data"
+            )
+            raise DataError(msg)
+        count = max(count, highest + 1)
+    return count
+
+
 def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
     """Raise OutputFolderError where a file is not what `write_manifest` saw; only by size if over ``up_to`` bytes."""
-    for name, written in read_json(folder / MANIFEST_NAME).get(FILES, {}).items():
+    for name, written in read_manifest(folder).get(FILES, {}).items():
         if Path(name).name != name:  # a manifest may come from elsewhere
             msg = f"{folder / MANIFEST_NAME} names the file {name!r}, which lies outside its folder; score again"
             raise OutputFolderError(msg)
@@ -313,7 +360,61 @@ def _select_maps(maps: RaggedMaps, rows: npt.NDArray[np.int64]) -> RaggedMaps:
 
 
 def _memory_map(path: Path) -> Array:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except BROKEN_ARRAY as error:
+        msg = f"{path} is not an array of numbers ({error}); restore it, or delete the folder and score again"
+        raise OutputFolderError(msg) from error
+    if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.number):
+        msg = f"{path} is not an array of numbers; restore it, or delete the folder and score again"
+        raise OutputFolderError(msg)
+    return values
+
+
+def _require_one_shape(scores: VoGScores, heat_maps: RaggedMaps | None, folder: Path) -> None:
+    """Raise OutputFolderError where columns, trajectories or heat maps are not those of the same rows."""
+    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores) or _fault_in_heat_maps(heat_maps, len(scores))
+    if fault is not None:
+        msg = f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
+        raise OutputFolderError(msg)
+
+
+def _fault_in_columns(scores: VoGScores) -> str | None:
+    for name in scores.column_names:
+        kind = scores.column(name).dtype
+        if not (np.issubdtype(kind, np.number) or np.issubdtype(kind, np.bool_)):
+            return f"the column {name!r} holds {kind}, expected numbers"
+    if not scores.manifest.get("class_names") and "vog_class_normalized" not in scores.column_names:
+        return None
+    for name in {"label", "prediction"} & {*scores.column_names}:
+        if not np.issubdtype(scores.column(name).dtype, np.integer):
+            return f"the column {name!r} holds {scores.column(name).dtype}, expected whole numbers of classes"
+    try:
+        class_count(scores)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _fault_in_trajectories(scores: VoGScores) -> str | None:
+    n_snapshots = len(scores.manifest.get("snapshots", []))
+    for name in scores.trajectory_names:
+        shape = scores.trajectory(name).shape
+        if len(shape) != 2 or shape[0] != len(scores) or (n_snapshots and shape[1] != n_snapshots):
+            expected = f"[{len(scores)}, {n_snapshots or 'snapshots'}]"
+            return f"the trajectory {name!r} has the shape {list(shape)}, expected {expected}"
+    return None
+
+
+def _fault_in_heat_maps(maps: RaggedMaps | None, n_rows: int) -> str | None:
+    if maps is None:
+        return None
+    if maps.shapes.ndim != 2 or len(maps.shapes) != n_rows or maps.scale.shape != (n_rows,) or maps.values.ndim != 1:
+        return f"heat maps of the shapes {maps.shapes.shape} and scales {maps.scale.shape}, expected {n_rows:,} rows"
+    is_whole = np.issubdtype(maps.shapes.dtype, np.integer) and (not maps.shapes.size or maps.shapes.min() >= 0)
+    if not is_whole or maps.shapes.prod(axis=1, dtype=np.float64).sum() != len(maps.values):
+        return f"the heat maps hold {len(maps.values):,} values, and their shapes need another number"
+    return None
 
 
 def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:

@@ -20,6 +20,16 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def escaped(text: str) -> str:
+    r"""The text with each half of a surrogate pair as its escape: what every file, table and stream can hold.
+
+    Example:
+        >>> escaped("a\ud800")
+        'a\\ud800'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def number(value: Any) -> str:
     """A number of four digits, whole numbers whole; a dash where there is none.
 

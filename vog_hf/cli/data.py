@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -234,14 +234,17 @@ def note_source(folder: Path, source: Source) -> None:
 def noted_source(folder: Path) -> Source | None:
     """What `note_source` wrote; None where nothing is noted."""
     from vog_hf.files import read_json
+    from vog_hf.manifest import SOURCE, fault_in
 
     if not (folder / SOURCE_NAME).is_file():
         return None
-    try:
-        return Source(**read_json(folder / SOURCE_NAME))
-    except TypeError as error:
-        msg = f"{folder / SOURCE_NAME} is not what vog-hf writes; delete it and name the data set with --dataset"
-        raise OutputFolderError(msg) from error
+    noted = read_json(folder / SOURCE_NAME)
+    unknown = {*noted} - {field.name for field in fields(Source)} if isinstance(noted, dict) else None
+    fault = f"unknown {sorted(unknown)}" if unknown else fault_in(noted, SOURCE, "it")
+    if fault is not None:
+        msg = f"{folder / SOURCE_NAME} is not what vog-hf writes ({fault}); delete it and pass --dataset"
+        raise OutputFolderError(msg)
+    return Source(**noted)
 
 
 def source_for(

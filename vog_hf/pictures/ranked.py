@@ -8,6 +8,7 @@ import numpy.typing as npt
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import RANKING_COLUMNS
 from vog_hf.scores import VoGScores
+from vog_hf.text import escaped
 
 
 def ranking_column(scores: VoGScores) -> str:
@@ -65,4 +66,4 @@ def class_names(scores: VoGScores, classes: Iterable[int]) -> list[str | int | N
     names = scores.manifest.get("class_names")
     if not names:
         return [None if c < 0 else int(c) for c in classes]
-    return [None if c < 0 else str(names[c]) if c < len(names) else str(c) for c in classes]
+    return [None if c < 0 else escaped(str(names[c])) if c < len(names) else str(c) for c in classes]

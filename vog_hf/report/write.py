@@ -10,6 +10,7 @@ from vog_hf.files import explained_disk_errors, write_atomically
 from vog_hf.report.split import Options, Split
 from vog_hf.report.template import GENERATOR, page
 from vog_hf.scores import VoGScores
+from vog_hf.text import escaped
 
 MAX_CARDS = 500  # of a gallery
 HEAD = 4_096  # bytes in which a file says that it is a report
@@ -74,7 +75,7 @@ def write_report(
     text = page(title or _default_title(splits), splits)
     with explained_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(escaped(text), encoding="utf-8"))
     return path
 
 

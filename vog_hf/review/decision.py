@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vog_hf.text import escaped
+
 DECISIONS = ("keep", "relabel", "drop", "unsure")
 
 
@@ -34,6 +36,12 @@ class Decision:
     id: str
     old_label: int | None
     row_hash: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("reviewer", "note"):  # JSON carries halves of surrogate pairs, and tables do not
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, escaped(value))
 
 
 def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> None:

@@ -26,8 +26,8 @@ from vog_hf.review.journal import Journal
 from vog_hf.review.page import PageMaker
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.row import TITLES, RowMaker
-from vog_hf.scores import VoGScores
-from vog_hf.text import printable, signed
+from vog_hf.scores import VoGScores, class_count
+from vog_hf.text import escaped, printable, signed
 from vog_hf.wording import verdict
 
 NEIGHBOURS = 6
@@ -171,7 +171,7 @@ class Desk:
 
     def decisions(self, _: Asked) -> Answer:
         """The whole journal, everybody's decisions, to be saved by the browser."""
-        return {"name": self._journal.path.name, "text": self._journal.text()}
+        return {"name": escaped(self._journal.path.name), "text": self._journal.text()}
 
     def sound(self, asked: Asked) -> Answer:
         """The sound of a row beside the one that is shown."""
@@ -192,10 +192,7 @@ class Desk:
         """Names of the classes, by number; none where rows have no single class."""
         if not has_classes(self._scores):
             return []
-        named = len(self._scores.manifest.get("class_names") or [])
-        columns = [self._scores.column(name) for name in ("label", "prediction") if name in self._scores.column_names]
-        count = max([named, *(int(values.max()) + 1 for values in columns)])
-        return [printable(str(name)) for name in class_names(self._scores, range(count))]
+        return [printable(str(name)) for name in class_names(self._scores, range(class_count(self._scores)))]
 
     def _who_and_what(self, asked: Asked, *, named: bool = False) -> tuple[str, Filter, str]:
         """The reviewer, the queue without what is decided, and which decided rows are walked past."""
@@ -316,7 +313,7 @@ def answering(function: Callable[..., Answer]) -> Callable[..., Answer]:
         try:
             return function(*given)
         except VoGError as error:
-            return {"error": str(error)}
+            return {"error": escaped(str(error))}
 
     return answer
 
@@ -359,4 +356,4 @@ def _text(asked: Asked, name: str, length: int) -> str:
     if not isinstance(value, str) or len(value) > length:
         msg = f"{name} must be a text of at most {length} characters, got {str(value)[:40]!r}"
         raise ConfigError(msg)
-    return value
+    return escaped(value)

@@ -13,7 +13,7 @@ from vog_hf.errors import RowMismatchError
 from vog_hf.pictures import has_classes
 from vog_hf.review.decision import now
 from vog_hf.rows import RowIdentity
-from vog_hf.scores import VoGScores
+from vog_hf.scores import VoGScores, class_count
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +47,11 @@ class JournalHeader:
     def of(cls, scores: VoGScores) -> "JournalHeader":
         """The header of a journal for these scores, begun now."""
         label, names = given_labels(scores), scores.manifest.get("class_names")
-        n_classes = None
-        if label is not None:
-            values = [scores.column(name) for name in ("label", "prediction") if name in scores.column_names]
-            highest = max((int(value.max()) for value in values if len(value)), default=-1)
-            n_classes = max(highest + 1, len(names or []))
         return cls(
             n_rows=len(scores),
             columns=scores.identity.columns,
             label_digest=None if label is None else label_digest(label),
-            n_classes=n_classes,
+            n_classes=None if label is None else class_count(scores),
             class_names=None if label is None or not names else [str(name) for name in names],
             created=now(),
         )

@@ -22,6 +22,7 @@ from vog_hf.review.decision import Decision, hex_of, is_whole, now, require_vali
 from vog_hf.review.events import DECIDE, UNDO, Events, Key, is_json
 from vog_hf.review.header import JournalHeader, given_labels, is_header_start
 from vog_hf.scores import VoGScores
+from vog_hf.text import escaped
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class Journal:
         """A reviewer's last decision that is not undone, in whatever process it was made."""
         with self._guard:
             self._refresh()
-            return self._contents.last_of(reviewer)
+            return self._contents.last_of(escaped(reviewer))
 
     def undo(self, reviewer: str, *, only: str | None = None) -> Decision | None:
         """Undo a reviewer's last decision that is not undone yet, in whatever process it was made.
@@ -188,6 +189,7 @@ class Journal:
             OutputFolderError: The disk is full or cannot be written to; nothing is then written.
             JournalError: The file is damaged or gone.
         """
+        reviewer = escaped(reviewer)
         with self._locked() as append:
             last = self._contents.last_of(reviewer)
             if last is None or only not in (None, last.id):

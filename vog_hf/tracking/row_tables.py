@@ -19,6 +19,7 @@ from vog_hf.pictures import (
     thumbnail,
 )
 from vog_hf.scores import VoGScores
+from vog_hf.text import escaped
 from vog_hf.tracking.records import Table
 
 ROWS_PER_CLASS = 5
@@ -115,7 +116,7 @@ def _table(scores: VoGScores, dataset: Any, rows: Rows, caption: str) -> Table:
     shown = [None] * len(rows) if dataset is None else show_rows(dataset, rows, side=THUMBNAIL)
     columns = {
         "row": rows.tolist(),
-        **({} if scores.ids is None else {"id": [str(scores.ids[row]) for row in rows]}),
+        **({} if scores.ids is None else {"id": [escaped(str(scores.ids[row])) for row in rows]}),
         **_shown(shown),
         **_heat_maps(scores, rows, shown),
         **{name: list(row_values(scores, name, rows)) for name in (*first, *others)},
@@ -132,7 +133,7 @@ def _shown(shown: Sequence[Any]) -> dict[str, list[Any]]:
     if any(isinstance(value, Image.Image) for value in shown):
         return {"image": [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]}
     if any(isinstance(value, str) for value in shown):
-        return {"text": [value[:MAX_TEXT] if isinstance(value, str) else None for value in shown]}
+        return {"text": [escaped(value[:MAX_TEXT]) if isinstance(value, str) else None for value in shown]}
     return {}
 
 

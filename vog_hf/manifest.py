@@ -1,0 +1,102 @@
+"""The shape of a manifest: what each key that is read holds, checked once when scores are loaded.
+
+A folder of scores may come from elsewhere, or be damaged. Keys that are not listed are kept and never read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TEXT, WHOLE, FLAG = (str,), (int,), (bool,)
+MAYBE_TEXT, MAYBE_WHOLE = (str, type(None)), (int, type(None))
+NAME = (str, int)  # of a class
+WORDS = {str: "text", int: "a whole number", bool: "true or false", type(None): "null"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON object: the kinds of values by key, which of the keys must be there, and the kind of all others."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    others: Any = None  # None: of any kind, since nothing reads them
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A JSON array of values of one kind; ``or_null`` where there may be none."""
+
+    item: Any
+    or_null: bool = False
+
+
+SOURCE = Record({"name": TEXT}, required=("name",), others=MAYBE_TEXT)  # what is noted beside scores
+MANIFEST = Record(
+    {
+        "format": WHOLE,
+        "created": MAYBE_TEXT,
+        "versions": Record(others=MAYBE_TEXT),
+        "n_rows": MAYBE_WHOLE,
+        "config": Record(
+            {"target": ListOf(TEXT), "label": MAYBE_TEXT, "label_column": MAYBE_TEXT, "dtype": MAYBE_TEXT},
+        ),
+        "task": MAYBE_TEXT,
+        "class_names": ListOf(NAME, or_null=True),
+        "normalized_over": MAYBE_TEXT,
+        "model": Record({"class": MAYBE_TEXT, "name": MAYBE_TEXT, "revision": MAYBE_TEXT}),
+        "input": Record({"name": MAYBE_TEXT, "element_shape": ListOf(WHOLE)}),
+        "computed": Record({"device": MAYBE_TEXT, "folding": MAYBE_TEXT}),
+        "data": Record({"columns": Record(others=TEXT), "source": Record(others=MAYBE_TEXT)}),
+        "transform": Record(
+            {"processor": MAYBE_TEXT, "max_length": MAYBE_WHOLE, "input_columns": ListOf(TEXT)},
+        ),
+        "snapshots": ListOf(Record({"name": TEXT, "step": MAYBE_WHOLE, "digest": MAYBE_TEXT}, required=("name",))),
+        "windows": Record(others=ListOf(TEXT)),
+        "windows_missing": MAYBE_TEXT,
+        "collect": MAYBE_TEXT,
+        "rows_digest": MAYBE_TEXT,
+        "review": Record({"mode": MAYBE_TEXT, "rows_scored": MAYBE_WHOLE, "labels": MAYBE_TEXT}),
+        "files": Record(others=Record({"bytes": WHOLE, "crc32": TEXT}, required=("bytes", "crc32"))),
+    },
+    required=("format",),
+)
+
+
+def fault_in(value: Any, kind: Any = MANIFEST, place: str = "the manifest") -> str | None:
+    """What in a value is not of its kind, in words; None where all is well.
+
+    Example:
+        >>> fault_in({"format": 1, "snapshots": [{"step": 3}]})
+        "the manifest's 'snapshots'[0] has no 'name'"
+        >>> fault_in({"format": 1, "data": []})
+        "the manifest's 'data' must be an object, got []"
+    """
+    if isinstance(kind, Record):
+        return _fault_in_record(value, kind, place)
+    if isinstance(kind, ListOf):
+        if value is None and kind.or_null:
+            return None
+        if not isinstance(value, list):
+            return f"{place} must be a list, got {_shown(value)}"
+        return next(filter(None, (fault_in(item, kind.item, f"{place}[{i}]") for i, item in enumerate(value))), None)
+    if isinstance(value, kind) and (bool in kind or not isinstance(value, bool)):
+        return None
+    return f"{place} must be {' or '.join(WORDS[one] for one in kind)}, got {_shown(value)}"
+
+
+def _fault_in_record(value: Any, kind: Record, place: str) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"{place} must be an object, got {_shown(value)}"
+    missing = next((name for name in kind.required if name not in value), None)
+    if missing is not None:
+        return f"{place} has no {missing!r}"
+    for name, item in value.items():
+        of_item = kind.fields.get(name, kind.others)
+        fault = None if of_item is None else fault_in(item, of_item, f"{place}'s {name!r}")
+        if fault is not None:
+            return fault
+    return None
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:60]
