@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -563,3 +564,40 @@ def test_a_snapshot_that_is_written_to_while_it_is_scored_is_noticed(tmp_path, m
     with pytest.raises(OutputFolderError, match="snapshots differ"):
         score(tmp_path / "scores", states=files)
     assert len(score(tmp_path / "others", states=files)[0]) == N
+
+
+def test_no_flipped_bit_of_a_plan_goes_unnoticed(tmp_path):
+    """Whatever byte of the file is damaged, the folder is refused, or begun again while it holds no scores."""
+    fingerprint, plan = {"rows": 6, "config": {"target": ["logit"]}}, BlockPlan(6, 1, 2, 4)
+    BlockFolder(tmp_path, fingerprint, plan)
+    path = tmp_path / "plan.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        if json_or_none(damaged) == json_or_none(whole):
+            continue  # space that means nothing
+        with contextlib.suppress(OutputFolderError):
+            assert BlockFolder(tmp_path, fingerprint, plan).plan == plan
+            assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("change", [{"n_rows": 4}, {"batch_size": 0}, {"block_rows": 5}, {"n_processes": 0}])
+def test_numbers_of_a_plan_must_agree(tmp_path, change):
+    """A sound plan is continued; one that contradicts itself or the fingerprint is refused."""
+    plan = {"n_rows": 6, "n_processes": 1, "batch_size": 2, "block_rows": 4}
+    path, fingerprint = tmp_path / "plan.json", {"rows": 6}
+    path.write_text(json.dumps({"fingerprint": fingerprint, "plan": plan}))
+    assert BlockPlan.read(tmp_path) == BlockFolder(tmp_path, fingerprint, BlockPlan(6, 1, 3, 3)).plan
+    path.write_text(json.dumps({"fingerprint": fingerprint, "plan": plan | change}))
+    with pytest.raises(OutputFolderError, match=r"plan\.json is damaged"):
+        BlockFolder(tmp_path, fingerprint, BlockPlan(6, 1, 2, 4))
+
+
+def json_or_none(data):
+    """What bytes say as JSON."""
+    try:
+        return json.loads(bytes(data))
+    except ValueError:
+        return None

@@ -51,7 +51,18 @@ class BlockPlan:
     @classmethod
     def read(cls, folder: Path) -> "BlockPlan":
         """The plan that a folder was filled by."""
-        return cls(**read_json(folder / PLAN_NAME)["plan"])
+        return _read_plan(folder)[1]
+
+    def require_sound(self, n_rows: int) -> None:
+        """Raise ValueError where the numbers are not those of a plan for a number of rows."""
+        numbers = (self.n_processes, self.batch_size, self.block_rows)
+        if (
+            any(type(number) is not int or number < 1 for number in numbers)
+            or self.n_rows != n_rows
+            or (self.block_rows % self.batch_size and self.block_rows < self.n_rows)
+        ):
+            msg = f"{self} is not a plan"
+            raise ValueError(msg)
 
     def blocks(self, rank: int) -> list[list[range]]:
         """The blocks of a process, each a list of batches, each a range of row numbers."""
@@ -67,6 +78,23 @@ class BlockPlan:
     def n_blocks(self) -> int:
         """Blocks of the process that has most of them."""
         return -(-len(range(self.n_rows)[:: self.n_processes]) // self.block_rows)
+
+
+def _read_plan(folder: Path) -> tuple[dict[str, Any], BlockPlan]:
+    """The fingerprint and the plan of a folder that was begun.
+
+    Raises:
+        OutputFolderError: The file is damaged: its numbers do not agree.
+    """
+    path = folder / PLAN_NAME
+    begun = read_json(path)
+    try:
+        fingerprint, plan = dict(begun["fingerprint"]), BlockPlan(**begun["plan"])
+        plan.require_sound(fingerprint.get("rows", plan.n_rows))
+    except (TypeError, KeyError, ValueError) as error:
+        msg = f"{path} is damaged: its numbers are not those of a plan; delete the folder and score again"
+        raise OutputFolderError(msg) from error
+    return fingerprint, plan
 
 
 def batches(rows: range, batch_size: int) -> list[range]:
@@ -94,15 +122,14 @@ class BlockFolder:
         self.require_own(folder)
         existing = (folder / PLAN_NAME).is_file()
         if existing:
-            begun = read_json(folder / PLAN_NAME)
-            differing = [key for key in self.fingerprint if begun["fingerprint"].get(key) != self.fingerprint[key]]
+            begun, kept = _read_plan(folder)
+            differing = [key for key in self.fingerprint if begun.get(key) != self.fingerprint[key]]
             if differing and self._holds_scores():
                 msg = (
                     f"{folder} holds scores of something else: {', '.join(differing)} differ; choose another "
                     "output_dir, or delete the folder to score anew"
                 )
                 raise OutputFolderError(msg)
-            kept = BlockPlan(**begun["plan"])
             if not differing and kept.n_processes == plan.n_processes:
                 plan = kept
             else:  # blocks of different plans must never meet, not even after a third run with the first number
@@ -148,7 +175,7 @@ class BlockFolder:
         """Whether the folder holds scores, or blocks of them, of this fingerprint."""
         if not (folder / PLAN_NAME).is_file():
             return False
-        return bool(read_json(folder / PLAN_NAME)["fingerprint"] == json.loads(json.dumps(fingerprint)))
+        return _read_plan(folder)[0] == json.loads(json.dumps(fingerprint))
 
     @staticmethod
     def identity(folder: Path) -> RowIdentity | None:
