@@ -11,7 +11,7 @@ import torch
 from scipy.stats import rankdata
 from torch import nn
 
-from vog_hf import replay
+from vog_hf import replay, session
 from vog_hf.config import VoGConfig
 from vog_hf.engine import dry_run, fast_path
 from vog_hf.folding import Folding
@@ -268,7 +268,7 @@ def test_fast_path_watches_two_rows_only(monkeypatch):
 
     monkeypatch.setattr(fast_path, "forward_from_leaf", spied)
     plan_of(model, rows)
-    assert sizes == [2, 12]
+    assert sizes == [2]
 
 
 class Cliff(nn.Module):
@@ -359,3 +359,130 @@ def test_what_is_read_behind_autograd_is_not_folded_away(make, target, pairs):
         for fold in (True, False)
     )
     np.testing.assert_allclose(fast.column("vog"), plain.column("vog"), rtol=1e-4)
+
+
+class LearnedDelta(nn.Module):
+    """A frozen convolution with a learned change of its weights that starts at zero, as an adapter has it."""
+
+    def __init__(self, lend):
+        super().__init__()
+        self.convolution, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, models.CLASSES)
+        self.delta, self.lend = nn.Parameter(torch.zeros_like(self.convolution.weight)), lend
+
+    def forward(self, image):
+        weight = self.convolution.weight + self.delta
+        if self.lend(image, self.delta):
+            hidden = torch.func.functional_call(self.convolution, {"weight": weight}, (image,))
+        else:
+            hidden = self.convolution(image)
+        return self.head(self.norm(hidden).tanh().mean((2, 3)))
+
+
+LENDERS = {
+    "always": (lambda image, delta: True, 0),
+    "once it is trained": (lambda image, delta: bool(delta.abs().max() > 0), 1),
+    "for the short last batch": (lambda image, delta: len(image) == N % 12, 1),
+}
+
+
+@pytest.mark.parametrize("collect", ["replay", "live"])
+@pytest.mark.parametrize("name", LENDERS)
+def test_a_model_that_later_becomes_another_function_is_scored_as_it_is(name, collect, caplog):
+    """What fresh weights and the first batch do not show is seen at the batch that shows it: the numbers are plain."""
+    lend, n_pairs = LENDERS[name]
+    _, rows, _ = family("conv_net")
+    torch.manual_seed(0)
+    fresh = LearnedDelta(lend)
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(fresh, 3, scale=0.5))]
+    found = []
+    for fold in (False, True):
+        scorer = VoGScorer(fresh, batch_size=12, fold=fold)
+        if collect == "replay":
+            found.append(scorer.score(rows, states, collate_fn=models.collate))
+            continue
+        reader = scorer.reader(rows, collate_fn=models.collate)
+        before = {key: value.clone() for key, value in fresh.state_dict().items()}
+        live = scorer.live(reader, scorer.plan(reader), len(states))
+        for step, state in states:
+            fresh.load_state_dict(state)
+            live.update(step)
+        fresh.load_state_dict(before)
+        found.append(live.finish())
+    np.testing.assert_allclose(found[1].column("vog"), found[0].column("vog"), rtol=1e-4)
+    lines = [r.getMessage() for r in caplog.records if "the model is run as it is from here on" in r.getMessage()]
+    assert len(lines) == n_pairs
+    assert found[1].manifest["computed"]["folding"].startswith("nothing" if n_pairs else "1 as")
+    assert not any("forward" in module.__dict__ for module in fresh.modules())
+
+
+def test_each_snapshot_is_compared_once_not_each_block(monkeypatch):
+    """With a block for every batch the plain model runs once per snapshot and once per shape."""
+    model, rows, states = family("conv_net")
+    compared = []
+    require = session.require_same_function
+
+    def spied(plan, *arguments, **options):
+        before = len(plan.compared)
+        require(plan, *arguments, **options)
+        compared.append(len(plan.compared) > before)
+
+    monkeypatch.setattr(session, "require_same_function", spied)
+    scorer = VoGScorer(model, batch_size=12, memory_budget=1)
+    scorer.score(rows, states, collate_fn=models.collate)
+    assert len(compared) == 5 * len(states)
+    assert sum(compared) == len(states) + 1
+
+
+def test_a_hook_that_training_adds_ends_the_folding(caplog):
+    """A live pass after a hook on a folded convolution is run as the model is; one line says so."""
+    _, rows, _ = family("conv_net")
+    torch.manual_seed(0)
+    model = models.CASES["conv_net"]().model
+    scorer = VoGScorer(model, batch_size=12)
+    reader = scorer.reader(rows, collate_fn=models.collate)
+    plan = scorer.plan(reader)
+    live = scorer.live(reader, plan, 3)
+    live.update("before")
+    convolution = plan.folding.pairs[0][0]
+    handle = convolution.register_forward_hook(lambda module, args, output: output.sin())
+    live.update("hooked")
+    handle.remove()
+    assert sum("has got hooks" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "bert"])
+def test_several_targets_of_a_compiled_model(name):
+    """Two backward passes through one compiled forward give the scores of the plain model."""
+    case = models.CASES[name]()
+    rows = labelled(case.rows, case.labels)
+    states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 2))]
+    config = VoGConfig(target=("logit", "loss"))
+    found = [
+        VoGScorer(case.model, config=config, batch_size=4, torch_compile=compiled).score(
+            rows, states, collate_fn=models.collate
+        )
+        for compiled in (True, False)
+    ]
+    assert found[0].manifest["computed"]["torch_compile"]
+    for column in ("vog", "vog_loss"):
+        np.testing.assert_allclose(found[0].column(column), found[1].column(column), rtol=1e-4)
+
+
+def test_a_model_that_cannot_be_compiled_is_folded_without(monkeypatch, caplog):
+    """Without a compiler there is one line and no error, and the scores are those of the folded model."""
+
+    def no_compiler(model, backend):
+        class Broken(nn.Module):
+            def forward(self, **inputs):
+                raise OSError("no C++ compiler on this machine")
+
+        return Broken()
+
+    expected = scored("conv_net").column("vog")
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = scored("conv_net", torch_compile=True)
+    np.testing.assert_allclose(found.column("vog"), expected, rtol=1e-6)
+    (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("vog_hf")]
+    assert "no C++ compiler on this machine" in line
+    assert not found.manifest["computed"]["torch_compile"]

@@ -189,3 +189,13 @@ def test_what_is_folded_is_said():
     said = "1 BatchNorms folded into convolutions, 1 as multiply-adds, channels last"
     assert str(folded(model, x, channels_last=True)) == said
     assert str(folded(nn.Linear(8, 2), x)) == "nothing folded"
+
+
+def test_global_hooks_keep_every_module_as_it_is():
+    """A hook on all modules would see a convolution's folded output, so nothing is folded while there is one."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    x = torch.randn(5, 3, 8, 8)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: None)
+    assert not folded(model, x)
+    handle.remove()
+    assert folded(model, x)

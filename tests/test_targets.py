@@ -429,3 +429,30 @@ class Weighted:
 def test_targets_have_names(target, expected):
     """A manifest names a callable by module and qualified name."""
     assert target_name(target) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "mask", "expected"),
+    [
+        ("causal_language_model", [0, 0, 1, 1, 1], [-100, -100, -100, 3, 4]),
+        ("causal_language_model", [1, 1, 1, 0, 0], [0, 1, 2, -100, -100]),
+        ("causal_language_model", [1, 1, 0, 1, 1], [0, 1, -100, -100, 4]),
+        ("token_prediction", [0, 0, 1, 1, 1], [-100, -100, 2, 3, 4]),
+    ],
+)
+def test_labels_at_padding_and_predicted_from_padding_do_not_count(task, mask, expected):
+    """A label counts where it is text and, in a causal model, the token that predicts it is text too."""
+    labels, mask = torch.arange(5, dtype=torch.uint8)[None], torch.tensor([mask])
+    assert TASKS[task].counted_labels(labels, {"attention_mask": mask}).tolist() == [expected]
+    assert TASKS[task].counted_labels(labels, {}) is labels
+    assert TASKS[task].counted_labels(None, {"attention_mask": mask}) is None
+
+
+def test_the_mask_of_an_encoder_says_nothing_of_a_decoders_labels():
+    """Source and target may be of one length by chance; only the decoder's own mask is of the labels."""
+    labels, source = torch.tensor([[5, 6, 7]]), torch.tensor([[1, 0, 0]])
+    batch = {"attention_mask": source, "decoder_input_ids": labels}
+    count = TASKS["token_prediction"].counted_labels
+    assert count(labels, batch).tolist() == [[5, 6, 7]]
+    batch["decoder_attention_mask"] = torch.tensor([[1, 1, 0]])
+    assert count(labels, batch).tolist() == [[5, 6, -100]]

@@ -5,7 +5,7 @@ the time of a small ResNet goes there.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,56 @@ from torch.utils._pytree import tree_leaves
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+TENSORS = ("weight", "bias", "running_mean", "running_var")
 WATCHED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class FastPathError(Exception):
+    """The fast way to run a model is not the function that the plain one is; caught where the plain one takes over."""
+
+
+class _Use:
+    """Sees to it that folded modules are used as they were when they were found, in every pass that is not compiled.
+
+    Each computes with its own tensors (`torch.func.functional_call` gives it others), in evaluation mode, and what a
+    convolution makes goes to its BatchNorm next.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[nn.Module, tuple[Any, ...]] = {}
+        self.unread: dict[nn.Module, Tensor] = {}
+
+    def note(self, modules: Iterable[nn.Module]) -> None:
+        self._tensors = {module: _tensors_of(module) for module in modules}
+        self.unread.clear()
+
+    def require(self, module: nn.Module) -> None:
+        if torch.compiler.is_compiling():
+            return
+        same = all(now is noted for now, noted in zip(_tensors_of(module), self._tensors[module], strict=True))
+        if not same or module.training:
+            self.refuse(module, "computes with other tensors than its own, or in training mode")
+
+    def made(self, convolution: nn.Module, output: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if convolution in self.unread:
+            self.refuse(convolution, "was called without its BatchNorm")
+        self.unread[convolution] = output
+
+    def read(self, convolution: nn.Module, norm: nn.Module, x: Tensor) -> None:
+        if not torch.compiler.is_compiling() and self.unread.pop(convolution, None) is not x:
+            self.refuse(norm, "reads something else than what its convolution made")
+
+    def refuse(self, module: nn.Module, what: str) -> None:
+        self.unread.clear()
+        msg = f"a folded {type(module).__name__} {what}"
+        raise FastPathError(msg)
+
+
+def _tensors_of(module: nn.Module) -> tuple[Any, ...]:
+    """The tensors that a convolution or BatchNorm computes with, as they are looked up in `forward`."""
+    return tuple(getattr(module, name, None) for name in TENSORS)
 
 
 @dataclass(frozen=True)
@@ -35,6 +84,8 @@ class Folding:
     channels_last: bool = False
     # Weight and bias of a convolution, scale and shift of a BatchNorm.
     _held: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _forwards: dict[nn.Module, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _used: _Use = field(default_factory=_Use, init=False, compare=False, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.pairs or self.affine or self.channels_last)
@@ -50,15 +101,48 @@ class Folding:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the model compute the folded way; `refresh` after every change of its weights."""
-        with ExitStack() as stack:
-            stack.callback(self._held.clear)
-            for convolution, norm in self.pairs:
-                stack.enter_context(_forward_replaced(convolution, self._convolution(convolution)))
-                stack.enter_context(_forward_replaced(norm, _behind(norm)))
-            for norm in self.affine:
-                stack.enter_context(_forward_replaced(norm, self._affine(norm)))
+        self._forwards.update({convolution: self._convolution(convolution, norm) for convolution, norm in self.pairs})
+        self._forwards.update({norm: self._taken_over(convolution, norm) for convolution, norm in self.pairs})
+        self._forwards.update({norm: self._affine(norm) for norm in self.affine})
+        self._used.note(self._forwards)
+        try:
+            self._put()
             self.refresh()
             yield
+        finally:
+            self.remove()
+            self._forwards.clear()
+            self._held.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the model compute the plain way for a while, if this is installed."""
+        self.remove()
+        try:
+            yield
+        finally:
+            self._put()
+
+    def _put(self) -> None:
+        for module, forward in self._forwards.items():
+            module.__dict__["forward"] = forward
+
+    def remove(self) -> None:
+        """Let the model compute the plain way from here on."""
+        for module in self._forwards:
+            module.__dict__.pop("forward", None)
+
+    def require_as_found(self) -> None:
+        """Raise FastPathError where a module has got hooks, a parametrization or other tensors since it was folded."""
+        with self.paused():
+            for module in self._forwards:
+                if _is_changed(module):
+                    self._used.refuse(module, "has got hooks, a parametrization or a forward")
+
+    def require_all_read(self) -> None:
+        """Raise FastPathError where the last pass did not feed a convolution's output to its BatchNorm."""
+        for convolution in self._used.unread:
+            self._used.refuse(convolution, "was called without its BatchNorm")
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -80,10 +164,22 @@ class Folding:
         bias = shift if convolution.bias is None else torch.addcmul(shift, convolution.bias, scale)
         return self.laid_out(weight), bias
 
-    def _convolution(self, convolution: Any) -> Callable[[Tensor], Tensor]:
+    def _convolution(self, convolution: Any, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
+            self._used.require(convolution)
+            self._used.require(norm)
             output: Tensor = convolution._conv_forward(x, *self._held[convolution])  # noqa: SLF001 (padding modes and all)
+            self._used.made(convolution, output)
             return output
+
+        return forward
+
+    def _taken_over(self, convolution: nn.Module, norm: nn.Module) -> Callable[[Tensor], Tensor]:
+        behind = _behind(norm)
+
+        def forward(x: Tensor) -> Tensor:
+            self._used.read(convolution, norm, x)
+            return behind(x)
 
         return forward
 
@@ -91,6 +187,7 @@ class Folding:
         behind = _behind(norm)
 
         def forward(x: Tensor) -> Tensor:
+            self._used.require(norm)
             shape = (1, -1, *[1] * (x.dim() - 2))
             scale, shift = (factor.reshape(shape) for factor in self._held[norm])
             return behind(torch.addcmul(shift, x, scale))
@@ -101,8 +198,8 @@ class Folding:
 def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
     """What can be folded in a model, found by watching one forward pass and its graph.
 
-    Folded are modules of torch's own classes (and timm's BatchNormAct2d), without hooks or parametrisations, that run
-    once; a convolution only if nothing but its BatchNorm reads its output.
+    Folded are modules of torch's own classes (and timm's BatchNormAct2d), without hooks or parametrizations, that run
+    once and with their own tensors; a convolution only if nothing but its BatchNorm reads its output.
 
     Args:
         model: In evaluation mode.
@@ -123,7 +220,7 @@ def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
     if not norms:
         return Folding()
     convolutions = [module for module in model.modules() if type(module) in CONVOLUTIONS and not _is_changed(module)]
-    seen = _Watch()
+    seen = _Watch([*convolutions, *norms])
     with ExitStack() as hooks:
         for module in convolutions:
             hooks.callback(module.register_forward_hook(seen.convolution).remove)
@@ -134,9 +231,12 @@ def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
     readers = _readers(_tensors(outputs))
     pairs, affine = [], []
     for norm, node in seen.read_by.items():
+        if norm in seen.lent:
+            continue
         convolution = seen.made_by.get(node)
         if (
             convolution is not None
+            and convolution not in seen.lent
             and seen.reads[convolution] == 1
             and readers[node] == seen.calls[convolution] == seen.calls[norm] == 1
         ):
@@ -162,21 +262,28 @@ class _Watch:
     autograd function of one's own reads; `_Reads` knows what is read under no_grad or behind detach.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._tensors = {module: _tensors_of(module) for module in modules}
+        self.lent: set[nn.Module] = set()  # called with tensors that are not their own
         self.calls: Counter[nn.Module] = Counter()
         self.reads: Counter[nn.Module] = Counter()  # also those that leave no trace in the graph
         self.outputs: dict[int, tuple[Tensor, nn.Module]] = {}
         self.made_by: dict[Any, nn.Module] = {}
         self.read_by: dict[nn.Module, Any] = {}
 
-    def convolution(self, module: nn.Module, _args: Any, output: Tensor) -> None:
+    def _called(self, module: nn.Module) -> None:
         self.calls[module] += 1
+        if any(now is not own for now, own in zip(_tensors_of(module), self._tensors[module], strict=True)):
+            self.lent.add(module)
+
+    def convolution(self, module: nn.Module, _args: Any, output: Tensor) -> None:
+        self._called(module)
         self.outputs[id(output)] = output, module  # held, so that no other tensor gets its id
         if output.grad_fn is not None:
             self.made_by[output.grad_fn] = module
 
     def norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.calls[module] += 1
+        self._called(module)
         if args:
             self.read_by[module] = args[0].grad_fn
 
@@ -231,9 +338,13 @@ def _is_affine_in_eval(module: nn.Module) -> bool:
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether hooks, a parametrisation or a forward of its own make it another function than its class's."""
-    changed = any(getattr(module, name) for name in WATCHED) or "forward" in module.__dict__
-    return changed or torch.nn.utils.parametrize.is_parametrized(module)
+    """Whether hooks, a parametrization, tensors of another class or its own forward make it another function."""
+    hooked = any(getattr(module, name) for name in WATCHED) or any(
+        getattr(torch.nn.modules.module, f"_global{name}", None) for name in WATCHED
+    )
+    own = any(name in module.__dict__ for name in ("forward", "_conv_forward", *TENSORS))
+    special = any(type(tensor) not in (nn.Parameter, Tensor, type(None)) for tensor in _tensors_of(module))
+    return hooked or own or special or torch.nn.utils.parametrize.is_parametrized(module)
 
 
 def _behind(norm: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -246,12 +357,3 @@ def _behind(norm: nn.Module) -> Callable[[Tensor], Tensor]:
         return x
 
     return forward
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]

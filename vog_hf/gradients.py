@@ -63,11 +63,11 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
     """
     require_module(model)
     model = unwrap(model)
-    inputs, found_labels = split_batch(batch, model)
+    given, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels
     device, dtype = model_device_and_dtype(model)
     with preserved_rng(), scoring_mode(model):
-        inputs = placed(forward_inputs(model, inputs, labels), device, dtype)
+        inputs = placed(forward_inputs(model, given, labels), device, dtype)
         if isinstance(labels, Tensor):
             labels = placed({"labels": labels}, device, None)["labels"]
         leaf = find_leaf(model, inputs)
@@ -77,6 +77,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
             logits = find_logits(forward.outputs)
             task = find_task(model, logits, labels)
             check_target(target, task)
+            labels = task.counted_labels(labels, {**given, **inputs})
             if labels is not None:
                 task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
             if task.can_predict_label:

@@ -16,9 +16,10 @@ from torch import nn
 from vog_hf.accumulate import BatchAccumulator, RowResults, Windows
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import BlockFolder, BlockPlan, batches
-from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
+from vog_hf.engine import ScoringPlan, needs_prediction
 from vog_hf.errors import ConfigError, MemoryBudgetError, OutputFolderError
 from vog_hf.files import format_bytes
+from vog_hf.folding import FastPathError
 from vog_hf.gradients import model_device_and_dtype
 from vog_hf.live_ranking import scores_so_far
 from vog_hf.live_state import LiveBatch, load_batches, read_header, save_state
@@ -160,10 +161,19 @@ class LiveScoring:
                 if first:
                     accumulator = self._plan.accumulator(placed, self._windows)
                     self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))
-                session.update(self._plan, placed, self._held[i].accumulator, prediction=None)
+                self._add(placed, self._held[i].accumulator)
                 bar.update(len(batch))
             for held in self._held:
                 session.require_finite(held.accumulator, held.rows, name)
+
+    def _add(self, batch: Batch, accumulator: BatchAccumulator) -> None:
+        """Add the model as it is now to the moments of a batch, the plain way where the fast one does not fit."""
+        update = partial(self._session.update, batch=batch, accumulator=accumulator, prediction=None)
+        try:
+            update(self._plan, snapshot=self.n_snapshots)
+        except FastPathError as error:
+            self._plan = self._session.plain(self._plan, error)
+            update(self._plan, snapshot=self.n_snapshots)
 
     def so_far(self, shown: Callable[[VoGScores], npt.NDArray[np.int64]]) -> VoGScores | None:
         """The scores of the snapshots seen, on the main process, for watching a ranking while a model learns.
@@ -245,8 +255,7 @@ class LiveScoring:
                 self._check_labels(Batch(range(len(everything)), {}, torch.from_numpy(everything)))
 
     def _check_labels(self, batch: Batch) -> None:
-        if self._plan.task is not None and batch.labels is not None:
-            check_labels(self._plan.task, batch.labels, self._plan.n_outputs, batch.rows)
+        self._plan.check_labels(batch)
         if needs_prediction(self._plan, [batch]):
             row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
             msg = (

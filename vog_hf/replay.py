@@ -14,8 +14,9 @@ from vog_hf.accumulate import RowResults, Windows
 from vog_hf.ahead import ahead
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.blocks import BlockFolder
-from vog_hf.engine import ScoringPlan, check_labels, needs_prediction
+from vog_hf.engine import ScoringPlan, needs_prediction
 from vog_hf.errors import OutputFolderError
+from vog_hf.folding import FastPathError
 from vog_hf.gradients import drop_caches
 from vog_hf.processes import gathered, run_together
 from vog_hf.results import with_label
@@ -45,9 +46,11 @@ class ScoredBlock:
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Replay:
     """What one scoring goes over: rows and snapshots, by a plan, into a folder, in so many bytes of memory.
+
+    The plan is the plain one as soon as a batch has shown that the fast way is not the function of the model.
 
     ``weights`` are those lent to the session's model for the time of the scoring; ``lengths`` tell how long each row
     is, if padding can be saved by putting rows of similar length into a batch.
@@ -95,7 +98,13 @@ class Replay:
         for group in groups:
             digests += group.digests
             rows += [np.asarray(batch.rows, dtype=np.int64) for batch in group.batches]
-            results += self._score(group.batches, bar)
+            before = bar.n
+            try:
+                results += self._score(group.batches, bar)
+            except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
+                self.plan = self.session.plain(self.plan, error)
+                bar.update(before - bar.n)
+                results += self._score(group.batches, bar)
             if group.is_last:
                 break
         return ScoredBlock(np.concatenate(rows), results, joined_digest(digests)) if rows else None
@@ -109,8 +118,7 @@ class Replay:
         digests: list[int] = []
         held = 0
         for batch in batches:
-            if self.plan.task is not None and batch.labels is not None:
-                check_labels(self.plan.task, batch.labels, self.plan.n_outputs, batch.rows)
+            self.plan.check_labels(batch)
             needed = self.plan.nbytes(batch)
             if group and held + needed > self.memory_budget:
                 yield Group(group, digests, is_last=False)
@@ -179,12 +187,12 @@ class Replay:
         last: list[Tensor | None] = [None] * len(batches)
         if needs_prediction(self.plan, batches):
             self._load(self.snapshots.snapshots[-1])
-            last = [session.predictions(batch) for batch in batches]
-        for snapshot in self.snapshots.snapshots:
+            last = [session.predictions(self.plan, batch) for batch in batches]
+        for number, snapshot in enumerate(self.snapshots.snapshots):
             self._load(snapshot)
             bar.set_postfix(snapshot=snapshot.name, refresh=False)
             for batch, accumulator, prediction in zip(batches, accumulators, last, strict=True):
-                session.update(self.plan, batch, accumulator, prediction=prediction)
+                session.update(self.plan, batch, accumulator, prediction=prediction, snapshot=number)
                 bar.update(len(batch))
             for accumulator, batch in zip(accumulators, batches, strict=True):
                 session.require_finite(accumulator, batch.rows, snapshot.name)

@@ -285,7 +285,7 @@ class VoGScorer:
             blocks.end_at(n_rows)
             rows_digest = replay.rows_digest()
             identity = replace(identity, n_rows=n_rows)
-            manifest = make_manifest(session, plan, reader, identity)
+            manifest = make_manifest(session, replay.plan, reader, identity)
             taken = zip(snapshots.snapshots, fingerprint["snapshots"], strict=True)
             manifest |= {
                 "collect": "replay",

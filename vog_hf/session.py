@@ -1,5 +1,6 @@
 """Session: which model is scored, by which processes, with which options; and what replay and live share."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,15 +17,27 @@ from vog_hf.accumulate import BatchAccumulator
 from vog_hf.batches import TRANSFORM_CHECK_ROWS, Batch, BatchReader
 from vog_hf.blocks import PLAN_NAME
 from vog_hf.config import VoGConfig, target_digest
-from vog_hf.engine import PassLabels, ScoringPlan, joined, predictions, require_finite_rows, score_batch, sliced
-from vog_hf.errors import OutputFolderError
+from vog_hf.engine import (
+    PassLabels,
+    ScoringPlan,
+    joined,
+    predictions,
+    require_finite_rows,
+    require_same_function,
+    score_batch,
+    sliced,
+)
+from vog_hf.errors import MemoryBudgetError, OutputFolderError
 from vog_hf.files import locked
+from vog_hf.folding import FastPathError
 from vog_hf.gradients import model_device_and_dtype, placed, preserved_rng, scoring_mode
 from vog_hf.memory import RowsAtATime
 from vog_hf.processes import Processes, from_main, run_together
 from vog_hf.rows import RowIdentity
 from vog_hf.scores import FORMAT
 from vog_hf.snapshots import LentWeights, lend_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,11 +93,12 @@ class Session:
     def placed(self, plan: ScoringPlan, batch: Batch) -> Batch:
         """A batch on the device, in the dtype of the weights that the model has now and in the layout of the plan."""
         device, dtype = model_device_and_dtype(self.model)
+        labels = plan.counted_labels(batch)
         return replace(
             batch,
             inputs=plan.laid_out(placed(batch.inputs, device, dtype)),
             masks=placed(batch.masks, device, None),
-            labels=None if batch.labels is None else batch.labels.to(device, non_blocking=True),
+            labels=None if labels is None else labels.to(device, non_blocking=True),
         )
 
     def update(
@@ -94,27 +108,52 @@ class Session:
         accumulator: BatchAccumulator,
         *,
         prediction: Tensor | None,
+        snapshot: int,
     ) -> None:
-        """Add the model as it is now to the accumulator of a batch that is placed.
+        """Add the model as it is now, of this snapshot, to the accumulator of a batch that is placed.
 
-        Nothing here waits for the device: whether the gradients were finite, `require_finite` says after a pass.
+        Nothing here waits for the device, but to compare the fast way with the plain one, once for each snapshot and
+        shape: whether the gradients were finite, `require_finite` says after a pass.
+
+        Raises:
+            FastPathError: The fast way failed, or is another function than the model; the accumulator is as it was.
         """
         labels = PassLabels.of(plan.config, plan.task, batch.labels, prediction)
-        parts = self.rows_at_a_time.run(
-            len(batch), lambda rows: score_batch(plan, sliced(batch.inputs, rows, len(batch)), labels[rows])
-        )
+        rows_at_a_time = self.rows_at_a_time
+        try:
+            require_same_function(
+                plan, self.model, batch.inputs, labels, snapshot=snapshot, rows_at_a_time=rows_at_a_time
+            )
+            parts = rows_at_a_time.run(
+                len(batch), lambda rows: score_batch(plan, sliced(batch.inputs, rows, len(batch)), labels[rows])
+            )
+        except (MemoryBudgetError, FastPathError):
+            raise
+        except Exception as error:
+            if plan.module is self.model and not plan.folding:
+                raise
+            msg = f"it failed with {type(error).__name__}: {' '.join(str(error).split()):.200}"
+            raise FastPathError(msg) from error  # if not the fast way but a row is wrong, the plain one says so
         accumulator.update(*joined(parts))
+
+    def plain(self, plan: ScoringPlan, error: FastPathError) -> ScoringPlan:
+        """A plan to go on by with the model as it is, when a batch has shown that the fast way does not fit."""
+        way = f"{plan.folding}{'' if plan.module is self.model else ', compiled'}"
+        logger.warning("VoG: the model is run as it is from here on: the faster way (%s) does not fit: %s", way, error)
+        plan.folding.remove()
+        return plan.plain(self.model)
 
     def require_finite(self, accumulator: BatchAccumulator, rows: Sequence[int], snapshot: str) -> None:
         """Raise NonFiniteError, naming the row and the snapshot, where a gradient of the last pass was not finite."""
         for target, values in zip(self.config.target_names, accumulator.running, strict=True):
             require_finite_rows(values, rows, snapshot, target)
 
-    def predictions(self, batch: Batch) -> Tensor:
-        """The predicted class of each row, ``[batch]``, of a batch that is placed and the model as it is now."""
-        parts = self.rows_at_a_time.run(
-            len(batch), lambda rows: predictions(self.model, sliced(batch.inputs, rows, len(batch)))
-        )
+    def predictions(self, plan: ScoringPlan, batch: Batch) -> Tensor:
+        """The predicted class of each row, ``[batch]``, of a batch that is placed and the plain model as it is now."""
+        with plan.folding.paused():
+            parts = self.rows_at_a_time.run(
+                len(batch), lambda rows: predictions(self.model, sliced(batch.inputs, rows, len(batch)))
+            )
         return torch.cat(parts)
 
     def fingerprint(self, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:

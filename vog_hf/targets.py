@@ -33,6 +33,10 @@ class Task:
         """Raise DataError, naming the row of the batch, where a label is not one that this task can have."""
         raise NotImplementedError
 
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002 (of some tasks)
+        """Labels without those that only exist because rows of a batch are padded to one length."""
+        return labels
+
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
         """The scalar to differentiate, ``[batch]``."""
         raise NotImplementedError
@@ -159,10 +163,23 @@ class TokenPrediction(Task):
     """Logits ``[batch, tokens, vocabulary]``, labels ``[batch, tokens]`` at the same positions, -100 left out.
 
     The scalar is the mean over the row's label tokens: sequence-to-sequence and masked language models, token
-    classification.
+    classification. Labels at padding do not count, whatever a collator puts there.
     """
 
     name = "token_prediction"
+
+    @override
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, Any]) -> Tensor | None:
+        # The mask of an encoder's input says nothing of a decoder's labels, whatever their lengths.
+        mask = batch.get("decoder_attention_mask" if "decoder_input_ids" in batch else "attention_mask")
+        if labels is None or not isinstance(mask, Tensor) or mask.shape != labels.shape or labels.is_floating_point():
+            return labels
+        counts = self._label_positions(mask.bool())
+        return labels.long().masked_fill(~counts.to(labels.device), IGNORED_TOKEN)
+
+    def _label_positions(self, is_text: Tensor) -> Tensor:
+        """Positions where a label counts, ``[batch, tokens]``, given those that are not padding."""
+        return is_text
 
     @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
@@ -225,6 +242,13 @@ class CausalLanguageModel(TokenPrediction):
     """As `TokenPrediction`, with the logit at position i - 1 for the label at i."""
 
     name = "causal_language_model"
+
+    @override
+    def _label_positions(self, is_text: Tensor) -> Tensor:
+        """As for any token; and the label behind padding is predicted from padding."""
+        after_text = is_text.roll(1, -1)
+        after_text[:, :1] = True  # the first position has no logit, and no label that counts
+        return is_text & after_text
 
     @override
     def _label_tokens(self, labels: Tensor) -> Tensor:

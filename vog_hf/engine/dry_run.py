@@ -18,7 +18,6 @@ from vog_hf.engine.fast_path import fast_path
 from vog_hf.engine.passes import (
     PassLabels,
     ScoringPlan,
-    check_labels,
     require_finite_rows,
     score_batch,
     score_forward,
@@ -43,6 +42,7 @@ from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.snapshots import lend_weights
 from vog_hf.targets import (
     CALLABLE_TARGET,
+    IGNORED_TOKEN,
     TASKS,
     MultiLabelClassification,
     Task,
@@ -218,7 +218,8 @@ def _resolve_task(
 
 
 def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> PassLabels:
-    given = None if batch.labels is None else batch.labels.to(forward.x.device)
+    given = plan.counted_labels(batch)
+    given = None if given is None else given.to(forward.x.device)
     predicts = plan.task is not None and plan.task.can_predict_label
     prediction = find_logits(forward.outputs).argmax(-1) if predicts else None
     return PassLabels.of(plan.config, plan.task, given, prediction)
@@ -242,14 +243,13 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
             )
             raise DataError(msg)
         return
-    check_labels(task, batch.labels, plan.n_outputs, batch.rows)
+    plan.check_labels(batch)
     doubtful = chain.from_iterable(
         (rows[at] for at in _doubtful(task, labels, plan.n_outputs)) for rows, labels in reader.stored_labels(batch)
     )
     for row in islice(doubtful, DOUBTFUL_LABELS):
         (whole,) = reader.read([range(row, row + 1)])  # a transform may have mended what the column holds
-        if whole.labels is not None:
-            check_labels(task, whole.labels, plan.n_outputs, whole.rows)
+        plan.check_labels(whole)
 
 
 def _doubtful(task: Task, labels: Tensor, n_outputs: int | None) -> Iterator[int]:
@@ -274,16 +274,16 @@ def _doubtful(task: Task, labels: Tensor, n_outputs: int | None) -> Iterator[int
 def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
     """What is to be said where a row has another gradient alone than in its batch.
 
-    Looked at are the longest row, which has no padding, and the shortest. Alone is a batch of two copies: in a batch of
-    one, torch 2.15 has a wrong gradient of BatchNorm2d in evaluation mode (on a CPU, where the gradient that comes in
-    is in another memory format than the input).
+    Looked at are the longest row, which has no padding, the shortest, and the one with the fewest label tokens. Alone
+    is a batch of two copies: in a batch of one, torch 2.15 has a wrong gradient of BatchNorm2d in evaluation mode (on a
+    CPU, where the gradient that comes in is in another memory format than the input).
     """
     name, batch = plan.leaf.name, first.batch
     if len(batch) == 1:
         return
     together = _means(plan, _placed(model, batch), first.gradients)
     counted = _lengths(reader, plan, batch)
-    for at in dict.fromkeys((int(counted.argmax()), int(counted.argmin()))):
+    for at in dict.fromkeys((int(counted.argmax()), int(counted.argmin()), _fewest_labels(plan, batch))):
         alone = reader.read_copies(batch.rows[at], 2)
         shapes = tuple(alone.inputs[name].shape[1:]), tuple(batch.inputs[name].shape[1:])
         if shapes[0] != shapes[1] and _padding_mask(plan, batch) is None:
@@ -300,7 +300,7 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
         scale = torch.maximum(single[:, 0], NEGLIGIBLE * together.mean(1))
         difference = float(((together[:, at] - single[:, 0]).abs() / scale).max())
         if difference > rounding_tolerance(model, plan.config):
-            yield _changes(batch.rows[at], difference, is_padded=shapes[0] != shapes[1])
+            yield _changes(batch.rows[at], difference, is_padded=_shapes(alone) != _shapes(batch))
 
 
 def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: Tensor | None) -> Tensor:
@@ -327,7 +327,8 @@ def _labels_alone(plan: ScoringPlan, first: FirstPass, alone: Batch, at: int) ->
     used = first.labels.differentiated
     if plan.task is not None and plan.task.can_predict_label and used is not None:
         return used[[at, at]]
-    return None if alone.labels is None else alone.labels.to(first.gradients[0].device)
+    labels = plan.counted_labels(alone)
+    return None if labels is None else labels.to(first.gradients[0].device)
 
 
 def _padding_mask(plan: ScoringPlan, batch: Batch) -> Tensor | None:
@@ -341,6 +342,16 @@ def _lengths(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> Tensor:
         return mask.flatten(1).sum(1)
     single = reader.read([range(row, row + 1) for row in batch.rows])
     return torch.tensor([row.inputs[plan.leaf.name].numel() for row in single])
+
+
+def _fewest_labels(plan: ScoringPlan, batch: Batch) -> int:
+    """The row with the most padding in its labels, 0 where labels are not token by token."""
+    labels = plan.counted_labels(batch)
+    return 0 if labels is None or labels.dim() != 2 else int((labels != IGNORED_TOKEN).sum(1).argmin())
+
+
+def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape[1:]) for name, value in batch.inputs.items() if isinstance(value, Tensor)}
 
 
 def _padding_counts(plan: ScoringPlan, batch: Batch, row: int, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
@@ -358,8 +369,9 @@ def _changes(row: int, difference: float, *, is_padded: bool) -> str:
     if is_padded:
         return (
             f"the gradient of row {row} changes by {100 * difference:.1f} % when it is padded to the length of its "
-            "batch: the model does not leave padding out. Pad every row to one fixed length (padding='max_length') for "
-            "scores that do not depend on the batch"
+            "batch: the model does not leave padding out. For scores that do not depend on the batch, pad on the right "
+            "(tokenizer.padding_side='right'; for most decoders, position_ids that start at each row's first token do, "
+            "too), or pad every row and its labels to one fixed length (padding='max_length')"
         )
     return (
         f"the gradient of row {row} changes by {100 * difference:.1f} % with the rows that share its batch: in "

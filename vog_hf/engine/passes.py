@@ -1,7 +1,7 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +34,7 @@ class ScoringPlan:
         module: What is called: the model, or the compiled one.
         says_padding: Whether batches say what is padding, so that a row's score does not depend on it.
         folding: What is to be installed in it, and refreshed after every change of its weights.
+        compared: Snapshots and shapes of batches for which the fast way was seen to be the plain function.
         readings: How many times a block's collated rows are in memory: twice where the next block is read ahead.
     """
 
@@ -51,6 +52,7 @@ class ScoringPlan:
     module: nn.Module
     says_padding: bool
     folding: Folding = field(default_factory=Folding)
+    compared: set[Any] = field(default_factory=set, compare=False, repr=False)
     readings: int = 1
 
     @property
@@ -85,6 +87,28 @@ class ScoringPlan:
         if self.channel_axis is not None:
             del shape[self.channel_axis]
         return shape
+
+    def plain(self, model: nn.Module) -> "ScoringPlan":
+        """The same with the model run as it is."""
+        return replace(self, module=model, folding=Folding())
+
+    def forward(self, inputs: Mapping[str, Any]) -> Forward:
+        """One forward pass over inputs that are placed; raises FastPathError where it was not the plain function."""
+        forward = forward_from_leaf(self.module, inputs, self.leaf)
+        self.folding.require_all_read()
+        return forward
+
+    def counted_labels(self, batch: Batch) -> Tensor | None:
+        """Labels of a batch without those at, or predicted from, padding."""
+        if self.task is None:
+            return batch.labels
+        return self.task.counted_labels(batch.labels, {**batch.masks, **batch.inputs})
+
+    def check_labels(self, batch: Batch) -> None:
+        """Raise DataError, naming the row, where a label is not one that the task can have."""
+        labels = self.counted_labels(batch)
+        if self.task is not None and labels is not None:
+            check_labels(self.task, labels, self.n_outputs, batch.rows)
 
     def laid_out(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs in the memory layout that the model is fastest in."""
@@ -144,7 +168,7 @@ def score_batch(
     plan: ScoringPlan, inputs: Mapping[str, Any], labels: "PassLabels"
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
-    return score_forward(plan, forward_from_leaf(plan.module, inputs, plan.leaf), labels)
+    return score_forward(plan, plan.forward(inputs), labels)
 
 
 def score_forward(plan: ScoringPlan, forward: Forward, labels: "PassLabels") -> tuple[list[Tensor], dict[str, Tensor]]:
