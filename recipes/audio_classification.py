@@ -212,7 +212,7 @@ def main():
     }
     draw_clips(scores, rows, audio_column, label_column, **shown).savefig(output / "clips.png", dpi=110)
     write_report(scores, rows, output / "report.html")
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print_results(results, deciles, spearman)
     print(f"\n{tail.column}, {tail}")
     print(f"\nEverything is in {output}: results.json, clips.png, report.html, scored.parquet, scored/, the model")
@@ -291,9 +291,9 @@ def load_model(args, classes, seconds):
         config.update(labels)
         return AutoModelForAudioClassification.from_config(config), extractor
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(args.model)
+        extractor = AutoFeatureExtractor.from_pretrained(args.model, trust_remote_code=False)
         model = AutoModelForAudioClassification.from_pretrained(
-            args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **labels
+            args.model, trust_remote_code=False, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **labels
         )
     except RuntimeError:
         stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")

@@ -198,7 +198,7 @@ def main():
     curated = rows.add_column(WEIGHT, chosen_weights, feature=Value("float32"))
     add_vog_columns(curated, scores, "all").to_parquet(str(output / "curated.parquet"))
     write_report(scores, rows, output / "report.html")
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\n{model_args.model}, {len(rows):,} rows, {args.max_steps:,} steps each")
     for name, value in results["headline"].items():
         print(f"{name}: {value:.3f}")
@@ -324,9 +324,9 @@ def load_model(args, classes):
         size = {"height": SIZE, "width": SIZE}
         return model, ViTImageProcessor(size=size, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     try:
-        processor = AutoImageProcessor.from_pretrained(args.model)
+        processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=False)
         model = AutoModelForImageClassification.from_pretrained(
-            args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **labels
+            args.model, trust_remote_code=False, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **labels
         )
     except RuntimeError:
         stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")

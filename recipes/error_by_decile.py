@@ -161,7 +161,7 @@ def main():
         },
         "deciles": table.to_dict("records"),
     }
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     table.to_csv(output / "deciles.csv", index=False)
     by_class.to_csv(output / "classes.csv", index=False)
     draw(table, accuracy, output / "error-by-decile.png")
@@ -280,10 +280,10 @@ def prepare_model(args, classes, image_column, label_column, side):
         options = {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, **labels}
 
         def build():
-            return AutoModelForImageClassification.from_pretrained(args.model, **options)
+            return AutoModelForImageClassification.from_pretrained(args.model, trust_remote_code=False, **options)
 
         try:
-            processor = AutoImageProcessor.from_pretrained(args.model)
+            processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=False)
             build()
         except RuntimeError:
             stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")

@@ -275,7 +275,7 @@ def main():
     for name in config.column_names:
         sheet = contact_sheet(scores, rows, column=f"{name}_class_normalized")
         sheet.save(output / ("contact-sheet.png" if name == "vog" else f"contact-sheet-{name}.png"))
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print_results(results, deciles, spearman)
     for tail in tails.values():
         print(f"\n{tail.column}, {tail}")
@@ -385,9 +385,9 @@ def load_model(args, classes):
             return CifarResNetForImageClassification(config), processor
         return AutoModelForImageClassification.from_config(config), processor
     try:
-        processor = AutoImageProcessor.from_pretrained(args.model)
+        processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=False)
         model = AutoModelForImageClassification.from_pretrained(
-            args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **labels
+            args.model, trust_remote_code=False, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **labels
         )
     except RuntimeError:
         stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")

@@ -212,7 +212,7 @@ def main():
     scored.save_to_disk(str(output / "scored"))
     scored.to_parquet(str(output / "scored.parquet"))
     write_report(scores, rows, output / "report.html")
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print_results(results, spearman, detection)
     for name, part in zip(("Highest", "Lowest"), most_extreme(scores, "vog", 5), strict=True):
         print(f"\n{name} vog:")
@@ -274,8 +274,8 @@ def load_model(model_args, args):
     if model_args.model == "scratch:small-llama":
         return pretrained_on_numbers(model_args.pretraining_epochs, args)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_args.model)
-        model = AutoModelForCausalLM.from_pretrained(model_args.model)
+        tokenizer = AutoTokenizer.from_pretrained(model_args.model, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(model_args.model, trust_remote_code=False)
     except (OSError, ValueError) as error:  # not there, or no language model
         stop(f"--model {model_args.model} cannot be loaded: {error}")
     if tokenizer.pad_token is None:
@@ -289,7 +289,9 @@ def pretrained_on_numbers(epochs, args):
     with args.main_process_first(local=False, desc="the base model"):
         if args.process_index == 0:
             train_base(epochs, folder, args.device)
-        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False), AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
 
 
 def train_base(epochs, folder, device):

@@ -178,7 +178,7 @@ def main():
         "dropped": table.astype(object).where(table.notna(), None).to_dict("list"),
     }
     output = Path(args.output_dir)
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     detection.to_csv(output / "detection.csv", index=False)
     table.to_csv(output / "dropped.csv", index=False)
     print_results(results, detection, table)
@@ -238,10 +238,10 @@ def prepare_model(args, classes, image_column, label_column, side):
         options = {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, **labels}
 
         def build():
-            return AutoModelForImageClassification.from_pretrained(args.model, **options)
+            return AutoModelForImageClassification.from_pretrained(args.model, trust_remote_code=False, **options)
 
         try:
-            processor = AutoImageProcessor.from_pretrained(args.model)
+            processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=False)
             build()
         except RuntimeError:
             stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")

@@ -180,7 +180,7 @@ def main():
         "detection": table.to_dict("records"),
     }
     output = Path(args.output_dir)
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     table.to_csv(output / "detection.csv", index=False)
     draw(kinds, columns, source, output / "ood-detection.png")
     print_results(results, table, mean)
@@ -320,10 +320,10 @@ def prepare_model(args, classes, image_column, label_column, side):
         options = {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, **labels}
 
         def build():
-            return AutoModelForImageClassification.from_pretrained(args.model, **options)
+            return AutoModelForImageClassification.from_pretrained(args.model, trust_remote_code=False, **options)
 
         try:
-            processor = AutoImageProcessor.from_pretrained(args.model)
+            processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=False)
             build()
         except RuntimeError:
             stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")

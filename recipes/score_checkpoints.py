@@ -142,7 +142,7 @@ def main():
 
     add_vog_columns(rows, scores, "all").to_parquet(str(output / "scored.parquet"))
     write_report(scores, rows, output / "report.html")
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\n{len(rows):,} rows, snapshots {', '.join(results['snapshots'])}; scoring {seconds:.1f} s")
     print("\nError (mean over the snapshots) by decile of each column, 1 = lowest scores:\n")
     print(deciles.T.to_string(float_format="{:.3f}".format))
@@ -179,11 +179,11 @@ def load_model(source, args):
     options = {} if revision is None else {"revision": revision}
     try:
         try:
-            model = AutoModelForImageClassification.from_pretrained(name, **options)
-            processor = AutoImageProcessor.from_pretrained(name, **options)
+            model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=False, **options)
+            processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **options)
         except ValueError:  # not a configuration of an image classifier
-            model = AutoModelForSequenceClassification.from_pretrained(name, **options)
-            processor = AutoTokenizer.from_pretrained(name, **options)
+            model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False, **options)
+            processor = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError) as error:
         stop(f"the model {name} cannot be loaded with its processor or tokenizer: {error}; name it with --model")
     if takes_images(model):

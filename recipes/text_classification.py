@@ -190,7 +190,7 @@ def main():
     scored.save_to_disk(str(output / "scored"))
     scored.to_parquet(str(output / "scored.parquet"))
     write_report(scores, rows, output / "report.html")
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print_results(results, deciles, spearman)
     print(f"\n{tail.column}, {tail}")
     highest, lowest = most_extreme(scores, "vog_class_normalized", 5)
@@ -259,14 +259,17 @@ def load_model(model_args, args, rows, text_column, classes):
         with args.main_process_first(local=False, desc="the tokenizer"):
             if args.process_index == 0:
                 train_tokenizer(rows[text_column]).save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         config = SCRATCH[name]
         config.update({**labels, "pad_token_id": tokenizer.pad_token_id})
         return AutoModelForSequenceClassification.from_config(config), tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_args.model)
+        tokenizer = AutoTokenizer.from_pretrained(model_args.model, trust_remote_code=False)
         model = AutoModelForSequenceClassification.from_pretrained(
-            model_args.model, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes, **labels
+            model_args.model,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            **labels,
         )
     except RuntimeError:
         stop(

@@ -247,7 +247,7 @@ def report(results, scores, rows, config, output):
     }
     add_vog_columns(rows, scores, "all").to_parquet(str(output / "scored.parquet"))
     contact_sheet(scores, rows).save(output / "contact-sheet.png")
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\n{results['model']}, {results['parameters']:,} parameters, {results['rows']:,} rows, ", end="")
     print(f"{results['epochs']} epochs, snapshots after steps {', '.join(map(str, results['snapshots']))}")
     print(f"training {results['training_seconds']} s, scoring {results['scoring_seconds']} s")

@@ -125,7 +125,7 @@ def main():
     }
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     figures = {"model": models[MAIN], "scores": scores[MAIN], "distance": distances[MAIN]}
     draw(output / "toy-blobs.png", x, y, published=published, **figures)
     print_results(results)

@@ -5,24 +5,48 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import models
 import numpy as np
 import pytest
 import torch
+import trainers
 from cli_runs import MODULE, SCRIPT, launch, run, train_on_images, train_on_texts
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from hub_server import ACCEPTED, HubServer
 from safetensors.torch import save_file
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, Wav2Vec2FeatureExtractor, set_seed
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    Wav2Vec2FeatureExtractor,
+    set_seed,
+)
 
 from vog_hf import input_gradients, vog
-from vog_hf.cli.model import find_snapshots
+from vog_hf.cli.model import _load_processor, find_snapshots, load_model, n_positions
 from vog_hf.cli.score import memory
 from vog_hf.cli.scoring import Wanted
+from vog_hf.errors import ModelError
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
+
+TINY = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 100,
+}
+RELATIVE = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +429,6 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
         (["RUN", "-d", "DATA", "--max-length", "9"], "--max-length is of texts, and this model takes image"),
         (["RUN", "-d", "DATA", "--processor", "EMPTY"], "has no image processor; name the folder or Hub id"),
         (["RUN", "-d", "TEXTS"], "no column of image; name one of text with --input-column"),
-        (["RUN", "-d", "REORDERED"], "the same names in another order"),
         (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is no class of the model (bad, fair, good)"),
         (["PICKLED", "RUN", "-d", "DATA"], "cannot be loaded (as safetensors)"),
         (["TAGGER", "RUN", "-d", "TEXTS"], "is a BertForTokenClassification; score others from Python"),
@@ -422,7 +445,6 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
         "MODEL": tmp_path / "model",
         "NOWHERE": "NOWHERE",
         **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "TAGGER", "ADAPTER")},
-        "REORDERED": tmp_path / "reordered.parquet",
         "MISNAMED": tmp_path / "misnamed.csv",
     }
     for name in ("EMPTY", "PICKLED", "ADAPTER"):
@@ -432,18 +454,41 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
     (paths["PICKLED"] / "pytorch_model.bin").write_bytes(b"pickle")
     (paths["ADAPTER"] / "adapter_config.json").write_text("{}")
     models.token_bert().model.save_pretrained(paths["TAGGER"])
-    rows = load_from_disk(str(images.data))
-    config = json.loads((paths["MODEL"] / "config.json").read_text())
-    if "REORDERED" in arguments:
-        names = list("0123456789")
-        config |= {"id2label": dict(enumerate(names[::-1])), "label2id": {n: 9 - i for i, n in enumerate(names)}}
-        (paths["MODEL"] / "config.json").write_text(json.dumps(config))
-        rows.to_parquet(paths["REORDERED"])
-        arguments = ["MODEL", "RUN", *arguments[1:]]
     Dataset.from_dict({"text": ["w4 w5"] * 3, "label": ["bad", "ugly", "good"]}).to_csv(paths["MISNAMED"])
     given = [_named(argument, paths) for argument in arguments]
     assert said in score(*given)
     assert not (tmp_path / "scores" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "positions"),
+    [
+        (RobertaForSequenceClassification(RobertaConfig(**TINY, max_position_embeddings=66, pad_token_id=1)), 64),
+        (BertForSequenceClassification(BertConfig(**TINY, max_position_embeddings=66)), 66),
+        (DebertaV2ForSequenceClassification(DebertaV2Config(**TINY, **RELATIVE, max_position_embeddings=66)), None),
+    ],
+    ids=["RoBERTa", "BERT", "relative"],
+)
+def test_texts_are_cut_at_the_positions_that_a_model_has(model, positions):
+    """The family of RoBERTa starts behind its padding, and relative positions have no end."""
+    assert n_positions(model.eval(), trainers.tokenizer()) == positions
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", ["Config", "Model", "ModelForImageClassification", "ImageProcessor", "Tokenizer"])
+def test_code_in_a_model_folder_never_runs(tmp_path, monkeypatch, file, kind):
+    """Whatever class a file of the folder maps to its code: nobody is asked, nothing runs, and a refusal is ours."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run the code"))
+    trace = tmp_path / "trace"
+    (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Own: ...\n")
+    described = {"model_type": "own", "auto_map": {f"Auto{kind}": "own.Own"}, "architectures": [f"Auto{kind}"]}
+    described |= {"image_processor_type": "Own", "feature_extractor_type": "Own", "tokenizer_class": "Own"}
+    for name in {"config.json", file}:
+        (tmp_path / name).write_text(json.dumps({**described, **({"model_type": "bert"} if name != file else {})}))
+    for load in (load_model, *(partial(_load_processor, of, revision=None) for of in ("image", "text", "audio"))):
+        with pytest.raises(ModelError):
+            load(name=str(tmp_path))
+    assert not trace.exists()
 
 
 def _named(argument, paths):

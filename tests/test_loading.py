@@ -4,9 +4,10 @@ import re
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, NamedSplit, Value
+from transformers import BertConfig
 
 from vog_hf.errors import DataError, LabelError
-from vog_hf.loading import as_classes, load_rows, part_of
+from vog_hf.loading import as_classes, class_numbers, load_rows, model_classes, part_of
 
 ROWS = {"text": list("abcdef"), "label": [0, 1, 0, 1, 0, 1]}
 
@@ -157,3 +158,72 @@ def test_labels_that_are_no_classes(rows, names, error, message):
     with pytest.raises(error, match=re.escape(message)) as raised:
         as_classes(rows, "label", names)
     assert error is DataError or raised.value.position == 1
+
+
+# --- classes of a model -----------------------------------------------------------------------------------------------
+
+STARS = {0: "1", 1: "2", 2: "3"}
+FRUIT = {0: "apple", 1: "fig", 2: "pear"}
+
+
+def labelled(values, feature):
+    """Rows with these labels."""
+    return Dataset.from_dict({"label": values}, features=Features({"label": feature}))
+
+
+def named(classes):
+    """A configuration as published scripts save it, with the numbers as texts."""
+    return BertConfig(
+        id2label={str(k): v for k, v in classes.items()}, label2id={v: str(k) for k, v in classes.items()}
+    )
+
+
+def test_numbers_of_classes_may_be_texts():
+    """`label2id` with "0" for 0 names the same classes; placeholders are not names."""
+    assert model_classes(named(FRUIT)) == ["apple", "fig", "pear"]
+    assert model_classes(BertConfig(num_labels=4)) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "classes", "numbers"),
+    [
+        ([1, 0, -1], ClassLabel(names=["fig", "pear"]), FRUIT, {0: 1, 1: 2}),
+        ([0, 1, 2], ClassLabel(names=["pear", "apple", "fig"]), FRUIT, {0: 2, 1: 0, 2: 1}),
+        ([0, 1, 2], ClassLabel(names=["apple", "fig", "pear"]), FRUIT, None),
+        (["pear", None], Value("string"), FRUIT, {"apple": 0, "fig": 1, "pear": 2}),
+        ([3, 1, None], Value("int64"), STARS, {3: 2, 1: 0}),
+        ([2.0, None], Value("float64"), FRUIT, {2.0: 2}),
+        ([2, 0], Value("int64"), FRUIT, None),
+    ],
+    ids=["a class is missing", "another order", "same", "texts", "stars", "floats", "numbers"],
+)
+def test_labels_are_matched_with_a_model_by_name(values, feature, classes, numbers):
+    """Every stored label has the number of its name in the model; None where they agree already."""
+    assert class_numbers(labelled(values, feature), "label", named(classes)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "config", "message"),
+    [
+        ([0, 1], ClassLabel(names=["fig", "kiwi"]), named(FRUIT), "row 1: .* holds 'kiwi', which is no class"),
+        (["fig", ""], Value("string"), named(FRUIT), "row 1: .* holds '', which is no class"),
+        ([1.0, 0.5], Value("float32"), named(FRUIT), "row 1: .* holds 0.5, which is no class"),
+        ([1, 0], Value("int64"), named(STARS), "row 1: .* holds 0, which is no class of the model .1, 2, 3."),
+        ([0, 1], ClassLabel(names=["fig", "pear"]), BertConfig(num_labels=3), "the model 3 classes without names"),
+        (["1", "0"], Value("string"), BertConfig(num_labels=2), "row 0: .* holds '1', which is no class"),
+    ],
+)
+def test_labels_that_no_class_can_be_told_from_are_refused(values, feature, config, message):
+    """What has no name in the model is refused with its row, and never taken for a number."""
+    with pytest.raises(DataError, match=message):
+        class_numbers(labelled(values, feature), "label", config)
+
+
+def test_an_existing_path_is_never_a_pattern(tmp_path):
+    """`rows[1].csv` is that file, whatever else the brackets would match; a folder of such a name is refused."""
+    Dataset.from_dict({"text": list("abc")}).to_csv(tmp_path / "rows[1].csv")
+    Dataset.from_dict({"text": ["z"]}).to_csv(tmp_path / "rows1.csv")
+    assert load_rows(str(tmp_path / "rows[1].csv"))["text"][:] == list("abc")
+    (tmp_path / "set[1]").mkdir()
+    with pytest.raises(DataError, match="rename the folder"):
+        load_rows(str(tmp_path / "set[1]"))

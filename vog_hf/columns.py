@@ -309,9 +309,11 @@ def class_feature(dataset: Dataset, scores: VoGScores, name: str) -> ClassLabel 
     if name not in ("label", "prediction"):
         return None
     features = (dataset.features.get(label) for label in _label_names(scores))
-    values = scores.column(name)
-    known = (f for f in features if isinstance(f, ClassLabel) and int(values.max()) < f.num_classes)
-    return next(known, None)
+    feature = next((f for f in features if isinstance(f, ClassLabel)), None)
+    names = scores.manifest.get("class_names")
+    if feature is not None and names and feature.names != names:  # the model numbers the same classes otherwise
+        feature = ClassLabel(names=names)
+    return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature
 
 
 def _feature(dataset: Dataset, scores: VoGScores, name: str) -> Any:

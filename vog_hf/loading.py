@@ -1,6 +1,7 @@
 """Rows by the name that a person gives on a command line: one split of a data set, and its labels as classes."""
 
 from collections.abc import Mapping, Sequence
+from glob import escape, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,25 @@ def load_rows(
             return part_of(load_from_disk(str(path), keep_in_memory=False), split)
         split = split or "train"  # not in memory: beside its file on disk stands who wrote the rows
         if path.is_dir():
-            return load_dataset(str(path), config, split=split, keep_in_memory=False)
+            return _load_folder(path, config, split)
         if not path.is_file():
             return load_dataset(name, config, split=split, revision=revision, keep_in_memory=False)
-        return load_dataset(_reader(path), data_files={"train": str(path)}, split=split, keep_in_memory=False)
+        return load_dataset(_reader(path), data_files={"train": escape(str(path))}, split=split, keep_in_memory=False)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         # The message of a DatasetGenerationError says only that there was one.
         known = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         reason = " ".join(str(known or error).split()).rstrip(".") or type(error).__name__
         msg = f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}"
         raise DataError(msg) from error
+
+
+def _load_folder(path: Path, config: str | None, split: str) -> Dataset:
+    """The split of a folder; refused where `datasets` would read its name (``data[1]``) as a pattern."""
+    path = path.resolve()
+    if has_magic(str(path)):
+        msg = f"datasets reads the [, *, or ? in {path} as a pattern, not as a name; rename the folder"
+        raise ValueError(msg)
+    return load_dataset(str(path), config, split=split, keep_in_memory=False)
 
 
 def _refuse_idle(path: Path, config: str | None, revision: str | None) -> None:
@@ -156,6 +166,145 @@ def as_classes(rows: Dataset, column: str, names: Sequence[str] | None = None) -
     if rows.features[column] == features[column]:
         return rows
     return with_columns(rows, pa.table([numbers.cast(pa.int64())], schema=features.arrow_schema))
+
+
+def model_classes(config: Any) -> list[str] | None:
+    """Names of a model's classes in the order of their numbers; None where its configuration has placeholders.
+
+    Args:
+        config: Configuration of a transformers model.
+
+    Raises:
+        DataError: ``id2label`` and ``label2id`` contradict each other, or numbers are missing.
+
+    Example:
+        >>> from transformers import PretrainedConfig
+        >>> model_classes(PretrainedConfig(id2label={"0": "bird", "1": "cat"}, label2id={"bird": "0", "cat": "1"}))
+        ['bird', 'cat']
+        >>> model_classes(PretrainedConfig(num_labels=3)) is None
+        True
+    """
+    by_number = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    by_name = {int(number): str(name) for name, number in (config.label2id or {}).items()}
+    known = [names for names in (by_number, by_name) if names and not _are_placeholders(names)]
+    if not known:
+        return None
+    if (len(known) == 2 and by_number != by_name) or sorted(known[0]) != list(range(len(known[0]))):
+        msg = (
+            "id2label and label2id of the model's configuration must name the classes 0, 1, 2 ... alike, got "
+            f"{by_number} and {by_name}; correct them in its config.json"
+        )
+        raise DataError(msg)
+    return [known[0][number] for number in range(len(known[0]))]
+
+
+def _are_placeholders(names: Mapping[int, str]) -> bool:
+    return all(name == f"LABEL_{number}" for number, name in names.items())
+
+
+def class_numbers(rows: Dataset, column: str, config: Any) -> dict[Any, int] | None:
+    """The number that a model has for the class of each label: by name where both have names.
+
+    Args:
+        rows: One split.
+        column: Labels. Missing ones, and -1 and -100, are left out.
+        config: Configuration of the model.
+
+    Returns:
+        Numbers by stored value; None where stored values are what the model takes: numbers of classes without names,
+        values of a regression, lists of several labels.
+
+    Raises:
+        LabelError: A row with a class that the model does not have.
+        DataError: Labels that no class can be told from.
+    """
+    feature, names = rows.features[column], model_classes(config)
+    values = rows.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
+    if config.problem_type == "regression" or config.num_labels == 1:
+        _require_numbers(column, values)
+        return None
+    if not isinstance(feature, (ClassLabel, Value)):
+        _require_whole_lists(column, values, config)
+        return None
+    stored = [value for value in values.unique().drop_null().to_pylist() if value == value and value not in (-1, -100)]  # noqa: PLR0124 (NaN)
+    if isinstance(feature, ClassLabel):
+        numbers = _numbers_of_classes(feature, column, names, config.num_labels)
+    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        numbers = {name: number for number, name in enumerate(names or _placeholders(config.num_labels))}
+    else:
+        numbers = _numbers_of_numbers(stored, names)
+    unknown = next((value for value in stored if numbers is not None and value not in numbers), None)
+    if unknown is not None:
+        row = pc.index(values, pa.scalar(unknown, values.type)).as_py()
+        shown = feature.int2str(unknown) if isinstance(feature, ClassLabel) else unknown
+        classes = ", ".join((names or _placeholders(config.num_labels))[:20])
+        msg = (
+            f"row {row:,}: label column {column!r} holds {shown!r}, which is no class of the model ({classes}); "
+            "score the data that it was trained on, or give the classes the model's names"
+        )
+        raise LabelError(msg, row)
+    return numbers
+
+
+def _placeholders(count: int) -> list[str]:
+    return [f"LABEL_{number}" for number in range(count)]
+
+
+def _numbers_of_classes(
+    feature: ClassLabel, column: str, names: list[str] | None, n_classes: int
+) -> dict[Any, int] | None:
+    has_names = feature.names != list(map(str, range(feature.num_classes)))
+    if names is not None and (has_names or set(feature.names) <= set(names)):
+        number = {name: place for place, name in enumerate(names)}
+        found = {place: number[name] for place, name in enumerate(feature.names) if name in number}
+        return None if found == {place: place for place in range(feature.num_classes)} else found
+    if feature.num_classes != n_classes:
+        msg = (
+            f"label column {column!r} has the {feature.num_classes} classes {', '.join(feature.names[:20])}, and the "
+            f"model {n_classes} classes without names; name them in id2label and label2id of its config.json"
+        )
+        raise DataError(msg)
+    return None
+
+
+def _numbers_of_numbers(stored: Sequence[Any], names: list[str] | None) -> dict[Any, int] | None:
+    """Of labels that are numbers: the model's own, unless its names are other numbers (1 to 5, say)."""
+    if names is not None and names != list(map(str, range(len(names)))) and all(map(_is_whole, names)):
+        number = {float(name): place for place, name in enumerate(names)}
+        return {value: number[value] for value in stored if value in number}
+    if any(isinstance(value, float) for value in stored):
+        return {value: int(value) for value in stored if value.is_integer()}
+    return None
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _require_numbers(column: str, values: pa.Array) -> None:
+    """Raise DataError where a regression is given names."""
+    kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        msg = f"label column {column!r} holds texts, and the model is a regression, which takes numbers; cast it"
+        raise DataError(msg)
+
+
+def _require_whole_lists(column: str, values: pa.Array, config: Any) -> None:
+    """Raise where lists of labels are not a value for each class of a multi-label model."""
+    if config.problem_type != "multi_label_classification":
+        msg = (
+            f"label column {column!r} holds lists, and the model takes one class for each row; name another with "
+            "label_column=, or set problem_type to 'multi_label_classification' in its config.json"
+        )
+        raise DataError(msg)
+    differing = pc.not_equal(pc.list_value_length(values), config.num_labels)
+    row = pc.index(differing, True).as_py()
+    if row >= 0:
+        msg = (
+            f"row {row:,}: label column {column!r} holds {values[row].as_py()}, expected {config.num_labels} values, "
+            "1 for each class that the row has and 0 for the others; numbers of classes are not read"
+        )
+        raise LabelError(msg, row)
 
 
 def _named(rows: Dataset, column: str) -> tuple[pa.Array, list[str]]:

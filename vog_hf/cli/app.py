@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vog_hf.cli.output import Output
+from vog_hf.cli.terminal import any_encoding
 
 HELP = "Variance of Gradients for the Hugging Face ecosystem: which rows of your data deserve a look."
 EXIT_CODES = """\
@@ -100,7 +101,8 @@ def command(*examples: str, prints_json: bool = True) -> Callable[[Callable[...,
 def main() -> None:
     """Entry point of `vog-hf`."""
     try:
-        app(prog_name="vog-hf")
+        with any_encoding():
+            app(prog_name="vog-hf")
     except SystemExit as ending:
         if not ending.code:
             _leave_together()

@@ -12,6 +12,7 @@ import numpy as np
 
 from vog_hf.errors import ConfigError, DataError, ModelError, SnapshotError
 from vog_hf.gradients import LABEL_NAMES
+from vog_hf.loading import class_numbers, model_classes
 from vog_hf.snapshots import in_order
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions are of these, too
-TEXT_COLUMNS = ("text", "sentence", "content")
+ROWS_AT_ONCE = 10_000  # whose column is in memory while missing inputs are looked for
 UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger number
 
 
@@ -90,16 +91,19 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
         ModelError: There is none, it is no classifier or regression of transformers, or its weights are pickled.
     """
     import transformers
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedModel
 
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}  # else a terminal is asked
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)  # else it asks
+        config = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         msg = f"the model {name} cannot be opened: {_line(error)}"
         raise ModelError(msg) from error
     architecture = next(iter(config.architectures or []), None)
-    kind = getattr(transformers, architecture or "", None)
-    if kind is None or not any(head in str(architecture) for head in HEADS):
+    kind: Any = getattr(transformers, str(architecture), None)
+    # A class of the library itself: an Auto class would look for another one in the folder's own code.
+    is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+    if not is_model or not any(head in str(architecture) for head in HEADS):
         msg = (
             f"vog-hf score scores classifiers and regressions of transformers, and {name} is a "
             f"{architecture or 'model without architectures in its config.json'}; score others from Python with "
@@ -107,7 +111,7 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
         )
         raise ModelError(msg)
     try:
-        return kind.from_pretrained(name, revision=revision, config=config, use_safetensors=True)
+        return kind.from_pretrained(name, config=config, use_safetensors=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         msg = f"the weights of {name} cannot be loaded (as safetensors): {_line(error)}"
         raise ModelError(msg) from error
@@ -124,7 +128,8 @@ class Preparation:
         label: Column of the labels; None: the data set has none.
         mode: Of images: ``"RGB"`` or ``"L"``.
         max_length: Of texts, in tokens.
-        numbers: Class numbers of labels that are texts.
+        numbers: The model's numbers of classes by stored label; None: the labels are such numbers.
+        class_names: The model's names of its classes.
     """
 
     processor: Any
@@ -133,7 +138,8 @@ class Preparation:
     label: str | None
     mode: str = "RGB"
     max_length: int | None = None
-    numbers: Mapping[str, int] | None = None
+    numbers: Mapping[Any, int] | None = None
+    class_names: list[str] | None = None
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Some rows as inputs and labels, a list for each."""
@@ -187,16 +193,10 @@ class Preparation:
         return dict(self.processor(waves, sampling_rate=self.processor.sampling_rate))
 
     def _labels(self, values: list[Any]) -> list[Any]:
+        """Labels as the model numbers them; None, NaN, -1 and -100 are no label."""
         if self.numbers is None:
             return values
-        unknown = next((value for value in values if value is not None and value not in self.numbers), None)
-        if unknown is not None:
-            msg = (
-                f"label column {self.label!r} holds {unknown!r}, which is no class of the model "
-                f"({', '.join(map(str, list(self.numbers)[:10]))}); score the data that it was trained on"
-            )
-            raise DataError(msg)
-        return [None if value is None else self.numbers[value] for value in values]
+        return [self.numbers.get(value) for value in values]
 
 
 def prepare(
@@ -238,16 +238,21 @@ def prepare(
     if max_length is not None and kind != "text":
         msg = f"--max-length is of texts, and this model takes {kind}; leave it out"
         raise ConfigError(msg)
-    loaded = _load_processor(kind, processor, revision)
+    _require_inputs(dataset, inputs)
     config: Any = model.config
+    loaded = _load_processor(kind, processor, revision)
+    if kind == "text":
+        _require_padding(loaded, config)
+        _require_tokens(dataset, inputs, loaded)
     return Preparation(
         loaded,
         kind,
         inputs,
         label,
         mode="L" if getattr(config, "num_channels", 3) == 1 else "RGB",
-        max_length=_max_length(loaded, config, max_length) if kind == "text" else None,
-        numbers=_class_numbers(dataset, label, config),
+        max_length=_max_length(loaded, model, max_length) if kind == "text" else None,
+        numbers=None if label is None else class_numbers(dataset, label, config),
+        class_names=model_classes(config),
     )
 
 
@@ -282,19 +287,49 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
         raise ModelError(msg) from error
 
 
+def _require_padding(tokenizer: Any, config: Any) -> None:
+    """Give the tokenizer the model's padding token where it names none.
+
+    Raises:
+        ModelError: The model has none, either.
+    """
+    if tokenizer.pad_token is not None:
+        return
+    if config.pad_token_id is None:
+        msg = (
+            "neither tokenizer nor model has a padding token, so that texts of different lengths make no batch; set "
+            "pad_token in the tokenizer and pad_token_id in the model's config.json as in the training"
+        )
+        raise ModelError(msg)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+
+
+def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: Any) -> None:
+    """Raise DataError where a text is empty and the tokenizer adds no tokens of its own, so that a row has none."""
+    if len(tokenizer("")["input_ids"]):
+        return
+    first = 0
+    for part in dataset.with_format("arrow").select_columns(list(inputs)).iter(ROWS_AT_ONCE):
+        texts = zip(*(part.column(name).to_pylist() for name in inputs), strict=True)
+        empty = next((row for row, row_texts in enumerate(texts, first) if not "".join(row_texts).strip()), None)
+        if empty is not None:
+            msg = f"row {empty:,} has an empty text in column {inputs[0]!r}, which makes no tokens; leave it out"
+            raise DataError(msg)
+        first += len(part)
+
+
 def _find_input(dataset: "Dataset", kind: str, label: str | None) -> str:
     from datasets import Audio, Image, Value
 
     features = {name: feature for name, feature in dataset.features.items() if name != label}
     if kind == "text":
         found = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
-        usual = [name for name in TEXT_COLUMNS if name in found]
-        found = usual[:1] or found
     else:
         found = [n for n, f in features.items() if isinstance(f, Image if kind == "image" else Audio)]
     if len(found) != 1:
         which = f"several columns of {kind} ({', '.join(found)})" if found else f"no column of {kind}"
-        msg = f"the data set has {which}; name one of {', '.join(features)} with --input-column"
+        pairs = ", twice for pairs of texts" if kind == "text" and len(found) > 1 else ""
+        msg = f"the data set has {which}; name one of {', '.join(features)} with --input-column{pairs}"
         raise ConfigError(msg)
     return found[0]
 
@@ -312,33 +347,62 @@ def _find_label(dataset: "Dataset") -> str | None:
     return classes[0] if classes else None
 
 
-def _class_numbers(dataset: "Dataset", label: str | None, config: Any) -> Mapping[str, int] | None:
-    """Numbers of labels that are texts; labels that are numbers are the model's own, or refused."""
-    from datasets import ClassLabel, Value
-
-    feature = None if label is None else dataset.features[label]
-    numbers = dict(config.label2id or {})
-    if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
-        return numbers
-    if isinstance(feature, ClassLabel) and set(feature.names) == set(numbers):
-        moved = next((name for i, name in enumerate(feature.names) if numbers[name] != i), None)
-        if moved is not None:
-            msg = (
-                f"class {moved!r} has number {feature.str2int(moved)} in the data set and {numbers[moved]} in the "
-                "model: the same names in another order; save the data set after "
-                f"dataset.align_labels_with_mapping(model.config.label2id, {label!r}), and score that"
-            )
-            raise DataError(msg)
-    return None
+def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
+    """Raise DataError where a row has no image, text or sound; nothing is decoded."""
+    stored = dataset.with_format("arrow")
+    for name in inputs:
+        first = 0
+        for part in stored.select_columns([name]).iter(ROWS_AT_ONCE):
+            column = part.column(name)
+            if column.null_count:
+                row = first + column.is_null().index(True).as_py()
+                msg = f"row {row:,} has nothing in column {name!r}; leave out the rows without one, or fill them"
+                raise DataError(msg)
+            first += len(column)
 
 
-def _max_length(tokenizer: Any, config: Any, wanted: int | None) -> int | None:
-    """Tokens beyond which texts are cut; None where nothing says."""
+def _max_length(tokenizer: Any, model: "nn.Module", wanted: int | None) -> int | None:
+    """Tokens beyond which texts are cut; None where nothing says.
+
+    Raises:
+        ConfigError: The model has no positions for as many tokens as are wanted.
+    """
+    positions = n_positions(model, tokenizer)
+    if wanted is not None and positions is not None and wanted > positions:
+        msg = f"--max-length {wanted} is more than the {positions} tokens that the model has positions for; lower it"
+        raise ConfigError(msg)
     if wanted is not None:
         return wanted
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    limits = [tokenizer.model_max_length, positions]
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNBOUNDED]
     return min(known, default=None)
+
+
+def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
+    """How many tokens a model has learned positions for; None: they are relative, so there is no end of them.
+
+    A table of positions is what a short text reads at consecutive numbers. Where the first of them is tells how many
+    are left: RoBERTa reads from ``padding_idx + 1`` on, OPT and BART from 2.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    batch = tokenizer(["a a a a"], return_tensors="pt")
+    n_tokens, limits = batch["input_ids"].shape[1], []
+
+    class Reads(TorchDispatchMode):
+        """Notes each table that is read at consecutive numbers, one for each token."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.embedding.default:
+                table, rows = args[0], args[1].flatten()[:n_tokens]
+                if n_tokens > 1 and len(rows) == n_tokens and bool((rows.diff() == 1).all()):
+                    limits.append(len(table) - int(rows[0]))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Reads():
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return min(limits, default=None)
 
 
 def _image(value: Any, column: str) -> Any:

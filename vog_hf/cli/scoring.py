@@ -150,9 +150,11 @@ def configuration(opened: Opened, choices: Mapping[str, Any], *, saves: bool) ->
 def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> None:
     """Add to the manifest what only the command line knows, and note beside it where the data set is."""
     manifest = scores.manifest
+    numbered = None if opened.preparation.numbers is None else opened.preparation.class_names
     scores.manifest = {
         **manifest,
         "model": {**manifest["model"], "revision": wanted.model_revision},
+        **({} if numbered is None else {"class_names": numbered}),
         "transform": opened.preparation.described(),
         "data": {**manifest["data"], "source": wanted.source.public()},
     }
