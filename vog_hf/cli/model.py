@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions are of these, too
 ROWS_AT_ONCE = 10_000  # whose column is in memory while missing inputs are looked for
+# What transformers raises for a folder's files: of the last three where they name classes that it does not have.
+UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
 UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger number
 
 
@@ -96,7 +98,7 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}  # else a terminal is asked
     try:
         config = AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         msg = f"the model {name} cannot be opened: {_line(error)}"
         raise ModelError(msg) from error
     architecture = next(iter(config.architectures or []), None)
@@ -281,7 +283,7 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
     loader: Any = {"image": AutoImageProcessor, "text": AutoTokenizer, "audio": AutoFeatureExtractor}[kind]
     try:
         return loader.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         what = {"image": "image processor", "text": "tokenizer", "audio": "feature extractor"}[kind]
         msg = f"{name} has no {what}; name the folder or Hub id that has it with --processor ({_line(error):.200})"
         raise ModelError(msg) from error
