@@ -390,7 +390,10 @@ def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     batch = tokenizer(["a a a a"], return_tensors="pt")
-    n_tokens, limits = batch["input_ids"].shape[1], []
+    tokens, pad = batch["input_ids"], getattr(model.config, "pad_token_id", None)
+    if pad is not None:
+        tokens = tokens.masked_fill(tokens == pad, 0 if pad else 1)  # a word may be unknown, and so read as padding
+    n_tokens, limits = tokens.shape[1], []
 
     class Reads(TorchDispatchMode):
         """Notes each table that is read at consecutive numbers, one for each token."""
@@ -403,7 +406,7 @@ def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
             return func(*args, **(kwargs or {}))
 
     with torch.no_grad(), Reads():
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        model(input_ids=tokens, attention_mask=batch["attention_mask"])
     return min(limits, default=None)
 
 
