@@ -381,7 +381,7 @@ def test_options_that_do_not_exist_are_refused_at_construction(options, message)
         ({"store": "some"}, "store must be 'trainable' or 'all', got 'some'"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"memory_budget": 0}, "memory_budget must be a number of bytes, got 0"),
+        ({"memory_budget": 0}, "memory_budget must be at least 1, got 0"),
         ({"max_snapshots": 1}, "max_snapshots must be at least 2"),
     ],
 )

@@ -1,26 +1,33 @@
 import functools
 import io
 import logging
+from enum import Enum
 
 import models
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Split, Value
 from PIL import Image as Pictures
 from torch import nn
 
+from vog_hf.batches import check_map_style
 from vog_hf.columns import (
     add_vog_columns,
     check_column_names,
     core_column_names,
     scores_from_columns,
+    shown_splits,
     verify_rows,
 )
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
+from vog_hf.hub.parts import collect_parts
+from vog_hf.loading import part_of, with_columns
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
+from vog_hf.training import splits_of
 
 N = 20
 NAMES = ["cat", "dog", "frog"]
@@ -439,3 +446,50 @@ def test_columns_of_ones_own_are_no_scores():
     np.testing.assert_array_equal(found.column("vog"), np.array([0.5, np.nan], np.float32))
     assert found.column("prediction").tolist() == [1, -1]
     assert found.column("forgetting").tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "some"])
+def test_a_selection_is_not_copied(order):
+    """Scores are put beside rows where they are stored: no image of a shuffled data set moves, and the order stays."""
+    chunk = pa.array([bytes([i]) * 2**23 for i in range(4)], pa.binary())  # its memory is shared by all chunks
+    stored = pa.table({"raw": pa.chunked_array([chunk] * 65), "row": pa.chunked_array([pa.array(range(260))])})
+    rows = Dataset(stored, fingerprint="large")
+    rows = rows.shuffle(seed=0) if order == "shuffled" else rows.select([259, 3, 128, 0])
+    values = np.array(rows["row"][:], dtype=np.float32)
+    scored = with_columns(rows, pa.table({"vog": values, "raw2": values}))
+    assert scored["vog"][:] == rows["row"][:]
+    assert scored.column_names == ["raw", "row", "vog", "raw2"]
+    assert scored.data.column("raw").chunk(64).buffers()[2].address == chunk.buffers()[2].address
+
+
+def test_rows_that_a_selection_repeats_have_a_score_each():
+    """A row that is shown twice is two rows."""
+    rows = Dataset.from_dict({"text": ["a", "b"]}).select([1, 0, 1])
+    scored = add_vog_columns(rows, VoGScores({"vog": np.array([0.5, 0.25, 0.75], dtype=np.float32)}, {}), ["vog"])
+    assert list(zip(scored["text"][:], scored["vog"][:], strict=True)) == [("b", 0.5), ("a", 0.25), ("b", 0.75)]
+
+
+class Stage(Enum):
+    """Names of splits as a program may keep them."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+@pytest.mark.parametrize("kind", [Stage, Split], ids=["enumeration", "datasets.Split"])
+def test_splits_may_be_named_by_members(kind):
+    """`Split.TRAIN` and the member of an enumeration are the split "train", in scores and rows alike."""
+    rows = {kind.TRAIN: Dataset.from_dict({"x": [1, 2]}), kind.TEST: Dataset.from_dict({"x": [3]})}
+    scores = {"train": VoGScores({"vog": np.zeros(2)}, {}), kind.TEST: VoGScores({"vog": np.zeros(1)}, {})}
+    scored = add_vog_columns(rows, scores, ["vog"])
+    assert {name: len(part) for name, part in scored.items()} == {"train": 2, "test": 1}
+    assert all(type(name) is str for name in scored)
+    assert [name for name, _, _ in shown_splits(scores, rows)] == ["train", "test"]
+    with pytest.raises(ConfigError, match=r"splits \['test', 'train'\]"):
+        add_vog_columns(rows, {"other": scores["train"]})
+    with pytest.raises(DataError, match=r"mapping of \['test', 'train'\]"):
+        check_map_style(rows)
+    assert list(splits_of(rows)) == ["train", "test"]
+    assert [part.split for part in collect_parts(rows, scores, ["vog"], None)] == ["train", "test"]
+    assert [part.split for part in collect_parts(rows[kind.TEST], scores[kind.TEST], ["vog"], kind.TEST)] == ["test"]
+    assert part_of(rows, "test")["x"][:] == [3]

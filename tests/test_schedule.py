@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,3 +113,11 @@ def test_fewer_than_two_snapshots_cannot_be_asked_for():
     with pytest.raises(ConfigError, match=r"max_snapshots must be at least 2 .* got 1"):
         plan("auto", 100, max_snapshots=1)
     assert plan("auto", 100, max_snapshots=2) == [50, 100]
+
+
+@pytest.mark.parametrize("steps", [np.array([4, 8]), torch.tensor([4, 8]), [np.int64(4), np.int64(8)], range(4, 9, 4)])
+def test_steps_of_other_libraries_are_plain_numbers(steps):
+    """A plan is written as JSON: whatever its steps came as, they are Python's own."""
+    plan = plan_snapshots(steps, max_snapshots=np.int64(10), max_steps=8, steps_per_epoch=4)
+    assert plan == plan_snapshots(np.int64(4), max_snapshots=10, max_steps=8, steps_per_epoch=4) == [4, 8]
+    assert all(type(step) is int for step in plan)

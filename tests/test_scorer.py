@@ -745,6 +745,17 @@ def test_impossible_options_are_refused(option, value, accepted):
     VoGScorer(models.MLP(), **{option: accepted})
 
 
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor, float], ids=["numpy", "torch", "float"])
+def test_options_may_be_numbers_of_other_libraries(kind):
+    """A whole number is one whoever made it, and Python's own in the end; a half is refused."""
+    scorer = VoGScorer(models.MLP(), batch_size=kind(7), memory_budget=kind(1), num_workers=kind(0), progress=False)
+    assert [type(value) for value in (scorer.batch_size, scorer.memory_budget, scorer.num_workers)] == [int] * 3
+    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+        VoGScorer(models.MLP(), batch_size=2.5)
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got '8'"):
+        VoGScorer(models.MLP(), batch_size="8")
+
+
 def test_the_default_batch_is_scored_in_one_block_and_a_tiny_budget_still_holds_a_batch(tmp_path):
     """memory_budget is a wish: one batch is always taken."""
     case, states = family("mlp")

@@ -216,3 +216,68 @@ def test_a_generator_stream_of_datasets_is_scored():
     """IterableDataset.from_generator is iterated anew for each pass."""
     stream = IterableDataset.from_generator(lambda: iter(ROWS), features=FEATURES)
     assert_identical(score(stream), score(ROWS))
+
+
+# --- ids that change their kind -------------------------------------------------------------------------------------
+
+
+def with_ids(ids):
+    """The rows of a stream under other ids."""
+    return [{**row, "key": value} for row, value in zip(ROWS, ids, strict=True)]
+
+
+def changed_at(row, value, kind=int):
+    """Ids of one kind but for that of a row."""
+    return [value if i == row else kind(i) for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, int),
+        (2.5, int),
+        ("x", int),
+        (7, str),
+        (True, int),
+        (2**63, int),
+        ([1], int),
+        (np.zeros(1, dtype=int), int),
+        (b"x", str),
+        ("\ud800", str),
+    ],
+    ids=ascii,
+)
+def test_an_id_of_another_kind_is_refused_before_its_block_and_named(value, kind, tmp_path, monkeypatch):
+    """Ids are all texts or all whole numbers; the row that breaks this is named, and the blocks before it are kept."""
+    written, write = [], Replay.write
+    monkeypatch.setattr(
+        Replay, "write", lambda self, number, block: (written.append(number), write(self, number, block))
+    )
+    with pytest.raises(DataError, match="of row 40; "):
+        score(Rows(with_ids(changed_at(40, value, kind))), tmp_path / "scores", id_column="key")
+    assert written == [0, 1]
+
+
+@pytest.mark.parametrize("ids", [changed_at(0, None), changed_at(30, None), [b"x"] * N, [{"a": 1}] * N], ids=range(4))
+def test_ids_that_are_none_are_refused_before_any_work(ids, tmp_path):
+    """The first rows are looked at before there is a folder."""
+    with pytest.raises(DataError, match="an id must be a text or a whole number of 64 bits, got"):
+        score(Rows(with_ids(ids)), tmp_path / "scores", id_column="key")
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("mended", [list(range(N)), [str(i) for i in range(N)]], ids=["as before", "all as texts"])
+def test_a_run_whose_ids_were_mended_continues(mended, tmp_path):
+    """After the data was mended the same folder gives every row its new id, also where their kind is another now."""
+    with pytest.raises(DataError, match="of one kind"):
+        score(Rows(with_ids(changed_at(40, "x"))), tmp_path / "scores", id_column="key")
+    assert len(list((tmp_path / "scores" / "blocks").glob("*.safetensors"))) == 2
+    scores = score(Rows(with_ids(mended)), tmp_path / "scores", id_column="key")
+    assert scores.ids.tolist() == mended
+    assert np.array_equal(scores.column("vog"), score(ROWS).column("vog"))
+
+
+def test_ids_of_numpy_and_torch_are_those_of_python():
+    """A scalar is what it holds, whichever library made it."""
+    kinds = [int, np.int64, np.uint8, torch.tensor, np.array]
+    assert score(Rows(with_ids([kinds[i % 5](i) for i in range(N)])), id_column="key").ids.tolist() == list(range(N))

@@ -25,7 +25,7 @@ from vog_hf.gradients import (
     split_batch,
     takes_any_input,
 )
-from vog_hf.rows import has_table, integer_column, list_column
+from vog_hf.rows import by_split_name, has_table, integer_column, list_column
 from vog_hf.targets import IGNORED_TOKEN
 
 CollateFunction = Callable[[list[Any]], Any]
@@ -399,7 +399,8 @@ def check_map_style(dataset: Any) -> None:
         )
         raise DataError(msg)
     if isinstance(dataset, Mapping):
-        msg = f"one data set is scored at a time, got a mapping of {sorted(dataset)}; pass one of its splits"
+        splits = sorted(by_split_name(dataset))
+        msg = f"one data set is scored at a time, got a mapping of {splits}; pass one of its splits"
         raise DataError(msg)
     if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
         msg = (

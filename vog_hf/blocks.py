@@ -246,12 +246,20 @@ class BlockFolder:
         path = self._ids_path(rank, block)
         return file_checksum(path) if path.is_file() else ""
 
+    def id_type(self, rank: int, block: int) -> pa.DataType | None:
+        """The type of the ids of a block's rows; None where there are none."""
+        path = self._ids_path(rank, block)
+        return pq.read_schema(path).field("id").type if path.is_file() else None
+
     def ids(self) -> pa.Array | pa.ChunkedArray | None:
         """The ids of all rows, in row order; None where there are none."""
         files = sorted(self._blocks.glob("*.ids.parquet"))
         if not files:
             return None
-        return pa.concat_tables(pq.read_table(file) for file in files).sort_by("row")["id"]
+        table = pa.concat_tables(pq.read_table(file) for file in files)
+        if pa.types.is_string(table["id"].type):  # sorted, they are one array, and may be more than 2 GiB
+            table = table.set_column(1, "id", table["id"].cast(pa.large_string()))
+        return table.sort_by("row")["id"]
 
     @property
     def block_bytes(self) -> int:

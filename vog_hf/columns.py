@@ -15,8 +15,13 @@ from vog_hf.batches import check_map_style
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
 from vog_hf.named_files import with_more_columns
+<<<<<<< HEAD
 from vog_hf.rows import has_table, identify_rows, integer_column
 from vog_hf.scores import COMPANIONS, VoGScores, class_count
+=======
+from vog_hf.rows import by_split_name, has_table, identify_rows, integer_column
+from vog_hf.scores import COMPANIONS, VoGScores
+>>>>>>> 0384f62 (Check stream ids row by row, name splits by members, add columns without copying a selection)
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,9 @@ def add_vog_columns(
         >>> scored["vog"][:], scored.features["vog"]
         ([0.5, 0.25], Value('float32'))
     """
+    scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
     if isinstance(dataset, Mapping):
+        dataset = by_split_name(dataset)
         if not isinstance(scores, Mapping) or not set(scores) <= set(dataset):
             got = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
             msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
@@ -166,12 +173,14 @@ def shown_splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> l
         RowMismatchError: The data set's rows are not the ones that were scored.
         DataError: Rows that cannot be read by their number.
     """
+    dataset = by_split_name(dataset) if isinstance(dataset, Mapping) else dataset
     if isinstance(scores, Mapping):
+        scores = by_split_name(scores)
         if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
-            got = sorted(map(str, dataset)) if isinstance(dataset, Mapping) else type(dataset).__name__
+            got = sorted(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
             msg = f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
             raise ConfigError(msg)
-        parts = [(str(name), part, None if dataset is None else dataset[name]) for name, part in scores.items()]
+        parts = [(name, part, None if dataset is None else dataset[name]) for name, part in scores.items()]
     else:
         parts = [("", scores, dataset)]
     for _, part, rows in parts:

@@ -165,6 +165,27 @@ def _column_names(target_names: Sequence[str]) -> tuple[str, ...]:
     return tuple("vog" if i == 0 else f"vog_{name.rpartition('.')[2]}" for i, name in enumerate(target_names))
 
 
+def whole_number(option: str, value: Any, least: int) -> int:
+    """An option as Python's own int, which JSON can hold, from numpy and torch as well.
+
+    Raises:
+        ConfigError: It is not a whole number, or less than the least that is allowed.
+
+    Example:
+        >>> import numpy as np
+        >>> whole_number("batch_size", np.int64(8), 1)
+        8
+    """
+    try:
+        number = int(value) if value == int(value) else None
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or isinstance(value, str) or number < least:
+        msg = f"{option} must be at least {least}, got {value!r}; pass a whole number"
+        raise ConfigError(msg)
+    return number
+
+
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)

@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from vog_hf.errors import DataError, LabelError
 from vog_hf.named_files import with_more_columns
-from vog_hf.rows import has_table
+from vog_hf.rows import by_split_name, has_table
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
@@ -108,7 +108,7 @@ def part_of(saved: Dataset | Mapping[str, Dataset], split: str | None = None) ->
     if not isinstance(saved, Mapping):
         only = str(saved.split or "train").partition("[")[0].partition("+")[0]  # "train[:10%]": of train
         saved, split = {only: saved}, split or only
-    splits: dict[str, Dataset] = dict(saved)
+    splits: dict[str, Dataset] = by_split_name(saved)
     parts = ReadInstruction.from_spec(split or "train").to_absolute({name: len(rows) for name, rows in splits.items()})
     taken = [splits[part.splitname].select(range(part.from_ or 0, _end(part, splits))) for part in parts]
     return concatenate_datasets(taken) if len(taken) > 1 else taken[0]
@@ -310,7 +310,7 @@ def _require_whole_lists(column: str, values: pa.Array, config: Any) -> None:
 def _named(rows: Dataset, column: str) -> tuple[pa.Array, list[str]]:
     """The name of every row's class (null: it has none), and the names there are, in order."""
     feature = rows.features[column]
-    values = rows.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
+    values = rows.select_columns([column]).with_format("arrow")[:].column(column)
     if isinstance(feature, ClassLabel):
         numbers = pc.if_else(pc.less(values, 0), pa.scalar(None, values.type), values)
         return pa.array(feature.names, pa.string()).take(numbers), list(feature.names)

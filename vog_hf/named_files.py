@@ -12,6 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetInfo, concatenate_datasets
@@ -20,6 +21,7 @@ from datasets.features.features import require_storage_embed
 from datasets.table import InMemoryTable, MemoryMappedTable
 
 from vog_hf.errors import DataError
+from vog_hf.rows import stored_rows
 
 BATCH = 1_000  # rows
 MAX_FILE = 512 * 2**20  # bytes of a named file that are read to show it
@@ -149,14 +151,23 @@ def columns_of_named_files(dataset: Dataset) -> list[str]:
 def with_more_columns(dataset: Dataset, added: Dataset) -> Dataset:
     """The dataset with the columns of another one behind its own; who wrote its paths can still be seen.
 
-    `concatenate_datasets` drops where a dataset was read from.
+    `concatenate_datasets` drops where a dataset was read from, and copies a selection. Here a selection (shuffled,
+    filtered) stays one, and no row is copied, unless it shows a row more than once.
     """
+    rows = stored_rows(dataset)
+    if rows is not None and len(np.unique(rows)) == len(rows):
+        fingerprint = dataset._fingerprint  # noqa: SLF001 (without one, all of the table is read to make it)
+        everything = Dataset(dataset.data, info=dataset.info, split=dataset.split, fingerprint=fingerprint)
+        place = np.full(len(everything), -1)
+        place[rows] = np.arange(len(rows))
+        at_their_place = Dataset(added.data.table.take(pa.array(place, mask=place < 0)))
+        return with_more_columns(everything, at_their_place).select(rows)
     joined = concatenate_datasets([dataset, added], axis=1, split=dataset.split)
     info = dataset.info.copy()
     info.features = joined.features
     is_made_here = isinstance(dataset.data, InMemoryTable) and isinstance(added.data, InMemoryTable)
     table = InMemoryTable(joined.data.table) if is_made_here else joined.data
-    return Dataset(table, info=info, split=joined.split)
+    return Dataset(table, info=info, split=joined.split, fingerprint=joined._fingerprint)  # noqa: SLF001 (as above)
 
 
 def _origins(dataset: Dataset, names: list[str]) -> dict[str, Origin]:

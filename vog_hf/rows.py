@@ -4,15 +4,16 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vog_hf.errors import RowMismatchError
+from vog_hf.errors import ConfigError, RowMismatchError
 from vog_hf.row_hashes import FirstValueHashes, Hashes, ValueHashes, has_kind, is_binary, is_time, mix, text_hash
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 SAMPLED_PAYLOADS = 64  # of a binary column, in a digest of version 1
 SECOND = "2:"  # begins the digest of a column that version 1 digested another way
 ROWS_AT_A_TIME = 1_024
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) 
     """
     if not has_table(dataset):
         return RowIdentity(len(dataset), {}, None)
-    rows, n_rows = _indices(dataset), len(dataset)
+    rows, n_rows = stored_rows(dataset), len(dataset)
     combined = np.zeros(n_rows, dtype=np.uint64)
     columns = {}
     current, first = ValueHashes(), FirstValueHashes()
@@ -147,6 +150,26 @@ def _chosen(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> Iterator[pa
                 yield values.take(pa.array(numbers[i : i + ROWS_AT_A_TIME]))
 
 
+def by_split_name(splits: Mapping[Any, T]) -> dict[str, T]:
+    """Splits, or what belongs to them, under their names as plain text.
+
+    Keys may be `datasets.Split` or members of an enumeration, which equal their text and cannot be sorted or saved.
+
+    Raises:
+        ConfigError: Two keys have one name.
+
+    Example:
+        >>> from datasets import Split
+        >>> by_split_name({Split.TRAIN: 1, "test": 2})
+        {'train': 1, 'test': 2}
+    """
+    named = {str(key.value if isinstance(key, Enum) else key): value for key, value in splits.items()}
+    if len(named) < len(splits):
+        msg = f"splits must have different names, got {list(splits)}; rename one"
+        raise ConfigError(msg)
+    return named
+
+
 def has_table(dataset: Any) -> bool:
     """Whether this is a `datasets.Dataset`, with columns that can be read without decoding."""
     return isinstance(getattr(getattr(dataset, "data", None), "table", None), pa.Table)
@@ -159,7 +182,7 @@ def integer_column(dataset: Any, names: Sequence[str]) -> npt.NDArray[np.int64] 
     for name in names:
         if name in dataset.column_names and pa.types.is_integer(dataset.data.column(name).type):
             values = pc.fill_null(dataset.data.column(name).cast(pa.int64()), -1).to_numpy()
-            indices = _indices(dataset)
+            indices = stored_rows(dataset)
             return np.array(values if indices is None else values[indices])  # a copy: Arrow memory is read-only
     return None
 
@@ -188,7 +211,7 @@ def list_lengths(dataset: Any, name: str) -> npt.NDArray[np.int64] | None:
     if not _is_list_of_numbers(column.type):
         return None
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
-    indices = _indices(dataset)
+    indices = stored_rows(dataset)
     return lengths if indices is None else lengths[indices]
 
 
@@ -204,7 +227,7 @@ def _is_list_of_numbers(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
 
 
-def _indices(dataset: Any) -> npt.NDArray[np.int64] | None:
+def stored_rows(dataset: Any) -> npt.NDArray[np.int64] | None:
     """Which stored rows a selected or shuffled data set shows; None = all, in order."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy()
 

@@ -34,12 +34,13 @@ def plan_snapshots(
         >>> plan_snapshots("auto", max_snapshots=4, max_steps=100, steps_per_epoch=None)
         [25, 50, 75, 100]
     """
+    snapshots = snapshots.tolist() if hasattr(snapshots, "tolist") else snapshots  # of numpy or torch
     if max_snapshots < MIN_SNAPSHOTS:
         msg = f"max_snapshots must be at least {MIN_SNAPSHOTS} (a variance over fewer is always 0), got {max_snapshots}"
         raise ConfigError(msg)
     epochs = [] if steps_per_epoch is None else [*range(steps_per_epoch, max_steps, steps_per_epoch), max_steps]
     if snapshots == "auto":
-        steps = epochs if len(epochs) >= 5 else _evenly(range(1, max_steps + 1), max_snapshots)
+        steps = epochs if len(epochs) >= 5 else _evenly(range(1, max_steps + 1), int(max_snapshots))
     elif snapshots == "epoch":
         if steps_per_epoch is None:
             msg = (
@@ -48,18 +49,20 @@ def plan_snapshots(
             )
             raise ConfigError(msg)
         steps = epochs
-    elif isinstance(snapshots, int) and not isinstance(snapshots, bool):
+    elif isinstance(snapshots, Integral) and not isinstance(snapshots, bool):
         if snapshots < 1:
             msg = f"snapshots must be every n >= 1 steps, got {snapshots}"
             raise ConfigError(msg)
-        steps = list(range(snapshots, max_steps + 1, snapshots))
+        steps = list(range(int(snapshots), max_steps + 1, int(snapshots)))
     elif isinstance(snapshots, Sequence) and not isinstance(snapshots, str):
         return _listed(snapshots, max_steps)
     else:
         msg = f"snapshots must be 'auto', 'epoch', a number of steps or a list of steps, got {snapshots!r}"
         raise ConfigError(msg)
     return _enough(
-        _evenly(steps, max_snapshots), f"snapshots={snapshots!r} over {max_steps} steps", can_be_denser=max_steps > 1
+        _evenly(steps, int(max_snapshots)),
+        f"snapshots={snapshots!r} over {max_steps} steps",
+        can_be_denser=max_steps > 1,
     )
 
 

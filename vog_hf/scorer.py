@@ -15,7 +15,7 @@ from torch import nn
 
 from vog_hf.batches import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.blocks import BlockFolder, BlockPlan, batches
-from vog_hf.config import VoGConfig
+from vog_hf.config import VoGConfig, whole_number
 from vog_hf.engine import ScoringPlan, plan_scoring, unusual
 from vog_hf.errors import CollationError, ConfigError, ForwardError, SnapshotError
 from vog_hf.files import require_free
@@ -83,24 +83,15 @@ class VoGScorer:
         torch_compile: bool = False,
         training_batch_size: int | None = None,
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("training_batch_size", training_batch_size or 1, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                msg = f"{name} must be at least {least}, got {value}"
-                raise ConfigError(msg)
-        if memory_budget is not None and memory_budget < 1:
-            msg = f"memory_budget must be a number of bytes, got {memory_budget}"
-            raise ConfigError(msg)
         require_module(model)
         self.config = config or VoGConfig()
         self.model = unwrap(model)
-        self.batch_size = batch_size
-        self.training_batch_size = training_batch_size
-        self.memory_budget = memory_budget
-        self.num_workers = num_workers
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.training_batch_size = None
+        if training_batch_size is not None:
+            self.training_batch_size = whole_number("training_batch_size", training_batch_size, 1)
+        self.memory_budget = None if memory_budget is None else whole_number("memory_budget", memory_budget, 1)
+        self.num_workers = whole_number("num_workers", num_workers, 0)
         self.fold = fold
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said

@@ -6,7 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vog_hf.batches import Batch
@@ -16,6 +18,7 @@ from vog_hf.replay import Replay, require_same_rows
 from vog_hf.session import batch_digest, joined_digest
 
 UNKNOWN_LENGTH = 2**62  # rows of a stream until its end is seen
+ID_TYPES = {str: pa.string(), int: pa.int64()}
 
 
 def score_stream(replay: Replay) -> int:
@@ -42,7 +45,8 @@ def _next_block(replay: Replay, number: int, bar: Any) -> int:
     """Finish one block of this process; how many rows it has, fewer than planned where the stream has ended."""
     rank, folder, rows = replay.session.processes.process_index, replay.folder, replay.reader.dataset
     finished = folder.read(rank, number)
-    if finished is not None:
+    has_other_ids = rows.id_column is not None and folder.id_type(rank, number) != rows.id_type
+    if finished is not None and not has_other_ids:
         bar.update(len(finished["rows"]) * len(replay.snapshots.snapshots))
         return len(finished["rows"])
     if number and not rows.has_begun:
@@ -110,6 +114,7 @@ class StreamRows:
     def __init__(self, stream: Any, *, id_column: str | None = None) -> None:
         self.stream = stream
         self.id_column = id_column
+        self._id_kind: type = str  # of row 0, which every process reads
         self.features = getattr(stream, "features", None)
         self._rows: dict[int, Any] = {}
         self._iterator: Iterator[Any] | None = None
@@ -130,7 +135,8 @@ class StreamRows:
             msg = "the stream is empty: there is no row to score; check the split or the filter that made it"
             raise DataError(msg)
         if self.id_column is not None:
-            self._ids([self._rows[0]])
+            self._id_kind = type(self._id(0))
+            self.ids()
         return len(self._rows)
 
     def reread(self, rows: Sequence[int]) -> list[Any]:
@@ -156,18 +162,59 @@ class StreamRows:
         return self._iterator is not None
 
     def ids(self) -> pa.Table:
-        """Number and id of the rows that are held."""
-        return pa.table({"row": list(self._rows), "id": self._ids(list(self._rows.values()))})
+        """Number and id of the rows that are held.
+
+        Raises:
+            DataError: An id is missing, neither a text nor a whole number, or of another kind than that of row 0.
+        """
+        ids = [self._id(number) for number in self._rows]
+        return pa.table({"row": list(self._rows), "id": pa.array(ids, self.id_type)})
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """How the ids are stored: those of one stream are all texts or all whole numbers."""
+        return ID_TYPES[self._id_kind]
 
     def _from(self, start: int) -> Iterator[Any]:
         if start and hasattr(self.stream, "skip"):
             return iter(self.stream.skip(start))
         return islice(iter(self.stream), start, None)
 
-    def _ids(self, rows: Sequence[Any]) -> list[Any]:
-        for row in rows:
-            if not hasattr(row, "keys") or self.id_column not in row:
-                keys = sorted(row) if hasattr(row, "keys") else f"of type {type(row).__name__}"
-                msg = f"id_column {self.id_column!r} is not a key of the stream's rows ({keys}); name one of them"
-                raise DataError(msg)
-        return [row[self.id_column] for row in rows]
+    def _id(self, number: int) -> str | int:
+        row = self._rows[number]
+        if not hasattr(row, "keys") or self.id_column not in row:
+            keys = sorted(row) if hasattr(row, "keys") else f"of type {type(row).__name__}"
+            msg = f"id_column {self.id_column!r} is not a key of the stream's rows ({keys}); name one of them"
+            raise DataError(msg)
+        value = _plain(row[self.id_column])
+        if value is None:
+            msg = (
+                f"an id must be a text or a whole number of 64 bits, got {row[self.id_column]!r:.80} in "
+                f"{self.id_column!r} of row {number}; give every row one, e.g. with the stream's map, and score again"
+            )
+            raise DataError(msg)
+        if number and type(value) is not self._id_kind:
+            kinds = {str: "texts", int: "whole numbers"}
+            msg = (
+                f"the ids of a stream must be of one kind, {kinds[self._id_kind]} as in row 0, got {value!r:.80} in "
+                f"{self.id_column!r} of row {number}; make them alike, e.g. str(...), and score again: the blocks "
+                "that are finished are kept"
+            )
+            raise DataError(msg)
+        return value
+
+
+def _plain(value: Any) -> str | int | None:
+    """An id as Python and Arrow have it, from numpy and torch as well; None where it is none."""
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, str):
+        return str.__str__(value) if value.isascii() or _is_unicode(value) else None
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return int(value)
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no half of a surrogate pair is in it, which no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

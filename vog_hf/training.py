@@ -24,7 +24,7 @@ from vog_hf.gradients import require_module
 from vog_hf.live_state import STATE_NAME
 from vog_hf.processes import current_processes, from_main, run_together
 from vog_hf.replica import replica
-from vog_hf.rows import has_table
+from vog_hf.rows import by_split_name, has_table
 from vog_hf.schedule import MIN_SNAPSHOTS, plan_snapshots
 from vog_hf.scorer import VoGScorer
 from vog_hf.scores import VoGScores
@@ -362,11 +362,12 @@ def splits_of(dataset: Any) -> dict[str, Any]:
         if not dataset:
             msg = "the DatasetDict is empty: there is no split to score"
             raise DataError(msg)
-        unsafe = [name for name in dataset if not re.fullmatch(r"\w[\w.-]*", str(name), re.ASCII)]
+        splits = by_split_name(dataset)
+        unsafe = [name for name in splits if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]
         if unsafe:
             msg = f"split names become file names: A-Z, a-z, 0-9, '_', then also '.' and '-', got {unsafe}"
             raise DataError(msg)
-        return dict(dataset)
+        return splits
     return {ONLY_SPLIT: dataset}
 
 

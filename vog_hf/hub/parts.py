@@ -20,7 +20,7 @@ from vog_hf.columns import (
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.places import SPLIT_NAME
 from vog_hf.named_files import columns_of_named_files, with_more_columns
-from vog_hf.rows import has_table, identify_rows, is_first_version
+from vog_hf.rows import by_split_name, has_table, identify_rows, is_first_version
 from vog_hf.scores import ROW_ID, VoGScores
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ def score_tables(parts: Sequence[Part]) -> list[Part]:
 def _splits(
     dataset: Any, scores: VoGScores | Mapping[str, VoGScores] | None, split: str | None
 ) -> list[tuple[str, Any, VoGScores | None]]:
+    scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
     if isinstance(dataset, Mapping):
+        dataset = by_split_name(dataset)
         if split is not None:
             msg = f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}"
             raise ConfigError(msg)
@@ -100,11 +102,12 @@ def _splits(
             got = sorted(given) if isinstance(given, Mapping) else type(given).__name__
             msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
             raise ConfigError(msg)
-        return [(str(name), rows, given.get(name)) for name, rows in dataset.items()]
+        return [(name, rows, given.get(name)) for name, rows in dataset.items()]
     if isinstance(scores, Mapping):
         msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
         raise ConfigError(msg)
-    return [(split or str(getattr(dataset, "split", None) or "train"), dataset, scores)]
+    (name,) = by_split_name({split or getattr(dataset, "split", None) or "train": None})
+    return [(name, dataset, scores)]
 
 
 def _scored(

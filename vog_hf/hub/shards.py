@@ -33,8 +33,9 @@ class Shard:
 def count_shards(dataset: Dataset) -> int:
     """How many files hold a split; estimated from some of its rows, whose files are read."""
     rows = np.unique(np.linspace(0, len(dataset) - 1, SAMPLED_ROWS).astype(int))
-    sample = embed_table_storage(dataset.with_format("arrow")[rows.tolist()])
-    return max(1, min(len(dataset), -int(-len(dataset) * sample.nbytes / len(rows) // SHARD_BYTES)))
+    stored = dataset.with_format("arrow")
+    sampled_bytes = sum(embed_table_storage(stored[[int(row)]]).nbytes for row in rows)
+    return max(1, min(len(dataset), -int(-len(dataset) * sampled_bytes / len(rows) // SHARD_BYTES)))
 
 
 def write_shards(dataset: Dataset, name_of: Callable[[int], str], n_shards: int, folder: Path) -> Iterator[Shard]:
@@ -58,7 +59,7 @@ def write_shards(dataset: Dataset, name_of: Callable[[int], str], n_shards: int,
             shard = shard.with_format("arrow").map(
                 embed_table_storage,
                 batched=True,
-                batch_size=100,
+                batch_size=max(1, min(100, len(shard) // 10)),  # a tenth of a file in memory, and never 2 GiB
                 cache_file_name=str(cache),
                 load_from_cache_file=False,
             )

@@ -87,6 +87,7 @@ def log_scores(
     if not 1 <= top_k <= MAX_TABLE_ROWS:
         msg = f"top_k must lie in 1..{MAX_TABLE_ROWS:,}, the rows that a W&B table can hold, got {top_k}"
         raise ConfigError(msg)
+    step = None if step is None else int(step)
     backend = _backend(to)
     log_values, own_run = _target(to, run, step)
     if own_run is None:
