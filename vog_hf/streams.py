@@ -45,8 +45,8 @@ def _next_block(replay: Replay, number: int, bar: Any) -> int:
     """Finish one block of this process; how many rows it has, fewer than planned where the stream has ended."""
     rank, folder, rows = replay.session.processes.process_index, replay.folder, replay.reader.dataset
     finished = folder.read(rank, number)
-    has_other_ids = rows.id_column is not None and folder.id_type(rank, number) != rows.id_type
-    if finished is not None and not has_other_ids:
+    has_ids = finished is not None and rows.id_column is not None
+    if finished is not None and not (has_ids and folder.id_type(rank, number) != rows.id_type):
         bar.update(len(finished["rows"]) * len(replay.snapshots.snapshots))
         return len(finished["rows"])
     if number and not rows.has_begun:
