@@ -15,13 +15,8 @@ from vog_hf.batches import check_map_style
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.gradients import LABEL_NAMES
 from vog_hf.named_files import with_more_columns
-<<<<<<< HEAD
-from vog_hf.rows import has_table, identify_rows, integer_column
-from vog_hf.scores import COMPANIONS, VoGScores, class_count
-=======
 from vog_hf.rows import by_split_name, has_table, identify_rows, integer_column
-from vog_hf.scores import COMPANIONS, VoGScores
->>>>>>> 0384f62 (Check stream ids row by row, name splits by members, add columns without copying a selection)
+from vog_hf.scores import COMPANIONS, VoGScores, class_count
 
 logger = logging.getLogger(__name__)
 
