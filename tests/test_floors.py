@@ -13,7 +13,7 @@ RECIPES = PACKAGE.parent / "recipes"
 
 FLOORS = (
     {"errors", "metric", "moments", "dynamics", "evaluation", "schedule"},
-    {"targets", "decoder_inputs", "gradients", "folding"},
+    {"targets", "decoder_inputs", "gradients", "folding", "model_state"},
     {
         "config",
         "files",

@@ -305,6 +305,11 @@ class _Reads(TorchFunctionMode):
         return result
 
 
+def graph_nodes(outputs: Any) -> Iterable[Any]:
+    """Every node of the autograd graph of what a model returned."""
+    return _readers(_tensors(outputs)).keys()
+
+
 def _readers(outputs: Sequence[Tensor]) -> Counter[Any]:
     """How many operations, and outputs, read what each node of the graph of ``outputs`` made."""
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
@@ -327,6 +332,8 @@ def _tensors(outputs: Any) -> list[Tensor]:
         return [outputs]
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
+    elif hasattr(outputs, "__dict__"):
+        outputs = list(vars(outputs).values())
     return [tensor for part in outputs for tensor in _tensors(part)] if isinstance(outputs, (list, tuple)) else []
 
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from vog_hf.decoder_inputs import decoder_inputs
 from vog_hf.errors import ConfigError, DataError, ModelError
+from vog_hf.folding import graph_nodes
+from vog_hf.model_state import clear_lru_caches, kept_state
 from vog_hf.targets import (
     Target,
     Task,
@@ -72,6 +74,11 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
             labels = placed({"labels": labels}, device, None)["labels"]
         leaf = find_leaf(model, inputs)
         forward = forward_from_leaf(model, inputs, leaf)
+        n_rows = len(forward.x)
+        if is_lonely(forward):
+            inputs = doubled(inputs)
+            labels = torch.cat([labels, labels]) if isinstance(labels, Tensor) else labels
+            forward = forward_from_leaf(model, inputs, leaf)
         task = None
         if isinstance(target, str):
             logits = find_logits(forward.outputs)
@@ -82,7 +89,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
                 task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
             if task.can_predict_label:
                 labels = fill_missing_labels(labels, logits.argmax(-1))
-        return target_gradients([target], task, forward, labels)[0]
+        return target_gradients([target], task, forward, labels)[0][:n_rows]
 
 
 @dataclass(frozen=True)
@@ -310,6 +317,28 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
     return Forward(outputs, inputs, caught.pop())
 
 
+def is_lonely(forward: Forward) -> bool:
+    """Whether this is a pass over one row that must be scored as two copies (see `has_wrong_single_rows`)."""
+    return len(forward.x) == 1 and has_wrong_single_rows(forward)
+
+
+def has_wrong_single_rows(forward: Forward) -> bool:
+    """Whether torch may give wrong gradients of a batch of one row: on a CPU, behind BatchNorm.
+
+    In torch 2.15 they are wrong in evaluation mode where the gradient that comes in is in another memory format than
+    the input.
+    """
+    return forward.x.device.type == "cpu" and any("BatchNorm" in node.name() for node in graph_nodes(forward.outputs))
+
+
+def doubled(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of one row as those of two copies of it."""
+    return {
+        name: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+        for name, value in inputs.items()
+    }
+
+
 def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """``inputs`` with tensors of their own: a model that changes its input must not change the row."""
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
@@ -488,38 +517,41 @@ def preserved_rng() -> Iterator[None]:
 def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
     """Evaluation mode without compilation, gradients on, autocast to a dtype or off; on leaving, all is as before.
 
-    Modes are set and restored flag by flag, because ``train()`` and ``eval()`` of some modules do more than that. What
-    modules keep of weights that they had before, or had meanwhile, is dropped (see `drop_caches`).
+    Modes are set flag by flag, because ``train()`` and ``eval()`` of some modules do more than that. Whatever the
+    model changes in itself is put back (see `ModelState`); what modules keep of weights that they had before, or had
+    meanwhile, is dropped (see `drop_caches`). Recurrent networks run without cuDNN.
     """
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    compiled = [module.__dict__.get("_compiled_call_impl") for module in modules]
-    patched = model.__dict__.get("forward")
     device, _ = model_device_and_dtype(model)
     with ExitStack() as stack:
         stack.callback(drop_caches, model)
-        stack.enter_context(_unwritten_problem_type(modules))
+        stack.enter_context(_unwritten_problem_type(list(model.modules())))
+        stack.enter_context(kept_state(model))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         # Weights are exchanged under it: what it keeps of them would be old.
         casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
         stack.enter_context(casting)
-        try:
-            drop_caches(model)
-            for module, compiled_call in zip(modules, compiled, strict=True):
-                module.training = False
-                if compiled_call is not None:
-                    module.__dict__["_compiled_call_impl"] = None
-            if patched is not None and hasattr(model, "_original_forward"):
-                model.__dict__["forward"] = _forward_before_accelerate(model)
-            yield
-        finally:
-            for module, was_training, compiled_call in zip(modules, training, compiled, strict=True):
-                module.training = was_training
-                if compiled_call is not None:
-                    module.__dict__["_compiled_call_impl"] = compiled_call
-            if patched is not None:
-                model.__dict__["forward"] = patched
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(_without_cudnn())
+        drop_caches(model)
+        for module in model.modules():
+            module.training = False
+            if module.__dict__.get("_compiled_call_impl") is not None:
+                module.__dict__["_compiled_call_impl"] = None
+        if "forward" in model.__dict__ and hasattr(model, "_original_forward"):
+            model.__dict__["forward"] = _forward_before_accelerate(model)
+        yield
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Leave cuDNN, which has no backward of recurrent layers in evaluation mode, to itself for a while."""
+    was_enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = was_enabled
 
 
 @contextmanager
@@ -540,8 +572,9 @@ def drop_caches(model: nn.Module) -> None:
 
     Some keep it in evaluation mode until ``train(True)`` is called: attention biases (LeViT, EfficientFormer, TinyViT),
     norms of weights (DoRA). It is called on those only that have a ``train`` of their own and hold tensors beside
-    their weights; modes and ``requires_grad`` stay as they are.
+    their weights; modes and ``requires_grad`` stay as they are. Caches of ``functools`` are emptied.
     """
+    clear_lru_caches(model)
     keeping = [m for m in model.modules() if _acts_on_train(m) and any(map(_holds_tensors, m.modules()))]
     if not keeping:
         return

@@ -178,6 +178,7 @@ class Replay:
     def _load(self, snapshot: Snapshot) -> None:
         self.weights.load(snapshot)
         drop_caches(self.session.model)
+        self.plan.derived.forget()
         self.plan.folding.refresh()
 
     def _score(self, batches: Sequence[Batch], bar: Any) -> list[RowResults]:

@@ -1,5 +1,6 @@
 """From finished blocks to a folder of scores: labels, normalised columns, the manifest, the coverage proof."""
 
+import logging
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +25,8 @@ from vog_hf.session import Session
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
+
+logger = logging.getLogger(__name__)
 
 COLUMN_ORDER = ("label", "prediction", "vog")  # then the other targets, then the companions
 
@@ -55,6 +58,7 @@ def finish_folder(
         if "vog_early" in columns:
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
+        _report_zeros(columns, session.config)
         save_table(folder.folder, columns, identity.row_hash, folder.ids())
         write_manifest(folder.folder, manifest)
         folder.remove_blocks()
@@ -62,6 +66,18 @@ def finish_folder(
     from_main(processes, "writing the scores", write)
     scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder.folder))
     return scores.own(temporary) if temporary else scores
+
+
+def _report_zeros(columns: dict[str, npt.NDArray[Any]], config: VoGConfig) -> None:
+    """Say which score is 0 in every row: no ranking at all."""
+    for name in config.column_names:
+        if not columns[name].any():
+            logger.warning(
+                "VoG: %s is 0 for every row: the gradient was the same at every snapshot. Either the snapshots hold "
+                "the same weights, or the model does not use them (it keeps what it derived from earlier ones), or its "
+                "gradient does not depend on what was trained; the ranking means nothing",
+                name,
+            )
 
 
 def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, identity: RowIdentity) -> dict[str, Any]:

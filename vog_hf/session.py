@@ -66,6 +66,7 @@ class Session:
             lend_weights(self.model, frozen, cast_up=cast_up, resident_bytes=resident_bytes) as weights,
             plan.folding.installed(),
         ):
+            weights.record_state()
             yield weights
 
     def output_folder(self, output_dir: str | Path | None) -> tuple[Path, "TemporaryDirectory[str] | None"]:
@@ -150,7 +151,7 @@ class Session:
 
     def predictions(self, plan: ScoringPlan, batch: Batch) -> Tensor:
         """The predicted class of each row, ``[batch]``, of a batch that is placed and the plain model as it is now."""
-        with plan.folding.paused():
+        with plan.folding.paused(), plan.state_kept():
             parts = self.rows_at_a_time.run(
                 len(batch), lambda rows: predictions(self.model, sliced(batch.inputs, rows, len(batch)))
             )

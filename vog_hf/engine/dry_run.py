@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from vog_hf.accumulate import Windows
 from vog_hf.batches import Batch, BatchReader
 from vog_hf.config import VoGConfig
-from vog_hf.engine.fast_path import fast_path
+from vog_hf.engine.fast_path import FEW_ROWS, fast_path
 from vog_hf.engine.passes import (
     PassLabels,
     ScoringPlan,
+    first_rows,
     require_finite_rows,
     score_batch,
     score_forward,
+    sliced,
 )
 from vog_hf.engine.tolerance import rounding_tolerance
 from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
@@ -28,8 +30,12 @@ from vog_hf.gradients import (
     Forward,
     InputLeaf,
     averaged_axis,
+    copied,
+    doubled,
     find_leaf,
     forward_from_leaf,
+    has_wrong_single_rows,
+    is_lonely,
     model_device_and_dtype,
     placed,
     preserved_rng,
@@ -38,6 +44,7 @@ from vog_hf.gradients import (
     target_gradients,
 )
 from vog_hf.metric import mean_over_elements
+from vog_hf.model_state import DerivedTensors, ModelState, weight_sums
 from vog_hf.schedule import MIN_SNAPSHOTS
 from vog_hf.snapshots import lend_weights
 from vog_hf.targets import (
@@ -96,8 +103,11 @@ def plan_scoring(
         device, dtype = model_device_and_dtype(model)
         inputs = placed(batch.inputs, device, dtype)
         leaf = find_leaf(model, inputs)
+        state, sums = ModelState(model), weight_sums(model)
         began = time.perf_counter()
         forward = _first_forward(model, inputs, leaf, rows)
+        if is_lonely(forward):
+            forward = _first_forward(model, doubled(inputs), leaf, rows)
         seconds = time.perf_counter() - began
         plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
         _check_labels(reader, plan, batch)
@@ -108,9 +118,13 @@ def plan_scoring(
             for gradient in gradients:
                 require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
+        _require_weights_unchanged(model, sums)
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
-        plan.accumulator(replace(batch, inputs=_placed(model, batch)), windows).update(gradients, observation)
-        plan, slow = replace(plan, batch_seconds=seconds), None
+        accumulator = plan.accumulator(replace(batch, inputs=_placed(model, batch)), windows)
+        accumulator.update(*first_rows(len(batch), gradients, observation))
+        plan, slow = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
+        state.put_back()
+        plan = replace(plan, derived=DerivedTensors.find(model, lambda: _few_rows(plan, inputs)))
         if fold or compiled:
             plan, slow = fast_path(plan, forward, labels, gradients, fold=fold, compiled=compiled)
         if device.type != "cpu":  # whose first pass is not like the others
@@ -194,7 +208,25 @@ def _plan(
         module=model,
         says_padding=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
         readings=1 if forward.x.device.type == "cpu" else 2,
+        doubles_single_rows=has_wrong_single_rows(forward),
     )
+
+
+def _few_rows(plan: ScoringPlan, inputs: Mapping[str, Any]) -> None:
+    """Run the model on a few rows."""
+    few = sliced(inputs, slice(0, FEW_ROWS), len(inputs[plan.leaf.name]))
+    with torch.no_grad():
+        plan.module(**copied(few))
+
+
+def _require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
+    if not torch.equal(weight_sums(model), sums):
+        msg = (
+            f"{type(model).__name__} changes its weights in forward, also in evaluation mode (initialization from the "
+            "first batch, or a moving average of weights), but VoG must leave weights as they are; run one batch "
+            "through the model before, or change weights only while module.training"
+        )
+        raise ModelError(msg)
 
 
 def _resolve_task(
@@ -222,6 +254,8 @@ def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> PassLabels:
     given = None if given is None else given.to(forward.x.device)
     predicts = plan.task is not None and plan.task.can_predict_label
     prediction = find_logits(forward.outputs).argmax(-1) if predicts else None
+    if given is not None and len(forward.x) != len(batch):  # one row, as two copies
+        given = torch.cat([given, given])
     return PassLabels.of(plan.config, plan.task, given, prediction)
 
 
@@ -304,8 +338,9 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
 
 
 def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: Tensor | None) -> Tensor:
-    forward = forward_from_leaf(model, placed(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
-    gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
+    with plan.state_kept():
+        forward = forward_from_leaf(model, placed(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
+        gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
     return _means(plan, _placed(model, batch), gradients)
 
 

@@ -13,7 +13,7 @@ from vog_hf.engine.passes import PassLabels, ScoringPlan, score_forward, sliced
 from vog_hf.engine.tolerance import rounding_tolerance
 from vog_hf.errors import ModelError
 from vog_hf.folding import FastPathError, Folding, find_folding
-from vog_hf.gradients import Forward, drop_caches, forward_from_leaf
+from vog_hf.gradients import Forward, doubled, drop_caches, forward_from_leaf
 from vog_hf.memory import RowsAtATime
 from vog_hf.snapshots import lend_weights
 from vog_hf.targets import find_logits
@@ -100,7 +100,8 @@ def _find_folding(plan: ScoringPlan, first: Forward) -> Folding:
     if plan.config.autocast is not None or first.x.dtype.itemsize < FULL_PRECISION:
         return Folding()
     watched = sliced(first.inputs, slice(0, FEW_ROWS), len(first.x))
-    folding = find_folding(plan.module, lambda: forward_from_leaf(plan.module, watched, plan.leaf).outputs)
+    with plan.state_kept():
+        folding = find_folding(plan.module, lambda: forward_from_leaf(plan.module, watched, plan.leaf).outputs)
     if any(map(callable, plan.config.targets)):  # may read what lies between a convolution and its BatchNorm
         folding = Folding((), [*(norm for _, norm in folding.pairs), *folding.affine])
     return replace(folding, channels_last=bool(folding) and first.x.dim() == 4)
@@ -189,8 +190,12 @@ def _agree_in_double(plain: ScoringPlan, fast: ScoringPlan, inputs: Mapping[str,
 
 
 def _outcome(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -> _Outcome:
-    forward = plan.forward(plan.laid_out(inputs))
-    return _Outcome(_logits(forward), score_forward(plan, forward, labels)[0])
+    n_rows = len(inputs[plan.leaf.name])
+    if n_rows == 1 and plan.doubles_single_rows:
+        inputs, labels = doubled(inputs), labels.doubled()
+    with plan.state_kept():
+        forward = plan.forward(plan.laid_out(inputs))
+        return _Outcome(_logits(forward), score_forward(plan, forward, labels)[0])
 
 
 def _logits(forward: Forward) -> Tensor | None:

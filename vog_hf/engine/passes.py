@@ -1,6 +1,7 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,8 @@ from vog_hf.config import VoGConfig
 from vog_hf.errors import DataError, LabelError, NonFiniteError
 from vog_hf.files import format_bytes
 from vog_hf.folding import Folding
-from vog_hf.gradients import Forward, InputLeaf, copied, forward_from_leaf, target_gradients
+from vog_hf.gradients import Forward, InputLeaf, copied, doubled, forward_from_leaf, target_gradients
+from vog_hf.model_state import DerivedTensors, kept_state
 from vog_hf.targets import Task, fill_missing_labels, find_logits
 
 
@@ -35,6 +37,9 @@ class ScoringPlan:
         says_padding: Whether batches say what is padding, so that a row's score does not depend on it.
         folding: What is to be installed in it, and refreshed after every change of its weights.
         compared: Snapshots and shapes of batches for which the fast way was seen to be the plain function.
+        doubles_single_rows: Whether a batch of one row is scored as two copies (see `has_wrong_single_rows`).
+        changes_state: Whether a forward changes the model, so that it is put back after every batch.
+        derived: What the model derived from the weights it has, to be forgotten when it gets others.
         readings: How many times a block's collated rows are in memory: twice where the next block is read ahead.
     """
 
@@ -54,6 +59,13 @@ class ScoringPlan:
     folding: Folding = field(default_factory=Folding)
     compared: set[Any] = field(default_factory=set, compare=False, repr=False)
     readings: int = 1
+    doubles_single_rows: bool = False
+    changes_state: bool = False
+    derived: DerivedTensors = field(default_factory=DerivedTensors)
+
+    def state_kept(self) -> AbstractContextManager[None]:
+        """The model's state kept over one pass, where a pass changes it: no row's score depends on rows before it."""
+        return kept_state(self.module) if self.changes_state else nullcontext()
 
     @property
     def has_classes(self) -> bool:
@@ -168,7 +180,19 @@ def score_batch(
     plan: ScoringPlan, inputs: Mapping[str, Any], labels: "PassLabels"
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
-    return score_forward(plan, plan.forward(inputs), labels)
+    n_rows = len(inputs[plan.leaf.name])
+    if n_rows == 1 and plan.doubles_single_rows:
+        inputs, labels = doubled(inputs), labels.doubled()
+    with plan.state_kept():
+        gradients, observation = score_forward(plan, plan.forward(inputs), labels)
+    return first_rows(n_rows, gradients, observation)
+
+
+def first_rows(
+    n_rows: int, gradients: list[Tensor], observation: dict[str, Tensor]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The first rows of what a pass gave."""
+    return [gradient[:n_rows] for gradient in gradients], {name: v[:n_rows] for name, v in observation.items()}
 
 
 def score_forward(plan: ScoringPlan, forward: Forward, labels: "PassLabels") -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -199,8 +223,16 @@ class PassLabels:
         filled = fill_missing_labels(given, prediction)
         return cls(prediction if config.label == "predicted" else filled, filled)
 
+    @property
+    def _parts(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.differentiated, self.observed
+
     def __getitem__(self, rows: slice) -> "PassLabels":
-        return PassLabels(*(None if part is None else part[rows] for part in (self.differentiated, self.observed)))
+        return PassLabels(*(None if part is None else part[rows] for part in self._parts))
+
+    def doubled(self) -> "PassLabels":
+        """The labels of two copies of the one row."""
+        return PassLabels(*(None if part is None else torch.cat([part, part]) for part in self._parts))
 
 
 def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vog_hf.errors import SnapshotError
+from vog_hf.model_state import ModelState
 from vog_hf.snapshots.adapters import adapter_names
 from vog_hf.snapshots.conversion import converted_tensors, is_converted
 from vog_hf.snapshots.gathering import require_whole
@@ -31,16 +32,24 @@ class LentWeights:
             for tensor in (*self._tensors.values(), *model.buffers()):
                 if _is_small_float(tensor):
                     tensor.data = tensor.data.float()
+        self.record_state()
+
+    def record_state(self) -> None:
+        """Record what the model holds besides weights: it holds the same at the beginning of every snapshot."""
+        self._state = ModelState(self._model)
 
     def load(self, snapshot: Snapshot) -> None:
         """Let the model hold a snapshot's weights; an adapter's snapshot leaves the tensors under it as they are.
 
+        Whatever the model has changed in itself since it was lent its first weights is put back before.
+
         Raises:
             SnapshotError: Names or shapes that are not the model's, tensors missing, or a file that cannot be read.
         """
+        self._state.put_back()
         if snapshot.files in self._resident:
             for name, value in self._resident[snapshot.files].items():
-                self._tensors[name].data = value
+                self._lend(name, value)
             return
         found: set[str] = set()
         if not snapshot.is_adapter and is_converted(self._model, snapshot, _keys(snapshot), self._aliases):
@@ -73,6 +82,13 @@ class LentWeights:
         if n_bytes <= self._resident_bytes_left:
             self._resident_bytes_left -= n_bytes
             self._resident[snapshot.files] = loaded
+            for name, value in loaded.items():
+                self._lend(name, value)
+
+    def _lend(self, name: str, value: Tensor) -> None:
+        """Let a tensor refer to a resident value: a buffer to a copy, because the model may change it."""
+        own = self._tensors[name]
+        own.data = value if isinstance(own, nn.Parameter) else value.clone()
 
     def _load_converted(self, snapshot: Snapshot, found: set[str]) -> None:
         for place, value in converted_tensors(self._model, snapshot).items():
