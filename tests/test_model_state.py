@@ -155,7 +155,7 @@ def test_state_is_put_back_after_an_error_and_input_gradients():
     """An exception in the middle of a pass leaves nothing of it, nor does `input_gradients`."""
     model = Recording()
     mean, queue = model.mean, list(model.queue)
-    with pytest.raises(RuntimeError, match="size of tensor|shapes"), kept_state(model):
+    with pytest.raises(RuntimeError, match="size of tensor"), kept_state(model):
         model(torch.ones(5, 7))
     input_gradients(model, torch.ones(2, 4))
     assert model.mean is mean
