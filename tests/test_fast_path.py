@@ -223,7 +223,9 @@ def test_rows_are_read_ahead_where_a_device_computes(monkeypatch):
     used = []
     monkeypatch.setattr(replay, "ahead", lambda items, ahead=replay.ahead: used.append(True) or ahead(items))
     made = dry_run._plan
-    monkeypatch.setattr(dry_run, "_plan", lambda *arguments: replace(made(*arguments), readings=2))
+    monkeypatch.setattr(
+        dry_run, "_plan", lambda *arguments, **options: replace(made(*arguments, **options), readings=2)
+    )
     np.testing.assert_array_equal(scored("conv_net", memory_budget=1).column("vog"), expected)
     np.testing.assert_array_equal(scored("conv_net").column("vog"), expected)
     assert used == [True, True]

@@ -589,7 +589,7 @@ def test_an_exception_in_the_middle_leaves_them_as_found_too(interruption):
 
     def interrupt(module, args, kwargs):
         calls.append(next(module.parameters()).dtype)
-        if len(calls) == 6:
+        if len(calls) >= 6:
             raise interruption
 
     handle = case.model.register_forward_pre_hook(interrupt, with_kwargs=True)
@@ -598,7 +598,8 @@ def test_an_exception_in_the_middle_leaves_them_as_found_too(interruption):
         VoGScorer(case.model, batch_size=2).score(
             labelled(case.rows, case.labels), named(states), collate_fn=models.collate
         )
-    assert calls == [torch.float32] * 6  # a snapshot was in the model
+    assert len(calls) >= 6  # the plain model is tried once more where the fast one fails
+    assert set(calls) == {torch.float32}  # a snapshot was in the model
     assert_close(model_state(case.model), before, rtol=0, atol=0)
     assert_close(random_states(), streams, rtol=0, atol=0)
     handle.remove()

@@ -206,7 +206,10 @@ class _Tensor:
 
     def put_back(self) -> None:
         if self._is_overwritten() and self._values is not None:
-            self._distinct().copy_(self._values)
+            if self._data.layout is torch.strided:
+                self._distinct().copy_(self._values)
+            else:
+                self._tensor.data = self._data = self._values.clone()
         if self._is_elsewhere():
             self._tensor.data = self._data
 
@@ -219,7 +222,9 @@ class _Tensor:
         return now.stride() != then.stride() or now.data_ptr() != then.data_ptr()
 
     def _is_overwritten(self) -> bool:
-        return self._values is not None and not self._data.is_meta and not torch.equal(self._distinct(), self._values)
+        if self._values is None or self._data.is_meta:
+            return False
+        return not _are_equal(self._distinct(), self._values)
 
     def _distinct(self) -> Tensor:
         """The recorded tensor, each element in memory once (an expanded tensor cannot be written to)."""
@@ -228,6 +233,21 @@ class _Tensor:
             shape = [1 if step == 0 else n for n, step in zip(data.shape, data.stride(), strict=True)]
             return data if 0 in data.shape else data.as_strided(shape, data.stride())
         return data
+
+
+def _are_equal(first: Tensor, second: Tensor) -> bool:
+    if first.layout is torch.strided:
+        return torch.equal(first, second)
+    return first.shape == second.shape and all(map(torch.equal, _members(first), _members(second)))
+
+
+def _members(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that a sparse one is made of."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()  # noqa: SLF001 (the public names want it coalesced)
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
 class _Collection:

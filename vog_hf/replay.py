@@ -102,7 +102,8 @@ class Replay:
             try:
                 results += self._score(group.batches, bar)
             except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
-                self.plan = self.session.plain(self.plan, error)
+                with self.weights.new_record():
+                    self.plan = self.session.plain(self.plan, error)
                 bar.update(before - bar.n)
                 results += self._score(group.batches, bar)
             if group.is_last:

@@ -38,6 +38,13 @@ class LentWeights:
         """Record what the model holds besides weights: it holds the same at the beginning of every snapshot."""
         self._state = ModelState(self._model)
 
+    @contextmanager
+    def new_record(self) -> Iterator[None]:
+        """Change the model in between: what it has changed in itself is put back before, and recorded again after."""
+        self._state.put_back()
+        yield
+        self.record_state()
+
     def load(self, snapshot: Snapshot) -> None:
         """Let the model hold a snapshot's weights; an adapter's snapshot leaves the tensors under it as they are.
 
