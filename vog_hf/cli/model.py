@@ -260,12 +260,16 @@ def prepare(
 
 def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
     """The data set with the transform; sounds at the sampling rate of the feature extractor."""
-    from datasets import Audio
+    from datasets import Audio, ClassLabel, Features
 
     name = preparation.inputs[0]
     if preparation.kind == "audio" and isinstance(dataset.features[name], Audio):
         dataset = dataset.cast_column(name, Audio(sampling_rate=preparation.processor.sampling_rate))
-    return dataset.with_transform(preparation)
+    made = dataset.with_transform(preparation)
+    if preparation.numbers is not None and isinstance(made.features[preparation.label], ClassLabel):
+        # The transform makes the model's numbers of the stored ones, so the names of classes are the model's, too.
+        made.info.features = Features({**made.features, preparation.label: ClassLabel(names=preparation.class_names)})
+    return made
 
 
 def _kind_of(model: "nn.Module") -> str:
