@@ -633,3 +633,24 @@ def test_workers_that_are_spawned_read_the_same_batches(tmp_path):
     path.write_text(program)
     run = subprocess.run([sys.executable, str(path), "forkserver"], capture_output=True, text=True, check=False)
     assert run.stdout.split("\n")[0] == "[[[0.0], [1.0]], [[2.0], [3.0]]]", run.stderr
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_image_file_that_is_cut_off_is_named(tmp_path, first):
+    """The row and the file are in the message, whether the row is among the first or in a later batch."""
+    from datasets import Dataset, Features, Image
+    from PIL import Image as Picture
+
+    files = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for i, file in enumerate(files):
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Picture.fromarray(pixels).save(file)
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    images = Dataset.from_dict({"image": files}, features=Features({"image": Image()}))
+    rows = images.with_transform(
+        lambda batch: {"x": [np.asarray(image.convert("L")) / 255 for image in batch["image"]]}
+    )
+    reader = BatchReader(rows, nn.Linear(2, 2), collate_fn=lambda rows: {"input": torch.zeros(len(rows), 2)})
+    with pytest.raises(DataError, match=r"row 2 cannot be read \(.*2\.png\): .*restore its file"):
+        reader.check_deterministic([range(4)]) if first else list(reader.read([range(2), range(2, 4)]))

@@ -495,3 +495,24 @@ def _named(argument, paths):
     """An argument with the path that its first word stands for."""
     name, slash, rest = argument.partition("/")
     return f"{paths[name]}{slash}{rest}" if name in paths else argument
+
+
+@pytest.mark.parametrize(("top", "refused"), [(255, False), (256, True)])
+def test_images_of_16_bits_are_not_clipped(top, refused):
+    """Images that 8 bits hold are taken; others are refused with their mode and values, as training scaled them."""
+    import numpy as np
+    from PIL import Image
+
+    from vog_hf.cli.model import _eight_bits
+    from vog_hf.errors import DataError
+
+    pixels = np.full((4, 4), 3, dtype=np.uint16)
+    pixels[0, 0] = top
+    image = Image.fromarray(pixels)
+    if refused:
+        with pytest.raises(DataError, match=r"mode 'I;16' has values from 3 to 256, expected 0 to 255"):
+            _eight_bits(image)
+    else:
+        assert np.asarray(_eight_bits(image).convert("RGB")).max() == 255
+    grey = Image.new("LA", (2, 2))
+    assert _eight_bits(grey) is grey

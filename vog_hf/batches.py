@@ -2,7 +2,9 @@
 
 import math
 import random
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -30,6 +32,7 @@ from vog_hf.targets import IGNORED_TOKEN
 
 CollateFunction = Callable[[list[Any]], Any]
 TRANSFORM_CHECK_ROWS = 32
+UNREADABLE = (OSError, EOFError, SyntaxError, struct.error, zlib.error)  # of files that are cut off or damaged
 LABELS_AT_A_TIME = 1024  # rows of a column of lists
 
 
@@ -116,6 +119,8 @@ class BatchReader:
                 inputs, labels, masks = self._split(*next(loaded))
             except (DataError, NonFiniteError) as error:
                 raise type(error)(f"{error} ({_named(rows)})") from error
+            except UNREADABLE as error:
+                raise self._unreadable(rows, error) from error
             yield self._checked(Batch(rows, inputs, labels, masks))
 
     def read_copies(self, row: int, times: int) -> Batch:
@@ -191,8 +196,35 @@ class BatchReader:
                 "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
             )
             raise DataError(msg) from error
+        except UNREADABLE as error:
+            raise self._unreadable([row for rows in batches for row in rows], error) from error
 
-    def _read_anew(self, batches: Sequence[range]) -> Iterator[list[Any]]:
+    def _unreadable(self, rows: Sequence[int], error: Exception) -> Exception:
+        """The error that names the row, and its file, that cannot be read alone; else the error as it is."""
+        for row in rows:
+            try:
+                list(self._read_anew([[row]]))
+            except UNREADABLE as alone:
+                return DataError(
+                    f"row {row} cannot be read{self._files_of(row)}: {type(alone).__name__}: {alone}; restore its "
+                    "file, or leave the row out"
+                )
+        return error
+
+    def _files_of(self, row: int) -> str:
+        """The files that a row of a `datasets.Dataset` names, for a message."""
+        if not has_table(self.dataset):
+            return ""
+        from datasets import Audio, Image
+
+        names = [name for name, feature in self.dataset.features.items() if isinstance(feature, (Audio, Image))]
+        stored = self.dataset.with_format(None).select_columns(names)
+        for name in names:
+            stored = stored.cast_column(name, type(stored.features[name])(decode=False))
+        files = [str(value["path"]) for value in (stored[row].values() if names else ()) if value and value.get("path")]
+        return f" ({', '.join(files)})" if files else ""
+
+    def _read_anew(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
         """The rows of each batch, not collated, read as the loader reads them."""
         reread = getattr(self.dataset, "reread", None)  # of a stream, which holds rows that were transformed already
         if reread is not None:

@@ -26,6 +26,7 @@ HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")
 ROWS_AT_ONCE = 10_000  # whose column is in memory while missing inputs are looked for
 # What transformers raises for a folder's files: of the last three where they name classes that it does not have.
 UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
+MOST_OF_8_BITS = 255
 UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger number
 
 
@@ -175,7 +176,7 @@ class Preparation:
         }
 
     def _images(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
-        images = [_image(value, self.inputs[0]).convert(self.mode) for value in rows[self.inputs[0]]]
+        images = [_eight_bits(_image(value, self.inputs[0])).convert(self.mode) for value in rows[self.inputs[0]]]
         options: dict[str, Any] = {}
         if self.mode == "L":  # older processors take no grey pictures but as arrays with a channel
             images = [np.array(image)[..., None] for image in images]
@@ -419,6 +420,21 @@ def _image(value: Any, column: str) -> Any:
         msg = f"column {column!r} holds values of type {type(value).__name__}, expected images; see --input-column"
         raise DataError(msg)
     return value
+
+
+def _eight_bits(image: Any) -> Any:
+    """An image that conversion does not clip; raises where it has more than 8 bits, scaled in training in some way."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    low, high = image.getextrema()
+    if low < 0 or high > MOST_OF_8_BITS or image.mode == "F":
+        msg = (
+            f"an image of mode {image.mode!r} has values from {low:g} to {high:g}, expected 0 to 255: conversion to 8 "
+            "bits would clip it, and how training scaled it is not known; store the images in 8 bits as they were "
+            "scaled for training, or score from Python: VoGScorer(...).score(dataset.with_transform(...), ...)"
+        )
+        raise DataError(msg)
+    return image
 
 
 def _wave(value: Any) -> Any:
