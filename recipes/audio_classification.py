@@ -59,10 +59,10 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
+from vog_hf.data import as_classes, load_rows, part_of
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
-from vog_hf.loading import as_classes, load_rows, part_of
-from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
+from vog_hf.scores import most_extreme
 
 # Models to train from scratch, for short clips at 8 kHz. Layer norm in the wav2vec2: with its default, group norm, the
 # silence after a clip changes the features of the clip itself, and transformers uses no mask.

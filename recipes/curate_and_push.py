@@ -50,8 +50,8 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
+from vog_hf.data import as_classes, load_rows
 from vog_hf.hub import push_scored_dataset
-from vog_hf.loading import as_classes, load_rows
 from vog_hf.report import write_report
 
 SIZE = 64  # of images for the model from scratch

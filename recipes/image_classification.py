@@ -73,10 +73,10 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
+from vog_hf.data import plant_label_noise
+from vog_hf.data import as_classes, load_rows
 from vog_hf.evaluation import detection_table, error_by_decile, hard_tail, rank_correlations
-from vog_hf.label_noise import plant_label_noise
-from vog_hf.loading import as_classes, load_rows
-from vog_hf.pictures import contact_sheet
+from vog_hf.scores.pictures import contact_sheet
 
 # Models to train from scratch. Their first layers divide the sides of an image by 4 (ViT: into patches of 8 x 8), which
 # leaves too little of a 32 x 32 image: it is enlarged to 64 x 64. "-cifar": see `CifarResNetForImageClassification`.

@@ -55,10 +55,10 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
+from vog_hf.data import load_rows
 from vog_hf.evaluation import auroc, detection_table, rank_correlations
-from vog_hf.loading import load_rows
-from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
+from vog_hf.scores import most_extreme
 
 SMALL_LLAMA = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
 COMPARED = ("vog", "vog_normalized", "vog_early", "vog_late", "gradient_magnitude", "loss", "confidence", "variability")

@@ -58,9 +58,9 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
+from vog_hf.data import as_classes, load_rows
 from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import auroc
-from vog_hf.loading import as_classes, load_rows
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, for a model from scratch
 WIDTHS = {"small-resnet": [32, 64, 128], "resnet18": [64, 128, 256, 512]}

@@ -48,8 +48,8 @@ from transformers import (
 )
 
 from vog_hf import VoGConfig, VoGError, VoGScorer, VoGScores, add_vog_columns
+from vog_hf.data import as_classes, load_rows
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
-from vog_hf.loading import as_classes, load_rows
 from vog_hf.report import write_report
 from vog_hf.snapshots import from_hub
 

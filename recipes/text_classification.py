@@ -48,10 +48,10 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError, add_vog_columns
+from vog_hf.data import as_classes, load_rows
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
-from vog_hf.loading import as_classes, load_rows
-from vog_hf.pictures import most_extreme
 from vog_hf.report import write_report
+from vog_hf.scores import most_extreme
 
 VOCABULARY = 8000
 SCRATCH = {

@@ -21,8 +21,8 @@ from transformers import (
     set_seed,
 )
 
-from vog_hf.callback import VoGCallback
 from vog_hf.cli import main
+from vog_hf.trainer.callback import VoGCallback
 
 SIDE = 16
 MODULE = [sys.executable, "-m", "vog_hf"]

@@ -17,9 +17,10 @@ from PIL import Image as Pillow
 from report_cases import make_scores
 
 from vog_hf import VoGScores, add_vog_columns, push_scored_dataset
+from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import VoGError
-from vog_hf.hub import check, pull_scores, shards
-from vog_hf.rows import identify_rows
+from vog_hf.hub import pull_scores, shards
+from vog_hf.hub import upload_check as check
 
 ROWS = 61
 FOLDER = tempfile.TemporaryDirectory()  # of pictures that rows name

@@ -5,9 +5,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from vog_hf.accumulate import RaggedMaps
-from vog_hf.metric import percentile
-from vog_hf.scores import VoGScores
+from vog_hf.metric.definition import percentile
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.scores.vog_scores import VoGScores
 
 N = 153
 SNAPSHOTS = 5

@@ -14,9 +14,11 @@ from reference import (
 )
 from torch.testing import assert_close
 
-from vog_hf.accumulate import BatchAccumulator, Windows, pooled_maps
-from vog_hf.dynamics import classification_observation
-from vog_hf.moments import GradientMoments
+from vog_hf.metric.batch_accumulator import BatchAccumulator
+from vog_hf.metric.heat_maps import pooled_maps
+from vog_hf.metric.moments import GradientMoments
+from vog_hf.metric.training_dynamics import classification_observation
+from vog_hf.metric.windows import Windows
 
 N = 53
 CLASSES = 4

@@ -11,10 +11,10 @@ from trainers import texts, tokenizer, trained
 from transformers import DataCollatorWithPadding
 
 from vog_hf import input_gradients, vog
-from vog_hf.callback import VoGCallback
 from vog_hf.errors import OutputFolderError, SnapshotError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, model_tensors, open_snapshots
+from vog_hf.trainer.callback import VoGCallback
 
 LORA = {"r": 2, "target_modules": ["query", "value"], "lora_alpha": 8}
 KINDS = {

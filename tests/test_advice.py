@@ -12,9 +12,9 @@ from trainers import tokenizer
 from transformers import BertForMaskedLM, BertForQuestionAnswering, DataCollatorForLanguageModeling
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
-from vog_hf.collating import SeededPerRow
+from vog_hf.data.collating import SeededPerRow
 from vog_hf.errors import ConfigError, DataError, ModelError, SnapshotError
-from vog_hf.schedule import plan_snapshots
+from vog_hf.snapshots.schedule import plan_snapshots
 
 LENGTHS = (9, 5, 12, 3, 7)
 

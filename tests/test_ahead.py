@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from vog_hf.ahead import ahead
+from vog_hf.runtime.prefetch import ahead
 
 
 def test_the_next_item_is_made_while_one_is_used():

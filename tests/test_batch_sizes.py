@@ -13,7 +13,7 @@ from trainers import arguments, tokenizer
 from transformers import GPT2Config, GPT2ForSequenceClassification, Trainer, default_data_collator
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer, input_gradients
-from vog_hf.cli.model import Preparation
+from vog_hf.cli.model_inputs import Preparation
 from vog_hf.errors import CollationError, DataError, ModelError
 from vog_hf.snapshots import open_folder
 

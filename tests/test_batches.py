@@ -15,11 +15,11 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import default_data_collator
 
-from vog_hf.batches import BatchReader
 from vog_hf.config import VoGConfig
+from vog_hf.data.batch_reader import BatchReader
 from vog_hf.errors import DataError, LabelError, ModelError, NonFiniteError
-from vog_hf.gradients import preserved_rng
-from vog_hf.scorer import VoGScorer
+from vog_hf.gradients.model_mode import preserved_rng
+from vog_hf.scoring.scorer import VoGScorer
 
 N = 53
 VECTORS = [row["features"] for row in models._float_rows("features", (5,), seed=7, n=N)]

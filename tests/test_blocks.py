@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from vog_hf.accumulate import RaggedMaps, RowResults
-from vog_hf.blocks import Assembler, BlockFolder, BlockPlan, batches
 from vog_hf.config import VoGConfig
 from vog_hf.errors import CoverageError, OutputFolderError, SnapshotError
-from vog_hf.files import locked
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.metric.batch_accumulator import RowResults
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.runtime.files import locked
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.assembly import Assembler
+from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
+from vog_hf.scoring.scorer import VoGScorer
 
 N = 53
 LABELS = [(i * i + i // 3) % models.CLASSES for i in range(N)]
@@ -154,7 +156,7 @@ def test_a_run_that_stopped_while_the_blocks_were_put_together_continues(tmp_pat
         def stop(*args):
             raise KeyboardInterrupt
 
-        patched.setattr("vog_hf.results.save_table", stop)
+        patched.setattr("vog_hf.scoring.assembly.save_table", stop)
         with pytest.raises(KeyboardInterrupt):
             score(tmp_path / "scores")
     assert len(block_files(tmp_path / "scores")) == 8
@@ -178,7 +180,7 @@ def test_finished_scores_are_returned_without_calling_the_model(tmp_path):
 @pytest.mark.parametrize("name", ["scores.parquet", "trajectory-vog.npy", "heat-map-values.npy", "heat-map-scale.npy"])
 def test_finished_scores_that_were_damaged_are_not_returned(name, damage, tmp_path, monkeypatch):
     """However large they are, the file is named, and what to do; as they were written, they are returned."""
-    monkeypatch.setattr("vog_hf.scores.CHECKED_AT_LOAD", 0)
+    monkeypatch.setattr("vog_hf.scores.storage.CHECKED_AT_LOAD", 0)
     score(tmp_path / "scores")
     path = tmp_path / "scores" / name
     content = path.read_bytes()
@@ -222,7 +224,7 @@ def test_a_block_whose_ids_are_damaged_is_scored_anew(damage, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vog_hf.results.Assembler", stop)
+        patched.setattr("vog_hf.scoring.assembly.Assembler", stop)
         with pytest.raises(KeyboardInterrupt):
             scorer.score(Stream(), states, **options)
     first = {path: path.stat().st_mtime_ns for path in block_files(tmp_path / "scores")}
@@ -232,7 +234,7 @@ def test_a_block_whose_ids_are_damaged_is_scored_anew(damage, tmp_path):
     if content is not None:
         ids.write_bytes(content)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vog_hf.results.Assembler", stop)
+        patched.setattr("vog_hf.scoring.assembly.Assembler", stop)
         with pytest.raises(KeyboardInterrupt):
             scorer.score(Stream(), states, **options)
     again = {path: path.stat().st_mtime_ns for path in block_files(tmp_path / "scores")}
@@ -342,7 +344,7 @@ def test_a_disk_that_fills_up_in_mid_run_is_an_error_after_which_the_run_continu
         save_file(stored, path, metadata)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vog_hf.blocks.save_file", save_two)
+        patched.setattr("vog_hf.scoring.block_folder.save_file", save_two)
         with pytest.raises(OutputFolderError, match=r"block-000002.*No space left on device.*free some space"):
             score(tmp_path / "scores")
     assert sorted(path.name for path in (tmp_path / "scores" / "blocks").iterdir()) == [
@@ -380,7 +382,7 @@ def test_a_real_full_disk_is_an_error_in_every_phase_and_never_a_crash(tiny_disk
     needed = scorer.plan(scorer.reader(rows)).disk_bytes(60, 3)
     assert 2 * 60 * 2048 < needed < 300 * 1024
     with monkeypatch.context() as patched:
-        patched.setattr("vog_hf.scorer.require_free", lambda *args: None)
+        patched.setattr("vog_hf.scoring.scorer.require_free", lambda *args: None)
         for ballast in (350, 150):  # KiB
             (tiny_disk / "ballast").write_bytes(bytes(ballast * 1024))
             with pytest.raises(OutputFolderError, match="No space left on device"):
@@ -454,7 +456,7 @@ def test_a_block_of_another_number_of_snapshots_is_refused(tmp_path):
 @pytest.mark.parametrize("several", [[[[0, 2], [1, 3]], [[4]]], [[[0, 2, 4, 1, 3]]]], ids=["two", "one"])
 def test_blocks_of_several_processes_are_placed_by_row(several, tmp_path):
     """Interleaved rows of two processes, and of one that took over both, come out in row order, ragged maps too."""
-    from vog_hf.blocks import _in_row_order
+    from vog_hf.scoring.assembly import _in_row_order
 
     lengths = np.array([2, 1, 3, 2, 1], dtype=np.int32)
 

@@ -35,13 +35,13 @@ from transformers import (
     default_data_collator,
 )
 
-from vog_hf.blocks import BlockFolder
-from vog_hf.callback import VoGCallback
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, NotScoredError
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.block_folder import BlockFolder
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import open_folder
+from vog_hf.trainer.callback import VoGCallback
 
 BOTH = pytest.mark.parametrize("collect", ["replay", "live"])
 CHECKPOINTING = next(
@@ -512,8 +512,10 @@ def test_after_the_scoring_nothing_of_it_is_held(tmp_path):
     model = network()
     alive = weakref.ref(model)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vog_hf.replay.Replay.score", lambda self, *rest: torch.ones(3)[7])
-        patched.setattr(logging.getLogger("vog_hf.callback"), "disabled", True)  # pytest keeps records with tracebacks
+        patched.setattr("vog_hf.scoring.replay.Replay.score", lambda self, *rest: torch.ones(3)[7])
+        patched.setattr(
+            logging.getLogger("vog_hf.trainer.callback"), "disabled", True
+        )  # pytest keeps records with tracebacks
         trained(tmp_path / "failing", [failing], model=model)
     del model
     gc.unfreeze()  # `arguments` freezes what there is

@@ -12,9 +12,7 @@ from torch.testing import assert_close
 from trainers import AtStep, augmented, digits, network, plain, trained
 from transformers import TrainerCallback, default_data_collator
 
-from vog_hf import callback as callback_module
-from vog_hf import files, live, snapshots
-from vog_hf.callback import VoGCallback
+from vog_hf import snapshots
 from vog_hf.config import VoGConfig
 from vog_hf.errors import (
     ConfigError,
@@ -27,8 +25,12 @@ from vog_hf.errors import (
     OutputFolderError,
     SnapshotError,
 )
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.runtime import files
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring import live
+from vog_hf.scoring.scorer import VoGScorer
+from vog_hf.trainer import callback as callback_module
+from vog_hf.trainer.callback import VoGCallback
 
 BOTH = pytest.mark.parametrize("collect", ["replay", "live"])
 
@@ -301,7 +303,7 @@ def test_a_training_that_was_killed_while_it_made_its_folder_can_be_started_agai
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("vog_hf.training.write_json", killed)
+        patched.setattr("vog_hf.trainer.training_run.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path, [VoGCallback(pixel_rows())])
     assert [path.name for path in (tmp_path / "_vog").iterdir()] == [".lock"]
@@ -498,7 +500,7 @@ def test_rows_that_fail_after_training_began(at, collect, tmp_path, caplog, with
 @BOTH
 def test_a_disk_that_is_full_when_scores_are_written(collect, tmp_path, caplog, monkeypatch, without_callback):
     """Room is looked for, and found missing, after the training: nothing but the scores is lost."""
-    from vog_hf import blocks
+    from vog_hf.scoring import block_folder as blocks
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,12 +13,11 @@ from cli_runs import MODULE, SCRIPT, launch, run
 from datasets import DatasetDict
 
 import vog_hf
-from vog_hf.cli.data import Source, note_source
 from vog_hf.cli.output import Output, in_options
-from vog_hf.cli.scored import open_scored
-from vog_hf.columns import identify_rows
+from vog_hf.cli.sources import Source, note_source, open_scored
 from vog_hf.errors import LabelError
-from vog_hf.scores import VoGScores
+from vog_hf.scores.dataset_columns import identify_rows
+from vog_hf.scores.vog_scores import VoGScores
 
 COMMANDS = ("demo", "score", "report", "review", "apply", "push", "space", "compare", "info")
 

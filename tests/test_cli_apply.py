@@ -14,9 +14,9 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from hub_server import ACCEPTED, READING, HubServer
 from test_cli import made_scores
 
-from vog_hf.columns import add_vog_columns
 from vog_hf.review import Filter, Journal, Queue
-from vog_hf.scores import VoGScores
+from vog_hf.scores.dataset_columns import add_vog_columns
+from vog_hf.scores.vog_scores import VoGScores
 
 N = 20
 REPO = "someone/digits-vog"

@@ -7,9 +7,9 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from hub_server import ACCEPTED, READING
 from test_cli import made_scores
 
-from vog_hf.cli.data import Source, note_source
-from vog_hf.columns import add_vog_columns
-from vog_hf.scores import VoGScores
+from vog_hf.cli.sources import Source, note_source
+from vog_hf.scores.dataset_columns import add_vog_columns
+from vog_hf.scores.vog_scores import VoGScores
 
 REPO = "someone/digits-vog"
 

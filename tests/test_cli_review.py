@@ -24,13 +24,13 @@ from review_cases import Launched
 from test_cli import made_scores
 
 import vog_hf
-from vog_hf.cli.scored import open_scored
-from vog_hf.columns import add_vog_columns
+from vog_hf.cli.sources import open_scored
+from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions
 from vog_hf.review.space import SpaceOf, write_space
-from vog_hf.rows import identify_rows
-from vog_hf.scores import VoGScores
+from vog_hf.scores.dataset_columns import add_vog_columns
+from vog_hf.scores.vog_scores import VoGScores
 
 REPO = "someone/digits-vog"
 NOTHING = {"dataset": None, "config": None, "split": None, "revision": None}
@@ -169,7 +169,7 @@ def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_p
     scores.save(tmp_path / "scores")
     rows.save_to_disk(str(tmp_path / "digits"))
     program = (
-        "import json, sys\nfrom vog_hf.cli.scored import open_scored\n"
+        "import json, sys\nfrom vog_hf.cli.sources import open_scored\n"
         "found = [open_scored(name, dataset=data, config=None, split=split, revision=None) for name, data, split in "
         "json.loads(sys.argv[1])]\n"
         "print(json.dumps([[one.journal.name, one.split, len(one.dataset), one.is_from_hub] for one in found]))"
@@ -193,7 +193,7 @@ def test_pictures_that_were_fetched_lie_in_a_cache(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("train/cat/a.png", picture.getvalue())
     program = (
-        "import sys\nfrom datasets import load_dataset\nfrom vog_hf.named_files import NamedFiles\n"
+        "import sys\nfrom datasets import load_dataset\nfrom vog_hf.data.referenced_files import NamedFiles\n"
         "rows = load_dataset(sys.argv[1], split='train')\n"
         "paths = rows.with_format('arrow')[:].column('image').combine_chunks()\n"
         "print([paths.field('bytes').null_count, NamedFiles(rows).require_shown(0) is None])"

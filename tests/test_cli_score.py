@@ -32,12 +32,11 @@ from transformers import (
 )
 
 from vog_hf import input_gradients, vog
-from vog_hf.cli.model import _load_processor, find_snapshots, load_model, n_positions
-from vog_hf.cli.score import memory
-from vog_hf.cli.scoring import Wanted
+from vog_hf.cli.model_inputs import _load_processor, find_snapshots, load_model, n_positions
+from vog_hf.cli.score import Wanted, memory
 from vog_hf.errors import ModelError
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.scorer import VoGScorer
 
 TINY = {
     "hidden_size": 8,
@@ -503,7 +502,7 @@ def test_images_of_16_bits_are_not_clipped(top, refused):
     import numpy as np
     from PIL import Image
 
-    from vog_hf.cli.model import _eight_bits
+    from vog_hf.cli.model_inputs import _eight_bits
     from vog_hf.errors import DataError
 
     pixels = np.full((4, 4), 3, dtype=np.uint16)

@@ -9,7 +9,7 @@ from cli_runs import MODULE, launch
 
 from vog_hf.cli.output import Output
 from vog_hf.cli.terminal import any_encoding
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 NAMES = ["gr\udcfcn", "Übergröße", "猫 → 🐈"]  # the first as a file system has it that is not UTF-8
 

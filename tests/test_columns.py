@@ -12,22 +12,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Sp
 from PIL import Image as Pictures
 from torch import nn
 
-from vog_hf.batches import check_map_style
-from vog_hf.columns import (
-    add_vog_columns,
-    check_column_names,
-    core_column_names,
-    scores_from_columns,
-    shown_splits,
-    verify_rows,
-)
 from vog_hf.config import VoGConfig
+from vog_hf.data.batch_reader import check_map_style
+from vog_hf.data.loading import part_of, with_columns
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
-from vog_hf.hub.parts import collect_parts
-from vog_hf.loading import part_of, with_columns
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
-from vog_hf.training import splits_of
+from vog_hf.hub.scored_splits import collect_parts
+from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names, scores_from_columns
+from vog_hf.scores.scored_rows import shown_splits, verify_rows
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.scorer import VoGScorer
+from vog_hf.trainer.training_run import splits_of
 
 N = 20
 NAMES = ["cat", "dog", "frog"]

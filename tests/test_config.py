@@ -4,7 +4,7 @@ import pytest
 
 from vog_hf.config import VoGConfig, target_of_column
 from vog_hf.errors import ConfigError
-from vog_hf.targets import TASKS
+from vog_hf.gradients.tasks import TASKS
 
 
 def my_target(outputs, batch):

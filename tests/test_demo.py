@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 import vog_hf
 from vog_hf.demo import load_digits_dataset
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 COMMAND = [sys.executable, "-m", "vog_hf"]
 

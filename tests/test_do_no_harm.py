@@ -21,8 +21,8 @@ import torch
 from trainers import arguments, augmented, digits, network, plain, texts, tokenizer
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from vog_hf.callback import VoGCallback
 from vog_hf.errors import NotScoredError
+from vog_hf.trainer.callback import VoGCallback
 
 CHECKPOINTING = next(
     f.name for f in fields(TrainingArguments) if f.name in ("activation_checkpointing", "gradient_checkpointing")

@@ -14,7 +14,7 @@ from trainers import tokenizer
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import DataError, LabelError, ModelError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 
 N = 53
 LABELS = [(i * i + i // 3) % models.CLASSES for i in range(N)]

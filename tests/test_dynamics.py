@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from reference import reference_dynamics
 from torch.testing import assert_close
 
-from vog_hf.dynamics import TrainingDynamics, classification_observation, training_dynamics
 from vog_hf.errors import ConfigError
+from vog_hf.metric.training_dynamics import TrainingDynamics, classification_observation, training_dynamics
 
 N = 53
 COLUMNS = ("loss", "confidence", "variability", "correctness", "forgetting", "margin", "el2n")

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from vog_hf import VoGScorer, input_gradients
-from vog_hf.decoder_inputs import decoder_inputs
 from vog_hf.errors import ModelError
-from vog_hf.gradients import find_leaf
+from vog_hf.gradients.decoder_inputs import decoder_inputs
+from vog_hf.gradients.input_leaf import find_leaf
 
 VOCABULARY = models.VOCABULARY
 TOKENS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 3}

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import hard_tail
 from vog_hf.evaluation.bootstrap import RankedRows, TiedOrder, verdict
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 N = 2000
 

@@ -11,11 +11,10 @@ import torch
 from scipy.stats import rankdata
 from torch import nn
 
-from vog_hf import replay, session
 from vog_hf.config import VoGConfig
-from vog_hf.engine import dry_run, fast_path
-from vog_hf.folding import Folding
-from vog_hf.scorer import VoGScorer
+from vog_hf.gradients.batchnorm_folding import Folding
+from vog_hf.scoring import dry_run, fast_path, replay, session
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, lend_weights, open_folder
 
 N = 53

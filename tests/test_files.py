@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 
 from vog_hf.errors import OutputFolderError
-from vog_hf.files import (
+from vog_hf.runtime.files import (
     foreign_names,
     format_bytes,
     free_bytes,
@@ -188,7 +188,7 @@ def without_flock(*_):
 def test_a_disk_without_flock_is_locked_by_a_file(tmp_path, monkeypatch):
     """A second run is refused while the first holds it; what a dead process left is taken over; nothing is left."""
     monkeypatch.setattr("fcntl.flock", without_flock)
-    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.1)
     marker = tmp_path / ".lock.held"
     with locked(tmp_path):
         assert marker.read_text() == f"{os.getpid()} on {socket.gethostname()}"
@@ -215,7 +215,7 @@ def test_a_lock_is_no_way_out_of_its_folder(tmp_path, monkeypatch, name):
     """A link that a folder brings along neither empties nor makes the file that it leads to."""
     if name == ".lock.held":
         monkeypatch.setattr("fcntl.flock", without_flock)
-    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.1)
     (tmp_path / "scores").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     for target in ("notes.txt", "absent.txt"):

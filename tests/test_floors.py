@@ -161,14 +161,18 @@ def test_imports_point_down():
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [
-        ("metric", "from vog_hf.targets import Task", r"metric:1 \(floor 0\) imports targets \(floor 1\): upward"),
-        ("metric", "import vog_hf.scorer", "upward"),
+        (
+            "metric",
+            "from vog_hf.gradients.targets import Task",
+            r"metric:1 \(floor 0\) imports targets \(floor 1\): upward",
+        ),
+        ("metric", "import vog_hf.scoring.scorer", "upward"),
         ("metric", "from vog_hf import scorer", "upward"),
         ("metric", "from vog_hf import VoGScorer", "imports scorer"),
         ("metric", "from . import gradients", "upward"),
         ("metric", "from .gradients import input_gradients", "upward"),
-        ("gradients", "def f():\n    from vog_hf.rows import identify_rows", "gradients:2"),
-        ("scorer", "if TYPE_CHECKING:\n    from vog_hf.callback import VoGCallback", "upward"),
+        ("gradients", "def f():\n    from vog_hf.data.row_identity import identify_rows", "gradients:2"),
+        ("scorer", "if TYPE_CHECKING:\n    from vog_hf.trainer.callback import VoGCallback", "upward"),
         ("tracking", "from vog_hf.hub import push_scored_dataset", "do not know one another"),
         ("metric", "from transformers import Trainer", "is on floor 0 and imports transformers"),
         ("moments", "def f():\n    import datasets.features", "is on floor 0 and imports datasets.features"),
@@ -184,12 +188,12 @@ def test_a_fault_is_found(module, source, message):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("scorer", "from vog_hf.gradients import input_gradients"),
-        ("scorer", "from vog_hf.rows import identify_rows"),
+        ("scorer", "from vog_hf.gradients.input_gradients import input_gradients"),
+        ("scorer", "from vog_hf.data.row_identity import identify_rows"),
         ("metric", "from vog_hf.errors import ConfigError"),
         ("callback", "from vog_hf import VoGScorer"),
         ("report", "from .template import page"),
-        ("report", "from vog_hf.report.template import page"),
+        ("report", "from vog_hf.report.page import page"),
         ("rows", "from datasets import Dataset"),
     ],
 )
@@ -210,7 +214,7 @@ def test_recipes_use_public_names():
 def test_a_recipe_that_knows_too_much_is_found():
     """The checker of recipes can fail, and lets the public names pass."""
     for source in (
-        "from vog_hf.scorer import VoGScorer",
+        "from vog_hf.scoring.scorer import VoGScorer",
         "from vog_hf.evaluation import _aligned",
         "from vog_hf import engine",
         "import vog_hf.engine",

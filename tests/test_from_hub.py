@@ -12,7 +12,7 @@ from hub_server import ACCEPTED, HubServer
 from safetensors.torch import save
 
 from vog_hf.errors import ConfigError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import from_hub
 
 REPO = "someone/model"

@@ -14,18 +14,12 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
-from vog_hf.gradients import (
-    InputLeaf,
-    averaged_axis,
-    find_leaf,
-    forward_inputs,
-    forward_parameters,
-    input_gradients,
-    scoring_mode,
-    split_batch,
-    unwrap,
-)
-from vog_hf.targets import TARGETS, find_logits
+from vog_hf.gradients.input_gradients import input_gradients
+from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf
+from vog_hf.gradients.model_inputs import forward_inputs, forward_parameters, split_batch
+from vog_hf.gradients.model_mode import scoring_mode, unwrap
+from vog_hf.gradients.targets import find_logits
+from vog_hf.gradients.tasks import TARGETS
 
 TOLERANCE = 1e-8  # relative to the row's largest gradient; both sides are float64
 COMBINATIONS = [(name, target) for name in models.CASES for target in TARGETS]

@@ -8,7 +8,7 @@ from hub_client import HubClient
 from hub_server import ACCEPTED, READING, STRANGER, HubServer
 from markdown_it import MarkdownIt
 
-from vog_hf.hub.places import shard_pattern
+from vog_hf.hub.repo_paths import shard_pattern
 
 REPO = "someone/data"
 CORE = ["vog", "vog_class_normalized", "vog_percentile"]

@@ -16,12 +16,12 @@ from report_cases import make_pictures, make_regression, make_scores
 from vog_hf import add_vog_columns
 from vog_hf.errors import ConfigError
 from vog_hf.hub.card import describe_split, merged_card, sections
-from vog_hf.hub.head import WrittenCard
-from vog_hf.hub.parts import Part, collect_parts, score_tables
-from vog_hf.hub.places import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
-from vog_hf.hub.rehearsal import require_loadable
+from vog_hf.hub.card_yaml import WrittenCard
+from vog_hf.hub.commit_check import require_loadable
+from vog_hf.hub.repo_paths import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
+from vog_hf.hub.scored_splits import Part, collect_parts, score_tables
 from vog_hf.hub.shards import count_shards
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 ABOUT = {"pushed": ["default/train"], "title": "data", "repo_id": "me/data", "config": "default", "scored": "default"}
 HEAD = "---\nlicense: mit\n---\n"

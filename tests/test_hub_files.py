@@ -9,8 +9,8 @@ from datasets.table import embed_table_storage
 from PIL import Image as Pillow
 
 from vog_hf import VoGScores, add_vog_columns, push_scored_dataset
+from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import DataError, HubError
-from vog_hf.named_files import require_own_files
 
 STORED = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 SCORES = VoGScores({"vog": np.array([0.5, 0.25], dtype=np.float32)}, {})

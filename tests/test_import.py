@@ -35,13 +35,15 @@ def test_importing_the_package_loads_nothing_slow():
 
 def test_the_check_of_slow_imports_can_fail():
     """The same checker reports torch where it is loaded: for the formula, and on first use of a public name."""
-    assert "torch" in heavy_modules_after("import vog_hf.metric")
+    assert "torch" in heavy_modules_after("import vog_hf.metric.definition")
     assert "torch" in heavy_modules_after("import vog_hf; vog_hf.vog")
 
 
 def test_the_formula_needs_no_hugging_face_library():
     """Floor 0 stands alone: metric, moments and dynamics load torch, and nothing of Hugging Face."""
-    loaded = heavy_modules_after("import vog_hf.metric, vog_hf.moments, vog_hf.dynamics, vog_hf.schedule")
+    loaded = heavy_modules_after(
+        "import vog_hf.metric.definition, vog_hf.metric.moments, vog_hf.metric.training_dynamics, vog_hf.snapshots.schedule"
+    )
     assert set(loaded).isdisjoint({"transformers", "datasets", "accelerate", "wandb"})
 
 

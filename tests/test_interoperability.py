@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cli_runs import run, train_on_images
 
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 PAGE = (Path(__file__).parent.parent / "docs" / "interoperability.md").read_text(encoding="utf-8")
 IMPORTED = {"pandas": "pandas", "polars": "polars", "DuckDB": "duckdb", "cleanlab": "cleanlab"}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
+from vog_hf.data.label_noise import plant_label_noise
 from vog_hf.errors import ConfigError, LabelError
-from vog_hf.label_noise import plant_label_noise
 
 N = 53
 NAMES = ["cat", "dog", "frog", "owl"]

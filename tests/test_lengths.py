@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from vog_hf.rows import list_lengths
-from vog_hf.scorer import VoGScorer
+from vog_hf.data.arrow_columns import list_lengths
+from vog_hf.scoring.scorer import VoGScorer
 
 N = 53
 CASE = models.bert()

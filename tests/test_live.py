@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, MemoryBudgetError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 
 N = 53
 LABELS = [(i * i + i // 3) % models.CLASSES for i in range(N)]
@@ -168,9 +168,9 @@ def test_too_little_memory_is_refused_with_both_numbers(monkeypatch):
     _, live = start(case)
     needed = live.memory_bytes()
     assert needed == N * (2 * 2 * 8 * 8 * 4 + 12 * 7)  # mean and squares, windows all and late, one plane of float32
-    monkeypatch.setattr("vog_hf.live.free_memory", lambda device: needed)
+    monkeypatch.setattr("vog_hf.scoring.live.free_memory", lambda device: needed)
     start(case)
-    monkeypatch.setattr("vog_hf.live.free_memory", lambda device: needed - 1)
+    monkeypatch.setattr("vog_hf.scoring.live.free_memory", lambda device: needed - 1)
     with pytest.raises(
         MemoryBudgetError, match=r"moments of 53 rows, 57\.3 KiB, and 57\.3 KiB are free; use collect='replay'"
     ):

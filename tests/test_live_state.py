@@ -8,10 +8,10 @@ from test_callback import PowerCutError, assert_same_scores, cut, pixel_rows, sc
 from test_live import case_of, labelled, start, train
 from trainers import AtStep, WeightsByStep, augmented, digits, plain, trained
 
-from vog_hf.callback import VoGCallback
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, OutputFolderError
-from vog_hf.live_state import STATE_NAME, read_header
+from vog_hf.scoring.live_checkpoint import STATE_NAME, read_header
+from vog_hf.trainer.callback import VoGCallback
 
 BOTH_TARGETS = VoGConfig(target=("logit", "loss"))
 
@@ -56,7 +56,7 @@ def test_many_small_files_hold_what_one_holds(tmp_path, monkeypatch):
     model, live = start(case)
     train(model, live, states[:3])
     live.save(tmp_path / "one")
-    monkeypatch.setattr("vog_hf.live_state.PART_BYTES", 1)
+    monkeypatch.setattr("vog_hf.scoring.live_checkpoint.PART_BYTES", 1)
     live.save(tmp_path / "several")
     assert len(list((tmp_path / "one").glob("*.safetensors"))) == 1
     assert len(list((tmp_path / "several").glob("*.safetensors"))) == 8
@@ -144,7 +144,7 @@ def test_moments_of_something_else_are_refused(other, differing, tmp_path):
 
 def test_moments_and_scores_have_formats_of_their_own(tmp_path, monkeypatch):
     """A new format of scores leaves saved moments readable to it; another format of moments is refused."""
-    monkeypatch.setattr("vog_hf.session.FORMAT", 7)
+    monkeypatch.setattr("vog_hf.scoring.session.FORMAT", 7)
     case, folder = saved(tmp_path)
     _, live = start(case)
     live.restore(folder)
@@ -269,7 +269,7 @@ def test_moments_that_cannot_be_saved_cost_no_scores(failing, tmp_path, monkeypa
     def full(*args, **kwargs):
         raise OutputFolderError("no space left")
 
-    monkeypatch.setattr(f"vog_hf.live.{failing}", full)
+    monkeypatch.setattr(f"vog_hf.scoring.live.{failing}", full)
     vog = live_callback()
     trained(tmp_path, [vog], save_strategy="epoch")
     assert len(vog.scores) == 64
@@ -278,24 +278,26 @@ def test_moments_that_cannot_be_saved_cost_no_scores(failing, tmp_path, monkeypa
 
 def test_a_second_training_in_a_folder_is_refused_while_the_first_goes_on(tmp_path, monkeypatch):
     """Neither takes the other's snapshots; once the first has ended, or crashed, the folder can be had."""
-    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.0)
-    monkeypatch.setattr("vog_hf.training._held", {})  # as in another process, which knows nothing of the first
+    monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.0)
+    monkeypatch.setattr(
+        "vog_hf.trainer.training_run._held", {}
+    )  # as in another process, which knows nothing of the first
     refused = []
 
     def second(model, control):
         held = dict(monkeypatch_held())
         try:
-            monkeypatch.setattr("vog_hf.training._held", {})
+            monkeypatch.setattr("vog_hf.trainer.training_run._held", {})
             trained(tmp_path / "second", [VoGCallback(pixel_rows(), output_dir=tmp_path / "first" / "_vog")])
         except OutputFolderError as error:
             refused.append(str(error))
         finally:
-            monkeypatch.setattr("vog_hf.training._held", held)
+            monkeypatch.setattr("vog_hf.trainer.training_run._held", held)
 
     def monkeypatch_held():
-        import vog_hf.training
+        import vog_hf.trainer.training_run
 
-        return vog_hf.training._held
+        return vog_hf.trainer.training_run._held
 
     with pytest.raises(PowerCutError):
         trained(tmp_path / "first", [VoGCallback(pixel_rows()), AtStep(2, second), AtStep(5, cut)])

@@ -6,8 +6,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, NamedSplit, Value
 from transformers import BertConfig
 
+from vog_hf.data.loading import as_classes, class_numbers, load_rows, model_classes, part_of
 from vog_hf.errors import DataError, LabelError
-from vog_hf.loading import as_classes, class_numbers, load_rows, model_classes, part_of
 
 ROWS = {"text": list("abcdef"), "label": [0, 1, 0, 1, 0, 1]}
 

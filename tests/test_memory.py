@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import MemoryBudgetError
-from vog_hf.memory import RowsAtATime, free_memory
-from vog_hf.scorer import VoGScorer
+from vog_hf.runtime.memory import RowsAtATime, free_memory
+from vog_hf.scoring.scorer import VoGScorer
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 

@@ -6,7 +6,7 @@ from scipy.stats import rankdata, zscore
 from torch.testing import assert_close
 
 from vog_hf.errors import ConfigError, NonFiniteError
-from vog_hf.metric import class_normalize, mean_over_elements, percentile, vog
+from vog_hf.metric.definition import class_normalize, mean_over_elements, percentile, vog
 
 N = 53
 

@@ -12,8 +12,9 @@ from transformers import Trainer, TrainingArguments
 
 from vog_hf import VoGCallback, VoGScorer
 from vog_hf.errors import ModelError
-from vog_hf.gradients import input_gradients, scoring_mode
-from vog_hf.model_state import kept_state
+from vog_hf.gradients.input_gradients import input_gradients
+from vog_hf.gradients.model_mode import scoring_mode
+from vog_hf.gradients.model_state import kept_state
 
 ROWS = [(row, i % 3) for i, row in enumerate(torch.randn(7, 4, generator=torch.Generator().manual_seed(0)))]
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from vog_hf.errors import ConfigError
-from vog_hf.metric import vog
-from vog_hf.moments import GradientMoments
+from vog_hf.metric.definition import vog
+from vog_hf.metric.moments import GradientMoments
 
 # Welford's recurrence loses a few units in the last place per update, times mean / deviation (at most 1e3 below).
 RELATIVE_TOLERANCE = 1e-10

@@ -13,11 +13,11 @@ from datasets import Dataset, Features, Image, Value, concatenate_datasets, load
 from PIL import Image as Pillow
 
 from vog_hf import VoGScores, add_vog_columns
+from vog_hf.data.referenced_files import NamedFiles, Origin, origin, require_own_files
 from vog_hf.errors import DataError
-from vog_hf.named_files import NamedFiles, Origin, origin, require_own_files
-from vog_hf.pictures import row_texts, show_rows
-from vog_hf.pictures.decoding import MAX_TEXT, decoded
 from vog_hf.report import write_report
+from vog_hf.scores.pictures import row_texts, show_rows
+from vog_hf.scores.pictures.decoding import MAX_TEXT, decoded
 
 STORED = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 COMMIT = "0123456789" * 4
@@ -124,7 +124,7 @@ def test_a_large_picture_is_reduced_before_it_is_converted(mode):
 
 def test_a_picture_that_would_fill_the_memory_is_not_decoded(monkeypatch, caplog):
     """It is shown as if there were none, the log says how large it is; the next smaller one is shown."""
-    monkeypatch.setattr("vog_hf.pictures.decoding.MAX_DECODED", 100 * 100 * 4)
+    monkeypatch.setattr("vog_hf.scores.pictures.decoding.MAX_DECODED", 100 * 100 * 4)
     rows = [Pillow.new("RGB", (side, 100)) for side in (100, 101)]
     dataset = Dataset.from_dict({"image": rows}, features=Features({"image": Image()}))
     with caplog.at_level(logging.WARNING):

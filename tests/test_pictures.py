@@ -13,24 +13,22 @@ from datasets import Image as ImageFeature
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.evaluation import class_table, error_by_decile
-from vog_hf.pictures import (
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.scores.formatting import shortened
+from vog_hf.scores.pictures import (
     contact_sheet,
     decile_plot,
-    most_extreme,
     overlay,
-    ranking_column,
     row_overlay,
     row_picture,
     row_text,
-    row_values,
     show_rows,
     thumbnail,
 )
-from vog_hf.scores import VoGScores
-from vog_hf.text import shortened
+from vog_hf.scores.ranking import most_extreme, ranking_column, row_values
+from vog_hf.scores.vog_scores import VoGScores
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

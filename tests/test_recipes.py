@@ -20,7 +20,7 @@ from transformers import (
 
 from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import error_by_decile
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 

@@ -39,7 +39,7 @@ from wandb_runs import inspect
 from vog_hf.demo import load_digits_dataset
 from vog_hf.errors import LabelError
 from vog_hf.evaluation import error_by_decile
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 

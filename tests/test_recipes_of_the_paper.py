@@ -27,9 +27,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from vog_hf.data.label_noise import plant_label_noise
 from vog_hf.demo import load_digits_dataset
-from vog_hf.label_noise import plant_label_noise
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 

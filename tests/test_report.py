@@ -23,7 +23,6 @@ from report_cases import (
 )
 from torch.utils.data import Dataset as TorchDataset
 
-from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
 from vog_hf.evaluation import (
     class_table,
@@ -35,11 +34,12 @@ from vog_hf.evaluation import (
     ranking_stability,
     stability_in_words,
 )
-from vog_hf.pictures import most_extreme
+from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.report import write_report
 from vog_hf.report.figures import histogram_figure
-from vog_hf.scores import VoGScores
-from vog_hf.text import number, printable, signed
+from vog_hf.scores.formatting import number, printable, signed
+from vog_hf.scores.ranking import most_extreme
+from vog_hf.scores.vog_scores import VoGScores
 
 LOADING = ("src", "href", "xlink:href", "srcset", "data", "action", "poster", "background", "style")
 

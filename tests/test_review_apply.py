@@ -8,13 +8,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as Pillow
 from report_cases import make_regression, make_scores
 
-from vog_hf.columns import add_vog_columns, verify_rows
+from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import ConfigError, DataError, JournalError, RowMismatchError
 from vog_hf.review import Decision, Journal, apply_review, resolve, reviewer_agreement
 from vog_hf.review.apply import MODES, plan_review
-from vog_hf.review.summary import summary
-from vog_hf.rows import identify_rows
-from vog_hf.scores import VoGScores
+from vog_hf.review.card_summary import summary
+from vog_hf.scores.dataset_columns import add_vog_columns
+from vog_hf.scores.scored_rows import verify_rows
+from vog_hf.scores.vog_scores import VoGScores
 
 N = 31
 NAMES = ["cat", "dog", "<b>frog</b>"]

@@ -12,12 +12,12 @@ from html_page import _Reader
 from PIL import Image
 from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regression, make_scores, make_texts
 
+from vog_hf.data.referenced_files import is_cached
 from vog_hf.errors import ConfigError, DataError
-from vog_hf.named_files import is_cached
-from vog_hf.review.desk import Desk, answering, pace
+from vog_hf.review.html import LABEL_NOTE
 from vog_hf.review.journal import Journal, read_decisions
-from vog_hf.review.page import LABEL_NOTE
-from vog_hf.review.row import RowMaker
+from vog_hf.review.service import Desk, answering, pace
+from vog_hf.scores.row_view import RowMaker
 
 
 def opened(folder, scores=None, dataset=None, **options):
@@ -353,7 +353,8 @@ def test_scores_from_columns():
     """What was added as columns comes back as scores of the same rows; without vog it is refused."""
     from datasets import ClassLabel, Dataset, Features, Value
 
-    from vog_hf.columns import add_vog_columns, scores_from_columns, verify_rows
+    from vog_hf.scores.dataset_columns import add_vog_columns, scores_from_columns
+    from vog_hf.scores.scored_rows import verify_rows
 
     scores = make_scores(maps=None)
     label = scores.column("label").tolist()

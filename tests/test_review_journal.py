@@ -15,12 +15,12 @@ import pytest
 from datasets import Dataset
 from report_cases import make_regression
 
+from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import ConfigError, JournalError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions
 from vog_hf.review.agreement import reviewer_agreement
 from vog_hf.review.journal import read_journal
-from vog_hf.rows import identify_rows
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 N = 23
 NAMES = ["cat", "dog", "frog"]
@@ -456,7 +456,7 @@ def test_a_journal_on_a_disk_without_flock_takes_decisions_in_turn(scores, path,
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", without_flock)
-    monkeypatch.setattr("vog_hf.files.LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.1)
     first, second = Journal.open(path, scores), Journal.open(path, scores)
     first.decide(1, "keep", reviewer="Ada")
     second.decide(2, "drop", reviewer="Bob")

@@ -4,7 +4,7 @@ from report_cases import HOSTILE, make_regression, make_scores
 
 from vog_hf.errors import ConfigError
 from vog_hf.review import Filter, Queue
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 
 def small(**columns):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Audio, Dataset, Features, Value
 
-from vog_hf.review.sound import MAX_BYTES, Sounds
+from vog_hf.scores.audio import MAX_BYTES, Sounds
 
 
 def tone(rate=8000):

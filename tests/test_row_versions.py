@@ -9,9 +9,9 @@ from datasets import Dataset, Features, Value
 from torch import nn
 
 from vog_hf import VoGScorer, VoGScores, add_vog_columns
+from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.errors import OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, apply_review
-from vog_hf.rows import RowIdentity, identify_rows
 
 N = 70
 MODEL = nn.Linear(4, 3)
@@ -83,7 +83,7 @@ def test_a_finished_folder_of_version_1_is_returned_and_known_as_its_rows(old):
 def test_an_interrupted_folder_of_version_1_is_continued(tmp_path, monkeypatch):
     """Blocks that it has finished are kept, and the scores are those of a run without a break."""
     whole = score(rows(), tmp_path / "whole")
-    from vog_hf.replay import Replay
+    from vog_hf.scoring.replay import Replay
 
     write, written = Replay.write, []
 

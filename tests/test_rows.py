@@ -14,15 +14,10 @@ from datasets.features.features import Array2DExtensionType
 from datasets.table import embed_table_storage
 from PIL import Image as Picture
 
+from vog_hf.data.arrow_columns import has_table, integer_column
+from vog_hf.data.row_hashes import ValueHashes
+from vog_hf.data.row_identity import RowIdentity, _hash_column, identify_rows
 from vog_hf.errors import RowMismatchError
-from vog_hf.row_hashes import ValueHashes
-from vog_hf.rows import (
-    RowIdentity,
-    _hash_column,
-    has_table,
-    identify_rows,
-    integer_column,
-)
 
 N = 53
 

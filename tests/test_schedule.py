@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vog_hf.errors import ConfigError
-from vog_hf.schedule import plan_snapshots
+from vog_hf.snapshots.schedule import plan_snapshots
 
 LENGTHS = st.integers(2, 5000)
 

@@ -24,8 +24,8 @@ from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, LabelError, ModelError, OutputFolderError, SnapshotError
-from vog_hf.replay import Replay
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.replay import Replay
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter
 
 N = 53

@@ -6,11 +6,11 @@ import models
 import numpy as np
 import pytest
 
-from vog_hf.accumulate import RaggedMaps
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import MAX_CLASSES, VoGScores, class_count
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.scores.vog_scores import MAX_CLASSES, VoGScores, class_count
+from vog_hf.scoring.scorer import VoGScorer
 
 
 def scored(output_dir=None, *, name="bert", **options):
@@ -184,7 +184,7 @@ def test_damaged_scores_are_not_loaded(name, damage, tmp_path):
 
 def test_large_files_are_checked_when_they_are_copied(tmp_path, monkeypatch):
     """Loading does not read what it maps into memory; `save`, which reads it, copies no damage."""
-    monkeypatch.setattr("vog_hf.scores.CHECKED_AT_LOAD", 100)
+    monkeypatch.setattr("vog_hf.scores.storage.CHECKED_AT_LOAD", 100)
     scored(tmp_path / "scores")
     path = tmp_path / "scores" / "heat-map-values.npy"
     content = path.read_bytes()

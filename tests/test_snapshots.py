@@ -13,7 +13,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.testing import assert_close
 
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import (
     INDEX_NAME,
     SnapshotWriter,

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from vog_hf.errors import SnapshotError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, open_snapshots
 from vog_hf.snapshots.writer import FROZEN_NAME
 

@@ -7,11 +7,11 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from test_live_state import assert_identical
 
 from vog_hf.config import VoGConfig
+from vog_hf.data.streams import StreamRows
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
-from vog_hf.replay import Replay
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
-from vog_hf.streams import StreamRows
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.replay import Replay
+from vog_hf.scoring.scorer import VoGScorer
 
 N = 53
 CASE = models.conv_net()
@@ -91,7 +91,7 @@ def test_a_stream_is_read_once(tmp_path):
 
 def test_the_shards_are_parquet_that_load_dataset_reads(tmp_path, monkeypatch):
     """The table comes in shards with row and id, and `VoGScores.load` reads them as one."""
-    monkeypatch.setattr("vog_hf.scores.SHARD_ROWS", 20)
+    monkeypatch.setattr("vog_hf.scores.storage.SHARD_ROWS", 20)
     scores = score(Rows(), tmp_path / "scores", id_column="name")
     assert sorted(path.name for path in (tmp_path / "scores").glob("*.parquet")) == [
         f"scores-{shard:05d}-of-00003.parquet" for shard in range(3)

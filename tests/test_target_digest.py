@@ -7,7 +7,7 @@ import pytest
 
 from vog_hf.config import VoGConfig, target_digest
 from vog_hf.errors import OutputFolderError
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 
 
 def made(source):

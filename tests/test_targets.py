@@ -9,16 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
-from vog_hf.targets import (
-    TARGETS,
-    TASKS,
-    check_target,
-    fill_missing_labels,
-    find_logits,
-    find_task,
-    row_scalar,
-    target_name,
-)
+from vog_hf.gradients.targets import check_target, fill_missing_labels, find_logits, find_task, row_scalar, target_name
+from vog_hf.gradients.tasks import TARGETS, TASKS
 
 N = 53
 CLASSES = 4

@@ -17,7 +17,6 @@ from scipy.stats import spearmanr
 from torch import nn, rand
 from wandb_runs import logged_run, offline_client, read_back
 
-from vog_hf.accumulate import RaggedMaps
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.evaluation import (
     auroc,
@@ -28,9 +27,11 @@ from vog_hf.evaluation import (
     ranking_stability,
     stability_in_words,
 )
-from vog_hf.pictures import most_extreme, overlay
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import COMPANIONS, VoGScores
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.scores.pictures import overlay
+from vog_hf.scores.ranking import most_extreme
+from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.tracking import log_scores
 from vog_hf.tracking.contents import contents
 

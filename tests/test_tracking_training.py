@@ -12,10 +12,10 @@ from trainers import AtStep, arguments, digits, network, plain, trained
 from transformers import Trainer
 from wandb_runs import all_parts, logged_run, offline_client, read_back
 
-import vog_hf.callback as callback_module
+import vog_hf.trainer.callback as callback_module
 from vog_hf import VoGCallback
 from vog_hf.errors import ConfigError
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking import log_scores
 
 

@@ -11,7 +11,8 @@ from trainers import digits, plain, trained
 from vog_hf import VoGCallback
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import error_by_decile, hard_tail
-from vog_hf.pictures import most_extreme, overlay
+from vog_hf.scores.pictures import overlay
+from vog_hf.scores.ranking import most_extreme
 from vog_hf.tracking import log_scores
 
 trackio = pytest.importorskip("trackio")
@@ -92,7 +93,7 @@ def test_without_a_run(caplog):
 def test_the_extra_that_is_missing(monkeypatch):
     """What to install is said where Trackio cannot be imported."""
     monkeypatch.setitem(sys.modules, "trackio", None)
-    from vog_hf.tracking.to_trackio import about
+    from vog_hf.tracking.trackio_backend import about
 
     with pytest.raises(ConfigError, match=r"pip install 'vog_hf\[trackio\]'"):
         about(["text"])

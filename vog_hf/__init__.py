@@ -8,17 +8,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vog_hf.callback import VoGCallback
-    from vog_hf.columns import add_vog_columns
     from vog_hf.config import VoGConfig
     from vog_hf.errors import VoGError
-    from vog_hf.gradients import input_gradients
+    from vog_hf.gradients.input_gradients import input_gradients
     from vog_hf.hub import push_scored_dataset
-    from vog_hf.metric import class_normalize, vog
-    from vog_hf.moments import GradientMoments
-    from vog_hf.scorer import VoGScorer
-    from vog_hf.scores import VoGScores
+    from vog_hf.metric.definition import class_normalize, vog
+    from vog_hf.metric.moments import GradientMoments
+    from vog_hf.scores.dataset_columns import add_vog_columns
+    from vog_hf.scores.vog_scores import VoGScores
+    from vog_hf.scoring.scorer import VoGScorer
     from vog_hf.tracking import log_scores
+    from vog_hf.trainer.callback import VoGCallback
 
 __all__ = [
     "GradientMoments",

@@ -15,10 +15,11 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
-from vog_hf.callback import VoGCallback
 from vog_hf.evaluation import error_by_decile, rank_correlations
-from vog_hf.pictures import contact_sheet, most_extreme
-from vog_hf.scores import VoGScores
+from vog_hf.scores.pictures import contact_sheet
+from vog_hf.scores.ranking import most_extreme
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.trainer.callback import VoGCallback
 
 EPOCHS = 8
 SIDE = 32  # the 8 x 8 digits are enlarged, because the network halves its input three times

@@ -6,7 +6,7 @@ from accelerate import PartialState
 from leaving import leave_together
 
 from vog_hf.errors import ProcessError
-from vog_hf.processes import meet
+from vog_hf.runtime.processes import meet
 
 processes = PartialState(cpu=True)
 for _ in range(2):  # as often as there are trainings

@@ -15,7 +15,7 @@ from leaving import leave_together
 from scorings import Scoring, assert_bit_equal
 
 from vog_hf.config import VoGConfig
-from vog_hf.files import locked
+from vog_hf.runtime.files import locked
 from vog_hf.snapshots import SnapshotWriter
 
 SCORING = Scoring("images", 53, 7)

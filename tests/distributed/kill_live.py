@@ -19,7 +19,7 @@ import torch
 from kill_scoring import Attempt
 from trainers import digits, plain, trained
 
-from vog_hf.callback import VoGCallback
+from vog_hf.trainer.callback import VoGCallback
 
 STEPS = [2, 3, 5, 8, 11, 12]
 OPTIONS = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3, "max_steps": STEPS[-1]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import models
 import torch
 
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 
 BUDGET = 32 * 2**20
 BATCH = 64

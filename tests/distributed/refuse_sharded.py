@@ -16,12 +16,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-import vog_hf.replica
-from vog_hf.callback import VoGCallback
+import vog_hf.snapshots.unsharded_copy
 from vog_hf.errors import MemoryBudgetError, ModelError, ProcessError, SnapshotError
-from vog_hf.replica import copy_weights, replica
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, lend_weights
+from vog_hf.snapshots.unsharded_copy import copy_weights, replica
+from vog_hf.trainer.callback import VoGCallback
 
 
 def sharded(model: nn.Module) -> nn.Module:
@@ -91,17 +91,17 @@ def no_room_on_one_process_is_known_to_all(rank: int) -> None:
     """The one without room says how much it needs; nobody begins to copy."""
     model = sharded(models.vit().model)
     needed = 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
-    free = vog_hf.replica.free_memory
+    free = vog_hf.snapshots.unsharded_copy.free_memory
     try:
-        vog_hf.replica.free_memory = lambda device: needed - 1 if rank == 1 else free(device)
+        vog_hf.snapshots.unsharded_copy.free_memory = lambda device: needed - 1 if rank == 1 else free(device)
         with pytest.raises(
             ProcessError if rank == 0 else MemoryBudgetError, match=r"needs the whole model.* KiB are free"
         ):
             replica(model)
-        vog_hf.replica.free_memory = lambda device: needed
+        vog_hf.snapshots.unsharded_copy.free_memory = lambda device: needed
         replica(model)
     finally:
-        vog_hf.replica.free_memory = free
+        vog_hf.snapshots.unsharded_copy.free_memory = free
 
 
 class Rows:

@@ -9,7 +9,7 @@ from leaving import leave_together
 from scorings import Scoring
 
 from vog_hf.config import VoGConfig
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 
 
 def main(folder: Path, n_processes: int, first: int, last: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kill_scoring import LONG, score
 
-from vog_hf.replay import Replay
+from vog_hf.scoring.replay import Replay
 
 PAUSE = 0.03  # seconds a block, on top of the few milliseconds that it takes
 

@@ -12,8 +12,8 @@ from datasets import Dataset
 from torch import nn
 
 from vog_hf.config import VoGConfig
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.scorer import VoGScorer
 
 SNAPSHOTS = 4
 ROWS_PER_BLOCK = 7

@@ -16,9 +16,9 @@ import pytest
 from kill_scoring import LONG, SHORT, contents, score, store_snapshots
 from launch import launched, run
 
-from vog_hf.blocks import BlockFolder, BlockPlan
 from vog_hf.errors import OutputFolderError, SnapshotError
-from vog_hf.files import read_json
+from vog_hf.runtime.files import read_json
+from vog_hf.scoring.block_folder import BlockFolder, BlockPlan
 
 BLOCKS, BLOCKS_DONE = 4, 2
 
@@ -55,7 +55,7 @@ def unassembled(whole, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("vog_hf.results.Assembler", stop)
+        patched.setattr("vog_hf.scoring.assembly.Assembler", stop)
         return stopped(tmp_path, whole, BLOCKS)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from train_sharded import STEPS, TRAININGS, train
 
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.snapshots import INDEX_NAME, model_tensors, tensor_digest
 
 ALL_WAYS = ("fsdp2", "checkpointed_fsdp2", "fsdp1", "fsdp1_flat", "zero3")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scorings import SCORINGS, everything
 
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from launch import launched
 from scorings import SCORINGS, assert_bit_equal, everything
 
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 COUNTS = (1, 2, 3)
 BLOCK = re.compile(r"blocks/\.?process-(\d{5})-of-\d{5}-block-\d{6}\.safetensors(\.\d+\.tmp)?")

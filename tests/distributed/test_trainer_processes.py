@@ -10,8 +10,8 @@ from train_model import ROWS, SPLITS, scored_rows, splits, trainings
 from trainers import network
 from wandb_runs import Run, inspect
 
-from vog_hf.scorer import VoGScorer
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.scorer import VoGScorer
 
 STEPS = 12
 WHOLE = [name for name, (_, options) in trainings().items() if "breaks" not in name and "other" not in name]

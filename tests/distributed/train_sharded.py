@@ -15,9 +15,9 @@ from leaving import leave_together
 from scorings import label_of
 from torch import nn
 
-from vog_hf.replica import replica
-from vog_hf.scorer import VoGScorer
+from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, is_sharded, model_tensors
+from vog_hf.snapshots.unsharded_copy import replica
 
 STEPS = 3
 BATCH = 8

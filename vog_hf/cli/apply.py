@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import (
+from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.sources import (
     PUSH_OPTIONS,
     Columns,
     ConfigOption,
@@ -17,12 +18,11 @@ from vog_hf.cli.data import (
     SplitOption,
     TokenOption,
     hub_token,
+    open_scored,
     quieten,
     require_new,
     saved,
 )
-from vog_hf.cli.output import Output, in_options
-from vog_hf.cli.scored import open_scored
 from vog_hf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ def apply(
     differ, what more than half of them decided counts, else the row is unsure and its label stays. A journal of other
     data is refused. Neither names of reviewers nor their notes are pushed.
     """
-    from vog_hf.columns import add_vog_columns
     from vog_hf.hub import push_scored_dataset
     from vog_hf.review.apply import plan_review
-    from vog_hf.review.summary import summary
+    from vog_hf.review.card_summary import summary
+    from vog_hf.scores.dataset_columns import add_vog_columns
 
     of_a_push = {
         "--revision": revision,

@@ -7,12 +7,12 @@ import numpy as np
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import one_split
 from vog_hf.cli.output import Output
+from vog_hf.cli.sources import one_split
 from vog_hf.errors import ConfigError, RowMismatchError
 
 if TYPE_CHECKING:
-    from vog_hf.scores import VoGScores
+    from vog_hf.scores.vog_scores import VoGScores
 
 
 @command(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import find_scores, noted_source
 from vog_hf.cli.output import Output
+from vog_hf.cli.sources import find_scores, noted_source
 
 if TYPE_CHECKING:
-    from vog_hf.scores import VoGScores
+    from vog_hf.scores.vog_scores import VoGScores
 
 PACKAGES = (
     "vog-hf",

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import (
+from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.sources import (
     PUSH_OPTIONS,
     Columns,
     ConfigOption,
@@ -20,7 +21,6 @@ from vog_hf.cli.data import (
     scored_rows,
     source_for,
 )
-from vog_hf.cli.output import Output, in_options
 from vog_hf.errors import ConfigError
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import (
+from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
@@ -19,7 +20,6 @@ from vog_hf.cli.data import (
     scored_rows,
     source_for,
 )
-from vog_hf.cli.output import Output, in_options
 
 
 @command(

@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import (
+from vog_hf.cli.output import Output
+from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
     SplitOption,
     TokenOption,
     hub_token,
+    open_scored,
     quieten,
 )
-from vog_hf.cli.output import Output
-from vog_hf.cli.scored import open_scored
 from vog_hf.errors import ConfigError
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.data import TokenOption, one_of
 from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.sources import TokenOption, one_of
 
 
 @command(

@@ -6,15 +6,13 @@
 `aligned` and `places` are for these.
 """
 
-from vog_hf.evaluation.agreement import rank_agreement, rank_correlations
 from vog_hf.evaluation.bootstrap import TailMeasure
-from vog_hf.evaluation.classes import class_table
-from vog_hf.evaluation.deciles import early_late_table, error_by_decile
 from vog_hf.evaluation.detection import auroc, detection_table
-from vog_hf.evaluation.runs import agreement_table, merge_rankings
-from vog_hf.evaluation.stability import ranking_stability, stability_in_words
+from vog_hf.evaluation.error_tables import class_table, early_late_table, error_by_decile
+from vog_hf.evaluation.rank_stability import ranking_stability, stability_in_words
+from vog_hf.evaluation.ranking_agreement import agreement_table, merge_rankings, rank_agreement, rank_correlations
+from vog_hf.evaluation.tail_verdict import RANKING_COLUMNS, HardTail, hard_tail
 from vog_hf.evaluation.trajectories import total_change
-from vog_hf.evaluation.verdict import RANKING_COLUMNS, HardTail, hard_tail
 
 __all__ = [
     "RANKING_COLUMNS",

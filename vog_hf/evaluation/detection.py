@@ -10,8 +10,8 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vog_hf.errors import ConfigError
-from vog_hf.evaluation.aligned import Columns, aligned, require_binary
-from vog_hf.evaluation.places import share_of_rows, top_places
+from vog_hf.evaluation.ties import share_of_rows, top_places
+from vog_hf.evaluation.validation import Columns, aligned, require_binary
 
 RANDOM, POSITIVE = "random", "is_positive"
 

@@ -1,6 +1,6 @@
 """Scored data sets on the Hugging Face Hub: pushed with a card that says what the scores are, pulled back as scores.
 
-`push` is the way there: `parts` puts rows and scores together, `vog_hf.named_files` lets out no file but the user's
+`push` is the way there: `parts` puts rows and scores together, `vog_hf.data.referenced_files` lets out no file but the user's
 own, `card` says what the scores show, `metadata` declares them beside what `repository` holds, `rehearsal` tries what
 will load, `shards` writes parquet, `upload` sends and commits, `check` loads it all again. `head` keeps the rest of a
 card's metadata as it is written.

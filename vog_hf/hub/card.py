@@ -17,13 +17,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vog_hf.errors import ConfigError, DataError
-from vog_hf.findings import Findings
-from vog_hf.hub.parts import Part
-from vog_hf.hub.places import DECILES_NAME, SHEET_NAME, split_key
-from vog_hf.pictures import contact_sheet, decile_plot, most_extreme, row_values, show_rows
-from vog_hf.scores import MANIFEST_NAME, VoGScores
-from vog_hf.text import number, printable, shortened
-from vog_hf.wording import column_meanings, run_facts, verdict
+from vog_hf.hub.repo_paths import DECILES_NAME, SHEET_NAME, split_key
+from vog_hf.hub.scored_splits import Part
+from vog_hf.scores.descriptions import column_meanings, run_facts, verdict
+from vog_hf.scores.findings import Findings
+from vog_hf.scores.formatting import number, printable, shortened
+from vog_hf.scores.pictures import contact_sheet, decile_plot, show_rows
+from vog_hf.scores.ranking import most_extreme, row_values
+from vog_hf.scores.storage import MANIFEST_NAME
+from vog_hf.scores.vog_scores import VoGScores
 
 TEMPLATE = Path(__file__).parent / "dataset_card.md"
 SHEET_ROWS = 9  # of each end, as thumbnails

@@ -5,9 +5,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from vog_hf.errors import HubError
-from vog_hf.hub.client import connect, explained, patiently
-from vog_hf.hub.places import require_config_name, scored_splits, scores_folder
-from vog_hf.scores import VoGScores
+from vog_hf.hub.repo_paths import require_config_name, scored_splits, scores_folder
+from vog_hf.hub.retries import connect, explained, patiently
+from vog_hf.scores.vog_scores import VoGScores
 
 
 def pull_scores(

@@ -10,14 +10,14 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # is found at run time
 
+from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import ConfigError
-from vog_hf.hub import places
+from vog_hf.hub import repo_paths as places
 from vog_hf.hub.card import sections
-from vog_hf.hub.client import connect, require_writer
-from vog_hf.hub.parts import collect_parts, score_tables
+from vog_hf.hub.retries import connect, require_writer
+from vog_hf.hub.scored_splits import collect_parts, score_tables
 from vog_hf.hub.upload import Target, Upload, describe_parts
-from vog_hf.named_files import require_own_files
-from vog_hf.scores import VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.hf_api import RepoFile
 
 from vog_hf.errors import ConfigError
-from vog_hf.hub.client import described, is_passing, patiently
-from vog_hf.hub.head import WrittenCard
+from vog_hf.hub.card_yaml import WrittenCard
+from vog_hf.hub.retries import described, is_passing, patiently
 
 CARD = "README.md"
 # What `datasets` and the client raise over metadata that they cannot make anything of.

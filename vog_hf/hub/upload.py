@@ -17,10 +17,12 @@ from huggingface_hub.utils.tqdm import tqdm
 from markupsafe import Markup
 
 from vog_hf.errors import ConfigError, HubError
-from vog_hf.hub import places
+from vog_hf.hub import repo_paths as places
 from vog_hf.hub.card import describe_split, merged_card
-from vog_hf.hub.check import require_equal
-from vog_hf.hub.client import (
+from vog_hf.hub.card_metadata import Declaration
+from vog_hf.hub.commit_check import require_loadable
+from vog_hf.hub.repository import CARD, Repository
+from vog_hf.hub.retries import (
     CLIENT_ERROR,
     CONFLICTS,
     WAITS,
@@ -31,13 +33,11 @@ from vog_hf.hub.client import (
     patiently,
     status,
 )
-from vog_hf.hub.metadata import Declaration
-from vog_hf.hub.parts import Part
-from vog_hf.hub.rehearsal import require_loadable
-from vog_hf.hub.repository import CARD, Repository
+from vog_hf.hub.scored_splits import Part
 from vog_hf.hub.shards import count_shards, write_shards
-from vog_hf.scores import VoGScores
-from vog_hf.text import shortened
+from vog_hf.hub.upload_check import require_equal
+from vog_hf.scores.formatting import shortened
+from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from vog_hf.pictures import draw_data_map
-from vog_hf.text import printable, shortened
+from vog_hf.scores.formatting import printable, shortened
+from vog_hf.scores.pictures import draw_data_map
 
 INK, MUTED, GRID, HIGH, LOW, ACCENT = (f"#00000{n}" for n in range(1, 7))
 PAGE_COLORS = {INK: "ink", MUTED: "muted", GRID: "grid", HIGH: "high", LOW: "low", ACCENT: "accent"}

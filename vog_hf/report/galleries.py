@@ -13,19 +13,13 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
 
-from vog_hf.pictures import (
-    HEAT_COLORS,
-    SMOOTHING,
-    class_names,
-    has_classes,
-    row_values,
-    show_rows,
-    strip,
-    thumbnail,
-)
-from vog_hf.scores import VoGScores
-from vog_hf.text import number, printable
+from vog_hf.evaluation import total_change
+from vog_hf.scores.formatting import number, printable
+from vog_hf.scores.pictures import HEAT_COLORS, SMOOTHING, show_rows, strip, thumbnail
+from vog_hf.scores.ranking import class_names, has_classes, row_values
+from vog_hf.scores.vog_scores import VoGScores
 
 SIDE = 112  # pixels of a picture's longer side; smaller pictures keep their size
 LOSSLESS_SIDE = 40  # up to here a picture is stored exactly: its pixels are shown as squares
@@ -274,3 +268,42 @@ def sparkline(confidence: npt.ArrayLike) -> Markup | None:
         f'<polyline points="{line}"/><circle cx="{points[-1][0]:.0f}" cy="{points[-1][1]:.1f}" r="2"/></svg>'
         f'<span class="from-to" aria-hidden="true">{first} → {last}</span>'
     )
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Rows, most changed first, with the words for what changed."""
+
+    title: str
+    note: str
+    rows: npt.NDArray[np.int64]
+
+
+def most_changed(scores: VoGScores, count: int) -> Changed | None:
+    """The rows whose confidence moved most, else those that moved most in the ranking; None with neither.
+
+    The way of the confidence is the sum of its absolute steps from snapshot to snapshot: a row that is learned and kept
+    goes at most 1, one that is learned and lost again more.
+    """
+    if "confidence" in scores.trajectory_names and scores.trajectory("confidence").shape[1] > 1:
+        way = total_change(scores.trajectory("confidence"))
+        return Changed(
+            "Most changed rows",
+            "By the way that the confidence went: the sum of its absolute steps from snapshot to snapshot. A row that "
+            "is learned and kept goes at most 1, one that is learned, lost and learned again goes further.",
+            _largest(way, count),
+        )
+    if {"vog_early", "vog_late"} <= set(scores.column_names):
+        ranks = [rankdata(scores.column(name), nan_policy="omit") for name in ("vog_early", "vog_late")]
+        return Changed(
+            "Most changed rows",
+            "By the number of places between the row's rank by early and by late VoG.",
+            _largest(np.abs(ranks[1] - ranks[0]), count),
+        )
+    return None
+
+
+def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """Numbers of the rows with the largest finite values that are not 0, ties in row order."""
+    order = np.argsort(-values, kind="stable")[:count]
+    return order[np.nan_to_num(values[order]) > 0]

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vog_hf.columns import shown_splits
 from vog_hf.errors import ConfigError, OutputFolderError
-from vog_hf.files import explained_disk_errors, write_atomically
-from vog_hf.report.split import Options, Split
-from vog_hf.report.template import GENERATOR, page
-from vog_hf.scores import VoGScores
-from vog_hf.text import escaped
+from vog_hf.report.page import GENERATOR, page
+from vog_hf.report.section import Options, Split
+from vog_hf.runtime.files import explained_disk_errors, write_atomically
+from vog_hf.scores.formatting import escaped
+from vog_hf.scores.scored_rows import shown_splits
+from vog_hf.scores.vog_scores import VoGScores
 
 MAX_CARDS = 500  # of a gallery
 HEAD = 4_096  # bytes in which a file says that it is a report

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vog_hf.columns import verify_shown_rows
 from vog_hf.errors import ConfigError
-from vog_hf.review.desk import Answer, Desk, answering
+from vog_hf.review.html import shell
 from vog_hf.review.journal import Journal
-from vog_hf.review.page import shell
-from vog_hf.scores import VoGScores
+from vog_hf.review.service import Answer, Desk, answering
+from vog_hf.scores.scored_rows import verify_shown_rows
+from vog_hf.scores.vog_scores import VoGScores
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 # Nothing is uploaded and no file is served: what the page shows travels inside the answers.

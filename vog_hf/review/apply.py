@@ -13,16 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
-from vog_hf.columns import verify_rows
+from vog_hf.data.arrow_columns import has_table, integer_column
+from vog_hf.data.loading import with_columns
+from vog_hf.data.row_identity import RowIdentity, identify_rows, is_first_version
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
-from vog_hf.gradients import LABEL_NAMES
-from vog_hf.loading import with_columns
+from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.review.agreement import Resolved, resolve
 from vog_hf.review.decision import DECISIONS, Decision, hex_of, require_valid
-from vog_hf.review.header import JournalHeader
 from vog_hf.review.journal import Journal, read_journal
-from vog_hf.rows import RowIdentity, has_table, identify_rows, integer_column, is_first_version
-from vog_hf.scores import VoGScores
+from vog_hf.review.journal_header import JournalHeader
+from vog_hf.scores.scored_rows import verify_rows
+from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 

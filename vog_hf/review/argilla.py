@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from vog_hf.errors import ConfigError, RowMismatchError
-from vog_hf.pictures import class_names, ranking_column, show_rows
 from vog_hf.review.decision import DECISIONS, Decision, hex_of
-from vog_hf.review.header import JournalHeader, given_labels
 from vog_hf.review.journal import Journal
-from vog_hf.scores import VoGScores
-from vog_hf.text import printable
+from vog_hf.review.journal_header import JournalHeader, given_labels
+from vog_hf.scores.formatting import printable
+from vog_hf.scores.pictures import show_rows
+from vog_hf.scores.ranking import class_names, ranking_column
+from vog_hf.scores.vog_scores import VoGScores
 
 DECISION, LABEL, NOTE = "decision", "label", "note"  # the questions
 ROW, ROW_HASH = "row", "row_hash"  # metadata of a record

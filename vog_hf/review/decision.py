@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vog_hf.text import escaped
+from vog_hf.scores.formatting import escaped
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")
 

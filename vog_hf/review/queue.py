@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from vog_hf.errors import ConfigError
-from vog_hf.metric import percentile
-from vog_hf.pictures import has_classes, ranking_column
-from vog_hf.scores import VoGScores
+from vog_hf.metric.definition import percentile
+from vog_hf.scores.ranking import has_classes, ranking_column
+from vog_hf.scores.vog_scores import VoGScores
 
 TAILS = ("highest", "lowest")
 NOT_AN_ORDER = ("label", "prediction")

@@ -5,12 +5,19 @@
 what was found; `lending` puts it into a model for a while.
 """
 
-from vog_hf.snapshots.gathering import FullTensor, full_tensors, is_sharded, require_whole
-from vog_hf.snapshots.hub import from_hub
-from vog_hf.snapshots.lending import LentWeights, lend_weights
-from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, read_index
+from vog_hf.snapshots.hub_revisions import from_hub
+from vog_hf.snapshots.loaded_weights import LentWeights, lend_weights
+from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, SnapshotSet, read_index
 from vog_hf.snapshots.source import SnapshotSource, in_order, open_folder, open_snapshots
-from vog_hf.snapshots.tensors import aliases, model_tensors, tensor_digest
+from vog_hf.snapshots.whole_tensors import (
+    FullTensor,
+    aliases,
+    full_tensors,
+    is_sharded,
+    model_tensors,
+    require_whole,
+    tensor_digest,
+)
 from vog_hf.snapshots.writer import SnapshotWriter
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vog_hf.errors import SnapshotError
-from vog_hf.snapshots.records import Snapshot
+from vog_hf.snapshots.snapshot_set import Snapshot
 
 
 def is_converted(model: nn.Module, snapshot: Snapshot, keys: Collection[str], names: Collection[str]) -> bool:

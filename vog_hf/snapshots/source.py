@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vog_hf.errors import SnapshotError
-from vog_hf.files import write_atomically
-from vog_hf.snapshots.adapters import WEIGHTS_NAME
-from vog_hf.snapshots.records import INDEX_NAME, Snapshot, SnapshotSet, plain_name, read_index
-from vog_hf.snapshots.tensors import apart, is_storable
+from vog_hf.runtime.files import write_atomically
+from vog_hf.snapshots.peft_adapters import WEIGHTS_NAME
+from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, SnapshotSet, plain_name, read_index
+from vog_hf.snapshots.whole_tensors import apart, is_storable
 
 PICKLED = (".bin", ".pt", ".pth", ".pth.tar", ".ckpt")
 NUMBERED = re.compile(r"(checkpoint|epoch|step)[-_](\d+)")

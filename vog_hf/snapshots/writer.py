@@ -10,10 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.files import file_digest, remove_half_written, write_atomically, write_json
-from vog_hf.snapshots.gathering import FullTensor, full_tensors, is_main_process, is_sharded
-from vog_hf.snapshots.records import INDEX_NAME, Snapshot, read_index
-from vog_hf.snapshots.tensors import apart, tensor_digest
+from vog_hf.runtime.files import file_digest, remove_half_written, write_atomically, write_json
+from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, read_index
+from vog_hf.snapshots.whole_tensors import FullTensor, apart, full_tensors, is_main_process, is_sharded, tensor_digest
 
 FROZEN_NAME = "frozen-at-start"  # no .safetensors: it is not a snapshot
 

@@ -1,6 +1,6 @@
 """Scores in a tracker's run: Weights & Biases, or Trackio for people without an account.
 
-Values come from `vog_hf.evaluation`, pictures from `vog_hf.pictures`; `contents` puts together what is logged,
+Values come from `vog_hf.evaluation`, pictures from `vog_hf.scores.pictures`; `contents` puts together what is logged,
 `row_tables` the part that shows rows, in the terms of `records`; `to_wandb` and `to_trackio` translate.
 """
 

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from vog_hf.evaluation import auroc, stability_in_words
-from vog_hf.findings import DECILES, Findings
-from vog_hf.pictures import class_names, contact_sheet, data_map
-from vog_hf.scores import COMPANIONS, VoGScores
-from vog_hf.tracking.records import BarChart, Histogram, LineChart, Picture, Record, Table
+from vog_hf.scores.descriptions import DETECTION_NOTE
+from vog_hf.scores.findings import DECILES, Findings
+from vog_hf.scores.pictures import contact_sheet, data_map
+from vog_hf.scores.ranking import class_names
+from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
 from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables
-from vog_hf.wording import DETECTION_NOTE
 
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
 MAX_BARS = 100

@@ -6,15 +6,15 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from vog_hf.columns import shown_splits
 from vog_hf.errors import ConfigError
-from vog_hf.scores import VoGScores
+from vog_hf.scores.scored_rows import shown_splits
+from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.contents import MAX_TABLE_ROWS, Contents, contents
 
 logger = logging.getLogger(__name__)
 
 STEP = "train/global_step"  # the axis that transformers' callbacks use for every metric
-TRACKERS = {"wandb": "vog_hf.tracking.to_wandb", "trackio": "vog_hf.tracking.to_trackio"}
+TRACKERS = {"wandb": "vog_hf.tracking.wandb_backend", "trackio": "vog_hf.tracking.trackio_backend"}
 
 
 class Backend(Protocol):

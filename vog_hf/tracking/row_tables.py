@@ -8,19 +8,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from vog_hf.evaluation import HardTail
-from vog_hf.pictures import (
-    THUMBNAIL,
-    has_classes,
-    most_extreme,
-    ranking_column,
-    row_heat,
-    row_values,
-    show_rows,
-    thumbnail,
-)
-from vog_hf.scores import VoGScores
-from vog_hf.text import escaped
-from vog_hf.tracking.records import Table
+from vog_hf.scores.formatting import escaped
+from vog_hf.scores.pictures import THUMBNAIL, row_heat, show_rows, thumbnail
+from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.media import Table
 
 ROWS_PER_CLASS = 5
 MAX_CLASS_ROWS = 400  # in a table over all classes; each is a picture to upload

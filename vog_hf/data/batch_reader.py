@@ -1,0 +1,522 @@
+"""From rows of a data set to collated batches a model can be fed: reading, collating, labels, checks."""
+
+import math
+import random
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from vog_hf.data.arrow_columns import has_table, integer_column, list_column
+from vog_hf.data.row_identity import by_split_name
+from vog_hf.errors import CollationError, DataError, NonFiniteError
+from vog_hf.gradients.input_leaf import find_leaf
+from vog_hf.gradients.model_inputs import (
+    LABEL_NAMES,
+    MASK_NAMES,
+    forward_inputs,
+    forward_parameters,
+    split_batch,
+    takes_any_input,
+)
+from vog_hf.gradients.model_mode import preserved_rng
+from vog_hf.gradients.tasks import IGNORED_TOKEN
+
+CollateFunction = Callable[[list[Any]], Any]
+TRANSFORM_CHECK_ROWS = 32
+UNREADABLE = (OSError, EOFError, SyntaxError, struct.error, zlib.error)  # of files that are cut off or damaged
+LABELS_AT_A_TIME = 1024  # rows of a column of lists
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Collated rows: their numbers, what forward takes, and their labels (None: the data has none).
+
+    ``masks`` are those that say what is padding and that forward does not take.
+    """
+
+    rows: Sequence[int]
+    inputs: dict[str, Any]
+    labels: Tensor | None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(value.nbytes for value in (*self.inputs.values(), *self.masks.values()) if isinstance(value, Tensor))
+
+
+class BatchReader:
+    """Reads rows of a data set as batches for one model, always in the same order and always the same.
+
+    Args:
+        dataset: A `datasets.Dataset` or any map-style torch data set (of mappings, pairs or tensors).
+        model: Unwrapped; tells which keys of a batch are its inputs.
+        collate_fn: From a list of rows to a batch. Default: transformers' ``default_data_collator`` for mappings (given
+            only the columns that forward or the labels need), torch's ``default_collate`` otherwise.
+        only_model_columns: Give ``collate_fn`` only those columns, as Trainer does under ``remove_unused_columns``.
+        label_names: Keys under which a batch holds its labels.
+        label_column: Column (or batch key) of the labels, over ``label_names``.
+        num_workers: Processes that read ahead; 0 = none.
+        batch_size: Rows per batch. Fewer rows that do not collate are filled up to it with copies of the last one, of
+            which nothing is kept: some collators need a fixed number.
+
+    Raises:
+        DataError: An empty data set, or one that cannot be read by row number.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        model: nn.Module,
+        *,
+        collate_fn: CollateFunction | None = None,
+        only_model_columns: bool = False,
+        label_names: Sequence[str] | None = None,
+        label_column: str | None = None,
+        num_workers: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        check_map_style(dataset)
+        self.dataset = dataset
+        self.label_column = label_column
+        self.label_names = tuple(dict.fromkeys([*(label_names or ()), *LABEL_NAMES]))
+        self._model = model
+        self._collate_fn = collate_fn
+        self._kept = {*forward_parameters(model), *self.label_names}
+        if collate_fn is None:
+            self._kept.update(MASK_NAMES)
+        self._only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
+        self.batch_size = batch_size
+        self._num_workers = num_workers
+        self._nullable = self._nullable_labels()
+
+    def read(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """The batches with these row numbers, in this order."""
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[list(rows) for rows in batches],
+            collate_fn=self._collate_rows,
+            num_workers=min(self._num_workers, len(batches)),
+            generator=torch.Generator(),  # the loader would draw a seed from the global stream
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*DataLoader will create.*")
+            loaded = iter(loader)
+        for rows in batches:
+            try:
+                inputs, labels, masks = self._split(*next(loaded))
+            except (DataError, NonFiniteError) as error:
+                raise type(error)(f"{error} ({_named(rows)})") from error
+            except UNREADABLE as error:
+                raise self._unreadable(rows, error) from error
+            yield self._checked(Batch(rows, inputs, labels, masks))
+
+    def read_copies(self, row: int, times: int) -> Batch:
+        """One row, so many times over, as a batch of it alone."""
+        with preserved_rng():
+            (rows,) = self._read_anew([range(row, row + 1)])
+            inputs, labels, masks = self._collate(rows * times)
+        return Batch(range(row, row + times), inputs, labels, masks)
+
+    def all_labels(self, rows: Sequence[int], seen: Tensor) -> npt.NDArray[np.int64] | None:
+        """The label of every row, read without decoding any; None where the data set has no such column.
+
+        The labels ``seen`` in the batch of ``rows`` must be the column's, else a transform makes them.
+        """
+        column = integer_column(self.dataset, [self.label_column] if self.label_column else self.label_names)
+        if column is None or not np.array_equal(column[np.asarray(rows)], seen.numpy()):
+            return None
+        return column
+
+    def stored_labels(self, batch: Batch) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """All labels that can be read without decoding rows, some rows at a time: ``[rows]``, or ``[rows, longest]``.
+
+        Nothing where the labels of ``batch`` are not those of a column. Lists are filled up with -100, as collators do.
+        """
+        if batch.labels is not None and batch.labels.dim() == 1:
+            everything = self.all_labels(batch.rows, batch.labels)
+            if everything is not None:
+                yield range(len(everything)), torch.from_numpy(everything)
+        elif batch.labels is not None and batch.labels.dim() == 2:
+            yield from self._stored_lists(batch.rows, batch.labels)
+
+    def _stored_lists(self, rows: Sequence[int], seen: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
+        names = [self.label_column] if self.label_column else self.label_names
+        n_rows = len(self.dataset)
+        parts = [range(start, min(start + LABELS_AT_A_TIME, n_rows)) for start in range(0, n_rows, LABELS_AT_A_TIME)]
+        lists = list_column(self.dataset, names, [rows, *parts])
+        if lists is None:
+            return
+        stored = np.split(*next(lists))
+        if len(stored) == len(seen) and all(map(_same_labels, stored, seen.numpy())):
+            for part, (values, stops) in zip(parts, lists, strict=True):
+                yield part, _padded(values, stops)
+
+    def check_deterministic(self, batches: Sequence[range]) -> None:
+        """Read the rows of batches twice under different random states.
+
+        Raises:
+            DataError: A column is missing, or they differ: the transform is random, and VoG would measure the crop
+                instead of the model.
+        """
+        with preserved_rng():
+            readings: list[list[dict[str, Any]]] = []
+            read: list[tuple[range, list[Any]]] = []
+            for seed in (0, 1):
+                _seed_global_streams(seed)
+                read = list(zip(batches, self._read_or_say(batches), strict=True))
+                readings.append([self._collated(rows, several) for rows, several in read])
+            for (rows, several), first, second in zip(read, *readings, strict=True):
+                name = _differing(first, second)
+                if name is not None:
+                    _seed_global_streams(0)
+                    again = _differing(self._collated(rows, several), second)
+                    raise DataError(_random(name, rows, in_collator=again is not None))
+
+    def _read_or_say(self, batches: Sequence[range]) -> list[list[Any]]:
+        try:
+            return list(self._read_anew(batches))
+        except KeyError as error:  # whatever else a row raises says itself what is wrong
+            first, last = batches[0][0], batches[-1][-1]
+            msg = (
+                f"reading rows {first}-{last} of the data set failed: {type(error).__name__}: {error}. "
+                "A transform that reads a column which the model does not take (an image, a text) needs "
+                "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
+            )
+            raise DataError(msg) from error
+        except UNREADABLE as error:
+            raise self._unreadable([row for rows in batches for row in rows], error) from error
+
+    def _unreadable(self, rows: Sequence[int], error: Exception) -> Exception:
+        """The error that names the row, and its file, that cannot be read alone; else the error as it is."""
+        for row in rows:
+            try:
+                list(self._read_anew([[row]]))
+            except UNREADABLE as alone:
+                return DataError(
+                    f"row {row} cannot be read{self._files_of(row)}: {type(alone).__name__}: {alone}; restore its "
+                    "file, or leave the row out"
+                )
+        return error
+
+    def _files_of(self, row: int) -> str:
+        """The files that a row of a `datasets.Dataset` names, for a message."""
+        if not has_table(self.dataset):
+            return ""
+        from datasets import Audio, Image
+
+        names = [name for name, feature in self.dataset.features.items() if isinstance(feature, (Audio, Image))]
+        stored = self.dataset.with_format(None).select_columns(names)
+        for name in names:
+            stored = stored.cast_column(name, type(stored.features[name])(decode=False))
+        files = [str(value["path"]) for value in (stored[row].values() if names else ()) if value and value.get("path")]
+        return f" ({', '.join(files)})" if files else ""
+
+    def _read_anew(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Any]]:
+        """The rows of each batch, not collated, read as the loader reads them."""
+        reread = getattr(self.dataset, "reread", None)  # of a stream, which holds rows that were transformed already
+        if reread is not None:
+            read = iter(reread([row for rows in batches for row in rows]))
+            yield from ([next(read) for _ in rows] for rows in batches)
+            return
+        together = getattr(self.dataset, "__getitems__", None)  # a transform of several rows may pad them to one length
+        for rows in batches:
+            yield [self.dataset[row] for row in rows] if together is None else together(list(rows))
+
+    def _collated(self, rows: range, read: list[Any]) -> dict[str, Any]:
+        try:
+            return self._collate(read)[0]
+        except DataError as error:
+            msg = f"{error} (rows {rows[0]}-{rows[-1]})"
+            raise (CollationError if isinstance(error, CollationError) else DataError)(msg) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
+        return {**self.__dict__, "_model": None}
+
+    def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
+        """Inputs, labels and masks that forward does not take."""
+        return self._split(*self._collate_rows(rows))
+
+    def _collate_rows(self, rows: list[Any]) -> tuple[Any, list[Any] | None, str | None, list[str] | str]:
+        """The collated batch, labels of a column, what is wrong with labels of text, and the rows' keys: for `_split`.
+
+        Workers run this, so it must do without the model.
+        """
+        column = text = None
+        if rows and isinstance(rows[0], Mapping):
+            rows = [self._with_nulls(row) for row in rows] if self._nullable else rows
+            text = self._text_label(rows[0])
+            column = None if text else self._label_values(rows)
+            missing = {name: self._missing_label(name, rows) for name in self.label_names}
+            rows = [self._model_row(row, missing) for row in rows]
+        return self._batch(rows, text), column, text, _keys(rows)
+
+    def _split(
+        self, batch: Any, column: list[Any] | None, text: str | None, keys: list[str] | str
+    ) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
+        """What `_collate_rows` gave, as `_collate` gives it."""
+        names = (self.label_column, *self.label_names) if self.label_column else self.label_names
+        inputs, labels = split_batch(batch, self._model, names)
+        if column is not None:
+            labels = column
+        elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
+            msg = f"label_column {self.label_column!r} is neither a column of the rows ({keys}) nor of the batch"
+            raise DataError(text or msg)
+        labels = _label_tensor(labels, text)
+        fed = forward_inputs(self._model, inputs, labels, names)
+        masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
+        return fed, labels, masks
+
+    def _batch(self, rows: list[Any], text: str | None) -> Any:
+        collate = self._collate_fn or _default_collator(rows)
+        try:
+            return self._filled(collate, rows)
+        except Exception as error:
+            if isinstance(error, KeyError) and isinstance(rows[0], Mapping) and error.args[0] not in rows[0]:
+                msg = (
+                    f"the collator expects {error.args[0]!r}, and the rows have {_keys(rows)}; pass the rows with the "
+                    "evaluation transform that makes it: dataset.with_transform(eval_transform)"
+                )
+                raise DataError(msg) from error
+            msg = (
+                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
+                "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
+                "texts, and pass collate_fn= where the model needs its own, or batch_size= where the collator does"
+            )
+            raise CollationError("; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))) from error
+
+    def _filled(self, collate: CollateFunction, rows: list[Any]) -> Any:
+        """The batch of a few rows, filled up while they are collated where the collator needs as many as in a batch."""
+        try:
+            return collate(rows)
+        except Exception:
+            if len(rows) >= self.batch_size:
+                raise
+            try:
+                batch = collate([*rows, *[rows[-1]] * (self.batch_size - len(rows))])
+            except Exception:  # noqa: BLE001 (whatever a collator raises; the first error is the one to explain)
+                batch = None
+            if batch is None:
+                raise
+        return _first_rows(batch, len(rows), self.batch_size)
+
+    def _uncollated_texts(self, rows: list[Any]) -> str | None:
+        """What to do about columns of text that came to the collator, which makes no tensors of them."""
+        row = rows[0] if isinstance(rows[0], Mapping) else {}
+        names = [name for name, value in row.items() if isinstance(value, str) and name not in self.label_names]
+        if not names:
+            return None
+        return (
+            f"the collator was given texts ({', '.join(map(repr, names))}) as they are stored: leave "
+            "TrainingArguments(remove_unused_columns=True), under which Trainer drops them, or drop them yourself"
+        )
+
+    def _text_label(self, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a label column of text, unless the collator makes numbers of it."""
+        for name in (self.label_column,) if self.label_column else self.label_names:
+            value = row.get(name)
+            if isinstance(value, str):
+                return (
+                    f"label column {name!r} holds text ({value!r}), expected class numbers; encode it with "
+                    f"dataset.class_encode_column({name!r}) and train on the same numbers"
+                )
+        return None
+
+    def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+        """Values of ``label_column`` where it is a column."""
+        if self.label_column and self.label_column in rows[0]:
+            missing = self._missing_label(self.label_column, rows)
+            return [missing if row[self.label_column] is None else row[self.label_column] for row in rows]
+        return None
+
+    def _missing_label(self, name: str, rows: Sequence[Mapping[str, Any]]) -> float:
+        """What stands for a label that is None: -1 (no class), NaN among floats (a regression cannot do without)."""
+        floats = self._dtype(name).startswith("float") or any(isinstance(row.get(name), float) for row in rows)
+        return math.nan if floats else -1
+
+    def _nullable_labels(self) -> list[str]:
+        """Label columns of whole numbers and nulls, which the formats "torch" and "numpy" turn into floats and NaN."""
+        if not has_table(self.dataset) or self.dataset.format["type"] in (None, "custom"):
+            return []
+        names = [name for name in self.dataset.column_names if name in (self.label_column, *self.label_names)]
+        return [name for name in names if "int" in self._dtype(name) and self.dataset.data.column(name).null_count]
+
+    def _with_nulls(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: float(row[name]) for name in self._nullable}
+        return {**row, **{name: None if math.isnan(value) else int(value) for name, value in values.items()}}
+
+    def _dtype(self, column: str) -> str:
+        """Dtype of a column of single values, "" where it is not one or is not known."""
+        features = getattr(self.dataset, "features", None)
+        return str(getattr(features.get(column), "dtype", "")) if isinstance(features, Mapping) else ""
+
+    def _model_row(self, row: Mapping[str, Any], missing: Mapping[str, float]) -> dict[str, Any]:
+        kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
+        if self._only_model_columns and not kept:
+            msg = f"none of the row's columns {sorted(row)} is a parameter of the model's forward or a label; "
+            raise DataError(msg + _what_makes_inputs(row, self._kept))
+        for name in self.label_names:
+            if name in kept and kept[name] is None:
+                kept[name] = missing[name]  # collators cannot hold None
+            if isinstance(kept.get(name), np.integer):
+                kept[name] = int(kept[name])  # the collator of transformers 5.0 makes floats of numpy's whole numbers
+        return kept
+
+    def _checked(self, batch: Batch) -> Batch:
+        leaf = find_leaf(self._model, batch.inputs)
+        value = batch.inputs[leaf.name]
+        if len(value) != len(batch):
+            msg = (
+                f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row: score "
+                "each of them (the texts of a pair, the two answers of a preference) as a row of its own"
+            )
+            raise DataError(msg)
+        if value.is_floating_point():
+            bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
+            if bool(bad.any()):
+                row = batch.rows[int(bad.nonzero()[0])]
+                msg = f"input {leaf.name!r} of row {row} holds NaN or infinity; fix or drop the row"
+                raise NonFiniteError(msg)
+        if batch.labels is not None and len(batch.labels) != len(batch):
+            msg = f"{len(batch.labels)} labels came for {len(batch)} rows; VoG needs one label per row"
+            raise DataError(msg)
+        return batch
+
+
+def _seed_global_streams(seed: int) -> None:
+    """Seed what a transform or a collator may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    """The first tensor that is another one in two readings."""
+    return next((n for n, value in first.items() if isinstance(value, Tensor) and not _equal(value, second[n])), None)
+
+
+def _random(name: str, rows: range, *, in_collator: bool) -> str:
+    """What to do about rows that differ between two readings."""
+    differs = f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings"
+    if in_collator:
+        return (
+            f"{differs}: the collator is random (masks, noise), so VoG would measure its draws. Fix each row's draw: "
+            "collate_fn=SeededPerRow(collator), from vog_hf.data.collating, or pass a collator that draws nothing"
+        )
+    return (
+        f"{differs}: the data set's transform is random (crop, flip, dropout, masking), so VoG would measure the "
+        "transform. Pass the rows with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
+    )
+
+
+def check_map_style(dataset: Any) -> None:
+    """Raise DataError where a data set is empty or has no rows by number."""
+    if isinstance(dataset, (str, PurePath)):
+        msg = (
+            f"a data set is expected, got the text {str(dataset)!r}; load its rows first: datasets.load_dataset(...), "
+            "of a folder of images load_dataset('imagefolder', data_dir=...)"
+        )
+        raise DataError(msg)
+    if isinstance(dataset, Mapping):
+        splits = sorted(by_split_name(dataset))
+        msg = f"one data set is scored at a time, got a mapping of {splits}; pass one of its splits"
+        raise DataError(msg)
+    if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
+        msg = (
+            f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style data set, "
+            "e.g. datasets.Dataset.from_generator(...) or load_dataset(..., streaming=False)"
+        )
+        raise DataError(msg)
+    if len(dataset) == 0:
+        msg = "the data set is empty: there is no row to score; check the split or the filter that made it"
+        raise DataError(msg)
+
+
+def _named(rows: Sequence[int]) -> str:
+    """The rows of a batch for a message."""
+    if isinstance(rows, range):
+        return f"rows {rows[0]}-{rows[-1]}"
+    return f"rows {', '.join(map(str, rows[:3]))}{f' and {len(rows) - 3} others' if len(rows) > 3 else ''}"
+
+
+def _default_collator(rows: Sequence[Any]) -> CollateFunction:
+    if rows and isinstance(rows[0], Mapping):
+        from transformers import default_data_collator
+
+        return default_data_collator
+    return default_collate
+
+
+def _what_makes_inputs(row: Mapping[str, Any], parameters: set[str]) -> str:
+    """What to do about rows that have no input of the model."""
+    of_several = [name for name in row if any(name.endswith(f"_{parameter}") for parameter in parameters)]
+    is_preference = {"chosen", "rejected"} <= row.keys()
+    if is_preference or len(of_several) > 1:
+        return (
+            "each row holds several inputs (a preference, a pair or triplet of texts), and VoG needs one example per "
+            "row: make each text a row of its own, with the model's inputs (input_ids, attention_mask) and a label"
+        )
+    return "set the transform that makes them, dataset.with_transform(...), or pass collate_fn="
+
+
+def _label_tensor(labels: Any, text: str | None) -> Tensor | None:
+    """Labels as a tensor; ``text`` says what is wrong with a label column of which the collator made no numbers."""
+    if labels is None and text:
+        raise DataError(text)
+    if labels is None or isinstance(labels, Tensor):
+        return labels
+    if isinstance(labels, (list, tuple)) and all(isinstance(label, Mapping) for label in labels):
+        return None  # boxes and classes of a detector: only a callable target makes one number of them
+    try:
+        return torch.as_tensor(np.asarray(labels))
+    except (TypeError, ValueError) as error:
+        msg = f"labels must be numbers, got {labels!r:.80}; encode them, e.g. dataset.class_encode_column('label')"
+        raise DataError(text or msg) from error
+
+
+def _padded(values: npt.NDArray[Any], stops: npt.NDArray[np.int64]) -> Tensor:
+    """Lists that lie end to end, each up to the next of ``stops``, as rows ``[lists, longest]``."""
+    lengths = np.diff(stops, prepend=0, append=len(values))
+    filled = np.full((len(lengths), lengths.max()), IGNORED_TOKEN, dtype=values.dtype)
+    filled[np.arange(lengths.max()) < lengths[:, None]] = values
+    return torch.from_numpy(filled)
+
+
+def _same_labels(stored: npt.NDArray[Any], collated: npt.NDArray[Any]) -> bool:
+    """Whether a row's labels are the ones that are stored, but for padding and tokens that are left out."""
+    return np.array_equal(stored[stored != IGNORED_TOKEN], collated[collated != IGNORED_TOKEN])
+
+
+def _equal(first: Tensor, second: Any) -> bool:
+    """Same values, NaN equal to NaN (a NaN input is another check's to name)."""
+    if not isinstance(second, Tensor) or first.shape != second.shape:
+        return False
+    same = first == second
+    return bool((same | (first.isnan() & second.isnan())).all() if first.is_floating_point() else same.all())
+
+
+def _first_rows(value: Any, n_rows: int, of: int) -> Any:
+    """The first rows of everything in a batch that has an entry per row."""
+    if isinstance(value, Mapping):
+        return {name: _first_rows(item, n_rows, of) for name, item in value.items()}
+    if isinstance(value, (Tensor, np.ndarray, list)) and len(value) == of:
+        return value[:n_rows]
+    return type(value)(_first_rows(item, n_rows, of) for item in value) if isinstance(value, (tuple, list)) else value
+
+
+def _keys(rows: Sequence[Any]) -> list[str] | str:
+    return sorted(rows[0]) if rows and isinstance(rows[0], Mapping) else f"of type {type(rows[0]).__name__}"

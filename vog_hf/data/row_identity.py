@@ -1,0 +1,179 @@
+"""Row identity: digests and hashes that tell whether two data sets hold the same rows in the same order."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vog_hf.data.arrow_columns import has_table, stored_rows
+from vog_hf.data.row_hashes import FirstValueHashes, Hashes, ValueHashes, has_kind, is_binary, is_time, mix, text_hash
+from vog_hf.errors import ConfigError, RowMismatchError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+SAMPLED_PAYLOADS = 64  # of a binary column, in a digest of version 1
+SECOND = "2:"  # begins the digest of a column that version 1 digested another way
+ROWS_AT_A_TIME = 1_024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RowIdentity:
+    """What tells the rows of a data set apart from others: taken from the Arrow table, whatever its transform.
+
+    Attributes:
+        n_rows: Number of rows.
+        columns: Digest of every column in row order, over all bytes of images and sounds (see `ValueHashes`).
+        row_hash: 64-bit hash per row over all columns; None where there is no table.
+    """
+
+    n_rows: int
+    columns: dict[str, str]
+    row_hash: Hashes | None
+
+    @classmethod
+    def of_fingerprint(cls, fingerprint: Mapping[str, Any]) -> "RowIdentity":
+        """The rows that a folder of scores or moments was begun for, without a hash of each."""
+        return cls(fingerprint.get("rows", 0), fingerprint.get("data", {}), None)
+
+    def verify(self, other: "RowIdentity") -> list[str]:
+        """The columns on which ``other`` (a data set at hand) agrees with these rows (those that were scored).
+
+        A column's digest of version 1 says nothing about one of version 2; see ``like`` of `identify_rows`.
+
+        Raises:
+            RowMismatchError: Another number of rows, or a shared column that differs.
+        """
+        if other.n_rows != self.n_rows:
+            msg = f"the scores cover {self.n_rows:,} rows and the data set has {other.n_rows:,}; pass what was scored"
+            raise RowMismatchError(msg)
+        differing = self.differing(other)
+        if differing:
+            msg = (
+                f"column {differing[0]!r} of the data set is not the one that was scored: the rows were shuffled, "
+                "filtered, edited or come from another split; pass the data set that was scored, in its order"
+            )
+            raise RowMismatchError(msg)
+        return self._comparable(other)
+
+    def differing(self, other: "RowIdentity") -> list[str]:
+        """The columns that both have and that are not equal, as far as their digests can be compared."""
+        return [name for name in self._comparable(other) if self.columns[name] != other.columns[name]]
+
+    def _comparable(self, other: "RowIdentity") -> list[str]:
+        """The columns that both have, without those that only ``other`` digests as version 2 does."""
+        return [
+            name
+            for name, digest in self.columns.items()
+            if name in other.columns and not (is_first_version(digest) and not is_first_version(other.columns[name]))
+        ]
+
+
+def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) -> RowIdentity:
+    """The identity of a data set's rows; of a torch data set (no Arrow table) only their number.
+
+    All bytes of the rows are read, those of files that they name among them; see `ValueHashes` for the cost.
+
+    Args:
+        dataset: The rows.
+        like: The identity that this one is to be compared with: columns are digested by the version that it has.
+    """
+    if not has_table(dataset):
+        return RowIdentity(len(dataset), {}, None)
+    rows, n_rows = stored_rows(dataset), len(dataset)
+    combined = np.zeros(n_rows, dtype=np.uint64)
+    columns = {}
+    current, first = ValueHashes(), FirstValueHashes()
+    for name in dataset.column_names:
+        column = dataset.data.column(name)
+        is_first = like is not None and is_first_version(like.columns.get(name, SECOND))
+        hashes = _hash_column(column, rows, first if is_first else current)
+        combined = mix(combined ^ mix(hashes ^ text_hash(name)))
+        digest = hashlib.sha256(np.ascontiguousarray(hashes).tobytes())
+        changed = has_kind(column.type, is_binary, is_time)
+        if is_first and n_rows:
+            _add_samples(digest, column, n_rows, rows)
+        columns[name] = ("" if is_first or not changed else SECOND) + digest.hexdigest()
+    if current.unread:
+        logger.warning(
+            "%d files that rows name are not on this machine (%s); these rows are compared by the names of the files",
+            len(current.unread),
+            current.unread[0],
+        )
+    return RowIdentity(n_rows, columns, combined)
+
+
+def is_first_version(digest: str) -> bool:
+    """Whether version 1 digests a column so."""
+    return not digest.startswith(SECOND)
+
+
+def _add_samples(digest: Any, column: pa.ChunkedArray, n_rows: int, rows: npt.NDArray[np.int64] | None) -> None:
+    """Put some of the payloads of a binary column into a digest of version 1, which hashes their lengths."""
+    if has_kind(column.type, is_binary):
+        for row in np.unique(np.linspace(0, n_rows - 1, SAMPLED_PAYLOADS).astype(int)):
+            digest.update(_payload(column[int(row if rows is None else rows[row])].as_py()))
+
+
+def _hash_column(column: pa.ChunkedArray, rows: npt.NDArray[np.int64] | None, hashes: ValueHashes) -> Hashes:
+    """The hash of a column's value in each of these rows (None: all), chunk by chunk; no other row is read."""
+    none = np.zeros(0, dtype=np.uint64)
+    if rows is None:
+        return np.concatenate([none, *map(hashes.of, column.chunks)])
+    stored, place = np.unique(rows, return_inverse=True)
+    return np.concatenate([none, *map(hashes.of, _chosen(column, stored))])[place]
+
+
+def _chosen(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> Iterator[pa.Array]:
+    """Some rows of a column, which ascend, in arrays that are copied a few rows at a time or not at all."""
+    start = 0
+    for chunk in column.chunks:
+        first, last = np.searchsorted(rows, [start, start + len(chunk)])
+        numbers = rows[first:last] - start
+        start += len(chunk)
+        if len(numbers) == len(chunk):
+            yield chunk
+        else:
+            values = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+            for i in range(0, len(numbers), ROWS_AT_A_TIME):
+                yield values.take(pa.array(numbers[i : i + ROWS_AT_A_TIME]))
+
+
+def by_split_name(splits: Mapping[Any, T]) -> dict[str, T]:
+    """Splits, or what belongs to them, under their names as plain text.
+
+    Keys may be `datasets.Split` or members of an enumeration, which equal their text and cannot be sorted or saved.
+
+    Raises:
+        ConfigError: Two keys have one name.
+
+    Example:
+        >>> from datasets import Split
+        >>> by_split_name({Split.TRAIN: 1, "test": 2})
+        {'train': 1, 'test': 2}
+    """
+    named = {str(key.value if isinstance(key, Enum) else key): value for key, value in splits.items()}
+    if len(named) < len(splits):
+        msg = f"splits must have different names, got {list(splits)}; rename one"
+        raise ConfigError(msg)
+    return named
+
+
+def _payload(value: Any) -> bytes:
+    """The bytes of a value that go into a digest; of an image or a sound not its path."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"bytes", "path"}:
+        return value["bytes"] if value["bytes"] is not None else PurePosixPath(value["path"] or "").name.encode()
+    return repr(value).encode()

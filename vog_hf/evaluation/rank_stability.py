@@ -1,0 +1,90 @@
+"""Whether the ranking of a run has settled: its agreement with itself from snapshot to snapshot."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vog_hf.errors import ConfigError, NonFiniteError
+from vog_hf.evaluation.ranking_agreement import Ranking, agreement
+
+# From which agreement with the ranking one snapshot before a ranking is called settled; a choice of words of ours.
+SETTLED_SPEARMAN, SETTLED_OVERLAP = 0.95, 0.90
+
+
+def ranking_stability(running: npt.ArrayLike) -> pd.DataFrame:
+    """How far the ranking after each snapshot agrees with the one before it and with the final one; 1 = fully.
+
+    Args:
+        running: ``[rows, snapshots]``, finite: the score up to each snapshot, as ``VoGScores.trajectory("vog")``, in
+            the order of training. Read one column at a time: it may be a memory map that is larger than the memory.
+
+    Returns:
+        One line for each number of ``snapshots`` from 2 (the variance of one snapshot is 0): ``spearman_previous``,
+        ``overlap_top_1_previous`` and so on with the ranking one snapshot before (NaN after 2 snapshots), and
+        ``spearman_final``, ``overlap_top_1_final`` and so on with that of all snapshots, as `rank_agreement` defines
+        them. Snapshots are shared between the rankings compared, so values rise towards the end by themselves.
+
+    Raises:
+        ConfigError: Not ``[rows, snapshots]``, no rows, or fewer than two snapshots.
+        NonFiniteError: A value is NaN or infinite.
+
+    Example:
+        >>> table = ranking_stability([[0, 1, 3], [0, 2, 2], [0, 3, 1]])
+        >>> table[["snapshots", "spearman_previous", "spearman_final"]].to_numpy().round(3).tolist()
+        [[2.0, nan, -1.0], [3.0, -1.0, 1.0]]
+    """
+    values = np.asarray(running)
+    if values.ndim != 2 or not len(values) or values.shape[1] < 2:
+        msg = f"running must be [rows, snapshots] of at least one row and two snapshots, got shape {values.shape}"
+        raise ConfigError(msg)
+    final = _ranking_after(values, values.shape[1])
+    previous, lines = None, []
+    for snapshots in range(2, values.shape[1] + 1):
+        current = final if snapshots == values.shape[1] else _ranking_after(values, snapshots)
+        with_final = agreement(current, final)
+        with_previous = dict.fromkeys(with_final, np.nan) if previous is None else agreement(previous, current)
+        line = {"snapshots": snapshots} | {f"{name}_previous": value for name, value in with_previous.items()}
+        lines.append(line | {f"{name}_final": value for name, value in with_final.items()})
+        previous = current
+    return pd.DataFrame(lines)
+
+
+def stability_in_words(table: pd.DataFrame) -> str:
+    """One sentence on how much the last snapshot changed the ranking by raw VoG.
+
+    Args:
+        table: As `ranking_stability` returns it.
+
+    Example:
+        >>> stability_in_words(ranking_stability([[0, 1, 2, 3], [0, 2, 3, 4], [0, 3, 4, 5]]))
+        'The last of 4 snapshots left the ranking by VoG almost as it was (Spearman 1.000 with the one a snapshot
+        before, 100 % of its highest 10 % kept): one more would likely change it little.'
+    """
+    last = table.iloc[-1]
+    count, spearman, overlap = int(last["snapshots"]), last["spearman_previous"], last["overlap_top_10_previous"]
+    if count == 2:
+        return "Two snapshots give one ranking, so how much more of them would change it cannot be told."
+    if np.isnan(spearman):
+        return f"Of {count} snapshots the last or the last but one ranks no row above another (all scores are equal)."
+    settled = spearman >= SETTLED_SPEARMAN and overlap >= SETTLED_OVERLAP
+    what = "left the ranking by VoG almost as it was" if settled else "changed the ranking by VoG"
+    outlook = "little" if settled else "further"
+    return (
+        f"The last of {count} snapshots {what} (Spearman {spearman:.3f} with the one a snapshot before, "
+        f"{100 * overlap:.0f} % of its highest 10 % kept): one more would likely change it {outlook}."
+    )
+
+
+def _ranking_after(running: npt.NDArray[Any], snapshots: int) -> Ranking:
+    column = np.asarray(running[:, snapshots - 1], dtype=float)
+    bad = ~np.isfinite(column)
+    if bad.any():
+        row = int(bad.argmax())
+        msg = (
+            f"running must be finite, got {column[row]} at row {row} after {snapshots} snapshots "
+            f"({int(bad.sum())} rows); leave these rows out"
+        )
+        raise NonFiniteError(msg)
+    return Ranking.of(column)

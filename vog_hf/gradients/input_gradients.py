@@ -1,0 +1,110 @@
+"""Gradients of a scalar per row with respect to the model's input, with the model left as it was found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vog_hf.errors import ModelError
+from vog_hf.gradients.input_leaf import Forward, _explained_autograd_errors, find_leaf, forward_from_leaf, is_lonely
+from vog_hf.gradients.model_inputs import (
+    doubled,
+    forward_inputs,
+    placed,
+    split_batch,
+)
+from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, scoring_mode, unwrap
+from vog_hf.gradients.targets import (
+    Target,
+    check_target,
+    fill_missing_labels,
+    find_logits,
+    find_task,
+    row_scalar,
+)
+from vog_hf.gradients.tasks import Task
+
+
+def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None) -> Tensor:
+    """Gradient of each row's target with respect to that row's input, ``[batch, *input]``.
+
+    In evaluation mode, outside autocast; weights, ``.grad``, ``requires_grad``, module modes, buffers, the model's
+    configuration and all random states are left as they were. Unit: target unit per unit of input; sign and direction
+    as they are.
+
+    Args:
+        model: A transformers model, a timm model or any ``nn.Module`` whose output holds logits (see
+            `vog_hf.gradients.targets.find_logits`); compiled and wrapped models are unwrapped.
+        batch: A mapping as ``forward`` takes it (labels may be in it), a tensor, or a pair (inputs, labels).
+        target: ``"logit"``, ``"probability"``, ``"loss"``, or ``target(outputs, batch) -> [batch]``.
+        labels: ``[batch]`` classes, or what the model's task needs; default: those in the batch, else, for
+            classifiers, the model's own prediction.
+
+    Returns:
+        The gradient w.r.t. the main input if that is floating (pixels, waveform, spectrogram), else w.r.t. the token
+        embeddings, ``[batch, tokens, width]``.
+
+    Raises:
+        ModelError: The input or the logits cannot be found, or the target does not depend on the input.
+
+    Example:
+        >>> model = nn.Linear(3, 2, bias=False)
+        >>> gradients = input_gradients(model, (torch.ones(4, 3), torch.tensor([0, 1, 1, 0])))
+        >>> torch.equal(gradients[1], model.weight[1])  # the logit of class 1 is linear in the input
+        True
+    """
+    require_module(model)
+    model = unwrap(model)
+    given, found_labels = split_batch(batch, model)
+    labels = found_labels if labels is None else labels
+    device, dtype = model_device_and_dtype(model)
+    with preserved_rng(), scoring_mode(model):
+        inputs = placed(forward_inputs(model, given, labels), device, dtype)
+        if isinstance(labels, Tensor):
+            labels = placed({"labels": labels}, device, None)["labels"]
+        leaf = find_leaf(model, inputs)
+        forward = forward_from_leaf(model, inputs, leaf)
+        n_rows = len(forward.x)
+        if is_lonely(forward):
+            inputs = doubled(inputs)
+            labels = torch.cat([labels, labels]) if isinstance(labels, Tensor) else labels
+            forward = forward_from_leaf(model, inputs, leaf)
+        task = None
+        if isinstance(target, str):
+            logits = find_logits(forward.outputs)
+            task = find_task(model, logits, labels)
+            check_target(target, task)
+            labels = task.counted_labels(labels, {**given, **inputs})
+            if labels is not None:
+                task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
+            if task.can_predict_label:
+                labels = fill_missing_labels(labels, logits.argmax(-1))
+        return target_gradients([target], task, forward, labels)[0][:n_rows]
+
+
+def target_gradients(
+    targets: Sequence[Target], task: Task | None, forward: Forward, labels: Tensor | None
+) -> list[Tensor]:
+    """Gradient of each target's row scalars with respect to the leaf, ``[batch, *input]``: one backward each."""
+    gradients = []
+    for i, target in enumerate(targets):
+        scalars = row_scalar(target, task, forward.outputs, forward.inputs, labels)
+        with _explained_autograd_errors():
+            (gradient,) = torch.autograd.grad(
+                scalars.sum(), forward.x, retain_graph=i < len(targets) - 1, allow_unused=True
+            )
+        if gradient is None:
+            msg = (
+                "the target does not depend on the input: it is used under no_grad, detached or not used at all; "
+                "VoG needs a model that is differentiable from its input to its logits"
+            )
+            raise ModelError(msg)
+        gradients.append(gradient)
+    return gradients
+
+
+# --- what is fed to the model ---------------------------------------------------------------------------------------
+
+
+# --- leaving the model as it was found ------------------------------------------------------------------------------

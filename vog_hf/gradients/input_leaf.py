@@ -1,0 +1,274 @@
+"""The input that is differentiated: a floating tensor, or the output of the token embedding."""
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vog_hf.errors import ConfigError, ModelError
+from vog_hf.gradients.batchnorm_folding import graph_nodes
+from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, takes_any_input
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass: what the model gave, what it was fed, and the leaf ``x`` inside."""
+
+    outputs: Any
+    inputs: Mapping[str, Any]
+    x: Tensor
+
+
+class EmbeddingCut:
+    """A forward hook that cuts an embedding's output out of the graph; one object for all passes of a compiled model.
+
+    ``caught`` are the outputs that were cut, each now a leaf; the model goes on with a copy.
+    """
+
+    def __init__(self) -> None:
+        self.caught: list[Tensor] = []
+        self._ids = torch.empty(0)
+
+    @contextmanager
+    def watching(self, embedding: nn.Module, ids: Tensor) -> Iterator[None]:
+        """Cut while the model runs on ``ids``."""
+        self.caught.clear()
+        self._ids = ids
+        compiles = "torch._dynamo" in sys.modules  # importing it takes a second
+        handle = embedding.register_forward_hook(self._opaque if compiles else self)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._ids = torch.empty(0)
+
+    @functools.cached_property
+    def _opaque(self) -> Callable[..., Tensor]:
+        """The hook, not to be looked into by ``torch.compile``."""
+        hook: Callable[..., Tensor] = torch.compiler.disable(self.__call__)
+        return hook
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """As `torch.nn.Module.register_forward_hook` calls it."""
+        swapped = _has_tokens_first(self._ids, args, output)
+        self.caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
+        fed = self.caught[-1].clone()
+        return fed.transpose(0, 1) if swapped else fed
+
+
+@dataclass(frozen=True)
+class InputLeaf:
+    """The input with respect to which the gradient is taken: a floating tensor, or an embedding's output."""
+
+    name: str  # key in the batch
+    embedding: nn.Module | None  # the module whose output is the leaf; None: the tensor itself
+    cut: EmbeddingCut = field(default_factory=EmbeddingCut, repr=False, compare=False)
+
+    def channel_axis(self, shape: Sequence[int]) -> int | None:
+        """Axis of ``[batch, *input]`` that holds image channels, None where the input is not an image."""
+        if self.embedding is None and (len(shape) == 4 or (len(shape) > 4 and self.name.startswith("pixel_values"))):
+            return len(shape) - 3
+        return None
+
+    @property
+    def mask_name(self) -> str:
+        """Key of the mask that says which elements of this input are no padding."""
+        return "pixel_mask" if self.name.startswith("pixel") else "attention_mask"
+
+    def element_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
+        """Which elements of ``shape = [batch, *input']`` (after a channel mean) count; None = all of them."""
+        mask = self.padding_mask(inputs, shape)
+        if mask is None and self.embedding is not None:
+            return torch.ones(tuple(shape[:2]), dtype=torch.bool, device=inputs[self.name].device)
+        return mask
+
+    def padding_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
+        """As `element_mask`, of a batch that says what is padding; None where it does not."""
+        mask, shape = inputs.get(self.mask_name), tuple(shape)
+        if not isinstance(mask, Tensor):
+            return None
+        if tuple(mask.shape) == shape[: mask.dim()]:
+            return mask.bool()
+        if mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1]):  # [batch, mel bins, frames]
+            return mask.bool().unsqueeze(1).expand(shape)
+        if mask.dim() == 3 and tuple(mask.shape) == (shape[0], *shape[2:]):  # [batch, channels, height, width]
+            return mask.bool().unsqueeze(1).expand(shape)
+        return None
+
+
+def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
+    """What of ``inputs`` is differentiated: ``main_input_name``, else the first parameter of forward in the batch."""
+    main = getattr(model, "main_input_name", None)
+    names = [name for name in ([main] if isinstance(main, str) else []) if name in inputs]
+    if "inputs_embeds" in inputs:
+        names = ["inputs_embeds"]
+    unnamed = inputs if takes_any_input(model) else ()
+    candidates = sorted(dict.fromkeys([*forward_parameters(model), *unnamed]), key=_is_beside_the_input)
+    names += [name for name in candidates if isinstance(inputs.get(name), Tensor)]
+    if not names:
+        msg = (
+            f"none of forward's parameters {list(forward_parameters(model))} is a tensor of the batch, which has "
+            f"{sorted(inputs)}; name the batch's keys after forward's parameters in the collator"
+        )
+        raise ModelError(msg)
+    name = names[0]
+    if inputs[name].is_floating_point():
+        return InputLeaf(name, None)
+    return InputLeaf(name, _input_embedding(model, name, inputs[name].dtype))
+
+
+def _is_beside_the_input(name: str) -> bool:
+    """Whether a parameter of forward is a mask or feeds a decoder, which is differentiated only for want of others."""
+    return name in MASK_NAMES or name.startswith("decoder_")
+
+
+def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Module:
+    owners: list[Any] = [model]
+    get_encoder: Any = getattr(model, "get_encoder", None)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
+        owners.insert(0, get_encoder())
+    embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
+    if embedding is None:
+        msg = (
+            f"the input {name!r} is {dtype}, which has no gradient, and {type(model).__name__} names no embedding to "
+            "differentiate instead; define get_input_embeddings() on it, or feed a floating input"
+        )
+        raise ModelError(msg)
+    return _copy_in_use(model, embedding)
+
+
+def _copy_in_use(model: nn.Module, module: nn.Module) -> nn.Module:
+    """The module that runs instead of one inside a module that PEFT has copied to train it (``modules_to_save``).
+
+    PEFT leaves the original in the wrapper, and may hang further wrappers on it, which never run.
+    """
+    wrapper_class: Any = getattr(sys.modules.get("peft.utils.other"), "ModulesToSaveWrapper", ())
+    wrappers: Iterator[Any] = model.modules()  # outermost first
+    for wrapper in wrappers:
+        path = wrapper is not module and isinstance(wrapper, wrapper_class) and _path_to(wrapper, module)
+        if not path:
+            continue
+        trained = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
+        runs = (
+            wrapper.modules_to_save[trained[0]] if trained and not wrapper.disable_adapters else wrapper.original_module
+        )
+        inner: nn.Module = runs.get_submodule(re.sub(r"^(original_module|modules_to_save\.[^.]+)(\.|$)", "", path))
+        return inner
+    return module
+
+
+def _path_to(root: nn.Module, module: nn.Module) -> str | None:
+    return next((path for path, found in root.named_modules() if found is module), None)
+
+
+def _named_embedding(owner: Any) -> nn.Module | None:
+    """What a module returns from ``get_input_embeddings()``, None where it has no such method or no answer."""
+    try:
+        embedding = owner.get_input_embeddings() if hasattr(owner, "get_input_embeddings") else None
+    except NotImplementedError:
+        return None
+    return embedding if isinstance(embedding, nn.Module) else None
+
+
+def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> Forward:
+    """Run ``model(**inputs)`` with the leaf cut out of the graph, so that gradients stop there.
+
+    The model is fed a copy of the leaf: autograd forbids a model to change a leaf in place, as some do.
+
+    Raises:
+        ModelError: The leaf is not one tensor ``[batch, *input]`` that the model uses once.
+    """
+    if leaf.embedding is None:
+        x = inputs[leaf.name].detach().requires_grad_()
+        others = {name: value for name, value in inputs.items() if name != leaf.name}
+        with _explained_autograd_errors():
+            return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
+    cut = leaf.cut
+    with cut.watching(leaf.embedding, inputs[leaf.name]), _explained_autograd_errors():
+        outputs = model(**copied(inputs))
+    caught, ids = cut.caught, inputs[leaf.name]
+    if len(caught) != 1:
+        msg = (
+            f"the input embedding of {type(model).__name__} ({type(leaf.embedding).__name__}) was used {len(caught)} "
+            "times in one forward pass, expected exactly once; pass inputs_embeds, or return the embedding that is "
+            "really used from get_input_embeddings()"
+        )
+        raise ModelError(msg)
+    if caught[0].shape[: ids.dim()] != ids.shape:
+        advice = (
+            "Pad them in the collator to the length that it wants (Longformer: pad_to_multiple_of="
+            "config.attention_window)"
+            if ids.dim() == 2
+            else "Rows with several texts (multiple choice) are not supported: score a model of one text per row "
+            "(...ForSequenceClassification), with each choice as a row of its own"
+        )
+        msg = (
+            f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {leaf.name!r} "
+            f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
+            f"reorders its tokens itself. {advice}"
+        )
+        raise ModelError(msg)
+    return Forward(outputs, inputs, caught.pop())
+
+
+def is_lonely(forward: Forward) -> bool:
+    """Whether this is a pass over one row that must be scored as two copies (see `has_wrong_single_rows`)."""
+    return len(forward.x) == 1 and has_wrong_single_rows(forward)
+
+
+def has_wrong_single_rows(forward: Forward) -> bool:
+    """Whether torch may give wrong gradients of a batch of one row: on a CPU, behind BatchNorm.
+
+    In torch 2.15 they are wrong in evaluation mode where the gradient that comes in is in another memory format than
+    the input.
+    """
+    return forward.x.device.type == "cpu" and any("BatchNorm" in node.name() for node in graph_nodes(forward.outputs))
+
+
+def _has_tokens_first(ids: Tensor, args: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
+    if ids.dim() != 2 or output.shape[:2] != ids.shape[::-1]:
+        return False
+    if ids.shape[0] != ids.shape[1]:
+        return True
+    given = args[0] if args else None  # as many rows as tokens: only what was embedded tells
+    if not isinstance(given, Tensor) or given.shape != ids.shape:
+        return False
+    return not torch.equal(given, ids) and torch.equal(given, ids.T)
+
+
+@contextmanager
+def _explained_autograd_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "use_reentrant" in text or "Checkpointing is not compatible with .grad()" in text:
+            msg = (
+                "the model uses re-entrant gradient checkpointing in evaluation mode, through which no input gradient "
+                "can be taken; call torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or checkpoint only "
+                "while module.training"
+            )
+            raise ModelError(msg) from error
+        if "does not require grad and does not have a grad_fn" in text:
+            msg = (
+                "the target has no gradient: the model computes its logits under no_grad or from detached or integer "
+                "values; VoG needs a model that is differentiable from its input to its logits"
+            )
+            raise ModelError(msg) from error
+        raise
+
+
+def averaged_axis(reduce_channels: bool | str, leaf: InputLeaf, shape: Sequence[int]) -> int | None:  # noqa: FBT001 (an option's value, not a switch)
+    """The axis over which channels are averaged, None for none; raises where an input without channels is asked."""
+    axis = leaf.channel_axis(shape)
+    if reduce_channels is True and axis is None:
+        msg = f"reduce_channels=True needs images [batch, channels, height, width], got {leaf.name!r} {tuple(shape)}"
+        raise ConfigError(msg)
+    return axis if reduce_channels else None

@@ -1,0 +1,141 @@
+"""From a collated batch to the keyword arguments of a model's `forward`."""
+
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vog_hf.errors import DataError
+from vog_hf.gradients.decoder_inputs import decoder_inputs
+from vog_hf.gradients.targets import (
+    base_model,
+)
+
+LABEL_NAMES = ("labels", "label", "label_ids")
+MASK_NAMES = ("attention_mask", "pixel_mask")
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def doubled(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of one row as those of two copies of it."""
+    return {
+        name: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+        for name, value in inputs.items()
+    }
+
+
+def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` with tensors of their own: a model that changes its input must not change the row."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES) -> tuple[dict[str, Any], Any]:
+    """A collated batch as (inputs by name, labels or None): mappings, pairs (inputs, labels) and bare tensors."""
+    required = required_parameters(model)
+    if isinstance(batch, Mapping):
+        labels = [batch[name] for name in label_names if name in batch]
+        inputs = {name: value for name, value in batch.items() if name not in label_names or name in required}
+        return inputs, next((value for value in labels if value is not None), None)
+    first = next(iter(forward_parameters(model)), None)
+    if isinstance(batch, Tensor):
+        batch = (batch,)
+    if not isinstance(batch, (tuple, list)) or not 1 <= len(batch) <= 2 or first is None:
+        msg = f"a batch must be a mapping, a pair (inputs, labels) or a tensor, got {type(batch).__name__}"
+        raise DataError(msg)
+    if isinstance(batch[0], Mapping):
+        return dict(batch[0]), batch[1] if len(batch) == 2 else None
+    if len(batch) == 1:
+        return {first: batch[0]}, None
+    others = [name for name in required if name != first]
+    return {first: batch[0], **dict.fromkeys(others if len(others) == 1 else ())}, batch[1]
+
+
+def forward_inputs(
+    model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | None, label_names: Sequence[str] = LABEL_NAMES
+) -> dict[str, Any]:
+    """``inputs`` reduced to what forward accepts, without labels unless forward cannot do without.
+
+    A model that is given labels computes a loss and writes ``config.problem_type``. Sequence-to-sequence models get
+    the decoder's inputs from the labels where the batch has none.
+
+    Raises:
+        DataError: Forward has a parameter for labels without a default, and there are none.
+    """
+    accepted, takes_all = forward_parameters(model), takes_any_input(model)
+    kept = {
+        name: value
+        for name, value in inputs.items()
+        if name in accepted or (takes_all and isinstance(value, Tensor) and name not in label_names)
+    }
+    for name in required_parameters(model):
+        if name in label_names or (name in kept and kept[name] is None):
+            kept[name] = _required_labels(model, name, labels if kept.get(name) is None else kept[name])
+    config = getattr(model, "config", None)
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        and isinstance(labels, Tensor)
+        and labels.dim() == 2
+        and not labels.is_floating_point()
+        and "decoder_input_ids" in accepted
+        and not kept.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}
+    ):
+        kept["decoder_input_ids"] = decoder_inputs(model, labels)
+    if "use_cache" in accepted and getattr(config, "use_cache", False):
+        kept["use_cache"] = False  # keys and values of every layer would be kept for nothing
+
+    return kept
+
+
+def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
+    """Labels for a forward that cannot do without; class 0 where a row has none, which only enters the loss."""
+    if labels is None:
+        msg = (
+            f"forward of {type(base_model(model)).__name__} requires {name!r}, and the batch has no labels; give the "
+            f"parameter a default ({name}=None), or name the labels (label_column=)"
+        )
+        raise DataError(msg)
+    is_classes = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
+    return labels.clamp(min=0) if is_classes else labels
+
+
+def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+    """``inputs`` on a device, their floating tensors in a dtype (None: as they are).
+
+    Tensors that were made in inference mode are copied: autograd takes none of those.
+    """
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            tensor = value.clone() if value.is_inference() else value
+            found[name] = tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+    return found
+
+
+def forward_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Names of forward's parameters, of the model under an adapter or a wrapper whose own forward names none."""
+    return tuple(p.name for p in _parameters(model) if p.kind in NAMED)
+
+
+def required_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Those of `forward_parameters` that have no default."""
+    return tuple(p.name for p in _parameters(model) if p.kind in NAMED and p.default is p.empty)
+
+
+def takes_any_input(model: nn.Module) -> bool:
+    """Whether forward takes inputs that it does not name (``**kwargs``); what transformers takes so are options."""
+    if type(base_model(model)).forward.__module__.startswith("transformers."):
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters(model))
+
+
+def _parameters(model: nn.Module) -> tuple[inspect.Parameter, ...]:
+    model_class: Any = type(base_model(model))
+    return _signature(model_class)
+
+
+@functools.cache
+def _signature(model_class: type[nn.Module]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(model_class.forward).parameters.values())[1:]  # without self

@@ -1,0 +1,170 @@
+"""The state of a model while gradients are taken: modes, caches and random states, restored afterwards."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vog_hf.errors import ModelError
+from vog_hf.gradients.model_state import clear_lru_caches, kept_state
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module under ``torch.compile`` and data-parallel wrappers: hooks on a compiled module are ignored."""
+    # neither is imported for this
+    engine = getattr(sys.modules.get("deepspeed"), "DeepSpeedEngine", nn.DataParallel)
+    compiled = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", ())
+    while True:
+        if isinstance(model, compiled):
+            model = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, engine)):
+            model = model.module
+        else:
+            return model
+
+
+def require_module(model: Any) -> None:
+    """Raise ModelError where a model is not a torch module, as those of SetFit and pipelines are not."""
+    if not isinstance(model, nn.Module):
+        inside = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
+        advice = f"pass the module inside it ({', '.join(inside)})" if inside else "pass the model that was trained"
+        msg = f"a torch.nn.Module is expected as the model, got {type(model).__name__}; {advice}"
+        raise ModelError(msg)
+
+
+def model_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Device of the model and dtype of its first floating weight (None: it has no floating weight)."""
+    tensors = [*model.parameters(), *model.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return device, next((t.dtype for t in tensors if t.is_floating_point()), None)
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Give back the random states of python, numpy and torch (all devices) as they were.
+
+    Some models draw numbers in evaluation mode, too: wav2vec2 of transformers 5.0 for its layer drop.
+    """
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
+    """Evaluation mode without compilation, gradients on, autocast to a dtype or off; on leaving, all is as before.
+
+    Modes are set flag by flag, because ``train()`` and ``eval()`` of some modules do more than that. Whatever the
+    model changes in itself is put back (see `ModelState`); what modules keep of weights that they had before, or had
+    meanwhile, is dropped (see `drop_caches`). Recurrent networks run without cuDNN.
+    """
+    device, _ = model_device_and_dtype(model)
+    with ExitStack() as stack:
+        stack.callback(drop_caches, model)
+        stack.enter_context(_unwritten_problem_type(list(model.modules())))
+        stack.enter_context(kept_state(model))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        # Weights are exchanged under it: what it keeps of them would be old.
+        casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None, cache_enabled=False)
+        stack.enter_context(casting)
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(_without_cudnn())
+        drop_caches(model)
+        for module in model.modules():
+            module.training = False
+            if module.__dict__.get("_compiled_call_impl") is not None:
+                module.__dict__["_compiled_call_impl"] = None
+        if "forward" in model.__dict__ and hasattr(model, "_original_forward"):
+            model.__dict__["forward"] = _forward_before_accelerate(model)
+        yield
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Leave cuDNN, which has no backward of recurrent layers in evaluation mode, to itself for a while."""
+    was_enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = was_enabled
+
+
+@contextmanager
+def _unwritten_problem_type(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Give configurations their ``problem_type`` back: a model that must be fed labels writes it."""
+    configs: list[Any] = [vars(module).get("config") for module in modules]
+    before = [(config, config.problem_type) for config in configs if hasattr(config, "problem_type")]
+    try:
+        yield
+    finally:
+        for config, problem_type in before:
+            if config.problem_type != problem_type:
+                config.problem_type = problem_type
+
+
+def drop_caches(model: nn.Module) -> None:
+    """Have modules forget what they computed of their weights: to be called when a model's weights have changed.
+
+    Some keep it in evaluation mode until ``train(True)`` is called: attention biases (LeViT, EfficientFormer, TinyViT),
+    norms of weights (DoRA). It is called on those only that have a ``train`` of their own and hold tensors beside
+    their weights; modes and ``requires_grad`` stay as they are. Caches of ``functools`` are emptied.
+    """
+    clear_lru_caches(model)
+    keeping = [m for m in model.modules() if _acts_on_train(m) and any(map(_holds_tensors, m.modules()))]
+    if not keeping:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for module in keeping:
+            module.train(True)
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        for parameter, was_trainable in trainable:
+            parameter.requires_grad_(was_trainable)
+
+
+def _acts_on_train(module: nn.Module) -> bool:
+    """Whether ``train`` is the module's own: not torch's, nor the one that all transformers models share."""
+    home = getattr(type(module).train, "__module__", "")
+    return not home.startswith(("torch.", "transformers.modeling_utils"))
+
+
+def _holds_tensors(module: nn.Module) -> bool:
+    """Whether a module has tensors, or collections of them, that are neither parameters nor buffers."""
+    kept = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    return any(_has_tensor(value) for value in kept)
+
+
+def _has_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_tensor(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_has_tensor(item) for item in value)
+    return isinstance(value, Tensor)
+
+
+def _forward_before_accelerate(model: nn.Module) -> Callable[..., Any]:
+    """The forward that Accelerate patched for bf16 or fp16, under one layer of wrapping for each time it did."""
+    function: Any = getattr(model._original_forward, "__func__", model._original_forward)
+    plain = type(model).forward
+    while function is not plain and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+        function = getattr(function, "__func__", function)
+    if function is plain:
+        return MethodType(plain, model)
+    original: Callable[..., Any] = model._original_forward  # type: ignore[assignment]
+    return original

@@ -1,0 +1,279 @@
+"""What the head of a card declares: configurations, their splits and columns, tags. Nothing of others' is lost."""
+
+import fnmatch
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import CardData, DatasetCard, DatasetCardData
+
+from vog_hf.errors import ConfigError
+from vog_hf.hub.repo_paths import is_scores_config
+from vog_hf.hub.repository import KnownSplit, Repository, as_path
+
+logger = logging.getLogger(__name__)
+
+TAGS = ("variance-of-gradients", "vog")
+ONE_READER = (
+    "`datasets` reads all configurations of a repository with one reader; push to a repository of its own (with "
+    "scores_only=True, where the data are large)"
+)
+
+
+class Declaration:
+    """The configuration that is pushed, beside what the repository holds.
+
+    Args:
+        repository: As it stands.
+        config: Name of the configuration.
+        features: Columns of the pushed splits.
+        splits: Rows and bytes of each pushed split.
+        patterns: What the files of each pushed split are named by.
+        new_files: Names that the push brings; no pattern of others may take them in.
+        replaced: Names of files that the push replaces or deletes; nothing else may be made of them.
+
+    Attributes:
+        config: Its name.
+        features: Columns of the configuration.
+        splits: Rows and bytes of all its splits.
+
+    Raises:
+        ConfigError: What is there cannot stand beside it.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        config: str,
+        features: Features,
+        splits: Mapping[str, SplitInfo],
+        patterns: Mapping[str, str],
+        *,
+        new_files: Sequence[str],
+        replaced: Sequence[str] = (),
+    ) -> None:
+        self._repository, self.config, self._patterns = repository, config, dict(patterns)
+        self._new_files, self._replaced = new_files, replaced
+        known = repository.splits(config) if self._own(repository.configs) else {}
+        self._others: dict[str, KnownSplit] = {name: split for name, split in known.items() if name not in splits}
+        self._require_one_reader()
+        self._require_unshared()
+        self.features = self._with_others(features)
+        infos = {name: repository.split_info(name, split, config) for name, split in self._others.items()}
+        self.splits = {**infos, **splits}
+
+    def apply(self, data: CardData, sizes: Mapping[str, int]) -> None:
+        """Put it into the metadata of a card; everything else there stays.
+
+        Args:
+            data: Of the card; changed in place.
+            sizes: Bytes of every file of the pushed splits.
+        """
+        data["configs"] = self._configs()
+        infos = _infos(data.get("dataset_info"))
+        kept = [self._repository.sizes.get(file, 0) for split in self._others.values() for file in split.files]
+        infos[self.config] = {**infos.get(self.config, {}), **self._info(sum(kept) + sum(sizes.values()))}
+        entries = [{"config_name": name, **info} for name, info in infos.items()]
+        if list(infos) == ["default"]:
+            data["dataset_info"] = infos["default"]
+        else:
+            data["dataset_info"] = entries if len(entries) > 1 else entries[0]
+        tags = data.get("tags") or []
+        tags = [tags] if isinstance(tags, str) else list(tags)
+        data["tags"] = [*tags, *(tag for tag in TAGS if tag not in tags)]
+
+    def files(self, shards: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Sequence[str]]]:
+        """The files of which each split has to be made after the push: by configuration, then by split.
+
+        Args:
+            shards: Of each pushed split.
+
+        Returns:
+            Of the configuration that is pushed, and of every other one that may have to do with a file of the push.
+        """
+        kept = {name: split.files for name, split in self._others.items()}
+        found: dict[str, dict[str, Sequence[str]]] = {self.config: {**kept, **shards}}
+        for config in self._repository.configs:
+            name, touched = str(config["config_name"]), [*self._new_files, *self._replaced]
+            if name != self.config and any(_may_take_in(pattern, touched) for pattern in _patterns_of(config)):
+                found[name] = {split: known.files for split, known in self._repository.splits(name).items()}
+        return {name: splits for name, splits in found.items() if splits}
+
+    def require_readable(self, card: DatasetCard) -> DatasetCard:
+        """The card, after its metadata was read back as `datasets` reads it.
+
+        There are names that YAML cannot hold (with a "next line" character in them); then the columns are left out of
+        the card, and readers take them from the parquet files, which hold them, too.
+
+        Raises:
+            ConfigError: The card cannot say what it has to.
+        """
+        if self._reads_back(card):
+            return card
+        if self._others:
+            msg = (
+                "a column or class has a name that no card can hold (with a line end of an unusual kind), and the "
+                "other splits of the repository need the card; rename it, or pass a config_name="
+            )
+            raise ConfigError(msg)
+        logger.warning("a column or class has a name that no card can hold; the columns stand in the files alone")
+        infos = card.data["dataset_info"]
+        for info in infos if isinstance(infos, list) else [infos]:
+            if info.get("config_name", "default") == self.config:
+                del info["features"]
+        return card
+
+    def _reads_back(self, card: DatasetCard) -> bool:
+        """Whether the card, as bytes, gives the columns again."""
+        try:
+            text = card.content.encode().decode()
+        except UnicodeEncodeError:
+            return False
+        return bool(
+            DatasetInfosDict.from_dataset_card_data(DatasetCard(text).data)[self.config].features == self.features
+        )
+
+    def _own(self, configs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        return next((config for config in configs if config["config_name"] == self.config), None)
+
+    def _require_one_reader(self) -> None:
+        foreign = self._repository.foreign_file
+        others = [c["config_name"] for c in self._repository.configs if c["config_name"] != self.config]
+        if foreign and (self._others or others):
+            msg = f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}"
+            raise ConfigError(msg)
+
+    def _require_unshared(self) -> None:
+        others = {f"the split {name!r}": set(split.files) for name, split in self._others.items()}
+        for config in self._repository.configs:
+            name = str(config["config_name"])
+            if name != self.config and any(_may_take_in(pattern, self._replaced) for pattern in _patterns_of(config)):
+                splits = self._repository.splits(name).values()
+                others[f"the configuration {name!r}"] = {file for split in splits for file in split.files}
+        shared = [(who, file) for who, files in others.items() for file in self._replaced if file in files]
+        if shared:
+            who, file = shared[0]
+            msg = (
+                f"the push replaces {file!r}, of which {who} of {self._repository.repo_id} is made, too; push under "
+                "another config_name=, or with scores_only=True"
+            )
+            raise ConfigError(msg)
+
+    def _with_others(self, features: Features) -> Features:
+        """The columns of all splits; `datasets` fills in None where a split has not all of them."""
+        found = dict(features)
+        for name, split in self._others.items():
+            for column, feature in self._repository.features(split, self.config).items():
+                ours = found.setdefault(column, feature)
+                if Features({column: ours}).type != Features({column: feature}).type:
+                    msg = (
+                        f"the column {column!r} is {ours}, and {feature} in the split {name!r} of "
+                        f"{self._repository.repo_id}; push all splits together, or under another config_name="
+                    )
+                    raise ConfigError(msg)
+        return Features(found)
+
+    def _configs(self) -> list[dict[str, Any]]:
+        configs = [self._kept(config) for config in self._repository.configs]
+        own = self._own(configs)
+        if own is None:
+            _keep_default(configs, self.config)
+            own = {"config_name": self.config}
+            configs.append(own)
+        self._require_one_default(configs)
+        data_files = [entry for entry in own.get("data_files", []) if entry["split"] not in self._patterns]
+        data_files += [{"split": split, "path": pattern} for split, pattern in self._patterns.items()]
+        if not self._others:  # options of another reader are of no use to ours
+            for key in set(own) - {"config_name", "default"}:
+                del own[key]
+        own["data_files"] = data_files
+        return configs
+
+    def _require_one_default(self, configs: Sequence[Mapping[str, Any]]) -> None:
+        loaded = [c["config_name"] for c in configs if c["config_name"] == "default" or c.get("default")]
+        others = [name for name in loaded if name != self.config]
+        if others and self.config in loaded:
+            msg = (
+                f"{self._repository.repo_id} loads its configuration {others[0]!r} where none is named, and "
+                f"{self.config!r} would load there, too, which `datasets` refuses; push under another config_name= (on "
+                f"the command line --config-name): {others[0]!r} itself, or a new one"
+            )
+            raise ConfigError(msg)
+
+    def _kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration that is there, its splits one by one; no pattern of theirs takes in a file of ours."""
+        declared, is_own = config.get("data_files"), config["config_name"] == self.config
+        if isinstance(declared, list) and all(isinstance(e, dict) for e in declared) and "data_dir" not in config:
+            entries = [e if is_own and e["split"] in self._patterns else self._exact(e, config) for e in declared]
+            return {**config, "data_files": entries}
+        if not is_own and not any(map(self._takes_in, _flat(declared or config.get("data_dir") or "**"))):
+            return dict(config)
+        rest = {key: value for key, value in config.items() if key not in ("data_files", "data_dir")}
+        splits = self._repository.splits(str(config["config_name"]))
+        if not splits:
+            msg = (
+                f"the card of {self._repository.repo_id} names a configuration {config['config_name']!r} with no data "
+                "to be found; take it out of the card, or add its data first"
+            )
+            raise ConfigError(msg)
+        entries = [self._exact({"split": n, "path": as_path(s.patterns)}, config) for n, s in splits.items()]
+        return {**rest, "data_files": entries}
+
+    def _exact(self, entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """A split as it is declared; by the names of its files, where its pattern would take in a file of ours."""
+        if not any(map(self._takes_in, _flat(entry))):
+            return dict(entry)
+        split = self._repository.splits(str(config["config_name"])).get(str(entry["split"]))
+        return dict(entry) if split is None else {**entry, "path": as_path(split.files)}
+
+    def _takes_in(self, pattern: str) -> bool:
+        """Whether a pattern may match a file that the push brings; in doubt it does."""
+        return _may_take_in(pattern, self._new_files)
+
+    def _info(self, download_size: int) -> dict[str, Any]:
+        splits = SplitDict()
+        for split in self.splits.values():
+            splits.add(split)
+        size = sum(split.num_bytes for split in self.splits.values())
+        info = DatasetInfo(features=self.features, splits=splits, download_size=download_size, dataset_size=size)
+        data = DatasetCardData()
+        DatasetInfosDict({"default": info}).to_dataset_card_data(data)
+        return dict(data["dataset_info"])
+
+
+def _may_take_in(pattern: str, files: Sequence[str]) -> bool:
+    pattern = pattern.removeprefix("./")
+    expression = re.compile(fnmatch.translate(pattern))  # in which an asterisk goes for slashes, too
+    folder = f"{pattern.rstrip('/')}/"
+    return any(expression.match(file) or file.startswith(folder) for file in files)
+
+
+def _patterns_of(config: Mapping[str, Any]) -> list[str]:
+    """What the files of a configuration are named by; of one without such, everything."""
+    return _flat(config.get("data_files") or "**") if "data_dir" not in config else ["**"]
+
+
+def _flat(data_files: Any) -> list[str]:
+    """All patterns of a configuration, in whatever form."""
+    if isinstance(data_files, str):
+        return [data_files]
+    if isinstance(data_files, Mapping):
+        return _flat(data_files["path"])
+    return [pattern for entry in data_files for pattern in _flat(entry)]
+
+
+def _keep_default(configs: list[dict[str, Any]], pushed: str) -> None:
+    """Before a second configuration comes: the only one was the default, and stays it; scores alone give way."""
+    if len(configs) != 1 or configs[0]["config_name"] == "default":
+        return
+    if pushed != "default" or not is_scores_config(str(configs[0]["config_name"])):
+        configs[0]["default"] = True
+
+
+def _infos(declared: Any) -> dict[str, dict[str, Any]]:
+    """The metadata ``dataset_info`` by configuration; `datasets` reads lists and mappings, and passes over others."""
+    entries = declared if isinstance(declared, list) else [declared] if isinstance(declared, Mapping) else []
+    return {str(e.get("config_name", "default")): {k: v for k, v in e.items() if k != "config_name"} for e in entries}

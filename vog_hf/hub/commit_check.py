@@ -1,0 +1,90 @@
+"""A push rehearsed: the files that its commit leaves, empty and in a folder, from which `datasets` makes the splits."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from datasets import load_dataset_builder
+from datasets.config import DATASETDICT_INFOS_FILENAME, REPOYAML_FILENAME
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DatasetsError
+from huggingface_hub import DatasetCard
+
+from vog_hf.errors import ConfigError
+from vog_hf.hub.repository import CARD, CARD_ERRORS, Repository
+from vog_hf.hub.retries import described, is_passing
+
+ELSEWHERE = "push under another config_name=, or to a repository of its own"
+READ = (REPOYAML_FILENAME, DATASETDICT_INFOS_FILENAME)  # what `datasets` reads beside the card to find a split's files
+
+
+def require_loadable(
+    repository: Repository,
+    card: DatasetCard,
+    files: Iterable[str],
+    meant: Mapping[str, Mapping[str, Sequence[str]]],
+    *,
+    folder: Path,
+) -> None:
+    """Raise ConfigError where a commit would leave a repository that does not load as it is meant.
+
+    Args:
+        repository: As it stands.
+        card: That is committed.
+        files: Names of all files that there are after the commit.
+        meant: Of which of them each split is made, by configuration.
+        folder: For what is made here, and deleted in the end.
+    """
+    name = repository.repo_id.rpartition("/")[2]
+    with TemporaryDirectory(dir=folder) as made:
+        root = Path(made).resolve() / name
+        _lay_out(root, files)
+        (root / CARD).write_bytes(card.content.encode())
+        for read in READ:
+            if read in repository.sizes:
+                shutil.copyfile(repository.fetched(read), root / read)
+        for config, splits in meant.items():
+            _require_splits(repository.repo_id, config, splits, _found(repository.repo_id, root, config))
+
+
+def _lay_out(root: Path, files: Iterable[str]) -> None:
+    """Files of these names, with nothing in them; names that would lead out of the folder are no data of anybody's."""
+    root.mkdir()
+    for file in files:
+        place = PurePosixPath(file)
+        if ".." not in place.parts and not place.is_absolute():
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            (root / place).touch()
+
+
+def _found(repo_id: str, root: Path, config: str) -> dict[str, list[str]]:
+    """The files of which `datasets` makes each split."""
+    options: dict[str, Any] = {"cache_dir": str(root.parent / "cache")}
+    try:
+        found = load_dataset_builder(str(root), config, **options).config.data_files or {}
+    except (DatasetsError, EmptyDatasetError, RuntimeError, *CARD_ERRORS) as error:
+        if is_passing(error):
+            raise ConnectionError(described(error)) from error
+        msg = (
+            f"after the push the configuration {config!r} of {repo_id} would not load ({described(error)}), so nothing "
+            f"is committed; {ELSEWHERE}"
+        )
+        raise ConfigError(msg) from error
+    return {str(split): [str(f).removeprefix(f"{root.as_posix()}/") for f in names] for split, names in found.items()}
+
+
+def _require_splits(
+    repo_id: str, config: str, meant: Mapping[str, Sequence[str]], found: Mapping[str, Sequence[str]]
+) -> None:
+    for split in sorted({*meant, *found}):
+        more = sorted({*found.get(split, ())} - {*meant.get(split, ())})
+        fewer = sorted({*meant.get(split, ())} - {*found.get(split, ())})
+        if more or fewer:
+            what = f"with {more[0]!r}, which is not of it" if more else f"without {fewer[0]!r}"
+            msg = (
+                f"after the push the split {split!r} of the configuration {config!r} of {repo_id} would load {what}, "
+                f"so nothing is committed; {ELSEWHERE}"
+            )
+            raise ConfigError(msg)

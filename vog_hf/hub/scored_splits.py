@@ -1,0 +1,232 @@
+"""What is pushed: each split's rows with its scores, put together and checked before anything leaves the machine."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Value
+
+from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.referenced_files import columns_of_named_files, with_more_columns
+from vog_hf.data.row_identity import by_split_name, identify_rows, is_first_version
+from vog_hf.errors import ConfigError, DataError
+from vog_hf.hub.repo_paths import SPLIT_NAME
+from vog_hf.scores.dataset_columns import add_vog_columns, class_feature, is_score_name, scores_from_columns, scores_of
+from vog_hf.scores.scored_rows import verify_rows
+from vog_hf.scores.storage import ROW_ID
+from vog_hf.scores.vog_scores import VoGScores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split that is pushed.
+
+    Attributes:
+        split: Its name.
+        dataset: Its rows as stored, with the columns of scores.
+        scores: None for a split that was not scored and goes along, its columns of scores empty.
+    """
+
+    split: str
+    dataset: Dataset
+    scores: VoGScores | None
+
+
+def collect_parts(
+    dataset: Dataset | DatasetDict,
+    scores: VoGScores | Mapping[str, VoGScores] | None,
+    columns: str | Sequence[str],
+    split: str | None,
+    *,
+    with_rows: bool = True,
+) -> list[Part]:
+    """The splits of a data set with their scores, every row and column verified.
+
+    Args:
+        dataset: As for `push_scored_dataset`, like the next three.
+        scores: See there.
+        columns: See there.
+        split: See there.
+        with_rows: Whether the rows are pushed with the scores.
+
+    Raises:
+        ConfigError: No scores, scores that do not fit the splits, or a split's name that `datasets` cannot have.
+        RowMismatchError: Scores of other rows.
+        DataError: No `datasets.Dataset`.
+    """
+    splits = _splits(dataset, scores, split)
+    for name, rows, _ in splits:
+        if not SPLIT_NAME.fullmatch(name):
+            msg = f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'"
+            raise ConfigError(msg)
+        if not has_table(rows):
+            msg = f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}"
+            raise DataError(msg)
+        if not len(rows):
+            msg = f"the split {name!r} has no rows; leave it out"
+            raise DataError(msg)
+    parts = [
+        Part(name, *_publishable(*_scored(rows, part, columns), with_rows=with_rows)) for name, rows, part in splits
+    ]
+    if all(part.scores is None for part in parts):
+        msg = "the data set has no column 'vog' and no scores were given; pass scores=, or add_vog_columns(...) first"
+        raise ConfigError(msg)
+    return _with_same_columns(parts)
+
+
+def score_tables(parts: Sequence[Part]) -> list[Part]:
+    """The same splits as nothing but row number, id, label and scores; splits without scores are left out."""
+    return [Part(p.split, _score_table(p.dataset, p.scores), p.scores) for p in parts if p.scores is not None]
+
+
+def _splits(
+    dataset: Any, scores: VoGScores | Mapping[str, VoGScores] | None, split: str | None
+) -> list[tuple[str, Any, VoGScores | None]]:
+    scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
+    if isinstance(dataset, Mapping):
+        dataset = by_split_name(dataset)
+        if split is not None:
+            msg = f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}"
+            raise ConfigError(msg)
+        given: Any = {} if scores is None else scores
+        if not isinstance(given, Mapping) or not set(given) <= set(dataset):
+            got = sorted(given) if isinstance(given, Mapping) else type(given).__name__
+            msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
+            raise ConfigError(msg)
+        return [(name, rows, given.get(name)) for name, rows in dataset.items()]
+    if isinstance(scores, Mapping):
+        msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
+        raise ConfigError(msg)
+    (name,) = by_split_name({split or getattr(dataset, "split", None) or "train": None})
+    return [(name, dataset, scores)]
+
+
+def _scored(
+    dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]
+) -> tuple[Dataset, VoGScores | None]:
+    """The rows with columns of scores, and the scores."""
+    has_columns = "vog" in dataset.column_names
+    if scores is None and not has_columns:
+        return dataset.with_format(None), None
+    if scores is not None and not has_columns:
+        return add_vog_columns(dataset, scores, columns), scores
+    known = scores_of(dataset)
+    _require_columns(dataset, scores or known, columns)
+    if scores is None and known is None:
+        logger.warning(
+            "the data set has columns of scores and nothing says how they were computed: the card cannot either, and "
+            "trajectories and heat maps are not pushed; pass scores="
+        )
+        return dataset.with_format(None), scores_from_columns(dataset)
+    if scores is not None and scores is not known:
+        verify_rows(dataset, scores)
+        _require_same_scores(dataset, scores)
+    return dataset.with_format(None), scores or known
+
+
+def _publishable(dataset: Dataset, scores: VoGScores | None, *, with_rows: bool) -> tuple[Dataset, VoGScores | None]:
+    """The same, the scores without the digests of columns of named files that tell more than is pushed, or less.
+
+    A digest of a file that is not pushed would let others check a guess at its content; one of version 1 is of its
+    name, and the rows come back with its bytes.
+    """
+    digests = {} if scores is None else scores.identity.columns
+    named = {*digests} & {*columns_of_named_files(dataset)}
+    dropped = {name for name in named if not with_rows or is_first_version(digests[name])}
+    if scores is None or not dropped:
+        return dataset, scores
+    kept = {name: digest for name, digest in digests.items() if name not in dropped}
+    shared = [name for name in kept if name in dataset.column_names]
+    known = copy(scores)
+    known.manifest = {**scores.manifest, "data": {**scores.manifest["data"], "columns": kept}}
+    if scores.row_hash is not None:
+        known.row_hash = identify_rows(dataset.select_columns(shared), like=known.identity).row_hash if shared else None
+    return dataset, known
+
+
+def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]) -> None:
+    """Raise ConfigError where more scores are wanted than the data set has columns of."""
+    if columns == "core":
+        return
+    wanted = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
+    missing = [name for name in wanted if name not in (*dataset.column_names, "label")]
+    if missing:
+        taken = [name for name in dataset.column_names if is_score_name(name)]
+        msg = (
+            f"the data set has columns of scores, {taken}, and columns={columns!r} asks for {missing} beside them; "
+            "leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
+        )
+        raise ConfigError(msg)
+
+
+def _require_same_scores(dataset: Dataset, scores: VoGScores) -> None:
+    """Raise ConfigError where a column of the data set is not that of the scores."""
+    shared = [name for name in scores.column_names if name in dataset.column_names and is_score_name(name)]
+    for name in shared:
+        found = dataset.select_columns([name]).with_format("arrow")[:].column(name).to_numpy()
+        if not np.array_equal(found.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
+            msg = (
+                f"the column {name!r} of the data set is not that of the scores; pass the scores it came from, or "
+                f"drop it first: dataset.remove_columns({shared})"
+            )
+            raise ConfigError(msg)
+
+
+def _with_same_columns(parts: list[Part]) -> list[Part]:
+    """Splits without some of the scores get empty columns for them: one configuration has one set of columns."""
+    features: dict[str, Any] = {}
+    for part in parts:
+        features |= {n: f for n, f in part.dataset.features.items() if n not in features}
+    found = []
+    for part in parts:
+        missing = {n: f for n, f in features.items() if n not in part.dataset.column_names}
+        foreign = [name for name in missing if not is_score_name(name)]
+        if foreign:
+            msg = (
+                f"the splits of a data set have the same columns, and {part.split!r} has no {foreign[0]!r}; push them "
+                "one by one with a config_name= each, or drop what is not shared"
+            )
+            raise ConfigError(msg)
+        differing = [n for n, f in part.dataset.features.items() if f != features[n]]
+        if differing:
+            msg = (
+                f"the column {differing[0]!r} of {part.split!r} is {part.dataset.features[differing[0]]} and in "
+                f"another split {features[differing[0]]}; cast one: dataset.cast_column(...)"
+            )
+            raise ConfigError(msg)
+        found.append(Part(part.split, _with_empty(part.dataset, missing), part.scores))
+    return found
+
+
+def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
+    if not missing:
+        return dataset
+    nothing = {name: [None] * len(dataset) for name in missing}
+    empty = Dataset.from_dict(nothing, features=Features(missing))
+    return with_more_columns(dataset, empty)
+
+
+def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
+    """Row number, id, label and every column of the scores, typed."""
+    if scores is None:
+        msg = "a split without scores has no table of scores"
+        raise TypeError(msg)
+    values: dict[str, Any] = {"row": np.arange(len(scores))}
+    features: dict[str, Any] = {"row": Value("int64")}
+    if scores.ids is not None:
+        values[ROW_ID], features[ROW_ID] = list(scores.ids), Value("string")
+        if np.issubdtype(np.asarray(scores.ids).dtype, np.integer):
+            features[ROW_ID] = Value("int64")
+    for name in scores.column_names:
+        column = scores.column(name)
+        if np.issubdtype(column.dtype, np.integer):
+            values[name] = column
+            features[name] = class_feature(dataset, scores, name) or Value("int64" if name == "label" else "int32")
+        else:
+            values[name], features[name] = column.astype(np.float32), Value("float32")
+    return Dataset.from_dict(values, features=Features(features))

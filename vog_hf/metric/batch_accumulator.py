@@ -1,0 +1,158 @@
+"""BatchAccumulator: everything that is streamed over the snapshots for one batch of rows, and its results."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vog_hf.metric.definition import mean_over_elements
+from vog_hf.metric.heat_maps import RaggedMaps, pooled_maps
+from vog_hf.metric.moments import GradientMoments
+from vog_hf.metric.training_dynamics import TrainingDynamics
+from vog_hf.metric.windows import Windows
+
+
+@dataclass(frozen=True)
+class RowResults:
+    """Final values of some rows: ``columns`` [rows], ``trajectories`` [rows, snapshots], heat maps if kept."""
+
+    columns: dict[str, npt.NDArray[np.generic]]
+    trajectories: dict[str, npt.NDArray[np.generic]]
+    heat_maps: RaggedMaps | None
+
+
+class BatchAccumulator:
+    """Moments of every target and window, dynamics and trajectories of one collated batch.
+
+    Args:
+        column_names: Column of each target's VoG.
+        windows: Planned snapshots and their windows.
+        channel_axis: Axis of ``[batch, *input]`` to average first, None for none.
+        mask: ``[batch, *first axes]`` after the channel mean, true where an element counts; None = all.
+        heat_maps: Whether to pool the first target's map at the end.
+
+    Attributes:
+        n_snapshots: How many were added.
+        running: ``[targets, batch]``, the VoG up to now; not finite where a gradient was not.
+    """
+
+    def __init__(
+        self,
+        column_names: Sequence[str],
+        windows: Windows,
+        *,
+        channel_axis: int | None,
+        mask: Tensor | None,
+        heat_maps: bool,
+    ) -> None:
+        self._names = tuple(column_names)
+        self._windows = windows
+        self._channel_axis = channel_axis
+        self._mask = mask
+        self._heat_maps = heat_maps
+        self._all: list[GradientMoments] = []
+        self._late: list[GradientMoments] = []
+        self._early: list[Tensor] = []
+        self._magnitude: Tensor | None = None
+        self._dynamics = TrainingDynamics()
+        self._trajectories: dict[str, list[Tensor]] = {}
+        self.n_snapshots = 0
+        self.running = torch.empty(0)
+
+    @staticmethod
+    def bytes_per_row(element_shape: Sequence[int], n_targets: int, dtype: torch.dtype) -> int:
+        """Memory of the moments of one row: windows all and late of each target."""
+        return 2 * n_targets * GradientMoments.nbytes(1, element_shape, dtype)
+
+    def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> None:
+        """Add one snapshot, in the order of training: a gradient ``[batch, *input]`` per target, and what was seen."""
+        if self._channel_axis is not None:
+            gradients = [gradient.mean(self._channel_axis) for gradient in gradients]
+        if not self.n_snapshots:
+            self._start(gradients)
+        mask = None if self.n_snapshots else self._mask
+        late = self._windows.is_late(self.n_snapshots)
+        magnitude = mean_over_elements(gradients[0].abs().to(self._all[0].grad_mean.dtype), self._mask)
+        self._magnitude = magnitude if self._magnitude is None else self._magnitude + magnitude
+        own = self._channel_axis is not None  # a mean is nobody else's; a gradient may share memory
+        for i, gradient in enumerate(gradients):
+            if late:
+                self._late[i].update(slice(None), gradient, self._mask if not int(self._late[i].count[0]) else None)
+            self._all[i].update(slice(None), gradient, mask, consume=own)
+        self._dynamics.update(observation)
+        self.n_snapshots += 1
+        self.running = torch.stack([moments.scores() for moments in self._all])
+        if self.n_snapshots == self._windows.width:
+            self._early = list(self.running)
+        for name in ("confidence", "prediction"):
+            if name in observation:
+                self._trajectories.setdefault(name, []).append(observation[name])
+        self._trajectories.setdefault("vog", []).append(self.running[0])
+
+    def results(self, *, heat_maps: bool = True) -> RowResults:
+        """The values as of now. Columns ``early`` and ``late`` are there only if all planned snapshots came."""
+        columns: dict[str, Tensor] = {}
+        for i, name in enumerate(self._names):
+            columns[name] = self._all[i].scores()
+            if self.n_snapshots == self._windows.n_snapshots:
+                columns[f"{name}_early"] = self._early[i]
+                columns[f"{name}_late"] = self._late[i].scores()
+        if self._magnitude is not None:
+            columns["gradient_magnitude"] = self._magnitude / self.n_snapshots
+        columns |= self._dynamics.columns()
+        return RowResults(
+            {name: _to_numpy(values) for name, values in columns.items()},
+            {name: _to_numpy(torch.stack(values, dim=1)) for name, values in self._trajectories.items()},
+            self.heat_maps() if heat_maps else None,
+        )
+
+    def heat_maps(self) -> RaggedMaps | None:
+        """The first target's maps as of now; None where they are turned off."""
+        return pooled_maps(self._all[0].deviation(), self._mask) if self._heat_maps else None
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` makes the same accumulator of; shares memory with it."""
+        state = {f"dynamics/{name}": values for name, values in self._dynamics.state().items()}
+        for kind, several in (("all", self._all), ("late", self._late)):
+            for i, moments in enumerate(several):
+                state |= {f"{kind}/{i}/{name}": values for name, values in moments.state().items() if name != "mask"}
+        state |= {f"early/{i}": values for i, values in enumerate(self._early)}
+        state |= {f"trajectory/{name}": torch.stack(values, dim=1) for name, values in self._trajectories.items()}
+        if self._magnitude is not None:
+            state["magnitude"] = self._magnitude
+        if self._mask is not None:
+            state["mask"] = self._mask
+        return state
+
+    def restore(self, state: Mapping[str, Tensor], n_snapshots: int) -> None:
+        """Take over what `state` gave after so many snapshots (at least one); tensors are kept, not copied."""
+        self.n_snapshots = n_snapshots
+        self._mask = state.get("mask")
+        self._dynamics = TrainingDynamics.from_state(_under("dynamics/", state), n_snapshots)
+        self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
+        self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
+        for moments in (*self._all, *self._late):
+            moments.mask = self._mask if int(moments.count[0]) else None
+        self._early = [state[f"early/{i}"] for i in range(len(self._names)) if f"early/{i}" in state]
+        self._magnitude = state["magnitude"]
+        self._trajectories = {name: list(values.unbind(1)) for name, values in _under("trajectory/", state).items()}
+
+    def _start(self, gradients: Sequence[Tensor]) -> None:
+        for gradient in gradients:
+            dtype = torch.promote_types(gradient.dtype, torch.float32)
+            for moments in (self._all, self._late):
+                moments.append(GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device))
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
+
+
+def _to_numpy(values: Tensor) -> npt.NDArray[np.generic]:
+    """float64 stays float64 (the model was), other floats are float32, whole numbers int32."""
+    if not values.is_floating_point():
+        return values.to(torch.int32).cpu().numpy()
+    return (values if values.dtype == torch.float64 else values.float()).cpu().numpy()

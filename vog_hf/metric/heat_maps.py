@@ -1,0 +1,64 @@
+"""Heat maps: the variance per element of a row, pooled to at most 32 x 32."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HEAT_MAP_SIDE = 32
+
+
+@dataclass(frozen=True)
+class RaggedMaps:
+    """One heat map per row, end to end: ``values`` (share of the row's largest, 0..1), ``shapes [rows, 1 or 2]``.
+
+    ``scale [rows]`` is each row's largest value: VoG of small targets would vanish in float16.
+    """
+
+    values: npt.NDArray[np.float16]
+    shapes: npt.NDArray[np.int32]
+    scale: npt.NDArray[np.float32]
+
+
+def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
+    """Per-element VoG ``[rows, *input']`` pooled to what is worth keeping.
+
+    ``[rows, tokens, width]`` with a token mask: the mean over the width, one value per token that counts. Other maps of
+    two axes are pooled to at most 32 x 32, of one axis to at most 1,024 values, without a row's padding, so that its
+    map does not depend on what the row is batched with; elements masked out inside count as 0.
+    """
+    if mask is not None and deviation.dim() == mask.dim() + 1:
+        per_token, kept = deviation.mean(-1).cpu(), mask.cpu()
+        maps = [row[kept[i]] for i, row in enumerate(per_token)]
+    else:
+        plane = deviation.unsqueeze(1) if deviation.dim() == 1 else deviation
+        plane = plane.flatten(1, -3).mean(1) if plane.dim() > 3 else plane
+        if mask is None or mask.shape != plane.shape:
+            maps = list(_pooled(plane).cpu())
+        else:
+            maps = [_pooled(_cropped(row, mask[i]).unsqueeze(0))[0].cpu() for i, row in enumerate(plane)]
+    scale = torch.stack([row.amax() for row in maps])
+    tiny = torch.finfo(scale.dtype).tiny
+    shares = [row.flatten() / largest.clamp(min=tiny) for row, largest in zip(maps, scale, strict=True)]
+    return RaggedMaps(
+        torch.cat(shares).to(torch.float16).numpy(),
+        np.array([row.shape for row in maps], dtype=np.int32),
+        scale.float().numpy(),
+    )
+
+
+def _pooled(values: Tensor) -> Tensor:
+    """Means over at most 32 x 32 parts of ``[rows, height, width]``, over at most 1,024 of ``[rows, positions]``."""
+    if values.dim() == 3:
+        height, width = (min(HEAT_MAP_SIDE, n) for n in values.shape[1:])
+        return F.adaptive_avg_pool2d(values.unsqueeze(1), (height, width)).squeeze(1)
+    return F.adaptive_avg_pool1d(values.unsqueeze(1), min(HEAT_MAP_SIDE**2, values.shape[1])).squeeze(1)
+
+
+def _cropped(values: Tensor, mask: Tensor) -> Tensor:
+    """The smallest box of ``values`` that holds every element that counts, 0 where one inside does not."""
+    box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in mask.nonzero(as_tuple=True))
+    return (values * mask)[box]

@@ -1,0 +1,172 @@
+"""GradientMoments: the same number as `vog_hf.vog`, streamed one snapshot at a time."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vog_hf.errors import ConfigError
+from vog_hf.metric.definition import broadcast_mask, mean_over_elements
+
+Rows = slice | Sequence[int] | Tensor
+
+
+class GradientMoments:
+    """Running mean and sum of squared deviations of the gradients of some examples, element by element.
+
+    Updates may come in any order, split and batch size; two accumulators merge into what one would have held
+    (Welford 1962; Chan, Golub & LeVeque 1979). Memory: two arrays ``[examples, *element_shape]``. Squares must fit
+    ``dtype``: in float32 deviations below about 1e-19 vanish, in float64 below about 1e-154.
+
+    Args:
+        examples: Number of examples.
+        element_shape: Shape of one example's gradient (after a channel mean, if there is one).
+        dtype: Of the moments, whatever the dtype of the gradients.
+        device: Where the moments live.
+
+    Example:
+        >>> moments = GradientMoments(examples=2, element_shape=(2,))
+        >>> moments.update([0, 1], torch.tensor([[1.0, 0.0], [2.0, 2.0]]))  # snapshot 1
+        >>> moments.update([0, 1], torch.tensor([[3.0, 0.0], [2.0, 2.0]]))  # snapshot 2
+        >>> moments.scores()
+        tensor([0.5000, 0.0000])
+    """
+
+    def __init__(
+        self,
+        examples: int,
+        element_shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if examples < 0:
+            msg = f"examples must be >= 0, got {examples}"
+            raise ConfigError(msg)
+        if not dtype.is_floating_point:
+            msg = f"dtype must be a floating dtype, got {dtype}"
+            raise ConfigError(msg)
+        shape = (examples, *element_shape)
+        self.count = torch.zeros(examples, dtype=torch.int64)  # snapshots seen per example; stays on the CPU
+        self.grad_mean = torch.zeros(shape, dtype=dtype, device=device)
+        self.sum_sq_dev = torch.zeros(shape, dtype=dtype, device=device)
+        self.mask: Tensor | None = None  # elements that count, over the first axes; None = all
+
+    @staticmethod
+    def nbytes(examples: int, element_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that an accumulator of this size holds."""
+        return 2 * examples * int(torch.Size(element_shape).numel()) * dtype.itemsize
+
+    def state(self) -> dict[str, Tensor]:
+        """What `from_state` makes the same accumulator of; shares memory with it."""
+        state = {"count": self.count, "grad_mean": self.grad_mean, "sum_sq_dev": self.sum_sq_dev}
+        return state if self.mask is None else {**state, "mask": self.mask}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "GradientMoments":
+        """The accumulator whose `state` this is, on the device of its tensors."""
+        mean = state["grad_mean"]
+        moments = cls(0, mean.shape[1:], mean.dtype, device=mean.device)
+        moments.count, moments.grad_mean, moments.sum_sq_dev = state["count"].cpu(), mean, state["sum_sq_dev"]
+        moments.mask = state.get("mask")
+        return moments
+
+    def update(self, rows: Rows, gradients: Tensor, mask: Tensor | None = None, *, consume: bool = False) -> None:
+        """Add one snapshot's gradients of some examples.
+
+        Args:
+            rows: Which examples, each at most once; a slice updates in place without a copy.
+            gradients: ``[len(rows), *element_shape]``.
+            mask: ``[len(rows), *first axes]``, true where an element counts. Give it with an example's first update;
+                left out later, the first one stays.
+            consume: Whether ``gradients`` may be overwritten, which saves memory of their size.
+
+        Raises:
+            ConfigError: Repeated rows, rows out of range, a shape that does not fit, or a mask that changed.
+        """
+        rows = self._checked_rows(rows)
+        count = self.count[rows]
+        if gradients.shape != (len(count), *self.grad_mean.shape[1:]):
+            expected = (len(count), *self.grad_mean.shape[1:])
+            msg = f"gradients of {len(count)} rows must have shape {expected}, got {tuple(gradients.shape)}"
+            raise ConfigError(msg)
+        if mask is not None:
+            self._set_mask(rows, mask)
+        gradients = gradients.to(self.grad_mean)
+        if isinstance(rows, slice) and len(count) and bool((count == count[0]).all()):
+            seen = int(count[0]) + 1
+            mean = self.grad_mean[rows]
+            deviation = torch.sub(gradients, mean, out=gradients if consume else None)
+            mean.add_(deviation, alpha=1 / seen)
+            self.sum_sq_dev[rows].addcmul_(deviation, deviation, value=(seen - 1) / seen)
+        else:
+            seen_per_row = self._per_row(count + 1)
+            deviation = gradients - self.grad_mean[rows]
+            self.grad_mean[rows] += deviation / seen_per_row
+            # In this order an example's first update adds 0 * deviation = 0 also where the square would overflow.
+            self.sum_sq_dev[rows] += deviation * ((seen_per_row - 1) / seen_per_row) * deviation
+        self.count[rows] = count + 1
+
+    def merge(self, other: "GradientMoments") -> None:
+        """Add what another accumulator of the same examples holds, in place; the other stays as it is.
+
+        Raises:
+            ConfigError: Other shapes, or other elements masked.
+        """
+        if other.grad_mean.shape != self.grad_mean.shape:
+            msg = f"cannot merge moments of {tuple(other.grad_mean.shape)} into {tuple(self.grad_mean.shape)}"
+            raise ConfigError(msg)
+        mask = other.mask
+        if mask is None and self.mask is not None:
+            mask = torch.ones_like(self.mask)
+        if mask is not None:
+            seen = other.count > 0
+            self._set_mask(seen.nonzero().flatten(), mask[seen.to(mask.device)])
+        mine, theirs = self._per_row(self.count), self._per_row(other.count)
+        total = (mine + theirs).clamp(min=1)
+        deviation = other.grad_mean.to(self.grad_mean) - self.grad_mean
+        self.sum_sq_dev += other.sum_sq_dev.to(self.sum_sq_dev) + deviation * (mine * theirs / total) * deviation
+        self.grad_mean += deviation * (theirs / total)
+        self.count += other.count
+
+    def deviation(self) -> Tensor:
+        """Population standard deviation over the snapshots, per element: ``[examples, *element_shape]``, >= 0."""
+        return (self.sum_sq_dev / self._per_row(self.count)).sqrt_()
+
+    def scores(self) -> Tensor:
+        """VoG of each example, ``[examples]``: see `vog_hf.vog`. NaN where an example has had no update."""
+        return mean_over_elements(self.deviation(), self.mask)
+
+    def _per_row(self, count: Tensor) -> Tensor:
+        """Counts as a factor that broadcasts over the elements."""
+        return count.to(self.grad_mean).reshape(-1, *[1] * (self.grad_mean.dim() - 1))
+
+    def _checked_rows(self, rows: Rows) -> slice | Tensor:
+        if isinstance(rows, slice):
+            return rows
+        rows = torch.as_tensor(rows, dtype=torch.int64).cpu()
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self.count)):
+            msg = f"rows must lie in 0..{len(self.count) - 1}, got {int(rows.min())}..{int(rows.max())}"
+            raise ConfigError(msg)
+        unique, times = torch.unique(rows, return_counts=True)
+        if len(unique) < len(rows):
+            repeated = unique[times > 1][:5].tolist()
+            msg = f"each row may come once per update, got rows {repeated} more than once; update them one by one"
+            raise ConfigError(msg)
+        return rows
+
+    def _set_mask(self, rows: slice | Tensor, mask: Tensor) -> None:
+        mask = mask.to(device=self.grad_mean.device, dtype=torch.bool)
+        broadcast_mask(mask, torch.Size((len(self.count[rows]), *self.grad_mean.shape[1:])))
+        if self.mask is None:
+            self.mask = torch.ones((len(self.count), *mask.shape[1:]), dtype=torch.bool, device=self.grad_mean.device)
+        elif self.mask.shape[1:] != mask.shape[1:]:
+            msg = f"masks must keep their shape: first {tuple(self.mask.shape[1:])}, now {tuple(mask.shape[1:])}"
+            raise ConfigError(msg)
+        seen = self.count[rows] > 0
+        if bool(seen.any()):
+            seen = seen.to(mask.device)
+            if not torch.equal(self.mask[rows][seen], mask[seen]):
+                msg = "a row's mask must be the same in every snapshot, got another one; collate deterministically"
+                raise ConfigError(msg)
+        self.mask[rows] = mask

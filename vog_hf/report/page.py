@@ -1,0 +1,54 @@
+"""The page: the template with its style sheet and its script written into it, and a policy that forbids all else."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vog_hf.report.section import Split
+from vog_hf.scores.formatting import number, printable, signed
+
+GENERATOR = "vog_hf report"  # how a file of ours is recognised
+
+
+def page(title: str, splits: Sequence[Split]) -> str:
+    """The whole document."""
+    environment = Environment(
+        loader=PackageLoader("vog_hf.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed}
+    style, script = (_verbatim(environment, name) for name in ("report.css", "report.js"))
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        title=title, splits=splits, style=style, script=script, policy=_policy(script), generator=GENERATOR
+    )
+
+
+def _verbatim(environment: Environment, name: str) -> Markup:
+    """A file of ours as it stands, to be written into the page."""
+    if environment.loader is None:
+        msg = "the environment of the report has no loader"
+        raise TypeError(msg)
+    return Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 (a file of this package)
+
+
+def _policy(script: str) -> str:
+    """Nothing but what is in the file: its own script by its hash, its own styles, pictures written into it."""
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _printable(value: Any) -> Any:
+    """Values of the template without what no page can hold; what is HTML already was made so by us."""
+    return printable(value) if type(value) is str else value

@@ -1,0 +1,114 @@
+"""The tables of the report as texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vog_hf.evaluation import HardTail
+from vog_hf.scores.formatting import ABSENT, number, shortened
+from vog_hf.scores.pictures import show_rows
+from vog_hf.scores.ranking import class_names, has_classes, most_extreme, row_values
+from vog_hf.scores.vog_scores import VoGScores
+
+EXCERPT = 90  # characters of a text
+CLASSES = ("label", "prediction")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; the first ``text_columns`` columns are words, the others numbers."""
+
+    caption: str
+    headings: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    text_columns: int
+
+
+def measures_grid(tail: HardTail) -> Grid | None:
+    """The numbers behind the verdict on the tails; None where no measure of difficulty can tell."""
+    names = {"misclassified": ("share misclassified", "0.5"), "loss": ("mean percentile of the loss", "0")}
+    lines = []
+    for name, found in tail.measures.items():
+        if found is not None:
+            said, chance = names.get(name, (name, ABSENT))
+            interval = " to ".join(number(value) for value in found.association_interval)
+            values = [number(value) for value in (found.low, found.middle, found.high, found.association)]
+            lines.append([said, *values, interval, chance])
+    headings = ["measure", "lowest 20 %", "middle 60 %", "highest 20 %", "association", "95 % interval", "chance"]
+    return Grid(f"Difficulty by {tail.column}", headings, lines, 1) if lines else None
+
+
+def detection_grid(found: pd.DataFrame) -> Grid:
+    """How well columns find given rows, from `vog_hf.evaluation.detection_table` with its own k."""
+    precision, recall = (str(name) for name in found if "_at_" in str(name))
+    names = found[["column", "direction"]].to_numpy().tolist()
+    numbers = found[["auroc", "average_precision", precision, recall]].to_numpy().tolist()
+    lines = [[*words, *map(number, values)] for words, values in zip(names, numbers, strict=True)]
+    first = precision.rpartition("_")[2]
+    headings = ["column", "direction", "AUROC", "average precision", f"precision at {first}", f"recall at {first}"]
+    return Grid("Rows known to be mislabelled, by column", headings, lines, 2)
+
+
+def classes_grid(scores: VoGScores, classes: pd.DataFrame) -> Grid:
+    """The table of classes, from `vog_hf.evaluation.class_table`."""
+    headings = {
+        "rows": "rows",
+        "vog_mean": "mean vog",
+        "vog_std": "std of vog",
+        "error": "last prediction wrong",
+        "confidence": "mean confidence",
+    }
+    shown = {name: heading for name, heading in headings.items() if name in classes}
+    names = ["no label" if name is None else str(name) for name in class_names(scores, classes["class"])]
+    cells = [[number(value) for value in classes[column].tolist()] for column in shown]
+    lines = [list(line) for line in zip(names, *cells, strict=True)]
+    return Grid("Rows by given class", ["class", *shown.values()], lines, 1)
+
+
+def rows_grid(scores: VoGScores, column: str, limit: int, *, texts_of: Any = None) -> Grid:
+    """The rows at both ends of the ranking, half of ``limit`` from each; all of them where they are no more.
+
+    Args:
+        scores: Of the rows.
+        column: What they are ranked by.
+        limit: How many rows at most, at least 1.
+        texts_of: The data set, where its rows are texts.
+    """
+    n_rows = len(scores)
+    first, last = -(-limit // 2), limit // 2
+    highest, lowest = most_extreme(scores, column, n_rows if n_rows <= limit else first)
+    rows = highest if n_rows <= limit else np.concatenate([highest, lowest[:last][::-1]])
+    caption = (
+        f"All {n_rows:,} rows, highest {column} first."
+        if n_rows <= limit
+        else f"The {first:,} rows with the highest and the {last:,} with the lowest {column}: "
+        f"{len(rows):,} of {n_rows:,} rows."
+    )
+    words = _words(scores, rows, texts_of)
+    names = [name for name in scores.column_names if name not in words]
+    cells = [[number(value) for value in row_values(scores, name, rows)] for name in names]
+    lines = [list(line) for line in zip(*words.values(), *cells, strict=True)]
+    return Grid(caption, [*words, *names], lines, len(words))
+
+
+def _words(scores: VoGScores, rows: npt.NDArray[np.int64], texts_of: Any) -> Mapping[str, list[str]]:
+    """The columns that are no scores: the row's number and id, its text, label and prediction."""
+    words = {"row": [str(row) for row in rows]}
+    if scores.ids is not None:
+        words["id"] = [str(scores.ids[row]) for row in rows]
+    if texts_of is not None:
+        shown = show_rows(texts_of, rows)
+        words["text"] = [shortened(text, EXCERPT) if isinstance(text, str) else ABSENT for text in shown]
+    for name in CLASSES:
+        if name in scores.column_names and is_class(scores, name):
+            words[name] = [number(value) for value in row_values(scores, name, rows)]
+    return words
+
+
+def is_class(scores: VoGScores, name: str) -> bool:
+    """Whether a column holds classes by number."""
+    return has_classes(scores) and bool(np.issubdtype(scores.column(name).dtype, np.integer))

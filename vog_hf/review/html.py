@@ -1,0 +1,77 @@
+"""Records as HTML: through templates that escape whatever comes from the data."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vog_hf.review.decision import Decision
+from vog_hf.scores.descriptions import heat_note
+from vog_hf.scores.formatting import printable
+from vog_hf.scores.ranking import class_names
+from vog_hf.scores.row_view import RowView, SmallView
+from vog_hf.scores.vog_scores import VoGScores
+
+LABEL_NOTE = (
+    "Labels here are those of an earlier review; scores, confidence and heat maps are those of the labels before it."
+)
+WORDS = {"keep": "Keep", "relabel": "Relabel", "drop": "Drop", "unsure": "Unsure"}
+
+
+class PageMaker:
+    """HTML of rows and of what was decided about them.
+
+    Args:
+        scores: For the names of classes, and for what a heat map is of.
+    """
+
+    def __init__(self, scores: VoGScores) -> None:
+        self._scores = scores
+        labels = scores.manifest.get("review", {}).get("labels")
+        self._label_note = LABEL_NOTE if labels == "reviewed" else ""
+        environment = Environment(
+            loader=PackageLoader("vog_hf.review", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            finalize=_printable,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._row = environment.get_template("row.html.j2")
+        self._said = environment.get_template("said.html.j2")
+
+    def row(self, view: RowView, near: Sequence[SmallView]) -> dict[str, str]:
+        """The parts of the page that show a row: ``stage``, ``facts`` and ``near``."""
+        kind = "overlay" if view.picture is not None else "strip"
+        note = heat_note(self._scores, {kind}) if view.heat is not None else ""
+        notes = {"heat_note": note, "label_note": self._label_note}
+        module = self._row.make_module({"view": view, "near": near, "kind": kind, **notes})
+        return {part: str(getattr(module, part)()) for part in ("stage", "facts", "near_rows")}
+
+    def said(self, row: int, mine: Mapping[int, Decision], others: Mapping[int, list[Decision]]) -> str:
+        """What was decided about a row; the others' decisions only beside one's own, so that they do not lead it."""
+        own = mine.get(row)
+        return self._said.render(
+            own=None if own is None else self._told(own),
+            others=[] if own is None else [self._told(decision) for decision in others.get(row, [])],
+            hidden=len(others.get(row, [])) if own is None else 0,
+        )
+
+    def _told(self, decision: Decision) -> dict[str, Any]:
+        name = None if decision.label is None else class_names(self._scores, [decision.label])[0]
+        return {
+            "reviewer": decision.reviewer,
+            "what": WORDS[decision.decision] + ("" if name is None else f" to {name}"),
+            "note": decision.note,
+        }
+
+
+def shell(name: str) -> str:
+    """A file of the page that holds nothing of the data: its frame, style sheet or script."""
+    return files("vog_hf.review").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _printable(value: Any) -> Any:
+    """Values of the template without what no page can hold."""
+    return printable(value) if type(value) is str else value

@@ -1,0 +1,113 @@
+"""Of which data a journal of decisions is: what its first line says."""
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.data.row_identity import RowIdentity
+from vog_hf.errors import RowMismatchError
+from vog_hf.review.decision import now
+from vog_hf.scores.ranking import has_classes
+from vog_hf.scores.vog_scores import VoGScores, class_count
+
+logger = logging.getLogger(__name__)
+
+KIND, FORMAT = "vog_hf.review", 1
+HEADER_START = f'{{"journal": "{KIND}"'.encode()  # tells a header that was cut off from a file of somebody else's
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """Of which data a journal is.
+
+    Attributes:
+        n_rows: Number of rows.
+        columns: Digest of every column of the data set, in its order; empty where it has no table.
+        label_digest: Digest of the given labels; None where rows have no single class.
+        n_classes: How many classes there are; None where rows have no single class.
+        class_names: Their names, where they have any.
+        created: When the journal was begun, UTC, ISO 8601.
+    """
+
+    n_rows: int
+    columns: dict[str, str]
+    label_digest: str | None
+    n_classes: int | None
+    class_names: list[str] | None
+    created: str
+
+    @classmethod
+    def of(cls, scores: VoGScores) -> "JournalHeader":
+        """The header of a journal for these scores, begun now."""
+        label, names = given_labels(scores), scores.manifest.get("class_names")
+        return cls(
+            n_rows=len(scores),
+            columns=scores.identity.columns,
+            label_digest=None if label is None else label_digest(label),
+            n_classes=None if label is None else class_count(scores),
+            class_names=None if label is None or not names else [str(name) for name in names],
+            created=now(),
+        )
+
+    @classmethod
+    def parse(cls, event: dict[str, Any]) -> "JournalHeader":
+        """The header in a journal's first line; KeyError or ValueError where it is none."""
+        if event["journal"] != KIND or event["format"] != FORMAT:
+            msg = f"journal {event['journal']!r} of format {event['format']!r}, this version reads {KIND!r}, {FORMAT}"
+            raise ValueError(msg)
+        return cls(**{name: event[name] for name in cls.__dataclass_fields__})
+
+    def event(self) -> dict[str, Any]:
+        """The first line of a journal."""
+        return {"journal": KIND, "format": FORMAT, **asdict(self)}
+
+    @property
+    def identity(self) -> RowIdentity:
+        """The rows that the journal is of, without a hash of each."""
+        return RowIdentity(self.n_rows, self.columns, None)
+
+    def verify(self, identity: RowIdentity, labels: Labels | None, path: Path | str) -> None:
+        """Raise RowMismatchError where rows are not those of the journal.
+
+        Args:
+            identity: Of the rows at hand.
+            labels: Their labels, which count where no column can be compared.
+            path: The journal.
+        """
+        try:
+            shared = self.identity.verify(identity)
+        except RowMismatchError as error:
+            msg = f"the journal {path} is of other data: {error}; pass the data it was written for, or another journal"
+            raise RowMismatchError(msg) from error
+        if shared:
+            return
+        if labels is None or self.label_digest is None:
+            logger.warning("only the number of rows shows that they are those of %s: no column could be compared", path)
+        elif label_digest(labels) != self.label_digest:
+            msg = f"the journal {path} is of other data: the labels differ; pass the data it was written for"
+            raise RowMismatchError(msg)
+
+
+def given_labels(scores: VoGScores) -> Labels | None:
+    """``[rows]`` given labels, -1 where a row has none; None where rows have no single class."""
+    if "label" not in scores.column_names or not has_classes(scores):
+        return None
+    return scores.column("label").astype(np.int64)
+
+
+def label_digest(labels: Labels) -> str:
+    """SHA-256 of labels; every negative number means that there is none."""
+    clean = np.where(labels < 0, -1, labels).astype("<i8")
+    return hashlib.sha256(clean.tobytes()).hexdigest()
+
+
+def is_header_start(data: bytes) -> bool:
+    """Whether a first line that was cut off is one of ours."""
+    return data.startswith(HEADER_START) or HEADER_START.startswith(data)

@@ -1,0 +1,242 @@
+"""A run and its scores in words: how it was made, what its columns mean, which tail is hard."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vog_hf.config import target_of_column
+from vog_hf.scores.vog_scores import VoGScores
+
+DIGEST = 16  # characters shown of a digest
+DETECTION_NOTE = (
+    "How well each column finds the rows whose label is known to be wrong (is_corrupted), in the direction that is the "
+    "better one for these rows: a choice that takes knowing them. AUROC 0.5 and the line random tell nothing."
+)
+
+# Each column's meaning, unit and range, and what more of it says.
+MEANINGS = {
+    "vog": (
+        "Variance of Gradients: standard deviation of the gradient over the snapshots, averaged over the input",
+        "{unit}, at least 0",
+        "the gradient changed more between snapshots",
+    ),
+    "vog_class_normalized": (
+        "vog as a z-score within the row's class (the given label, else the last prediction); rankings are by this",
+        "standard deviations",
+        "higher than other rows of its class",
+    ),
+    "vog_normalized": (
+        "vog as a z-score over the whole data set, because rows have no single class; rankings are by this",
+        "standard deviations",
+        "higher than other rows",
+    ),
+    "vog_percentile": ("Percentile of the normalised score within this data set", "0 to 100", "higher in the ranking"),
+    "vog_early": ("vog of the first snapshots only", "{unit}, at least 0", "changed more early in the training"),
+    "vog_late": ("vog of the last snapshots only", "{unit}, at least 0", "changed more late in the training"),
+    "gradient_magnitude": (
+        "Mean absolute gradient over elements and snapshots",
+        "{unit}, at least 0",
+        "the output depends more on the input",
+    ),
+    "loss": ("Mean loss over the snapshots", "at least 0 for classification, in nats", "fits worse"),
+    "confidence": ("Mean probability of the given label over the snapshots", "0 to 1", "fits better"),
+    "variability": ("Standard deviation of that probability over the snapshots", "0 to 0.5", "more undecided"),
+    "correctness": ("Share of the snapshots that predict the given label", "0 to 1", "fits better"),
+    "forgetting": (
+        "How often a right prediction was followed by a wrong one; never right counts as the number of snapshots",
+        "whole number",
+        "less stable",
+    ),
+    "margin": ("Logit of the given label minus the largest other, mean over snapshots", "logits", "fits better"),
+    "el2n": (
+        "Length of the difference between predicted probabilities and label, mean over snapshots",
+        "0 to 1.41",
+        "fits worse",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A column of the scores in words."""
+
+    column: str
+    what: str
+    unit: str
+    higher: str
+
+
+def column_meanings(scores: VoGScores) -> list[Meaning]:
+    """What each column of the scores is, its unit and what more of it says; of columns that have a meaning here."""
+    targets = scores.manifest.get("config", {}).get("target", [])
+    found = []
+    for column in scores.column_names:
+        target = target_of_column(column, targets)
+        name = column
+        if target is not None and target != targets[0]:  # vog_loss_late means what vog_late means, of another target
+            name = column.replace(f"vog_{target.rpartition('.')[2]}", "vog", 1)
+        if name in MEANINGS:
+            what, unit, higher = MEANINGS[name]
+            of = f" (of the target {target})" if name != column else ""
+            found.append(Meaning(column, what + of, unit.format(unit=unit_of(target or first_target(scores))), higher))
+    return found
+
+
+def first_target(scores: VoGScores) -> str | None:
+    """The scalar whose gradient fills the column ``vog``; None where the manifest does not say."""
+    return next(iter(scores.manifest.get("config", {}).get("target", [])), None)
+
+
+def unit_of(target: str | None) -> str:
+    """The unit of VoG."""
+    return f"{target or 'target'} per unit of input"
+
+
+def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
+    """How the scores were made: name and value of what the manifest says, in the order of reading."""
+    manifest: Mapping[str, Any] = scores.manifest
+    config, model, read = (manifest.get(name) or {} for name in ("config", "model", "input"))
+    computed = manifest.get("computed") or {}
+    facts = [
+        ("Model", _model(model)),
+        ("Task", str(manifest.get("task") or "").replace("_", " ")),
+        ("Data", f"{len(scores):,} rows" + _columns_of_data(manifest)),
+        ("Data set", _source((manifest.get("data") or {}).get("source") or {})),
+        ("Transform", _transform(manifest.get("transform") or {})),
+        ("Target", _target(config)),
+        ("Gradient with respect to", _leaf(read)),
+        ("Snapshots", _snapshots(manifest)),
+        ("Windows", _windows(manifest)),
+        ("Collected", _collected(manifest)),
+        ("Computed on", _computed(computed, config)),
+        ("Digest of the rows after their transform", _short(manifest.get("rows_digest"))),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in (manifest.get("versions") or {}).items())),
+        ("Scored", str(manifest.get("created") or "").replace("T", " ").replace("+00:00", " UTC")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def digests(scores: VoGScores) -> list[tuple[str, str]]:
+    """What the rows and snapshots are told by: digests of the data's columns and of each snapshot's content."""
+    columns = (scores.manifest.get("data") or {}).get("columns") or {}
+    snapshots = [s for s in scores.manifest.get("snapshots", []) if s.get("digest")]
+    return [(f"column {name}", _short(value)) for name, value in columns.items()] + [
+        (f"snapshot {s.get('name')}" + _step(s), _short(s["digest"])) for s in snapshots
+    ]
+
+
+def tail_title(tail: str, name: str) -> str:
+    """Title of the gallery of one end of the ranking (``highest`` or ``lowest``), hard only where the run shows it."""
+    hard = tail == "both" or tail == {"highest": "high", "lowest": "low"}[name]
+    if not hard:
+        return f"{name.capitalize()} rows"
+    return f"{name.capitalize()} rows: {'a' if tail == 'both' else 'the'} hard tail of this run"
+
+
+def verdict(tail: str) -> str:
+    """One line on which tail of the ranking is the hard one."""
+    return {
+        "high": "In this run the highest rows are the hard ones",
+        "low": "In this run the lowest rows are the hard ones",
+        "both": "In this run both ends of the ranking are hard",
+        "unclear": "This run does not show which end of the ranking is hard",
+    }[tail]
+
+
+def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
+    """What the heat maps show, in the forms that they have here (see `vog_hf.report.galleries.Heat`)."""
+    of_tokens = bool((scores.manifest.get("input") or {}).get("embedding"))
+    forms = {
+        "overlay": "over a picture the brighter, the more, and clear where it changed least",
+        "plane": "a row without a picture has its map by itself",
+        "strip": "a strip has one cell per token that the model saw, in order, a tokenizer's special tokens included; "
+        "its cells do not stand under their words"
+        if of_tokens
+        else "a strip runs along the input from its start, in equal parts",
+    }
+    target = first_target(scores)
+    said = "; ".join(form for kind, form in forms.items() if kind in kinds)
+    return (
+        f"Where the gradient{f' of the {target}' if target else ''} changed most between snapshots: {said}. Colours "
+        "compare places within one row, not two rows."
+    )
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    named = " ".join(str(part) for part in (model.get("class"), model.get("name")) if part)
+    return f"{named}, revision {model['revision']}" if model.get("revision") else named
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """Which data set, where it is noted: `vog-hf score` does."""
+    rest = [f"{name} {source[name]}" for name in ("config", "split", "revision") if source.get(name)]
+    return ", ".join([str(source["name"]), *rest]) if source.get("name") else ""
+
+
+def _transform(transform: Mapping[str, Any]) -> str:
+    """How rows became inputs, where that is noted."""
+    if not transform.get("processor"):
+        return ""
+    limit = transform.get("max_length")
+    columns = ", ".join(transform.get("input_columns") or [])
+    return f"{transform['processor']} of {columns}" + (f", cut at {limit} tokens" if limit else "")
+
+
+def _columns_of_data(manifest: Mapping[str, Any]) -> str:
+    columns = list((manifest.get("data") or {}).get("columns") or {})
+    return f", columns {', '.join(columns)}" if columns else ""
+
+
+def _target(config: Mapping[str, Any]) -> str:
+    targets: Sequence[str] = config.get("target") or []
+    if not targets:
+        return ""
+    whose = {"given": "of the given label", "predicted": "of the last prediction"}.get(str(config.get("label")), "")
+    others = f"; also {', '.join(targets[1:])}" if len(targets) > 1 else ""
+    return f"{targets[0]} {whose}".strip() + others
+
+
+def _leaf(read: Mapping[str, Any]) -> str:
+    if not read.get("name"):
+        return ""
+    shape = " \N{MULTIPLICATION SIGN} ".join(str(size) for size in read.get("element_shape") or [])
+    parts = [
+        "embedding of the tokens" if read.get("embedding") else "",
+        "mean over channels" * bool(read.get("channels_averaged")),
+    ]
+    told = ", ".join(part for part in (*parts, f"per row {shape}" if shape else "") if part)
+    return f"{read['name']} ({told})" if told else str(read["name"])
+
+
+def _snapshots(manifest: Mapping[str, Any]) -> str:
+    snapshots = manifest.get("snapshots") or []
+    steps = [str(s["step"]) for s in snapshots if s.get("step") is not None]
+    return f"{len(snapshots)}" + (f", after the steps {', '.join(steps)}" if steps else "") if snapshots else ""
+
+
+def _windows(manifest: Mapping[str, Any]) -> str:
+    windows = manifest.get("windows") or {}
+    if "early" in windows and "late" in windows:
+        early, late, every = (len(windows.get(name, [])) for name in ("early", "late", "all"))
+        return f"all {every}; early: the first {early}; late: the last {late}"
+    return str(manifest.get("windows_missing") or "")
+
+
+def _collected(manifest: Mapping[str, Any]) -> str:
+    return {"replay": "from stored snapshots (replay)", "live": "while the model was trained (live)"}.get(
+        str(manifest.get("collect")), ""
+    )
+
+
+def _computed(computed: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    parts = [computed.get("device"), config.get("dtype"), computed.get("folding")]
+    parts.append("torch.compile" if computed.get("torch_compile") else None)
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:DIGEST] if digest else ""
+
+
+def _step(snapshot: Mapping[str, Any]) -> str:
+    return f" (step {snapshot['step']})" if snapshot.get("step") is not None else ""

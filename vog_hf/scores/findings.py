@@ -1,0 +1,144 @@
+"""What `vog_hf.evaluation` finds in the scores of one data set, over the rows and columns that allow it."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from datasets import Value
+
+from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.label_noise import CORRUPTED
+from vog_hf.evaluation import (
+    HardTail,
+    class_table,
+    detection_table,
+    early_late_table,
+    error_by_decile,
+    hard_tail,
+    rank_correlations,
+    ranking_stability,
+)
+from vog_hf.scores.ranking import has_classes, ranking_column
+from vog_hf.scores.storage import ROW_ID
+from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+
+DECILES = 10
+MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 17
+
+
+class Findings:
+    """Tables about one data set's ranking; None where its columns do not allow one.
+
+    Args:
+        scores: Of at least one row. Rows without a finite score are left out of everything.
+        dataset: What was scored, if it may be asked which rows are known to be mislabelled.
+
+    Attributes:
+        column: What rows are ranked by.
+        is_finite: ``[rows]``, whether a row has a finite score.
+    """
+
+    def __init__(self, scores: VoGScores, dataset: Any = None) -> None:
+        self.scores = scores
+        self.dataset = dataset
+        self.column = ranking_column(scores)
+        values = [scores.column(name).astype(np.float64) for name in dict.fromkeys(("vog", self.column))]
+        self.is_finite = np.logical_and.reduce([np.isfinite(v) for v in values])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows with a finite score, and the columns that have a value for each of them."""
+        table = self.scores.to_pandas().drop(columns=ROW_ID, errors="ignore")[self.is_finite]
+        return table[[name for name, values in table.items() if np.isfinite(values.to_numpy()).all()]]
+
+    @cached_property
+    def labelled(self) -> pd.DataFrame:
+        """Those of them that have a class as label."""
+        has_label = self.table["label"] >= 0 if "label" in self.table else np.zeros(len(self.table), dtype=bool)
+        return self.table[has_label]
+
+    @property
+    def no_errors(self) -> str | None:
+        """Why nothing can be said of errors; None where it can."""
+        if not has_classes(self.scores):
+            return "Rows have no single class here, so there is no error by tenth of the ranking."
+        if "prediction" not in self.scores.column_names:
+            return "The predictions are not among these scores, so there is no error by tenth of the ranking."
+        if len(self.labelled) < DECILES:
+            return f"Fewer than {DECILES} rows have a label, so there is no error by tenth of the ranking."
+        return None
+
+    @property
+    def is_error(self) -> npt.NDArray[np.bool_]:
+        """Of the labelled rows, whether the last prediction is another class."""
+        return (self.labelled["prediction"] != self.labelled["label"]).to_numpy()
+
+    @cached_property
+    def tail(self) -> HardTail:
+        """Which tail of the ranking is the hard one in this run."""
+        return hard_tail(self.scores, column=self.column)
+
+    @property
+    def deciles(self) -> pd.DataFrame | None:
+        """Error by decile of the ranking."""
+        if self.no_errors is not None:
+            return None
+        return error_by_decile(self.labelled[self.column], self.is_error, bins=DECILES)
+
+    @property
+    def early_late(self) -> pd.DataFrame | None:
+        """Error by decile of early and of late VoG."""
+        if self.no_errors is not None or not {"vog_early", "vog_late"} <= set(self.table):
+            return None
+        return early_late_table(self.labelled["vog_early"], self.labelled["vog_late"], self.is_error, bins=DECILES)
+
+    @cached_property
+    def correlations(self) -> pd.DataFrame | None:
+        """Spearman rank correlations of VoG and its companions; None with fewer than two columns that differ."""
+        if self.table.empty:
+            return None
+        compared = [name for name in self._compared if np.ptp(self.table[name].to_numpy()) > 0][:MAX_CORRELATED]
+        return rank_correlations(self.table[compared]) if "vog" in compared and len(compared) > 1 else None
+
+    @cached_property
+    def detection(self) -> pd.DataFrame | None:
+        """How well VoG and its companions find rows that are known to be mislabelled, by the column ``is_corrupted``.
+
+        None where the data set has no such column (`vog_hf.data.label_noise.plant_label_noise` leaves one), or no row, or
+        every row, is one of them.
+        """
+        if not has_table(self.dataset) or self.dataset.features.get(CORRUPTED) != Value("bool"):
+            return None
+        known = self.dataset.select_columns([CORRUPTED]).with_format("arrow")[:].column(CORRUPTED)
+        wrong = known.fill_null(False).to_numpy()[self.is_finite]
+        if wrong.all() or not wrong.any():
+            return None
+        return detection_table(self.table[list(dict.fromkeys([self.column, *self._compared]))], wrong)
+
+    @cached_property
+    def classes(self) -> pd.DataFrame | None:
+        """Mean, spread and error of each class; rows without a label are class -1."""
+        if not has_classes(self.scores) or not len(self.labelled):
+            return None
+        given: dict[str, Any] = {n: self.table[n] for n in ("prediction", "confidence") if n in self.table}
+        return class_table(self.table["label"], self.table["vog"], **given)
+
+    @property
+    def stability(self) -> pd.DataFrame | None:
+        """How the ranking settled with each snapshot; None with fewer than three, or ten rows."""
+        if "vog" not in self.scores.trajectory_names:
+            return None
+        running = self.scores.trajectory("vog")
+        if running.shape[1] < 3 or self.is_finite.sum() < DECILES:
+            return None
+        return ranking_stability(running if self.is_finite.all() else running[self.is_finite])
+
+    @property
+    def _compared(self) -> list[str]:
+        """VoG, its companions, other targets and windows, as far as there are."""
+        targets = self.scores.manifest.get("config", {}).get("target", [])
+        others = [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
+        windows = [str(name) for name in self.table if str(name).endswith(("_early", "_late"))]
+        return [name for name in ("vog", *COMPANIONS, *others, *windows) if name in self.table]

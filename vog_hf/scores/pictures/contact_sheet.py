@@ -1,0 +1,174 @@
+"""Contact sheets: the rows at both ends of a ranking as pictures, with what is to be said of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from vog_hf.config import target_of_column
+from vog_hf.errors import DataError
+from vog_hf.scores.formatting import printable, shortened
+from vog_hf.scores.pictures.charts import GREY, INK, drawn, figure_of
+from vog_hf.scores.pictures.heat_maps import row_overlay, thumbnail
+from vog_hf.scores.pictures.row_content import PICTURE_NAMES, show_rows
+from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
+from vog_hf.scores.vog_scores import VoGScores
+
+RED = "#b3261e"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in pixels of a contact sheet: two grids of tiles, each tile a picture beside itself with its heat map."""
+
+    side: int
+    columns: int
+    lines: int
+    twins: bool
+
+    margin = 24
+    header = 74
+    gap = 14
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        width = 2 * self.side + 2 if self.twins else self.side
+        return width, self.side + 40
+
+    @property
+    def grid_width(self) -> int:
+        return self.columns * (self.tile[0] + self.gap) - self.gap
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height = self.header + self.lines * (self.tile[1] + self.gap) + self.margin // 2
+        return 2 * self.grid_width + 4 * self.margin, height
+
+    def corner(self, grid: int, place: int) -> tuple[int, int]:
+        """Upper left corner of a tile."""
+        line, column = divmod(place, self.columns)
+        width, height = self.tile
+        return self.grid_left(grid) + column * (width + self.gap), self.header + line * (height + self.gap)
+
+    def grid_left(self, grid: int) -> int:
+        return self.margin + grid * (self.grid_width + 2 * self.margin)
+
+
+def contact_sheet(
+    scores: VoGScores, dataset: Any, *, column: str | None = None, count: int = 25, side: int = 96
+) -> Image.Image:
+    """Two grids side by side: the rows with the highest and those with the lowest value of a column.
+
+    Each picture stands beside itself with its heat map over it (if there are heat maps); below, the row's number and
+    value, and its label, with the prediction behind it where the two differ. Which of the grids holds the hard rows
+    is for the run to show: see `vog_hf.evaluation`.
+
+    Args:
+        scores: Of this data set.
+        dataset: With pictures, stored or made by its rows.
+        column: What to rank by; default: `ranking_column`.
+        count: Pictures per grid; 25 = 5 x 5.
+        side: Longer side of each picture, in pixels.
+
+    Raises:
+        DataError: None of these rows has a picture.
+        ConfigError: There is no such column, or ``count`` or ``side`` is below 1.
+    """
+    column = column or ranking_column(scores)
+    grids = most_extreme(scores, column, count)
+    pictures = [show_rows(dataset, rows, side=max(1, side)) for rows in grids]
+    if not any(isinstance(picture, Image.Image) for grid in pictures for picture in grid):
+        msg = (
+            f"a contact sheet needs pictures, and rows {grids[0][:3].tolist()} of the data set have none (a column of "
+            f"pictures, or an array called {', '.join(PICTURE_NAMES)}); pass the data set with its pictures"
+        )
+        raise DataError(msg)
+    n_tiles = len(grids[0])
+    columns = int(np.ceil(np.sqrt(n_tiles)))
+    twins = scores.has_heat_maps and scores.heat_map(int(grids[0][0])).ndim == 2
+    layout = _Layout(side, columns, -(-n_tiles // columns), twins)
+    sheet = Image.new("RGB", layout.size, "white")
+    for grid, rows in enumerate(grids):
+        for place, row in enumerate(rows):
+            sheet.paste(_tile(scores, int(row), pictures[grid][place], layout), layout.corner(grid, place))
+    return _lettered(sheet, scores, column, grids, layout)
+
+
+def _tile(scores: VoGScores, row: int, picture: Image.Image | str | None, layout: _Layout) -> Image.Image:
+    """A picture, and beside it the same with its heat map, each centred on light grey."""
+    square = (layout.side, layout.side)
+    tile = Image.new("RGB", (layout.tile[0], layout.side), "white")
+    small = thumbnail(picture, layout.side) if isinstance(picture, Image.Image) else Image.new("RGB", square, "#d8dee4")
+    tile.paste(ImageOps.pad(small, square, color="#f0f2f4"), (0, 0))
+    if layout.twins:
+        tile.paste(ImageOps.pad(row_overlay(scores, row, small), square, color="#f0f2f4"), (layout.side + 2, 0))
+    return tile
+
+
+def _lettered(
+    sheet: Image.Image, scores: VoGScores, column: str, grids: Sequence[npt.NDArray[np.int64]], layout: _Layout
+) -> Image.Image:
+    """The sheet with its titles and captions."""
+    figure, canvas = figure_of(sheet.size)
+    figure.figimage(np.asarray(sheet), origin="upper")
+
+    def write(x: int, y: int, text: str, *, color: str = INK, size: float, weight: str = "normal") -> None:
+        style: dict[str, Any] = {"va": "top", "parse_math": False, "usetex": False}
+        figure.text(
+            x / sheet.width, 1 - y / sheet.height, printable(text), color=color, size=size, weight=weight, **style
+        )
+
+    width = layout.tile[0] // 7  # characters that fit, at 7 pixels each; 12 in the titles
+    for grid, (name, rows) in enumerate(zip(("highest", "lowest"), grids, strict=True)):
+        title = shortened(f"{name} {column}", max(8, layout.grid_width // 12))
+        write(layout.grid_left(grid), 16, title, size=14, weight="bold")
+        for place, row in enumerate(rows):
+            x, y = layout.corner(grid, place)
+            names, differ = _caption(scores, int(row), width)
+            value = _number(row_values(scores, column, [int(row)])[0], signed=column.endswith("normalized"))
+            write(x, y + layout.side + 4, names, color=RED if differ else INK, size=8.5)
+            write(x, y + layout.side + 20, shortened(f"row {row}   {value}", width), color=GREY, size=8)
+    subtitle = shortened(_subtitle(scores, column, layout), sheet.width // 7)
+    write(layout.margin, 46, subtitle, color=GREY, size=8.5)
+    return drawn(canvas)
+
+
+def _caption(scores: VoGScores, row: int, width: int) -> tuple[str, bool]:
+    """Label, and behind it the prediction where it differs; and whether it does."""
+    label, prediction = (
+        row_values(scores, name, [row])[0] if name in scores.column_names else None for name in ("label", "prediction")
+    )
+    if not has_classes(scores) or prediction is None or label == prediction:
+        return ("" if label is None else shortened(_number(label), width)), False
+    if label is None:
+        return f"no label → {shortened(prediction, max(4, width - 11))}", False
+    first = max(4, (width - 3) // 2, width - 3 - len(str(prediction)))  # what the shorter name leaves to the longer
+    label = shortened(label, first)
+    return f"{label} → {shortened(prediction, max(4, width - 3 - len(label)))}", True
+
+
+def _subtitle(scores: VoGScores, column: str, layout: _Layout) -> str:
+    """What the column was computed from (of several targets, its own), and what the second pictures show."""
+    parts = [f"{len(scores):,} rows"]
+    if "snapshots" in scores.manifest:
+        parts.append(f"{len(scores.manifest['snapshots'])} snapshots")
+    targets = scores.manifest.get("config", {}).get("target", [])
+    target = target_of_column(column, targets)
+    if target:
+        parts.append(f"target {shortened(target, 40)}")
+    if has_classes(scores):
+        parts.append("label → prediction where they differ")
+    if layout.twins:
+        # whatever the sheet is ranked by, the heat maps are the first target's
+        of = f" of the {shortened(targets[0], 40)}" if targets and target != targets[0] else ""
+        parts.append(f"second picture: where the gradient{of} changed most between snapshots (bright; smoothed)")
+    return " · ".join(parts)
+
+
+def _number(value: str | float | None, *, signed: bool = False) -> str:
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return (f"{value:+.2f}" if signed else f"{value:.3g}").replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,69 @@
+"""Rows by a column of the scores, and their values as a person reads them: classes by name."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.errors import ConfigError
+from vog_hf.evaluation import RANKING_COLUMNS
+from vog_hf.scores.formatting import escaped
+from vog_hf.scores.vog_scores import VoGScores
+
+
+def ranking_column(scores: VoGScores) -> str:
+    """The column that tables and sheets rank by: normalised within the class, else over the data set, else raw.
+
+    Example:
+        >>> ranking_column(VoGScores({"vog": np.ones(2), "vog_normalized": np.zeros(2)}, {}))
+        'vog_normalized'
+    """
+    return next((name for name in RANKING_COLUMNS if name in scores.column_names), "vog")
+
+
+def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Numbers of the rows with the highest and the lowest values, most extreme first.
+
+    Ties are in row order; NaN comes last in both. At most ``count`` rows each, fewer where there are fewer.
+
+    Example:
+        >>> highest, lowest = most_extreme(VoGScores({"vog": np.array([0.2, 0.9, 0.2, 0.5])}, {}), "vog", 2)
+        >>> highest.tolist(), lowest.tolist()
+        ([1, 3], [0, 2])
+    """
+    if count < 1:
+        msg = f"count must be at least 1 row, got {count}"
+        raise ConfigError(msg)
+    values = scores.column(column).astype(np.float64)
+    return np.argsort(-values, kind="stable")[:count], np.argsort(values, kind="stable")[:count]
+
+
+def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[str | int | float | None]:
+    """A column's values of some rows as a reader wants them, all of one type: names of classes, else numbers.
+
+    None where there is none: no label, or NaN or infinity.
+
+    Example:
+        >>> scores = VoGScores({"vog": np.ones(2), "label": np.array([1, -1])}, {"class_names": ["cat", "dog"]})
+        >>> row_values(scores, "label", [0, 1])
+        ['dog', None]
+    """
+    values = scores.column(column)[np.asarray(rows, dtype=np.int64)]
+    if not np.issubdtype(values.dtype, np.integer):
+        return [float(value) if np.isfinite(value) else None for value in values]
+    if column not in ("label", "prediction") or not has_classes(scores):
+        return [int(value) for value in values]
+    return class_names(scores, values)
+
+
+def has_classes(scores: VoGScores) -> bool:
+    """Whether each row has one class (then, and only then, scores are normalised within it)."""
+    return "vog_class_normalized" in scores.column_names or bool(scores.manifest.get("class_names"))
+
+
+def class_names(scores: VoGScores, classes: Iterable[int]) -> list[str | int | None]:
+    """The names of class numbers; the numbers themselves where classes have no names; None for a negative number."""
+    names = scores.manifest.get("class_names")
+    if not names:
+        return [None if c < 0 else int(c) for c in classes]
+    return [None if c < 0 else escaped(str(names[c])) if c < len(names) else str(c) for c in classes]

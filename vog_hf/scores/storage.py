@@ -1,0 +1,114 @@
+"""Files of a folder of scores: table, arrays and manifest, each with its checksum."""
+
+import zipfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vog_hf.errors import OutputFolderError
+from vog_hf.runtime.files import file_checksum, read_json, write_atomically, write_json
+from vog_hf.scores.formatting import escaped
+from vog_hf.scores.manifest import fault_in
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+TABLE_NAME = "scores.parquet"
+SHARD_PATTERN = "scores-*-of-*.parquet"
+SHARD_ROWS = 500_000
+BROKEN_ARRAY = (
+    *(ValueError, EOFError, OSError, OverflowError, TypeError, SyntaxError, MemoryError, RecursionError),
+    zipfile.BadZipFile,
+)
+FILES = "files"  # in manifest.json: size and checksum of each file of the folder
+CHECKED_AT_LOAD = 64 * 2**20  # bytes; a file of this size is read in well under a second
+ROW_HASH = "row_hash"
+ROW_ID = "id"
+HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
+Array = npt.NDArray[Any]
+
+
+def save_table(
+    folder: Path, columns: Mapping[str, Array], row_hash: npt.NDArray[np.uint64] | None, ids: Any = None
+) -> None:
+    """Write the table of `VoGScores` as parquet: one file, or shards of `SHARD_ROWS` that `load_dataset` reads."""
+    n_rows = len(next(iter(columns.values())))
+    named = {} if ids is None else {ROW_ID: [escaped(one) if isinstance(one, str) else one for one in ids]}
+    hashes = {} if row_hash is None else {ROW_HASH: row_hash}
+    table = pa.table({"row": np.arange(n_rows), **named, **columns, **hashes})
+    n_shards = max(1, -(-n_rows // SHARD_ROWS))
+    for shard in range(n_shards):
+        part = table.slice(shard * SHARD_ROWS, SHARD_ROWS)
+        name = TABLE_NAME if n_shards == 1 else f"scores-{shard:05d}-of-{n_shards:05d}.parquet"
+        write_atomically(folder / name, partial(pq.write_table, part, write_page_checksum=True))
+
+
+def save_array(path: Path, values: Array) -> None:
+    """Write an array as .npy, atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+
+    write_atomically(path, write)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, with size and checksum of every other file, last: a folder that has it is whole."""
+    paths = [path for pattern in ("*.parquet", "*.npy") for path in sorted(folder.glob(pattern))]
+    files = {path.name: {"bytes": path.stat().st_size, "crc32": file_checksum(path)} for path in paths}
+    write_json(folder / MANIFEST_NAME, {**manifest, FILES: files})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, every key that is read of the kind that it must have.
+
+    Raises:
+        OutputFolderError: It is damaged, of another version, or not ours.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    fault = fault_in(manifest)
+    if fault is None and manifest["format"] == FORMAT:
+        return dict(manifest)
+    found = f"is damaged: {fault}"
+    if fault is None:
+        found = f"has format {manifest['format']!r}, this version reads {FORMAT}"
+    msg = f"{folder / MANIFEST_NAME} {found}; restore the folder, or score again"
+    raise OutputFolderError(msg)
+
+
+def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
+    """Raise OutputFolderError where a file is not what `write_manifest` saw; only by size if over ``up_to`` bytes."""
+    for name, written in read_manifest(folder).get(FILES, {}).items():
+        if Path(name).name != name:  # a manifest may come from elsewhere
+            msg = f"{folder / MANIFEST_NAME} names the file {name!r}, which lies outside its folder; score again"
+            raise OutputFolderError(msg)
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        whole = size == written["bytes"]
+        if whole and (up_to is None or written["bytes"] <= up_to):
+            whole = file_checksum(path) == written["crc32"]
+        if not whole:
+            found = "is missing" if size is None else f"is damaged: {size:,} bytes"
+            msg = (
+                f"{path} {found}, and {written['bytes']:,} bytes with the checksum {written['crc32']} were written; "
+                "restore it, or delete the folder and score again"
+            )
+            raise OutputFolderError(msg)
+
+
+def _memory_map(path: Path) -> Array:
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except BROKEN_ARRAY as error:
+        msg = f"{path} is not an array of numbers ({error}); restore it, or delete the folder and score again"
+        raise OutputFolderError(msg) from error
+    if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.number):
+        msg = f"{path} is not an array of numbers; restore it, or delete the folder and score again"
+        raise OutputFolderError(msg)
+    return values

@@ -1,0 +1,340 @@
+"""VoGScores: one line of values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vog_hf.data.row_identity import RowIdentity
+from vog_hf.errors import ConfigError, DataError, OutputFolderError
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.scores.storage import (
+    CHECKED_AT_LOAD,
+    FILES,
+    FORMAT,
+    HEAT_MAP_FILES,
+    MANIFEST_NAME,
+    ROW_HASH,
+    ROW_ID,
+    SHARD_PATTERN,
+    TABLE_NAME,
+    Array,
+    _memory_map,
+    read_manifest,
+    require_undamaged,
+    save_array,
+    save_table,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
+MAX_CLASSES = 100_000
+COMPANIONS = (
+    "gradient_magnitude",
+    "loss",
+    "confidence",
+    "variability",
+    "correctness",
+    "forgetting",
+    "margin",
+    "el2n",
+)
+
+
+class VoGScores:
+    """The scores of a data set, aligned with its rows.
+
+    Columns (each ``[rows]``): ``vog`` (unit: target per input unit, >= 0, higher = the gradient changed more between
+    snapshots), ``vog_class_normalized`` (or ``vog_normalized`` where rows have no class), ``vog_percentile``,
+    ``vog_early``, ``vog_late``, ``gradient_magnitude`` and the companions of `vog_hf.metric.training_dynamics.training_dynamics`.
+    Which tail of ``vog`` is the hard one depends on the run: see `vog_hf.evaluation`.
+
+    Args:
+        columns: Values by name, all of one length; ``label`` among them where rows have one.
+        manifest: How the values were computed; JSON-ready.
+        trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``.
+        heat_maps: One map per row.
+        row_hash: ``[rows]`` 64-bit hashes of the rows' content.
+        ids: ``[rows]`` names of the rows, beside their numbers.
+
+    Example:
+        >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {"target": "logit"})
+        >>> scores.column("vog").tolist()
+        [0.2, 0.1]
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Array],
+        manifest: Mapping[str, Any],
+        *,
+        trajectories: Mapping[str, Array] | None = None,
+        heat_maps: RaggedMaps | None = None,
+        row_hash: npt.NDArray[np.uint64] | None = None,
+        ids: Array | None = None,
+    ) -> None:
+        lengths = {name: len(values) for name, values in columns.items()}
+        if not columns or len(set(lengths.values())) > 1:
+            msg = f"columns must have one value per row each, got lengths {lengths}"
+            raise ConfigError(msg)
+        self._columns = dict(columns)
+        self.manifest = {"format": FORMAT, **manifest}
+        self._trajectories = dict(trajectories or {})
+        self._heat_maps = heat_maps
+        self._heat_map_start: Array | None = None
+        self.row_hash = row_hash
+        self.ids = ids
+        self.folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def __repr__(self) -> str:
+        return f"VoGScores({len(self):,} rows, columns {', '.join(self._columns)})"
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names for `column`."""
+        return list(self._columns)
+
+    @property
+    def trajectory_names(self) -> list[str]:
+        """Names for `trajectory`."""
+        return list(self._trajectories)
+
+    @property
+    def identity(self) -> RowIdentity:
+        """What tells whether another data set holds the same rows."""
+        return RowIdentity(len(self), dict(self.manifest.get("data", {}).get("columns", {})), self.row_hash)
+
+    def column(self, name: str) -> Array:
+        """A column as a numpy array ``[rows]``.
+
+        Raises:
+            ConfigError: There is no such column.
+        """
+        return _get(self._columns, name, "column")
+
+    def trajectory(self, name: str) -> Array:
+        """A value per row and snapshot, ``[rows, snapshots]``, memory-mapped where the scores are on disk.
+
+        Raises:
+            ConfigError: There is no such trajectory.
+        """
+        return _get(self._trajectories, name, "trajectory")
+
+    def heat_map(self, row: int) -> npt.NDArray[np.float32]:
+        """Where in the input the gradient of a row changed: ``[height, width]``, or ``[tokens]`` or ``[positions]``.
+
+        Pooled to at most 32 x 32 (1,024 positions); in the unit of ``vog``.
+
+        Raises:
+            ConfigError: The maps were turned off (``VoGConfig(heat_maps=False)``), or there is no such row.
+        """
+        if self._heat_maps is None:
+            msg = "these scores have no heat maps (VoGConfig(heat_maps=False)); score again with heat_maps=True"
+            raise ConfigError(msg)
+        if not 0 <= row < len(self):
+            msg = f"row must lie in 0..{len(self) - 1}, got {row}"
+            raise ConfigError(msg)
+        if self._heat_map_start is None:
+            sizes = np.asarray(self._heat_maps.shapes).prod(axis=1, dtype=np.int64)
+            self._heat_map_start = np.concatenate([[0], np.cumsum(sizes)])
+        values = self._heat_maps.values[self._heat_map_start[row] : self._heat_map_start[row + 1]]
+        shaped = np.asarray(values, dtype=np.float32).reshape(self._heat_maps.shapes[row])
+        return shaped * np.float32(self._heat_maps.scale[row])
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether `heat_map` has anything to give."""
+        return self._heat_maps is not None
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All columns as a table with one line per row, the row's number first, then its id where it has one."""
+        ids = {} if self.ids is None else {ROW_ID: self.ids}
+        return pd.DataFrame({"row": np.arange(len(self)), **ids, **self._columns})
+
+    def select(self, rows: npt.ArrayLike) -> "VoGScores":
+        """The scores of some of the rows, in their order, as they were computed among all of them.
+
+        The manifest stays but for the digests of the data set, which are of all rows.
+
+        Args:
+            rows: Numbers of rows.
+
+        Example:
+            >>> scores = VoGScores({"vog": np.array([0.2, 0.1, 0.3])}, {})
+            >>> scores.select([2, 0]).column("vog").tolist()
+            [0.3, 0.2]
+        """
+        chosen = np.asarray(rows, dtype=np.int64)
+        of_all = ("data", "rows_digest", "n_rows")
+        return VoGScores(
+            {name: values[chosen] for name, values in self._columns.items()},
+            {**{name: value for name, value in self.manifest.items() if name not in of_all}, "n_rows": len(chosen)},
+            trajectories={name: values[chosen] for name, values in self._trajectories.items()},
+            heat_maps=None if self._heat_maps is None else _select_maps(self._heat_maps, chosen),
+            row_hash=None if self.row_hash is None else self.row_hash[chosen],
+            ids=None if self.ids is None else self.ids[chosen],
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything to a folder, which must be empty or not be there.
+
+        Raises:
+            OutputFolderError: Something is in the folder, or a file that these scores were loaded from is damaged.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            msg = f"{folder} is not empty; save to a new folder"
+            raise OutputFolderError(msg)
+        if self.folder is not None and (self.folder / MANIFEST_NAME).is_file():
+            require_undamaged(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in self._trajectories.items():
+            save_array(folder / f"trajectory-{name}.npy", values)
+        if self._heat_maps is not None:
+            for part, file in HEAT_MAP_FILES.items():
+                save_array(folder / file, getattr(self._heat_maps, part))
+        save_table(folder, self._columns, self.row_hash, self.ids)
+        write_manifest(folder, self.manifest)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "VoGScores":
+        """The scores that `save`, a callback or a scorer wrote.
+
+        Every file must have the size that was written, and up to `CHECKED_AT_LOAD` bytes the checksum. Larger arrays
+        are mapped into memory without being read; `save`, and a scorer that takes the folder up, check them whole.
+
+        Raises:
+            OutputFolderError: No finished scores are there, another version wrote them, or a file is damaged.
+        """
+        folder = Path(folder)
+        tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
+        if not (folder / MANIFEST_NAME).is_file() or not tables:
+            msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
+            raise OutputFolderError(msg)
+        manifest = read_manifest(folder)
+        require_undamaged(folder, up_to=CHECKED_AT_LOAD)
+        manifest.pop(FILES, None)
+        try:
+            table = pa.concat_tables(pq.read_table(path, page_checksum_verification=True) for path in tables)
+            values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+            msg = f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
+            raise OutputFolderError(msg) from error
+        row_hash, ids = values.pop(ROW_HASH, None), values.pop(ROW_ID, None)
+        heat_maps = None
+        if (folder / HEAT_MAP_FILES["values"]).is_file():
+            heat_maps = RaggedMaps(**{part: _memory_map(folder / file) for part, file in HEAT_MAP_FILES.items()})
+        prefix = "trajectory-"
+        scores = cls(
+            values,
+            manifest,
+            trajectories={p.stem.removeprefix(prefix): _memory_map(p) for p in sorted(folder.glob(f"{prefix}*.npy"))},
+            heat_maps=heat_maps,
+            row_hash=row_hash,
+            ids=ids,
+        )
+        _require_one_shape(scores, heat_maps, folder)
+        scores.folder = folder
+        return scores
+
+    def own(self, folder: "TemporaryDirectory[str]") -> "VoGScores":
+        """Keep a temporary folder for as long as these scores map its files into memory."""
+        weakref.finalize(self, folder.cleanup)
+        return self
+
+
+def class_count(scores: VoGScores) -> int:
+    """How many classes there are: as many as names, or as the highest label or prediction needs.
+
+    Raises:
+        DataError: A label that none of the named classes has, or one of `MAX_CLASSES` or more.
+
+    Example:
+        >>> class_count(VoGScores({"vog": np.ones(2), "label": np.array([0, 4])}, {}))
+        5
+    """
+    count = names = len(scores.manifest.get("class_names") or [])
+    for name in {"label", "prediction"} & {*scores.column_names} if len(scores) else ():
+        values = scores.column(name)
+        highest, most = int(values.max()), names if names and name == "label" else MAX_CLASSES
+        if highest >= most:
+            msg = (
+                f"row {int(values.argmax())} has the {name} {highest:,}, and there are at most {most:,} classes; pass "
+                "scores with the labels and class names of their own data"
+            )
+            raise DataError(msg)
+        count = max(count, highest + 1)
+    return count
+
+
+def _select_maps(maps: RaggedMaps, rows: npt.NDArray[np.int64]) -> RaggedMaps:
+    """The heat maps of some rows."""
+    sizes = np.asarray(maps.shapes).prod(axis=1, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    values = [maps.values[starts[row] : starts[row] + sizes[row]] for row in rows]
+    joined = np.concatenate([np.zeros(0, maps.values.dtype), *values])
+    return RaggedMaps(joined, maps.shapes[rows], maps.scale[rows])
+
+
+def _require_one_shape(scores: VoGScores, heat_maps: RaggedMaps | None, folder: Path) -> None:
+    """Raise OutputFolderError where columns, trajectories or heat maps are not those of the same rows."""
+    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores) or _fault_in_heat_maps(heat_maps, len(scores))
+    if fault is not None:
+        msg = f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
+        raise OutputFolderError(msg)
+
+
+def _fault_in_columns(scores: VoGScores) -> str | None:
+    for name in scores.column_names:
+        kind = scores.column(name).dtype
+        if not (np.issubdtype(kind, np.number) or np.issubdtype(kind, np.bool_)):
+            return f"the column {name!r} holds {kind}, expected numbers"
+    if not scores.manifest.get("class_names") and "vog_class_normalized" not in scores.column_names:
+        return None
+    for name in {"label", "prediction"} & {*scores.column_names}:
+        if not np.issubdtype(scores.column(name).dtype, np.integer):
+            return f"the column {name!r} holds {scores.column(name).dtype}, expected whole numbers of classes"
+    try:
+        class_count(scores)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _fault_in_trajectories(scores: VoGScores) -> str | None:
+    n_snapshots = len(scores.manifest.get("snapshots", []))
+    for name in scores.trajectory_names:
+        shape = scores.trajectory(name).shape
+        if len(shape) != 2 or shape[0] != len(scores) or (n_snapshots and shape[1] != n_snapshots):
+            expected = f"[{len(scores)}, {n_snapshots or 'snapshots'}]"
+            return f"the trajectory {name!r} has the shape {list(shape)}, expected {expected}"
+    return None
+
+
+def _fault_in_heat_maps(maps: RaggedMaps | None, n_rows: int) -> str | None:
+    if maps is None:
+        return None
+    if maps.shapes.ndim != 2 or len(maps.shapes) != n_rows or maps.scale.shape != (n_rows,) or maps.values.ndim != 1:
+        return f"heat maps of the shapes {maps.shapes.shape} and scales {maps.scale.shape}, expected {n_rows:,} rows"
+    is_whole = np.issubdtype(maps.shapes.dtype, np.integer) and (not maps.shapes.size or maps.shapes.min() >= 0)
+    if not is_whole or maps.shapes.prod(axis=1, dtype=np.float64).sum() != len(maps.values):
+        return f"the heat maps hold {len(maps.values):,} values, and their shapes need another number"
+    return None
+
+
+def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:
+    if name not in values:
+        msg = f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}"
+        raise ConfigError(msg)
+    return values[name]

@@ -1,0 +1,243 @@
+"""From finished blocks to a folder of scores: labels, normalised columns, the manifest, the coverage proof."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vog_hf.config import VoGConfig
+from vog_hf.data.batch_reader import Batch
+from vog_hf.data.row_identity import RowIdentity
+from vog_hf.errors import CoverageError
+from vog_hf.metric.batch_accumulator import RowResults
+from vog_hf.metric.definition import class_normalize, percentile
+from vog_hf.metric.windows import Windows
+from vog_hf.runtime.files import (
+    explained_disk_errors,
+)
+from vog_hf.runtime.processes import Processes, from_main, gathered_on_main, run_together
+from vog_hf.scores.storage import HEAT_MAP_FILES, save_array, save_table, write_manifest
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.block_folder import BlockFolder
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.runner import to_numpy_labels
+from vog_hf.scoring.session import Session
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
+logger = logging.getLogger(__name__)
+
+
+def gathered_blocks(folder: BlockFolder, processes: Processes) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The blocks of all processes, round by round, rows ascending, on the main process; empty ones on the others.
+
+    Every process must iterate to the end. A block that was damaged after it was finished is left out: the coverage
+    proof will say so.
+    """
+    for block in range(folder.plan.n_blocks):
+        parts = gathered_on_main(processes, folder.read(processes.process_index, block))
+        yield _in_row_order([part for part in parts if part is not None])
+
+
+class Assembler:
+    """Places gathered blocks by row: columns in memory, trajectories and heat maps in memory-mapped files."""
+
+    def __init__(self, folder: Path, n_rows: int, n_snapshots: int) -> None:
+        self.columns: dict[str, npt.NDArray[Any]] = {}
+        self._folder = folder
+        self._n_rows = n_rows
+        self._n_snapshots = n_snapshots
+        self._times_seen = np.zeros(n_rows, dtype=np.int64)
+        self._trajectories: dict[str, npt.NDArray[Any]] = {}
+        self._map_values = folder / ".heat-map-values.npy"
+        self._map_values.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
+        self._shapes: list[npt.NDArray[np.int32]] = []
+        self._scales: list[npt.NDArray[np.float32]] = []
+
+    def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Place one block."""
+        with explained_disk_errors(self._folder):
+            self._add(block)
+
+    def _add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
+        if not block:
+            return
+        rows = block["rows"]
+        np.add.at(self._times_seen, rows, 1)
+        for key, values in block.items():
+            kind, _, name = key.partition("/")
+            if kind == "columns":
+                column = self.columns.setdefault(name, np.zeros(self._n_rows, dtype=values.dtype))
+                column[rows] = values
+            elif kind == "trajectories":
+                self._trajectory(name, values)[rows] = values
+        if "heat_maps/values" in block:
+            with self._map_values.open("ab" if self._shapes else "wb") as file:
+                if not self._shapes:
+                    _write_header(file, 0)
+                file.write(block["heat_maps/values"].tobytes())
+            self._shapes.append(block["heat_maps/shapes"])
+            self._scales.append(block["heat_maps/scale"])
+
+    def finish(self) -> None:
+        """Prove that every row came exactly once, then give the files their names.
+
+        Raises:
+            CoverageError: A row is missing or came more than once; nothing is left behind.
+        """
+        if not (self._times_seen == 1).all():
+            for path in (self._map_values, *self._folder.glob(".trajectory-*.npy")):
+                path.unlink(missing_ok=True)
+            row = int((self._times_seen != 1).argmax())
+            wrong = int((self._times_seen != 1).sum())
+            msg = (
+                f"row {row} was scored {self._times_seen[row]} times, expected once ({wrong} of {self._n_rows} rows "
+                "are wrong); nothing was written. Delete the folder's blocks and score again"
+            )
+            raise CoverageError(msg)
+        for name, values in self._trajectories.items():
+            values.flush()  # type: ignore[attr-defined]
+            (self._folder / f".trajectory-{name}.npy").replace(self._folder / f"trajectory-{name}.npy")
+        if self._shapes:
+            with self._map_values.open("r+b") as file:
+                _write_header(file, sum(int(shapes.prod(axis=1, dtype=np.int64).sum()) for shapes in self._shapes))
+                file.flush()
+                os.fsync(file.fileno())
+            self._map_values.replace(self._folder / HEAT_MAP_FILES["values"])
+            save_array(self._folder / HEAT_MAP_FILES["shapes"], np.concatenate(self._shapes))
+            save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))
+
+    def _trajectory(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if values.shape[1] != self._n_snapshots:
+            msg = f"a block holds {values.shape[1]} of {self._n_snapshots} snapshots; delete the folder and score again"
+            raise CoverageError(msg)
+        if name not in self._trajectories:
+            path = self._folder / f".trajectory-{name}.npy"
+            path.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
+            shape = (self._n_rows, self._n_snapshots)
+            self._trajectories[name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk under a memory map would kill the process (SIGBUS)
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return self._trajectories[name]
+
+
+def _write_header(file: BinaryIO, n_values: int) -> None:
+    """The header of a .npy file of so many float16; numpy leaves room in it, so that its length never changes."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (n_values,)})
+
+
+def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    if not parts:
+        return {}
+    if len(parts) == 1 and (np.diff(parts[0]["rows"]) > 0).all():  # live moments that were dealt out again are not
+        return dict(parts[0])
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    order = np.argsort(joined["rows"], kind="stable")
+    flat = joined.pop("heat_maps/values", None)
+    ordered = {key: values[order] for key, values in joined.items()}
+    if flat is not None:
+        sizes = joined["heat_maps/shapes"].prod(axis=1, dtype=np.int64)
+        start = np.concatenate([[0], np.cumsum(sizes)])
+        ordered["heat_maps/values"] = np.concatenate([flat[start[i] : start[i + 1]] for i in order])
+    return ordered
+
+
+COLUMN_ORDER = ("label", "prediction", "vog")  # then the other targets, then the companions
+
+
+def finish_folder(
+    session: Session,
+    folder: BlockFolder,
+    plan: ScoringPlan,
+    identity: RowIdentity,
+    manifest: dict[str, Any],
+    *,
+    temporary: "TemporaryDirectory[str] | None",
+) -> VoGScores:
+    """Gather the blocks of all processes, prove coverage, write the folder; every process then reads it.
+
+    Raises:
+        CoverageError: A row was not scored exactly once; no scores are written.
+    """
+    processes = session.processes
+    processes.wait_for_everyone()
+    names = [snapshot["name"] for snapshot in manifest["snapshots"]]
+    assembler = Assembler(folder.folder, identity.n_rows, len(names))
+    for block in gathered_blocks(folder, processes):
+        from_main(processes, "assembling the scores", partial(assembler.add, block))
+
+    def write() -> None:
+        assembler.finish()
+        columns = normalized_columns(assembler.columns, session.config, has_classes=plan.has_classes)
+        if "vog_early" in columns:
+            width = Windows(len(names)).width
+            manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
+        _report_zeros(columns, session.config)
+        save_table(folder.folder, columns, identity.row_hash, folder.ids())
+        write_manifest(folder.folder, manifest)
+        folder.remove_blocks()
+
+    from_main(processes, "writing the scores", write)
+    scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder.folder))
+    return scores.own(temporary) if temporary else scores
+
+
+def _report_zeros(columns: dict[str, npt.NDArray[Any]], config: VoGConfig) -> None:
+    """Say which score is 0 in every row: no ranking at all."""
+    for name in config.column_names:
+        if not columns[name].any():
+            logger.warning(
+                "VoG: %s is 0 for every row: the gradient was the same at every snapshot. Either the snapshots hold "
+                "the same weights, or the model does not use them (it keeps what it derived from earlier ones), or its "
+                "gradient does not depend on what was trained; the ranking means nothing",
+                name,
+            )
+
+
+def with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResults:
+    """Results with the given label as a column, -1 where a row has none."""
+    label = to_numpy_labels(batch.labels, len(batch))
+    if label is None and plan.has_classes:
+        label = np.full(len(batch), -1, dtype=np.int32)
+    if label is None:
+        return results
+    if plan.has_classes:
+        label = np.maximum(label, np.int32(-1))
+    return RowResults({"label": label, **results.columns}, results.trajectories, results.heat_maps)
+
+
+def normalized_columns(
+    columns: dict[str, npt.NDArray[Any]], config: VoGConfig, *, has_classes: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns in reading order, with each target's normalised score and percentile behind it.
+
+    Normalised within the given label's class, that of the last prediction where a row has no label; over the whole
+    data set where rows have no single class.
+    """
+    classes = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
+    if has_classes:
+        given, predicted = columns["label"].astype(np.int64), columns["prediction"].astype(np.int64)
+        classes = np.where(given < 0, predicted, given)
+    suffix = "class_normalized" if has_classes else "normalized"
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name in sorted(columns, key=lambda name: (_place(name), name)):
+        found[name] = columns[name]
+        if name in config.column_names:
+            normalized = class_normalize(torch.from_numpy(columns[name]), torch.from_numpy(classes))
+            found[f"{name}_{suffix}"] = normalized.numpy()
+            found[f"{name}_percentile"] = percentile(normalized).numpy()
+    return found
+
+
+def _place(name: str) -> int:
+    if name in COLUMN_ORDER:
+        return COLUMN_ORDER.index(name)
+    return len(COLUMN_ORDER) + (0 if name.startswith("vog") else 1)

@@ -1,0 +1,146 @@
+"""What is unusual about the first rows: scores that depend on the batch, rows without a positive label."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vog_hf.data.batch_reader import Batch, BatchReader
+from vog_hf.errors import DataError
+from vog_hf.gradients.input_gradients import target_gradients
+from vog_hf.gradients.input_leaf import forward_from_leaf
+from vog_hf.gradients.model_inputs import placed
+from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
+from vog_hf.gradients.tasks import MultiLabelClassification
+from vog_hf.metric.definition import mean_over_elements
+from vog_hf.scoring.dry_run import FirstPass, _fewest_labels, _model_in_use, _placed, _shapes
+from vog_hf.scoring.fast_path import rounding_tolerance
+from vog_hf.scoring.plan import ScoringPlan
+
+NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
+
+
+def unusual(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
+    """What a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
+    try:
+        with preserved_rng(), _model_in_use(model, plan.config):
+            torch.manual_seed(torch.initial_seed() + 1)  # other numbers than in the first pass, if the model draws any
+            lines = list(islice(_dependence_on_batch(model, reader, plan, first), 1))
+    except DataError as error:
+        lines = [f"whether scores depend on the batch is not known, because a row alone cannot be read: {error}"]
+    return lines + list(_rows_without_positive_label(reader, plan, first.batch))
+
+
+def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
+    """What is to be said where a row has another gradient alone than in its batch.
+
+    Looked at are the longest row, which has no padding, the shortest, and the one with the fewest label tokens. Alone
+    is a batch of two copies: in a batch of one, torch 2.15 has a wrong gradient of BatchNorm2d in evaluation mode (on a
+    CPU, where the gradient that comes in is in another memory format than the input).
+    """
+    name, batch = plan.leaf.name, first.batch
+    if len(batch) == 1:
+        return
+    together = _means(plan, _placed(model, batch), first.gradients)
+    counted = _lengths(reader, plan, batch)
+    for at in dict.fromkeys((int(counted.argmax()), int(counted.argmin()), _fewest_labels(plan, batch))):
+        alone = reader.read_copies(batch.rows[at], 2)
+        shapes = tuple(alone.inputs[name].shape[1:]), tuple(batch.inputs[name].shape[1:])
+        if shapes[0] != shapes[1] and _padding_mask(plan, batch) is None:
+            yield _padding_counts(plan, batch, batch.rows[at], shapes)
+            continue
+        try:
+            single = _mean_gradients(model, plan, alone, _labels_alone(plan, first, alone, at))
+        except (RuntimeError, ValueError, IndexError) as error:
+            yield (
+                f"row {batch.rows[at]} goes through the model in its batch, with {name!r} {shapes[1]}, but not alone, "
+                f"with {shapes[0]} ({type(error).__name__}: {error}); pad every row to one fixed length"
+            )
+            continue
+        scale = torch.maximum(single[:, 0], NEGLIGIBLE * together.mean(1))
+        difference = float(((together[:, at] - single[:, 0]).abs() / scale).max())
+        if difference > rounding_tolerance(model, plan.config):
+            yield _changes(batch.rows[at], difference, is_padded=_shapes(alone) != _shapes(batch))
+
+
+def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: Tensor | None) -> Tensor:
+    with plan.state_kept():
+        forward = forward_from_leaf(model, placed(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
+        gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
+    return _means(plan, _placed(model, batch), gradients)
+
+
+def _means(plan: ScoringPlan, inputs: dict[str, Any], gradients: list[Tensor]) -> Tensor:
+    """Mean |gradient| of each row over the elements that enter its score, ``[targets, batch]``."""
+    if plan.channel_axis is not None:
+        gradients = [gradient.mean(plan.channel_axis) for gradient in gradients]
+    mask = plan.leaf.element_mask(inputs, gradients[0].shape)
+    return torch.stack([mean_over_elements(gradient.abs().to(plan.dtype), mask) for gradient in gradients])
+
+
+def _labels_alone(plan: ScoringPlan, first: FirstPass, alone: Batch, at: int) -> Tensor | None:
+    """The class that the row had in its batch, also where the model said it; other labels as the row alone has them."""
+    used = first.labels.differentiated
+    if plan.task is not None and plan.task.can_predict_label and used is not None:
+        return used[[at, at]]
+    labels = plan.counted_labels(alone)
+    return None if labels is None else labels.to(first.gradients[0].device)
+
+
+def _padding_mask(plan: ScoringPlan, batch: Batch) -> Tensor | None:
+    return plan.leaf.padding_mask({**batch.masks, **batch.inputs}, plan.shape(batch.inputs))
+
+
+def _lengths(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> Tensor:
+    """How many elements of each row are no padding: as the mask says, else of the row when it is alone."""
+    mask = _padding_mask(plan, batch)
+    if mask is not None:
+        return mask.flatten(1).sum(1)
+    single = reader.read([range(row, row + 1) for row in batch.rows])
+    return torch.tensor([row.inputs[plan.leaf.name].numel() for row in single])
+
+
+def _padding_counts(plan: ScoringPlan, batch: Batch, row: int, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
+    given = {**batch.masks, **batch.inputs}.get(plan.leaf.mask_name)
+    of_shape = f" of a fitting shape (it has {tuple(given.shape)})" if isinstance(given, Tensor) else ""
+    return (
+        f"row {row} has {plan.leaf.name!r} {shapes[0]} alone and {shapes[1]} in its batch, and the batch has no "
+        f"{plan.leaf.mask_name}{of_shape} that says what is padding: padding counts in the scores, which depend on the "
+        f"rows that share a batch. Let the collator return {plan.leaf.mask_name} (forward need not take it), or pad "
+        "every row to one fixed length (padding='max_length')"
+    )
+
+
+def _changes(row: int, difference: float, *, is_padded: bool) -> str:
+    if is_padded:
+        return (
+            f"the gradient of row {row} changes by {100 * difference:.1f} % when it is padded to the length of its "
+            "batch: the model does not leave padding out. For scores that do not depend on the batch, pad on the right "
+            "(tokenizer.padding_side='right'; for most decoders, position_ids that start at each row's first token do, "
+            "too), or pad every row and its labels to one fixed length (padding='max_length')"
+        )
+    return (
+        f"the gradient of row {row} changes by {100 * difference:.1f} % with the rows that share its batch: in "
+        "evaluation mode the model takes statistics over the batch (BatchNorm with track_running_stats=False), takes "
+        "another axis for the rows, or draws random numbers, so that scores depend on batch size and order. Make it "
+        "treat each row by itself"
+    )
+
+
+def _rows_without_positive_label(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> Iterator[str]:
+    """Multi-label rows of which the sum over positive labels is an empty one."""
+    empty = [target for target in plan.config.targets if target in ("logit", "probability")]
+    if not isinstance(plan.task, MultiLabelClassification) or batch.labels is None or not empty:
+        return
+    parts = list(reader.stored_labels(batch)) or [(batch.rows, batch.labels)]
+    none = sum(int((labels <= 0).all(1).sum()) for _, labels in parts)
+    seen = sum(len(rows) for rows, _ in parts)
+    if none:
+        of = f"{seen:,} rows" if seen == len(reader.dataset) else f"the first {seen:,} rows"
+        yield (
+            f"{none:,} of {of} have no positive label: their {' and '.join(map(str, empty))} is a sum over none, so "
+            "that their VoG is exactly 0 and they rank lowest, whatever the model does. Leave them out, or score them "
+            "by VoGConfig(target='loss')"
+        )

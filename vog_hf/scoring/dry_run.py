@@ -1,0 +1,284 @@
+"""The dry run: what scoring needs and what would go wrong, found on the first rows before the long work."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor, nn
+
+from vog_hf.config import VoGConfig
+from vog_hf.data.batch_reader import Batch, BatchReader
+from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
+from vog_hf.gradients.input_leaf import (
+    Forward,
+    InputLeaf,
+    averaged_axis,
+    find_leaf,
+    forward_from_leaf,
+    has_wrong_single_rows,
+    is_lonely,
+)
+from vog_hf.gradients.model_inputs import copied, doubled, placed, required_parameters
+from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
+from vog_hf.gradients.model_state import DerivedTensors, ModelState, weight_sums
+from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
+from vog_hf.gradients.tasks import IGNORED_TOKEN, TASKS, Task
+from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
+from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.runner import PassLabels, first_rows, require_finite_rows, score_batch, score_forward, sliced
+from vog_hf.snapshots import lend_weights
+
+DOUBTFUL_LABELS = 32  # that are read with their rows
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """The first batch, the labels that were used, one gradient per target, and why there is no fast path (if so)."""
+
+    batch: Batch
+    labels: PassLabels
+    gradients: list[Tensor]
+    slow: str | None
+
+
+def plan_scoring(
+    model: nn.Module,
+    reader: BatchReader,
+    config: VoGConfig,
+    rows: range,
+    *,
+    require_finite: bool = True,
+    fold: bool = True,
+    compiled: bool = False,
+) -> tuple[ScoringPlan, FirstPass]:
+    """One forward, one gradient per target and one update of ``rows``; raises what would go wrong later.
+
+    The model and all random states are left as they were.
+
+    Args:
+        model: Unwrapped.
+        reader: Of all rows.
+        config: What is computed.
+        rows: The first ones.
+        require_finite: Whether the weights that the model has now are ones that will be scored.
+        fold: Run the model with its BatchNorms folded, if that gives the same on these rows.
+        compiled: Run it through ``torch.compile``, if that gives the same on these rows.
+
+    Raises:
+        DataError, ModelError, ConfigError, NonFiniteError: What is wrong with rows, labels, model or configuration.
+    """
+    with preserved_rng(), _model_in_use(model, config):
+        batch = next(reader.read([rows]))
+        device, dtype = model_device_and_dtype(model)
+        inputs = placed(batch.inputs, device, dtype)
+        leaf = find_leaf(model, inputs)
+        state, sums = ModelState(model), weight_sums(model)
+        began = time.perf_counter()
+        forward = _first_forward(model, inputs, leaf, rows)
+        if is_lonely(forward):
+            forward = _first_forward(model, doubled(inputs), leaf, rows)
+        seconds = time.perf_counter() - began
+        plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
+        _check_labels(reader, plan, batch)
+        labels = _labels(plan, forward, batch)
+        began = time.perf_counter()
+        gradients, observation = score_forward(plan, forward, labels)
+        if require_finite:
+            for gradient in gradients:
+                require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
+        seconds += time.perf_counter() - began
+        _require_weights_unchanged(model, sums)
+        windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
+        accumulator = plan.accumulator(replace(batch, inputs=_placed(model, batch)), windows)
+        accumulator.update(*first_rows(len(batch), gradients, observation))
+        plan, slow = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
+        state.put_back()
+        plan = replace(plan, derived=DerivedTensors.find(model, lambda: _few_rows(plan, inputs)))
+        if fold or compiled:
+            plan, slow = fast_path(plan, forward, labels, gradients, fold=fold, compiled=compiled)
+        if device.type != "cpu":  # whose first pass is not like the others
+            plan = replace(plan, batch_seconds=_seconds(plan, inputs, labels))
+    return plan, FirstPass(batch, labels, gradients, slow)
+
+
+def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -> float:
+    """How long a pass over a batch takes on a device."""
+    with plan.folding.installed():
+        torch.accelerator.synchronize()
+        began = time.perf_counter()
+        score_batch(plan, plan.laid_out(inputs), labels)
+        torch.accelerator.synchronize()
+        return time.perf_counter() - began
+
+
+@contextmanager
+def _model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
+    """The model as it is scored, with the weights that it has."""
+    with lend_weights(model, {}, cast_up=config.casts_up), scoring_mode(model, config.autocast):
+        yield
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, rows: range) -> Forward:
+    try:
+        return forward_from_leaf(model, inputs, leaf)
+    except ModelError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if should_reduce_batch_size(error):  # then fewer rows at a time are tried
+            raise
+        missing = [name for name in required_parameters(model) if name not in inputs]
+        if missing and isinstance(error, TypeError):
+            msg = (
+                f"forward of {type(model).__name__} requires {', '.join(map(repr, missing))}, and the batch has "
+                f"{sorted(inputs)}; let the collator return what is missing, or give the parameter a default"
+            )
+            raise ModelError(msg) from error
+        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
+        msg = (
+            f"the model's forward failed on rows {rows[0]}-{rows[-1]} with inputs {shapes}: {type(error).__name__}: "
+            f"{error}. The rows must be prepared as for evaluation (same channels, size and tokenizer as in training), "
+            "in batches of a size that the model takes (batch_size=)"
+        )
+        raise ForwardError(msg) from error
+
+
+def _plan(
+    model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch, *, batch_size: int
+) -> ScoringPlan:
+    task, n_outputs = _resolve_task(model, config, forward.outputs, batch.labels)
+    channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
+    shape = [n for axis, n in enumerate(forward.x.shape) if axis != channel_axis]
+    return ScoringPlan(
+        config=config,
+        task=task,
+        leaf=leaf,
+        channel_axis=channel_axis,
+        n_outputs=n_outputs,
+        element_shape=tuple(shape[1:]),
+        dtype=torch.promote_types(forward.x.dtype, torch.float32),
+        batch_seconds=0.0,
+        batch_bytes=batch.nbytes,
+        first_rows=len(batch),
+        batch_size=batch_size,
+        module=model,
+        says_padding=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
+        readings=1 if forward.x.device.type == "cpu" else 2,
+        doubles_single_rows=has_wrong_single_rows(forward),
+    )
+
+
+def _few_rows(plan: ScoringPlan, inputs: Mapping[str, Any]) -> None:
+    """Run the model on a few rows."""
+    few = sliced(inputs, slice(0, FEW_ROWS), len(inputs[plan.leaf.name]))
+    with torch.no_grad():
+        plan.module(**copied(few))
+
+
+def _require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
+    if not torch.equal(weight_sums(model), sums):
+        msg = (
+            f"{type(model).__name__} changes its weights in forward, also in evaluation mode (initialization from the "
+            "first batch, or a moving average of weights), but VoG must leave weights as they are; run one batch "
+            "through the model before, or change weights only while module.training"
+        )
+        raise ModelError(msg)
+
+
+def _resolve_task(
+    model: nn.Module, config: VoGConfig, outputs: Any, labels: Tensor | None
+) -> tuple[Task | None, int | None]:
+    try:
+        logits = find_logits(outputs)
+        task = TASKS[config.task] if config.task else find_task(model, logits, labels)
+    except ModelError:
+        if any(isinstance(target, str) for target in config.targets):
+            raise
+        return None, None
+    if labels is None and task.needs_labels and not task.can_predict_label and all(map(callable, config.targets)):
+        return None, None  # there is nothing to compute companions of
+    for target in config.targets:
+        check_target(target, task)
+    if config.label == "predicted" and not task.can_predict_label:
+        msg = f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'"
+        raise ConfigError(msg)
+    return task, logits.shape[-1] if logits.dim() > 1 else 1
+
+
+def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> PassLabels:
+    given = plan.counted_labels(batch)
+    given = None if given is None else given.to(forward.x.device)
+    predicts = plan.task is not None and plan.task.can_predict_label
+    prediction = find_logits(forward.outputs).argmax(-1) if predicts else None
+    if given is not None and len(forward.x) != len(batch):  # one row, as two copies
+        given = torch.cat([given, given])
+    return PassLabels.of(plan.config, plan.task, given, prediction)
+
+
+def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
+    """Check the labels of the first batch, and all that can be read without decoding rows."""
+    task, config = plan.task, plan.config
+    if task is None:
+        return
+    if batch.labels is None:
+        if config.label == "given" and (task.needs_labels or "loss" in config.targets):
+            otherwise = (
+                "VoGConfig(label='predicted') to differentiate the predicted class"
+                if task.can_predict_label
+                else f"{CALLABLE_TARGET}, which needs none"
+            )
+            msg = (
+                f"no label was found: the collated batch has none of {list(reader.label_names)}; pass "
+                f"label_column= (a column of the rows), or {otherwise}"
+            )
+            raise DataError(msg)
+        return
+    plan.check_labels(batch)
+    doubtful = chain.from_iterable(
+        (rows[at] for at in _doubtful(task, labels, plan.n_outputs)) for rows, labels in reader.stored_labels(batch)
+    )
+    for row in islice(doubtful, DOUBTFUL_LABELS):
+        (whole,) = reader.read([range(row, row + 1)])  # a transform may have mended what the column holds
+        plan.check_labels(whole)
+
+
+def _doubtful(task: Task, labels: Tensor, n_outputs: int | None) -> Iterator[int]:
+    """Places of the labels that the task cannot have."""
+    start = 0
+    while start < len(labels):
+        try:
+            task.check_labels(labels[start:], n_outputs)
+        except LabelError as error:
+            start += error.position + 1
+            yield start - 1
+        except DataError:  # all of them
+            yield from range(start, len(labels))
+            return
+        else:
+            return
+
+
+# --- what a person should know --------------------------------------------------------------------------------------
+
+
+def _placed(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    device, dtype = model_device_and_dtype(model)
+    return placed(batch.masks, device, None) | placed(batch.inputs, device, dtype)
+
+
+def _fewest_labels(plan: ScoringPlan, batch: Batch) -> int:
+    """The row with the most padding in its labels, 0 where labels are not token by token."""
+    labels = plan.counted_labels(batch)
+    return 0 if labels is None or labels.dim() != 2 else int((labels != IGNORED_TOKEN).sum(1).argmin())
+
+
+def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape[1:]) for name, value in batch.inputs.items() if isinstance(value, Tensor)}

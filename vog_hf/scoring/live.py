@@ -1,0 +1,287 @@
+"""LiveScoring: the moments of all rows in memory, updated at every snapshot while a model trains."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils import broadcast
+from torch import nn
+
+from vog_hf.data.batch_reader import Batch, BatchReader
+from vog_hf.data.row_identity import RowIdentity, identify_rows
+from vog_hf.errors import ConfigError, MemoryBudgetError, OutputFolderError
+from vog_hf.gradients.batchnorm_folding import FastPathError
+from vog_hf.gradients.model_mode import model_device_and_dtype
+from vog_hf.metric.batch_accumulator import BatchAccumulator, RowResults
+from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
+from vog_hf.runtime.files import format_bytes
+from vog_hf.runtime.memory import free_memory
+from vog_hf.runtime.processes import Processes, from_main, run_together
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.assembly import finish_folder, with_label
+from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
+from vog_hf.scoring.live_checkpoint import LiveBatch, load_batches, read_header, save_state
+from vog_hf.scoring.live_ranking import scores_so_far
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.run_manifest import make_manifest
+from vog_hf.scoring.runner import needs_prediction
+from vog_hf.scoring.session import Session, require_shared
+
+
+class LiveScoring:
+    """Moments, dynamics and trajectories of all rows of this process; rows are read anew at each snapshot.
+
+    Args:
+        session: The model that trains, and the processes.
+        reader: The rows.
+        plan: What is differentiated.
+        n_snapshots: How many are planned: the windows early and late need to know it.
+
+    Raises:
+        ConfigError: A label is needed that only the last snapshot can say.
+        MemoryBudgetError: The moments do not fit; names both numbers.
+    """
+
+    def __init__(self, session: Session, reader: BatchReader, plan: ScoringPlan, n_snapshots: int) -> None:
+        self._session = session
+        self._reader = reader
+        self._plan = plan
+        self._windows = Windows(n_snapshots)
+        processes = session.processes
+        mine = range(len(reader.dataset))[processes.process_index :: processes.num_processes]
+        self._batches = batches(mine, plan.batch_size)
+        self._held: list[LiveBatch] = []
+        self._snapshots: list[dict[str, Any]] = []
+        if session.config.label == "predicted":
+            msg = (
+                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
+                "training goes on; use collect='replay'"
+            )
+            raise ConfigError(msg)
+        self._check_all_labels()
+        needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(session.model)[0])
+        if needed > free:
+            msg = (
+                f"collect='live' keeps the moments of {len(mine):,} rows, {format_bytes(needed)}, and "
+                f"{format_bytes(free)} are free; use collect='replay', whose memory does not grow with the rows"
+            )
+            raise MemoryBudgetError(msg)
+
+    def memory_bytes(self) -> int:
+        """What the moments and trajectories of this process's rows will take."""
+        per_row = self._plan.moment_bytes_per_row + 12 * self._windows.n_snapshots
+        return per_row * sum(map(len, self._batches))
+
+    @property
+    def n_snapshots(self) -> int:
+        """Snapshots seen so far."""
+        return len(self._snapshots)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the snapshots seen so far."""
+        return [snapshot["step"] or 0 for snapshot in self._snapshots]
+
+    def save(self, folder: Path) -> None:
+        """Write everything seen so far to a folder of its own; durable when this returns.
+
+        Raises:
+            OutputFolderError: The disk is full or cannot be written to; the folder then does not count.
+        """
+        processes = self._session.processes
+        save_state(folder, processes, self._held, run_together(processes, "reading rows", self._header))
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` wrote, on as many processes as there are now, bit by bit.
+
+        Raises:
+            OutputFolderError: The folder is not whole, or holds the moments of something else.
+        """
+        processes = self._session.processes
+        run_together(processes, "restoring the moments", lambda: self._restore(folder))
+
+    def _restore(self, folder: Path) -> None:
+        saved = read_header(folder)
+        self._identity = identify_rows(self._reader.dataset, like=RowIdentity.of_fingerprint(saved))
+        own = json.loads(json.dumps(self._header()))
+        differing = [name for name in own if name != "snapshots" and saved.get(name) != own[name]]
+        if differing:
+            msg = (
+                f"{folder} holds the moments of something else: {', '.join(differing)} differ; go on with the data, "
+                "configuration and schedule that training began with, or train anew"
+            )
+            raise OutputFolderError(msg)
+        self._snapshots = saved["snapshots"]
+        device = model_device_and_dtype(self._session.model)[0]
+        if self._snapshots:
+            self._held = load_batches(folder, self._session.processes, self._new_accumulator, self.n_snapshots, device)
+            self._batches = [batch.rows for batch in self._held]
+
+    def _new_accumulator(self) -> BatchAccumulator:
+        """As `ScoringPlan.accumulator`, without a mask: a restored one brings its own."""
+        config = self._session.config
+        return BatchAccumulator(
+            config.column_names,
+            self._windows,
+            channel_axis=self._plan.channel_axis,
+            mask=None,
+            heat_maps=config.heat_maps,
+        )
+
+    def _header(self) -> dict[str, Any]:
+        """What the moments are of, with the snapshots seen so far."""
+        return self._data_fingerprint | {
+            "snapshots": self._snapshots,
+            "planned snapshots": self._windows.n_snapshots,
+        }
+
+    def update(self, name: str, step: int | None = None) -> None:
+        """One pass over all rows with the model as it is now; the model is left as it was found."""
+        session = self._session
+        run_together(session.processes, f"the pass at {name}", lambda: self._update(name))
+        self._snapshots.append({"name": name, "step": step, "digest": None})
+
+    def _update(self, name: str) -> None:
+        session = self._session
+        first = not self._snapshots
+        with (
+            session.model_in_use(),
+            buffers_of_main(session.model, session.processes),
+            session.weights_lent(self._plan, {}),
+            session.progress_bar(sum(map(len, self._batches))) as bar,
+        ):
+            bar.set_postfix(snapshot=name)
+            for i, batch in enumerate(self._reader.read(self._batches)):
+                self._check_labels(batch)
+                placed = session.placed(self._plan, batch)
+                if first:
+                    accumulator = self._plan.accumulator(placed, self._windows)
+                    self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))
+                self._add(placed, self._held[i].accumulator)
+                bar.update(len(batch))
+            for held in self._held:
+                session.require_finite(held.accumulator, held.rows, name)
+
+    def _add(self, batch: Batch, accumulator: BatchAccumulator) -> None:
+        """Add the model as it is now to the moments of a batch, the plain way where the fast one does not fit."""
+        update = partial(self._session.update, batch=batch, accumulator=accumulator, prediction=None)
+        try:
+            update(self._plan, snapshot=self.n_snapshots)
+        except FastPathError as error:
+            self._plan = self._session.plain(self._plan, error)
+            update(self._plan, snapshot=self.n_snapshots)
+
+    def so_far(self, shown: Callable[[VoGScores], npt.NDArray[np.int64]]) -> VoGScores | None:
+        """The scores of the snapshots seen, on the main process, for watching a ranking while a model learns.
+
+        In memory, with heat maps of the rows only that ``shown`` picks (see `scores_so_far`); None on other processes.
+
+        Raises:
+            ConfigError: Fewer than two snapshots were seen.
+        """
+        self._require_two_snapshots()
+        manifest = run_together(self._session.processes, "reading rows", self._manifest)
+        return scores_so_far(
+            self._session, self._plan, self._held, identity=self._identity, manifest=manifest, shown=shown
+        )
+
+    def finish(self, *, output_dir: str | Path | None = None) -> VoGScores:
+        """The scores of the snapshots seen, written like those of a replay.
+
+        Raises:
+            ConfigError: Fewer than two snapshots were seen.
+        """
+        self._require_two_snapshots()
+        session = self._session
+        folder, temporary = session.output_folder(output_dir)
+        fingerprint = run_together(session.processes, "reading rows", self._header)
+        identity = self._identity
+        n_rows = identity.n_rows
+        in_one_block = BlockPlan(n_rows, session.processes.num_processes, self._plan.batch_size, n_rows)
+        manifest = self._manifest()
+        if self.n_snapshots < self._windows.n_snapshots:
+            manifest["windows_missing"] = (
+                f"training stopped after {self.n_snapshots} of {self._windows.n_snapshots} planned snapshots, and live "
+                "moments of the windows early and late need to know the number in advance"
+            )
+        with session.folder_in_use(folder):
+            make = partial(BlockFolder, folder, fingerprint, in_one_block)
+            from_main(session.processes, f"preparing {folder}", make)
+            run_together(session.processes, f"looking for {folder}", lambda: require_shared(folder))
+            blocks = run_together(session.processes, f"opening {folder}", make)
+            run_together(session.processes, "writing the moments", lambda: self._write(blocks))
+            return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
+
+    def _require_two_snapshots(self) -> None:
+        if self.n_snapshots < MIN_SNAPSHOTS:
+            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
+            raise ConfigError(msg)
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = make_manifest(self._session, self._plan, self._reader, self._identity)
+        return manifest | {"collect": "live", "snapshots": list(self._snapshots)}
+
+    @cached_property
+    def _identity(self) -> RowIdentity:
+        return identify_rows(self._reader.dataset)
+
+    @cached_property
+    def _data_fingerprint(self) -> dict[str, Any]:
+        return self._session.fingerprint(self._reader, self._identity, None)
+
+    def _write(self, blocks: BlockFolder) -> None:
+        if self._held:
+            blocks.write(self._session.processes.process_index, 0, self._rows(), self._results())
+
+    def _rows(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in self._held])
+
+    def _results(self) -> list[RowResults]:
+        return [
+            with_label(self._plan, batch.accumulator.results(), Batch(batch.rows, {}, batch.labels))
+            for batch in self._held
+        ]
+
+    def _check_all_labels(self) -> None:
+        """The labels of the first batch, and those of all rows where they are a column."""
+        for batch in self._reader.read(self._batches[:1]):
+            self._check_labels(batch)
+            everything = None if batch.labels is None else self._reader.all_labels(batch.rows, batch.labels)
+            if everything is not None:
+                self._check_labels(Batch(range(len(everything)), {}, torch.from_numpy(everything)))
+
+    def _check_labels(self, batch: Batch) -> None:
+        self._plan.check_labels(batch)
+        if needs_prediction(self._plan, [batch]):
+            row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
+            msg = (
+                f"row {row} has no label, and collect='live' cannot know its last prediction while training goes on; "
+                "use collect='replay', or leave rows without a label out"
+            )
+            raise ConfigError(msg)
+
+
+@contextmanager
+def buffers_of_main(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """Lend every process the buffers of the main one.
+
+    Under data parallelism the statistics of batch normalisation differ from process to process until the next forward
+    pass, and what a row scores must not depend on which process has it.
+    """
+    if processes.num_processes == 1:
+        yield
+        return
+    own = [(buffer, buffer.data) for buffer in model.buffers()]
+    try:
+        for buffer, data in own:
+            buffer.data = broadcast(data.clone())
+        yield
+    finally:
+        for buffer, data in own:
+            buffer.data = data

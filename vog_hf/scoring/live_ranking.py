@@ -1,0 +1,98 @@
+"""The ranking while a model trains: what every process holds by now, put together on the main one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.data.batch_reader import Batch
+from vog_hf.data.row_identity import RowIdentity
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.runtime.processes import from_main, gathered_on_main, run_together
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.assembly import normalized_columns, with_label
+from vog_hf.scoring.live_checkpoint import LiveBatch
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.session import Session
+
+Rows = npt.NDArray[np.int64]
+Maps = dict[int, tuple[npt.NDArray[np.float16], npt.NDArray[np.int32], np.float32]]
+
+
+def scores_so_far(
+    session: Session,
+    plan: ScoringPlan,
+    held: Sequence[LiveBatch],
+    *,
+    identity: RowIdentity,
+    manifest: Mapping[str, Any],
+    shown: Callable[[VoGScores], Rows],
+) -> VoGScores | None:
+    """Scores of all rows on the main process, None on the others; all must call this.
+
+    Only the rows that ``shown`` picks have heat maps, and ``vog`` is the only trajectory.
+
+    Args:
+        session: Whose processes share the rows.
+        plan: How they are scored.
+        held: The batches of this process.
+        identity: Of all rows.
+        manifest: Of the scores.
+        shown: Called on the main process with scores without heat maps.
+    """
+    processes = session.processes
+    own = run_together(processes, "reading the moments", lambda: _own_rows(plan, held))
+    parts = [part for part in gathered_on_main(processes, own) if part]  # one without rows has no columns
+
+    def together(heat_maps: RaggedMaps | None = None) -> VoGScores:
+        rows = np.concatenate([part["row"] for part in parts])
+        placed = {name: np.concatenate([part[name] for part in parts])[np.argsort(rows)] for name in parts[0]}
+        del placed["row"]
+        running = placed.pop("running")
+        columns = normalized_columns(placed, session.config, has_classes=plan.has_classes)
+        return VoGScores(
+            columns, manifest, trajectories={"vog": running}, heat_maps=heat_maps, row_hash=identity.row_hash
+        )
+
+    wanted = from_main(processes, "choosing rows to show", lambda: shown(together()))
+    if not session.config.heat_maps:
+        return together() if processes.is_main_process else None
+    own_maps = run_together(processes, "making heat maps", lambda: _own_maps(held, set(wanted.tolist())))
+    maps = {row: found for part in gathered_on_main(processes, own_maps) for row, found in part.items()}
+    return together(_of_all_rows(maps, identity.n_rows)) if processes.is_main_process else None
+
+
+def _own_rows(plan: ScoringPlan, held: Sequence[LiveBatch]) -> dict[str, npt.NDArray[Any]]:
+    """Columns of this process's rows, with ``row`` and the trajectory as ``running``."""
+    parts = []
+    for batch in held:
+        results = with_label(plan, batch.accumulator.results(heat_maps=False), Batch(batch.rows, {}, batch.labels))
+        rows = np.asarray(batch.rows, dtype=np.int64)
+        parts.append({"row": rows, "running": results.trajectories["vog"], **results.columns})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+def _own_maps(held: Sequence[LiveBatch], wanted: set[int]) -> Maps:
+    """Heat maps of those wanted rows that this process has."""
+    found: Maps = {}
+    for batch in held:
+        places = [i for i, row in enumerate(batch.rows) if row in wanted]
+        maps = batch.accumulator.heat_maps() if places else None
+        if maps is not None:
+            ends = np.cumsum(maps.shapes.prod(axis=1))
+            for i in places:
+                values = maps.values[ends[i] - maps.shapes[i].prod() : ends[i]]
+                found[batch.rows[i]] = values, maps.shapes[i], maps.scale[i]
+    return found
+
+
+def _of_all_rows(maps: Maps, n_rows: int) -> RaggedMaps | None:
+    """Maps of some rows among those of all, of which the others are empty."""
+    if not maps:
+        return None
+    n_axes = len(next(iter(maps.values()))[1])
+    shapes, scale = np.zeros((n_rows, n_axes), dtype=np.int32), np.zeros(n_rows, dtype=np.float32)
+    for row, (_, shape, largest) in maps.items():
+        shapes[row], scale[row] = shape, largest
+    return RaggedMaps(np.concatenate([maps[row][0] for row in sorted(maps)]), shapes, scale)

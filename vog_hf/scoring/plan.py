@@ -1,0 +1,179 @@
+"""One pass over a batch by a plan: forward, gradients, what the companions need."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vog_hf.config import VoGConfig
+from vog_hf.data.batch_reader import Batch
+from vog_hf.errors import DataError, LabelError
+from vog_hf.gradients.batchnorm_folding import Folding
+from vog_hf.gradients.input_leaf import Forward, InputLeaf, forward_from_leaf
+from vog_hf.gradients.model_state import DerivedTensors, kept_state
+from vog_hf.gradients.tasks import Task
+from vog_hf.metric.batch_accumulator import BatchAccumulator
+from vog_hf.metric.windows import Windows
+from vog_hf.runtime.files import format_bytes
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """Everything that is the same for all batches and snapshots.
+
+    Attributes:
+        task: None where every target is a callable and the outputs have no logits.
+        element_shape: Of one row of the first batch, after the channel mean.
+        batch_seconds: Of forward and gradients on the first batch.
+        batch_bytes: Of the first batch's tensors.
+        first_rows: Number of rows in the first batch.
+        batch_size: Number of rows in the others (see `BatchReader`).
+        module: What is called: the model, or the compiled one.
+        says_padding: Whether batches say what is padding, so that a row's score does not depend on it.
+        folding: What is to be installed in it, and refreshed after every change of its weights.
+        compared: Snapshots and shapes of batches for which the fast way was seen to be the plain function.
+        doubles_single_rows: Whether a batch of one row is scored as two copies (see `has_wrong_single_rows`).
+        changes_state: Whether a forward changes the model, so that it is put back after every batch.
+        derived: What the model derived from the weights it has, to be forgotten when it gets others.
+        readings: How many times a block's collated rows are in memory: twice where the next block is read ahead.
+    """
+
+    config: VoGConfig
+    task: Task | None
+    leaf: InputLeaf
+    channel_axis: int | None
+    n_outputs: int | None
+    element_shape: tuple[int, ...]
+    dtype: torch.dtype
+    batch_seconds: float
+    batch_bytes: int
+    first_rows: int
+    batch_size: int
+    module: nn.Module
+    says_padding: bool
+    folding: Folding = field(default_factory=Folding)
+    compared: set[Any] = field(default_factory=set, compare=False, repr=False)
+    readings: int = 1
+    doubles_single_rows: bool = False
+    changes_state: bool = False
+    derived: DerivedTensors = field(default_factory=DerivedTensors)
+
+    def state_kept(self) -> AbstractContextManager[None]:
+        """The model's state kept over one pass, where a pass changes it: no row's score depends on rows before it."""
+        return kept_state(self.module) if self.changes_state else nullcontext()
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each row has one class, within which scores are normalised."""
+        return self.task is not None and self.task.has_classes
+
+    @property
+    def row_seconds(self) -> float:
+        """Time of forward and gradients of one row in a batch like the first one."""
+        return self.batch_seconds / self.first_rows
+
+    @property
+    def moment_bytes_per_row(self) -> int:
+        """Memory of a row's moments."""
+        return BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Memory of a row in a block, if it is like the first ones: its moments and its collated tensors."""
+        return self.moment_bytes_per_row - (-self.readings * self.batch_bytes // self.first_rows)
+
+    def nbytes(self, batch: Batch) -> int:
+        """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
+        shape = [*self.shape(batch.inputs)[1:], *([self.element_shape[-1]] if self.leaf.embedding is not None else [])]
+        moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
+        return len(batch) * moments + self.readings * batch.nbytes
+
+    def shape(self, inputs: Mapping[str, Any]) -> list[int]:
+        """``[batch, *input]`` of the input itself (of token ids without the width), after the channel mean."""
+        shape = list(inputs[self.leaf.name].shape)
+        if self.channel_axis is not None:
+            del shape[self.channel_axis]
+        return shape
+
+    def plain(self, model: nn.Module) -> "ScoringPlan":
+        """The same with the model run as it is."""
+        return replace(self, module=model, folding=Folding())
+
+    def forward(self, inputs: Mapping[str, Any]) -> Forward:
+        """One forward pass over inputs that are placed; raises FastPathError where it was not the plain function."""
+        forward = forward_from_leaf(self.module, inputs, self.leaf)
+        self.folding.require_all_read()
+        return forward
+
+    def counted_labels(self, batch: Batch) -> Tensor | None:
+        """Labels of a batch without those at, or predicted from, padding."""
+        if self.task is None:
+            return batch.labels
+        return self.task.counted_labels(batch.labels, {**batch.masks, **batch.inputs})
+
+    def check_labels(self, batch: Batch) -> None:
+        """Raise DataError, naming the row, where a label is not one that the task can have."""
+        labels = self.counted_labels(batch)
+        if self.task is not None and labels is not None:
+            check_labels(self.task, labels, self.n_outputs, batch.rows)
+
+    def laid_out(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs in the memory layout that the model is fastest in."""
+        return {**inputs, self.leaf.name: self.folding.laid_out(inputs[self.leaf.name])}
+
+    def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
+        """What scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
+
+        Twice, because finished blocks stay until the files that are made of them are whole.
+        """
+        mapped = self.element_shape[0] if self.leaf.embedding is not None else int(np.prod(self.element_shape))
+        heat_map = 2 * min(1024, mapped) + 12 if self.config.heat_maps else 0
+        return 2 * n_rows * (12 * n_snapshots + heat_map + 100)
+
+    def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
+        """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""
+        in_memory = min(block_rows, n_rows)
+        seconds = self.row_seconds * n_rows * n_snapshots
+        return (
+            f"{n_rows:,} rows x {n_snapshots} snapshots, {in_memory:,} rows at a time in about "
+            f"{format_bytes(in_memory * self.bytes_per_row)} of memory, "
+            f"{format_bytes(self.disk_bytes(n_rows, n_snapshots))} on disk, about {timedelta(seconds=round(seconds))} "
+            "of computing"
+        )
+
+    def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
+        """An empty accumulator for a batch that is placed.
+
+        Raises:
+            DataError: A row is nothing but padding; names the row.
+        """
+        inputs, rows = {**batch.masks, **batch.inputs}, batch.rows
+        mask = self.leaf.element_mask(inputs, self.shape(inputs))
+        empty = torch.zeros(0) if mask is None else (~mask.flatten(1).any(1)).nonzero()
+        if len(empty):
+            msg = (
+                f"row {rows[int(empty[0])]} has no element that counts: its {self.leaf.mask_name} is false everywhere "
+                "(an empty text?); leave the row out, or give it at least one token"
+            )
+            raise DataError(msg)
+        return BatchAccumulator(
+            self.config.column_names,
+            windows,
+            channel_axis=self.channel_axis,
+            mask=mask,
+            heat_maps=self.config.heat_maps,
+        )
+
+
+def check_labels(task: Task, labels: Tensor, n_outputs: int | None, rows: Sequence[int]) -> None:
+    """Raise DataError, naming the row, where a label is not one that the task can have."""
+    try:
+        task.check_labels(labels, n_outputs)
+    except LabelError as error:
+        msg = f"row {rows[error.position]}: {error}"
+        raise LabelError(msg, rows[error.position]) from error

@@ -1,0 +1,216 @@
+"""Replay: blocks of rows, read once, gone over with every stored snapshot, finished and written."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.batch_reader import Batch, BatchReader
+from vog_hf.errors import OutputFolderError
+from vog_hf.gradients.batchnorm_folding import FastPathError
+from vog_hf.gradients.model_mode import drop_caches
+from vog_hf.metric.batch_accumulator import RowResults
+from vog_hf.metric.windows import Windows
+from vog_hf.runtime.prefetch import ahead
+from vog_hf.runtime.processes import gathered, run_together
+from vog_hf.scoring.assembly import with_label
+from vog_hf.scoring.block_folder import BlockFolder
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.runner import needs_prediction
+from vog_hf.scoring.session import Session, batch_digest, joined_digest
+from vog_hf.snapshots import LentWeights, Snapshot, SnapshotSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Batches of one block that are in memory together, placed, with their digest as they were read."""
+
+    batches: list[Batch]
+    digests: list[int]
+    is_last: bool  # of its block
+
+
+@dataclass(frozen=True)
+class ScoredBlock:
+    """Row numbers of a block, in the order of its results, and the digest of its batches."""
+
+    rows: np.ndarray
+    results: list[RowResults]
+    digest: str
+
+
+@dataclass
+class Replay:
+    """What one scoring goes over: rows and snapshots, by a plan, into a folder, in so many bytes of memory.
+
+    The plan is the plain one as soon as a batch has shown that the fast way is not the function of the model.
+
+    ``weights`` are those lent to the session's model for the time of the scoring; ``lengths`` tell how long each row
+    is, if padding can be saved by putting rows of similar length into a batch.
+    """
+
+    session: Session
+    plan: ScoringPlan
+    reader: BatchReader
+    snapshots: SnapshotSet
+    folder: BlockFolder
+    memory_budget: int
+    weights: LentWeights
+    lengths: npt.NDArray[np.int64] | None = None
+
+    def score_blocks(self) -> int:
+        """Score all blocks that are not finished, on every process; the number of rows of them all.
+
+        Raises:
+            OutputFolderError: The rows of a finished block are not those that were scored.
+        """
+        processes, blocks = self.session.processes, self.folder.plan
+        own = blocks.blocks(processes.process_index)
+        missing = run_together(processes, "looking for finished blocks", lambda: self._missing(len(own)))
+        groups: Iterator[Group] = chain.from_iterable(
+            self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
+        )
+        if self.plan.readings > 1:  # on a CPU, reading would take its time from computing
+            groups = ahead(groups)
+        with self.session.progress_bar(sum(len(rows) for block in own for rows in block) * self._n_snapshots) as bar:
+            for number in range(blocks.n_blocks):  # the same rounds everywhere: a failure soon ends all
+                bar.set_description(f"VoG, block {number + 1} of {blocks.n_blocks}")
+                todo = self._score_and_write if number in missing else self._pass_over
+                run_together(processes, f"scoring block {number + 1}", partial(todo, number, groups, bar))
+        return blocks.n_rows
+
+    def score(self, groups: Iterator[Group], bar: Any) -> ScoredBlock | None:
+        """Score one block, the next one of ``groups``; the bar counts rows times snapshots. None: it has no rows.
+
+        Raises:
+            VoGError: What is wrong with a row, a label, a gradient or a snapshot.
+        """
+        rows: list[np.ndarray] = []
+        results: list[RowResults] = []
+        digests: list[int] = []
+        for group in groups:
+            digests += group.digests
+            rows += [np.asarray(batch.rows, dtype=np.int64) for batch in group.batches]
+            before = bar.n
+            try:
+                results += self._score(group.batches, bar)
+            except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
+                with self.weights.new_record():
+                    self.plan = self.session.plain(self.plan, error)
+                bar.update(before - bar.n)
+                results += self._score(group.batches, bar)
+            if group.is_last:
+                break
+        return ScoredBlock(np.concatenate(rows), results, joined_digest(digests)) if rows else None
+
+    def groups(self, batches: Iterable[Batch]) -> Iterator[Group]:
+        """The batches of one block, read when they are needed, as many at a time as fit into memory; at least one.
+
+        A block is planned from the first rows, and its own may be longer. All of it fits, as a rule.
+        """
+        group: list[Batch] = []
+        digests: list[int] = []
+        held = 0
+        for batch in batches:
+            self.plan.check_labels(batch)
+            needed = self.plan.nbytes(batch)
+            if group and held + needed > self.memory_budget:
+                yield Group(group, digests, is_last=False)
+                group, digests, held = [], [], 0
+            digests.append(batch_digest(batch))
+            group.append(self.session.placed(self.plan, batch))
+            held += needed
+        yield Group(group, digests, is_last=True)
+
+    def write(self, number: int, scored: ScoredBlock) -> None:
+        """Make a block of this process durable."""
+        rank = self.session.processes.process_index
+        self.folder.write(rank, number, scored.rows, scored.results, note=scored.digest)
+
+    def rows_digest(self) -> str:
+        """The digest of all rows as they were read when their blocks were scored, on every process."""
+        processes, blocks = self.session.processes, self.folder.plan
+        rank = processes.process_index
+        notes = run_together(
+            processes,
+            "looking for finished blocks",
+            lambda: [self.folder.note(rank, number) for number in range(len(blocks.blocks(rank)))],
+        )
+        return joined_digest(int(note, 16) for note in chain.from_iterable(gathered(processes, notes)))
+
+    def _batches(self, block: Sequence[range]) -> Sequence[Sequence[int]]:
+        """The rows of a block, the shortest in the first batch; as they are where no length is known."""
+        if self.lengths is None:
+            return block
+        rows = np.concatenate([np.asarray(batch, dtype=np.int64) for batch in block])
+        ordered = rows[np.lexsort((rows, self.lengths[rows]))].tolist()
+        size = self.folder.plan.batch_size
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def _missing(self, n_blocks: int) -> set[int]:
+        rank = self.session.processes.process_index
+        return {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
+
+    def _score_and_write(self, number: int, groups: Iterator[Group], bar: Any) -> None:
+        scored = self.score(groups, bar)
+        if scored is not None:
+            self.write(number, scored)
+
+    def _pass_over(self, number: int, _groups: Iterator[Group], bar: Any) -> None:
+        """What is to be done for a block that is finished, or that only other processes have."""
+        rank = self.session.processes.process_index
+        block = self.folder.plan.block(rank, number)
+        if block and not has_table(self.reader.dataset):
+            found = joined_digest(map(batch_digest, self.reader.read(block)))
+            require_same_rows(found, self.folder.note(rank, number), self.folder.folder)
+        bar.update(sum(map(len, block)) * self._n_snapshots)
+
+    @property
+    def _n_snapshots(self) -> int:
+        return len(self.snapshots.snapshots)
+
+    def _load(self, snapshot: Snapshot) -> None:
+        self.weights.load(snapshot)
+        drop_caches(self.session.model)
+        self.plan.derived.forget()
+        self.plan.folding.refresh()
+
+    def _score(self, batches: Sequence[Batch], bar: Any) -> list[RowResults]:
+        session = self.session
+        windows = Windows(self._n_snapshots)
+        accumulators = [self.plan.accumulator(batch, windows) for batch in batches]
+        last: list[Tensor | None] = [None] * len(batches)
+        if needs_prediction(self.plan, batches):
+            self._load(self.snapshots.snapshots[-1])
+            last = [session.predictions(self.plan, batch) for batch in batches]
+        for number, snapshot in enumerate(self.snapshots.snapshots):
+            self._load(snapshot)
+            bar.set_postfix(snapshot=snapshot.name, refresh=False)
+            for batch, accumulator, prediction in zip(batches, accumulators, last, strict=True):
+                session.update(self.plan, batch, accumulator, prediction=prediction, snapshot=number)
+                bar.update(len(batch))
+            for accumulator, batch in zip(accumulators, batches, strict=True):
+                session.require_finite(accumulator, batch.rows, snapshot.name)
+        return [
+            with_label(self.plan, accumulator.results(), batch)
+            for accumulator, batch in zip(accumulators, batches, strict=True)
+        ]
+
+
+def require_same_rows(found: str, scored: str, folder: Path) -> None:
+    """Raise OutputFolderError where rows, read again, have another digest (see `joined_digest`) than when scored."""
+    if found != scored:
+        msg = (
+            f"the rows are not those that the scores in {folder} were computed on: some were edited, or they come in "
+            "another order each time; choose another output_dir, or delete the folder to score anew"
+        )
+        raise OutputFolderError(msg)

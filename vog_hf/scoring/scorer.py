@@ -1,0 +1,373 @@
+"""VoGScorer: rows -> blocks -> gradients -> moments -> scores, under Accelerate."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from weakref import WeakSet
+
+from accelerate import Accelerator
+from torch import nn
+
+from vog_hf.config import VoGConfig, whole_number
+from vog_hf.data.arrow_columns import has_table, list_lengths
+from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
+from vog_hf.data.row_identity import RowIdentity, identify_rows
+from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
+from vog_hf.errors import CollationError, ConfigError, ForwardError, SnapshotError
+from vog_hf.gradients.model_mode import model_device_and_dtype, require_module, unwrap
+from vog_hf.runtime.files import require_free
+from vog_hf.runtime.memory import free_memory
+from vog_hf.runtime.processes import current_processes, from_main, gathered, run_together, same_everywhere
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.assembly import finish_folder
+from vog_hf.scoring.batch_checks import unusual
+from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
+from vog_hf.scoring.dry_run import plan_scoring
+from vog_hf.scoring.live import LiveScoring
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.replay import Replay, require_same_rows
+from vog_hf.scoring.run_manifest import make_manifest
+from vog_hf.scoring.session import Session, batch_digest, joined_digest, require_shared
+from vog_hf.scoring.stream_replay import require_length, score_stream
+from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
+
+logger = logging.getLogger(__name__)
+
+MAX_BLOCK_SECONDS = 120  # processes wait for one another's blocks, and a kill loses what is not written yet
+FREE_MEMORY_SHARE = 0.25  # for a block of rows
+RESIDENT_MEMORY_SHARE = 0.125  # for snapshots that stay on the device
+
+
+class VoGScorer:
+    """Scores the rows of a data set from stored snapshots of a model.
+
+    Memory is that of one block of rows and one model, whatever the number of rows and snapshots; the model gets its
+    own weights, modes and random states back.
+
+    Args:
+        model: The model that was trained, on the device to compute on; wrapped and compiled models are unwrapped.
+        config: What is computed; default: the paper's choices.
+        accelerator: Whose processes share the rows; default: the processes of this run.
+        batch_size: Rows per forward pass. Does not change a score.
+        memory_budget: Bytes for a block's rows and moments, at least one batch; default: a quarter of what is free.
+        num_workers: Processes that read rows ahead.
+        progress: Show a progress bar on the main process (where there is a terminal).
+        fold: Run the model with each BatchNorm folded into the convolution before it: the same function, faster. The
+            first batch is run both ways; where they differ by more than rounding, the model is run as it is.
+        training_batch_size: Rows per step of the training, tried where the collator or the model does not take
+            ``batch_size`` rows. Then the model is tried with one row at a time.
+        torch_compile: Run the model through ``torch.compile``, after the same comparison. Worth its minute of compiling
+            where much is to be scored.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(3, 2)
+        >>> rows = [(torch.rand(3), i % 2) for i in range(5)]
+        >>> states = [(f"epoch-{k}", {n: torch.rand_like(p) for n, p in model.named_parameters()}) for k in range(4)]
+        >>> scores = VoGScorer(model).score(rows, states)
+        >>> len(scores), bool((scores.column("vog") > 0).all())
+        (5, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        config: VoGConfig | None = None,
+        accelerator: Accelerator | None = None,
+        batch_size: int = 64,
+        memory_budget: int | None = None,
+        num_workers: int = 0,
+        progress: bool = True,
+        fold: bool = True,
+        torch_compile: bool = False,
+        training_batch_size: int | None = None,
+    ) -> None:
+        require_module(model)
+        self.config = config or VoGConfig()
+        self.model = unwrap(model)
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        self.training_batch_size = None
+        if training_batch_size is not None:
+            self.training_batch_size = whole_number("training_batch_size", training_batch_size, 1)
+        self.memory_budget = None if memory_budget is None else whole_number("memory_budget", memory_budget, 1)
+        self.num_workers = whole_number("num_workers", num_workers, 0)
+        self.fold = fold
+        self.torch_compile = torch_compile
+        self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said
+        self._session = Session(self.model, self.config, accelerator or current_processes(), progress)
+
+    def score(
+        self,
+        dataset: Any,
+        snapshots: SnapshotSource,
+        *,
+        collate_fn: CollateFunction | None = None,
+        output_dir: str | Path | None = None,
+        id_column: str | None = None,
+    ) -> VoGScores:
+        """The scores of every row of a data set.
+
+        A stream (an `IterableDataset` of datasets or torch) is read once, every process reading all of it and scoring
+        every n-th row; row numbers are places in the stream, which must give the same rows each time it is iterated.
+
+        Args:
+            dataset: A `datasets.Dataset` with a deterministic transform, any map-style torch data set, or a stream.
+            snapshots: A folder (a callback's, or one with ``checkpoint-*``, ``epoch_*`` or ``step_*`` in it), a list of
+                model folders or safetensors files in the order of training, or an iterable of (name, state_dict), as
+                for pickled checkpoints: ``((p, torch.load(p, weights_only=True)) for p in paths)``, and for those of
+                timm ``((p, timm.models.load_state_dict(p)) for p in paths)``.
+            collate_fn: From a list of whole rows to a batch; default: transformers' or torch's default collator.
+            output_dir: Where the scores are kept. An interrupted run continues there, and a finished one is returned
+                as it is, if data, configuration and snapshots are the same. None: a temporary folder.
+            id_column: Of a stream: key of each row that names it; kept beside its number (`VoGScores.ids`).
+
+        Raises:
+            VoGError: What is wrong with rows, labels, model, snapshots or folder; before the long work where possible.
+        """
+        with TemporaryDirectory(prefix="vog-spool-") as spool:
+            reader, snapshot_set = run_together(
+                self._session.processes,
+                "opening rows and snapshots",
+                lambda: (
+                    self.reader(dataset, collate_fn=collate_fn, id_column=id_column),
+                    open_snapshots(snapshots, spool=Path(spool)),
+                ),
+            )
+            return self.score_rows(reader, snapshot_set, output_dir=output_dir)
+
+    def check(self, dataset: Any, *, collate_fn: CollateFunction | None = None, id_column: str | None = None) -> None:
+        """Try the first rows, so that what is wrong is found before a training and not after it.
+
+        Args:
+            dataset: As for `score`.
+            collate_fn: As for `score`.
+            id_column: As for `score`.
+
+        Raises:
+            VoGError: What is wrong with rows, labels, model or configuration, as `score` would say it.
+        """
+        self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
+
+    def reader(self, dataset: Any, *, id_column: str | None = None, **options: Any) -> BatchReader:
+        """A `BatchReader` of a data set or stream for this scorer's model; options as there."""
+        if is_stream(dataset):
+            dataset = StreamRows(dataset, id_column=id_column)
+            dataset.head(self._dry_run_rows)
+        elif id_column is not None:
+            msg = "id_column names the rows of a stream; rows of a map-style data set have their number, leave it out"
+            raise ConfigError(msg)
+        # A stream is read by this process, its transform while it is iterated: nothing is left for workers to do.
+        num_workers = 0 if isinstance(dataset, StreamRows) else self.num_workers
+        return BatchReader(
+            dataset,
+            self.model,
+            label_column=self.config.label_column,
+            num_workers=num_workers,
+            batch_size=self.batch_size,
+            **options,
+        )
+
+    def plan(self, reader: BatchReader, *, require_finite: bool = True) -> ScoringPlan:
+        """The dry run on the first rows: raises what is wrong with rows, labels, model or configuration.
+
+        Args:
+            reader: Of all rows.
+            require_finite: Whether the model as it is now will be scored, so that it must not have diverged.
+        """
+        failures: list[CollationError | ForwardError] = []
+        for size in dict.fromkeys([reader.batch_size, self.training_batch_size or reader.batch_size, 1]):
+            reader.batch_size = size
+            try:
+                plan = self._plan(reader, require_finite=require_finite)
+            except (CollationError, ForwardError) as error:
+                failures.append(error)
+            else:
+                self._explain_batch_size(failures, size)
+                return plan
+        reader.batch_size = self.batch_size
+        raise failures[0]
+
+    def _explain_batch_size(self, failures: Sequence[CollationError | ForwardError], size: int) -> None:
+        """Say with how many rows scoring goes on. Rows that only collate alone are as a rule badly prepared: refused.
+
+        Raises:
+            CollationError: No more than one row collates, and training did not take one at a time.
+        """
+        if not failures:
+            return
+        cause = failures[0]
+        if size == 1 and isinstance(cause, CollationError) and self.training_batch_size != 1:
+            msg = f"{cause}; rows can also be scored one at a time: pass batch_size=1"
+            raise CollationError(msg) from cause
+        if self._session.processes.is_main_process:
+            reason = _first_cause(cause)
+            logger.warning(
+                "VoG: scoring in batches of %d rows, because batches of %d fail (%s: %s)",
+                *(size, self.batch_size, type(reason).__name__, reason),
+            )
+
+    def _plan(self, reader: BatchReader, *, require_finite: bool) -> ScoringPlan:
+        """The dry run with batches of the reader's size."""
+        rows = range(min(len(reader.dataset), self._dry_run_rows))
+        reader.check_deterministic(batches(rows, reader.batch_size))
+        rows = rows[: reader.batch_size]
+        plan, first = self._session.rows_at_a_time.run(
+            len(rows),
+            lambda part: plan_scoring(
+                self.model,
+                reader,
+                self.config,
+                rows[part],
+                require_finite=require_finite,
+                fold=self.fold,
+                compiled=self.torch_compile,
+            ),
+        )[0]
+        if self._session.processes.is_main_process:
+            lines = [] if reader in self._looked_at else unusual(self.model, reader, plan, first)
+            for line in [*lines, *([first.slow] if first.slow else [])]:
+                logger.warning("VoG: %s", line)
+        self._looked_at.add(reader)
+        return plan
+
+    def estimate(self, plan: ScoringPlan, n_rows: int | None, n_snapshots: int, *, collect: str = "replay") -> str:
+        """One line for a person: what scoring this many rows (None: a stream) takes, on each process."""
+        if n_rows is None:
+            block_rows = self._block_plan(plan, UNKNOWN_LENGTH, n_snapshots).block_rows
+            return f"a stream in blocks; each takes {plan.estimate(block_rows, n_snapshots, block_rows)}"
+        blocks = self._block_plan(plan, n_rows, n_snapshots)
+        mine = len(range(n_rows)[:: blocks.n_processes])
+        line = plan.estimate(mine, n_snapshots, mine if collect == "live" else blocks.block_rows)
+        return f"{line} on each of {blocks.n_processes} processes" if blocks.n_processes > 1 else line
+
+    def score_rows(
+        self, reader: BatchReader, snapshots: SnapshotSet, *, output_dir: str | Path | None = None
+    ) -> VoGScores:
+        """As `score`, of rows behind a reader and snapshots that are open."""
+        session, processes = self._session, self._session.processes
+        folder, temporary = session.output_folder(output_dir)
+        stamps = snapshots.stamps()
+        identity, fingerprint = run_together(
+            processes, "reading rows and snapshots", lambda: self.identified(reader, snapshots, folder)
+        )
+        same_everywhere(processes, "data, configuration and snapshots", fingerprint)
+        from_main(processes, f"looking at {folder}", lambda: BlockFolder.require_own(folder))
+        with session.folder_in_use(folder):
+            if from_main(processes, "looking for scores", lambda: BlockFolder.is_finished(folder, fingerprint)):
+                scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder))
+                self._require_same_rows(scores, reader, folder)
+                return scores
+            plan = run_together(processes, "the dry run", lambda: self.plan(reader, require_finite=False))
+            prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
+            block_plan = from_main(processes, f"preparing {folder}", prepare)
+            run_together(processes, f"looking for {folder}", lambda: require_shared(folder))
+            blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
+            free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
+            budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
+            resident = self._resident_bytes()
+            with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
+                lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.says_padding else None
+                replay = Replay(session, plan, reader, snapshots, blocks, budget, lent, lengths)
+                n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
+            if snapshots.stamps() != stamps:
+                msg = "a snapshot was changed while it was being scored; keep its file as it is, and score again"
+                raise SnapshotError(msg)
+            blocks.end_at(n_rows)
+            rows_digest = replay.rows_digest()
+            identity = replace(identity, n_rows=n_rows)
+            manifest = make_manifest(session, replay.plan, reader, identity)
+            taken = zip(snapshots.snapshots, fingerprint["snapshots"], strict=True)
+            manifest |= {
+                "collect": "replay",
+                "batch_size": blocks.plan.batch_size,  # an interrupted run keeps its own
+                "rows_digest": rows_digest,
+                "snapshots": [snapshot.manifest_entry(digest) for snapshot, digest in taken],
+            }
+            return finish_folder(session, blocks, plan, identity, manifest, temporary=temporary)
+
+    def identified(
+        self, reader: BatchReader, snapshots: SnapshotSet, folder: Path
+    ) -> tuple[RowIdentity, dict[str, Any]]:
+        """What tells the rows from others, and all that the scores will depend on; reads every snapshot once.
+
+        Args:
+            reader: Reader over all rows.
+            snapshots: The snapshots.
+            folder: Folder of the scores; where an earlier version began it, rows are told apart as by that version.
+
+        Raises:
+            SnapshotError: A file is missing or damaged, or the model's frozen tensors are not those of the training.
+        """
+        rows = reader.dataset
+        if isinstance(rows, StreamRows) and rows.has_begun:
+            rows.head(self._dry_run_rows)
+        if isinstance(rows, StreamRows):
+            identity = RowIdentity(UNKNOWN_LENGTH, {}, None)
+        else:
+            identity = identify_rows(rows, like=BlockFolder.identity(folder))
+        digests = snapshots.fingerprint(self.model)
+        snapshots.verify(self.model)
+        fingerprint = self._session.fingerprint(reader, identity, digests)
+        return identity, fingerprint | ({"id_column": rows.id_column} if isinstance(rows, StreamRows) else {})
+
+    def live(self, reader: BatchReader, plan: ScoringPlan, n_snapshots: int) -> LiveScoring:
+        """Moments of all rows in memory, to be updated while the model trains (see `LiveScoring`)."""
+        return LiveScoring(self._session, reader, plan, n_snapshots)
+
+    def _require_same_rows(self, scores: VoGScores, reader: BatchReader, folder: Path) -> None:
+        """Raise OutputFolderError where the rows are not those of finished scores; reads them if need be.
+
+        A table is in the fingerprint. Of a stream only the length is compared.
+        """
+        rows, processes = reader.dataset, self._session.processes
+        if isinstance(rows, StreamRows):
+            logger.info("VoG: the scores are finished; the stream is read to its end, to compare its length")
+            run_together(processes, "reading the stream", lambda: require_length(rows, len(scores), folder))
+        elif not has_table(rows):
+            logger.info("VoG: the scores are finished; all rows are read once, to compare them with those scored")
+            plan = BlockPlan.read(folder)
+            batches = [b for rank in range(plan.n_processes) for block in plan.blocks(rank) for b in block]
+            mine = batches[processes.process_index :: processes.num_processes]
+            found = run_together(processes, "reading rows", lambda: list(map(batch_digest, reader.read(mine))))
+            digest = joined_digest(chain.from_iterable(gathered(processes, found)))
+            require_same_rows(digest, scores.manifest["rows_digest"], folder)
+
+    def _prepared(
+        self, plan: ScoringPlan, folder: Path, fingerprint: dict[str, Any], n_rows: int, n_snapshots: int
+    ) -> BlockPlan:
+        """Begin or take up the folder (on the main process): the blocks that all processes then follow."""
+        blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows, n_snapshots))
+        known = None if n_rows == UNKNOWN_LENGTH else n_rows
+        needed = plan.disk_bytes(known or blocks.plan.block_rows, n_snapshots) - blocks.block_bytes
+        require_free(folder, needed, "storing the scores")
+        logger.info("VoG: %s; scores in %s", self.estimate(plan, known, n_snapshots), folder)
+        return blocks.plan
+
+    def _resident_bytes(self) -> int:
+        """How much of the snapshots may stay on a device; a CPU has the files in its page cache anyway."""
+        device = model_device_and_dtype(self.model)[0]
+        return 0 if device.type == "cpu" else int(RESIDENT_MEMORY_SHARE * free_memory(device))
+
+    @property
+    def _dry_run_rows(self) -> int:
+        return max(TRANSFORM_CHECK_ROWS, self.batch_size, self.training_batch_size or 1)
+
+    def _block_plan(self, plan: ScoringPlan, n_rows: int, n_snapshots: int) -> BlockPlan:
+        budget = self.memory_budget or int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
+        by_memory = budget // (plan.bytes_per_row * plan.batch_size)
+        by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * plan.batch_size))
+        in_batches = max(1, min(by_memory, by_time))
+        return BlockPlan(n_rows, self._session.processes.num_processes, plan.batch_size, in_batches * plan.batch_size)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What a chain of errors began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

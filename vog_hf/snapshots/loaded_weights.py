@@ -1,0 +1,196 @@
+"""Snapshots lent to a model, which gets its own tensors back."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vog_hf.errors import SnapshotError
+from vog_hf.gradients.model_state import ModelState
+from vog_hf.snapshots.conversion import converted_tensors, is_converted
+from vog_hf.snapshots.peft_adapters import adapter_names
+from vog_hf.snapshots.snapshot_set import Snapshot
+from vog_hf.snapshots.whole_tensors import aliases, is_storable, model_tensors, require_whole
+
+
+class LentWeights:
+    """Puts snapshots into a model for a while; the model gets its own tensors back from `lend_weights`."""
+
+    def __init__(self, model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int) -> None:
+        self._model = model
+        self._resident: dict[tuple[Path, ...], dict[str, Tensor]] = {}
+        self._resident_bytes_left = resident_bytes
+        self._tensors = model_tensors(model)
+        self._aliases = aliases(model)
+        self._stored = {name for name, tensor in self._tensors.items() if is_storable(tensor)} - set(frozen)
+        self._same_memory = _groups_of_one_memory(self._tensors)
+        if cast_up:
+            for tensor in (*self._tensors.values(), *model.buffers()):
+                if _is_small_float(tensor):
+                    tensor.data = tensor.data.float()
+        self.record_state()
+
+    def record_state(self) -> None:
+        """Record what the model holds besides weights: it holds the same at the beginning of every snapshot."""
+        self._state = ModelState(self._model)
+
+    @contextmanager
+    def new_record(self) -> Iterator[None]:
+        """Change the model in between: what it has changed in itself is put back before, and recorded again after."""
+        self._state.put_back()
+        yield
+        self.record_state()
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Let the model hold a snapshot's weights; an adapter's snapshot leaves the tensors under it as they are.
+
+        Whatever the model has changed in itself since it was lent its first weights is put back before.
+
+        Raises:
+            SnapshotError: Names or shapes that are not the model's, tensors missing, or a file that cannot be read.
+        """
+        self._state.put_back()
+        if snapshot.files in self._resident:
+            for name, value in self._resident[snapshot.files].items():
+                self._lend(name, value)
+            return
+        found: set[str] = set()
+        if not snapshot.is_adapter and is_converted(self._model, snapshot, _keys(snapshot), self._aliases):
+            with _explained(snapshot, snapshot.files[0]):
+                self._load_converted(snapshot, found)
+        else:
+            for path in snapshot.files:
+                with _explained(snapshot, path):
+                    self._load_file(snapshot, path, found)
+        self._follow(found)
+        missing = [] if snapshot.is_adapter else sorted(self._stored - found)
+        if missing:
+            msg = f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
+            raise SnapshotError(msg)
+        self._keep(snapshot, found)
+
+    def _follow(self, found: set[str]) -> None:
+        """Give what was loaded to tensors that the file leaves out because they lie in the same memory."""
+        for names in self._same_memory:
+            loaded = next((name for name in names if name in found), None)
+            if loaded is not None:
+                for name in names - found:
+                    self._tensors[name].data = self._tensors[loaded].data
+                    found.add(name)
+
+    def _keep(self, snapshot: Snapshot, names: Iterable[str]) -> None:
+        """Hold on to what was loaded, as long as there is room."""
+        loaded = {name: self._tensors[name].data for name in names}
+        n_bytes = sum(value.nbytes for value in loaded.values())
+        if n_bytes <= self._resident_bytes_left:
+            self._resident_bytes_left -= n_bytes
+            self._resident[snapshot.files] = loaded
+            for name, value in loaded.items():
+                self._lend(name, value)
+
+    def _lend(self, name: str, value: Tensor) -> None:
+        """Let a tensor refer to a resident value: a buffer to a copy, because the model may change it."""
+        own = self._tensors[name]
+        own.data = value if isinstance(own, nn.Parameter) else value.clone()
+
+    def _load_converted(self, snapshot: Snapshot, found: set[str]) -> None:
+        for place, value in converted_tensors(self._model, snapshot).items():
+            name = self._aliases[place]
+            self._put(snapshot.name, name, value, again=name in found)
+            found.add(name)
+
+    def _load_file(self, snapshot: Snapshot, path: Path, found: set[str]) -> None:
+        device = str(next(iter(self._tensors.values())).device)
+        with safe_open(path, framework="pt", device=device) as file:
+            names = self._names(snapshot, set(file.keys()))
+            for key, name in sorted(names.items()):
+                self._put(snapshot.name, name, file.get_tensor(key), again=name in found)
+                found.add(name)
+
+    def _names(self, snapshot: Snapshot, keys: set[str]) -> dict[str, str]:
+        """The model's tensor for each key of a file."""
+        if snapshot.is_adapter:
+            return adapter_names(self._model, keys, snapshot.name)
+        unexpected = sorted(key for key in keys if self._aliases.get(key) not in self._stored)
+        if unexpected:
+            msg = (
+                f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model has not, the first is "
+                f"{unexpected[0]!r}; was it taken of another model?"
+            )
+            raise SnapshotError(msg)
+        return {key: self._aliases[key] for key in keys}
+
+    def _put(self, snapshot: str, name: str, value: Tensor, *, again: bool) -> None:
+        own = self._tensors[name]
+        if own.shape != value.shape:
+            msg = f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
+            raise SnapshotError(msg)
+        if again and not torch.equal(own, value.to(own.device, own.dtype)):
+            msg = (
+                f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
+                "model; load the model with its weights tied (or untied) as they were in training"
+            )
+            raise SnapshotError(msg)
+        # A pointer is swapped, nothing is copied: the model's own storage stays untouched behind it.
+        own.data = value.to(own.device, own.dtype)
+
+
+@contextmanager
+def lend_weights(
+    model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int = 0
+) -> Iterator[LentWeights]:
+    """Lend snapshots to a model; on leaving, it holds exactly the tensors it held before, in the same memory.
+
+    Args:
+        model: Unwrapped.
+        frozen: Names of the tensors that no snapshot stores.
+        cast_up: Hold floating tensors of fewer than 32 bits in float32 meanwhile.
+        resident_bytes: How much of the snapshots may stay in the device's memory once it was loaded.
+
+    Raises:
+        ModelError: The model is sharded: its tensors are parts.
+    """
+    require_whole(model)
+    own = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
+    own += [(b, b.data) for b in model.buffers()]
+    try:
+        yield LentWeights(model, frozen, cast_up=cast_up, resident_bytes=resident_bytes)
+    finally:
+        for tensor, data in own:
+            tensor.data = data
+
+
+def _groups_of_one_memory(tensors: Mapping[str, Tensor]) -> list[set[str]]:
+    """Names of tensors that are the same memory, read in the same way, though not one object (``.data`` was shared)."""
+    groups: dict[tuple[object, ...], set[str]] = {}
+    for name, tensor in tensors.items():
+        if is_storable(tensor) and tensor.numel():
+            place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            groups.setdefault(place, set()).add(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _keys(snapshot: Snapshot) -> set[str]:
+    """The keys of all files of a snapshot."""
+    keys: set[str] = set()
+    for path in snapshot.files:
+        with _explained(snapshot, path), safe_open(path, framework="pt") as file:
+            keys |= set(file.keys())
+    return keys
+
+
+@contextmanager
+def _explained(snapshot: Snapshot, path: Path) -> Iterator[None]:
+    """Raise what is wrong with a file as SnapshotError that names it."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
+        raise SnapshotError(msg) from error
+
+
+def _is_small_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize < 4

@@ -1,0 +1,135 @@
+"""Adapter checkpoints: what PEFT saved of a model whose base is loaded beside it."""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vog_hf.errors import SnapshotError
+from vog_hf.snapshots.whole_tensors import model_tensors, tensor_digest
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+# How an adapter began, how it was trained, and what the names of its tensors say anyway; all else changes its output.
+NOT_COMPARED = re.compile(
+    "dropout|init|modules|layers|target|megatron|_config$|version|revision|base_model|auto_mapping|inference|task_type"
+    "|weight_tying"
+)
+
+
+def adapter_names(model: nn.Module, keys: Collection[str], snapshot: str) -> dict[str, str]:
+    """The model's tensor for each key of an adapter's file, by the naming of PEFT itself.
+
+    What PEFT would save of the model under a key shares its memory with the tensor that is meant.
+
+    Raises:
+        SnapshotError: The model has no such adapter, or cannot be matched.
+    """
+    saved = dict(_saved_by_peft(model, snapshot, embeddings=False))
+    missing = sorted(set(saved) - set(keys))
+    if not set(keys) <= set(saved):
+        saved |= _saved_by_peft(model, snapshot, embeddings=True)
+    unexpected = sorted(set(keys) - set(saved))
+    if unexpected or missing:
+        fault = f"has {unexpected[0]!r}, which the model has not" if unexpected else f"lacks {missing[0]!r}"
+        msg = (
+            f"the adapter of snapshot {snapshot!r} {fault}; load the model with the adapter it was trained with: "
+            "PeftModel.from_pretrained(base, folder)"
+        )
+        raise SnapshotError(msg)
+    names = {_place(tensor): name for name, tensor in model_tensors(model).items()}
+    unknown = sorted(key for key in keys if _place(saved[key]) not in names)
+    if unknown:
+        msg = (
+            f"snapshot {snapshot!r}: PEFT makes {unknown[0]!r} anew whenever it saves the adapter, so it is no tensor "
+            "of the model and cannot be read back; take snapshots with VoGCallback or SnapshotWriter"
+        )
+        raise SnapshotError(msg)
+    return {key: names[_place(saved[key])] for key in keys}
+
+
+def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
+    """Raise SnapshotError where an adapter's file is not of the model's adapter, by its tensors and its config."""
+    adapter = _active_adapter(model, snapshot)
+    keys = adapter_keys(file)
+    adapter_names(model, keys, snapshot)
+    path = file.with_name(CONFIG_NAME)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be read ({error}); it says how the adapter's weights are scaled: restore it"
+        raise SnapshotError(msg) from error
+    if config.get("bias", "none") != "none" and not any(key.endswith("bias") for key in keys):
+        msg = (
+            f"snapshot {snapshot!r} ({file}) has no biases, which were trained (bias={config['bias']!r}): releases of "
+            "peft before 0.20 leave some out when they save; train with another release, or with bias='none'"
+        )
+        raise SnapshotError(msg)
+    peft_config: Any = model.peft_config[adapter]  # type: ignore[index]
+    own = json.loads(json.dumps(peft_config.to_dict(), default=str))
+    for name in sorted(config.keys() & own.keys()):
+        if not NOT_COMPARED.search(name) and config[name] != own[name]:
+            msg = (
+                f"the adapter of snapshot {snapshot!r} was trained with {name}={config[name]!r}, the model's has "
+                f"{own[name]!r}; load the model with it: PeftModel.from_pretrained(base, {str(file.parent)!r})"
+            )
+            raise SnapshotError(msg)
+
+
+def adapter_keys(file: Path) -> frozenset[str]:
+    """The keys of an adapter's file.
+
+    Raises:
+        SnapshotError: It cannot be read.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return frozenset(opened.keys())
+    except (SafetensorError, OSError) as error:
+        msg = f"{file} cannot be read: {error}; restore it or leave it out"
+        raise SnapshotError(msg) from error
+
+
+def base_digest(model: nn.Module, adapter: Collection[str]) -> str:
+    """SHA-256 over the names and values of every tensor of a model that is not of an adapter."""
+    tensors = model_tensors(model)
+    held = [f"{name} {tensor_digest(tensor)}" for name, tensor in sorted(tensors.items()) if name not in adapter]
+    return hashlib.sha256("\n".join(held).encode()).hexdigest()
+
+
+def _active_adapter(model: nn.Module, snapshot: str) -> str:
+    peft_model = getattr(sys.modules.get("peft"), "PeftModel", None)  # a model of PEFT's has had it imported
+    if peft_model is None or not isinstance(model, peft_model):
+        msg = (
+            f"snapshot {snapshot!r} is an adapter, and {type(model).__name__} is no PEFT model; load its base and put "
+            "the adapter on it: PeftModel.from_pretrained(base, folder)"
+        )
+        raise SnapshotError(msg)
+    active = list(model.active_adapters)
+    if len(active) != 1:
+        msg = f"adapter snapshots need a model with one active adapter, it has {active}; call model.set_adapter(name)"
+        raise SnapshotError(msg)
+    if any(getattr(module, "merged", False) is True for module in model.modules()):
+        msg = "the adapter is merged into the model, which then ignores its weights; call model.unmerge_adapter()"
+        raise SnapshotError(msg)
+    return str(active[0])
+
+
+def _saved_by_peft(model: nn.Module, snapshot: str, *, embeddings: bool) -> Mapping[str, Tensor]:
+    adapter = _active_adapter(model, snapshot)
+    from peft import get_peft_model_state_dict
+
+    # "auto" would ask the Hub whether the vocabulary was resized.
+    saved = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=embeddings)
+    return {name: tensor for name, tensor in saved.items() if isinstance(tensor, Tensor)}
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Where in memory a tensor lies, and how."""
+    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()

@@ -1,0 +1,93 @@
+"""After which training steps a snapshot is taken."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+from vog_hf.errors import ConfigError
+from vog_hf.metric.windows import MIN_SNAPSHOTS
+
+
+def plan_snapshots(
+    snapshots: str | int | Sequence[int],
+    *,
+    max_snapshots: int,
+    max_steps: int,
+    steps_per_epoch: int | None,
+) -> list[int]:
+    """The training steps after which a snapshot is taken, ascending.
+
+    Args:
+        snapshots: ``"auto"`` (every epoch if there are 5 or more, else `max_snapshots` evenly spaced steps),
+            ``"epoch"``, every n steps, or a list of steps.
+        max_snapshots: More are thinned evenly; the last one is always kept. Does not apply to a list.
+        max_steps: Steps of the whole training.
+        steps_per_epoch: None where the data has no length: then there are no epochs to count.
+
+    Raises:
+        ConfigError: A schedule that does not exist, that needs epochs where there are none, or that gives fewer than
+            two snapshots.
+
+    Example:
+        >>> plan_snapshots("auto", max_snapshots=10, max_steps=700, steps_per_epoch=100)
+        [100, 200, 300, 400, 500, 600, 700]
+        >>> plan_snapshots("auto", max_snapshots=4, max_steps=100, steps_per_epoch=None)
+        [25, 50, 75, 100]
+    """
+    snapshots = snapshots.tolist() if hasattr(snapshots, "tolist") else snapshots  # of numpy or torch
+    if max_snapshots < MIN_SNAPSHOTS:
+        msg = f"max_snapshots must be at least {MIN_SNAPSHOTS} (a variance over fewer is always 0), got {max_snapshots}"
+        raise ConfigError(msg)
+    epochs = [] if steps_per_epoch is None else [*range(steps_per_epoch, max_steps, steps_per_epoch), max_steps]
+    if snapshots == "auto":
+        steps = epochs if len(epochs) >= 5 else _evenly(range(1, max_steps + 1), int(max_snapshots))
+    elif snapshots == "epoch":
+        if steps_per_epoch is None:
+            msg = (
+                "snapshots='epoch' needs training data with a length, got data without one (an IterableDataset with "
+                "max_steps); pass a number of steps, e.g. snapshots=500, or 'auto'"
+            )
+            raise ConfigError(msg)
+        steps = epochs
+    elif isinstance(snapshots, Integral) and not isinstance(snapshots, bool):
+        if snapshots < 1:
+            msg = f"snapshots must be every n >= 1 steps, got {snapshots}"
+            raise ConfigError(msg)
+        steps = list(range(int(snapshots), max_steps + 1, int(snapshots)))
+    elif isinstance(snapshots, Sequence) and not isinstance(snapshots, str):
+        return _listed(snapshots, max_steps)
+    else:
+        msg = f"snapshots must be 'auto', 'epoch', a number of steps or a list of steps, got {snapshots!r}"
+        raise ConfigError(msg)
+    return _enough(
+        _evenly(steps, int(max_snapshots)),
+        f"snapshots={snapshots!r} over {max_steps} steps",
+        can_be_denser=max_steps > 1,
+    )
+
+
+def _listed(steps: Sequence[int], max_steps: int) -> list[int]:
+    if any(isinstance(step, bool) or not isinstance(step, Integral) for step in steps):
+        msg = f"snapshots as a list must be steps, whole numbers, got {list(steps)}"
+        raise ConfigError(msg)
+    outside = [step for step in steps if not 1 <= step <= max_steps]
+    if outside or len(set(steps)) < len(steps):
+        msg = f"snapshots must be different steps in 1..{max_steps} (this training's length), got {list(steps)}"
+        raise ConfigError(msg)
+    return _enough(sorted(int(step) for step in steps), f"snapshots={list(steps)}")
+
+
+def _enough(steps: list[int], asked: str, *, can_be_denser: bool = True) -> list[int]:
+    if len(steps) < MIN_SNAPSHOTS:
+        longer = "train longer (num_train_epochs, max_steps, or a smaller per_device_train_batch_size)"
+        advice = f"{longer} or take snapshots more often, e.g. snapshots='auto'" if can_be_denser else longer
+        msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {asked} gives {len(steps)}; {advice}"
+        raise ConfigError(msg)
+    return steps
+
+
+def _evenly(steps: Sequence[int], at_most: int) -> list[int]:
+    """At most ``at_most`` of the steps, evenly spaced, the last one among them."""
+    n = len(steps)
+    if n <= at_most:
+        return list(steps)
+    return [steps[(i * n) // at_most - 1] for i in range(1, at_most + 1)]

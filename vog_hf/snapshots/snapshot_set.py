@@ -1,0 +1,149 @@
+"""A snapshot and a set of them: which files, of which step, and what makes them sound."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vog_hf.errors import SnapshotError
+from vog_hf.metric.windows import MIN_SNAPSHOTS
+from vog_hf.runtime.files import file_digest
+from vog_hf.snapshots.peft_adapters import WEIGHTS_NAME, adapter_keys, adapter_names, base_digest, check_adapter
+from vog_hf.snapshots.whole_tensors import model_tensors, require_whole, tensor_digest
+
+INDEX_NAME = "snapshots.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Stored weights of one moment of training."""
+
+    name: str
+    files: tuple[Path, ...]
+    step: int | None = None
+    digest: str | None = None  # of the file's bytes, recorded when it was written
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether these are an adapter's weights, for a base that nothing says which it was."""
+        return [path.name for path in self.files] == [WEIGHTS_NAME]
+
+    def manifest_entry(self, fingerprint: str) -> dict[str, Any]:
+        """What a manifest says of it."""
+        entry = {"name": self.name, "step": self.step, "digest": fingerprint}
+        return entry | ({"base": "as loaded for scoring; the adapter does not record it"} if self.is_adapter else {})
+
+    def content_digest(self) -> str:
+        """SHA-256 over the files' bytes.
+
+        Raises:
+            SnapshotError: A file is missing or is not what was written.
+        """
+        missing = [str(path) for path in self.files if not path.is_file()]
+        if missing:
+            msg = f"snapshot {self.name!r} is missing its file {missing[0]}; restore it or leave the snapshot out"
+            raise SnapshotError(msg)
+        digests = [file_digest(path) for path in self.files]
+        if self.digest is not None and digests != [self.digest]:
+            msg = f"snapshot {self.name!r} ({self.files[0]}) is damaged: its bytes are not those that were written"
+            raise SnapshotError(msg)
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SnapshotSet:
+    """Snapshots in the order of training, and a digest of every tensor that none of them stores."""
+
+    snapshots: tuple[Snapshot, ...]
+    frozen: dict[str, str]
+
+    def __post_init__(self) -> None:
+        names = [snapshot.name for snapshot in self.snapshots]
+        if len(names) < MIN_SNAPSHOTS:
+            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, got {len(names)} ({names}); pass more of them"
+            raise SnapshotError(msg)
+        if len(set(names)) < len(names):
+            msg = f"snapshots must have different names, got {names}"
+            raise SnapshotError(msg)
+        adapters = [snapshot.name for snapshot in self.snapshots if snapshot.is_adapter]
+        if adapters and len(adapters) < len(names):
+            msg = f"snapshots must be whole models or adapters, not both; of {names} these are adapters: {adapters}"
+            raise SnapshotError(msg)
+
+    def stamps(self) -> list[tuple[int, int]]:
+        """Size and time of change of each file: others say that it was written to."""
+        found = [path.stat() for snapshot in self.snapshots for path in snapshot.files if path.is_file()]
+        return [(stat.st_size, stat.st_mtime_ns) for stat in found]
+
+    def fingerprint(self, model: nn.Module) -> list[str]:
+        """Content digest of each snapshot; reads every file once. That of an adapter covers the model under it, too."""
+        digests = [snapshot.content_digest() for snapshot in self.snapshots]
+        first = self.snapshots[0]
+        if not first.is_adapter:
+            return digests
+        require_whole(model)
+        names = adapter_names(model, adapter_keys(first.files[0]), first.name)
+        base = base_digest(model, set(names.values()))
+        return [hashlib.sha256(f"{digest} {base}".encode()).hexdigest() for digest in digests]
+
+    def verify(self, model: nn.Module) -> None:
+        """Check what can be known before a snapshot is loaded.
+
+        Raises:
+            SnapshotError: A tensor that no snapshot stores is not what it was in training, or adapters are not of the
+                model's adapter.
+            ModelError: The model is sharded: its tensors are parts.
+        """
+        require_whole(model)
+        if self.snapshots[0].is_adapter:
+            self._verify_adapters(model)
+        tensors = model_tensors(model)
+        for name, digest in self.frozen.items():
+            if name not in tensors:
+                msg = f"the snapshots were taken of a model with a frozen tensor {name!r}, which this model has not"
+                raise SnapshotError(msg)
+            if tensor_digest(tensors[name]) != digest:
+                msg = (
+                    f"the frozen tensor {name!r} is not what it was when the snapshots were taken (another base model, "
+                    "dtype or initialisation); load the same base, or take snapshots with store='all'"
+                )
+                raise SnapshotError(msg)
+
+    def _verify_adapters(self, model: nn.Module) -> None:
+        first = self.snapshots[0]
+        for snapshot in self.snapshots:
+            check_adapter(model, snapshot.files[0], snapshot.name)
+            differing = sorted(adapter_keys(first.files[0]) ^ adapter_keys(snapshot.files[0]))
+            if differing:
+                msg = f"snapshots {first.name!r} and {snapshot.name!r} differ in what they store: {differing[0]!r}"
+                raise SnapshotError(msg)
+
+
+def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
+    """The snapshots that a `SnapshotWriter` wrote in ``folder``, and the digests of the tensors it did not store.
+
+    Raises:
+        SnapshotError: The index is damaged.
+    """
+    path = folder / INDEX_NAME
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        snapshots = tuple(
+            Snapshot(entry["name"], (folder / plain_name(entry["file"]),), entry["step"], entry["digest"])
+            for entry in index["snapshots"]
+        )
+        return snapshots, dict(index["frozen"])
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
+        raise SnapshotError(msg) from error
+
+
+def plain_name(name: str) -> str:
+    """The name of a file that lies in the folder that names it; raises ValueError where it would lead out of it."""
+    if Path(name).name != name:
+        msg = f"{name!r} is not the name of a file in this folder"
+        raise ValueError(msg)
+    return name

@@ -1,0 +1,109 @@
+"""Records as Trackio shows them; it has no charts to be filled with values, so that those are tables there."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import singledispatch
+from typing import Any
+
+from PIL import Image
+
+from vog_hf.errors import ConfigError
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Table
+
+HOW_TO_START = (
+    "set report_to='trackio' in TrainingArguments, or call trackio.init(project=...) before "
+    "log_scores(scores, dataset, to='trackio')"
+)
+
+
+def active_run() -> Any:
+    """The run of this process; trackio is not loaded for the question."""
+    variables = getattr(sys.modules.get("trackio"), "context_vars", None)
+    return None if variables is None else variables.current_run.get()
+
+
+@contextmanager
+def reopened(run: Any) -> Iterator[Any]:
+    """A run that is active, or one that Trainer has finished, which goes on for as long."""
+    trackio = _trackio()
+    active = active_run()
+    if active is not None:
+        yield active
+        return
+    space = trackio.context_vars.current_space_id.get()
+    again = trackio.init(
+        project=run.project,
+        name=run.name,
+        space_id=space,
+        config={name: value for name, value in run.config.items() if not name.startswith("_")},  # it is written anew
+        resume="must",
+        embed=False,
+    )
+    try:
+        yield again
+    finally:
+        trackio.finish()
+
+
+def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Records as media and tables."""
+    return {name: _translated(value) for name, value in values.items()}
+
+
+def about(sentences: list[str]) -> Any:
+    """A panel of text."""
+    return _trackio().Markdown("\n\n".join(sentences))
+
+
+def summarize(run: Any, summary: Mapping[str, str]) -> None:
+    """Nothing: a run of Trackio has no summary, and the words are in `about`."""
+
+
+def log_artifact(run: Any, split: str, scores: VoGScores) -> None:
+    """Nothing: scores stay in their folder."""
+
+
+def _trackio() -> Any:
+    try:
+        import trackio
+    except ImportError as error:
+        msg = "to='trackio' needs Trackio: pip install 'vog_hf[trackio]'"
+        raise ConfigError(msg) from error
+    return trackio
+
+
+@singledispatch
+def _translated(value: Any) -> Any:
+    return value
+
+
+@_translated.register
+def _(value: Table) -> Any:
+    rows = [list(map(_cell, row)) for row in value.rows]
+    return _trackio().Table(data=[dict(zip(value.columns, row, strict=True)) for row in rows])
+
+
+@_translated.register
+def _(value: LineChart) -> Any:
+    return _translated(Table({value.x_name: value.x, **value.lines}))
+
+
+@_translated.register
+def _(value: BarChart) -> Any:
+    return _translated(Table({value.label_name: list(value.bars), value.value_name: list(value.bars.values())}))
+
+
+@_translated.register
+def _(value: Picture) -> Any:
+    return _trackio().Image(value.image, caption=value.caption)
+
+
+@_translated.register
+def _(value: Histogram) -> Any:
+    return _trackio().Histogram(value.values)
+
+
+def _cell(value: Any) -> Any:
+    return _trackio().Image(value) if isinstance(value, Image.Image) else value

@@ -1,0 +1,142 @@
+"""Records as Weights & Biases shows them."""
+
+import html
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import singledispatch
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from vog_hf.runtime.files import write_json
+from vog_hf.scores.storage import MANIFEST_NAME, save_table
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Table
+
+if TYPE_CHECKING:
+    import wandb
+
+HOW_TO_START = "set report_to='wandb' in TrainingArguments, or call wandb.init() before log_scores(scores, dataset)"
+MAX_NAME = 128  # characters of an artifact's name
+MAX_METADATA = 4_000  # characters of JSON per entry
+
+
+def active_run() -> Any:
+    """The run of this process; wandb is not loaded for the question."""
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+@contextmanager
+def reopened(run: "wandb.Run | None") -> Iterator[Any]:
+    """The run as it is: Trainer leaves it open."""
+    yield active_run() or run
+
+
+def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Records as media and custom charts."""
+    return {name: _translated(value) for name, value in values.items()}
+
+
+def about(sentences: list[str]) -> Any:
+    """A panel of text."""
+    import wandb
+
+    paragraphs = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    return wandb.Html(f'<div style="font-family: sans-serif">{paragraphs}</div>')
+
+
+def summarize(run: "wandb.Run", summary: Mapping[str, str]) -> None:
+    """Into the run's summary."""
+    run.summary.update(dict(summary))
+
+
+def log_artifact(run: "wandb.Run", split: str, scores: VoGScores) -> None:
+    """The scores as files; as metadata every entry of the manifest that is short enough to be read there."""
+    import wandb
+
+    name = artifact_name(split, run.id)
+    metadata = {name: value for name, value in scores.manifest.items() if len(json.dumps(value)) <= MAX_METADATA}
+    artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
+    with TemporaryDirectory(prefix="vog-artifact-") as folder:
+        save_table(
+            Path(folder), {name: scores.column(name) for name in scores.column_names}, scores.row_hash, scores.ids
+        )
+        write_json(Path(folder) / MANIFEST_NAME, scores.manifest)
+        for file in sorted(Path(folder).iterdir()):
+            artifact.add_file(str(file), file.name)  # copied into W&B's staging folder at once
+        run.log_artifact(artifact)
+
+
+def artifact_name(split: str, run_id: str) -> str:
+    """A name that W&B takes, whatever the split and the run are called.
+
+    Example:
+        >>> artifact_name("train", "vit lr=3e-4")
+        'vog-scores-train-vit_lr_3e-4'
+    """
+    parts = [re.sub(r"[^\w.-]", "_", part, flags=re.ASCII) for part in (split, run_id) if part]
+    return "-".join(["vog-scores", *parts])[:MAX_NAME]
+
+
+@singledispatch
+def _translated(value: Any) -> Any:
+    return value
+
+
+@_translated.register
+def _(value: Table) -> Any:
+    import wandb
+
+    columns = {name: list(map(_cell, cells)) for name, cells in value.columns.items()}
+    return wandb.Table(columns=list(columns), data=[list(row) for row in zip(*columns.values(), strict=True)])
+
+
+@_translated.register
+def _(value: LineChart) -> Any:
+    import wandb
+
+    known = {
+        name: [(x, y) for x, y in zip(value.x, ys, strict=True) if y is not None] for name, ys in value.lines.items()
+    }
+    points = [tuple(zip(*line, strict=True)) or ((), ()) for line in known.values()]
+    return wandb.plot.line_series(
+        xs=[list(xs) for xs, _ in points],
+        ys=[list(ys) for _, ys in points],
+        keys=list(known),
+        title=value.title,
+        xname=value.x_name,
+    )
+
+
+@_translated.register
+def _(value: BarChart) -> Any:
+    import wandb
+
+    table = wandb.Table(columns=[value.label_name, value.value_name], data=[list(bar) for bar in value.bars.items()])
+    return wandb.plot.bar(table, value.label_name, value.value_name, title=value.title)
+
+
+@_translated.register
+def _(value: Picture) -> Any:
+    import wandb
+
+    return wandb.Image(value.image, caption=value.caption)
+
+
+@_translated.register
+def _(value: Histogram) -> Any:
+    import wandb
+
+    return wandb.Histogram(np_histogram=np.histogram(value.values, bins=64))
+
+
+def _cell(value: Any) -> Any:
+    import wandb
+
+    return wandb.Image(value) if isinstance(value, Image.Image) else value

@@ -1,0 +1,1 @@
+"""Room trainer."""

@@ -1,0 +1,393 @@
+"""TrainingRun: one training's plan of snapshots, its folder, and the scorer with a reader for each split."""
+
+import logging
+import math
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+
+from vog_hf.config import VoGConfig
+from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.batch_reader import BatchReader, CollateFunction
+from vog_hf.data.row_identity import by_split_name
+from vog_hf.data.streams import is_stream
+from vog_hf.errors import ConfigError, DataError, OutputFolderError
+from vog_hf.gradients.model_mode import require_module
+from vog_hf.metric.windows import MIN_SNAPSHOTS
+from vog_hf.runtime.files import foreign_names, locked, remove_half_written, require_free, write_json
+from vog_hf.runtime.processes import current_processes, from_main, run_together
+from vog_hf.scores.dataset_columns import check_column_names, core_column_names
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.block_folder import BlockFolder
+from vog_hf.scoring.live_checkpoint import STATE_NAME
+from vog_hf.scoring.scorer import VoGScorer
+from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
+from vog_hf.snapshots.schedule import plan_snapshots
+from vog_hf.snapshots.unsharded_copy import replica
+from vog_hf.tracking import shown_rows
+
+logger = logging.getLogger(__name__)
+
+FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
+MARKER_NAME = "vog.json"
+ONLY_SPLIT = ""
+PREPARING = "preparing to score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What a `VoGCallback` was told; see there."""
+
+    dataset: Any
+    config: VoGConfig
+    collate_fn: CollateFunction | None
+    output_dir: Path | None
+    is_live: bool
+    snapshots: str | int | Sequence[int]
+    max_snapshots: int
+    batch_size: int | None
+    store: str
+    memory_budget: int | None
+    num_workers: int | None
+    id_column: str | None
+    fold: bool
+    torch_compile: bool
+
+
+class TrainingRun:
+    """One training: its plan, its folder, and the scorer with a reader for each split.
+
+    Making one (on every process) is the dry run: what is wrong with options, data, labels, transform or model raises
+    here; `begin` then prepares the folder. Whole copies and full tensors of a sharded model are gathered between the
+    parts that may fail on one process alone.
+    """
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        args: TrainingArguments,
+        state: TrainerState,
+        model: nn.Module,
+        train_dataloader: Any,
+    ) -> None:
+        self._options = options
+        self._args = args
+        require_module(model)
+        self._is_sharded = is_sharded(model)
+        processes = current_processes()
+        run_together(processes, PREPARING, lambda: self._resolve(state, train_dataloader))
+        to_score = self._whole(model)
+        run_together(processes, PREPARING, lambda: self._dry_run(to_score))
+        self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
+        self._taken: list[int] = []
+        self._saved: set[str] = set()
+
+    def _resolve(self, state: TrainerState, train_dataloader: Any) -> None:
+        """What is to be done, and with which rows."""
+        options, args = self._options, self._args
+        self._checkpoints_kept = _checkpoints_kept(args, state)
+        self.plan = plan_snapshots(
+            options.snapshots,
+            max_snapshots=options.max_snapshots,
+            max_steps=state.max_steps,
+            steps_per_epoch=_steps_per_epoch(args, train_dataloader),
+        )
+        self.folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
+        self.datasets = splits_of(options.dataset)
+        if options.dataset is None:
+            self.datasets = {ONLY_SPLIT: _training_rows(train_dataloader)}
+        self._trainers_collator = getattr(train_dataloader, "collate_fn", None)
+        if self._is_sharded and options.is_live:
+            msg = (
+                "collect='live' scores with the model that trains, and it is sharded (FSDP or ZeRO-3); use "
+                "collect='replay', which scores a whole copy of it at the end"
+            )
+            raise ConfigError(msg)
+
+    def _whole(self, model: nn.Module) -> nn.Module:
+        """The model that trains; a whole copy of it where it is sharded (a collective)."""
+        return replica(model) if self._is_sharded else model
+
+    def _dry_run(self, model: nn.Module) -> None:
+        """The first rows of each split through the model that will be scored."""
+        options = self._options
+        self._scorer, self._readers = self._scorer_and_readers(model)
+        self._plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
+        for split, plan in self._plans.items():
+            names = core_column_names(options.config.column_names, has_classes=plan.has_classes)
+            check_column_names(self.datasets[split], names)
+        self._live = {
+            split: self._scorer.live(self._readers[split], plan, len(self.plan))
+            for split, plan in self._plans.items()
+            if options.is_live
+        }
+
+    def _scorer_and_readers(self, model: nn.Module) -> tuple[VoGScorer, dict[str, BatchReader]]:
+        """For a whole model."""
+        options, args = self._options, self._args
+        scorer = VoGScorer(
+            model,
+            config=options.config,
+            batch_size=args.per_device_eval_batch_size if options.batch_size is None else options.batch_size,
+            memory_budget=options.memory_budget,
+            num_workers=args.dataloader_num_workers if options.num_workers is None else options.num_workers,
+            progress=not args.disable_tqdm,
+            fold=options.fold,
+            torch_compile=options.torch_compile,
+            training_batch_size=args.per_device_train_batch_size,
+        )
+        readers = {
+            split: scorer.reader(
+                dataset,
+                collate_fn=options.collate_fn or self._trainers_collator,
+                only_model_columns=options.collate_fn is None and args.remove_unused_columns,
+                label_names=args.label_names,
+                id_column=options.id_column,
+            )
+            for split, dataset in self.datasets.items()
+        }
+        return scorer, readers
+
+    def begin(self, state: TrainerState, model: nn.Module) -> None:
+        """Prepare the folder once every process has found its rows in order; take up an interrupted training.
+
+        Raises:
+            OutputFolderError: The folder is foreign, in use, too small, or its snapshots are of something else.
+            ConfigError: Live moments of the step that Trainer resumes from are not there.
+        """
+        step = state.global_step
+        self._taken = from_main(current_processes(), f"preparing {self.folder}", lambda: self._prepare_folder(step))
+        if self._live and step > 0:
+            self._restore_moments(step)
+        missing = [planned for planned in self.plan if planned < step and planned not in self._taken]
+        if missing:
+            steps = ", ".join(map(str, missing))
+            logger.warning("VoG: no snapshots of steps %s in %s, training goes on without them", steps, self.folder)
+        if step in self.plan:  # interrupted between the last checkpoint and the end of its epoch
+            self.take(model, state)
+        if self._is_sharded:  # the whole copy was for the dry run; its memory is the training's now
+            del self._scorer, self._readers
+
+    def take(self, model: nn.Module, state: TrainerState) -> None:
+        """A snapshot of the model as it is, once per step."""
+        step = state.global_step
+        if step in self._taken:
+            return
+        self._taken.append(step)
+        for live in self._live.values():
+            live.update(f"step-{step:09d}", step)
+        if not self._live:
+            tensors = run_together(current_processes(), "gathering a snapshot", lambda: self._writer.gather(model))
+            from_main(current_processes(), "storing a snapshot", lambda: self._writer.write(tensors or {}, step))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether moments are kept in memory."""
+        return bool(self._live)
+
+    @property
+    def n_snapshots(self) -> int:
+        """How many were taken."""
+        return len(self._taken)
+
+    def so_far(self, top_k: int) -> dict[str, VoGScores]:
+        """Live scores of each split as of now, on the main process; nothing where there are none to be had.
+
+        They have the heat maps of the rows that `log_scores` shows.
+        """
+        if self.n_snapshots < MIN_SNAPSHOTS:
+            return {}
+        found = {split: live.so_far(partial(shown_rows, top_k=top_k)) for split, live in self._live.items()}
+        return {split: scores for split, scores in found.items() if scores is not None}
+
+    def save_moments(self, step: int) -> None:
+        """Write live moments, once per step and number of snapshots; replay has its snapshots on disk already."""
+        name = f"step-{step:09d}-snapshots-{len(self._taken):04d}"
+        if self._live and name not in self._saved:
+            for split, live in self._live.items():
+                live.save(self.folder / "live" / name / split)
+            self._saved.add(name)
+
+    def drop_moments(self, step: int) -> None:
+        """Delete live moments of steps whose checkpoints are gone; ``step`` has one."""
+        from_main(current_processes(), "dropping old moments", lambda: self._drop_moments(step))
+
+    def close(self) -> None:
+        """Let other runs have the folder, and the memory of live moments go."""
+        _release(self.folder)
+        self._live = {}
+
+    def finish(self, model: nn.Module) -> dict[str, VoGScores]:
+        """The scores of each split."""
+        processes = current_processes()
+        processes.wait_for_everyone()
+        folders = {split: self.folder / "scores" / split for split in self.datasets}
+        if self._live:
+            return {split: live.finish(output_dir=folders[split]) for split, live in self._live.items()}
+        if self._is_sharded:
+            to_score = self._whole(model)
+            made = run_together(processes, "opening rows", lambda: self._scorer_and_readers(to_score))
+            self._scorer, self._readers = made
+        snapshots = run_together(processes, "finding the snapshots", lambda: open_folder(self._writer.folder))
+        from_main(processes, "looking for scores", lambda: self._remove_other_scores(folders, snapshots))
+        return {
+            split: self._scorer.score_rows(reader, snapshots, output_dir=folders[split])
+            for split, reader in self._readers.items()
+        }
+
+    def _remove_other_scores(self, folders: Mapping[str, Path], snapshots: SnapshotSet) -> None:
+        """Leave what a scoring of this training has finished before it was interrupted, and nothing else.
+
+        Training may have gone on from an older checkpoint, or with other choices.
+        """
+        for split, folder in folders.items():
+            if folder.exists():
+                _, fingerprint = self._scorer.identified(self._readers[split], snapshots, folder)
+                if not BlockFolder.is_of(folder, fingerprint):
+                    BlockFolder.remove(folder)
+
+    def _drop_moments(self, step: int) -> None:
+        patterns = ("checkpoint-*", "run-*/checkpoint-*")  # of a hyper-parameter search
+        kept = {path.name for pattern in patterns for path in Path(self._args.output_dir or "").glob(pattern)}
+        kept.add(f"checkpoint-{step}")
+        for folder in (self.folder / "live").glob("step-*"):
+            if f"checkpoint-{_step_of(folder)}" not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _restore_moments(self, step: int) -> None:
+        """Go on from the moments of the checkpoint that Trainer resumes from; newer ones are left to be replaced."""
+        whole, there = from_main(current_processes(), "looking for moments", lambda: self._moments_of(step))
+        if whole is not None:
+            for split, live in self._live.items():
+                live.restore(whole / split)
+                self._taken = live.steps
+        elif self.plan[0] < step:
+            msg = (
+                f"collect='live' cannot resume at step {step}: {self.folder / 'live'} has no moments of it (there are "
+                f"those of steps {there}); resume from one of these checkpoints, train anew, or use collect='replay'"
+            )
+            raise ConfigError(msg)
+
+    def _moments_of(self, step: int) -> tuple[Path | None, list[int]]:
+        """The newest whole folder of moments of a step, and the steps of which there are any."""
+        there = sorted((self.folder / "live").glob("step-*"), reverse=True)
+        of_step = [folder for folder in there if _step_of(folder) == step]
+        whole = [folder for folder in of_step if all((folder / s / STATE_NAME).is_file() for s in self._live)]
+        return next(iter(whole), None), sorted({_step_of(folder) for folder in there})
+
+    def _n_rows(self, split: str) -> int | None:
+        """Rows of a split; None of a stream."""
+        return None if is_stream(self.datasets[split]) else len(self.datasets[split])
+
+    def _needed_bytes(self) -> int:
+        if self._live:
+            snapshots = sum(live.memory_bytes() for live in self._live.values()) * self._checkpoints_kept
+        else:
+            snapshots = self._writer.disk_bytes(len(self.plan))
+        return snapshots + sum(
+            plan.disk_bytes(self._n_rows(split) or 0, len(self.plan)) for split, plan in self._plans.items()
+        )
+
+    def _log_plan(self) -> None:
+        steps = ", ".join(map(str, self.plan))
+        logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self.folder)
+        collect = "live" if self._live else "replay"
+        for split, plan in self._plans.items():
+            estimate = self._scorer.estimate(plan, self._n_rows(split), len(self.plan), collect=collect)
+            logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
+
+    def _prepare_folder(self, step: int) -> list[int]:
+        """Check and empty the folder, or take up an interrupted training; returns the steps that are there."""
+        folder, resumed = self.folder, step > 0
+        if folder.exists() and not folder.is_dir():
+            msg = f"output_dir {folder} is a file; pass a folder"
+            raise OutputFolderError(msg)
+        if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
+            msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
+            raise OutputFolderError(msg)
+        require_free(folder, self._needed_bytes(), "storing snapshots and scores")
+        _hold(folder)
+        remove_half_written(folder)
+        write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
+        if not resumed or self._live:  # of an interrupted replay, `finish` goes on with what is finished
+            shutil.rmtree(folder / "scores", ignore_errors=True)
+        if not resumed:
+            shutil.rmtree(folder / "snapshots", ignore_errors=True)
+            shutil.rmtree(folder / "live", ignore_errors=True)
+        if resumed and not self._live:
+            self._writer.continue_from(step)
+        self._log_plan()
+        return self._writer.steps
+
+
+_held: dict[Path, ExitStack] = {}
+
+
+def _hold(folder: Path) -> None:
+    """Hold a folder's lock until `_release`, or until this process's next training in it: the last may have crashed."""
+    _release(folder)
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        _held[folder.resolve()] = stack.pop_all()
+
+
+def _release(folder: Path) -> None:
+    _held.pop(folder.resolve(), ExitStack()).close()
+
+
+def _step_of(folder: Path) -> int:
+    """Of a folder of moments."""
+    return int(folder.name.split("-")[1])
+
+
+def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
+    """At most how many checkpoints are on disk at a time (one more while the oldest is still there)."""
+    if args.save_strategy == "no":
+        return 0
+    saves = -(-state.max_steps // max(int(state.save_steps or args.save_steps), 1))
+    if args.save_strategy == "epoch":
+        saves = math.ceil(args.num_train_epochs)
+    return min(saves, (args.save_total_limit or saves) + 1)
+
+
+def splits_of(dataset: Any) -> dict[str, Any]:
+    """Data sets by split; a single one under `ONLY_SPLIT`."""
+    if isinstance(dataset, Mapping) and not has_table(dataset):
+        if not dataset:
+            msg = "the DatasetDict is empty: there is no split to score"
+            raise DataError(msg)
+        splits = by_split_name(dataset)
+        unsafe = [name for name in splits if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]
+        if unsafe:
+            msg = f"split names become file names: A-Z, a-z, 0-9, '_', then also '.' and '-', got {unsafe}"
+            raise DataError(msg)
+        return splits
+    return {ONLY_SPLIT: dataset}
+
+
+def _training_rows(train_dataloader: Any) -> Any:
+    """The trainer's own rows, where they have numbers."""
+    rows = getattr(train_dataloader, "dataset", None)
+    if is_stream(rows):
+        msg = (
+            f"the training data is a stream ({type(rows).__name__}), which Trainer shuffles and shards its own way; "
+            "pass the rows to score: VoGCallback(dataset=...), a map-style data set or a stream with a fixed order"
+        )
+        raise DataError(msg)
+    return rows
+
+
+def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
+    try:
+        batches = len(train_dataloader)
+    except TypeError:
+        return None
+    return max(-(-batches // args.gradient_accumulation_steps), 1)
