@@ -73,8 +73,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
-from vog_hf.data import plant_label_noise
-from vog_hf.data import as_classes, load_rows
+from vog_hf.data import as_classes, load_rows, plant_label_noise
 from vog_hf.evaluation import detection_table, error_by_decile, hard_tail, rank_correlations
 from vog_hf.scores.pictures import contact_sheet
 

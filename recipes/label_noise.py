@@ -37,8 +37,7 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
-from vog_hf.data import plant_label_noise
-from vog_hf.data import as_classes, load_rows
+from vog_hf.data import as_classes, load_rows, plant_label_noise
 from vog_hf.evaluation import auroc, detection_table
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, for a model from scratch

@@ -49,8 +49,7 @@ from vog_hf import VoGConfig, VoGError, VoGScorer, add_vog_columns, log_scores
 from vog_hf.data import as_classes, load_rows
 from vog_hf.evaluation import error_by_decile, hard_tail, rank_correlations
 from vog_hf.scores.pictures import contact_sheet
-from vog_hf.snapshots import SnapshotWriter
-from vog_hf.snapshots import plan_snapshots
+from vog_hf.snapshots import SnapshotWriter, plan_snapshots
 
 COMPARED = ("vog", "vog_class_normalized", "vog_early", "vog_late", "gradient_magnitude", "loss", "confidence")
 

@@ -12,7 +12,7 @@ from trainers import tokenizer
 from transformers import BertForMaskedLM, BertForQuestionAnswering, DataCollatorForLanguageModeling
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
-from vog_hf.data.collating import SeededPerRow
+from vog_hf.data import SeededPerRow
 from vog_hf.errors import ConfigError, DataError, ModelError, SnapshotError
 from vog_hf.snapshots.schedule import plan_snapshots
 

@@ -42,12 +42,12 @@ def test_the_check_of_slow_imports_can_fail():
 def test_the_formula_needs_no_hugging_face_library():
     """Floor 0 stands alone: metric, moments and dynamics load torch, and nothing of Hugging Face."""
     loaded = heavy_modules_after(
-        "import vog_hf.metric.definition, vog_hf.metric.moments, vog_hf.metric.training_dynamics, vog_hf.snapshots.schedule"
+        "import vog_hf.metric.batch_accumulator, vog_hf.metric.training_dynamics, vog_hf.evaluation"
     )
     assert set(loaded).isdisjoint({"transformers", "datasets", "accelerate", "wandb"})
 
 
-@pytest.mark.parametrize("module", ["gradients", "scorer"])
+@pytest.mark.parametrize("module", ["gradients.input_gradients", "scoring.scorer"])
 def test_the_compiler_of_torch_waits_until_something_is_compiled(module):
     """It takes a second to import, for the sake of a hook that only compiled models must not look into."""
     program = f"import sys, vog_hf.{module}; print([name for name in sys.modules if name == 'torch._dynamo'])"

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from vog_hf.config import VoGConfig
     from vog_hf.errors import VoGError
     from vog_hf.gradients.input_gradients import input_gradients
-    from vog_hf.hub import push_scored_dataset
+    from vog_hf.hub.pull import pull_scores
+    from vog_hf.hub.push import push_scored_dataset
     from vog_hf.metric.definition import class_normalize, vog
     from vog_hf.metric.moments import GradientMoments
+    from vog_hf.report.write import write_report
+    from vog_hf.review.apply import apply_review
     from vog_hf.scores.dataset_columns import add_vog_columns
     from vog_hf.scores.vog_scores import VoGScores
     from vog_hf.scoring.scorer import VoGScorer
-    from vog_hf.tracking import log_scores
+    from vog_hf.tracking.log import log_scores
     from vog_hf.trainer.callback import VoGCallback
 
 __all__ = [
@@ -28,26 +31,32 @@ __all__ = [
     "VoGScorer",
     "VoGScores",
     "add_vog_columns",
+    "apply_review",
     "class_normalize",
     "input_gradients",
     "log_scores",
+    "pull_scores",
     "push_scored_dataset",
     "vog",
+    "write_report",
 ]
 
 _HOME = {
-    "GradientMoments": "moments",
-    "VoGCallback": "callback",
+    "GradientMoments": "metric.moments",
+    "VoGCallback": "trainer.callback",
     "VoGConfig": "config",
     "VoGError": "errors",
-    "VoGScorer": "scorer",
-    "VoGScores": "scores",
-    "add_vog_columns": "columns",
-    "class_normalize": "metric",
-    "input_gradients": "gradients",
-    "log_scores": "tracking",
-    "push_scored_dataset": "hub",
-    "vog": "metric",
+    "VoGScorer": "scoring.scorer",
+    "VoGScores": "scores.vog_scores",
+    "add_vog_columns": "scores.dataset_columns",
+    "apply_review": "review.apply",
+    "class_normalize": "metric.definition",
+    "input_gradients": "gradients.input_gradients",
+    "log_scores": "tracking.log",
+    "pull_scores": "hub.pull",
+    "push_scored_dataset": "hub.push",
+    "vog": "metric.definition",
+    "write_report": "report.write",
 }
 
 

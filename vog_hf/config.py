@@ -31,7 +31,8 @@ class VoGConfig:
             (by the last snapshot, for every row). Companions and normalisation are of the given one either way.
         label_column: Column or batch key that holds the label; default: Trainer's label names, else ``labels``,
             ``label``, ``label_ids`` of the collated batch.
-        task: What the logits mean, one of `vog_hf.gradients.tasks.TASKS`; default: found from the model (see `find_task`).
+        task: What the logits mean, one of `vog_hf.gradients.tasks.TASKS`; default: found from the model
+            (see `find_task`).
         reduce_channels: Average images' gradients over the channels first; ``"auto"`` does so for images only.
         dtype: Of the model while scoring: ``"float32"`` (smaller floating weights are cast up, float64 stays),
             ``"bfloat16"`` (the same weights under autocast: faster on devices that have it, two to three digits) or

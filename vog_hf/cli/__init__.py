@@ -1,7 +1,7 @@
-"""The command line `vog-hf`: a module for each command, and what they share.
+"""The command line `vog-hf`: a module for each command, and what they share. May import everything.
 
-`app` is the application and `output` what it prints; `data` finds data sets and scores by their names, `scored` both
-together for a review, `model` makes the transform of a model's processor, and `scoring` is the work behind `score`.
+`app` is the application and `output` what it prints; `sources` finds datasets and scores by their names, and
+`model_inputs` makes the transform of a model's processor.
 A command is added as a module with a function under `vog_hf.cli.app.command`, imported below; commands are listed in
 the order of their imports.
 """

@@ -1,1 +1,13 @@
-"""Room data."""
+"""Rows: loaded, identified, batched. May import `gradients` and the rooms below it.
+
+`batch_reader` turns rows into collated batches (`collating` fixes what a collator draws at random), `row_identity`
+tells rows from others by their Arrow table (`arrow_columns`, `row_hashes`), `streams` numbers the rows of a stream;
+`referenced_files` decides which files that rows name may be shown; `loading` loads a split by name and `label_noise`
+plants wrong labels.
+"""
+
+from vog_hf.data.collating import SeededPerRow
+from vog_hf.data.label_noise import plant_label_noise
+from vog_hf.data.loading import as_classes, load_rows, part_of
+
+__all__ = ["SeededPerRow", "as_classes", "load_rows", "part_of", "plant_label_noise"]

@@ -415,7 +415,7 @@ def _random(name: str, rows: range, *, in_collator: bool) -> str:
     if in_collator:
         return (
             f"{differs}: the collator is random (masks, noise), so VoG would measure its draws. Fix each row's draw: "
-            "collate_fn=SeededPerRow(collator), from vog_hf.data.collating, or pass a collator that draws nothing"
+            "collate_fn=SeededPerRow(collator), from vog_hf.data, or pass a collator that draws nothing"
         )
     return (
         f"{differs}: the data set's transform is random (crop, flip, dropout, masking), so VoG would measure the "

@@ -1,9 +1,9 @@
-"""What a ranking is worth in this run: where the errors are, what it detects, and how rankings agree.
+"""What a ranking is worth: where the errors are, what it finds, how rankings agree. May import `errors` alone.
 
-`deciles` and `classes` are error rates by score and by class; `detection` is how well columns find given rows;
-`agreement` compares two rankings, `stability` those of one run from snapshot to snapshot, `runs` those of several runs;
-`verdict` says which tail is the hard one, from the resamples of `bootstrap`. `trajectories` is what single rows did;
-`aligned` and `places` are for these.
+`error_tables` has the error by decile and by class, `detection` how well columns find given rows; `ranking_agreement`
+compares rankings, `rank_stability` those of one run from snapshot to snapshot; `tail_verdict` says which tail is the
+hard one, from the resamples of `bootstrap`; `trajectories` is what single rows did; `validation` and `ties`
+serve these.
 """
 
 from vog_hf.evaluation.bootstrap import TailMeasure

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ModelError
-from vog_hf.gradients.input_leaf import Forward, _explained_autograd_errors, find_leaf, forward_from_leaf, is_lonely
+from vog_hf.gradients.input_leaf import Forward, explained_autograd_errors, find_leaf, forward_from_leaf, is_lonely
 from vog_hf.gradients.model_inputs import (
     doubled,
     forward_inputs,
@@ -90,7 +90,7 @@ def target_gradients(
     gradients = []
     for i, target in enumerate(targets):
         scalars = row_scalar(target, task, forward.outputs, forward.inputs, labels)
-        with _explained_autograd_errors():
+        with explained_autograd_errors():
             (gradient,) = torch.autograd.grad(
                 scalars.sum(), forward.x, retain_graph=i < len(targets) - 1, allow_unused=True
             )

@@ -187,10 +187,10 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
     if leaf.embedding is None:
         x = inputs[leaf.name].detach().requires_grad_()
         others = {name: value for name, value in inputs.items() if name != leaf.name}
-        with _explained_autograd_errors():
+        with explained_autograd_errors():
             return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
     cut = leaf.cut
-    with cut.watching(leaf.embedding, inputs[leaf.name]), _explained_autograd_errors():
+    with cut.watching(leaf.embedding, inputs[leaf.name]), explained_autograd_errors():
         outputs = model(**copied(inputs))
     caught, ids = cut.caught, inputs[leaf.name]
     if len(caught) != 1:
@@ -244,7 +244,8 @@ def _has_tokens_first(ids: Tensor, args: tuple[Any, ...], output: Tensor) -> boo
 
 
 @contextmanager
-def _explained_autograd_errors() -> Iterator[None]:
+def explained_autograd_errors() -> Iterator[None]:
+    """Turn torch's errors about gradients into a ModelError that says what to do."""
     try:
         yield
     except RuntimeError as error:

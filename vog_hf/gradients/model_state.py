@@ -134,9 +134,9 @@ def _tensors_beside_weights(module: nn.Module) -> Iterator[tuple[dict[str, Any],
     for name, value in vars(module).items():
         if name not in ("_parameters", "_buffers", "_modules") and _holds_floating(value):
             yield vars(module), name
-    for name in module._non_persistent_buffers_set:  # noqa: SLF001 (torch has no other name for it)
-        if _holds_floating(module._buffers.get(name)):  # noqa: SLF001
-            yield module._buffers, name  # noqa: SLF001
+    for name in module._non_persistent_buffers_set:
+        if _holds_floating(module._buffers.get(name)):
+            yield module._buffers, name
 
 
 def _holds_floating(value: Any) -> bool:
@@ -244,7 +244,7 @@ def _are_equal(first: Tensor, second: Tensor) -> bool:
 def _members(tensor: Tensor) -> tuple[Tensor, ...]:
     """The dense tensors that a sparse one is made of."""
     if tensor.layout is torch.sparse_coo:
-        return tensor._indices(), tensor._values()  # noqa: SLF001 (the public names want it coalesced)
+        return tensor._indices(), tensor._values()
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return tensor.crow_indices(), tensor.col_indices(), tensor.values()
     return tensor.ccol_indices(), tensor.row_indices(), tensor.values()

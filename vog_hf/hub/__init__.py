@@ -1,10 +1,10 @@
-"""Scored data sets on the Hugging Face Hub: pushed with a card that says what the scores are, pulled back as scores.
+"""The Hub: push a scored dataset with its card, pull scores back. May import `scores` and the rooms below it.
 
-`push` is the way there: `parts` puts rows and scores together, `vog_hf.data.referenced_files` lets out no file but the user's
-own, `card` says what the scores show, `metadata` declares them beside what `repository` holds, `rehearsal` tries what
-will load, `shards` writes parquet, `upload` sends and commits, `check` loads it all again. `head` keeps the rest of a
-card's metadata as it is written.
-`pull` is the way back. `client` has the patience that both need, `places` the names of files.
+`push` is the way there: `scored_splits` puts rows and scores together, `card` says what the scores show,
+`card_metadata` declares them next to what `repository` holds (`card_yaml` keeps the rest of a card as it is written),
+`commit_check` tries what will load before the commit, `shards` writes parquet, `upload` sends and commits, and
+`upload_check` reloads the commit and compares. `pull` is the way back. `retries` has the patience that both need,
+`repo_paths` the names of files.
 """
 
 from vog_hf.hub.pull import pull_scores

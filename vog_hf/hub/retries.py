@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, get_token
@@ -34,14 +35,12 @@ def connect(token: str | None) -> HfApi:
     Raises:
         ConfigError: Something that cannot be a token.
     """
-    from vog_hf import __version__
-
     known = get_token() or "none" if token is None else token
     if not re.fullmatch(r"[!-~]+", known):
         where = "token" if token is not None else "the token of HF_TOKEN or `hf auth login`"
         msg = f"{where} must be a text without spaces and line ends, as it is shown on huggingface.co/settings/tokens"
         raise ConfigError(msg)  # the token itself is never shown
-    return HfApi(token=token, library_name="vog_hf", library_version=str(__version__))
+    return HfApi(token=token, library_name="vog_hf", library_version=version("vog-hf"))
 
 
 def require_writer(api: HfApi) -> str:

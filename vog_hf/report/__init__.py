@@ -1,4 +1,7 @@
-"""The report: one HTML file with everything a run of scores shows, which loads nothing from anywhere."""
+"""The report: one HTML file that loads nothing. May import `scores` and the rooms below it.
+
+`write` writes the file from `page` (the template), with a `section` per split: `figures`, `galleries` and `tables`.
+"""
 
 from vog_hf.report.write import write_report
 

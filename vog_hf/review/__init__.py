@@ -1,4 +1,9 @@
-"""People look at rows and decide: a queue of rows, a journal of decisions, and the data set that comes of them."""
+"""People look at rows and decide. May import `scores` and the rooms below it.
+
+`queue` orders rows, `journal` keeps decisions (`decision`, `journal_header`), `agreement` compares reviewers, `apply`
+makes a dataset of the decisions; `app` serves the page (`service`, `html`), `space` writes it as a Space,
+`card_summary` sums a review up, `argilla` hands rows to Argilla and takes the answers back.
+"""
 
 from vog_hf.review.agreement import resolve, reviewer_agreement
 from vog_hf.review.app import review_app

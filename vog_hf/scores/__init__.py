@@ -1,1 +1,13 @@
-"""Room scores."""
+"""The result: scores as columns of a dataset, in words and in pictures. May import `data` and the rooms below it.
+
+`vog_scores` holds the scores of a dataset, `storage` their files and `manifest` the shape of how they were made;
+`scored_rows` proves which rows they belong to and `dataset_columns` makes columns of them; `ranking` orders rows,
+`row_view` shows one row (`audio` what can be heard of it), `pictures` draws; `findings` is what a run shows,
+`descriptions` and `formatting` say it.
+"""
+
+from vog_hf.scores.dataset_columns import add_vog_columns, scores_from_columns
+from vog_hf.scores.ranking import most_extreme
+from vog_hf.scores.vog_scores import VoGScores
+
+__all__ = ["VoGScores", "add_vog_columns", "most_extreme", "scores_from_columns"]

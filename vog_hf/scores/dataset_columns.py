@@ -16,7 +16,7 @@ from vog_hf.data.referenced_files import with_more_columns
 from vog_hf.data.row_identity import by_split_name, identify_rows
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
-from vog_hf.scores.scored_rows import _label_names, verify_rows
+from vog_hf.scores.scored_rows import given_label_names, verify_rows
 from vog_hf.scores.vog_scores import COMPANIONS, VoGScores, class_count
 
 logger = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def class_feature(dataset: Dataset, scores: VoGScores, name: str) -> ClassLabel 
     """The classes that a column of scores holds: those of the labels that were scored, where all values are of them."""
     if name not in ("label", "prediction"):
         return None
-    features = (dataset.features.get(label) for label in _label_names(scores))
+    features = (dataset.features.get(label) for label in given_label_names(scores))
     feature = next((f for f in features if isinstance(f, ClassLabel)), None)
     names = scores.manifest.get("class_names")
     if feature is not None and names and feature.names != names:  # the model numbers the same classes otherwise

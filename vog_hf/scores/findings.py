@@ -106,7 +106,7 @@ class Findings:
     def detection(self) -> pd.DataFrame | None:
         """How well VoG and its companions find rows that are known to be mislabelled, by the column ``is_corrupted``.
 
-        None where the data set has no such column (`vog_hf.data.label_noise.plant_label_noise` leaves one), or no row, or
+        None where the data set has no such column (`vog_hf.data.plant_label_noise` leaves one), or no row, or
         every row, is one of them.
         """
         if not has_table(self.dataset) or self.dataset.features.get(CORRUPTED) != Value("bool"):

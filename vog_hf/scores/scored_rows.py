@@ -21,7 +21,7 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
     """Raise RowMismatchError where the rows of a data set are not those of the scores, in their order."""
     if scores.identity.verify(identify_rows(dataset, like=scores.identity)):
         return
-    labels = integer_column(dataset, _label_names(scores))
+    labels = integer_column(dataset, given_label_names(scores))
     if labels is not None and "label" in scores.column_names:
         differing = np.flatnonzero(np.where(labels < 0, -1, labels) != scores.column("label"))
         if len(differing):
@@ -83,7 +83,7 @@ def verify_shown_rows(dataset: Any, scores: VoGScores) -> None:
         scores.identity.verify(identify_rows(dataset))
 
 
-def _label_names(scores: VoGScores) -> Sequence[str]:
+def given_label_names(scores: VoGScores) -> Sequence[str]:
     """Where the labels that were scored may stand: in the column that was configured, else under the usual names."""
     configured = scores.manifest.get("config", {}).get("label_column")
     return LABEL_NAMES if configured is None else (configured,)

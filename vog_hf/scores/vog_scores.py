@@ -54,7 +54,8 @@ class VoGScores:
 
     Columns (each ``[rows]``): ``vog`` (unit: target per input unit, >= 0, higher = the gradient changed more between
     snapshots), ``vog_class_normalized`` (or ``vog_normalized`` where rows have no class), ``vog_percentile``,
-    ``vog_early``, ``vog_late``, ``gradient_magnitude`` and the companions of `vog_hf.metric.training_dynamics.training_dynamics`.
+    ``vog_early``, ``vog_late``, ``gradient_magnitude`` and the companions of
+    `vog_hf.metric.training_dynamics.training_dynamics`.
     Which tail of ``vog`` is the hard one depends on the run: see `vog_hf.evaluation`.
 
     Args:

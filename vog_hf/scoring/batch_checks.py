@@ -15,7 +15,7 @@ from vog_hf.gradients.model_inputs import placed
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
 from vog_hf.gradients.tasks import MultiLabelClassification
 from vog_hf.metric.definition import mean_over_elements
-from vog_hf.scoring.dry_run import FirstPass, _fewest_labels, _model_in_use, _placed, _shapes
+from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, model_in_use, placed_inputs
 from vog_hf.scoring.fast_path import rounding_tolerance
 from vog_hf.scoring.plan import ScoringPlan
 
@@ -25,7 +25,7 @@ NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is 
 def unusual(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
     """What a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
     try:
-        with preserved_rng(), _model_in_use(model, plan.config):
+        with preserved_rng(), model_in_use(model, plan.config):
             torch.manual_seed(torch.initial_seed() + 1)  # other numbers than in the first pass, if the model draws any
             lines = list(islice(_dependence_on_batch(model, reader, plan, first), 1))
     except DataError as error:
@@ -43,9 +43,9 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
     name, batch = plan.leaf.name, first.batch
     if len(batch) == 1:
         return
-    together = _means(plan, _placed(model, batch), first.gradients)
+    together = _means(plan, placed_inputs(model, batch), first.gradients)
     counted = _lengths(reader, plan, batch)
-    for at in dict.fromkeys((int(counted.argmax()), int(counted.argmin()), _fewest_labels(plan, batch))):
+    for at in dict.fromkeys((int(counted.argmax()), int(counted.argmin()), fewest_labels(plan, batch))):
         alone = reader.read_copies(batch.rows[at], 2)
         shapes = tuple(alone.inputs[name].shape[1:]), tuple(batch.inputs[name].shape[1:])
         if shapes[0] != shapes[1] and _padding_mask(plan, batch) is None:
@@ -62,14 +62,14 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
         scale = torch.maximum(single[:, 0], NEGLIGIBLE * together.mean(1))
         difference = float(((together[:, at] - single[:, 0]).abs() / scale).max())
         if difference > rounding_tolerance(model, plan.config):
-            yield _changes(batch.rows[at], difference, is_padded=_shapes(alone) != _shapes(batch))
+            yield _changes(batch.rows[at], difference, is_padded=input_shapes(alone) != input_shapes(batch))
 
 
 def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: Tensor | None) -> Tensor:
     with plan.state_kept():
         forward = forward_from_leaf(model, placed(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
         gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
-    return _means(plan, _placed(model, batch), gradients)
+    return _means(plan, placed_inputs(model, batch), gradients)
 
 
 def _means(plan: ScoringPlan, inputs: dict[str, Any], gradients: list[Tensor]) -> Tensor:

@@ -73,7 +73,7 @@ def plan_scoring(
     Raises:
         DataError, ModelError, ConfigError, NonFiniteError: What is wrong with rows, labels, model or configuration.
     """
-    with preserved_rng(), _model_in_use(model, config):
+    with preserved_rng(), model_in_use(model, config):
         batch = next(reader.read([rows]))
         device, dtype = model_device_and_dtype(model)
         inputs = placed(batch.inputs, device, dtype)
@@ -95,7 +95,7 @@ def plan_scoring(
         seconds += time.perf_counter() - began
         _require_weights_unchanged(model, sums)
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
-        accumulator = plan.accumulator(replace(batch, inputs=_placed(model, batch)), windows)
+        accumulator = plan.accumulator(replace(batch, inputs=placed_inputs(model, batch)), windows)
         accumulator.update(*first_rows(len(batch), gradients, observation))
         plan, slow = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
         state.put_back()
@@ -118,7 +118,7 @@ def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -
 
 
 @contextmanager
-def _model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
+def model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
     """The model as it is scored, with the weights that it has."""
     with lend_weights(model, {}, cast_up=config.casts_up), scoring_mode(model, config.autocast):
         yield
@@ -269,16 +269,18 @@ def _doubtful(task: Task, labels: Tensor, n_outputs: int | None) -> Iterator[int
 # --- what a person should know --------------------------------------------------------------------------------------
 
 
-def _placed(model: nn.Module, batch: Batch) -> dict[str, Any]:
+def placed_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """Masks and inputs of a batch on the model's device, in its dtype."""
     device, dtype = model_device_and_dtype(model)
     return placed(batch.masks, device, None) | placed(batch.inputs, device, dtype)
 
 
-def _fewest_labels(plan: ScoringPlan, batch: Batch) -> int:
+def fewest_labels(plan: ScoringPlan, batch: Batch) -> int:
     """The row with the most padding in its labels, 0 where labels are not token by token."""
     labels = plan.counted_labels(batch)
     return 0 if labels is None or labels.dim() != 2 else int((labels != IGNORED_TOKEN).sum(1).argmin())
 
 
-def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+def input_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
+    """Shape of each input tensor, without the axis of rows."""
     return {name: tuple(value.shape[1:]) for name, value in batch.inputs.items() if isinstance(value, Tensor)}

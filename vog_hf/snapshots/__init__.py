@@ -1,12 +1,14 @@
-"""Snapshots: the weights that change as safetensors files, found again and lent to a model.
+"""Weights: written during a training, found again, loaded into a model. May import `gradients` and the rooms below it.
 
-`tensors` names and digests what a model holds, and `gathering` makes it whole where it is sharded; `writer` stores it;
-`source` finds what was stored, here or by others, and `hub` fetches it; `adapters` knows what PEFT stores; `records` is
-what was found; `lending` puts it into a model for a while.
+`schedule` plans when they are taken, `writer` stores what training changes, one safetensors file per snapshot;
+`whole_tensors` names and digests what a model holds, sharded or not; `source` finds snapshots, here or written by
+others (`hub_revisions`, `peft_adapters`, `conversion` for those under other names), `snapshot_set` is what was found,
+`loaded_weights` puts it into a model for a while, `unsharded_copy` makes a whole model of a sharded one.
 """
 
 from vog_hf.snapshots.hub_revisions import from_hub
 from vog_hf.snapshots.loaded_weights import LentWeights, lend_weights
+from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, SnapshotSet, read_index
 from vog_hf.snapshots.source import SnapshotSource, in_order, open_folder, open_snapshots
 from vog_hf.snapshots.whole_tensors import (
@@ -37,6 +39,7 @@ __all__ = [
     "model_tensors",
     "open_folder",
     "open_snapshots",
+    "plan_snapshots",
     "read_index",
     "require_whole",
     "tensor_digest",

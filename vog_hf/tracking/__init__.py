@@ -1,7 +1,7 @@
-"""Scores in a tracker's run: Weights & Biases, or Trackio for people without an account.
+"""Scores in a tracker: Weights & Biases, or Trackio. May import `scores` and the rooms below it.
 
-Values come from `vog_hf.evaluation`, pictures from `vog_hf.scores.pictures`; `contents` puts together what is logged,
-`row_tables` the part that shows rows, in the terms of `records`; `to_wandb` and `to_trackio` translate.
+`log` is `log_scores`; `contents` puts together what is logged, `row_tables` the tables that show rows, in the terms of
+`media`; `wandb_backend` and `trackio_backend` translate.
 """
 
 from vog_hf.tracking.contents import MAX_TABLE_ROWS
