@@ -89,7 +89,7 @@ def launched(program: str, *arguments: object, processes: int | None = None, **v
     if processes is not None:
         options = ["--standalone", "--nproc_per_node", str(processes)]
         command[1:1] = ["-m", "torch.distributed.run", *options]
-    path = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(FOLDER.parent / "support"), os.environ.get("PYTHONPATH")]))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {
         "ACCELERATE_USE_CPU": "true",

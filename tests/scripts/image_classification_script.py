@@ -1,7 +1,7 @@
 """Fine-tune an image classifier with Trainer: of the shape of transformers' published example, with VoG added.
 
 See examples/pytorch/image-classification/run_image_classification.py in github.com/huggingface/transformers. What was
-added for VoG is the import and the line with `VoGCallback`; `tests/test_scripts.py` takes both out, too.
+added for VoG is the import and the line with `VoGCallback`; `tests/trainer/test_scripts.py` takes both out, too.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """Fine-tune a text classifier with Trainer: of the shape of transformers' published examples, with VoG added.
 
 See run_glue.py and run_classification.py in examples/pytorch/text-classification, github.com/huggingface/transformers.
-What was added for VoG is the import and the line with `VoGCallback`; `tests/test_scripts.py` takes both out, too.
+What was added for VoG is the import and the line with `VoGCallback`; `tests/trainer/test_scripts.py` takes both
+out, too.
 """
 
 import logging

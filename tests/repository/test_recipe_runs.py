@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 RECORDS = sorted(FOLDER.glob("results/*.json"))
 RECIPE = """
 import argparse, json, pathlib

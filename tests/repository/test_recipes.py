@@ -24,7 +24,7 @@ from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "image_classification.py"
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "image_classification.py"
 ROWS = 53
 SMALL = ["--image_size", "32", "--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--use_cpu", "True"]
 

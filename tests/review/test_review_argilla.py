@@ -13,7 +13,7 @@ from vog_hf.errors import ConfigError, RowMismatchError
 from vog_hf.review import Filter, Journal, Queue, from_argilla, to_argilla
 from vog_hf.review.argilla import argilla_questions
 
-PAGE = Path(__file__).parent.parent / "docs" / "review.md"
+PAGE = Path(__file__).parents[2] / "docs" / "review.md"
 
 
 @pytest.fixture(scope="module")

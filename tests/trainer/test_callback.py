@@ -26,6 +26,7 @@ from trainers import (
     tokenizer,
     trained,
 )
+from trainings import PowerCutError, assert_same_scores, cut, pixel_rows, scores_of, steps_of
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -48,36 +49,6 @@ CHECKPOINTING = next(
     f.name for f in fields(TrainingArguments) if f.name in ("activation_checkpointing", "gradient_checkpointing")
 )
 CORE = ["vog", "vog_class_normalized", "vog_percentile"]
-
-
-def pixel_rows():
-    """Rows with the evaluation transform."""
-    return digits().with_transform(plain)
-
-
-def scores_of(folder, vog, **options):
-    """The scores of a training with the callback."""
-    trained(folder, [vog], **options)
-    return vog.scores
-
-
-def steps_of(scores):
-    """After which steps the snapshots were taken."""
-    return [snapshot["step"] for snapshot in scores.manifest["snapshots"]]
-
-
-def assert_same_scores(scores, expected, *, tolerance=1e-6):
-    """Equal columns, equal rows."""
-    assert scores.column_names == expected.column_names
-    for name in scores.column_names:
-        if "normalized" not in name and "percentile" not in name:  # ranks may swap on a difference in the last place
-            assert_close(
-                torch.tensor(scores.column(name)),
-                torch.tensor(expected.column(name)),
-                rtol=tolerance,
-                atol=tolerance,
-                msg=lambda text, name=name: f"{name}: {text}",
-            )
 
 
 # --- the number -----------------------------------------------------------------------------------------------------
@@ -636,15 +607,6 @@ def test_the_same_trainer_can_train_twice(collect, tmp_path):
 
 
 # --- interrupted and resumed ----------------------------------------------------------------------------------------
-
-
-class PowerCutError(Exception):
-    """What ends a training without asking."""
-
-
-def cut(model, control):
-    """End the training as a crash does."""
-    raise PowerCutError
 
 
 class Files(TrainerCallback):

@@ -2,11 +2,10 @@ import json
 import shutil
 from functools import partial
 
-import numpy as np
 import pytest
-from test_callback import PowerCutError, assert_same_scores, cut, pixel_rows, scores_of, steps_of
-from test_live import case_of, labelled, start, train
+from live_cases import assert_identical, case_of, labelled, start, train
 from trainers import AtStep, WeightsByStep, augmented, digits, plain, trained
+from trainings import PowerCutError, assert_same_scores, cut, pixel_rows, scores_of, steps_of
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, OutputFolderError
@@ -14,17 +13,6 @@ from vog_hf.scoring.live_checkpoint import STATE_NAME, read_header
 from vog_hf.trainer.callback import VoGCallback
 
 BOTH_TARGETS = VoGConfig(target=("logit", "loss"))
-
-
-def assert_identical(scores, expected):
-    """Every column, trajectory and map, bit by bit."""
-    assert scores.column_names == expected.column_names
-    for name in scores.column_names:
-        np.testing.assert_array_equal(scores.column(name), expected.column(name), err_msg=name)
-    for name in expected.trajectory_names:
-        np.testing.assert_array_equal(scores.trajectory(name), expected.trajectory(name), err_msg=name)
-    for row in range(len(expected)):
-        np.testing.assert_array_equal(scores.heat_map(row), expected.heat_map(row))
 
 
 # --- moments on disk ------------------------------------------------------------------------------------------------

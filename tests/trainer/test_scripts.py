@@ -88,7 +88,7 @@ def test_a_script_with_one_line_more(script, name, options):
 @pytest.mark.parametrize(("name", "place"), [("image", 0), ("text", 1)])
 def test_the_readme_says_which_lines(name, place):
     """Lines of the README's difference are lines of the script, in this order; those it adds are all that is added."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     block = re.findall(r"^```diff\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)[place]
     shown = [(line[0], line[1:]) for line in block.splitlines() if line.strip()]
     lines = source(name).splitlines()

@@ -43,7 +43,7 @@ from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ROWS = 53
 TRAINER = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--use_cpu", "True")
 CLASSES = ("negative", "positive")

@@ -6,7 +6,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-FOLDER = Path(__file__).parents[1] / "recipes" / "accelerate_configs"
+FOLDER = Path(__file__).parents[2] / "recipes" / "accelerate_configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 DISTRIBUTED = {

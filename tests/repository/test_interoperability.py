@@ -9,7 +9,7 @@ from cli_runs import run, train_on_images
 
 from vog_hf.scores.vog_scores import VoGScores
 
-PAGE = (Path(__file__).parent.parent / "docs" / "interoperability.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "interoperability.md").read_text(encoding="utf-8")
 IMPORTED = {"pandas": "pandas", "polars": "polars", "DuckDB": "duckdb", "cleanlab": "cleanlab"}
 IMPORTED |= {"Argilla": "argilla", "FiftyOne": "fiftyone"}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
-from test_live_state import assert_identical
+from live_cases import assert_identical
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.streams import StreamRows

@@ -420,7 +420,7 @@ def test_a_writer_waits_for_the_lock_and_reads_what_came_before(scores, path):
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_review_journal import Journal, N, rows, scores_of
 journal = Journal.open({path!r}, scores_of(rows()))
 for i in range(100_000):
@@ -432,7 +432,7 @@ for i in range(100_000):
 @pytest.mark.parametrize("delay", [0.0, 0.1])
 def test_a_killed_process_loses_nothing_it_confirmed(scores, path, delay):
     """SIGKILL at whatever moment: every decision that returned is in the file once, and the journal opens."""
-    code = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
+    code = KILLED.format(tests=[str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")], path=str(path))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         confirmed = [process.stdout.readline()]
         time.sleep(delay)

@@ -24,7 +24,7 @@ from transformers import (
 from vog_hf import VoGCallback
 from vog_hf.demo import load_digits_dataset
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 N_TRAIN, N_EVAL = 48, 16
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 SUBJECTS, GOOD, BAD = (

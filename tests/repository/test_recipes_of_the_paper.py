@@ -33,7 +33,7 @@ from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 IMAGE_RECIPES = ("label_noise", "error_by_decile", "ood_detection")
 TRAIN, TEST = 53, 101
 SPLITS = ("--train_split", f"train[:{TRAIN}]", "--eval_split", f"train[{TRAIN}:]")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "recipes" / "slurm" / "multi_node.sbatch"
 
 # srun starts the command once per machine, here all on this one, each with its own SLURM_NODEID.

@@ -8,7 +8,7 @@ import pytest
 from cli_runs import run, train_on_images
 from hub_server import ACCEPTED, HubServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_tracking import NAMES, N, make_images, make_scores
+from test_log_scores import NAMES, N, make_images, make_scores
 from trainers import digits, plain, trained
 
 from vog_hf import VoGCallback

@@ -76,7 +76,7 @@ def test_a_named_journal_and_data_set_count(scores, tmp_path, capfd):
 
 def test_the_commands_of_the_page_run(scores, tmp_path, capfd, monkeypatch):
     """What docs/review.md says of `vog-hf apply` is understood; a push stops where there is no network."""
-    page = (Path(__file__).parent.parent / "docs" / "review.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "review.md").read_text(encoding="utf-8")
     commands = [line.split("#")[0].split()[1:] for line in page.splitlines() if line.startswith("vog-hf apply")]
     assert len(commands) == 2
     monkeypatch.chdir(tmp_path)
