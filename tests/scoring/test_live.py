@@ -56,19 +56,19 @@ def test_the_model_that_trains_is_left_as_found():
 
 
 def test_a_ranking_can_be_watched_while_the_model_learns():
-    """so_far() has the scores as of now; after the last snapshot they are those that are written, heat maps and all."""
+    """ranking() has the scores up to now; after the last snapshot they are those written, with their heat maps."""
     case, states = case_of("conv_net")
     model, live = start(case)
     train(model, live, states[:1])
     with pytest.raises(ConfigError, match="at least 2 snapshots, this training gave 1"):
-        live.so_far(lambda scores: np.arange(1))
+        live.ranking()
     train(model, live, states[1:3])
-    early = live.so_far(lambda scores: np.array([0, 52]))
+    early = live.with_heat_maps(live.ranking(), np.array([0, 52]))
     assert "vog_late" not in early.column_names
     assert len(early.manifest["snapshots"]) == 3
     train(model, live, states[3:])
     shown = np.array([3, 17, 40])
-    last, scores = live.so_far(lambda scores: shown), live.finish()
+    last, scores = live.with_heat_maps(live.ranking(), shown), live.finish()
     assert (last.column("vog") != early.column("vog")).all()
     assert last.column_names == scores.column_names
     for column in scores.column_names:

@@ -101,6 +101,17 @@ class VoGScores:
     def __repr__(self) -> str:
         return f"VoGScores({len(self):,} rows, columns {', '.join(self._columns)})"
 
+    def with_heat_maps(self, heat_maps: RaggedMaps | None) -> "VoGScores":
+        """Return the same scores with other heat maps, one per row, or with none."""
+        return VoGScores(
+            self._columns,
+            self.manifest,
+            trajectories=self._trajectories,
+            heat_maps=heat_maps,
+            row_hash=self.row_hash,
+            ids=self.ids,
+        )
+
     @property
     def column_names(self) -> list[str]:
         """Names for `column`."""

@@ -1,7 +1,7 @@
 """LiveScoring: the moments of all rows in memory, updated at every snapshot while a model trains."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder, with_label
 from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
 from vog_hf.scoring.live_checkpoint import LiveBatch, load_batches, read_header, save_state
-from vog_hf.scoring.live_ranking import scores_so_far
+from vog_hf.scoring.live_ranking import current_ranking, gathered_heat_maps
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.run_manifest import make_manifest
 from vog_hf.scoring.runner import needs_prediction
@@ -177,19 +177,24 @@ class LiveScoring:
             self._plan = self._session.plain(self._plan, error)
             update(self._plan, snapshot=self.n_snapshots)
 
-    def so_far(self, shown: Callable[[VoGScores], npt.NDArray[np.int64]]) -> VoGScores | None:
-        """The scores of the snapshots seen, on the main process, for watching a ranking while a model learns.
+    def ranking(self) -> VoGScores | None:
+        """Scores of the snapshots seen so far, in memory and without heat maps; None but on the main process.
 
-        In memory, with heat maps of the rows only that ``shown`` picks (see `scores_so_far`); None on other processes.
+        All processes must call this.
 
         Raises:
             ConfigError: Fewer than two snapshots were seen.
         """
         self._require_two_snapshots()
         manifest = run_together(self._session.processes, "reading rows", self._manifest)
-        return scores_so_far(
-            self._session, self._plan, self._held, identity=self._identity, manifest=manifest, shown=shown
-        )
+        return current_ranking(self._session, self._plan, self._held, identity=self._identity, manifest=manifest)
+
+    def with_heat_maps(self, ranking: VoGScores | None, rows: npt.NDArray[np.int64]) -> VoGScores | None:
+        """Add heat maps of some rows to a `ranking`. All processes must call this, with the same rows."""
+        if not self._session.config.heat_maps:
+            return ranking
+        maps = gathered_heat_maps(self._session, self._held, rows, n_rows=self._identity.n_rows)
+        return None if ranking is None else ranking.with_heat_maps(maps)
 
     def finish(self, *, output_dir: str | Path | None = None) -> VoGScores:
         """The scores of the snapshots seen, written like those of a replay.

@@ -1,6 +1,6 @@
 """The ranking while a model trains: what every process holds by now, put together on the main one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from vog_hf.data.batch_reader import Batch
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.metric.heat_maps import RaggedMaps
-from vog_hf.runtime.processes import from_main, gathered_on_main, run_together
+from vog_hf.runtime.processes import gathered_on_main, run_together
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import normalized_columns, with_label
 from vog_hf.scoring.live_checkpoint import LiveBatch
@@ -20,47 +20,51 @@ Rows = npt.NDArray[np.int64]
 Maps = dict[int, tuple[npt.NDArray[np.float16], npt.NDArray[np.int32], np.float32]]
 
 
-def scores_so_far(
+def current_ranking(
     session: Session,
     plan: ScoringPlan,
     held: Sequence[LiveBatch],
     *,
     identity: RowIdentity,
     manifest: Mapping[str, Any],
-    shown: Callable[[VoGScores], Rows],
 ) -> VoGScores | None:
-    """Scores of all rows on the main process, None on the others; all must call this.
+    """Scores of all rows without heat maps, on the main process; None on the others. All must call this.
 
-    Only the rows that ``shown`` picks have heat maps, and ``vog`` is the only trajectory.
+    ``vog`` is the only trajectory.
 
     Args:
-        session: Whose processes share the rows.
-        plan: How they are scored.
-        held: The batches of this process.
-        identity: Of all rows.
-        manifest: Of the scores.
-        shown: Called on the main process with scores without heat maps.
+        session: Session with the processes that share the rows.
+        plan: Plan of the scoring.
+        held: Batches of this process.
+        identity: Identity of all rows.
+        manifest: Manifest of the scores.
     """
     processes = session.processes
     own = run_together(processes, "reading the moments", lambda: _own_rows(plan, held))
     parts = [part for part in gathered_on_main(processes, own) if part]  # one without rows has no columns
+    if not processes.is_main_process:
+        return None
+    rows = np.concatenate([part["row"] for part in parts])
+    placed = {name: np.concatenate([part[name] for part in parts])[np.argsort(rows)] for name in parts[0]}
+    del placed["row"]
+    running = placed.pop("running")
+    columns = normalized_columns(placed, session.config, has_classes=plan.has_classes)
+    return VoGScores(columns, manifest, trajectories={"vog": running}, row_hash=identity.row_hash)
 
-    def together(heat_maps: RaggedMaps | None = None) -> VoGScores:
-        rows = np.concatenate([part["row"] for part in parts])
-        placed = {name: np.concatenate([part[name] for part in parts])[np.argsort(rows)] for name in parts[0]}
-        del placed["row"]
-        running = placed.pop("running")
-        columns = normalized_columns(placed, session.config, has_classes=plan.has_classes)
-        return VoGScores(
-            columns, manifest, trajectories={"vog": running}, heat_maps=heat_maps, row_hash=identity.row_hash
-        )
 
-    wanted = from_main(processes, "choosing rows to show", lambda: shown(together()))
-    if not session.config.heat_maps:
-        return together() if processes.is_main_process else None
-    own_maps = run_together(processes, "making heat maps", lambda: _own_maps(held, set(wanted.tolist())))
-    maps = {row: found for part in gathered_on_main(processes, own_maps) for row, found in part.items()}
-    return together(_of_all_rows(maps, identity.n_rows)) if processes.is_main_process else None
+def gathered_heat_maps(session: Session, held: Sequence[LiveBatch], rows: Rows, *, n_rows: int) -> RaggedMaps | None:
+    """Heat maps of some rows, empty ones for all others, on the main process; None on the others. All must call this.
+
+    Args:
+        session: Session with the processes that share the rows.
+        held: Batches of this process.
+        rows: Rows that have a heat map, the same on every process.
+        n_rows: Number of all rows.
+    """
+    processes, chosen = session.processes, set(rows.tolist())
+    own = run_together(processes, "making heat maps", lambda: _own_maps(held, chosen))
+    maps_by_row = {row: maps for part in gathered_on_main(processes, own) for row, maps in part.items()}
+    return _of_all_rows(maps_by_row, n_rows) if processes.is_main_process else None
 
 
 def _own_rows(plan: ScoringPlan, held: Sequence[LiveBatch]) -> dict[str, npt.NDArray[Any]]:

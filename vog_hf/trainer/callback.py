@@ -261,7 +261,7 @@ class VoGCallback(TrainerCallback):
             with preserved_rng():
                 if not from_main(processes, "looking for a tracker", lambda: bool(active_runs())):
                     return
-                scores = run.so_far(self.top_k)
+                scores = run.current_scores(self.top_k)
                 if scores:
                     log = partial(log_scores, _only(scores), _only(run.datasets), step=step, top_k=self.top_k)
                     for to in active_runs():

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
@@ -27,6 +28,7 @@ from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import check_column_names, core_column_names
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
+from vog_hf.scoring.live import LiveScoring
 from vog_hf.scoring.live_checkpoint import STATE_NAME
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
@@ -198,15 +200,25 @@ class TrainingRun:
         """How many were taken."""
         return len(self._taken)
 
-    def so_far(self, top_k: int) -> dict[str, VoGScores]:
-        """Live scores of each split as of now, on the main process; nothing where there are none to be had.
+    def current_scores(self, top_k: int) -> dict[str, VoGScores]:
+        """Live scores of each split up to now, on the main process; empty where there are too few snapshots.
 
         They have the heat maps of the rows that `log_scores` shows.
         """
         if self.n_snapshots < MIN_SNAPSHOTS:
             return {}
-        found = {split: live.so_far(partial(shown_rows, top_k=top_k)) for split, live in self._live.items()}
-        return {split: scores for split, scores in found.items() if scores is not None}
+        current = {split: self._current_scores(live, top_k) for split, live in self._live.items()}
+        return {split: scores for split, scores in current.items() if scores is not None}
+
+    @staticmethod
+    def _current_scores(live: LiveScoring, top_k: int) -> VoGScores | None:
+        ranking = live.ranking()
+        rows: npt.NDArray[np.int64] = from_main(
+            current_processes(),
+            "choosing rows to show",
+            lambda: shown_rows(ranking, top_k) if ranking is not None else np.zeros(0, np.int64),
+        )
+        return live.with_heat_maps(ranking, rows)
 
     def save_moments(self, step: int) -> None:
         """Write live moments, once per step and number of snapshots; replay has its snapshots on disk already."""
