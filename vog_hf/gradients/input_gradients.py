@@ -15,6 +15,7 @@ from vog_hf.gradients.model_inputs import (
     split_batch,
 )
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, scoring_mode, unwrap
+from vog_hf.gradients.model_state import require_weights_unchanged, weight_sums
 from vog_hf.gradients.targets import (
     Target,
     check_target,
@@ -46,7 +47,8 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         embeddings, ``[batch, tokens, width]``.
 
     Raises:
-        ModelError: The input or the logits cannot be found, or the target does not depend on the input.
+        ModelError: The input or the logits cannot be found, the target does not depend on the input, or the model
+            changes its weights in forward.
 
     Example:
         >>> model = nn.Linear(3, 2, bias=False)
@@ -59,6 +61,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
     given, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels
     device, dtype = model_device_and_dtype(model)
+    sums = weight_sums(model)
     with preserved_rng(), scoring_mode(model):
         inputs = placed(forward_inputs(model, given, labels), device, dtype)
         if isinstance(labels, Tensor):
@@ -80,7 +83,9 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
                 task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
             if task.can_predict_label:
                 labels = fill_missing_labels(labels, logits.argmax(-1))
-        return target_gradients([target], task, forward, labels)[0][:n_rows]
+        gradients = target_gradients([target], task, forward, labels)[0][:n_rows]
+    require_weights_unchanged(model, sums)
+    return gradients
 
 
 def target_gradients(

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vog_hf.errors import ModelError
+
 _NO_STATE = (  # or state that belongs to others
     *(type(None), bool, int, float, complex, str, bytes, type, enum.Enum, range, torch.dtype, torch.device, torch.Size),
     *(FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod),
@@ -38,19 +40,21 @@ class ModelState:
     That is: buffers (persistent or not), tensors and arrays in attributes, lists, dictionaries and objects that modules
     refer to, every attribute, random generators, attributes of the modules' classes; what each of them refers to, and
     what is in it. Of parameters only the memory that they refer to is recorded. Costs one copy of these tensors.
-    Functions, closures and global variables are not looked into.
+    Functions, closures and global variables are not looked into. Weights that an embedding with ``max_norm`` scales
+    down in its forward are recorded with their values.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._records: list[_Record] = []
         self._visited: dict[int, Any] = {}  # holds each object, so that no other one gets its id
+        scaled = {id(module.weight) for module in model.modules() if _scales_its_weight(module)}
         waiting: list[Any] = [model, *(_ClassAttributes(kind) for kind in _own_classes(model))]
         while waiting:
             value = waiting.pop()
             if isinstance(value, _NO_STATE) or id(value) in self._visited:
                 continue
             self._visited[id(value)] = value
-            record = _record(value)
+            record = _record(value, with_values=not isinstance(value, nn.Parameter) or id(value) in scaled)
             if record is not None:
                 self._records.append(record)
             waiting += _parts(value)
@@ -88,8 +92,21 @@ def clear_lru_caches(model: nn.Module) -> None:
 
 def weight_sums(model: nn.Module) -> Tensor:
     """The sum of each parameter of at least 16 bits, ``[parameters]``: differs where a pass has changed one."""
-    sums = [p.detach().sum(dtype=torch.float64) for p in model.parameters() if p.dtype.itemsize > 1 and p.numel()]
+    weights = [p.detach() for p in model.parameters() if p.dtype.itemsize > 1 and p.numel()]
+    real = [torch.view_as_real(weight) if weight.is_complex() else weight for weight in weights]
+    sums = [weight.sum(dtype=torch.float64) for weight in real]
     return torch.stack(sums).nan_to_num().cpu() if sums else torch.zeros(0)
+
+
+def require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
+    """Raise ModelError where the weights no longer have the sums that `weight_sums` found before a pass."""
+    if not torch.equal(weight_sums(model), sums):
+        msg = (
+            f"{type(model).__name__} changes its weights in forward, also in evaluation mode (initialization from the "
+            "first batch, or a moving average of weights), but VoG must leave weights as they are; run one batch "
+            "through the model before, or change weights only while module.training"
+        )
+        raise ModelError(msg)
 
 
 # --- what a forward makes itself ------------------------------------------------------------------------------------
@@ -314,11 +331,15 @@ class _Slots:
             object.__setattr__(self._value, name, value)
 
 
-def _record(value: Any) -> _Record | None:
+def _scales_its_weight(module: Any) -> bool:
+    return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
+
+
+def _record(value: Any, *, with_values: bool) -> _Record | None:
     record: _Record | None = None
     if isinstance(value, Tensor):
         if not isinstance(value, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-            record = _Tensor(value, with_values=not isinstance(value, nn.Parameter))
+            record = _Tensor(value, with_values=with_values)
     elif isinstance(value, (dict, list, deque, set, _ClassAttributes)):
         record = _Collection(value)
     elif isinstance(value, np.ndarray):

@@ -25,7 +25,7 @@ from vog_hf.gradients.input_leaf import (
 )
 from vog_hf.gradients.model_inputs import copied, doubled, placed, required_parameters
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
-from vog_hf.gradients.model_state import DerivedTensors, ModelState, weight_sums
+from vog_hf.gradients.model_state import DerivedTensors, ModelState, require_weights_unchanged, weight_sums
 from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
 from vog_hf.gradients.tasks import IGNORED_TOKEN, TASKS, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
@@ -93,12 +93,12 @@ def plan_scoring(
             for gradient in gradients:
                 require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
-        _require_weights_unchanged(model, sums)
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
         accumulator = plan.accumulator(replace(batch, inputs=placed_inputs(model, batch)), windows)
         accumulator.update(*first_rows(len(batch), gradients, observation))
         plan, slow = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
         state.put_back()
+        require_weights_unchanged(model, sums)
         plan = replace(plan, derived=DerivedTensors.find(model, lambda: _few_rows(plan, inputs)))
         if fold or compiled:
             plan, slow = fast_path(plan, forward, labels, gradients, fold=fold, compiled=compiled)
@@ -181,16 +181,6 @@ def _few_rows(plan: ScoringPlan, inputs: Mapping[str, Any]) -> None:
     few = sliced(inputs, slice(0, FEW_ROWS), len(inputs[plan.leaf.name]))
     with torch.no_grad():
         plan.module(**copied(few))
-
-
-def _require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
-    if not torch.equal(weight_sums(model), sums):
-        msg = (
-            f"{type(model).__name__} changes its weights in forward, also in evaluation mode (initialization from the "
-            "first batch, or a moving average of weights), but VoG must leave weights as they are; run one batch "
-            "through the model before, or change weights only while module.training"
-        )
-        raise ModelError(msg)
 
 
 def _resolve_task(
