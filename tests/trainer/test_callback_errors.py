@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.testing import assert_close
 from trainers import AtStep, augmented, digits, network, plain, trained
 from transformers import TrainerCallback, default_data_collator
@@ -220,6 +221,16 @@ def test_inputs_must_be_finite(tmp_path):
     assert_refused(tmp_path, NonFiniteError, message, VoGCallback(holes), rows=pixel_rows())
     bright = changed_pixels(lambda pixels: pixels.masked_fill(pixels > 0.9, 100.0))
     assert_accepted(tmp_path, VoGCallback(bright), rows=pixel_rows())
+
+
+@BOTH
+def test_a_late_image_that_is_missing_is_named(collect, tmp_path):
+    """Row 60 is far behind the rows of the dry run, and its table says that it has no image."""
+    stored = digits()
+    images = [None if row == 60 else image for row, image in enumerate(stored["image"])]
+    rows = Dataset.from_dict({"image": images, "label": stored["label"]}, stored.features).with_transform(plain)
+    message = r"1 row cannot be scored because of column 'image': row 60\."
+    assert_refused(tmp_path, DataError, message, VoGCallback(collect=collect), rows=rows)
 
 
 def test_images_must_have_one_size(tmp_path):

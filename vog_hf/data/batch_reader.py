@@ -127,9 +127,12 @@ class BatchReader:
     def read_copies(self, row: int, times: int) -> Batch:
         """One row, so many times over, as a batch of it alone."""
         with preserved_rng():
-            (rows,) = self._read_anew([range(row, row + 1)])
+            try:
+                (rows,) = self._read_anew([range(row, row + 1)])
+            except UNREADABLE as error:
+                raise self._unreadable([row], error) from error
             inputs, labels, masks = self._collate(rows * times)
-        return Batch(range(row, row + times), inputs, labels, masks)
+        return self._checked(Batch(range(row, row + times), inputs, labels, masks))
 
     def all_labels(self, rows: Sequence[int], seen: Tensor) -> npt.NDArray[np.int64] | None:
         """The label of every row, read without decoding any; None where the data set has no such column.

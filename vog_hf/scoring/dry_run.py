@@ -29,12 +29,11 @@ from vog_hf.gradients.model_state import DerivedTensors, ModelState, require_wei
 from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
 from vog_hf.gradients.tasks import IGNORED_TOKEN, TASKS, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
+from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
 from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.runner import PassLabels, first_rows, require_finite_rows, score_batch, score_forward, sliced
 from vog_hf.snapshots import lend_weights
-
-DOUBTFUL_LABELS = 32  # that are read with their rows
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ def plan_scoring(
         seconds = time.perf_counter() - began
         plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
         _check_labels(reader, plan, batch)
+        require_good_rows(reader, plan)
         labels = _labels(plan, forward, batch)
         began = time.perf_counter()
         gradients, observation = score_forward(plan, forward, labels)
@@ -235,7 +235,7 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
     doubtful = chain.from_iterable(
         (rows[at] for at in _doubtful(task, labels, plan.n_outputs)) for rows, labels in reader.stored_labels(batch)
     )
-    for row in islice(doubtful, DOUBTFUL_LABELS):
+    for row in islice(doubtful, DOUBTFUL_ROWS):
         (whole,) = reader.read([range(row, row + 1)])  # a transform may have mended what the column holds
         plan.check_labels(whole)
 

@@ -146,21 +146,34 @@ class ScoringPlan:
             "of computing"
         )
 
+    def element_mask(self, batch: Batch) -> Tensor | None:
+        """Which elements of a batch count; None = all of them.
+
+        Raises:
+            DataError: A row has none; names the row.
+        """
+        inputs = {**batch.masks, **batch.inputs}
+        shape = self.shape(inputs)
+        mask = self.leaf.element_mask(inputs, shape)
+        if mask is None:
+            empty, reason = torch.arange(len(batch) if 0 in shape else 0), f"{self.leaf.name} is empty"
+        else:
+            empty, reason = (~mask.flatten(1).any(1)).nonzero(), f"{self.leaf.mask_name} is false everywhere"
+        if len(empty):
+            msg = (
+                f"row {batch.rows[int(empty[0])]} has no element that counts: its {reason} (an empty text?); leave the "
+                "row out, or give it at least one token"
+            )
+            raise DataError(msg)
+        return mask
+
     def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
         """An empty accumulator for a batch that is placed.
 
         Raises:
             DataError: A row is nothing but padding; names the row.
         """
-        inputs, rows = {**batch.masks, **batch.inputs}, batch.rows
-        mask = self.leaf.element_mask(inputs, self.shape(inputs))
-        empty = torch.zeros(0) if mask is None else (~mask.flatten(1).any(1)).nonzero()
-        if len(empty):
-            msg = (
-                f"row {rows[int(empty[0])]} has no element that counts: its {self.leaf.mask_name} is false everywhere "
-                "(an empty text?); leave the row out, or give it at least one token"
-            )
-            raise DataError(msg)
+        mask = self.element_mask(batch)
         return BatchAccumulator(
             self.config.column_names,
             windows,
