@@ -316,7 +316,7 @@ def test_compare_refuses_what_cannot_be_compared(capfd, tmp_path, scores, other,
     known = VoGScores.load(scores)
     columns = {name: known.column(name) for name in known.column_names}
     if other == "shuffled":
-        manifest = {**known.manifest, "data": {"columns": {"image": "0" * 64}}}
+        manifest = {**known.manifest, "data": {"columns": {"image": "2:" + "0" * 64}}}
         VoGScores(columns, manifest).save(tmp_path / "scores")
     elif other == "unnamed":
         VoGScores({**columns, "label": columns["label"][::-1].copy()}, {}).save(tmp_path / "scores")

@@ -76,7 +76,7 @@ def test_a_decision_is_one_line_with_everything_in_it(scores, path):
         "row": 4,
         "decision": "relabel",
         "label": 2,
-        "note": "a frog \u2028\ud800\x85",
+        "note": "a frog \u2028\\ud800\x85",
         "reviewer": "Ada",
         "time": made.time,
         "id": made.id,

@@ -329,7 +329,7 @@ def test_answers_are_json(desk):
     """Nothing in an answer is left to be guessed by whoever writes it out."""
     written = desk.decide(asked(1, decision="keep", note="half of a pair \ud800", reviewer="\ud800"))
     shown = desk.show(asked(1, reviewer="\ud800") | {"any": True})
-    assert shown["mine"]["note"] == "half of a pair \ufffd"
+    assert shown["mine"]["note"] == "half of a pair \\ud800"
     for answer in (desk.about({}), desk.show(asked()), written, shown, desk.facts({}), desk.decisions({})):
         json.dumps(answer, allow_nan=False, ensure_ascii=False).encode("utf-8")
 

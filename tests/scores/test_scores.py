@@ -152,11 +152,12 @@ def test_a_folder_without_finished_scores_is_refused(tmp_path):
         VoGScores.load(tmp_path / "scores")
 
 
-def test_another_format_is_refused(tmp_path):
-    """Scores of a version that wrote otherwise are not guessed at."""
+@pytest.mark.parametrize("others", [{}, {"snapshots": {"first": 3}, "class_names": "a"}])
+def test_another_format_is_refused(others, tmp_path):
+    """Scores of a version that wrote otherwise are not guessed at, nor called damaged where its keys differ."""
     VoGScores({"vog": np.array([0.1])}, {}).save(tmp_path / "scores")
     manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
-    (tmp_path / "scores" / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
+    (tmp_path / "scores" / "manifest.json").write_text(json.dumps({**manifest, **others, "format": 2}))
     with pytest.raises(OutputFolderError, match="has format 2, this version reads 1; score again"):
         VoGScores.load(tmp_path / "scores")
 

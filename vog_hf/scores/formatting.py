@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-# Control characters and halves of surrogate pairs: no HTML or XML can hold them, however they are escaped.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# No HTML or XML can hold these characters, not even as character references.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 ABSENT = "\N{EN DASH}"
 
 
 def printable(text: str) -> str:
-    r"""The text with a replacement character for each that no page can hold.
+    r"""The text with the escapes of halves of surrogate pairs and a replacement for what else no page can hold.
 
     Example:
-        >>> printable("a\x00b")
-        'a\ufffdb'
+        >>> printable("a\x00b\ud800")
+        'a\ufffdb\\ud800'
     """
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", escaped(text))
 
 
 def escaped(text: str) -> str:

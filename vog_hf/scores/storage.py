@@ -72,14 +72,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         OutputFolderError: It is damaged, of another version, or not ours.
     """
     manifest = read_json(folder / MANIFEST_NAME)
+    written = manifest.get("format") if isinstance(manifest, Mapping) else None
+    if isinstance(written, int) and written != FORMAT:  # first, since another format may have other keys
+        msg = f"{folder / MANIFEST_NAME} has format {written!r}, this version reads {FORMAT}; score again"
+        raise OutputFolderError(msg)
     fault = fault_in(manifest)
-    if fault is None and manifest["format"] == FORMAT:
-        return dict(manifest)
-    found = f"is damaged: {fault}"
-    if fault is None:
-        found = f"has format {manifest['format']!r}, this version reads {FORMAT}"
-    msg = f"{folder / MANIFEST_NAME} {found}; restore the folder, or score again"
-    raise OutputFolderError(msg)
+    if fault is not None:
+        msg = f"{folder / MANIFEST_NAME} is damaged: {fault}; restore the folder, or score again"
+        raise OutputFolderError(msg)
+    return dict(manifest)
 
 
 def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
