@@ -180,7 +180,7 @@ def test_finished_scores_are_returned_without_calling_the_model(tmp_path):
 @pytest.mark.parametrize("name", ["scores.parquet", "trajectory-vog.npy", "heat-map-values.npy", "heat-map-scale.npy"])
 def test_finished_scores_that_were_damaged_are_not_returned(name, damage, tmp_path, monkeypatch):
     """However large they are, the file is named, and what to do; as they were written, they are returned."""
-    monkeypatch.setattr("vog_hf.scores.storage.CHECKED_AT_LOAD", 0)
+    monkeypatch.setattr("vog_hf.scores.vog_scores.CHECKED_AT_LOAD", 0)
     score(tmp_path / "scores")
     path = tmp_path / "scores" / name
     content = path.read_bytes()
