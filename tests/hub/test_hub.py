@@ -682,7 +682,7 @@ def test_what_cannot_be_pushed_is_refused_before_the_hub_is_asked(hub, client):
     """Scores of other rows, no scores, names that cannot be."""
     cases = [
         (("RowMismatchError", "is not the one that was scored"), ("pictures", REPO), {"form": "other rows"}),
-        (("ConfigError", "no column 'vog' and no scores"), ("pictures", REPO), {"form": "none"}),
+        (("ConfigError", "no column of scores 'vog' and no scores"), ("pictures", REPO), {"form": "none"}),
         (("ConfigError", "repo_id must be"), ("pictures", "a/b/c"), {}),
         (("ConfigError", "config_name must be"), ("pictures", REPO), {"config_name": "../x"}),
         (("ConfigError", "config_name must be"), ("pictures", REPO), {"config_name": "vog_scores"}),

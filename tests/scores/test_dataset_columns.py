@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Split, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Split, Value, load_from_disk
 from PIL import Image as Pictures
 from torch import nn
 
@@ -118,9 +118,9 @@ def test_columns_are_typed_for_the_hub():
     """float32 for numbers, int32 for counts, and the prediction a ClassLabel with the label's names."""
     scored = add_vog_columns(images(), image_scores(), "all")
     added = {name: scored.features[name] for name in scored.column_names if name not in images().column_names}
-    assert added.pop("prediction") == ClassLabel(names=NAMES)
-    assert added.pop("forgetting") == Value("int32")
-    assert all(feature == Value("float32") for feature in added.values())
+    assert added.pop("prediction") == ClassLabel(names=NAMES, id="vog_hf::prediction")
+    assert added.pop("forgetting") == Value("int32", id="vog_hf::forgetting")
+    assert all(feature == Value("float32", id=f"vog_hf::{name}") for name, feature in added.items())
     for name in ("vog", "prediction", "forgetting", "vog_percentile"):
         np.testing.assert_array_equal(np.asarray(scored[name]), image_scores().column(name))
 
@@ -135,8 +135,8 @@ def test_the_prediction_has_the_names_of_the_configured_label_column():
 
     scores = scores_of(coarse, transform=transform, label_column="animal")
     scored = add_vog_columns(coarse, scores, ["prediction"])
-    assert scored.features["prediction"] == ClassLabel(names=NAMES)
-    assert add_vog_columns(images(), image_scores(), ["prediction"]).features["prediction"] == ClassLabel(names=NAMES)
+    assert scored.features["prediction"].names == NAMES
+    assert add_vog_columns(images(), image_scores(), ["prediction"]).features["prediction"].names == NAMES
 
 
 def test_rows_without_a_class_have_another_core():
@@ -156,7 +156,7 @@ def test_rows_without_a_class_have_another_core():
     dataset = Dataset.from_dict(columns)
     scored = add_vog_columns(dataset, scores_of(dataset, model=Line(), transform=None), "all")
     assert scored.column_names[2:6] == ["prediction", "vog", "vog_normalized", "vog_percentile"]
-    assert scored.features["prediction"] == Value("float32")
+    assert repr(scored.features["prediction"]) == repr(Value("float32"))
 
 
 def test_a_float64_model_gives_float32_columns():
@@ -164,7 +164,7 @@ def test_a_float64_model_gives_float32_columns():
     model = models.conv_net().model.double()
     scores = scores_of(images(), model=model)
     assert scores.column("vog").dtype == np.float64
-    assert add_vog_columns(images(), scores).features["vog"] == Value("float32")
+    assert repr(add_vog_columns(images(), scores).features["vog"]) == repr(Value("float32"))
 
 
 # --- the same rows --------------------------------------------------------------------------------------------------
@@ -300,7 +300,8 @@ def test_a_column_of_ones_own_is_not_replaced():
         add_vog_columns(dataset, image_scores())
     assert str(refused.value) == (
         "the scores add the columns ['vog', 'vog_class_normalized', 'vog_percentile'], and the data set has ['vog'] "
-        "already; rename your own first, e.g. dataset.rename_column('vog', 'my_vog'), or drop them: "
+        "already; pass prefix= to name them otherwise, e.g. 'run2_', or "
+        "rename your own first, e.g. dataset.rename_column('vog', 'my_vog'), or drop them: "
         "dataset.remove_columns(['vog'])"
     )
     scored = add_vog_columns(dataset.rename_column("vog", "my_vog"), image_scores())
@@ -314,7 +315,8 @@ def test_scores_of_an_earlier_run_are_not_replaced(columns, taken):
     with pytest.raises(ConfigError) as refused:
         add_vog_columns(dataset, image_scores(), columns)
     assert str(refused.value).endswith(
-        f"the data set has {taken} already; drop the scores of the earlier run first: dataset.remove_columns({taken})"
+        f"the data set has {taken} already; pass prefix= to name them otherwise, e.g. 'run2_', or "
+        f"drop the scores of the earlier run first: dataset.remove_columns({taken})"
     )
     scored = add_vog_columns(dataset.remove_columns(taken), image_scores(), columns)
     assert set(scored.column_names) == {*images().column_names, *CORE, *(columns if columns != "core" else [])}
@@ -330,7 +332,9 @@ def test_names_are_checked_before_there_are_scores(has_classes):
         assert add_vog_columns(images(), image_scores(target=("logit", "loss"))).column_names[-6:] == names
     check_column_names(images(), names)
     check_column_names([(0, 1)], names)  # a torch data set
-    with pytest.raises(ConfigError, match=rf"the data set has \['vog_loss_{normalized}'\] already; rename"):
+    with pytest.raises(
+        ConfigError, match=rf"the data set has \['vog_loss_{normalized}'\] already; pass prefix= .* or rename"
+    ):
         check_column_names(images().rename_column("weight", f"vog_loss_{normalized}"), names)
 
 
@@ -407,9 +411,10 @@ def test_scores_read_from_columns_know_their_labels_by_the_classes_of_the_predic
     """Whatever the column is called, and whatever else is called label; one may be named where nothing tells it."""
     fine, coarse = ClassLabel(names=NAMES), ClassLabel(names=["w", "x", "y"])
     columns = {"label": [0, 0, 0], "fine": [2, 1, -1], "label_reviewed": [1, 1, 1]}
-    columns |= {"vog": [0.5, 0.25, 1.0], "prediction": [2, 0, 1]}
-    features = {"label": coarse, "fine": fine, "label_reviewed": fine, "vog": Value("float32"), "prediction": fine}
-    rows = Dataset.from_dict(columns, features=Features(features))
+    features = {"label": coarse, "fine": fine, "label_reviewed": fine}
+    own = Dataset.from_dict(columns, features=Features(features))
+    values = {"vog": np.float32([0.5, 0.25, 1.0]), "prediction": np.int32([2, 0, 1])}
+    rows = add_vog_columns(own, VoGScores(values, {"config": {"label_column": "fine"}}), ["vog", "prediction"])
     found = scores_from_columns(rows)
     assert found.column("label").tolist() == [2, 1, -1]
     assert found.manifest["class_names"] == NAMES
@@ -424,22 +429,97 @@ def test_scores_read_from_columns_know_their_labels_by_the_classes_of_the_predic
         scores_from_columns(rows, label_column="text")
 
 
-def test_columns_of_ones_own_are_no_scores():
-    """Names that only begin alike; numbers of every width are, and what is null is not known."""
-    columns = {
-        "vogue": [1.0, 2.0],
-        "vog": [0.5, None],
-        "forgetting": [3, 4],
-        "prediction": [1, None],
-        "loss": ["a", "b"],
-    }
-    features = {"vogue": Value("float32"), "vog": Value("float64"), "forgetting": Value("uint8")}
-    features |= {"prediction": Value("int32"), "loss": Value("string")}
-    found = scores_from_columns(Dataset.from_dict(columns, features=Features(features)))
-    assert found.column_names == ["prediction", "vog", "forgetting"]
-    np.testing.assert_array_equal(found.column("vog"), np.array([0.5, np.nan], np.float32))
-    assert found.column("prediction").tolist() == [1, -1]
-    assert found.column("forgetting").tolist() == [3, 4]
+VALUES = {
+    "prediction": np.int32([1, 0, 1, 1]),
+    "vog": np.float32([0.5, np.nan, 2.0, 1.0]),
+    "loss": np.float32([4.0, 3.0, 2.0, 1.0]),
+    "forgetting": np.int32([3, 4, 0, 1]),
+}
+OWN = {"loss": [400.0, 20.0, 1.0, 7.0], "prediction": ["spam", "ham", "ham", "spam"], "confidence": [0.9] * 4}
+
+
+def through_disk(dataset, folder):
+    """The data set as `load_from_disk` gives it."""
+    dataset.save_to_disk(str(folder))
+    return load_from_disk(str(folder))
+
+
+def through_parquet(dataset, folder):
+    """The data set as it is read from a parquet file."""
+    dataset.to_parquet(folder / "rows.parquet")
+    return Dataset.from_parquet(str(folder / "rows.parquet"), cache_dir=str(folder / "cache"))
+
+
+def through_a_card(dataset, folder):
+    """The data set with the features that a card on the Hub keeps."""
+    features = Features._from_yaml_list(dataset.features._to_yaml_list())
+    return Dataset.from_dict(dataset.to_dict(), features=features)
+
+
+@pytest.mark.parametrize("way", [through_disk, through_parquet, through_a_card])
+def test_scores_are_known_by_their_declaration_and_not_by_their_names(way, tmp_path):
+    """Own columns with the names of scores stay own ones, and the scores come back without the prefix."""
+    scored = add_vog_columns(Dataset.from_dict(OWN), VoGScores(VALUES, {}), "all", prefix="run2_")
+    assert scored.column_names == [*OWN, *(f"run2_{name}" for name in VALUES)]
+    assert scored.select_columns([*OWN])[:] == OWN
+    found = scores_from_columns(way(scored, tmp_path))
+    assert found.column_names == [*VALUES]
+    for name, values in VALUES.items():
+        np.testing.assert_array_equal(found.column(name), values)
+
+
+def test_a_column_in_place_of_a_score_is_ones_own():
+    """What was dropped and added by the user under the same name is no longer read as the model's."""
+    scored = add_vog_columns(Dataset.from_dict({"x": [1, 2, 3, 4]}), VoGScores(VALUES, {}), "all")
+    mine = scored.remove_columns("loss").add_column("loss", OWN["loss"])
+    assert scores_from_columns(mine).column_names == ["prediction", "vog", "forgetting"]
+    assert scores_from_columns(mine.map(lambda row: {"y": row["x"]})).column_names == [
+        "prediction",
+        "vog",
+        "forgetting",
+    ]
+
+
+def test_scores_of_two_runs_stay_apart():
+    """Two scorings of a data set have a prefix each; which one is read has to be said."""
+    rows = Dataset.from_dict({"x": [1, 2]})
+    one, two = (VoGScores({"vog": np.float32(values)}, {}) for values in ([0.5, 0.25], [3.0, 4.0]))
+    scored = add_vog_columns(add_vog_columns(rows, one, ["vog"]), two, ["vog"], prefix="run2_")
+    with pytest.raises(ConfigError, match=r"scores with the prefixes \['', 'run2_'\]; choose one with prefix="):
+        scores_from_columns(scored)
+    assert scores_from_columns(scored, prefix="").column("vog").tolist() == [0.5, 0.25]
+    assert scores_from_columns(scored, prefix="run2_").column("vog").tolist() == [3.0, 4.0]
+    (part,) = collect_parts(scored, two, "core", None, prefix="run2_")
+    assert part.columns == {"vog": "run2_vog"}
+    with pytest.raises(ConfigError, match="prefix must be letters, digits and _, got 'run:'"):
+        add_vog_columns(rows, two, prefix="run:")
+
+
+def test_undeclared_scores_are_read_where_they_prove_themselves():
+    """Through pandas the declaration is lost: a percentile that is that of its score is proof, and a name is none."""
+    plain = Dataset.from_dict(add_vog_columns(images().select_columns("label"), image_scores(), "all").to_dict())
+    assert scores_from_columns(plain).column_names == ["label", *CORE]
+    np.testing.assert_array_equal(scores_from_columns(plain).column("vog"), image_scores().column("vog"))
+    for own in (plain.select(range(10)), plain.remove_columns("vog_percentile"), Dataset.from_dict({"vog": [1.0]})):
+        with pytest.raises(DataError, match="the data set has no column of scores 'vog'"):
+            scores_from_columns(own)
+
+
+def test_an_own_column_of_text_does_not_stop_a_push():
+    """Own columns are neither compared with the scores nor emptied in other splits, and a clash names the option."""
+    rows = Dataset.from_dict(OWN)
+    scores = VoGScores(VALUES, {})
+    scored = add_vog_columns(rows, scores, ["vog"])
+    (part,) = collect_parts(Dataset(scored.data, info=scored.info), scores, "core", None)
+    assert part.columns == {"vog": "vog"}
+    assert part.dataset["prediction"][:] == OWN["prediction"]
+    with pytest.raises(ConfigError, match=r"has \['prediction', 'loss'\] already; pass prefix="):
+        collect_parts(rows, scores, "all", None)
+    (part,) = collect_parts(rows, scores, "all", None, prefix="run2_")
+    assert part.columns == {name: f"run2_{name}" for name in VALUES}
+    other = {"train": rows, "test": rows.add_column("vog", [1.0] * 4)}
+    with pytest.raises(ConfigError, match="'test' has a column 'vog' of its own, and in another split"):
+        collect_parts(DatasetDict(other), {"train": scores}, ["vog"], None)
 
 
 @pytest.mark.parametrize("order", ["shuffled", "some"])

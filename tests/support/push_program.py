@@ -137,7 +137,8 @@ def push(
     if form == "other rows":
         return push_scored_dataset(data.select(range(ROWS - 1, -1, -1)), repo_id, scores=scores(kind), **given)
     if form == "edited scores":
-        edited = add_vog_columns(data, scores(kind)).remove_columns("vog").add_column("vog", [0.5] * ROWS)
+        scored = add_vog_columns(data, scores(kind))
+        edited = scored.remove_columns("vog").add_column("vog", [0.5] * ROWS, feature=scored.features["vog"])
         return push_scored_dataset(edited, repo_id, scores=scores(kind), **given)
     if form == "none":
         return push_scored_dataset(data, repo_id, **given)

@@ -15,6 +15,7 @@ from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
+    PrefixOption,
     SplitOption,
     TokenOption,
     hub_token,
@@ -98,6 +99,7 @@ def apply(
         Columns | None,
         typer.Option(metavar="core|all", help="Which scores become columns of data that have none. Default: core."),
     ] = None,
+    prefix: PrefixOption = "",
     label_column: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Column of the label. Default: the scored one, else labels or label."),
@@ -114,7 +116,7 @@ def apply(
     from vog_hf.hub import push_scored_dataset
     from vog_hf.review.apply import plan_review
     from vog_hf.review.card_summary import summary
-    from vog_hf.scores.dataset_columns import add_vog_columns
+    from vog_hf.scores.dataset_columns import add_vog_columns, score_columns
 
     of_a_push = {
         "--revision": revision,
@@ -129,14 +131,16 @@ def apply(
     require_new(output, "--output")
     quieten(progress=out.shows_progress)
     with hub_token(token):
-        opened = open_scored(scored, dataset=dataset, config=config, split=split, revision=dataset_revision)
-    has_scores = "vog" in opened.dataset.column_names
+        opened = open_scored(
+            scored, dataset=dataset, config=config, split=split, revision=dataset_revision, prefix=prefix
+        )
+    has_scores = "vog" in score_columns(opened.dataset, prefix or None)
     if has_scores and columns is not None:
         msg = f"the data set of {scored} has columns of scores, and gets no others from --columns; leave that out"
         raise ConfigError(msg)
     rows = opened.dataset
     if not has_scores:
-        rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE))
+        rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE), prefix=prefix)
     with in_options(label_column="--label-column"):
         review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
     applied, words, url = review.apply(mode), summary(review, mode), None
@@ -151,6 +155,7 @@ def apply(
                 create_pr=create_pr,
                 config_name=config_name or "default",
                 split=split_name or opened.split,
+                prefix=prefix,
                 show_rows=show_rows is not False,
                 card_sections={"Review": words},
                 commit_message=commit_message or f"Review of {len(review.resolved):,} rows",

@@ -12,6 +12,7 @@ from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
+    PrefixOption,
     ScoresArgument,
     SplitOption,
     TokenOption,
@@ -61,6 +62,7 @@ def push(
     columns: Annotated[
         Columns, typer.Option(metavar="core|all", help="Which scores become columns of the data.")
     ] = Columns.CORE,
+    prefix: PrefixOption = "",
     config_name: Annotated[str, typer.Option(metavar="NAME", help="Configuration on the Hub.")] = "default",
     split_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
@@ -108,6 +110,7 @@ def push(
             config_name=config_name,
             split=split_name or (None if found is of_all else split),
             columns=str(columns),
+            prefix=prefix,
             heat_maps=heat_maps,
             show_rows=show_rows,
             card_sections=words,

@@ -14,6 +14,7 @@ from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
     DatasetRevisionOption,
+    PrefixOption,
     SplitOption,
     TokenOption,
     hub_token,
@@ -44,6 +45,7 @@ def review(
     config: ConfigOption = None,
     split: SplitOption = None,
     dataset_revision: DatasetRevisionOption = None,
+    prefix: PrefixOption = "",
     journal: Annotated[
         Path | None,
         typer.Option(
@@ -74,7 +76,9 @@ def review(
     import_gradio()  # before long work: it may not be installed
     quieten(progress=out.shows_progress)
     with hub_token(token):
-        opened = open_scored(scored, dataset=dataset, config=config, split=split, revision=dataset_revision)
+        opened = open_scored(
+            scored, dataset=dataset, config=config, split=split, revision=dataset_revision, prefix=prefix
+        )
     file = journal or opened.journal
     app = review_app(
         opened.scores,

@@ -19,6 +19,7 @@ from vog_hf.cli.sources import (
     Columns,
     ConfigOption,
     DatasetRevisionOption,
+    PrefixOption,
     Source,
     SplitOption,
     TokenOption,
@@ -36,7 +37,7 @@ from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names
 from vog_hf.scores.storage import write_manifest
-from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import from_hub
 
@@ -89,6 +90,7 @@ def score_all(
     output: Path,
     save_dataset: Path | None,
     columns: str,
+    prefix: str = "",
     choices: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> dict[str, Any] | None:
@@ -99,6 +101,7 @@ def score_all(
         output: Folder of the scores.
         save_dataset: Where to write the data set with its scores, if anywhere.
         columns: Which of them.
+        prefix: Put before their names.
         choices: Of `VoGConfig`.
         options: Of `VoGScorer`.
 
@@ -109,7 +112,9 @@ def score_all(
     require_new(save_dataset, "--save-dataset")
     progress = bool(options["progress"])
     opened = run_together(processes, "opening model and data", lambda: open_all(wanted, progress=progress))
-    config = configuration(opened, choices, saves=save_dataset is not None)
+    config = configuration(opened, choices)
+    if save_dataset is not None:
+        require_free_names(opened, config, columns, prefix)
     rows_per_step = 1 if opened.preparation.takes_single_rows else None
     scores = VoGScorer(opened.model, config=config, training_batch_size=rows_per_step, **options).score(
         prepared(opened.rows, opened.preparation),
@@ -118,7 +123,9 @@ def score_all(
         output_dir=output,
     )
     from_main(processes, f"writing {output}", lambda: note(scores, output, wanted, opened))
-    from_main(processes, f"writing {save_dataset}", lambda: save_scored(opened.rows, scores, save_dataset, columns))
+    from_main(
+        processes, f"writing {save_dataset}", lambda: save_scored(opened.rows, scores, save_dataset, columns, prefix)
+    )
     return findings(scores, output, wanted.source, save_dataset) if processes.is_main_process else None
 
 
@@ -148,11 +155,11 @@ def open_all(wanted: Wanted, *, progress: bool) -> Opened:
     return Opened(model.to(current_processes().device), rows, preparation, snapshots)
 
 
-def configuration(opened: Opened, choices: Mapping[str, Any], *, saves: bool) -> VoGConfig:
+def configuration(opened: Opened, choices: Mapping[str, Any]) -> VoGConfig:
     """The configuration that options name.
 
     Raises:
-        ConfigError: A choice that cannot be carried out, or scores for which the data set has columns already.
+        ConfigError: A choice that cannot be carried out.
     """
     if opened.preparation.label is None and choices["label"] == "given":
         msg = (
@@ -160,10 +167,15 @@ def configuration(opened: Opened, choices: Mapping[str, Any], *, saves: bool) ->
             "or use --label predicted, which differentiates the class that the last snapshot predicts"
         )
         raise ConfigError(msg)
-    config = VoGConfig(**choices, label_column=opened.label_column)
-    if saves:
-        check_column_names(opened.rows, core_column_names(config.column_names, has_classes=True))
-    return config
+    return VoGConfig(**choices, label_column=opened.label_column)
+
+
+def require_free_names(opened: Opened, config: VoGConfig, columns: str, prefix: str) -> None:
+    """Raise ConfigError where the data set has a column of a name that its scores will have."""
+    names = core_column_names(config.column_names, has_classes=True)
+    if columns == "all":
+        names += ["prediction", "vog_early", "vog_late", *COMPANIONS]
+    check_column_names(opened.rows, [prefix + name for name in names])
 
 
 def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> None:
@@ -182,10 +194,10 @@ def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> Non
     note_source(folder, wanted.source)
 
 
-def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: str) -> None:
+def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: str, prefix: str) -> None:
     """Write the data set with its scores as a parquet file or a folder, whole or not at all; nothing without a path."""
     if path is not None:
-        with saved(add_vog_columns(rows, scores, columns), path):
+        with saved(add_vog_columns(rows, scores, columns, prefix=prefix), path):
             pass
 
 
@@ -226,6 +238,7 @@ OPTIONS = {  # by the name of the argument of the scorer
     "memory_budget": "--memory-budget",
     "num_workers": "--workers",
     "output_dir": "--output",
+    "prefix": "--prefix",
     "target": "--target",
     "torch_compile": "--torch-compile",
 }
@@ -317,6 +330,7 @@ def score(
     columns: Annotated[
         Columns, typer.Option(metavar="core|all", help="Which scores --save-dataset adds.")
     ] = Columns.CORE,
+    prefix: PrefixOption = "",
     revision: Annotated[
         str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit of MODEL on the Hub.")
     ] = None,
@@ -408,6 +422,7 @@ def score(
             output=output,
             save_dataset=save_dataset,
             columns=str(columns),
+            prefix=prefix,
             choices={
                 "target": targets if len(targets) > 1 else targets[0],
                 "label": str(label),

@@ -56,10 +56,14 @@ TokenOption = Annotated[
     str | None,
     typer.Option("--token", metavar="TOKEN", help="Of the Hub. Default: HF_TOKEN, or what `hf auth login` stored."),
 ]
+PrefixOption = Annotated[
+    str, typer.Option(metavar="TEXT", help="Put before the names of the columns of scores, e.g. run2_.")
+]
 PUSH_OPTIONS = {  # by the name of the argument of `push_scored_dataset`
     "columns": "--columns",
     "config_name": "--config-name",
     "create_pr": "--create-pr",
+    "prefix": "--prefix",
     "revision": "--revision",
     "scores": "SCORES",
     "scores_only": "`vog-hf push --scores-only`",
@@ -329,7 +333,13 @@ class Scored:
 
 
 def open_scored(
-    scored: str, *, dataset: str | None, config: str | None, split: str | None, revision: str | None
+    scored: str,
+    *,
+    dataset: str | None,
+    config: str | None,
+    split: str | None,
+    revision: str | None,
+    prefix: str | None = None,
 ) -> Scored:
     """The scores and rows that a person names: a folder with scores, a data set on disk, or one on the Hub.
 
@@ -341,7 +351,7 @@ def open_scored(
 
     folder = Path(scored).expanduser()
     if dataset is None and is_saved(folder):
-        return _from_disk(folder, Source(scored, config, split, revision))
+        return _from_disk(folder, Source(scored, config, split, revision), prefix or None)
     if not folder.exists() and scored.count("/") == 1 and not scored.startswith((".", "~", "/")):
         with in_options(split="--split", config_name="--config", revision="--dataset-revision", token="--token"):  # noqa: S106 (no token)
             return _from_hub(scored, dataset=dataset, config=config, split=split, revision=revision)
@@ -355,7 +365,7 @@ def open_scored(
     return Scored(scores[split], rows, f"{title}, {split}", journal, not source.is_local, split)
 
 
-def _from_disk(folder: Path, source: Source) -> Scored:
+def _from_disk(folder: Path, source: Source, prefix: str | None) -> Scored:
     from vog_hf.scores.dataset_columns import scores_from_columns
 
     rows = open_dataset(source)
@@ -364,7 +374,7 @@ def _from_disk(folder: Path, source: Source) -> Scored:
     default = str(rows.split or "train").partition("[")[0].partition("+")[0] if is_alone else "train"
     journal = _beside(folder, None if source.split in (None, default) else source.split)
     split = None if is_alone else source.split or default
-    return Scored(scores_from_columns(rows), rows, folder.name, journal, is_from_hub=False, split=split)
+    return Scored(scores_from_columns(rows, prefix=prefix), rows, folder.name, journal, is_from_hub=False, split=split)
 
 
 def _from_hub(

@@ -6,7 +6,7 @@ written as an entity, and what is long is cut, so that no name of a class can en
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -98,7 +98,8 @@ def describe_split(
         decile_plot(deciles, column=found.column).save(pictures / DECILES_NAME)
     has_sheet = with_rows and _draw_sheet(scores, part.dataset, found.column, pictures / SHEET_NAME)
     ends = [] if has_sheet else _ends(scores, part.dataset if with_rows else None, found.column)
-    meanings = [meaning for meaning in column_meanings(scores) if meaning.column in part.dataset.column_names]
+    names = part.columns
+    meanings = [replace(m, column=names[m.column]) for m in column_meanings(scores) if m.column in names]
     text = _template("scored_split.md").render(
         heading=as_text(heading, NAME_WIDTH),
         verdict=verdict(found.tail.tail),

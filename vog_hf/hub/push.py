@@ -34,6 +34,7 @@ def push_scored_dataset(
     config_name: str = "default",
     split: str | None = None,
     columns: str | Sequence[str] = "core",
+    prefix: str = "",
     heat_maps: bool | None = None,
     show_rows: bool = True,
     card_sections: Mapping[str, str] | None = None,
@@ -65,6 +66,7 @@ def push_scored_dataset(
         config_name: The configuration of the data.
         split: Name of the split of a single `Dataset`; default: the name it has, else ``"train"``.
         columns: Which scores to add to a data set without them: see `add_vog_columns`.
+        prefix: Put before the names of these columns, see there; chooses the scores of a data set with several.
         heat_maps: Whether the heat maps are pushed with the scores (at most 2 kB a row); default: up to 500,000 rows.
         show_rows: Whether the card shows pictures (as thumbnails) or texts of the rows at both ends of the ranking.
         card_sections: Titles and plain texts to add to the card; they stand there until these splits are pushed again.
@@ -88,7 +90,7 @@ def push_scored_dataset(
     places.require_config_name(config_name)
     _require_target(repo_id, revision, create_pr=create_pr)
     api = connect(token)
-    parts = collect_parts(dataset, scores, columns, split, with_rows=not scores_only)
+    parts = collect_parts(dataset, scores, columns, split, prefix=prefix, with_rows=not scores_only)
     if show_rows or not scores_only:
         require_own_files(dataset)
     repo_id = _with_owner(repo_id, require_writer(api))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,15 @@ from vog_hf.data.referenced_files import columns_of_named_files, with_more_colum
 from vog_hf.data.row_identity import by_split_name, identify_rows, is_first_version
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.repo_paths import SPLIT_NAME
-from vog_hf.scores.dataset_columns import add_vog_columns, class_feature, is_score_name, scores_from_columns, scores_of
+from vog_hf.scores.dataset_columns import (
+    add_vog_columns,
+    class_feature,
+    is_declared,
+    score_columns,
+    score_feature,
+    scores_from_columns,
+    scores_of,
+)
 from vog_hf.scores.scored_rows import verify_rows
 from vog_hf.scores.storage import ROW_ID
 from vog_hf.scores.vog_scores import VoGScores
@@ -30,11 +38,18 @@ class Part:
         split: Its name.
         dataset: Its rows as stored, with the columns of scores.
         scores: None for a split that was not scored and goes along, its columns of scores empty.
+        prefix: Of the names of these columns; None: the only one that the rows have.
     """
 
     split: str
     dataset: Dataset
     scores: VoGScores | None
+    prefix: str | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of its rows that hold scores, by their names among the scores."""
+        return score_columns(self.dataset, self.prefix)
 
 
 def collect_parts(
@@ -43,15 +58,17 @@ def collect_parts(
     columns: str | Sequence[str],
     split: str | None,
     *,
+    prefix: str = "",
     with_rows: bool = True,
 ) -> list[Part]:
     """The splits of a data set with their scores, every row and column verified.
 
     Args:
-        dataset: As for `push_scored_dataset`, like the next three.
+        dataset: As for `push_scored_dataset`, like the next four.
         scores: See there.
         columns: See there.
         split: See there.
+        prefix: See there.
         with_rows: Whether the rows are pushed with the scores.
 
     Raises:
@@ -70,11 +87,15 @@ def collect_parts(
         if not len(rows):
             msg = f"the split {name!r} has no rows; leave it out"
             raise DataError(msg)
-    parts = [
-        Part(name, *_publishable(*_scored(rows, part, columns), with_rows=with_rows)) for name, rows, part in splits
-    ]
+    parts = []
+    for name, rows, given in splits:
+        scored, known = _publishable(*_scored(rows, given, columns, prefix), with_rows=with_rows)
+        parts.append(Part(name, scored, known, prefix or None))
     if all(part.scores is None for part in parts):
-        msg = "the data set has no column 'vog' and no scores were given; pass scores=, or add_vog_columns(...) first"
+        msg = (
+            "the data set has no column of scores 'vog' and no scores were given; pass scores=, or "
+            "add_vog_columns(...) first"
+        )
         raise ConfigError(msg)
     return _with_same_columns(parts)
 
@@ -107,25 +128,26 @@ def _splits(
 
 
 def _scored(
-    dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]
+    dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str], prefix: str
 ) -> tuple[Dataset, VoGScores | None]:
     """The rows with columns of scores, and the scores."""
-    has_columns = "vog" in dataset.column_names
+    columns_of = score_columns(dataset, prefix or None)
+    has_columns = "vog" in columns_of
     if scores is None and not has_columns:
         return dataset.with_format(None), None
     if scores is not None and not has_columns:
-        return add_vog_columns(dataset, scores, columns), scores
+        return add_vog_columns(dataset, scores, columns, prefix=prefix), scores
     known = scores_of(dataset)
-    _require_columns(dataset, scores or known, columns)
+    _require_columns(columns_of, scores or known, columns)
     if scores is None and known is None:
         logger.warning(
             "the data set has columns of scores and nothing says how they were computed: the card cannot either, and "
             "trajectories and heat maps are not pushed; pass scores="
         )
-        return dataset.with_format(None), scores_from_columns(dataset)
+        return dataset.with_format(None), scores_from_columns(dataset, prefix=prefix or None)
     if scores is not None and scores is not known:
         verify_rows(dataset, scores)
-        _require_same_scores(dataset, scores)
+        _require_same_scores(dataset, scores, columns_of)
     return dataset.with_format(None), scores or known
 
 
@@ -149,30 +171,29 @@ def _publishable(dataset: Dataset, scores: VoGScores | None, *, with_rows: bool)
     return dataset, known
 
 
-def _require_columns(dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str]) -> None:
+def _require_columns(columns_of: Mapping[str, str], scores: VoGScores | None, columns: str | Sequence[str]) -> None:
     """Raise ConfigError where more scores are wanted than the data set has columns of."""
     if columns == "core":
         return
     wanted = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
-    missing = [name for name in wanted if name not in (*dataset.column_names, "label")]
+    missing = [name for name in wanted if name not in (*columns_of, "label")]
     if missing:
-        taken = [name for name in dataset.column_names if is_score_name(name)]
         msg = (
-            f"the data set has columns of scores, {taken}, and columns={columns!r} asks for {missing} beside them; "
-            "leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
+            f"the data set has columns of scores, {[*columns_of.values()]}, and columns={columns!r} asks for {missing} "
+            "beside them; leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
         )
         raise ConfigError(msg)
 
 
-def _require_same_scores(dataset: Dataset, scores: VoGScores) -> None:
+def _require_same_scores(dataset: Dataset, scores: VoGScores, columns_of: Mapping[str, str]) -> None:
     """Raise ConfigError where a column of the data set is not that of the scores."""
-    shared = [name for name in scores.column_names if name in dataset.column_names and is_score_name(name)]
-    for name in shared:
-        found = dataset.select_columns([name]).with_format("arrow")[:].column(name).to_numpy()
+    shared = {name: columns_of[name] for name in scores.column_names if name in columns_of}
+    for name, column in shared.items():
+        found = dataset.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()
         if not np.array_equal(found.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
             msg = (
-                f"the column {name!r} of the data set is not that of the scores; pass the scores it came from, or "
-                f"drop it first: dataset.remove_columns({shared})"
+                f"the column {column!r} of the data set is not that of the scores; pass the scores it came from, or "
+                f"drop it first: dataset.remove_columns({[*shared.values()]})"
             )
             raise ConfigError(msg)
 
@@ -182,14 +203,21 @@ def _with_same_columns(parts: list[Part]) -> list[Part]:
     features: dict[str, Any] = {}
     for part in parts:
         features |= {n: f for n, f in part.dataset.features.items() if n not in features}
-    found = []
+    found, scored = [], {column for part in parts for column in part.columns.values()}
     for part in parts:
         missing = {n: f for n, f in features.items() if n not in part.dataset.column_names}
-        foreign = [name for name in missing if not is_score_name(name)]
+        foreign = [n for n, f in missing.items() if n not in scored and not is_declared(f)]
         if foreign:
             msg = (
                 f"the splits of a data set have the same columns, and {part.split!r} has no {foreign[0]!r}; push them "
                 "one by one with a config_name= each, or drop what is not shared"
+            )
+            raise ConfigError(msg)
+        taken = [n for n in part.dataset.column_names if n in scored and n not in part.columns.values()]
+        if taken:
+            msg = (
+                f"the split {part.split!r} has a column {taken[0]!r} of its own, and in another split that name holds "
+                "scores; name the scores otherwise with prefix=, or rename the column: dataset.rename_column(...)"
             )
             raise ConfigError(msg)
         differing = [n for n, f in part.dataset.features.items() if f != features[n]]
@@ -199,7 +227,7 @@ def _with_same_columns(parts: list[Part]) -> list[Part]:
                 f"another split {features[differing[0]]}; cast one: dataset.cast_column(...)"
             )
             raise ConfigError(msg)
-        found.append(Part(part.split, _with_empty(part.dataset, missing), part.scores))
+        found.append(replace(part, dataset=_with_empty(part.dataset, missing)))
     return found
 
 
@@ -224,9 +252,9 @@ def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
             features[ROW_ID] = Value("int64")
     for name in scores.column_names:
         column = scores.column(name)
-        if np.issubdtype(column.dtype, np.integer):
-            values[name] = column
-            features[name] = class_feature(dataset, scores, name) or Value("int64" if name == "label" else "int32")
+        values[name] = column if np.issubdtype(column.dtype, np.integer) else column.astype(np.float32)
+        if name == "label":
+            features[name] = class_feature(dataset, scores, name) or Value("int64")
         else:
-            values[name], features[name] = column.astype(np.float32), Value("float32")
+            features[name] = score_feature(dataset, scores, name)
     return Dataset.from_dict(values, features=Features(features))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from vog_hf.data.arrow_columns import has_table, integer_column
@@ -16,12 +17,16 @@ from vog_hf.data.referenced_files import with_more_columns
 from vog_hf.data.row_identity import by_split_name, identify_rows
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
+from vog_hf.metric.definition import percentile
 from vog_hf.scores.scored_rows import given_label_names, verify_rows
-from vog_hf.scores.vog_scores import COMPANIONS, VoGScores, class_count
+from vog_hf.scores.vog_scores import VoGScores, class_count
 
 logger = logging.getLogger(__name__)
 
-SCORE_NAME = re.compile(rf"vog(_\w+)?|prediction|{'|'.join(COMPANIONS)}")
+# The `id` of a feature, which Arrow, parquet, `save_to_disk` and cards on the Hub keep: it declares a column of scores,
+# with the prefix and the name among the scores. A name alone proves nothing: rows can have their own `loss`.
+DECLARATION = re.compile(r"vog_hf:(?P<prefix>\w*):(?P<name>.+)")
+TARGET_NAME = re.compile(r"vog(_\w+)?")
 CORE_ENDINGS = {True: ("", "_class_normalized", "_percentile"), False: ("", "_normalized", "_percentile")}
 
 # The scores that were put onto a data set, for as long as that very object lives.
@@ -32,6 +37,8 @@ def add_vog_columns(
     dataset: Dataset | DatasetDict,
     scores: VoGScores | Mapping[str, VoGScores],
     columns: str | Sequence[str] = "core",
+    *,
+    prefix: str = "",
 ) -> Any:
     """The data set with its scores as columns; every other column and its feature stay as they are.
 
@@ -43,10 +50,11 @@ def add_vog_columns(
         scores: Its scores; for a `DatasetDict` those of each split (splits without scores are left out).
         columns: ``"core"``: ``vog``, ``vog_class_normalized`` (``vog_normalized`` where rows have no class) and
             ``vog_percentile`` of every target; ``"all"``: every column of the scores; or a list of names.
+        prefix: Put before every name, where the data set has columns of these names: ``"run2_"`` adds ``run2_vog``.
 
     Returns:
         A `Dataset` (or `DatasetDict`): numbers as float32, counts as int32, ``prediction`` as ``ClassLabel`` where the
-        label is one.
+        label is one. The ``id`` of each added feature declares the column, so that `scores_from_columns` finds it.
 
     Raises:
         RowMismatchError: The rows are not the ones that were scored, or not in that order.
@@ -58,6 +66,9 @@ def add_vog_columns(
         >>> scored["vog"][:], scored.features["vog"]
         ([0.5, 0.25], Value('float32'))
     """
+    if not re.fullmatch(r"\w*", prefix, re.ASCII):
+        msg = f"prefix must be letters, digits and _, got {prefix!r}; pass prefix='run2_', for example"
+        raise ConfigError(msg)
     scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
     if isinstance(dataset, Mapping):
         dataset = by_split_name(dataset)
@@ -65,7 +76,8 @@ def add_vog_columns(
             got = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
             msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
             raise ConfigError(msg)
-        return DatasetDict({split: add_vog_columns(dataset[split], part, columns) for split, part in scores.items()})
+        parts = scores.items()
+        return DatasetDict({s: add_vog_columns(dataset[s], part, columns, prefix=prefix) for s, part in parts})
     if not has_table(dataset):
         msg = (
             f"columns can be added to a datasets.Dataset, got a {type(dataset).__name__}; read the scores with "
@@ -75,11 +87,12 @@ def add_vog_columns(
     if isinstance(scores, Mapping):
         msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
         raise ConfigError(msg)
-    names = _chosen(scores, columns)
+    names = {prefix + name: name for name in _chosen(scores, columns)}
     check_column_names(dataset, names)
     verify_rows(dataset, scores)
-    features = Features({name: _feature(dataset, scores, name) for name in names})
-    added = Dataset.from_dict({name: _values(scores, name) for name in names}, features=features, split=dataset.split)
+    features = Features({column: score_feature(dataset, scores, name, prefix) for column, name in names.items()})
+    values = {column: _values(scores, name) for column, name in names.items()}
+    added = Dataset.from_dict(values, features=features, split=dataset.split)
     scored = with_more_columns(dataset.with_format(None), added)
     _SCORES_OF[scored] = scores
     return scored
@@ -121,43 +134,110 @@ def check_column_names(dataset: Any, names: Iterable[str]) -> None:
     Raises:
         ConfigError: At least one of the names is taken; none is replaced silently.
     """
-    existing = dataset.column_names if has_table(dataset) else []
     names = list(names)
-    taken = [name for name in names if name in existing]
+    taken = taken_columns(dataset, names)
     if not taken:
         return
-    if {"vog", "vog_percentile"} <= set(existing):  # every earlier scoring adds both
-        advice = f"drop the scores of the earlier run first: dataset.remove_columns({taken})"
+    if set(taken) <= {column for columns in _declared(dataset.features).values() for column in columns.values()}:
+        advice = f"or drop the scores of the earlier run first: dataset.remove_columns({taken})"
     else:
         advice = (
-            f"rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}'), or drop them: "
+            f"or rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}'), or drop them: "
             f"dataset.remove_columns({taken})"
         )
-    msg = f"the scores add the columns {names}, and the data set has {taken} already; {advice}"
+    msg = (
+        f"the scores add the columns {names}, and the data set has {taken} already; pass prefix= to name them "
+        f"otherwise, e.g. 'run2_', {advice}"
+    )
     raise ConfigError(msg)
 
 
-def is_score_name(name: str) -> bool:
-    """Whether a column of this name holds scores, where a data set has any.
+def taken_columns(dataset: Any, names: Iterable[str]) -> list[str]:
+    """Which of these names the columns of a data set have; a torch data set has no columns.
 
     Example:
-        >>> [name for name in ("vog", "vog_late", "loss", "vogue", "label") if is_score_name(name)]
-        ['vog', 'vog_late', 'loss']
+        >>> taken_columns(Dataset.from_dict({"loss": [1.0]}), ["vog", "loss"])
+        ['loss']
     """
-    return SCORE_NAME.fullmatch(name) is not None
+    existing = dataset.column_names if has_table(dataset) else []
+    return [name for name in names if name in existing]
 
 
-def scores_from_columns(dataset: Dataset, *, label_column: str | None = None) -> VoGScores:
+def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]:
+    """The columns of a data set that hold scores, by their names among the scores.
+
+    They are the columns that `add_vog_columns` has declared. Where nothing is declared (after a way through CSV or
+    pandas), they are each target's VoG, normalised score and percentile, if the percentile is that of the normalised
+    score; every other column is the user's own, whatever it is called.
+
+    Args:
+        dataset: One split.
+        prefix: Of the names, where the data set was scored more than once; default: the only one.
+
+    Raises:
+        ConfigError: There are scores with several prefixes, and none was chosen.
+
+    Example:
+        >>> rows = Dataset.from_dict({"loss": [400.0, 20.0]})  # a claim
+        >>> score_columns(add_vog_columns(rows, VoGScores({"vog": np.array([0.5, 0.25])}, {}), prefix="my_"))
+        {'vog': 'my_vog'}
+    """
+    declared = _declared(dataset.features)
+    if prefix is not None:
+        return declared.get(prefix, {})
+    if len(declared) > 1:
+        msg = (
+            f"the data set has scores with the prefixes {sorted(declared)}; choose one with prefix=, or drop the "
+            "columns of the others"
+        )
+        raise ConfigError(msg)
+    return next(iter(declared.values())) if declared else _consistent(dataset)
+
+
+def is_declared(feature: Any) -> bool:
+    """Whether a feature is that of a column that `add_vog_columns` has added."""
+    return DECLARATION.fullmatch(str(getattr(feature, "id", None))) is not None
+
+
+def _declared(features: Features) -> dict[str, dict[str, str]]:
+    """Columns by their names among the scores, for each prefix."""
+    found: dict[str, dict[str, str]] = {}
+    for column, feature in features.items():
+        match = DECLARATION.fullmatch(str(getattr(feature, "id", None)))
+        if match is not None:
+            found.setdefault(match["prefix"], {})[match["name"]] = column
+    return found
+
+
+def _consistent(dataset: Dataset) -> dict[str, str]:
+    """The columns that can be nothing but scores: targets with a percentile that is that of their normalised score."""
+    found: dict[str, str] = {}
+    for name in filter(TARGET_NAME.fullmatch, dataset.column_names):
+        for has_classes in (True, False):
+            group = core_column_names([name], has_classes=has_classes)
+            if not all(column in dataset.features and _is_number(dataset.features[column]) for column in group):
+                continue
+            table = dataset.select_columns(group).with_format("arrow")[:]
+            _, normalized, given = (table.column(column).to_numpy().astype(np.float32) for column in group)
+            if not len(given) or not np.isfinite(normalized).all():
+                continue
+            if np.allclose(percentile(torch.from_numpy(normalized)).numpy(), given, rtol=0, atol=1e-3):
+                found |= {column: column for column in group}
+    return found if "vog" in found else {}
+
+
+def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, prefix: str | None = None) -> VoGScores:
     """The scores that `add_vog_columns` has added to a data set; without trajectories and heat maps.
 
     Args:
-        dataset: One split with a column ``vog``, loaded from disk or the Hub.
-        label_column: The labels that were scored; default: the column with the classes of the column ``prediction``,
+        dataset: One split with columns of scores (see `score_columns`), loaded from disk or the Hub.
+        label_column: The labels that were scored; default: the column with the classes of the scores' ``prediction``,
             or ``labels``, ``label``, ``label_ids`` where that has none.
+        prefix: Of the columns, where the data set was scored more than once; default: the only one.
 
     Raises:
-        DataError: The data set has no column ``vog``.
-        ConfigError: There is no such column of labels.
+        DataError: The data set has no VoG among its columns.
+        ConfigError: There is no such column of labels, or several prefixes and none was chosen.
 
     Example:
         >>> dataset = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]})
@@ -165,27 +245,27 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None) ->
         >>> scores_from_columns(scored)
         VoGScores(2 rows, columns label, vog)
     """
-    features = dataset.features
-    names = [name for name, feature in features.items() if is_score_name(name) and _is_number(feature)]
-    names.sort(key=lambda name: name != "prediction")  # which comes first, as in scores that were computed
+    features, columns_of = dataset.features, score_columns(dataset, prefix)
+    names = sorted(columns_of, key=lambda name: name != "prediction")  # first, as in scores that were computed
     if "vog" not in names:
         msg = (
-            f"the data set has no column 'vog', but {', '.join(dataset.column_names)}; add its scores with "
-            "add_vog_columns, or open the folder of its scores"
+            f"the data set has no column of scores 'vog', but {', '.join(dataset.column_names)}; add its scores with "
+            "add_vog_columns, or open the folder of its scores (a column counts by its feature, which CSV and pandas "
+            "drop, not by its name)"
         )
         raise DataError(msg)
-    label, labels = _integers(dataset, _label_columns(dataset) if label_column is None else [label_column])
+    label, labels = _integers(dataset, _label_columns(dataset, columns_of) if label_column is None else [label_column])
     if label_column is not None and label is None:
         msg = (
             f"label_column must name a column of whole numbers or classes, got {label_column!r}; the data set has "
             f"{', '.join(dataset.column_names)}"
         )
         raise ConfigError(msg)
-    table = dataset.select_columns(names).with_format("arrow")[:]
-    columns = {name: _stored(table.column(name), name) for name in names}
+    table = dataset.select_columns(list(columns_of.values())).with_format("arrow")[:]
+    columns = {name: _stored(table.column(columns_of[name]), name) for name in names}
     if labels is not None:
         columns = {"label": np.maximum(labels, -1).astype(np.int32), **columns}
-    classes = [getattr(features.get(name), "names", None) for name in (label, "prediction")]
+    classes = [getattr(features.get(name), "names", None) for name in (label, columns_of.get("prediction"))]
     identity = identify_rows(dataset)
     manifest = {"class_names": next(filter(None, classes), None), "data": {"columns": identity.columns}}
     if label not in (None, _integers(dataset, LABEL_NAMES)[0]):
@@ -202,14 +282,14 @@ def _integers(dataset: Dataset, names: Iterable[str]) -> tuple[str, npt.NDArray[
     return next(((name, values) for name, values in found if values is not None), (None, None))
 
 
-def _label_columns(dataset: Dataset) -> list[str]:
-    """Where the labels may stand that a data set with columns of scores was scored by."""
-    features = dataset.features
-    predicted = features.get("prediction")
+def _label_columns(dataset: Dataset, columns_of: Mapping[str, str]) -> list[str]:
+    """Where the labels may stand that a data set with these columns of scores was scored by."""
+    predicted = dataset.features.get(columns_of.get("prediction"))
     if not isinstance(predicted, ClassLabel):
         return [*LABEL_NAMES]
-    names = dict.fromkeys([*LABEL_NAMES, *features])
-    return [name for name in names if features.get(name) == predicted and name != "prediction"]
+    names = [name for name in dict.fromkeys([*LABEL_NAMES, *dataset.features]) if name not in columns_of.values()]
+    same = [name for name in names if getattr(dataset.features.get(name), "names", None) == predicted.names]
+    return [name for name in same if name != "prediction"]  # of another model
 
 
 def _is_number(feature: Any) -> bool:
@@ -255,10 +335,13 @@ def class_feature(dataset: Dataset, scores: VoGScores, name: str) -> ClassLabel 
     return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature
 
 
-def _feature(dataset: Dataset, scores: VoGScores, name: str) -> Any:
+def score_feature(dataset: Dataset, scores: VoGScores, name: str, prefix: str = "") -> ClassLabel | Value:
+    """The feature of a column of scores, which declares that it is one."""
+    declaration = f"vog_hf:{prefix}:{name}"
     if not np.issubdtype(scores.column(name).dtype, np.integer):
-        return Value("float32")
-    return class_feature(dataset, scores, name) or Value("int32")
+        return Value("float32", id=declaration)
+    classes = class_feature(dataset, scores, name)
+    return Value("int32", id=declaration) if classes is None else ClassLabel(names=classes.names, id=declaration)
 
 
 def _values(scores: VoGScores, name: str) -> Any:

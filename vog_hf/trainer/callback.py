@@ -155,7 +155,7 @@ class VoGCallback(TrainerCallback):
             raise NotScoredError(msg)
         return self._scores.get(ONLY_SPLIT, self._scores)
 
-    def scored_dataset(self, columns: str | Sequence[str] = "core") -> Dataset | DatasetDict:
+    def scored_dataset(self, columns: str | Sequence[str] = "core", *, prefix: str = "") -> Dataset | DatasetDict:
         """The data set that was scored, with its scores as columns (see `add_vog_columns`).
 
         Raises:
@@ -164,7 +164,7 @@ class VoGCallback(TrainerCallback):
         """
         scores = self.scores
         dataset = self._datasets[ONLY_SPLIT] if self.dataset is None else self.dataset
-        return add_vog_columns(dataset, scores, columns)
+        return add_vog_columns(dataset, scores, columns, prefix=prefix)
 
     # --- Trainer's events ---
 

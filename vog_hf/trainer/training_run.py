@@ -25,7 +25,7 @@ from vog_hf.gradients.model_mode import require_module
 from vog_hf.metric.windows import MIN_SNAPSHOTS
 from vog_hf.runtime.files import foreign_names, locked, remove_half_written, require_free, write_json
 from vog_hf.runtime.processes import current_processes, from_main, run_together
-from vog_hf.scores.dataset_columns import check_column_names, core_column_names
+from vog_hf.scores.dataset_columns import core_column_names, taken_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.live import LiveScoring
@@ -125,7 +125,13 @@ class TrainingRun:
         self._plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
         for split, plan in self._plans.items():
             names = core_column_names(options.config.column_names, has_classes=plan.has_classes)
-            check_column_names(self.datasets[split], names)
+            taken = taken_columns(self.datasets[split], names)
+            if taken:
+                logger.warning(
+                    "the data set has columns %s already, and its scores have the same names; pass prefix= to "
+                    "scored_dataset, or read callback.scores",
+                    taken,
+                )
         self._live = {
             split: self._scorer.live(self._readers[split], plan, len(self.plan))
             for split, plan in self._plans.items()
