@@ -60,6 +60,16 @@ def test_a_scored_folder_is_opened(folder):
     assert opened.journal == folder.with_name(f"{folder.name}.review.jsonl")
 
 
+def test_a_saved_data_set_keeps_own_columns_apart(tmp_path):
+    """A prefix keeps the scores apart from an own `loss`, and the review reads the scores' own values."""
+    rows, scores = digits_scores(12)
+    own = rows.add_column("loss", [100.0] * len(rows))
+    add_vog_columns(own, scores, "all", prefix="m_").save_to_disk(str(tmp_path / "scored"))
+    opened = open_scored(str(tmp_path / "scored"), **NOTHING)
+    np.testing.assert_array_equal(opened.scores.column("loss"), scores.column("loss"))
+    assert opened.dataset["loss"][:] == own["loss"][:]
+
+
 def test_a_saved_data_set_with_columns_is_opened(tmp_path):
     """What save_to_disk wrote is enough where it has the columns; without them it says what is missing."""
     rows, scores = digits_scores(12)

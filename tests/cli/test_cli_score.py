@@ -35,6 +35,7 @@ from vog_hf import input_gradients, vog
 from vog_hf.cli.model_inputs import _load_processor, find_snapshots, load_model, n_positions
 from vog_hf.cli.score import Wanted, memory
 from vog_hf.errors import ModelError
+from vog_hf.scores.dataset_columns import score_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 
@@ -185,12 +186,12 @@ def test_snapshots_are_put_in_the_order_of_their_steps(tmp_path):
 
 
 def test_numbers_in_other_names_are_numbers(tmp_path, monkeypatch, caplog):
-    """A pattern puts epoch-2 before epoch-10, also below the home folder; an order given otherwise is warned of."""
+    """A pattern puts round-2 before round-10, also below the home folder; an order given otherwise is warned of."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for epoch in (1, 2, 10):
-        (tmp_path / f"epoch-{epoch}").mkdir()
-    wanted = [str(tmp_path / f"epoch-{epoch}") for epoch in (1, 2, 10)]
-    assert find_snapshots(["~/epoch-*"]) == wanted
+    for number in (1, 2, 10):
+        (tmp_path / f"round-{number}").mkdir()
+    wanted = [str(tmp_path / f"round-{number}") for number in (1, 2, 10)]
+    assert find_snapshots(["~/round-*"]) == wanted
     assert find_snapshots(wanted) == wanted
     assert not caplog.messages
     assert find_snapshots(sorted(wanted)) == sorted(wanted)
@@ -405,8 +406,13 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     said = score(
         images.folder, "-d", tmp_path / "new.parquet", "--save-dataset", tmp_path / "more", output=tmp_path / "other"
     )
-    assert "the data set has ['vog', 'vog_class_normalized', 'vog_percentile'] already" in said
+    assert "the data set has ['vog', 'vog_class_normalized', 'vog_percentile'] already; pass --prefix" in said
     assert not (tmp_path / "other").exists()
+    again = ["-d", tmp_path / "new.parquet", "--save-dataset", tmp_path / "again.parquet", "--prefix", "run2_"]
+    score(images.folder, *again, output=tmp_path / "other")
+    scored = Dataset.from_parquet(str(tmp_path / "again.parquet"), cache_dir=str(tmp_path / "cache2"))
+    assert score_columns(scored, "run2_")["vog"] == "run2_vog"
+    np.testing.assert_array_equal(np.float32(scored["run2_vog"][:]), np.float32(scored["vog"][:]))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
