@@ -61,13 +61,13 @@ def test_a_scored_folder_is_opened(folder):
 
 
 def test_a_saved_data_set_keeps_own_columns_apart(tmp_path):
-    """A prefix keeps the scores apart from an own `loss`, and the review reads the scores' own values."""
+    """A prefix keeps the scores apart from an own `prediction`, and the review reads the scores' own values."""
     rows, scores = digits_scores(12)
-    own = rows.add_column("loss", [100.0] * len(rows))
+    own = rows.add_column("prediction", ["spam"] * len(rows))
     add_vog_columns(own, scores, "all", prefix="m_").save_to_disk(str(tmp_path / "scored"))
     opened = open_scored(str(tmp_path / "scored"), **NOTHING)
-    np.testing.assert_array_equal(opened.scores.column("loss"), scores.column("loss"))
-    assert opened.dataset["loss"][:] == own["loss"][:]
+    np.testing.assert_array_equal(opened.scores.column("prediction"), scores.column("prediction"))
+    assert opened.dataset["prediction"][:] == own["prediction"][:]
 
 
 def test_a_saved_data_set_with_columns_is_opened(tmp_path):
@@ -80,7 +80,7 @@ def test_a_saved_data_set_with_columns_is_opened(tmp_path):
     Journal.open(tmp_path / "journal.jsonl", opened.scores).decide(3, "drop", reviewer="ada")
     Journal.open(tmp_path / "journal.jsonl", scores)  # the same rows without the columns
     rows.save_to_disk(str(tmp_path / "plain"))
-    with pytest.raises(DataError, match="no column 'vog'"):
+    with pytest.raises(DataError, match="no column of scores 'vog'"):
         open_scored(str(tmp_path / "plain"), **NOTHING)
 
 
