@@ -3,6 +3,7 @@
 `MODELS` maps a name to an `Unusual`: a function that builds the model from its own seed, and what it eats.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver
 from torch.func import functional_call
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import parametrizations, prune, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 N_ROWS, CLASSES, WIDTH, TOKENS = 13, 3, 6, 11
@@ -170,6 +171,58 @@ class CachedUnit(Classifier):
         return self.head(torch.tanh(x @ unit.T))
 
 
+class OddTensors(Classifier):
+    """Parameters and buffers without axes, without elements, transposed, expanded, of whole numbers, or missing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.layer.weight = nn.Parameter(torch.randn(WIDTH, WIDTH).T)
+        self.scale, self.nothing = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.zeros(0, 3))
+        self.shift = nn.ParameterDict({"by": nn.Parameter(torch.ones(WIDTH))})
+        self.order = nn.Parameter(torch.arange(WIDTH).flip(0), requires_grad=False)
+        self.register_buffer("mask", torch.arange(WIDTH) > 0)
+        self.register_buffer("halves", torch.ones(WIDTH, dtype=torch.float16))
+        self.register_buffer("phase", torch.ones(1, dtype=torch.complex64), persistent=False)
+        self.register_buffer("wide", torch.ones(1).expand(WIDTH), persistent=False)
+        self.register_buffer("missing", None)
+
+    def logits(self, x):
+        x = (x * self.mask * self.halves + self.shift["by"] * self.wide)[:, self.order]
+        return self.head(torch.tanh(self.layer(x) * self.scale))
+
+
+class Reversed(torch.autograd.Function):
+    """The same value, the gradient turned around."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -0.5 * gradient
+
+
+class Reversing(Layers):
+    """Turns the gradient around on its way back."""
+
+    def logits(self, x):
+        return super().logits(Reversed.apply(x))
+
+
+class Twice(Classifier):
+    """One module under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH))
+        self.second, self.head = self.first, nn.Linear(WIDTH, CLASSES)
+
+    def logits(self, x):
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
 class Sparse(Classifier):
     """Mixes features by a sparse buffer."""
 
@@ -285,6 +338,44 @@ class Counter(Classifier):
     def logits(self, x):
         self.count += 1
         return self.head(torch.tanh(self.layer(x) * (1 + 0.01 * self.count)))
+
+
+class Noisy(Classifier):
+    """Adds noise in training, from a generator of its own, and keeps its last means in a deque."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.generator, self.recent = torch.Generator().manual_seed(3), deque([torch.zeros(WIDTH)], maxlen=3)
+
+    def logits(self, x):
+        if self.training:
+            x = x + 0.1 * torch.randn(x.shape, generator=self.generator)
+        self.recent.append(x.detach().mean(0))
+        return self.head(torch.tanh(self.layer(x)))
+
+
+class Merging(Classifier):
+    """A low-rank difference that ``eval()`` merges into the weight and ``train()`` takes out again, as in loralib."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.layer.weight.requires_grad_(requires_grad=False)
+        self.down, self.up = nn.Parameter(torch.randn(2, WIDTH)), nn.Parameter(0.1 * torch.randn(WIDTH, 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            sign = -1 if mode else 1
+            self.layer.weight.data += sign * (self.up @ self.down).data
+            self.merged = not mode
+        return self
+
+    def logits(self, x):
+        delta = 0 if self.merged else x @ self.down.T @ self.up.T
+        return self.head(torch.tanh(self.layer(x) + delta))
 
 
 # --- signatures -----------------------------------------------------------------------------------------------------
@@ -416,6 +507,53 @@ class LowPrecision(Layers):
         return super().logits(x.to(self.head.weight.dtype))
 
 
+class OneChannelFirst(Classifier):
+    """A convolution with BatchNorm over time, and a ReLU in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(WIDTH, WIDTH, 2), nn.BatchNorm1d(WIDTH), nn.ReLU(inplace=True))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def logits(self, x):
+        return self.head(torch.tanh(self.body(x.transpose(1, 2)).mean(2)))
+
+
+class Recurrent(Classifier):
+    """An LSTM in both directions, with dropout between its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(WIDTH, 4, num_layers=2, dropout=0.3, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def logits(self, x):
+        return self.head(self.rnn(x)[0].mean(1))
+
+
+class AlwaysDropping(Layers):
+    """Dropout in evaluation mode, too."""
+
+    def logits(self, x):
+        return super().logits(F.dropout(x, 0.5, training=True))
+
+
+class Centered(Layers):
+    """Takes the mean of the batch away."""
+
+    def logits(self, x):
+        return super().logits(x - x.mean(0))
+
+
+class Detached(Layers):
+    """Computes its features without gradients."""
+
+    def logits(self, x):
+        with torch.no_grad():
+            x = x * 2
+        return super().logits(x)
+
+
 class UntrackedNorm(Layers):
     """BatchNorm without running statistics."""
 
@@ -502,5 +640,16 @@ MODELS = {
     "dropout": Unusual(lambda: vectors(nn.Dropout(0.3), nn.AlphaDropout(0.2), nn.FeatureAlphaDropout(0.2))),
     "dropout of channels": Unusual(lambda: images(nn.Dropout2d(0.3), nn.RReLU()), IMAGE),
     "bfloat16 weights": Unusual(lambda: LowPrecision(nn.Linear(WIDTH, WIDTH)).bfloat16()),
+    "tensors of odd kinds": Unusual(OddTensors),
+    "gradient reversal": Unusual(lambda: Reversing(nn.Linear(WIDTH, WIDTH))),
+    "module under two names": Unusual(Twice),
+    "noise from its own generator": Unusual(Noisy),
+    "low-rank difference merged by eval": Unusual(Merging),
+    "pruned": Unusual(lambda: vectors(prune.l1_unstructured(nn.Linear(WIDTH, WIDTH), "weight", 0.4))),
+    "Conv1d, BatchNorm1d, ReLU in place": Unusual(OneChannelFirst, SEQUENCE),
+    "LSTM in both directions": Unusual(Recurrent, SEQUENCE),
+    "dropout in evaluation mode": Unusual(lambda: AlwaysDropping(nn.Linear(WIDTH, WIDTH)), warning=DEPENDS),
+    "mean of the batch": Unusual(lambda: Centered(nn.Linear(WIDTH, WIDTH)), warning=DEPENDS),
+    "features without gradients": Unusual(lambda: Detached(nn.Linear(WIDTH, WIDTH)), refused="does not depend on"),
     "frozen base": Unusual(frozen_base),
 }

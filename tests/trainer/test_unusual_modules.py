@@ -25,6 +25,23 @@ ALSO_LIVE = [  # in the default tier: what forward changes
     *("teacher", "LSTM with a state", "memory queue", "counter", "growing table", "derived weight cached"),
     *("Embedding with max_norm", "BatchNorm2d", "functional_call with a difference", "spectral_norm, new"),
 ]
+ORDINARY = [  # their trainings are in the slow tier: nothing in them outlives a forward
+    *("BatchNorm1d, not affine", "BatchNorm2d, not affine", "GroupNorm", "InstanceNorm2d, no statistics", "LayerNorm"),
+    *(
+        "RMSNorm",
+        "LocalResponseNorm",
+        "layer reused",
+        "two inputs",
+        "MultiheadAttention",
+        "gradient reversal",
+        "dropout",
+    ),
+    *("LSTM in both directions", "Conv1d, BatchNorm1d, ReLU in place", "Fourier transform", "keywords"),
+]
+NOT_SCORED = {
+    "low-rank difference merged by eval": "snapshots of the training hold the weight without the difference, and a "
+    "model on which eval() was called before holds a flag that says it is merged"
+}
 REFUSED = [name for name, case in MODELS.items() if case.refused]
 
 
@@ -123,7 +140,7 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "collect"),
     [
-        *((name, "replay") for name in SCORED),
+        *(pytest.param(name, "replay", marks=pytest.mark.slow if name in ORDINARY else ()) for name in SCORED),
         *(pytest.param(name, "live", marks=() if name in ALSO_LIVE else pytest.mark.slow) for name in SCORED),
     ],
 )
@@ -179,13 +196,21 @@ def perturbed(case, n=3):
     for _ in range(n):
         model = case.model()
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in filter(lambda p: p.is_floating_point() or p.is_complex(), model.parameters()):
                 parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.1)
         states.append(state_of(case, model))
     return states
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=NOT_SCORED[name]))
+        if name in NOT_SCORED
+        else name
+        for name in SCORED
+    ],
+)
 def test_scorer_gives_the_scores_of_the_loop(name):
     """The scorer, folding where it can, gives the oracle's scores, and leaves the model as it was."""
     case = MODELS[name]
