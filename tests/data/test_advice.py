@@ -199,7 +199,7 @@ def test_a_training_of_one_step_is_not_told_to_use_what_is_set():
     """More steps are the only remedy; with two of them there are two snapshots."""
     with pytest.raises(ConfigError, match=r"over 1 steps gives 1; train longer \(num_train_epochs") as caught:
         plan_snapshots("auto", max_snapshots=10, max_steps=1, steps_per_epoch=1)
-    assert "snapshots='auto'" not in str(caught.value)
+    assert "e.g. snapshots='auto'" not in str(caught.value)
     assert plan_snapshots("auto", max_snapshots=10, max_steps=2, steps_per_epoch=2) == [1, 2]
 
 

@@ -82,7 +82,7 @@ def go_on(folder, whole):
 def opened(folder):
     """The blocks of a folder."""
     begun = read_json(folder / "scores" / "plan.json")
-    return BlockFolder(folder / "scores", begun["fingerprint"], BlockPlan(**begun["plan"]))
+    return BlockFolder.prepare(folder / "scores", begun["fingerprint"], BlockPlan(**begun["plan"]))
 
 
 def flipped(data, at, bit):
@@ -141,7 +141,7 @@ def test_a_damaged_block_is_scored_again(interrupted, whole, damage):
 def test_blocks_of_another_plan_are_never_taken_up(interrupted, whole):
     """A folder that was meanwhile taken up by two processes, which stopped: its blocks go, none is mixed in."""
     begun = read_json(interrupted / "scores" / "plan.json")
-    BlockFolder(interrupted / "scores", begun["fingerprint"], BlockPlan(SHORT.n_rows, 2, 16, 16))
+    BlockFolder.prepare(interrupted / "scores", begun["fingerprint"], BlockPlan(SHORT.n_rows, 2, 16, 16))
     assert block_files(interrupted) == []
     SHORT.score(
         snapshots=interrupted / "snapshots", output_dir=interrupted / "scores", memory_budget=1, batch_size=SHORT.n_rows
@@ -268,7 +268,9 @@ def test_a_read_only_file_system_is_refused_before_the_work(disk, whole):
     """With a message that says so; writable again, the same call goes through."""
     shutil.copytree(whole / "snapshots", disk / "snapshots")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(OutputFolderError, match=r"cannot write to \S+scores \(Read-only file system\); choose another"):
+    with pytest.raises(
+        OutputFolderError, match=r"cannot write to \S+scores/\.lock \(Read-only file system\); choose another"
+    ):
         score(SHORT, disk / "scores", disk / "snapshots")
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     go_on(disk, whole)

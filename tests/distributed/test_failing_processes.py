@@ -11,7 +11,12 @@ SAME = "every process must hold the same data, configuration and snapshots, but 
 DIGEST = "'[0-9a-f]{64}'"
 # What the process on which it happens raises, and as which part of the work the other hears of it.
 ON_ONE = {
-    "a row that cannot be read": (1, "OSError", r"row 41 cannot be decoded", r"scoring block 3 .*OSError: "),
+    "a row that cannot be read": (
+        1,
+        "DataError",
+        r"row 41 cannot be read: OSError: row 41 cannot be decoded; ",
+        "scoring block 3",
+    ),
     "a label out of range": (1, "LabelError", r"row 41: label 7 is outside the model's classes 0\.\.2;", "scoring"),
     "a damaged snapshot": (1, "SnapshotError", SNAPSHOT.format(folder="damaged") + " is damaged", "reading rows and"),
     "a snapshot that vanishes": (1, "SnapshotError", SNAPSHOT.format(folder="vanishing") + " cannot be", "scoring"),

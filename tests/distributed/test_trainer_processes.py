@@ -14,6 +14,7 @@ from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 
 STEPS = 12
+UNREADABLE = "row {0} cannot be read: OSError: row {0} cannot be decoded; restore its file, or leave the row out"
 WHOLE = [name for name, (_, options) in trainings().items() if "breaks" not in name and "other" not in name]
 SAME_ROWS = [name for name in trainings() if "own-rows" not in name and name not in ("without", "breaks-at-once")]
 
@@ -105,19 +106,19 @@ def test_without_data_the_training_rows_are_scored_once_each(folder, collect):
 def test_a_row_that_breaks_on_one_process_costs_the_scores_but_not_the_training(folder, name):
     """Both processes train to the end; `scores` raises the cause on both."""
     other, own = (seen(folder, name, rank)["error"] for rank in (0, 1))
-    assert own == ["NotScoredError", "scoring failed: row 41 cannot be decoded", "OSError"]
+    assert own == ["NotScoredError", f"scoring failed: {UNREADABLE.format(41)}", "DataError"]
     assert other[0] == "NotScoredError"
-    assert other[1].endswith("failed on process 1 of 2: OSError: row 41 cannot be decoded")
+    assert other[1].endswith(f"failed on process 1 of 2: {UNREADABLE.format(41)}")
     assert not (folder / name / "_vog" / "scores" / "manifest.json").exists()
 
 
 def test_what_is_wrong_on_one_process_is_raised_on_both_before_training(folder):
     """In on_train_begin, before any step."""
     other, own = (seen(folder, "breaks-at-once", rank) for rank in (0, 1))
-    assert own["error"][:2] == ["OSError", "row 1 cannot be decoded"]
+    assert own["error"][:2] == ["DataError", UNREADABLE.format(1)]
     assert other["error"][:2] == [
         "ProcessError",
-        "preparing to score failed on process 1 of 2: OSError: row 1 cannot be decoded",
+        f"preparing to score failed on process 1 of 2: {UNREADABLE.format(1)}",
     ]
     assert own["seen"] == other["seen"] == []
 

@@ -571,7 +571,7 @@ def test_a_snapshot_that_is_written_to_while_it_is_scored_is_noticed(tmp_path, m
 def test_no_flipped_bit_of_a_plan_goes_unnoticed(tmp_path):
     """Whatever byte of the file is damaged, the folder is refused, or begun again while it holds no scores."""
     fingerprint, plan = {"rows": 6, "config": {"target": ["logit"]}}, BlockPlan(6, 1, 2, 4)
-    BlockFolder(tmp_path, fingerprint, plan)
+    BlockFolder.prepare(tmp_path, fingerprint, plan)
     path = tmp_path / "plan.json"
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -581,7 +581,7 @@ def test_no_flipped_bit_of_a_plan_goes_unnoticed(tmp_path):
         if json_or_none(damaged) == json_or_none(whole):
             continue  # space that means nothing
         with contextlib.suppress(OutputFolderError):
-            assert BlockFolder(tmp_path, fingerprint, plan).plan == plan
+            assert BlockFolder.prepare(tmp_path, fingerprint, plan).plan == plan
             assert path.read_bytes() == whole
 
 
@@ -591,10 +591,10 @@ def test_numbers_of_a_plan_must_agree(tmp_path, change):
     plan = {"n_rows": 6, "n_processes": 1, "batch_size": 2, "block_rows": 4}
     path, fingerprint = tmp_path / "plan.json", {"rows": 6}
     path.write_text(json.dumps({"fingerprint": fingerprint, "plan": plan}))
-    assert BlockPlan.read(tmp_path) == BlockFolder(tmp_path, fingerprint, BlockPlan(6, 1, 3, 3)).plan
+    assert BlockPlan.read(tmp_path) == BlockFolder.prepare(tmp_path, fingerprint, BlockPlan(6, 1, 3, 3)).plan
     path.write_text(json.dumps({"fingerprint": fingerprint, "plan": plan | change}))
     with pytest.raises(OutputFolderError, match=r"plan\.json is damaged"):
-        BlockFolder(tmp_path, fingerprint, BlockPlan(6, 1, 2, 4))
+        BlockFolder.prepare(tmp_path, fingerprint, BlockPlan(6, 1, 2, 4))
 
 
 def json_or_none(data):

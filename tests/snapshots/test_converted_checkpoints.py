@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.utils.logging import enable_progress_bar
 
 from vog_hf import VoGScorer, input_gradients
 from vog_hf.errors import SnapshotError
@@ -290,6 +291,7 @@ def test_scoring_does_not_change_how_a_model_is_saved(loaded: bool, tmp_path: Pa
 def test_no_bar_appears_for_each_snapshot(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The loading bar of transformers is hidden while snapshots are loaded, and back afterwards."""
     model, paths = checkpoints("vit", tmp_path, saved_whole)
+    enable_progress_bar()  # whatever other tests have left
     capfd.readouterr()
     VoGScorer(model, progress=False).score(rows(model), paths)
     assert "Loading weights" not in capfd.readouterr().err

@@ -99,46 +99,80 @@ def batches(rows: range, batch_size: int) -> list[range]:
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
+def _other_scores(folder: Path, differing: Sequence[str]) -> OutputFolderError:
+    return OutputFolderError(
+        f"{folder} holds scores of something else: {', '.join(differing)} differ; choose another output_dir, or delete "
+        "the folder to score again"
+    )
+
+
 class BlockFolder:
     """A folder that is being filled with finished blocks. Each is written whole or not at all.
 
-    Args:
-        folder: Empty, not there, or an interrupted run of the same fingerprint.
-        fingerprint: What the scores depend on; a folder with blocks or scores of another one is refused, and one in
-            which nothing was scored yet is taken over.
-        plan: Used if the folder is new; an interrupted run keeps its own, so that a restart is bit-equal.
+    `prepare` it on the main process, which alone writes to the folder itself; then `open` it on every process.
 
-    Raises:
-        OutputFolderError: Files that are not ours, or blocks or scores of another fingerprint.
+    Args:
+        folder: Folder of a scoring.
+        fingerprint: What the scores depend on, JSON-ready.
+        plan: Plan of the blocks.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> None:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.plan = plan
         self._blocks = inside(folder / BLOCKS_NAME)
-        self.require_own(folder)
+
+    @classmethod
+    def prepare(cls, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> "BlockFolder":
+        """Begin a folder or take up an interrupted run: write the plan, remove what a kill left half-written.
+
+        Args:
+            folder: Empty, missing, or an interrupted run of the same fingerprint.
+            fingerprint: What the scores depend on; a folder with blocks or scores of another one is refused, and one
+                in which nothing was scored yet is taken over.
+            plan: Used if the folder is new; an interrupted run keeps its own, so that a restart is bit-equal.
+
+        Raises:
+            OutputFolderError: Files that are not ours, or blocks or scores of another fingerprint.
+        """
+        blocks = cls(folder, fingerprint, plan)
+        cls.require_own(folder)
         existing = (folder / PLAN_NAME).is_file()
         if existing:
             begun, kept = _read_plan(folder)
-            differing = [key for key in self.fingerprint if begun.get(key) != self.fingerprint[key]]
-            if differing and self._holds_scores():
-                msg = (
-                    f"{folder} holds scores of something else: {', '.join(differing)} differ; choose another "
-                    "output_dir, or delete the folder to score anew"
-                )
-                raise OutputFolderError(msg)
+            differing = blocks._differing(begun)
+            if differing and blocks._holds_scores():
+                raise _other_scores(folder, differing)
             if not differing and kept.n_processes == plan.n_processes:
-                plan = kept
+                blocks.plan = kept
             else:  # blocks of different plans must never meet, not even after a third run with the first number
-                self.remove_blocks()
-        self.plan = plan
+                blocks.remove_blocks()
         folder.mkdir(parents=True, exist_ok=True)
-        written = {"fingerprint": self.fingerprint, "plan": asdict(plan)}
+        written = {"fingerprint": blocks.fingerprint, "plan": asdict(blocks.plan)}
         if not existing or read_json(folder / PLAN_NAME) != written:
             write_json(folder / PLAN_NAME, written)  # first: it says whose the folder is
-        self._blocks.mkdir(exist_ok=True)
+        blocks._blocks.mkdir(exist_ok=True)
         remove_half_written(folder)
-        remove_half_written(self._blocks)
+        remove_half_written(blocks._blocks)
+        return blocks
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: Mapping[str, Any]) -> "BlockFolder":
+        """Open a prepared folder. Nothing is written.
+
+        Raises:
+            OutputFolderError: The folder was prepared for another fingerprint, or its plan is damaged.
+        """
+        begun, plan = _read_plan(folder)
+        blocks = cls(folder, fingerprint, plan)
+        differing = blocks._differing(begun)
+        if differing:
+            raise _other_scores(folder, differing)
+        return blocks
+
+    def _differing(self, begun: Mapping[str, Any]) -> list[str]:
+        return [key for key in self.fingerprint if begun.get(key) != self.fingerprint[key]]
 
     def _holds_scores(self) -> bool:
         """Whether a block of rows, or all of them, were scored here."""

@@ -216,10 +216,10 @@ class LiveScoring:
                 "moments of the windows early and late need to know the number in advance"
             )
         with session.folder_in_use(folder):
-            make = partial(BlockFolder, folder, fingerprint, in_one_block)
-            from_main(session.processes, f"preparing {folder}", make)
+            prepare = partial(BlockFolder.prepare, folder, fingerprint, in_one_block)
+            from_main(session.processes, f"preparing {folder}", prepare)
             run_together(session.processes, f"looking for {folder}", lambda: require_shared(folder))
-            blocks = run_together(session.processes, f"opening {folder}", make)
+            blocks = run_together(session.processes, f"opening {folder}", lambda: BlockFolder.open(folder, fingerprint))
             run_together(session.processes, "writing the moments", lambda: self._write(blocks))
             return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
 

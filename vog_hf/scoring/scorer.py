@@ -265,9 +265,9 @@ class VoGScorer:
                 return scores
             plan = run_together(processes, "the dry run", lambda: self.plan(reader, require_finite=False))
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
-            block_plan = from_main(processes, f"preparing {folder}", prepare)
+            from_main(processes, f"preparing {folder}", prepare)
             run_together(processes, f"looking for {folder}", lambda: require_shared(folder))
-            blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder(folder, fingerprint, block_plan))
+            blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder.open(folder, fingerprint))
             free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
             budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
             resident = self._resident_bytes()
@@ -340,14 +340,13 @@ class VoGScorer:
 
     def _prepared(
         self, plan: ScoringPlan, folder: Path, fingerprint: dict[str, Any], n_rows: int, n_snapshots: int
-    ) -> BlockPlan:
-        """Begin or take up the folder (on the main process): the blocks that all processes then follow."""
-        blocks = BlockFolder(folder, fingerprint, self._block_plan(plan, n_rows, n_snapshots))
+    ) -> None:
+        """Begin or take up the folder, on the main process; all processes then open it."""
+        blocks = BlockFolder.prepare(folder, fingerprint, self._block_plan(plan, n_rows, n_snapshots))
         known = None if n_rows == UNKNOWN_LENGTH else n_rows
         needed = plan.disk_bytes(known or blocks.plan.block_rows, n_snapshots) - blocks.block_bytes
         require_free(folder, needed, "storing the scores")
         logger.info("VoG: %s; scores in %s", self.estimate(plan, known, n_snapshots), folder)
-        return blocks.plan
 
     def _resident_bytes(self) -> int:
         """How much of the snapshots may stay on a device; a CPU has the files in its page cache anyway."""
