@@ -63,7 +63,7 @@ def texts():
 def test_a_random_collator_is_named_and_its_wrapper_scores(side):
     """Masks drawn anew are refused as the collator's; with a seed per row, scores do not depend on the batch."""
     model, rows = masked_model(), texts()
-    with pytest.raises(DataError, match=r"the collator is random.*SeededPerRow\(collator\), from vog_hf\.collating"):
+    with pytest.raises(DataError, match=r"the collator is random.*SeededPerRow\(collator\), from vog_hf\.data"):
         vog_of(model, rows, collate_fn=masking(side=side))
     found = [vog_of(model, rows, collate_fn=SeededPerRow(masking(side=side)), batch_size=n) for n in (1, 2, 5)]
     assert (found[0] > 0).all()

@@ -57,7 +57,6 @@ class Assembler:
         self._times_seen = np.zeros(n_rows, dtype=np.int64)
         self._trajectories: dict[str, npt.NDArray[Any]] = {}
         self._map_values = folder / ".heat-map-values.npy"
-        self._map_values.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
 
@@ -79,6 +78,8 @@ class Assembler:
             elif kind == "trajectories":
                 self._trajectory(name, values)[rows] = values
         if "heat_maps/values" in block:
+            if not self._shapes:
+                self._map_values.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
             with self._map_values.open("ab" if self._shapes else "wb") as file:
                 if not self._shapes:
                     _write_header(file, 0)
