@@ -457,6 +457,32 @@ def test_weights_of_another_model_are_refused(change, message):
     vog_of(model, named(states))
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
+def test_state_dicts_of_compiled_and_parallel_modules_are_those_of_the_model(prefix):
+    """What torch.compile and DistributedDataParallel write before each name changes no score, in any nesting."""
+    model = models.mlp().model
+    states = models.perturbed_states(model, 3)
+    wrapped = [{prefix + name: value for name, value in state.items()} for state in states]
+    assert vog_of(model, named(wrapped)).tolist() == vog_of(model, named(states)).tolist()
+    with pytest.raises(SnapshotError, match=r"the model has not, the first is '.*module\.other'"):
+        vog_of(model, named([states[0], changed(wrapped[1], **{"module.other": torch.zeros(2)}), wrapped[2]]))
+
+
+def test_checkpoint_folders_of_a_compiled_transformer_are_scored(tmp_path):
+    """Names of a compiled module in ``model.safetensors`` are those of the model inside, also for transformers."""
+    case = models.bert()
+    states = models.perturbed_states(case.model, 2)
+    saved(tmp_path / "plain", dict(enumerate(states)))
+    saved(tmp_path / "compiled", {k: {f"_orig_mod.{n}": v for n, v in s.items()} for k, s in enumerate(states)})
+    rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    plain, compiled = (
+        VoGScorer(case.model).score(rows, tmp_path / name, collate_fn=models.collate).column("vog")
+        for name in ("plain", "compiled")
+    )
+    assert compiled.tolist() == plain.tolist()
+    assert plain.max() > 0
+
+
 def test_two_values_for_one_shared_tensor_are_refused():
     """A model whose head is tied to its embedding cannot hold a state in which they differ; equal ones are fine."""
     case = models.gpt2()

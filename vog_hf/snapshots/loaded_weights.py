@@ -13,7 +13,7 @@ from vog_hf.gradients.model_state import ModelState
 from vog_hf.snapshots.conversion import converted_tensors, is_converted
 from vog_hf.snapshots.peft_adapters import adapter_names
 from vog_hf.snapshots.snapshot_set import Snapshot
-from vog_hf.snapshots.whole_tensors import aliases, is_storable, model_tensors, require_whole
+from vog_hf.snapshots.whole_tensors import aliases, is_storable, model_tensors, require_whole, unwrapped_name
 
 
 class LentWeights:
@@ -58,7 +58,7 @@ class LentWeights:
                 self._lend(name, value)
             return
         found: set[str] = set()
-        if not snapshot.is_adapter and is_converted(self._model, snapshot, _keys(snapshot), self._aliases):
+        if not snapshot.is_adapter and self._is_converted(snapshot):
             with _explained(snapshot, snapshot.files[0]):
                 self._load_converted(snapshot, found)
         else:
@@ -96,6 +96,15 @@ class LentWeights:
         own = self._tensors[name]
         own.data = value if isinstance(own, nn.Parameter) else value.clone()
 
+    def _is_converted(self, snapshot: Snapshot) -> bool:
+        keys = map(self._plain, _keys(snapshot))
+        return is_converted(self._model, snapshot, set(keys), self._aliases)
+
+    def _plain(self, key: str) -> str:
+        """A key without what compiled and data-parallel modules write before it, where only that is a name here."""
+        plain = unwrapped_name(key).removeprefix("module.")
+        return plain if key not in self._aliases and plain in self._aliases else key
+
     def _load_converted(self, snapshot: Snapshot, found: set[str]) -> None:
         for place, value in converted_tensors(self._model, snapshot).items():
             name = self._aliases[place]
@@ -114,14 +123,15 @@ class LentWeights:
         """The model's tensor for each key of a file."""
         if snapshot.is_adapter:
             return adapter_names(self._model, keys, snapshot.name)
-        unexpected = sorted(key for key in keys if self._aliases.get(key) not in self._stored)
+        names = {key: self._aliases.get(self._plain(key)) for key in keys}
+        unexpected = sorted(key for key, name in names.items() if name not in self._stored)
         if unexpected:
             msg = (
                 f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model has not, the first is "
                 f"{unexpected[0]!r}; was it taken of another model?"
             )
             raise SnapshotError(msg)
-        return {key: self._aliases[key] for key in keys}
+        return {key: name for key, name in names.items() if name is not None}
 
     def _put(self, snapshot: str, name: str, value: Tensor, *, again: bool) -> None:
         own = self._tensors[name]
