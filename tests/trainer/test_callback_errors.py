@@ -307,6 +307,17 @@ def test_a_folder_that_another_run_is_using_is_refused(tmp_path):
     assert_accepted(tmp_path, vog)
 
 
+@BOTH
+def test_two_callbacks_of_one_training_need_a_folder_each(collect, tmp_path):
+    """The second callback is refused before the first step where it would write into the folder of the first."""
+    first, second = VoGCallback(pixel_rows()), VoGCallback(pixel_rows(), collect=collect)
+    with pytest.raises(OutputFolderError, match=r"_vog is in use by another VoGCallback of this training; pass"):
+        trained(tmp_path, [first, second])
+    apart = VoGCallback(pixel_rows(), collect=collect, output_dir=tmp_path / "apart")
+    trained(tmp_path, [first, apart])  # the training that was refused does not hold the folder any more
+    assert first.scores.column("vog") == pytest.approx(apart.scores.column("vog"), rel=1e-4)
+
+
 def test_a_training_that_was_killed_while_it_made_its_folder_can_be_started_again(tmp_path, monkeypatch):
     """A lock and half-written files are ours; a file that is not, beside them, is refused as ever."""
 

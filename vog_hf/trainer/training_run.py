@@ -172,7 +172,7 @@ class TrainingRun:
             ConfigError: Live moments of the step that Trainer resumes from are not there.
         """
         step = state.global_step
-        self._taken = from_main(current_processes(), f"preparing {self.folder}", lambda: self._prepare_folder(step))
+        self._taken = from_main(current_processes(), f"preparing {self.folder}", lambda: self._prepare_folder(state))
         if self._live and step > 0:
             self._restore_moments(step)
         missing = [planned for planned in self.plan if planned < step and planned not in self._taken]
@@ -322,9 +322,10 @@ class TrainingRun:
             estimate = self._scorer.estimate(plan, self._n_rows(split), len(self.plan), collect=collect)
             logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
 
-    def _prepare_folder(self, step: int) -> list[int]:
+    def _prepare_folder(self, state: TrainerState) -> list[int]:
         """Check and empty the folder, or take up an interrupted training; returns the steps that are there."""
-        folder, resumed = self.folder, step > 0
+        folder, step = self.folder, state.global_step
+        resumed = step > 0
         if folder.exists() and not folder.is_dir():
             msg = f"output_dir {folder} is a file; pass a folder"
             raise OutputFolderError(msg)
@@ -332,7 +333,7 @@ class TrainingRun:
             msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
             raise OutputFolderError(msg)
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
-        _hold(folder)
+        _hold(folder, state)
         remove_half_written(folder)
         write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
         if not resumed or self._live:  # of an interrupted replay, `finish` goes on with what is finished
@@ -346,19 +347,30 @@ class TrainingRun:
         return self._writer.steps
 
 
-_held: dict[Path, ExitStack] = {}
+_held: dict[Path, tuple[ExitStack, TrainerState]] = {}
 
 
-def _hold(folder: Path) -> None:
-    """Hold a folder's lock until `_release`, or until this process's next training in it: the last may have crashed."""
+def _hold(folder: Path, state: TrainerState) -> None:
+    """Hold a folder's lock until `_release`, or until this process's next training in it: the last may have crashed.
+
+    Callbacks of one training get the same ``state``, and each needs a folder of its own.
+    """
+    _, holder = _held.get(folder.resolve(), (None, None))
+    if holder is state:
+        msg = (
+            f"{folder} is in use by another VoGCallback of this training; pass output_dir=, a folder of its own, to "
+            "one of them, or compute several targets with one callback: VoGConfig(target=('logit', 'loss'))"
+        )
+        raise OutputFolderError(msg)
     _release(folder)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
-        _held[folder.resolve()] = stack.pop_all()
+        _held[folder.resolve()] = (stack.pop_all(), state)
 
 
 def _release(folder: Path) -> None:
-    _held.pop(folder.resolve(), ExitStack()).close()
+    stack, _ = _held.pop(folder.resolve(), (ExitStack(), None))
+    stack.close()
 
 
 def _step_of(folder: Path) -> int:
