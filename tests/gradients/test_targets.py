@@ -185,8 +185,10 @@ def test_regression_labels_are_finite_and_one_per_output():
     with pytest.raises(LabelError, match="regression labels must be finite, got nan") as caught:
         check(torch.tensor([1.0, torch.nan]), 1)
     assert caught.value.position == 1
-    with pytest.raises(DataError, match=r"a regression with 3 outputs got labels of shape \(2, 2\)"):
+    with pytest.raises(DataError, match=r"a regression with 3 outputs needs 3 numbers a row, got .* \(2, 2\)"):
         check(torch.zeros(2, 2), 3)
+    with pytest.raises(DataError, match=r"\(2,\); if the numbers are classes, cast them to int64"):
+        check(torch.tensor([0.0, torch.nan]), 3)  # classes of which one is missing, as pandas stores them
 
 
 def test_token_labels_are_of_the_vocabulary_and_not_all_left_out():

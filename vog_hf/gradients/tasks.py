@@ -129,7 +129,11 @@ class Regression(Task):
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         per_row = labels.reshape(len(labels), -1).shape[1]
         if n_outputs is not None and per_row != n_outputs:
-            msg = f"a regression with {n_outputs} outputs got labels of shape {tuple(labels.shape)}"
+            msg = (
+                f"a regression with {n_outputs} outputs needs {n_outputs} numbers a row, got labels of shape "
+                f"{tuple(labels.shape)}; if the numbers are classes, cast them to int64 (a missing one to -100) and "
+                "set config.problem_type='single_label_classification'"
+            )
             raise DataError(msg)
         bad = ~torch.isfinite(labels.float()).reshape(len(labels), -1).all(1)
         if bool(bad.any()):
