@@ -12,6 +12,7 @@ from vog_hf import VoGScorer, VoGScores, add_vog_columns
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.errors import OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, apply_review
+from vog_hf.runtime.files import read_json
 
 N = 70
 MODEL = nn.Linear(4, 3)
@@ -51,8 +52,8 @@ def as_version_1(dataset):
 
 
 def rewritten(path, change):
-    """A JSON file with a change."""
-    values = json.loads(path.read_text())
+    """A JSON file with a change, without a checksum, as version 1 wrote none."""
+    values = read_json(path)
     change(values)
     path.write_text(json.dumps(values))
 

@@ -146,9 +146,9 @@ def _run(work: Callable[[], None], before: Before | None, rank: int, n_processes
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file of a folder of scores; of the manifest all but the time."""
+    """Every file of a folder of scores; of the manifest all but the time, and its checksum."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    files["manifest.json"] = {**json.loads(files["manifest.json"]), "created": None}
+    files["manifest.json"] = {**json.loads(files["manifest.json"]), "created": None, "checksum": None}
     return files
 
 

@@ -99,7 +99,7 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path):
     """A run that was killed does not lock its successor out."""
     code = f"""
 import os, pathlib
-from vog_hf.files import locked
+from vog_hf.runtime.files import locked
 with locked(pathlib.Path({str(tmp_path)!r})):
     print("held", flush=True)
     os.kill(os.getpid(), 9)
@@ -176,7 +176,7 @@ def test_a_write_removes_what_dead_writers_of_the_same_file_left(tmp_path):
     kept = [tmp_path / f".report[1].html.{os.getppid()}.tmp", tmp_path / f".other.html.{ended.pid}.tmp"]
     for path in (left, *kept):
         path.write_text("half")
-    write_json(tmp_path / "report[1].html", 1)
+    write_json(tmp_path / "report[1].html", {"page": 1})
     assert names(tmp_path) == sorted(["report[1].html", *(path.name for path in kept)])
 
 
@@ -234,6 +234,6 @@ def test_a_temporary_file_is_no_way_out_of_its_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for name in ("plan.json", f".plan.json.{os.getpid()}.tmp"):
         (tmp_path / "scores" / name).symlink_to(tmp_path / "notes.txt")
-    write_json(tmp_path / "scores" / "plan.json", [1])
+    write_json(tmp_path / "scores" / "plan.json", {"rows": 1})
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert read_json(tmp_path / "scores" / "plan.json") == [1]
+    assert read_json(tmp_path / "scores" / "plan.json") == {"rows": 1}

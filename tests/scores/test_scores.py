@@ -9,6 +9,7 @@ import pytest
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.runtime.files import read_json
 from vog_hf.scores.vog_scores import MAX_CLASSES, VoGScores, class_count
 from vog_hf.scoring.scorer import VoGScorer
 
@@ -156,7 +157,7 @@ def test_a_folder_without_finished_scores_is_refused(tmp_path):
 def test_another_format_is_refused(others, tmp_path):
     """Scores of a version that wrote otherwise are not guessed at, nor called damaged where its keys differ."""
     VoGScores({"vog": np.array([0.1])}, {}).save(tmp_path / "scores")
-    manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
+    manifest = read_json(tmp_path / "scores" / "manifest.json")
     (tmp_path / "scores" / "manifest.json").write_text(json.dumps({**manifest, **others, "format": 2}))
     with pytest.raises(OutputFolderError, match="has format 2, this version reads 1; score again"):
         VoGScores.load(tmp_path / "scores")
@@ -230,7 +231,7 @@ def test_the_manifest_says_how_the_scores_were_made(tmp_path):
     assert [snapshot["name"] for snapshot in manifest["snapshots"]] == names
     assert len({snapshot["digest"] for snapshot in manifest["snapshots"]}) == 3
     assert manifest["collect"] == "replay"
-    stored = json.loads((tmp_path / "scores" / "manifest.json").read_text())
+    stored = read_json(tmp_path / "scores" / "manifest.json")
     files = stored.pop("files")
     assert stored == manifest
     assert files.keys() == {path.name for path in (tmp_path / "scores").iterdir()} - {
@@ -266,7 +267,7 @@ def test_a_manifest_of_another_shape_is_refused(tmp_path, case):
     classified().save(tmp_path / "scores")
     assert VoGScores.load(tmp_path / "scores").trajectory("vog").shape == (2, 3)
     path = tmp_path / "scores" / "manifest.json"
-    manifest = edit if isinstance(edit, list) else {**json.loads(path.read_text()), "files": {}, **edit}
+    manifest = edit if isinstance(edit, list) else {**read_json(path), "files": {}, **edit}
     path.write_text(json.dumps(manifest))
     with pytest.raises(OutputFolderError, match=message):
         VoGScores.load(tmp_path / "scores")
@@ -277,7 +278,7 @@ def test_arrays_of_another_kind_are_refused(tmp_path, content):
     """Damaged files, and those of other rows or of no numbers, are named when the scores are loaded."""
     classified().save(tmp_path / "scores")
     path = tmp_path / "scores" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {}}))
+    path.write_text(json.dumps({**read_json(path), "files": {}}))
     array = tmp_path / "scores" / "trajectory-vog.npy"
     if isinstance(content, bytes):
         array.write_bytes(content)

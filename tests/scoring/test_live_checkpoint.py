@@ -9,6 +9,7 @@ from trainings import PowerCutError, assert_same_scores, cut, pixel_rows, scores
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, OutputFolderError
+from vog_hf.runtime.files import read_json
 from vog_hf.scoring.live_checkpoint import STATE_NAME, read_header
 from vog_hf.trainer.callback import VoGCallback
 
@@ -137,7 +138,7 @@ def test_moments_and_scores_have_formats_of_their_own(tmp_path, monkeypatch):
     _, live = start(case)
     live.restore(folder)
     assert live.n_snapshots == 3
-    header = json.loads((folder / STATE_NAME).read_text())
+    header = read_json(folder / STATE_NAME)
     assert (header["format"], header["state format"]) == (7, 1)
     (folder / STATE_NAME).write_text(json.dumps({**header, "state format": 2}))
     with pytest.raises(OutputFolderError, match="has format 2, this version reads 1; train anew"):

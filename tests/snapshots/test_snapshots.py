@@ -14,6 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.testing import assert_close
 
 from vog_hf.errors import ConfigError, SnapshotError
+from vog_hf.runtime.files import read_json
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import (
     INDEX_NAME,
@@ -564,7 +565,7 @@ def test_an_index_names_files_of_its_own_folder_only(name, tmp_path):
     model, folder = backbone(), tmp_path / "snapshots"
     trained(model, folder)
     (tmp_path / "outside.safetensors").write_bytes(b"mine")
-    whole = json.loads((folder / INDEX_NAME).read_text())
+    whole = read_json(folder / INDEX_NAME)
     entries = [{**whole["snapshots"][0], "file": name, "step": 99}, *whole["snapshots"][1:]]
     (folder / INDEX_NAME).write_text(json.dumps({**whole, "snapshots": entries}))
     for use in (lambda: vog_of(model, folder), lambda: SnapshotWriter(folder, model).continue_from(20)):

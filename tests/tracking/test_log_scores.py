@@ -28,6 +28,7 @@ from vog_hf.evaluation import (
     stability_in_words,
 )
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.runtime.files import read_json
 from vog_hf.scores.pictures import overlay
 from vog_hf.scores.ranking import most_extreme
 from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
@@ -261,7 +262,7 @@ class TestImages:
         assert set(files) == {"scores.parquet", "manifest.json"}
         scores.save(tmp_path / "scores")
         assert pq.read_table(files["scores.parquet"]).equals(pq.read_table(tmp_path / "scores" / "scores.parquet"))
-        assert json.loads(files["manifest.json"].read_text()) == scores.manifest
+        assert read_json(files["manifest.json"]) == scores.manifest
         metadata = json.loads(record["metadata"])
         assert metadata == {name: value for name, value in scores.manifest.items() if name != "long"}
 

@@ -47,6 +47,14 @@ class RowIdentity:
         """The rows that a folder of scores or moments was begun for, without a hash of each."""
         return cls(fingerprint.get("rows", 0), fingerprint.get("data", {}), None)
 
+    @staticmethod
+    def is_fingerprint(fingerprint: Any) -> bool:
+        """Whether `of_fingerprint` can read this: rows are a number, and data a digest per column."""
+        if not isinstance(fingerprint, Mapping):
+            return False
+        rows, data = fingerprint.get("rows", 0), fingerprint.get("data", {})
+        return type(rows) is int and isinstance(data, Mapping) and all(isinstance(one, str) for one in data.values())
+
     def verify(self, other: "RowIdentity") -> list[str]:
         """The columns on which ``other`` (a data set at hand) agrees with these rows (those that were scored).
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 from vog_hf.errors import ConfigError, JournalError, OutputFolderError
 from vog_hf.review.decision import Decision, hex_of, is_whole, now, require_valid
 from vog_hf.review.journal_header import JournalHeader, given_labels, is_header_start
-from vog_hf.runtime.files import exclusively, explained_disk_errors, inside
+from vog_hf.runtime.files import exclusively, explained_disk_errors, inside, with_checksum, without_checksum
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -50,12 +50,12 @@ class Events:
         for line in data.split(b"\n")[:-1]:
             self.n_lines += 1
             try:
-                self._add(json.loads(line))
+                self._add(without_checksum(json.loads(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                 msg = (
-                    f"line {self.n_lines} of {path} is not what a journal has there ({reason}); mend that line, or "
-                    "restore the file from a copy"
+                    f"line {self.n_lines} of {path} is not what a journal has there ({reason}); restore the file "
+                    "from a copy, or mend that line, without its checksum"
                 )
                 raise JournalError(msg) from error
 
@@ -108,7 +108,7 @@ def is_json(data: bytes) -> bool:
 def append_line(file: int, event: dict[str, Any], path: Path) -> None:
     """Append an event to a locked file, and have it on disk; on a full disk the file is as it was."""
     # ASCII: a note may have halves of surrogate pairs or line separators in it.
-    line = json.dumps(event, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
+    line = json.dumps(with_checksum(event), ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
     write_all(file, line, os.fstat(file).st_size, path)
 
 

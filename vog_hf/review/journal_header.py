@@ -12,13 +12,24 @@ import numpy.typing as npt
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import RowMismatchError
 from vog_hf.review.decision import now
+from vog_hf.scores.manifest import MAYBE_TEXT, MAYBE_WHOLE, TEXT, WHOLE, ListOf, Record, fault_in
 from vog_hf.scores.ranking import has_classes
-from vog_hf.scores.vog_scores import VoGScores, class_count
+from vog_hf.scores.vog_scores import MAX_CLASSES, VoGScores, class_count
 
 logger = logging.getLogger(__name__)
 
 KIND, FORMAT = "vog_hf.review", 1
 HEADER_START = f'{{"journal": "{KIND}"'.encode()  # tells a header that was cut off from a file of somebody else's
+HEADER = Record(
+    {
+        "n_rows": WHOLE,
+        "columns": Record(others=TEXT),
+        "label_digest": MAYBE_TEXT,
+        "n_classes": MAYBE_WHOLE,
+        "class_names": ListOf(TEXT, or_null=True),
+        "created": TEXT,
+    }
+)
 
 Labels = npt.NDArray[np.int64]
 
@@ -62,7 +73,11 @@ class JournalHeader:
         if event["journal"] != KIND or event["format"] != FORMAT:
             msg = f"journal {event['journal']!r} of format {event['format']!r}, this version reads {KIND!r}, {FORMAT}"
             raise ValueError(msg)
-        return cls(**{name: event[name] for name in cls.__dataclass_fields__})
+        header = cls(**{name: event[name] for name in cls.__dataclass_fields__})
+        fault = fault_in(asdict(header), HEADER, "the header")
+        if fault is not None or header.n_rows < 0 or not 0 <= (header.n_classes or 0) <= MAX_CLASSES:
+            raise ValueError(fault or f"{header.n_rows} rows and {header.n_classes} classes")
+        return header
 
     def event(self) -> dict[str, Any]:
         """The first line of a journal."""

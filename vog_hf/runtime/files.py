@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ LOCK_PATIENCE = 6.0  # seconds; torch's workers look every 5 whether their paren
 LOCK_NAME = ".lock"
 LOCK_NAMES = (LOCK_NAME, f"{LOCK_NAME}.held")
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # NFS without lockd, Lustre without -o flock
+JSON_CHECKSUM = "checksum"  # key of a JSON object of ours
 OWN_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # as `write_atomically` names them, with the process
 SAFETENSORS_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
@@ -65,9 +66,33 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
         raise OutputFolderError(msg) from error
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write values as JSON, atomically."""
-    text = json.dumps(values, indent=2, sort_keys=False, allow_nan=False)
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a JSON object with the CRC-32 of their canonical JSON, which `without_checksum` verifies."""
+    return {**values, JSON_CHECKSUM: _json_checksum(values)}
+
+
+def without_checksum(values: Any) -> Any:
+    """What `with_checksum` was given; JSON without a checksum, as earlier versions wrote it, is given back as it is.
+
+    Raises:
+        ValueError: The values are not those that the checksum was computed of.
+    """
+    if not isinstance(values, dict) or JSON_CHECKSUM not in values:
+        return values
+    rest = {name: value for name, value in values.items() if name != JSON_CHECKSUM}
+    if values[JSON_CHECKSUM] != _json_checksum(rest):
+        msg = f"the checksum {values[JSON_CHECKSUM]!r} was written, and the values have {_json_checksum(rest)!r}"
+        raise ValueError(msg)
+    return rest
+
+
+def _json_checksum(values: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(json.loads(json.dumps(values)), sort_keys=True).encode()):08x}"
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as a JSON object with a checksum, atomically."""
+    text = json.dumps(with_checksum(values), indent=2, sort_keys=False, allow_nan=False)
     write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
@@ -75,10 +100,10 @@ def read_json(path: Path) -> Any:
     """Read what `write_json` wrote.
 
     Raises:
-        OutputFolderError: It is not JSON: damaged, or not ours.
+        OutputFolderError: It is not JSON, or not what its checksum says: damaged, or not ours.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return without_checksum(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError, OSError) as error:
         msg = f"{path} is not the JSON that vog_hf writes ({error}); delete the folder and score again"
         raise OutputFolderError(msg) from error

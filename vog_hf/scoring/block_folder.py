@@ -50,7 +50,7 @@ class BlockPlan:
         """The plan that a folder was filled by."""
         return _read_plan(folder)[1]
 
-    def require_sound(self, n_rows: int) -> None:
+    def require_sound(self, n_rows: int | None) -> None:
         """Raise ValueError where the numbers are not those of a plan for a number of rows."""
         numbers = (self.n_processes, self.batch_size, self.block_rows)
         if (
@@ -86,12 +86,13 @@ def _read_plan(folder: Path) -> tuple[dict[str, Any], BlockPlan]:
     path = folder / PLAN_NAME
     begun = read_json(path)
     try:
-        fingerprint, plan = dict(begun["fingerprint"]), BlockPlan(**begun["plan"])
-        plan.require_sound(fingerprint.get("rows", plan.n_rows))
+        fingerprint, plan = begun["fingerprint"], BlockPlan(**begun["plan"])
+        known = RowIdentity.is_fingerprint(fingerprint)
+        plan.require_sound(fingerprint.get("rows", plan.n_rows) if known else None)
     except (TypeError, KeyError, ValueError) as error:
         msg = f"{path} is damaged: its numbers are not those of a plan; delete the folder and score again"
         raise OutputFolderError(msg) from error
-    return fingerprint, plan
+    return dict(fingerprint), plan
 
 
 def batches(rows: range, batch_size: int) -> list[range]:
@@ -212,7 +213,7 @@ class BlockFolder:
     def identity(folder: Path) -> RowIdentity | None:
         """The rows that a folder was begun for, without a hash of each; None where it is not a folder of ours."""
         plan = read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).is_file() else None
-        if not isinstance(plan, dict) or "fingerprint" not in plan:
+        if not isinstance(plan, dict) or not RowIdentity.is_fingerprint(plan.get("fingerprint")):
             return None
         return RowIdentity.of_fingerprint(plan["fingerprint"])
 

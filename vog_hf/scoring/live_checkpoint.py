@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import OutputFolderError
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.runtime.files import file_digest, read_json, write_atomically, write_json
 from vog_hf.runtime.processes import Processes, from_main, gathered, run_together
+from vog_hf.scores.manifest import fault_in
 
 STATE_NAME = "state.json"  # written last: a folder without it is not whole
 PART_BYTES = 256 * 2**20
@@ -65,10 +67,36 @@ def read_header(folder: Path) -> dict[str, Any]:
         msg = f"{folder} holds no moments (no {STATE_NAME}); resume from an earlier checkpoint"
         raise OutputFolderError(msg)
     header = read_json(folder / STATE_NAME)
-    if header.get(FORMAT_KEY) != FORMAT:
-        msg = f"{folder} has format {header.get(FORMAT_KEY)!r}, this version reads {FORMAT}; train anew"
+    if not _is_header(header):
+        msg = f"{folder / STATE_NAME} is damaged: it names no moments; resume from an earlier checkpoint"
         raise OutputFolderError(msg)
-    return header
+    if header[FORMAT_KEY] != FORMAT:
+        msg = f"{folder} has format {header[FORMAT_KEY]!r}, this version reads {FORMAT}; train anew"
+        raise OutputFolderError(msg)
+    return dict(header)
+
+
+def _is_header(header: Any) -> bool:
+    """Whether this is what `save_state` writes: every batch in a file that has a digest, and named snapshots."""
+    if not isinstance(header, dict) or not {FORMAT_KEY, "batches", "digests", "snapshots"} <= set(header):
+        return False
+    batches, digests, snapshots = header["batches"], header["digests"], header["snapshots"]
+    return (
+        isinstance(digests, dict)
+        and all(Path(name).name == name and isinstance(digest, str) for name, digest in digests.items())
+        and isinstance(batches, list)
+        and all(_is_batch(batch) and batch[3] in digests for batch in batches)
+        and fault_in({"format": FORMAT, "snapshots": snapshots}) is None
+        and RowIdentity.is_fingerprint(header)
+    )
+
+
+def _is_batch(batch: Any) -> bool:
+    """Whether this is start, stop and step of a batch of rows, and the name of its file."""
+    if not isinstance(batch, list) or len(batch) != 4 or any(type(number) is not int for number in batch[:3]):
+        return False
+    start, stop, step, name = batch
+    return 0 <= start < stop and step > 0 and isinstance(name, str)
 
 
 def load_batches(

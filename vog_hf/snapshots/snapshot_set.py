@@ -1,16 +1,16 @@
 """A snapshot and a set of them: which files, of which step, and what makes them sound."""
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from vog_hf.errors import SnapshotError
+from vog_hf.errors import OutputFolderError, SnapshotError
 from vog_hf.metric.windows import MIN_SNAPSHOTS
-from vog_hf.runtime.files import file_digest
+from vog_hf.runtime.files import file_digest, read_json
 from vog_hf.snapshots.peft_adapters import WEIGHTS_NAME, adapter_keys, adapter_names, base_digest, check_adapter
 from vog_hf.snapshots.whole_tensors import model_tensors, require_whole, tensor_digest
 
@@ -130,20 +130,34 @@ def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
     """
     path = folder / INDEX_NAME
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        snapshots = tuple(
-            Snapshot(entry["name"], (folder / plain_name(entry["file"]),), entry["step"], entry["digest"])
-            for entry in index["snapshots"]
-        )
-        return snapshots, dict(index["frozen"])
-    except (ValueError, KeyError, TypeError) as error:
+        index = read_json(path)
+        return tuple(_snapshot(entry, folder) for entry in index["snapshots"]), _digests(index["frozen"])
+    except (OutputFolderError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
         raise SnapshotError(msg) from error
 
 
+def _snapshot(entry: Mapping[str, Any], folder: Path) -> Snapshot:
+    """A snapshot from its line of the index; raises ValueError or TypeError where that is none."""
+    name, step, digest = entry["name"], entry["step"], entry["digest"]
+    is_step = step is None or (type(step) is int and step >= 0)
+    if not (isinstance(name, str) and is_step and isinstance(digest, str | None)):
+        msg = f"{dict(entry)} names no snapshot"
+        raise ValueError(msg)
+    return Snapshot(name, (folder / plain_name(entry["file"]),), step, digest)
+
+
+def _digests(frozen: Mapping[str, Any]) -> dict[str, str]:
+    digests = dict(frozen)
+    if not all(isinstance(digest, str) for digest in digests.values()):
+        msg = f"the digests of frozen tensors must be texts, got {digests}"
+        raise ValueError(msg)
+    return digests
+
+
 def plain_name(name: str) -> str:
     """The name of a file that lies in the folder that names it; raises ValueError where it would lead out of it."""
-    if Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         msg = f"{name!r} is not the name of a file in this folder"
         raise ValueError(msg)
     return name
