@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import torch
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type, shown
 from vog_hf.gradients.targets import Target, target_name
 from vog_hf.gradients.tasks import TARGETS, TASKS
 
@@ -62,7 +62,7 @@ class VoGConfig:
             msg = f"target must name at least one of {', '.join(TARGETS)} or a callable, got {self.target!r}"
             raise ConfigError(msg)
         for target in self.targets:
-            if not callable(target) and target not in TARGETS:
+            if not callable(target) and not any(_is_same(target, name) for name in TARGETS):
                 msg = f"target must be {', '.join(TARGETS)} or a callable(outputs, batch) -> [batch], got {target!r}"
                 raise ConfigError(msg)
         if len(set(self.target_names)) < len(self.targets):
@@ -124,7 +124,8 @@ class VoGConfig:
         Raises:
             ConfigError: An unknown option, or a callable target, which a name cannot bring back.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        require_type("a configuration", values, Mapping, "pass what to_dict gave")
+        unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
             msg = f"unknown options {unknown}; a VoGConfig has {[field.name for field in fields(cls)]}"
             raise ConfigError(msg)
@@ -134,8 +135,18 @@ class VoGConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "VoGConfig":
-        """The configuration that `to_json` wrote."""
-        return cls.from_dict(json.loads(text))
+        """The configuration that `to_json` wrote.
+
+        Raises:
+            ConfigError: It is not JSON, or as `from_dict`.
+        """
+        require_type("a configuration in JSON", text, (str, bytes), "pass what to_json gave")
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            msg = f"a configuration in JSON was expected, got {shown(text)}: {error}; pass what to_json gave"
+            raise ConfigError(msg) from error
+        return cls.from_dict(values)
 
     def _check_column_names(self) -> None:
         """The label's column has a name, and every target has columns of its own, with these endings."""
@@ -167,32 +178,16 @@ def _column_names(target_names: Sequence[str]) -> tuple[str, ...]:
     return tuple("vog" if i == 0 else f"vog_{name.rpartition('.')[2]}" for i, name in enumerate(target_names))
 
 
-def whole_number(option: str, value: Any, least: int) -> int:
-    """An option as Python's own int, which JSON can hold, from numpy and torch as well.
-
-    Raises:
-        ConfigError: It is not a whole number, or less than the least that is allowed.
-
-    Example:
-        >>> import numpy as np
-        >>> whole_number("batch_size", np.int64(8), 1)
-        8
-    """
-    try:
-        number = int(value) if value == int(value) else None
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or isinstance(value, str) or number < least:
-        msg = f"{option} must be at least {least}, got {value!r}; pass a whole number"
-        raise ConfigError(msg)
-    return number
-
-
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
-    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+    if not any(_is_same(value, choice) for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)
         msg = f"{option} must be one of {listed}, got {value!r}"
         raise ConfigError(msg)
+
+
+def _is_same(value: object, choice: object) -> bool:
+    """Whether a value is a choice: arrays and tensors compare element by element, and 1 equals True."""
+    return value is choice or (isinstance(value, str) and value == choice)
 
 
 def target_digest(target: Callable[..., Any]) -> str:

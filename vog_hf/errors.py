@@ -20,8 +20,16 @@
     |-- OutputFolderError  (OSError)       a folder that is foreign, in use, or holds another run's scores
     `-- MemoryBudgetError  (MemoryError)   what was asked for needs more memory than there is
 
-Each message has three parts: what was expected, what came, and what to do.
+Each message has three parts: what was expected, what came, and what to do. The functions at the end check what a caller
+passes, so that a wrong value is a ConfigError here and no error of a library further down.
 """
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+MAX_NAME_BYTES = 200  # of a file or folder: disks take 255, and unfinished files have longer names
 
 
 class VoGError(Exception):
@@ -94,3 +102,102 @@ class OutputFolderError(VoGError, OSError):
 
 class MemoryBudgetError(VoGError, MemoryError):
     """What was asked for needs more memory than there is."""
+
+
+# --- what callers pass ----------------------------------------------------------------------------------------------
+
+
+def whole_number(option: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """An option as Python's own int, which JSON can hold, from numpy and torch as well.
+
+    Raises:
+        ConfigError: It is not a whole number, or out of range.
+
+    Example:
+        >>> whole_number("batch_size", 8.0, 1)
+        8
+    """
+    try:
+        number = int(value) if value == int(value) else None
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor of several numbers raises the last
+        number = None
+    is_in_range = number is not None and (least is None or number >= least) and (most is None or number <= most)
+    if number is None or not is_in_range or isinstance(value, str | bytes | bool):
+        msg = f"{option} must be {_range(least, most)}, got {shown(value)}; pass a whole number"
+        raise ConfigError(msg)
+    return number
+
+
+def real_number(option: str, value: Any, least: float, most: float) -> float:
+    """An option as a float within a range, both ends included.
+
+    Raises:
+        ConfigError: It is not a number, not finite, or out of range.
+
+    Example:
+        >>> real_number("fraction", 1, 0, 1)
+        1.0
+    """
+    try:
+        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not least <= number <= most:
+        msg = f"{option} must be {_range(least, most)}, got {shown(value)}; pass a number"
+        raise ConfigError(msg)
+    return number
+
+
+def require_type(option: str, value: Any, kinds: Any, advice: str) -> None:
+    """Raise ConfigError where a value is of none of some kinds.
+
+    Example:
+        >>> require_type("texts", 1, list, "pass one text per row")
+        Traceback (most recent call last):
+        ...
+        vog_hf.errors.ConfigError: texts must be list, got 1 (int); pass one text per row
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(value, kinds):
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        msg = f"{option} must be {names}, got {shown(value)}; {advice}"
+        raise ConfigError(msg)
+
+
+def as_path(option: str, value: Any) -> Path:
+    """An option as a path that a disk can have.
+
+    Raises:
+        ConfigError: It is neither text nor a path, or a name in it is too long or holds a null character.
+
+    Example:
+        >>> as_path("folder", "scores/train").name
+        'train'
+    """
+    require_type(option, value, (str, os.PathLike), "pass the path of a file or folder")
+    text = os.fspath(value)
+    longest = max((os.fsencode(name) for name in Path(os.fsdecode(text)).parts), key=len, default=b"")
+    if isinstance(text, bytes) or "\0" in text or len(longest) > MAX_NAME_BYTES:
+        msg = (
+            f"{option} must be text without null characters and names of at most {MAX_NAME_BYTES} bytes, got "
+            f"{shown(value)}; pass a shorter path"
+        )
+        raise ConfigError(msg)
+    return Path(text)
+
+
+def shown(value: Any) -> str:
+    """A value in an error message, with its type, in a few words.
+
+    Example:
+        >>> shown([1, 2])
+        '[1, 2] (list)'
+    """
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if least is None:
+        return "a number" if most is None else f"at most {most:,}"
+    return f"at least {least:,}" if most is None else f"in {least:,}..{most:,}"

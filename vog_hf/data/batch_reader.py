@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from vog_hf.data.arrow_columns import has_table, integer_column, list_column
 from vog_hf.data.row_identity import by_split_name
-from vog_hf.errors import CollationError, DataError, NonFiniteError
+from vog_hf.errors import CollationError, DataError, NonFiniteError, require_type
 from vog_hf.gradients.input_leaf import find_leaf
 from vog_hf.gradients.model_inputs import (
     LABEL_NAMES,
@@ -94,6 +94,8 @@ class BatchReader:
         self.label_column = label_column
         self.label_names = tuple(dict.fromkeys([*(label_names or ()), *LABEL_NAMES]))
         self._model = model
+        if collate_fn is not None:
+            require_type("collate_fn", collate_fn, Callable, "pass a function from a list of rows to a batch")
         self._collate_fn = collate_fn
         self._kept = {*forward_parameters(model), *self.label_names}
         if collate_fn is None:

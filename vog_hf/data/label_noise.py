@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.loading import with_columns
-from vog_hf.errors import ConfigError, LabelError
+from vog_hf.errors import ConfigError, LabelError, real_number, require_type, whole_number
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.gradients.tasks import IGNORED_TOKEN
 
@@ -57,9 +57,9 @@ def plant_label_noise(
             "dataset['train'], and load a streaming data set without streaming=True"
         )
         raise ConfigError(msg)
-    if not 0 <= fraction <= 1:
-        msg = f"fraction must lie in 0..1, got {fraction}"
-        raise ConfigError(msg)
+    fraction, seed = real_number("fraction", fraction, 0, 1), whole_number("seed", seed, 0)
+    require_type("label_column", label_column, (str, type(None)), "pass the name of a column")
+    require_type("kind", kind, str, "pass 'uniform' or 'pairs'")
     if kind not in ("uniform", "pairs"):
         msg = f"kind must be 'uniform' or 'pairs', got {kind!r}"
         raise ConfigError(msg)

@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.referenced_files import with_more_columns
 from vog_hf.data.row_identity import by_split_name
-from vog_hf.errors import DataError, LabelError
+from vog_hf.errors import ConfigError, DataError, LabelError, as_path, require_type, shown
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
@@ -45,7 +45,10 @@ def load_rows(
     Raises:
         DataError: There is no such data set, configuration or split, or it cannot be read; says which and why.
     """
-    path = Path(name).expanduser()
+    path = as_path("name", name).expanduser()
+    name = str(name)
+    for option, value in (("split", split), ("config", config), ("revision", revision)):
+        require_type(option, value, (str, type(None)), "pass its name, or leave it out")
     _refuse_idle(path, config, revision)
     try:
         if is_saved(path):
@@ -142,10 +145,17 @@ def as_classes(rows: Dataset, column: str, names: Sequence[str] | None = None) -
         >>> as_classes(rows, "label", names=["10", "2"])["label"][:]
         [0, 1, 1]
     """
+    require_type("column", column, str, "pass the name of the column of labels")
     if not has_table(rows) or column not in rows.column_names:
         has = f"the data set has {', '.join(rows.column_names)}" if has_table(rows) else "pass one split of a data set"
         msg = f"there is no label column {column!r}; {has}"
         raise DataError(msg)
+    require_type("names", names, (list, tuple, type(None)), "pass the names of the classes in order of their numbers")
+    for name in names or ():
+        require_type("a name of a class", name, str, "pass the names of the classes as texts")
+    if len(set(names or ())) < len(names or ()):
+        msg = f"names of classes must differ, got {shown(names)}; name each class once"
+        raise ConfigError(msg)
     labels, known = _named(rows, column)
     of_split = f" of split {str(rows.split)!r}" if rows.split is not None else ""
     if labels.null_count:

@@ -1,15 +1,15 @@
 """How well columns find given rows (wrong labels, errors): AUROC, average precision, precision and recall at k."""
 
 import math
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type, whole_number
 from vog_hf.evaluation.ties import share_of_rows, top_places
 from vog_hf.evaluation.validation import Columns, aligned, require_binary
 
@@ -67,6 +67,9 @@ def detection_table(
         >>> table[["column", "direction", "auroc", "precision_at_2"]].to_numpy()[:2].tolist()
         [['loss', 'high', 1.0, 1.0], ['confidence', 'low', 1.0, 1.0]]
     """
+    require_type("columns", columns, (Mapping, pd.DataFrame), "pass arrays by name, or a table")
+    seed = whole_number("seed", seed, 0)
+    require_type("ks", ks, (Sequence, np.ndarray, type(None)), "pass a list of numbers of rows, or shares of them")
     taken = [name for name in (RANDOM, POSITIVE) if name in columns]
     if taken:
         msg = f"no column may be called {taken[0]!r}, a name that the table uses itself; rename it"
@@ -89,7 +92,7 @@ def _counts(ks: Sequence[float], n_rows: int) -> dict[str, int]:
     counts = {}
     for k in ks:
         whole = isinstance(k, Integral) and not isinstance(k, bool)
-        is_count, is_fraction = whole and 1 <= k <= n_rows, not whole and 0 < k < 1
+        is_count, is_fraction = whole and 1 <= k <= n_rows, isinstance(k, Real) and not whole and 0 < k < 1
         if not (is_count or is_fraction):
             msg = f"each of ks must be a whole number 1..{n_rows} of rows or a fraction between 0 and 1, got {k!r}"
             raise ConfigError(msg)

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, whole_number
 from vog_hf.evaluation.validation import aligned
 
 CONFIDENCE = 0.95  # of the intervals
@@ -35,7 +35,7 @@ def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int
         [0.0, 0.5]
     """
     values, errors = aligned({"scores": scores, "is_error": is_error}).to_numpy(dtype=float).T
-    if len(values) < bins or bins < 1:
+    if len(values) < whole_number("bins", bins, 1):
         msg = f"error_by_decile needs at least one row per bin, got {len(values)} rows for {bins} bins"
         raise ConfigError(msg)
     outside = (errors < 0) | (errors > 1)
@@ -136,8 +136,9 @@ def class_table(
         >>> table["vog_mean"].tolist(), table["error"].tolist()
         ([2.0, 5.0], [0.5, 1.0])
     """
-    given = {"label": label, "vog": vog, "prediction": prediction, "confidence": confidence}
-    table = aligned({name: values for name, values in given.items() if values is not None})
+    given = {"prediction": prediction, "confidence": confidence}
+    optional = {name: values for name, values in given.items() if values is not None}
+    table = aligned({"label": label, "vog": vog, **optional})
     table["label"] = table["label"].clip(lower=-1)
     table["vog"] = table["vog"].astype(float)  # pandas would sum squares in float32
     classes = table.groupby("label", sort=True)

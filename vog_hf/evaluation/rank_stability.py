@@ -8,6 +8,7 @@ import pandas as pd
 
 from vog_hf.errors import ConfigError, NonFiniteError
 from vog_hf.evaluation.ranking_agreement import Ranking, agreement
+from vog_hf.evaluation.validation import one_array, real_numbers
 
 # From which agreement with the ranking one snapshot before a ranking is called settled; a choice of words of ours.
 SETTLED_SPEARMAN, SETTLED_OVERLAP = 0.95, 0.90
@@ -35,7 +36,7 @@ def ranking_stability(running: npt.ArrayLike) -> pd.DataFrame:
         >>> table[["snapshots", "spearman_previous", "spearman_final"]].to_numpy().round(3).tolist()
         [[2.0, nan, -1.0], [3.0, -1.0, 1.0]]
     """
-    values = np.asarray(running)
+    values = one_array("running", running)
     if values.ndim != 2 or not len(values) or values.shape[1] < 2:
         msg = f"running must be [rows, snapshots] of at least one row and two snapshots, got shape {values.shape}"
         raise ConfigError(msg)
@@ -78,7 +79,7 @@ def stability_in_words(table: pd.DataFrame) -> str:
 
 
 def _ranking_after(running: npt.NDArray[Any], snapshots: int) -> Ranking:
-    column = np.asarray(running[:, snapshots - 1], dtype=float)
+    column = real_numbers("running", running[:, snapshots - 1])
     bad = ~np.isfinite(column)
     if bad.any():
         row = int(bad.argmax())

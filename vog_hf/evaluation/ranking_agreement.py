@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type
 from vog_hf.evaluation.ties import share_of_rows, top_places
 from vog_hf.evaluation.validation import Columns, aligned
 
@@ -58,7 +59,8 @@ def rank_agreement(a: npt.ArrayLike, b: npt.ArrayLike, *, top: Sequence[float] =
         {'spearman': 0.8, 'overlap_top_50': 0.5, 'overlap_bottom_50': 0.5}
     """
     table = aligned({"a": a, "b": b})
-    if not len(table) or not all(0 < share <= 1 for share in top):
+    require_type("top", top, (Sequence, np.ndarray), "pass a list of shares")
+    if not len(table) or not all(isinstance(share, Real) and 0 < share <= 1 for share in top):
         msg = f"rank_agreement needs rows, and shares of them above 0 and at most 1, got {len(table)} rows, top={top}"
         raise ConfigError(msg)
     return pd.Series(agreement(Ranking.of(table["a"].to_numpy()), Ranking.of(table["b"].to_numpy()), top))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type, whole_number
 from vog_hf.evaluation.bootstrap import (
     Interval,
     RankedRows,
@@ -18,7 +18,7 @@ from vog_hf.evaluation.bootstrap import (
     resampled,
     tail_measure,
 )
-from vog_hf.evaluation.validation import one_per_row
+from vog_hf.evaluation.validation import one_per_row, real_numbers
 
 RANKING_COLUMNS = ("vog_class_normalized", "vog_normalized", "vog")
 MIN_ROWS = 50
@@ -107,6 +107,8 @@ def hard_tail(
         >>> found.tail, found.measures["loss"].high
         ('high', 83.45)
     """
+    seed = whole_number("seed", seed, 0)
+    n_resamples = whole_number("n_resamples", n_resamples)
     if n_resamples < MIN_RESAMPLES:
         msg = f"n_resamples must be at least {MIN_RESAMPLES} for 95 % intervals, got {n_resamples}; 1000 is usual"
         raise ConfigError(msg)
@@ -128,6 +130,8 @@ def _columns(
 ) -> tuple[str, dict[str, npt.NDArray[Any]]]:
     """The name of the column to rank by, and what is needed of the scores."""
     table: Any = scores.to_pandas() if isinstance(scores, Tabular) else scores
+    require_type("scores", table, (Mapping, pd.DataFrame), "pass VoGScores, or arrays by name")
+    require_type("column", column, (str, type(None)), "pass the name of a column")
     name = column or next((name for name in RANKING_COLUMNS if name in table), RANKING_COLUMNS[-1])
     if name not in table:
         msg = f"there is no column {name!r} to rank by; these scores have {', '.join(map(str, table)) or 'none'}"
@@ -137,7 +141,7 @@ def _columns(
 
 def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[RankedRows | None, list[str]]:
     """The rows that can tell, with the measures that can, and why others cannot."""
-    values = arrays[column].astype(float)
+    values = real_numbers(column, arrays[column])
     keep = np.isfinite(values)
     has_classes = {"label", "prediction"} <= set(arrays) and np.issubdtype(arrays["prediction"].dtype, np.integer)
     if has_classes:  # a row without a label has the loss of its prediction, and cannot be wrong
@@ -151,7 +155,7 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
     if values[0] == values[-1]:
         return None, [f"All {len(rows):,} rows have the same {column}, which ranks nothing."]
     is_error = (arrays["prediction"] != arrays["label"])[rows] if has_classes else None
-    loss = arrays["loss"][rows].astype(float) if "loss" in arrays else None
+    loss = real_numbers("loss", arrays["loss"])[rows] if "loss" in arrays else None
     against_errors, against_loss = _against_errors(is_error), _against_loss(loss)
     reasons = [reason for reason in (against_errors, against_loss) if reason]
     if len(reasons) == len(CHANCE):

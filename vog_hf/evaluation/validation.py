@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vog_hf.errors import ConfigError, NonFiniteError
+from vog_hf.errors import ConfigError, NonFiniteError, require_type, shown
 
 Columns = Mapping[str, npt.ArrayLike] | pd.DataFrame
 
@@ -18,7 +18,8 @@ def one_per_row(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     Raises:
         ConfigError: Columns of different lengths, or not one value per row.
     """
-    arrays = {str(name): np.asarray(values) for name, values in columns.items()}
+    require_type("columns", columns, (Mapping, pd.DataFrame), "pass arrays by name, or a table")
+    arrays = {str(name): one_array(str(name), values) for name, values in columns.items()}
     lengths = {name: array.shape for name, array in arrays.items()}
     if len(set(lengths.values())) > 1 or any(array.ndim != 1 for array in arrays.values()):
         msg = f"columns must be one value per row of the same rows, got shapes {lengths}"
@@ -35,11 +36,36 @@ def aligned(columns: Columns) -> pd.DataFrame:
     """
     arrays = one_per_row(columns)
     for name, array in arrays.items():
-        bad = ~np.isfinite(array.astype(float))
+        bad = ~np.isfinite(real_numbers(name, array))
         if bad.any():
             msg = f"{name} must be finite, got {array[bad][0]} at row {int(bad.argmax())} ({int(bad.sum())} rows)"
             raise NonFiniteError(msg)
     return pd.DataFrame(arrays)
+
+
+def one_array(name: str, values: Any) -> npt.NDArray[Any]:
+    """Values as an array of whatever shape and kind; raises ConfigError where they are ragged."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"{name} must be one number per row, got {shown(values)}: {error}; pass a list or an array"
+        raise ConfigError(msg) from error
+
+
+def real_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Values as floats.
+
+    Raises:
+        ConfigError: They are texts, complex numbers or anything else that is not a real number.
+    """
+    array = one_array(name, values)
+    try:
+        if np.iscomplexobj(array):
+            raise TypeError("complex numbers")  # noqa: TRY301 (said below)
+        return array.astype(float)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"{name} must be one real number per row, got {shown(values)}: {error}; pass a list or an array"
+        raise ConfigError(msg) from error
 
 
 def require_binary(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -1,12 +1,12 @@
 """Gradients of a scalar per row with respect to the model's input, with the model left as it was found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vog_hf.errors import ModelError
+from vog_hf.errors import ModelError, require_type
 from vog_hf.gradients.input_leaf import Forward, explained_autograd_errors, find_leaf, forward_from_leaf, is_lonely
 from vog_hf.gradients.model_inputs import (
     doubled,
@@ -24,7 +24,7 @@ from vog_hf.gradients.targets import (
     find_task,
     row_scalar,
 )
-from vog_hf.gradients.tasks import Task
+from vog_hf.gradients.tasks import TARGETS, Task
 
 
 def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None) -> Tensor:
@@ -47,6 +47,7 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         embeddings, ``[batch, tokens, width]``.
 
     Raises:
+        ConfigError: Labels that are no tensor, or a target that does not exist.
         ModelError: The input or the logits cannot be found, the target does not depend on the input, or the model
             changes its weights in forward.
 
@@ -57,6 +58,8 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         True
     """
     require_module(model)
+    require_type("labels", labels, (Tensor, type(None)), "pass a tensor with one label per row, or leave them out")
+    require_type("target", target, (str, Callable), f"pass one of {', '.join(TARGETS)} or a function")
     model = unwrap(model)
     given, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from vog_hf.errors import HubError
+from vog_hf.errors import HubError, as_path, require_type
 from vog_hf.hub.repo_paths import require_config_name, scored_splits, scores_folder
 from vog_hf.hub.retries import connect, explained, patiently
+from vog_hf.runtime.hub_names import require_repo_id
 from vog_hf.scores.vog_scores import VoGScores
 
 
@@ -36,6 +37,7 @@ def pull_scores(
         `VoGScores`, or one per split by name where there are several and none was chosen.
 
     Raises:
+        ConfigError: A name that no repository, revision, configuration or split can have.
         HubError: There are no such scores, or the Hub cannot be reached.
         OutputFolderError: A file of theirs is damaged.
 
@@ -44,7 +46,9 @@ def pull_scores(
         >>> scores.heat_map(0).shape  # doctest: +SKIP
         (8, 8)
     """
-    require_config_name(config_name)
+    _require_names(repo_id, revision, config_name)
+    require_type("split", split, (str, type(None)), "pass the name of a split")
+    cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
     api = connect(token)
     with explained(f"the scores of {repo_id} cannot be fetched", left="what has arrived is kept"):
         sha = str(patiently(lambda: api.dataset_info(repo_id, revision=revision)).sha)
@@ -88,8 +92,14 @@ def pushed_splits(
     Raises:
         HubError: There is no such data set, or the Hub cannot be reached.
     """
-    require_config_name(config_name)
+    _require_names(repo_id, revision, config_name)
     api = connect(token)
     with explained(f"the files of {repo_id} cannot be listed"):
         files = patiently(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=revision))
     return sorted(scored_splits(files, config_name))
+
+
+def _require_names(repo_id: str, revision: str | None, config_name: str) -> None:
+    require_repo_id(repo_id)
+    require_type("revision", revision, (str, type(None)), "pass a branch, tag or commit")
+    require_config_name(config_name)

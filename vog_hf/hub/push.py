@@ -7,16 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # is found at run time
 
 from vog_hf.data.referenced_files import require_own_files
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type
 from vog_hf.hub import repo_paths as places
 from vog_hf.hub.card import sections
 from vog_hf.hub.retries import connect, require_writer
 from vog_hf.hub.scored_splits import collect_parts, score_tables
 from vog_hf.hub.upload import Target, Upload, describe_parts
+from vog_hf.runtime.hub_names import require_repo_id
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -88,6 +87,7 @@ def push_scored_dataset(
         'https://huggingface.co/datasets/user/data-vog'
     """
     places.require_config_name(config_name)
+    require_type("split", split, (str, type(None)), "pass the name of a split")
     _require_target(repo_id, revision, create_pr=create_pr)
     api = connect(token)
     parts = collect_parts(dataset, scores, columns, split, prefix=prefix, with_rows=not scores_only)
@@ -110,11 +110,8 @@ def push_scored_dataset(
 
 def _require_target(repo_id: str, revision: str | None, *, create_pr: bool) -> None:
     """Raise ConfigError where a name cannot be one, or nothing could be committed there."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        msg = f"repo_id must be 'user/name' or 'name', got {repo_id!r}: {error}"
-        raise ConfigError(msg) from error
+    require_repo_id(repo_id)
+    require_type("revision", revision, (str, type(None)), "pass the name of a branch, or 'refs/pr/<number>'")
     if revision is None:
         return
     if create_pr:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type
 from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME
 
 SCORES_FOLDER = "vog"  # files of the scores: vog/<configuration>/<split>/
@@ -21,6 +21,7 @@ SCORES_FILE = re.compile(
 def require_config_name(name: str) -> None:
     """Raise ConfigError for what cannot name a configuration, and with it a folder of the repository."""
     reserved = ("data", SCORES_FOLDER, SCORES_CONFIG)
+    require_type("config_name", name, str, "'default' is usual")
     if not CONFIG_NAME.fullmatch(name) or name in reserved or is_scores_config(name):
         msg = (
             f"config_name must be letters, digits, _, - and dots, and none of {', '.join(reserved)}, got {name!r}; "

@@ -35,6 +35,9 @@ def connect(token: str | None) -> HfApi:
     Raises:
         ConfigError: Something that cannot be a token.
     """
+    if token is not None and type(token) is not str:
+        msg = f"token must be text, got {type(token).__name__}; pass it as it is on huggingface.co/settings/tokens"
+        raise ConfigError(msg)
     known = get_token() or "none" if token is None else token
     if not re.fullmatch(r"[!-~]+", known):
         where = "token" if token is not None else "the token of HF_TOKEN or `hf auth login`"

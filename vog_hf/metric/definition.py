@@ -1,11 +1,13 @@
 """The definition: Variance of Gradients of stacked gradients, its class-normalised form, and percentiles."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from vog_hf.errors import ConfigError, NonFiniteError
+from vog_hf.errors import ConfigError, NonFiniteError, require_type, shown
 
 
 def vog(gradients: Tensor, *, reduce_channels: bool = False, mask: Tensor | None = None) -> Tensor:
@@ -34,11 +36,15 @@ def vog(gradients: Tensor, *, reduce_channels: bool = False, mask: Tensor | None
         >>> vog(gradients)  # standard deviations 1 and 0
         tensor([0.5000])
     """
+    require_floats("gradients", gradients)
     if gradients.dim() < 2 or len(gradients) < 2:
         msg = (
             "vog needs gradients [snapshots, examples, *input] of at least 2 snapshots, "
             f"got shape {tuple(gradients.shape)}"
         )
+        raise ConfigError(msg)
+    if reduce_channels and gradients.dim() < 3:
+        msg = f"reduce_channels needs channels at axis 2, got gradients of shape {tuple(gradients.shape)}; leave it out"
         raise ConfigError(msg)
     if reduce_channels:
         gradients = gradients.mean(dim=2)
@@ -61,6 +67,7 @@ def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def broadcast_mask(mask: Tensor, shape: torch.Size) -> Tensor:
     """``mask`` over the first axes of ``shape``, as a boolean view of the whole shape."""
+    require_type("mask", mask, Tensor, "pass a tensor of true and false")
     if mask.shape != shape[: mask.dim()] or mask.dim() < 1:
         msg = f"a mask must cover the first axes of {tuple(shape)}, got {tuple(mask.shape)}"
         raise ConfigError(msg)
@@ -86,7 +93,7 @@ def class_normalize(scores: Tensor, labels: Tensor) -> Tensor:
         >>> class_normalize(torch.tensor([1.0, 3.0, 7.0]), torch.tensor([0, 0, 1]))
         tensor([-1.,  1.,  0.])
     """
-    scores, labels = torch.as_tensor(scores), torch.as_tensor(labels)
+    scores, labels = as_values("scores", scores), as_values("labels", labels)
     if scores.dim() != 1 or scores.shape != labels.shape:
         msg = f"scores and labels must be [examples] each, got {tuple(scores.shape)} and {tuple(labels.shape)}"
         raise ConfigError(msg)
@@ -113,7 +120,7 @@ def percentile(scores: Tensor) -> Tensor:
         >>> percentile(torch.tensor([10.0, 30.0, 20.0, 20.0]))
         tensor([12.5000, 87.5000, 50.0000, 50.0000])
     """
-    scores = torch.as_tensor(scores)
+    scores = as_values("scores", scores)
     if scores.dim() != 1:
         msg = f"scores must be [examples], got {tuple(scores.shape)}"
         raise ConfigError(msg)
@@ -121,6 +128,27 @@ def percentile(scores: Tensor) -> Tensor:
     ranks = rankdata(scores.cpu().numpy(), method="average")
     values = 100.0 * (ranks - 0.5) / max(len(ranks), 1)
     return torch.from_numpy(np.asarray(values)).to(scores.dtype if scores.is_floating_point() else torch.float64)
+
+
+def require_floats(name: str, values: Any) -> None:
+    """Raise ConfigError where this is not a tensor of real floating numbers."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        got = values.dtype if isinstance(values, Tensor) else shown(values)
+        msg = f"{name} must be a floating tensor, got {got}; pass torch.as_tensor({name}, dtype=torch.float32)"
+        raise ConfigError(msg)
+
+
+def as_values(name: str, values: Any) -> Tensor:
+    """Real numbers as a tensor, from lists and numpy as well; raises ConfigError where they are something else."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        msg = f"{name} must be numbers, got {shown(values)}: {error}; pass a tensor or a list with one for each example"
+        raise ConfigError(msg) from error
+    if tensor.is_complex():
+        msg = f"{name} must be real numbers, got {tensor.dtype}; pass their real parts, or their magnitudes"
+        raise ConfigError(msg)
+    return tensor
 
 
 def require_finite(scores: Tensor) -> None:

@@ -1,12 +1,13 @@
 """GradientMoments: the same number as `vog_hf.vog`, streamed one snapshot at a time."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from vog_hf.errors import ConfigError
-from vog_hf.metric.definition import broadcast_mask, mean_over_elements
+from vog_hf.errors import ConfigError, require_type, shown, whole_number
+from vog_hf.metric.definition import as_values, broadcast_mask, mean_over_elements
 
 Rows = slice | Sequence[int] | Tensor
 
@@ -40,14 +41,20 @@ class GradientMoments:
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        if examples < 0:
-            msg = f"examples must be >= 0, got {examples}"
-            raise ConfigError(msg)
+        require_type("dtype", dtype, torch.dtype, "pass e.g. torch.float32")
         if not dtype.is_floating_point:
-            msg = f"dtype must be a floating dtype, got {dtype}"
+            msg = f"dtype must be a floating dtype of torch, got {shown(dtype)}; pass e.g. torch.float32"
             raise ConfigError(msg)
-        shape = (examples, *element_shape)
-        self.count = torch.zeros(examples, dtype=torch.int64)  # snapshots seen per example; stays on the CPU
+        require_type("element_shape", element_shape, Sequence, "pass a tuple of sizes")
+        most = torch.iinfo(torch.int64).max
+        sizes = [whole_number("element_shape", size, 0, most) for size in element_shape]
+        shape = (whole_number("examples", examples, 0, most), *sizes)
+        try:
+            device = torch.device(device or "cpu")
+        except (TypeError, RuntimeError) as error:
+            msg = f"device must be one of torch's, got {shown(device)}: {error}; pass e.g. 'cpu'"
+            raise ConfigError(msg) from error
+        self.count = torch.zeros(shape[0], dtype=torch.int64)  # snapshots seen per example; stays on the CPU
         self.grad_mean = torch.zeros(shape, dtype=dtype, device=device)
         self.sum_sq_dev = torch.zeros(shape, dtype=dtype, device=device)
         self.mask: Tensor | None = None  # elements that count, over the first axes; None = all
@@ -64,7 +71,16 @@ class GradientMoments:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "GradientMoments":
-        """The accumulator whose `state` this is, on the device of its tensors."""
+        """The accumulator that gave this `state`, on the device of its tensors.
+
+        Raises:
+            ConfigError: It is not what `state` gives.
+        """
+        names = ("count", "grad_mean", "sum_sq_dev")
+        require_type("state", state, Mapping, "pass what state() gave")
+        if not all(isinstance(state.get(name), Tensor) for name in names):
+            msg = f"the state of moments holds tensors {', '.join(names)}, got {shown(state)}; pass what state() gave"
+            raise ConfigError(msg)
         mean = state["grad_mean"]
         moments = cls(0, mean.shape[1:], mean.dtype, device=mean.device)
         moments.count, moments.grad_mean, moments.sum_sq_dev = state["count"].cpu(), mean, state["sum_sq_dev"]
@@ -85,6 +101,10 @@ class GradientMoments:
             ConfigError: Repeated rows, rows out of range, a shape that does not fit, or a mask that changed.
         """
         rows = self._checked_rows(rows)
+        require_type("gradients", gradients, Tensor, "pass torch.as_tensor(gradients)")
+        if gradients.is_complex():
+            msg = f"gradients must be real, got {gradients.dtype}; pass those of a real target"
+            raise ConfigError(msg)
         count = self.count[rows]
         if gradients.shape != (len(count), *self.grad_mean.shape[1:]):
             expected = (len(count), *self.grad_mean.shape[1:])
@@ -113,6 +133,7 @@ class GradientMoments:
         Raises:
             ConfigError: Other shapes, or other elements masked.
         """
+        require_type("other", other, GradientMoments, "pass moments of the same examples")
         if other.grad_mean.shape != self.grad_mean.shape:
             msg = f"cannot merge moments of {tuple(other.grad_mean.shape)} into {tuple(self.grad_mean.shape)}"
             raise ConfigError(msg)
@@ -143,8 +164,18 @@ class GradientMoments:
 
     def _checked_rows(self, rows: Rows) -> slice | Tensor:
         if isinstance(rows, slice):
+            ends = (rows.start, rows.stop, rows.step)
+            is_whole = all(end is None or isinstance(end, Integral) for end in ends)
+            if not is_whole or (rows.step is not None and rows.step < 1):
+                msg = f"a slice of rows must have whole numbers and a step above 0, got {rows}; pass a list of rows"
+                raise ConfigError(msg)
             return rows
-        rows = torch.as_tensor(rows, dtype=torch.int64).cpu()
+        numbers = as_values("rows", rows)
+        is_whole = not (numbers.is_floating_point() or numbers.dtype == torch.bool) or not numbers.numel()
+        if not is_whole or numbers.dim() != 1:
+            msg = f"rows must be a slice or a list of whole numbers, got {shown(rows)}; pass the numbers of examples"
+            raise ConfigError(msg)
+        rows = numbers.to(device="cpu", dtype=torch.int64)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self.count)):
             msg = f"rows must lie in 0..{len(self.count) - 1}, got {int(rows.min())}..{int(rows.max())}"
             raise ConfigError(msg)
@@ -156,6 +187,7 @@ class GradientMoments:
         return rows
 
     def _set_mask(self, rows: slice | Tensor, mask: Tensor) -> None:
+        require_type("mask", mask, Tensor, "pass a tensor of true and false")
         mask = mask.to(device=self.grad_mean.device, dtype=torch.bool)
         broadcast_mask(mask, torch.Size((len(self.count[rows]), *self.grad_mean.shape[1:])))
         if self.mask is None:

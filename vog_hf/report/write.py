@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vog_hf.errors import ConfigError, OutputFolderError
+from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
 from vog_hf.report.page import GENERATOR, page
 from vog_hf.report.section import Options, Split
 from vog_hf.runtime.files import explained_disk_errors, write_atomically
 from vog_hf.scores.formatting import escaped
-from vog_hf.scores.scored_rows import shown_splits
+from vog_hf.scores.scored_rows import require_scores, shown_splits
 from vog_hf.scores.vog_scores import VoGScores
 
 MAX_CARDS = 500  # of a gallery
@@ -61,11 +61,9 @@ def write_report(
         ("per_class", per_class, 0, MAX_CARDS),
         ("max_table_rows", max_table_rows, 0, None),
     ):
-        if value < least or (most is not None and value > most):
-            allowed = f"be at least {least}" if most is None else f"lie in {least}..{most}"
-            msg = f"{option} must {allowed}, got {value}"
-            raise ConfigError(msg)
-    path = Path(path)
+        whole_number(option, value, least, most)
+    require_type("title", title, (str, type(None)), "pass a text, or leave it out")
+    path = as_path("path", path)
     _require_ours(path)
     options = Options(top_k, per_class, max_table_rows)
     splits = [
@@ -81,6 +79,7 @@ def write_report(
 
 def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:
     """Name, scores and rows of each part; every one of them verified before anything is drawn."""
+    require_scores(scores)
     sizes = [len(part) for part in scores.values()] if isinstance(scores, Mapping) else [len(scores)]
     if not sizes or not all(sizes):
         msg = "a report needs scores of at least one row for every split; leave out the splits without rows"

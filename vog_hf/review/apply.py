@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.loading import with_columns
 from vog_hf.data.row_identity import RowIdentity, identify_rows, is_first_version
-from vog_hf.errors import ConfigError, DataError, RowMismatchError
+from vog_hf.errors import ConfigError, DataError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.review.agreement import Resolved, resolve
 from vog_hf.review.decision import DECISIONS, Decision, hex_of, require_valid
@@ -189,6 +189,7 @@ def plan_review(
 ) -> Review:
     """What `apply_review` would do, all of it verified."""
     _require_table(dataset)
+    require_type("scores", scores, (VoGScores, type(None)), "pass the scores of this data set, or leave them out")
     header, standing, name = _collected(decisions, scores)
     column = _label_column(dataset, scores, label_column)
     class_names = _class_names(dataset, column, header)
@@ -215,6 +216,7 @@ def plan_review(
 
 def require_mode(mode: str) -> None:
     """Raise ConfigError where there is no such mode."""
+    require_type("mode", mode, str, f"pass one of {', '.join(MODES)}")
     if mode not in MODES:
         msg = f"mode must be one of {', '.join(MODES)}, got {mode!r}"
         raise ConfigError(msg)
@@ -260,7 +262,11 @@ def _collected(decisions: Decisions, scores: VoGScores | None) -> tuple[JournalH
         return *read_journal(decisions), str(decisions)
     if isinstance(decisions, Journal):
         return decisions.header, list(decisions.standing().values()), str(decisions.path)
-    return None if scores is None else JournalHeader.of(scores), list(decisions), "decisions"
+    require_type("decisions", decisions, Iterable, "pass the journal, its path, or a list of Decision")
+    decisions = list(decisions)
+    for one in decisions:
+        require_type("a decision", one, Decision, "pass the journal, its path, or a list of Decision")
+    return None if scores is None else JournalHeader.of(scores), decisions, "decisions"
 
 
 def _label_column(dataset: Dataset, scores: VoGScores | None, label_column: str | None) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vog_hf.errors import require_type
 from vog_hf.scores.formatting import escaped
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")
@@ -49,6 +50,7 @@ def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> Non
     if not is_whole(decision.row) or not 0 <= decision.row < n_rows:
         msg = f"row must be a whole number in 0..{n_rows - 1}, got {decision.row!r}"
         raise ValueError(msg)
+    require_type("decision", decision.decision, str, f"pass one of {', '.join(DECISIONS)}")
     if decision.decision not in DECISIONS:
         msg = f"decision must be one of {', '.join(DECISIONS)}, got {decision.decision!r}"
         raise ValueError(msg)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from vog_hf.errors import ConfigError, JournalError, OutputFolderError
+from vog_hf.errors import ConfigError, JournalError, OutputFolderError, as_path, require_type
 from vog_hf.review.decision import Decision, hex_of, is_whole, now, require_valid
 from vog_hf.review.journal_header import JournalHeader, given_labels, is_header_start
 from vog_hf.runtime.files import exclusively, explained_disk_errors, inside, with_checksum, without_checksum
@@ -188,7 +188,8 @@ class Journal:
             ...     [decision.label for decision in journal.standing().values()]
             [0]
         """
-        journal = cls(Path(path).expanduser(), scores)
+        require_type("scores", scores, VoGScores, "pass the scores of the data that is reviewed")
+        journal = cls(as_path("path", path).expanduser(), scores)
         with explained_disk_errors(journal.path):
             journal.path.parent.mkdir(parents=True, exist_ok=True)
         with journal._locked(create=True):
@@ -287,6 +288,7 @@ class Journal:
 
     def last_of(self, reviewer: str) -> Decision | None:
         """A reviewer's last decision that is not undone, in whatever process it was made."""
+        require_type("reviewer", reviewer, str, "pass the reviewer's name")
         with self._guard:
             self._refresh()
             return self._contents.last_of(escaped(reviewer))
@@ -305,6 +307,7 @@ class Journal:
             OutputFolderError: The disk is full or cannot be written to; nothing is then written.
             JournalError: The file is damaged or gone.
         """
+        require_type("reviewer", reviewer, str, "pass the reviewer's name")
         reviewer = escaped(reviewer)
         with self._locked() as append:
             last = self._contents.last_of(reviewer)
@@ -428,7 +431,7 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
     Raises:
         JournalError: The file is missing, damaged, or no journal.
     """
-    path, contents = Path(path).expanduser(), Events()
+    path, contents = as_path("path", path).expanduser(), Events()
     try:
         with path.open("rb") as file:
             with suppress(OSError):  # a disk without locks

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, real_number, require_type, shown, whole_number
 from vog_hf.metric.definition import percentile
+from vog_hf.review.decision import is_whole
 from vog_hf.scores.ranking import has_classes, ranking_column
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -42,11 +43,19 @@ class Filter:
     undecided: bool = False
 
     def __post_init__(self) -> None:
+        require_type("order", self.order, (str, type(None)), "pass the name of a column")
+        require_type("search", self.search, str, "pass a text; '' = none")
+        require_type("classes", self.classes, (Sequence, AbstractSet), "pass a tuple of classes")
+        if any(not is_whole(number) for number in self.classes):
+            msg = f"classes must be whole numbers, got {shown(self.classes)}; pass the numbers of classes"
+            raise ConfigError(msg)
+        require_type("tail", self.tail, str, "pass 'highest' or 'lowest'")
         if self.tail not in TAILS:
             msg = f"tail must be 'highest' or 'lowest', got {self.tail!r}"
             raise ConfigError(msg)
-        low, high = self.percentile
-        if not 0 <= low <= high <= 100:
+        require_type("percentile", self.percentile, (tuple, list), "pass two numbers in 0..100")
+        ends = [real_number("percentile", end, 0, 100) for end in self.percentile]
+        if len(ends) != 2 or ends[0] > ends[1]:
             msg = f"percentile must be two numbers in 0..100, the lower one first, got {self.percentile}"
             raise ConfigError(msg)
 
@@ -69,6 +78,10 @@ class Queue:
     """
 
     def __init__(self, scores: VoGScores, texts: Sequence[str] | None = None) -> None:
+        require_type("scores", scores, VoGScores, "pass the scores of one data set")
+        require_type("texts", texts, (Sequence, np.ndarray, type(None)), "pass one text per row, or leave them out")
+        for text in () if texts is None else texts:
+            require_type("a text", text, str, "pass one text per row")
         if texts is not None and len(texts) != len(scores):
             msg = f"texts must be one per row, got {len(texts):,} for {len(scores):,} rows"
             raise ConfigError(msg)
@@ -90,6 +103,8 @@ class Queue:
         Raises:
             ConfigError: A column, labels, predictions or texts that the scores do not have.
         """
+        require_type("chosen", chosen, Filter, "pass Filter(...)")
+        require_type("decided", decided, AbstractSet, "pass a set of row numbers")
         keep = np.ones(len(self.scores), dtype=bool)
         if tuple(chosen.percentile) != (0, 100):  # rows without a finite value have no percentile: they are left out
             percentiles = self._percentiles(chosen.order)
@@ -102,7 +117,7 @@ class Queue:
         if chosen.search:
             keep &= self._found(chosen.search)
         if chosen.undecided and decided:
-            keep[np.fromiter(decided, dtype=np.int64, count=len(decided))] = False
+            keep[[whole_number("decided", row, 0, len(keep) - 1) for row in decided]] = False
         ordered = self._ordered(chosen.order, chosen.tail)
         return ordered[keep[ordered]]
 
@@ -119,9 +134,7 @@ class Queue:
         Raises:
             ConfigError: There is no such row or column.
         """
-        if not 0 <= row < len(self.scores):
-            msg = f"row must lie in 0..{len(self.scores) - 1}, got {row}"
-            raise ConfigError(msg)
+        row, count = whole_number("row", row, 0, len(self.scores) - 1), whole_number("count", count, 0)
         ordered = self._ordered(chosen.order, chosen.tail)
         classes = self._classes()
         alike = ordered if classes is None else ordered[classes[ordered] == classes[row]]

@@ -15,10 +15,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.referenced_files import with_more_columns
 from vog_hf.data.row_identity import by_split_name, identify_rows
-from vog_hf.errors import ConfigError, DataError
+from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
-from vog_hf.scores.scored_rows import given_label_names, verify_rows
+from vog_hf.scores.scored_rows import given_label_names, require_scores, verify_rows
 from vog_hf.scores.vog_scores import VoGScores, class_count
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ def add_vog_columns(
         >>> scored["vog"][:], scored.features["vog"]
         ([0.5, 0.25], Value('float32'))
     """
+    require_scores(scores)
+    require_type("prefix", prefix, str, "pass prefix='run2_', for example")
     if not re.fullmatch(r"\w*", prefix, re.ASCII):
         msg = f"prefix must be letters, digits and _, got {prefix!r}; pass prefix='run2_', for example"
         raise ConfigError(msg)
@@ -245,6 +247,9 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
         >>> scores_from_columns(scored)
         VoGScores(2 rows, columns label, vog)
     """
+    if not has_table(dataset):
+        msg = f"scores are read from the columns of a datasets.Dataset, got {shown(dataset)}; pass one split"
+        raise DataError(msg)
     features, columns_of = dataset.features, score_columns(dataset, prefix)
     names = sorted(columns_of, key=lambda name: name != "prediction")  # first, as in scores that were computed
     if "vog" not in names:
@@ -307,6 +312,7 @@ def _stored(column: pa.ChunkedArray, name: str) -> Any:
 
 def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
     available = [name for name in scores.column_names if name != "label"]
+    require_type("columns", columns, (str, Sequence), "pass 'core', 'all' or a list of names")
     if columns == "all":
         return available
     if columns == "core":

@@ -10,7 +10,7 @@ from datasets import Dataset
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.batch_reader import check_map_style
 from vog_hf.data.row_identity import by_split_name, identify_rows
-from vog_hf.errors import ConfigError, RowMismatchError
+from vog_hf.errors import ConfigError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -35,6 +35,13 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
         "the data set shares no column with the one that was scored, so only the number of rows%s could be compared",
         "" if labels is None else " and the labels",
     )
+
+
+def require_scores(scores: Any) -> None:
+    """Raise ConfigError where these are neither `VoGScores` nor a mapping of splits to them."""
+    parts = scores.values() if isinstance(scores, Mapping) else [scores]
+    for part in parts:
+        require_type("scores", part, VoGScores, "pass VoGScores, or a mapping from splits to them")
 
 
 def shown_splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:

@@ -1,7 +1,7 @@
 """VoGScores: one line of values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vog_hf.data.row_identity import RowIdentity
-from vog_hf.errors import ConfigError, DataError, OutputFolderError
+from vog_hf.errors import ConfigError, DataError, OutputFolderError, as_path, require_type, shown, whole_number
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.runtime.files import explained_disk_errors
 from vog_hf.scores.storage import (
     CHECKED_AT_LOAD,
     FILES,
@@ -82,8 +83,13 @@ class VoGScores:
         row_hash: npt.NDArray[np.uint64] | None = None,
         ids: Array | None = None,
     ) -> None:
-        lengths = {name: len(values) for name, values in columns.items()}
-        if not columns or len(set(lengths.values())) > 1:
+        require_type("columns", columns, Mapping, "pass arrays by name, e.g. {'vog': values}")
+        require_type("manifest", manifest, Mapping, "pass {} where nothing is known of how the values were computed")
+        require_type("trajectories", trajectories, (Mapping, type(None)), "pass arrays [rows, snapshots] by name")
+        beside = {ROW_HASH: row_hash, ROW_ID: ids}
+        arrays = {**columns, **{name: values for name, values in beside.items() if values is not None}}
+        lengths = {name: _length(values) for name, values in arrays.items()}
+        if not columns or None in lengths.values() or len(set(lengths.values())) > 1:
             msg = f"columns must have one value per row each, got lengths {lengths}"
             raise ConfigError(msg)
         self._columns = dict(columns)
@@ -154,9 +160,7 @@ class VoGScores:
         if self._heat_maps is None:
             msg = "these scores have no heat maps (VoGConfig(heat_maps=False)); score again with heat_maps=True"
             raise ConfigError(msg)
-        if not 0 <= row < len(self):
-            msg = f"row must lie in 0..{len(self) - 1}, got {row}"
-            raise ConfigError(msg)
+        row = whole_number("row", row, 0, len(self) - 1)
         if self._heat_map_start is None:
             sizes = np.asarray(self._heat_maps.shapes).prod(axis=1, dtype=np.int64)
             self._heat_map_start = np.concatenate([[0], np.cumsum(sizes)])
@@ -182,12 +186,15 @@ class VoGScores:
         Args:
             rows: Numbers of rows.
 
+        Raises:
+            ConfigError: Something else than numbers of rows, or a row that there is not.
+
         Example:
             >>> scores = VoGScores({"vog": np.array([0.2, 0.1, 0.3])}, {})
             >>> scores.select([2, 0]).column("vog").tolist()
             [0.3, 0.2]
         """
-        chosen = np.asarray(rows, dtype=np.int64)
+        chosen = self._row_numbers(rows)
         of_all = ("data", "rows_digest", "n_rows")
         return VoGScores(
             {name: values[chosen] for name, values in self._columns.items()},
@@ -198,19 +205,32 @@ class VoGScores:
             ids=None if self.ids is None else self.ids[chosen],
         )
 
+    def _row_numbers(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Rows as an array of numbers that there are."""
+        try:
+            chosen = np.asarray(rows)
+        except (TypeError, ValueError, RuntimeError):
+            chosen = np.asarray(None)
+        is_whole = np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0
+        if chosen.ndim != 1 or not is_whole or not ((chosen >= -len(self)) & (chosen < len(self))).all():
+            msg = f"rows must be a list of whole numbers in 0..{len(self) - 1}, got {shown(rows)}; pass row numbers"
+            raise ConfigError(msg)
+        return chosen.astype(np.int64)
+
     def save(self, folder: str | Path) -> None:
         """Write everything to a folder, which must be empty or not be there.
 
         Raises:
             OutputFolderError: Something is in the folder, or a file that these scores were loaded from is damaged.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            msg = f"{folder} is not empty; save to a new folder"
+        folder = as_path("folder", folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            msg = f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; save to a new folder"
             raise OutputFolderError(msg)
         if self.folder is not None and (self.folder / MANIFEST_NAME).is_file():
             require_undamaged(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for name, values in self._trajectories.items():
             save_array(folder / f"trajectory-{name}.npy", values)
         if self._heat_maps is not None:
@@ -229,7 +249,7 @@ class VoGScores:
         Raises:
             OutputFolderError: No finished scores are there, another version wrote them, or a file is damaged.
         """
-        folder = Path(folder)
+        folder = as_path("folder", folder)
         tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
         if not (folder / MANIFEST_NAME).is_file() or not tables:
             msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
@@ -345,7 +365,14 @@ def _fault_in_heat_maps(maps: RaggedMaps | None, n_rows: int) -> str | None:
     return None
 
 
+def _length(values: Any) -> int | None:
+    """Number of rows; None where this is no list of values."""
+    is_list = isinstance(values, Sized) and not isinstance(values, str | bytes) and getattr(values, "ndim", 1) > 0
+    return len(values) if is_list else None
+
+
 def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:
+    require_type(f"the name of a {kind}", name, str, "pass one that these scores have")
     if name not in values:
         msg = f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}"
         raise ConfigError(msg)

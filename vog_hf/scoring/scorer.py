@@ -13,12 +13,20 @@ from weakref import WeakSet
 from accelerate import Accelerator
 from torch import nn
 
-from vog_hf.config import VoGConfig, whole_number
+from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import has_table, list_lengths
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
-from vog_hf.errors import CollationError, ConfigError, ForwardError, SnapshotError
+from vog_hf.errors import (
+    CollationError,
+    ConfigError,
+    ForwardError,
+    ModelError,
+    SnapshotError,
+    require_type,
+    whole_number,
+)
 from vog_hf.gradients.model_mode import model_device_and_dtype, require_module, unwrap
 from vog_hf.runtime.files import require_free
 from vog_hf.runtime.memory import free_memory
@@ -89,6 +97,11 @@ class VoGScorer:
         training_batch_size: int | None = None,
     ) -> None:
         require_module(model)
+        if not any(True for _ in chain(model.parameters(), model.buffers())):
+            msg = f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one"
+            raise ModelError(msg)
+        require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
+        require_type("accelerator", accelerator, (Accelerator, type(None)), "pass accelerate.Accelerator()")
         self.config = config or VoGConfig()
         self.model = unwrap(model)
         self.batch_size = whole_number("batch_size", batch_size, 1)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from vog_hf.config import VoGConfig, target_digest
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, Batch, BatchReader
 from vog_hf.data.row_identity import RowIdentity
-from vog_hf.errors import MemoryBudgetError, OutputFolderError
+from vog_hf.errors import MemoryBudgetError, OutputFolderError, as_path
 from vog_hf.gradients.batchnorm_folding import FastPathError
 from vog_hf.gradients.model_inputs import placed
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
@@ -66,7 +66,7 @@ class Session:
     def output_folder(self, output_dir: str | Path | None) -> tuple[Path, "TemporaryDirectory[str] | None"]:
         """The folder for scores, the same on every process: as given, or a temporary one of the main process."""
         if output_dir is not None:
-            return Path(output_dir), None
+            return as_path("output_dir", output_dir), None
         temporary = TemporaryDirectory(prefix="vog-scores-") if self.processes.is_main_process else None
         return Path(
             from_main(self.processes, "making a folder", lambda: temporary.name if temporary else "")

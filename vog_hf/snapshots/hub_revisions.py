@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vog_hf.errors import ConfigError, SnapshotError
+from vog_hf.errors import ConfigError, SnapshotError, as_path, require_type, shown
+from vog_hf.runtime.hub_names import require_repo_id
 from vog_hf.snapshots.source import PICKLED, weight_files
 
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json")
@@ -24,7 +25,7 @@ def from_hub(
         cache_dir: Default: the cache of `huggingface_hub`.
 
     Raises:
-        ConfigError: ``revisions`` is a single name.
+        ConfigError: ``revisions`` is a single name, or ``repo_id`` cannot be one.
         SnapshotError: A revision that does not exist, holds no safetensors, is the same commit as another, or cannot
             be reached.
 
@@ -32,9 +33,14 @@ def from_hub(
         >>> folders = from_hub("user/model", ["epoch-1", "epoch-2", "epoch-3"])  # doctest: +SKIP
         >>> scores = VoGScorer(model).score(dataset, folders)  # doctest: +SKIP
     """
-    if isinstance(revisions, str):
-        msg = f"revisions must be a list of branches, tags or commits, got {revisions!r}; pass [{revisions!r}, ...]"
+    advice = "pass a list of branches, tags or commits, ['epoch-1', ...]"
+    require_type("revisions", revisions, Sequence, advice)
+    if isinstance(revisions, str) or not all(map(_is_name, revisions)):
+        msg = f"revisions must be a list of branches, tags or commits, got {shown(revisions)}; {advice}"
         raise ConfigError(msg)
+    require_repo_id(repo_id)
+    require_type("token", token, (str, type(None)), "pass it as it is shown on huggingface.co/settings/tokens")
+    cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
     folders: dict[Path, str] = {}
     for revision in revisions:
         folder = _downloaded(repo_id, revision, token, cache_dir)
@@ -44,6 +50,10 @@ def from_hub(
         _require_weights(folder, repo_id, revision, token)
         folders[folder] = revision
     return list(folders)
+
+
+def _is_name(revision: object) -> bool:
+    return isinstance(revision, str) and bool(revision.strip())
 
 
 def _downloaded(repo_id: str, revision: str, token: str | None, cache_dir: str | Path | None) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vog_hf.errors import SnapshotError
+from vog_hf.errors import SnapshotError, as_path, shown
 from vog_hf.runtime.files import write_atomically
 from vog_hf.snapshots.peft_adapters import WEIGHTS_NAME
 from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, SnapshotSet, plain_name, read_index
@@ -34,9 +34,16 @@ def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
         SnapshotError: Nothing to read, pickled weights, or fewer than two snapshots.
     """
     if isinstance(source, (str, Path)):
-        return open_folder(Path(source))
+        return open_folder(as_path("snapshots", source))
+    given: Any = source
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, Mapping)):
+        msg = (
+            f"snapshots must be a folder, a list of model folders or files, or pairs (name, state_dict), got "
+            f"{shown(source)}; pass the folder of a training"
+        )
+        raise SnapshotError(msg)
     if isinstance(source, Sequence) and all(isinstance(item, (str, Path)) for item in source):
-        return _from_paths([Path(item) for item in source])
+        return _from_paths([as_path("snapshots", item) for item in source])
     return _spooled(source, spool)
 
 
@@ -155,7 +162,7 @@ def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
     spool.mkdir(parents=True, exist_ok=True)
     snapshots = []
     for i, item in enumerate(states):
-        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[1], Mapping):
+        if not isinstance(item, tuple) or len(item) != 2 or not _is_state(item[1]):
             msg = (
                 f"snapshots must be pairs (name, state_dict), got a {type(item).__name__} at position {i}; pass e.g. "
                 '((f"epoch-{k}", load(k)) for k in range(n))'
@@ -163,7 +170,13 @@ def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
             raise SnapshotError(msg)
         name, state = item
         path = spool / f"{i:06d}.safetensors"
-        stored = {key: tensor.detach().cpu() for key, tensor in state.items() if is_storable(tensor)}
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        stored = {key: tensor.detach().cpu() for key, tensor in tensors.items() if is_storable(tensor)}
         write_atomically(path, partial(save_file, apart(stored)))
         snapshots.append(Snapshot(str(name), (path,)))
     return SnapshotSet(tuple(snapshots), {})
+
+
+def _is_state(state: Any) -> bool:
+    """Whether this is a state dict: tensors by name, beside which some models keep other things."""
+    return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.runtime.files import file_digest, remove_half_written, write_atomically, write_json
+from vog_hf.errors import ConfigError, SnapshotError, as_path, whole_number
+from vog_hf.gradients.model_mode import require_module
+from vog_hf.runtime.files import explained_disk_errors, file_digest, remove_half_written, write_atomically, write_json
 from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, read_index
 from vog_hf.snapshots.whole_tensors import FullTensor, apart, full_tensors, is_main_process, is_sharded, tensor_digest
 
@@ -29,7 +30,7 @@ class SnapshotWriter:
     once.
 
     Args:
-        folder: For the snapshots; made if it is missing.
+        folder: For the snapshots, a path or text; made if it is missing.
         model: As it is when training begins: what is trainable now (and every persistent buffer) is stored.
         store: ``"trainable"``, or ``"all"`` for every tensor (then frozen weights may become trainable later).
 
@@ -38,11 +39,12 @@ class SnapshotWriter:
         SnapshotError: A trainable parameter is of a kind that safetensors cannot hold (sparse, quantized, a wrapper).
     """
 
-    def __init__(self, folder: Path, model: nn.Module, *, store: str = "trainable") -> None:
+    def __init__(self, folder: str | Path, model: nn.Module, *, store: str = "trainable") -> None:
         if store not in ("trainable", "all"):
             msg = f"store must be 'trainable' or 'all', got {store!r}"
             raise ConfigError(msg)
-        self.folder = folder
+        require_module(model)
+        self.folder = as_path("folder", folder)
         self.store = store
         self._stored: set[str] = set()
         self._frozen: dict[str, str] = {}
@@ -113,9 +115,13 @@ class SnapshotWriter:
         """Store the model as it is after ``step``: `gather`, then `write` on the main process (None on others).
 
         Raises:
+            ConfigError: ``step`` is not a whole number of at least 0.
+            ModelError: ``model`` is not a torch module.
             SnapshotError: As `gather`.
             OutputFolderError: As `write`.
         """
+        require_module(model)
+        step = whole_number("step", step, 0)
         tensors = self.gather(model)
         return None if tensors is None else self.write(tensors, step)
 
@@ -170,7 +176,8 @@ class SnapshotWriter:
             OutputFolderError: The disk is full or cannot be written to; what was stored before stays whole.
             SnapshotError: A frozen tensor has moved after a snapshot, and its earlier value is not kept.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with explained_disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         if not self._snapshots:
             remove_half_written(self.folder)
         frozen = {n: t for n, t in tensors.items() if n in self._frozen and tensor_digest(t) == self._frozen[n]}

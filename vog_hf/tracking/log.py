@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from vog_hf.errors import ConfigError
-from vog_hf.scores.scored_rows import shown_splits
+from vog_hf.errors import ConfigError, require_type, whole_number
+from vog_hf.scores.scored_rows import require_scores, shown_splits
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.contents import MAX_TABLE_ROWS, Contents, contents
 
@@ -84,10 +84,9 @@ def log_scores(
         >>> log_scores(VoGScores({"vog": np.array([0.2, 0.1])}, {}), None)  # no run is active: a warning
         False
     """
-    if not 1 <= top_k <= MAX_TABLE_ROWS:
-        msg = f"top_k must lie in 1..{MAX_TABLE_ROWS:,}, the rows that a W&B table can hold, got {top_k}"
-        raise ConfigError(msg)
-    step = None if step is None else int(step)
+    require_scores(scores)
+    top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
+    step = None if step is None else whole_number("step", step)
     backend = _backend(to)
     log_values, own_run = _target(to, run, step)
     if own_run is None:
@@ -121,6 +120,7 @@ def reopened(to: str, run: Any) -> AbstractContextManager[Any]:
 
 
 def _backend(to: str) -> Backend:
+    require_type("to", to, str, "pass 'wandb' or 'trackio'")
     if to not in TRACKERS:
         names = " or ".join(map(repr, TRACKERS))
         msg = f"log_scores can log to {names}, got to={to!r}; elsewhere, use scores.to_pandas()"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import CollateFunction, check_map_style
 from vog_hf.data.streams import is_stream
-from vog_hf.errors import ConfigError, NotScoredError
+from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng
 from vog_hf.runtime.processes import current_processes, from_main, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
@@ -94,12 +95,19 @@ class VoGCallback(TrainerCallback):
         top_k: int = 50,
         process_timeout: float = 60.0,
     ) -> None:
+        require_type("collect", collect, str, "pass 'replay' or 'live'")
         if collect not in ("replay", "live"):
             msg = f"collect must be 'replay' or 'live', got {collect!r}"
             raise ConfigError(msg)
-        if not 1 <= top_k <= MAX_TABLE_ROWS:
-            msg = f"top_k must lie in 1..{MAX_TABLE_ROWS:,}, the rows that a W&B table can hold, got {top_k}"
-            raise ConfigError(msg)
+        top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
+        require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
+        for option, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
+            if value is not None:
+                whole_number(option, value, 1)
+        if num_workers is not None:
+            whole_number("num_workers", num_workers, 0)
+        max_snapshots = whole_number("max_snapshots", max_snapshots)
+        process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
         config = config or VoGConfig()
         if label_column is not None:
             config = dataclasses.replace(config, label_column=label_column)
@@ -120,7 +128,7 @@ class VoGCallback(TrainerCallback):
             dataset=dataset,
             config=config,
             collate_fn=collate_fn,
-            output_dir=Path(output_dir) if output_dir is not None else None,
+            output_dir=as_path("output_dir", output_dir) if output_dir is not None else None,
             is_live=collect == "live",
             snapshots=snapshots,
             max_snapshots=max_snapshots,

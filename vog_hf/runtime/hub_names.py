@@ -1,0 +1,19 @@
+"""Names on the Hub, checked before the Hub is asked."""
+
+from typing import Any
+
+from vog_hf.errors import ConfigError, shown
+
+
+def require_repo_id(repo_id: Any) -> None:
+    """Raise ConfigError where this cannot name a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # is found at run time
+
+    try:
+        if not isinstance(repo_id, str) or not repo_id:
+            raise HFValidationError("it is not a name")  # noqa: TRY301 (said below)
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        msg = f"repo_id must be 'user/name' or 'name', got {shown(repo_id)}: {error}; pass the name as the Hub shows it"
+        raise ConfigError(msg) from error
