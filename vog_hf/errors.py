@@ -29,7 +29,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-MAX_NAME_BYTES = 200  # of a file or folder: disks take 255, and unfinished files have longer names
+MAX_NAME_BYTES = 240  # of a file or folder: disks take 255, and unfinished files have longer names
 
 
 class VoGError(Exception):
