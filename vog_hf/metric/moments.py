@@ -50,7 +50,7 @@ class GradientMoments:
         sizes = [whole_number("element_shape", size, 0, most) for size in element_shape]
         shape = (whole_number("examples", examples, 0, most), *sizes)
         try:
-            device = torch.device(device or "cpu")
+            device = None if device is None else torch.device(device)
         except (TypeError, RuntimeError) as error:
             msg = f"device must be one of torch's, got {shown(device)}: {error}; pass e.g. 'cpu'"
             raise ConfigError(msg) from error
