@@ -123,7 +123,7 @@ def whole_number(option: str, value: Any, least: int | None = None, most: int | 
         number = None
     is_in_range = number is not None and (least is None or number >= least) and (most is None or number <= most)
     if number is None or not is_in_range or isinstance(value, str | bytes | bool):
-        msg = f"{option} must be {_range(least, most)}, got {shown(value)}; pass a whole number"
+        msg = f"{option} must {_range(least, most)}, got {shown(value)}; pass a whole number"
         raise ConfigError(msg)
     return number
 
@@ -143,7 +143,7 @@ def real_number(option: str, value: Any, least: float, most: float) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if not least <= number <= most:
-        msg = f"{option} must be {_range(least, most)}, got {shown(value)}; pass a number"
+        msg = f"{option} must {_range(least, most)}, got {shown(value)}; pass a number"
         raise ConfigError(msg)
     return number
 
@@ -199,5 +199,5 @@ def shown(value: Any) -> str:
 
 def _range(least: float | None, most: float | None) -> str:
     if least is None:
-        return "a number" if most is None else f"at most {most:,}"
-    return f"at least {least:,}" if most is None else f"in {least:,}..{most:,}"
+        return "be a number" if most is None else f"be at most {most:,}"
+    return f"be at least {least:,}" if most is None else f"lie in {least:,}..{most:,}"
