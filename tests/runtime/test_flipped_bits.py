@@ -22,7 +22,7 @@ SCORES = VoGScores({"label": np.array([0, 1, 1]), "vog": np.array([0.1, 0.3, 0.2
 
 def plan(folder):
     """A plan of blocks, and what it says."""
-    BlockFolder(folder, {"rows": 7, "data": {"text": "0a"}}, BlockPlan(7, 1, 2, 4))
+    BlockFolder.prepare(folder, {"rows": 7, "data": {"text": "0a"}}, BlockPlan(7, 1, 2, 4))
     return folder / "plan.json", lambda: BlockPlan.read(folder)
 
 
