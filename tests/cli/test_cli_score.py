@@ -33,7 +33,8 @@ from transformers import (
 
 from vog_hf import input_gradients, vog
 from vog_hf.cli.model_inputs import _load_processor, find_snapshots, load_model, n_positions
-from vog_hf.cli.score import Wanted, memory
+from vog_hf.cli.score import memory
+from vog_hf.cli.scoring import Wanted
 from vog_hf.errors import ModelError
 from vog_hf.scores.dataset_columns import score_columns
 from vog_hf.scores.vog_scores import VoGScores

@@ -1,24 +1,17 @@
 """Data sets and scores by the names that a person gives them on a command line."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from vog_hf.cli.output import in_options
-
-if TYPE_CHECKING:
-    from vog_hf.scores.vog_scores import VoGScores
-
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vog_hf.cli.output import in_options
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 
 if TYPE_CHECKING:
