@@ -374,7 +374,7 @@ def test_what_is_no_pair_of_name_and_state_is_refused(states):
     """Bare state dicts, a mapping, or pairs with something else: the message shows the form; pairs are accepted."""
     model = models.mlp().model
     found = models.perturbed_states(model, 2)
-    with pytest.raises(SnapshotError, match=r"must be pairs \(name, state_dict\), got a \w+ at position 0"):
+    with pytest.raises(SnapshotError, match=r"pairs \(name, state_dict\), got (a \w+ at position 0|\{.* \(dict\))"):
         vog_of(model, states(found))
     vog_of(model, named(found))
 

@@ -403,15 +403,26 @@ def test_options_that_do_not_exist_are_refused_at_construction(options, message)
     ("options", "message"),
     [
         ({"store": "some"}, "store must be 'trainable' or 'all', got 'some'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"memory_budget": 0}, "memory_budget must be at least 1, got 0"),
         ({"max_snapshots": 1}, "max_snapshots must be at least 2"),
     ],
 )
 def test_options_out_of_range_are_refused_before_training(options, message, tmp_path):
     """Nothing that is accepted is ignored."""
     assert_refused(tmp_path, ConfigError, message, VoGCallback(pixel_rows(), **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"memory_budget": 0}, "memory_budget must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_when_the_callback_is_made(options, message):
+    """A number that can be judged alone is judged at once."""
+    with pytest.raises(ConfigError, match=message):
+        VoGCallback(pixel_rows(), **options)
 
 
 def test_options_at_the_edge_of_their_range_are_accepted(tmp_path):
