@@ -51,8 +51,7 @@ def launch(processes: int, n_rows: int, folder: str) -> float:
     )
     measured = json.loads(ended.stdout.splitlines()[-1])
     if measured["processes"] != processes:
-        msg = f"expected {processes} processes, torchrun gave {measured['processes']}"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"expected {processes} processes, torchrun gave {measured['processes']}")
     return measured["seconds"]
 
 

@@ -65,8 +65,7 @@ def __getattr__(name: str) -> object:
         return version("vog-hf")
     if name in _HOME:
         return getattr(import_module(f"vog_hf.{_HOME[name]}"), name)
-    msg = f"module 'vog_hf' has no attribute {name!r}"
-    raise AttributeError(msg)
+    raise AttributeError(f"module 'vog_hf' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

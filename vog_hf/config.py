@@ -59,15 +59,16 @@ class VoGConfig:
         if isinstance(self.target, list):
             object.__setattr__(self, "target", tuple(self.target))
         if not self.targets:
-            msg = f"target must name at least one of {', '.join(TARGETS)} or a callable, got {self.target!r}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"target must name at least one of {', '.join(TARGETS)} or a callable, got {self.target!r}"
+            )
         for target in self.targets:
             if not callable(target) and not any(_is_same(target, name) for name in TARGETS):
-                msg = f"target must be {', '.join(TARGETS)} or a callable(outputs, batch) -> [batch], got {target!r}"
-                raise ConfigError(msg)
+                raise ConfigError(
+                    f"target must be {', '.join(TARGETS)} or a callable(outputs, batch) -> [batch], got {target!r}"
+                )
         if len(set(self.target_names)) < len(self.targets):
-            msg = f"targets must differ from one another, got {self.target_names}"
-            raise ConfigError(msg)
+            raise ConfigError(f"targets must differ from one another, got {self.target_names}")
         self._check_column_names()
         _check_choice("label", self.label, ("given", "predicted"))
         _check_choice("task", self.task, (None, *TASKS))
@@ -75,13 +76,15 @@ class VoGConfig:
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "model"))
         _check_choice("heat_maps", self.heat_maps, (True, False))
         if self.task is not None and self.label == "predicted" and not TASKS[self.task].can_predict_label:
-            msg = f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'"
+            )
         if self.task is not None:
             for target in self.targets:
                 if isinstance(target, str) and target not in TASKS[self.task].targets:
-                    msg = f"target {target!r} does not exist for task {self.task!r}: {TASKS[self.task].targets}"
-                    raise ConfigError(msg)
+                    raise ConfigError(
+                        f"target {target!r} does not exist for task {self.task!r}: {TASKS[self.task].targets}"
+                    )
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -127,8 +130,7 @@ class VoGConfig:
         require_type("a configuration", values, Mapping, "pass what to_dict gave")
         unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
-            msg = f"unknown options {unknown}; a VoGConfig has {[field.name for field in fields(cls)]}"
-            raise ConfigError(msg)
+            raise ConfigError(f"unknown options {unknown}; a VoGConfig has {[field.name for field in fields(cls)]}")
         target = values.get("target", "logit")
         target = target[0] if isinstance(target, list) and len(target) == 1 else target
         return cls(**{**values, "target": tuple(target) if isinstance(target, list) else target})
@@ -144,23 +146,22 @@ class VoGConfig:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            msg = f"a configuration in JSON was expected, got {shown(text)}: {error}; pass what to_json gave"
-            raise ConfigError(msg) from error
+            raise ConfigError(
+                f"a configuration in JSON was expected, got {shown(text)}: {error}; pass what to_json gave"
+            ) from error
         return cls.from_dict(values)
 
     def _check_column_names(self) -> None:
         """The label's column has a name, and every target has columns of its own, with these endings."""
         if self.label_column is not None and not isinstance(self.label_column, str):
-            msg = f"label_column must be the name of a column or None, got {self.label_column!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"label_column must be the name of a column or None, got {self.label_column!r}")
         columns = [name + ending for name in self.column_names for ending in COLUMN_ENDINGS]
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
-            msg = (
+            raise ConfigError(
                 f"targets must give different column names, got {self.column_names}, of which two make a column "
                 f"{twice!r}; rename the function"
             )
-            raise ConfigError(msg)
 
 
 def target_of_column(column: str, target_names: Sequence[str]) -> str | None:
@@ -181,8 +182,7 @@ def _column_names(target_names: Sequence[str]) -> tuple[str, ...]:
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
     if not any(_is_same(value, choice) for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)
-        msg = f"{option} must be one of {listed}, got {value!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{option} must be one of {listed}, got {value!r}")
 
 
 def _is_same(value: object, choice: object) -> bool:

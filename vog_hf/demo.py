@@ -70,8 +70,7 @@ def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> 
         trainer.train()
     scores = callback.scores
     if not isinstance(scores, VoGScores):  # a DatasetDict would give one for each split
-        msg = f"expected the scores of one data set, got {type(scores).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"expected the scores of one data set, got {type(scores).__name__}")
     scored = callback.scored_dataset("all")
     scored.save_to_disk(str(output / "scored"))
     scored.to_parquet(output / "scored.parquet")

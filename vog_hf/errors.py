@@ -123,8 +123,7 @@ def whole_number(option: str, value: Any, least: int | None = None, most: int | 
         number = None
     is_in_range = number is not None and (least is None or number >= least) and (most is None or number <= most)
     if number is None or not is_in_range or isinstance(value, str | bytes | bool):
-        msg = f"{option} must {_range(least, most)}, got {shown(value)}; pass a whole number"
-        raise ConfigError(msg)
+        raise ConfigError(f"{option} must {_range(least, most)}, got {shown(value)}; pass a whole number")
     return number
 
 
@@ -143,8 +142,7 @@ def real_number(option: str, value: Any, least: float, most: float) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if not least <= number <= most:
-        msg = f"{option} must {_range(least, most)}, got {shown(value)}; pass a number"
-        raise ConfigError(msg)
+        raise ConfigError(f"{option} must {_range(least, most)}, got {shown(value)}; pass a number")
     return number
 
 
@@ -160,8 +158,7 @@ def require_type(option: str, value: Any, kinds: Any, advice: str) -> None:
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(value, kinds):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        msg = f"{option} must be {names}, got {shown(value)}; {advice}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{option} must be {names}, got {shown(value)}; {advice}")
 
 
 def as_path(option: str, value: Any) -> Path:
@@ -178,11 +175,10 @@ def as_path(option: str, value: Any) -> Path:
     text = os.fspath(value)
     longest = max((os.fsencode(name) for name in Path(os.fsdecode(text)).parts), key=len, default=b"")
     if isinstance(text, bytes) or "\0" in text or len(longest) > MAX_NAME_BYTES:
-        msg = (
+        raise ConfigError(
             f"{option} must be text without null characters and names of at most {MAX_NAME_BYTES} bytes, got "
             f"{shown(value)}; pass a shorter path"
         )
-        raise ConfigError(msg)
     return Path(text)
 
 

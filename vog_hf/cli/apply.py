@@ -136,8 +136,9 @@ def apply(
         )
     has_scores = "vog" in score_columns(opened.dataset, prefix or None)
     if has_scores and columns is not None:
-        msg = f"the data set of {scored} has columns of scores, and gets no others from --columns; leave that out"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"the data set of {scored} has columns of scores, and gets no others from --columns; leave that out"
+        )
     rows = opened.dataset
     if not has_scores:
         rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE), prefix=prefix)
@@ -171,14 +172,15 @@ def apply(
 def require_use(output: Path | None, push: str | None, given: Collection[str]) -> None:
     """Raise where there is nothing to do, or where options of a push that were given have no push to go with."""
     if output is None and push is None:
-        msg = "nothing to do: give --output, --push, or both"
-        raise typer.BadParameter(msg, param_hint="--output")
+        raise typer.BadParameter("nothing to do: give --output, --push, or both", param_hint="--output")
     if push is None and given:
-        msg = f"nothing is pushed; leave out {', '.join(given)}, or add --push"
-        raise typer.BadParameter(msg, param_hint=next(iter(given)))
+        raise typer.BadParameter(
+            f"nothing is pushed; leave out {', '.join(given)}, or add --push", param_hint=next(iter(given))
+        )
     if {"--revision", "--create-pr"} <= set(given):
-        msg = "a pull request has a branch of its own: leave out --revision or --create-pr"
-        raise typer.BadParameter(msg, param_hint="--revision")
+        raise typer.BadParameter(
+            "a pull request has a branch of its own: leave out --revision or --create-pr", param_hint="--revision"
+        )
 
 
 def changes(review: "Review", rows: int) -> dict[str, Any]:

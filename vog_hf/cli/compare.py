@@ -74,30 +74,29 @@ def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
 
     names = [name for name in RANKING_COLUMNS if name in first.column_names and name in second.column_names]
     if not names:
-        msg = (
+        raise ConfigError(
             f"A has the columns {', '.join(first.column_names)}, B {', '.join(second.column_names)}: none of "
             f"{', '.join(RANKING_COLUMNS)} is in both; name one with --column"
         )
-        raise ConfigError(msg)
     return names[0]
 
 
 def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
     """Raise RowMismatchError where two scorings are not of the same rows in the same order, as far as can be told."""
     if len(first) != len(second):
-        msg = f"A has scores of {len(first):,} rows and B of {len(second):,}; compare scores of the same rows"
-        raise RowMismatchError(msg)
+        raise RowMismatchError(
+            f"A has scores of {len(first):,} rows and B of {len(second):,}; compare scores of the same rows"
+        )
     others = second.identity.differing(first.identity)  # both ways: one may be of an earlier version
     differing = [name for name in first.identity.differing(second.identity) if name in others]
     labelled = "label" in first.column_names and "label" in second.column_names
     if not differing and labelled and not np.array_equal(first.column("label"), second.column("label")):
         differing = ["label"]
     if differing:
-        msg = (
+        raise RowMismatchError(
             f"A and B are scores of other rows, or of the same rows in another order: their column {differing[0]!r} "
             "differs; compare scores of the same rows"
         )
-        raise RowMismatchError(msg)
 
 
 def _label(scores: "VoGScores", row: int) -> dict[str, Any]:

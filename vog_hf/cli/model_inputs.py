@@ -44,8 +44,9 @@ def find_snapshots(given: Sequence[str]) -> str | list[str]:
         at = str(Path(name).expanduser())
         found = [at] if Path(at).exists() else sorted(glob(at), key=_in_numbers) if has_magic(at) else []  # noqa: PTH207 (absolute)
         if not found:
-            msg = f"there is no snapshot at {name}; pass model folders, .safetensors files or a pattern in quotes"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"there is no snapshot at {name}; pass model folders, .safetensors files or a pattern in quotes"
+            )
         paths += found
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return paths[0]
@@ -74,16 +75,14 @@ def model_folder(name: str) -> str:
     steps = {int(m[1]): path for path in folder.glob("checkpoint-*") if (m := CHECKPOINT.fullmatch(path.name))}
     last = steps[max(steps)] if steps else folder
     if (last / "adapter_config.json").is_file():
-        msg = (
+        raise ModelError(
             f"{last} is a PEFT adapter, whose model cannot be told from the folder alone; score it from Python: "
             "VoGScorer(peft_model).score(dataset, snapshots)"
         )
-        raise ModelError(msg)
     if not (last / "config.json").is_file():
-        msg = (
+        raise ModelError(
             f"{name} holds no model (no config.json, nor a checkpoint-<step> with one); pass a model folder or a Hub id"
         )
-        raise ModelError(msg)
     return str(last)
 
 
@@ -100,24 +99,21 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except UNREADABLE as error:
-        msg = f"the model {name} cannot be opened: {_line(error)}"
-        raise ModelError(msg) from error
+        raise ModelError(f"the model {name} cannot be opened: {_line(error)}") from error
     architecture = next(iter(config.architectures or []), None)
     kind: Any = getattr(transformers, str(architecture), None)
     # A class of the library itself: an Auto class would look for another one in the folder's own code.
     is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
     if not is_model or not any(head in str(architecture) for head in HEADS):
-        msg = (
+        raise ModelError(
             f"vog-hf score scores classifiers and regressions of transformers, and {name} is a "
             f"{architecture or 'model without architectures in its config.json'}; score others from Python with "
             "VoGScorer"
         )
-        raise ModelError(msg)
     try:
         return kind.from_pretrained(name, config=config, use_safetensors=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        msg = f"the weights of {name} cannot be loaded (as safetensors): {_line(error)}"
-        raise ModelError(msg) from error
+        raise ModelError(f"the weights of {name} cannot be loaded (as safetensors): {_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -184,8 +180,9 @@ class Preparation:
         try:
             return {"pixel_values": list(self.processor(images, return_tensors="pt", **options)["pixel_values"])}
         except ValueError as error:
-            msg = f"{type(self.processor).__name__} makes no batch of these images ({_line(error)}); see --processor"
-            raise DataError(msg) from error
+            raise DataError(
+                f"{type(self.processor).__name__} makes no batch of these images ({_line(error)}); see --processor"
+            ) from error
 
     def _texts(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         texts = [rows[name] for name in self.inputs]
@@ -231,16 +228,15 @@ def prepare(
     kind = _kind_of(model)
     for name in (*input_columns, *filter(None, [label_column])):
         if name not in dataset.column_names:
-            msg = f"the data set has no column {name!r}; it has {', '.join(dataset.column_names)}"
-            raise ConfigError(msg)
+            raise ConfigError(f"the data set has no column {name!r}; it has {', '.join(dataset.column_names)}")
     label = label_column or _find_label(dataset)
     inputs = tuple(input_columns) or (_find_input(dataset, kind, label),)
     if len(inputs) > (2 if kind == "text" else 1):
-        msg = f"a model of {kind} takes {'one or two columns' if kind == 'text' else 'one column'}, got {inputs}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"a model of {kind} takes {'one or two columns' if kind == 'text' else 'one column'}, got {inputs}"
+        )
     if max_length is not None and kind != "text":
-        msg = f"--max-length is of texts, and this model takes {kind}; leave it out"
-        raise ConfigError(msg)
+        raise ConfigError(f"--max-length is of texts, and this model takes {kind}; leave it out")
     _require_inputs(dataset, inputs)
     config: Any = model.config
     loaded = _load_processor(kind, processor, revision)
@@ -277,8 +273,9 @@ def _kind_of(model: "nn.Module") -> str:
     name = str(model.main_input_name)
     kinds = {"pixel_values": "image", "input_ids": "text", "input_values": "audio", "input_features": "audio"}
     if name not in kinds:
-        msg = f"vog-hf score makes inputs of {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
-        raise ModelError(msg)
+        raise ModelError(
+            f"vog-hf score makes inputs of {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
+        )
     return kinds[name]
 
 
@@ -290,8 +287,9 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
         return loader.from_pretrained(name, revision=revision, trust_remote_code=False)
     except UNREADABLE as error:
         what = {"image": "image processor", "text": "tokenizer", "audio": "feature extractor"}[kind]
-        msg = f"{name} has no {what}; name the folder or Hub id that has it with --processor ({_line(error):.200})"
-        raise ModelError(msg) from error
+        raise ModelError(
+            f"{name} has no {what}; name the folder or Hub id that has it with --processor ({_line(error):.200})"
+        ) from error
 
 
 def _require_padding(tokenizer: Any, config: Any) -> None:
@@ -303,11 +301,10 @@ def _require_padding(tokenizer: Any, config: Any) -> None:
     if tokenizer.pad_token is not None:
         return
     if config.pad_token_id is None:
-        msg = (
+        raise ModelError(
             "neither tokenizer nor model has a padding token, so that texts of different lengths make no batch; set "
             "pad_token in the tokenizer and pad_token_id in the model's config.json as in the training"
         )
-        raise ModelError(msg)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
 
 
@@ -320,8 +317,9 @@ def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: Any) -
         texts = zip(*(part.column(name).to_pylist() for name in inputs), strict=True)
         empty = next((row for row, row_texts in enumerate(texts, first) if not "".join(row_texts).strip()), None)
         if empty is not None:
-            msg = f"row {empty:,} has an empty text in column {inputs[0]!r}, which makes no tokens; leave it out"
-            raise DataError(msg)
+            raise DataError(
+                f"row {empty:,} has an empty text in column {inputs[0]!r}, which makes no tokens; leave it out"
+            )
         first += len(part)
 
 
@@ -336,8 +334,7 @@ def _find_input(dataset: "Dataset", kind: str, label: str | None) -> str:
     if len(found) != 1:
         which = f"several columns of {kind} ({', '.join(found)})" if found else f"no column of {kind}"
         pairs = ", twice for pairs of texts" if kind == "text" and len(found) > 1 else ""
-        msg = f"the data set has {which}; name one of {', '.join(features)} with --input-column{pairs}"
-        raise ConfigError(msg)
+        raise ConfigError(f"the data set has {which}; name one of {', '.join(features)} with --input-column{pairs}")
     return found[0]
 
 
@@ -349,8 +346,9 @@ def _find_label(dataset: "Dataset") -> str | None:
         return usual[0]
     classes = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     if len(classes) > 1:
-        msg = f"the data set has several columns of classes ({', '.join(classes)}); name one with --label-column"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"the data set has several columns of classes ({', '.join(classes)}); name one with --label-column"
+        )
     return classes[0] if classes else None
 
 
@@ -363,8 +361,9 @@ def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
             column = part.column(name)
             if column.null_count:
                 row = first + column.is_null().index(True).as_py()
-                msg = f"row {row:,} has nothing in column {name!r}; leave out the rows without one, or fill them"
-                raise DataError(msg)
+                raise DataError(
+                    f"row {row:,} has nothing in column {name!r}; leave out the rows without one, or fill them"
+                )
             first += len(column)
 
 
@@ -376,8 +375,9 @@ def _max_length(tokenizer: Any, model: "nn.Module", wanted: int | None) -> int |
     """
     positions = n_positions(model, tokenizer)
     if wanted is not None and positions is not None and wanted > positions:
-        msg = f"--max-length {wanted} is more than the {positions} tokens that the model has positions for; lower it"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"--max-length {wanted} is more than the {positions} tokens that the model has positions for; lower it"
+        )
     if wanted is not None:
         return wanted
     limits = [tokenizer.model_max_length, positions]
@@ -417,8 +417,9 @@ def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
 
 def _image(value: Any, column: str) -> Any:
     if not hasattr(value, "convert"):
-        msg = f"column {column!r} holds values of type {type(value).__name__}, expected images; see --input-column"
-        raise DataError(msg)
+        raise DataError(
+            f"column {column!r} holds values of type {type(value).__name__}, expected images; see --input-column"
+        )
     return value
 
 
@@ -428,12 +429,11 @@ def _eight_bits(image: Any) -> Any:
         return image
     low, high = image.getextrema()
     if low < 0 or high > MOST_OF_8_BITS or image.mode == "F":
-        msg = (
+        raise DataError(
             f"an image of mode {image.mode!r} has values from {low:g} to {high:g}, expected 0 to 255: conversion to 8 "
             "bits would clip it, and how training scaled it is not known; store the images in 8 bits as they were "
             "scaled for training, or score from Python: VoGScorer(...).score(dataset.with_transform(...), ...)"
         )
-        raise DataError(msg)
     return image
 
 

@@ -87,14 +87,16 @@ def push(
     from vog_hf.hub import push_scored_dataset
 
     if revision is not None and create_pr:
-        msg = "a pull request has a branch of its own: leave out --revision or --create-pr"
-        raise typer.BadParameter(msg, param_hint="--revision")
+        raise typer.BadParameter(
+            "a pull request has a branch of its own: leave out --revision or --create-pr", param_hint="--revision"
+        )
     words = sections(card_section or [])
     of_all = find_scores(scores)
     found = of_split(of_all, split, scores)
     if isinstance(found, dict) and split_name is not None:
-        msg = f"--split-name names one split, and {scores} holds scores of {', '.join(found)}; choose one with --split"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"--split-name names one split, and {scores} holds scores of {', '.join(found)}; choose one with --split"
+        )
     source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
     with hub_token(token):
         rows = scored_rows(source, found, progress=out.shows_progress)

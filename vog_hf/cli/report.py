@@ -57,12 +57,16 @@ def report(
     from vog_hf.report import write_report
 
     if numbers_only and {dataset, config, dataset_revision, token} != {None}:
-        msg = "reads no data set; leave out --dataset, --config, --dataset-revision and --token"
-        raise typer.BadParameter(msg, param_hint="--numbers-only")
+        raise typer.BadParameter(
+            "reads no data set; leave out --dataset, --config, --dataset-revision and --token",
+            param_hint="--numbers-only",
+        )
     of_all = find_scores(scores)
     if numbers_only and split is not None and not isinstance(of_all, dict):
-        msg = f"reads no data set, and {scores} holds the scores of one split; leave out --split"
-        raise typer.BadParameter(msg, param_hint="--numbers-only")
+        raise typer.BadParameter(
+            f"reads no data set, and {scores} holds the scores of one split; leave out --split",
+            param_hint="--numbers-only",
+        )
     found, rows = of_split(of_all, split, scores), None
     if not numbers_only:
         source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)

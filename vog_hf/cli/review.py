@@ -116,5 +116,4 @@ def _port_explained(host: str, port: int | None) -> Iterator[None]:
         yield
     except OSError as error:
         wanted = "a port from 7860 on" if port is None else f"port {port}"
-        msg = f"cannot listen on {wanted} of {host} ({error}); pass another --port or --host"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"cannot listen on {wanted} of {host} ({error}); pass another --port or --host") from error

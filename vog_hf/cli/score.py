@@ -64,8 +64,9 @@ def memory(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
-        msg = f"a number of bytes is expected, such as 4GiB or 500M, got {text!r}"
-        raise typer.BadParameter(msg, param_hint="--memory-budget")
+        raise typer.BadParameter(
+            f"a number of bytes is expected, such as 4GiB or 500M, got {text!r}", param_hint="--memory-budget"
+        )
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
@@ -191,8 +192,9 @@ def score(
     OUTPUT, an interrupted scoring goes on and a finished one is returned as it is.
     """
     if snapshots and snapshot_revision:
-        msg = "snapshots come as paths or as --snapshot-revision, not as both"
-        raise typer.BadParameter(msg, param_hint="--snapshot-revision")
+        raise typer.BadParameter(
+            "snapshots come as paths or as --snapshot-revision, not as both", param_hint="--snapshot-revision"
+        )
     targets = tuple(map(str, target or [Target.LOGIT]))
     from vog_hf.cli.scoring import Wanted, score_all
 

@@ -150,11 +150,10 @@ def configuration(opened: Opened, choices: Mapping[str, Any]) -> VoGConfig:
         ConfigError: A choice that cannot be carried out.
     """
     if opened.preparation.label is None and choices["label"] == "given":
-        msg = (
+        raise ConfigError(
             f"the data set has no label (columns {', '.join(opened.rows.column_names)}); name it with --label-column, "
             "or use --label predicted, which differentiates the class that the last snapshot predicts"
         )
-        raise ConfigError(msg)
     return VoGConfig(**choices, label_column=opened.label_column)
 
 
@@ -201,11 +200,10 @@ def _snapshots(wanted: Wanted) -> str | Sequence[str | Path]:
     if wanted.snapshots:
         return find_snapshots(wanted.snapshots)
     if not Path(wanted.model).expanduser().is_dir():
-        msg = (
+        raise SnapshotError(
             f"{wanted.model} is no folder with snapshots in it; name them: folders or files after MODEL, or "
             "--snapshot-revision for each revision of a model on the Hub"
         )
-        raise SnapshotError(msg)
     return str(Path(wanted.model).expanduser())
 
 

@@ -142,8 +142,7 @@ def open_dataset(source: Source) -> "Dataset":
     try:
         return load_rows(source.name, source.split, config=source.config, revision=source.revision)
     except DataError as error:
-        msg = f"{error}{_advice(source)}"
-        raise DataError(msg) from error
+        raise DataError(f"{error}{_advice(source)}") from error
 
 
 def open_splits(source: Source, names: Iterable[str]) -> "DatasetDict":
@@ -179,10 +178,12 @@ def find_scores(folder: Path) -> "VoGScores | dict[str, VoGScores]":
         if splits:
             return {split.name: VoGScores.load(split) for split in splits}
     if not folder.exists():
-        msg = f"there is no folder {folder}; pass a folder that `vog-hf score` or a VoGCallback has filled"
-        raise OutputFolderError(msg)
-    msg = f"{folder} holds no finished scores (no {MANIFEST_NAME}); score into it, or pass another folder"
-    raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"there is no folder {folder}; pass a folder that `vog-hf score` or a VoGCallback has filled"
+        )
+    raise OutputFolderError(
+        f"{folder} holds no finished scores (no {MANIFEST_NAME}); score into it, or pass another folder"
+    )
 
 
 def one_split(folder: Path) -> "VoGScores":
@@ -193,8 +194,9 @@ def one_split(folder: Path) -> "VoGScores":
     """
     scores = find_scores(folder)
     if isinstance(scores, dict):
-        msg = f"{folder} holds scores of the splits {', '.join(scores)}; pass the folder of one of them"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"{folder} holds scores of the splits {', '.join(scores)}; pass the folder of one of them"
+        )
     return scores
 
 
@@ -218,14 +220,14 @@ def one_of(splits: Collection[str], split: str | None, place: Path | str) -> str
         ConfigError: There is no such split, or there are several and none was asked for.
     """
     if not splits:
-        msg = f"{place} has no scores in this configuration; name another with --config, or `vog-hf push` scores to it"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{place} has no scores in this configuration; name another with --config, or `vog-hf push` scores to it"
+        )
     if split is None and len(splits) == 1:
         return next(iter(splits))
     if split is None or split not in splits:
         got = "none" if split is None else repr(split)
-        msg = f"{place} holds scores of the splits {', '.join(splits)}; choose one with --split, got {got}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{place} holds scores of the splits {', '.join(splits)}; choose one with --split, got {got}")
     return split
 
 
@@ -247,8 +249,9 @@ def noted_source(folder: Path) -> Source | None:
     unknown = {*noted} - {field.name for field in fields(Source)} if isinstance(noted, dict) else None
     fault = f"unknown {sorted(unknown)}" if unknown else fault_in(noted, SOURCE, "it")
     if fault is not None:
-        msg = f"{folder / SOURCE_NAME} is not what vog-hf writes ({fault}); delete it and pass --dataset"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"{folder / SOURCE_NAME} is not what vog-hf writes ({fault}); delete it and pass --dataset"
+        )
     return Source(**noted)
 
 
@@ -264,8 +267,9 @@ def source_for(
         return Source(dataset, config, split, revision)
     noted = noted_source(folder)
     if noted is None:
-        msg = f"which data set was scored is not noted in {folder}; name it with --dataset (and --config, --split)"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"which data set was scored is not noted in {folder}; name it with --dataset (and --config, --split)"
+        )
     return Source(noted.name, config or noted.config, split or noted.split, revision or noted.revision)
 
 
@@ -278,8 +282,7 @@ def scored_rows(source: Source, scores: "VoGScores | dict[str, VoGScores]", *, p
 def require_new(path: Path | None, option: str) -> None:
     """Raise OutputFolderError where a data set would replace something."""
     if path is not None and path.exists():
-        msg = f"{option} {path} exists already; choose another path, or delete it"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(f"{option} {path} exists already; choose another path, or delete it")
 
 
 @contextmanager

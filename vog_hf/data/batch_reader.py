@@ -196,12 +196,11 @@ class BatchReader:
             return list(self._read_anew(batches))
         except KeyError as error:  # whatever else a row raises says itself what is wrong
             first, last = batches[0][0], batches[-1][-1]
-            msg = (
+            raise DataError(
                 f"reading rows {first}-{last} of the data set failed: {type(error).__name__}: {error}. "
                 "A transform that reads a column which the model does not take (an image, a text) needs "
                 "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
-            )
-            raise DataError(msg) from error
+            ) from error
         except UNREADABLE as error:
             raise self._unreadable([row for rows in batches for row in rows], error) from error
 
@@ -245,8 +244,9 @@ class BatchReader:
         try:
             return self._collate(read)[0]
         except DataError as error:
-            msg = f"{error} (rows {rows[0]}-{rows[-1]})"
-            raise (CollationError if isinstance(error, CollationError) else DataError)(msg) from error
+            raise (CollationError if isinstance(error, CollationError) else DataError)(
+                f"{error} (rows {rows[0]}-{rows[-1]})"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
@@ -292,11 +292,10 @@ class BatchReader:
             return self._filled(collate, rows)
         except Exception as error:
             if isinstance(error, KeyError) and isinstance(rows[0], Mapping) and error.args[0] not in rows[0]:
-                msg = (
+                raise DataError(
                     f"the collator expects {error.args[0]!r}, and the rows have {_keys(rows)}; pass the rows with the "
                     "evaluation transform that makes it: dataset.with_transform(eval_transform)"
-                )
-                raise DataError(msg) from error
+                ) from error
             msg = (
                 f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
                 "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
@@ -385,20 +384,17 @@ class BatchReader:
         leaf = find_leaf(self._model, batch.inputs)
         value = batch.inputs[leaf.name]
         if len(value) != len(batch):
-            msg = (
+            raise DataError(
                 f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row: score "
                 "each of them (the texts of a pair, the two answers of a preference) as a row of its own"
             )
-            raise DataError(msg)
         if value.is_floating_point():
             bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
             if bool(bad.any()):
                 row = batch.rows[int(bad.nonzero()[0])]
-                msg = f"input {leaf.name!r} of row {row} holds NaN or infinity; fix or drop the row"
-                raise NonFiniteError(msg)
+                raise NonFiniteError(f"input {leaf.name!r} of row {row} holds NaN or infinity; fix or drop the row")
         if batch.labels is not None and len(batch.labels) != len(batch):
-            msg = f"{len(batch.labels)} labels came for {len(batch)} rows; VoG needs one label per row"
-            raise DataError(msg)
+            raise DataError(f"{len(batch.labels)} labels came for {len(batch)} rows; VoG needs one label per row")
         return batch
 
 
@@ -431,24 +427,20 @@ def _random(name: str, rows: range, *, in_collator: bool) -> str:
 def check_map_style(dataset: Any) -> None:
     """Raise DataError where a data set is empty or has no rows by number."""
     if isinstance(dataset, (str, PurePath)):
-        msg = (
+        raise DataError(
             f"a data set is expected, got the text {str(dataset)!r}; load its rows first: datasets.load_dataset(...), "
             "of a folder of images load_dataset('imagefolder', data_dir=...)"
         )
-        raise DataError(msg)
     if isinstance(dataset, Mapping):
         splits = sorted(by_split_name(dataset))
-        msg = f"one data set is scored at a time, got a mapping of {splits}; pass one of its splits"
-        raise DataError(msg)
+        raise DataError(f"one data set is scored at a time, got a mapping of {splits}; pass one of its splits")
     if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
-        msg = (
+        raise DataError(
             f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style data set, "
             "e.g. datasets.Dataset.from_generator(...) or load_dataset(..., streaming=False)"
         )
-        raise DataError(msg)
     if len(dataset) == 0:
-        msg = "the data set is empty: there is no row to score; check the split or the filter that made it"
-        raise DataError(msg)
+        raise DataError("the data set is empty: there is no row to score; check the split or the filter that made it")
 
 
 def _named(rows: Sequence[int]) -> str:

@@ -72,8 +72,9 @@ class SeededPerRow:
         torch.manual_seed(seed % 2**63)
         batch = self.collator(rows)
         if not isinstance(batch, Mapping):
-            msg = f"SeededPerRow needs a collator that returns a mapping of tensors, got {type(batch).__name__}"
-            raise DataError(msg)
+            raise DataError(
+                f"SeededPerRow needs a collator that returns a mapping of tensors, got {type(batch).__name__}"
+            )
         return dict(batch)
 
 
@@ -81,11 +82,13 @@ def _put(batch: dict[str, Any], name: str, at: int, alone: Tensor, start: int) -
     """Put what a row has alone into its place, behind ``start`` elements of padding where it is shorter there."""
     whole = batch.get(name)
     if not isinstance(whole, Tensor) or whole.dim() != alone.dim() or len(alone) != 1:
-        msg = f"{name!r} of one row is {tuple(alone.shape)} and has no place in its batch; SeededPerRow cannot fix it"
-        raise DataError(msg)
+        raise DataError(
+            f"{name!r} of one row is {tuple(alone.shape)} and has no place in its batch; SeededPerRow cannot fix it"
+        )
     if any(n > m for n, m in zip(alone.shape[1:], whole.shape[1:], strict=True)):
-        msg = f"{name!r} of one row is {tuple(alone.shape)}, in its batch {tuple(whole.shape)}: pad to one length"
-        raise DataError(msg)
+        raise DataError(
+            f"{name!r} of one row is {tuple(alone.shape)}, in its batch {tuple(whole.shape)}: pad to one length"
+        )
     place = whole[at]
     for axis, n in enumerate(alone.shape[1:]):
         shift = start if axis == 0 and n < place.shape[0] else 0

@@ -52,17 +52,15 @@ def plant_label_noise(
         ([0, 1, 2, 0], 2)
     """
     if not has_table(dataset):
-        msg = (
+        raise ConfigError(
             f"label noise can be planted into a datasets.Dataset, got a {type(dataset).__name__}; pass one split, e.g. "
             "dataset['train'], and load a streaming data set without streaming=True"
         )
-        raise ConfigError(msg)
     fraction, seed = real_number("fraction", fraction, 0, 1), whole_number("seed", seed, 0)
     require_type("label_column", label_column, (str, type(None)), "pass the name of a column")
     require_type("kind", kind, str, "pass 'uniform' or 'pairs'")
     if kind not in ("uniform", "pairs"):
-        msg = f"kind must be 'uniform' or 'pairs', got {kind!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"kind must be 'uniform' or 'pairs', got {kind!r}")
     name, labels = _label_column(dataset, label_column)
     labelled = np.flatnonzero(labels >= 0)
     classes = _classes(dataset, name, labels)
@@ -79,19 +77,20 @@ def _label_column(dataset: Dataset, label_column: str | None) -> tuple[str, npt.
     names = [label_column] if label_column else LABEL_NAMES
     name = next((name for name in names if name in dataset.column_names), None)
     if name is None:
-        msg = f"there is no label column {' or '.join(map(repr, names))} in {dataset.column_names}; pass label_column="
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"there is no label column {' or '.join(map(repr, names))} in {dataset.column_names}; pass label_column="
+        )
     taken = [added for added in (ORIGINAL, CORRUPTED) if added in dataset.column_names]
     if taken:
-        msg = f"the data set has {taken} already; drop what was planted before: dataset.remove_columns({taken})"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"the data set has {taken} already; drop what was planted before: dataset.remove_columns({taken})"
+        )
     labels = integer_column(dataset, [name])
     if labels is None:
-        msg = (
+        raise ConfigError(
             f"label column {name!r} must hold one class number per row, got {dataset.features[name]}; encode texts "
             f"with dataset.class_encode_column({name!r})"
         )
-        raise ConfigError(msg)
     return name, labels
 
 
@@ -103,11 +102,13 @@ def _classes(dataset: Dataset, name: str, labels: npt.NDArray[np.int64]) -> npt.
     outside = ~np.isin(labels, [*classes, *NO_LABEL])
     if outside.any():
         row = int(outside.argmax())
-        msg = f"label {labels[row]} of row {row} is outside the classes; only None, -1 and -100 mean no label"
-        raise LabelError(msg, row)
+        raise LabelError(
+            f"label {labels[row]} of row {row} is outside the classes; only None, -1 and -100 mean no label", row
+        )
     if len(classes) < 2 or not len(given):
-        msg = f"a wrong label needs at least two classes, and {name!r} has {len(classes)} in {len(given)} labelled rows"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"a wrong label needs at least two classes, and {name!r} has {len(classes)} in {len(given)} labelled rows"
+        )
     return classes
 
 

@@ -63,34 +63,31 @@ def load_rows(
         # The message of a DatasetGenerationError says only that there was one.
         known = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         reason = " ".join(str(known or error).split()).rstrip(".") or type(error).__name__
-        msg = f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}"
-        raise DataError(msg) from error
+        raise DataError(f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}") from error
 
 
 def _load_folder(path: Path, config: str | None, split: str) -> Dataset:
     """The split of a folder; refused where `datasets` would read its name (``data[1]``) as a pattern."""
     path = path.resolve()
     if has_magic(str(path)):
-        msg = f"datasets reads the [, *, or ? in {path} as a pattern, not as a name; rename the folder"
-        raise ValueError(msg)
+        raise ValueError(f"datasets reads the [, *, or ? in {path} as a pattern, not as a name; rename the folder")
     return load_dataset(str(path), config, split=split, keep_in_memory=False)
 
 
 def _refuse_idle(path: Path, config: str | None, revision: str | None) -> None:
     """Raise where an option would be ignored."""
     if revision is not None and path.exists():
-        msg = f"a revision ({revision}) is of a data set on the Hub, and {path} is on this machine; leave it out"
-        raise DataError(msg)
+        raise DataError(
+            f"a revision ({revision}) is of a data set on the Hub, and {path} is on this machine; leave it out"
+        )
     if config is not None and (path.is_file() or is_saved(path)):
         what = "a file" if path.is_file() else "a folder of save_to_disk"
-        msg = f"{path} is {what}, which has no configurations ({config}); leave it out"
-        raise DataError(msg)
+        raise DataError(f"{path} is {what}, which has no configurations ({config}); leave it out")
 
 
 def _reader(file: Path) -> str:
     if file.suffix not in READERS:
-        msg = f"a file must be one of {', '.join('*' + suffix for suffix in READERS)}"
-        raise ValueError(msg)
+        raise ValueError(f"a file must be one of {', '.join('*' + suffix for suffix in READERS)}")
     return READERS[file.suffix]
 
 
@@ -148,31 +145,30 @@ def as_classes(rows: Dataset, column: str, names: Sequence[str] | None = None) -
     require_type("column", column, str, "pass the name of the column of labels")
     if not has_table(rows) or column not in rows.column_names:
         has = f"the data set has {', '.join(rows.column_names)}" if has_table(rows) else "pass one split of a data set"
-        msg = f"there is no label column {column!r}; {has}"
-        raise DataError(msg)
+        raise DataError(f"there is no label column {column!r}; {has}")
     require_type("names", names, (list, tuple, type(None)), "pass the names of the classes in order of their numbers")
     for name in names or ():
         require_type("a name of a class", name, str, "pass the names of the classes as texts")
     if len(set(names or ())) < len(names or ()):
-        msg = f"names of classes must differ, got {shown(names)}; name each class once"
-        raise ConfigError(msg)
+        raise ConfigError(f"names of classes must differ, got {shown(names)}; name each class once")
     labels, known = _named(rows, column)
     of_split = f" of split {str(rows.split)!r}" if rows.split is not None else ""
     if labels.null_count:
-        msg = (
+        raise LabelError(
             f"{labels.null_count:,} of {len(labels):,} rows{of_split} have no label in column {column!r}; use a "
-            "split where every row has one, or leave them out"
+            "split where every row has one, or leave them out",
+            pc.index(pc.is_null(labels), True).as_py(),
         )
-        raise LabelError(msg, pc.index(pc.is_null(labels), True).as_py())
     names = known if names is None else list(names)
     numbers = pc.index_in(labels, value_set=pa.array(names, pa.string()))
     if numbers.null_count:
         row = pc.index(pc.is_null(numbers), True).as_py()
         unknown = labels[row].as_py()
-        msg = (
-            f"label column {column!r}{of_split} holds {unknown!r}, which is none of the classes {', '.join(names[:20])}"
+        raise LabelError(
+            f"label column {column!r}{of_split} holds {unknown!r}, which is none of the classes "
+            f"{', '.join(names[:20])}",
+            row,
         )
-        raise LabelError(msg, row)
     features = Features({column: ClassLabel(names=names)})
     if rows.features[column] == features[column]:
         return rows
@@ -201,11 +197,10 @@ def model_classes(config: Any) -> list[str] | None:
     if not known:
         return None
     if (len(known) == 2 and by_number != by_name) or sorted(known[0]) != list(range(len(known[0]))):
-        msg = (
+        raise DataError(
             "id2label and label2id of the model's configuration must name the classes 0, 1, 2 ... alike, got "
             f"{by_number} and {by_name}; correct them in its config.json"
         )
-        raise DataError(msg)
     return [known[0][number] for number in range(len(known[0]))]
 
 
@@ -249,11 +244,11 @@ def class_numbers(rows: Dataset, column: str, config: Any) -> dict[Any, int] | N
         row = pc.index(values, pa.scalar(unknown, values.type)).as_py()
         shown = feature.int2str(unknown) if isinstance(feature, ClassLabel) else unknown
         classes = ", ".join((names or _placeholders(config.num_labels))[:20])
-        msg = (
+        raise LabelError(
             f"row {row:,}: label column {column!r} holds {shown!r}, which is no class of the model ({classes}); "
-            "score the data that it was trained on, or give the classes the model's names"
+            "score the data that it was trained on, or give the classes the model's names",
+            row,
         )
-        raise LabelError(msg, row)
     return numbers
 
 
@@ -270,11 +265,10 @@ def _numbers_of_classes(
         found = {place: number[name] for place, name in enumerate(feature.names) if name in number}
         return None if found == {place: place for place in range(feature.num_classes)} else found
     if feature.num_classes != n_classes:
-        msg = (
+        raise DataError(
             f"label column {column!r} has the {feature.num_classes} classes {', '.join(feature.names[:20])}, and the "
             f"model {n_classes} classes without names; name them in id2label and label2id of its config.json"
         )
-        raise DataError(msg)
     return None
 
 
@@ -296,26 +290,26 @@ def _require_numbers(column: str, values: pa.Array) -> None:
     """Raise DataError where a regression is given names."""
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        msg = f"label column {column!r} holds texts, and the model is a regression, which takes numbers; cast it"
-        raise DataError(msg)
+        raise DataError(
+            f"label column {column!r} holds texts, and the model is a regression, which takes numbers; cast it"
+        )
 
 
 def _require_whole_lists(column: str, values: pa.Array, config: Any) -> None:
     """Raise where lists of labels are not a value for each class of a multi-label model."""
     if config.problem_type != "multi_label_classification":
-        msg = (
+        raise DataError(
             f"label column {column!r} holds lists, and the model takes one class for each row; name another with "
             "label_column=, or set problem_type to 'multi_label_classification' in its config.json"
         )
-        raise DataError(msg)
     differing = pc.not_equal(pc.list_value_length(values), config.num_labels)
     row = pc.index(differing, True).as_py()
     if row >= 0:
-        msg = (
+        raise LabelError(
             f"row {row:,}: label column {column!r} holds {values[row].as_py()}, expected {config.num_labels} values, "
-            "1 for each class that the row has and 0 for the others; numbers of classes are not read"
+            "1 for each class that the row has and 0 for the others; numbers of classes are not read",
+            row,
         )
-        raise LabelError(msg, row)
 
 
 def _named(rows: Dataset, column: str) -> tuple[pa.Array, list[str]]:
@@ -327,8 +321,7 @@ def _named(rows: Dataset, column: str) -> tuple[pa.Array, list[str]]:
         return pa.array(feature.names, pa.string()).take(numbers), list(feature.names)
     dtype = feature.dtype if isinstance(feature, Value) else ""
     if not (dtype in ("string", "large_string", "bool") or dtype.startswith(("int", "uint"))):
-        msg = f"label column {column!r} holds {feature}, expected classes: texts or whole numbers"
-        raise DataError(msg)
+        raise DataError(f"label column {column!r} holds {feature}, expected classes: texts or whole numbers")
     labels = values.cast(pa.string())
     known = sorted(values.unique().drop_null().to_pylist())
     return labels, pa.array(known, values.type).cast(pa.string()).to_pylist()

@@ -134,13 +134,12 @@ def require_own_files(dataset: Dataset | Mapping[str, Dataset]) -> None:
             paths = (path for path in _named(rows, name) if found is Origin.FOREIGN or not _stays_inside(path))
             path = None if found is Origin.OWN else next(paths, None)
             if path is not None:
-                msg = (
+                raise DataError(
                     f"a row of the column {name!r} names {path!r} and does not hold it, and the data set was read so: "
                     "whoever wrote it may have named any file of this machine, which would be published; drop such "
                     "rows or the column, or push the scores alone (scores_only=True, show_rows=False); "
                     f"{HOW_TO_ALLOW}"
                 )
-                raise DataError(msg)
 
 
 def columns_of_named_files(dataset: Dataset) -> list[str]:
@@ -225,8 +224,7 @@ def _regular(path: str, *, follow: bool) -> IO[bytes]:
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
         os.close(handle)
-        msg = f"{path!r} is not a regular file of at most {MAX_FILE // 2**20} MiB"
-        raise OSError(msg)
+        raise OSError(f"{path!r} is not a regular file of at most {MAX_FILE // 2**20} MiB")
     return os.fdopen(handle, "rb")
 
 

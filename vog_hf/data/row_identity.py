@@ -64,15 +64,15 @@ class RowIdentity:
             RowMismatchError: Another number of rows, or a shared column that differs.
         """
         if other.n_rows != self.n_rows:
-            msg = f"the scores cover {self.n_rows:,} rows and the data set has {other.n_rows:,}; pass what was scored"
-            raise RowMismatchError(msg)
+            raise RowMismatchError(
+                f"the scores cover {self.n_rows:,} rows and the data set has {other.n_rows:,}; pass what was scored"
+            )
         differing = self.differing(other)
         if differing:
-            msg = (
+            raise RowMismatchError(
                 f"column {differing[0]!r} of the data set is not the one that was scored: the rows were shuffled, "
                 "filtered, edited or come from another split; pass the data set that was scored, in its order"
             )
-            raise RowMismatchError(msg)
         return self._comparable(other)
 
     def differing(self, other: "RowIdentity") -> list[str]:
@@ -173,8 +173,7 @@ def by_split_name(splits: Mapping[Any, T]) -> dict[str, T]:
     """
     named = {str(key.value if isinstance(key, Enum) else key): value for key, value in splits.items()}
     if len(named) < len(splits):
-        msg = f"splits must have different names, got {list(splits)}; rename one"
-        raise ConfigError(msg)
+        raise ConfigError(f"splits must have different names, got {list(splits)}; rename one")
     return named
 
 

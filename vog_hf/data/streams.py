@@ -59,8 +59,7 @@ class StreamRows:
         self._rows = dict(enumerate(islice(iter(self.stream), n_rows)))
         self._iterator, self._next = None, 0
         if not self._rows:
-            msg = "the stream is empty: there is no row to score; check the split or the filter that made it"
-            raise DataError(msg)
+            raise DataError("the stream is empty: there is no row to score; check the split or the filter that made it")
         if self.id_column is not None:
             self._id_kind = type(self._id(0))
             self.ids()
@@ -111,23 +110,22 @@ class StreamRows:
         row = self._rows[number]
         if not hasattr(row, "keys") or self.id_column not in row:
             keys = sorted(row) if hasattr(row, "keys") else f"of type {type(row).__name__}"
-            msg = f"id_column {self.id_column!r} is not a key of the stream's rows ({keys}); name one of them"
-            raise DataError(msg)
+            raise DataError(
+                f"id_column {self.id_column!r} is not a key of the stream's rows ({keys}); name one of them"
+            )
         value = _plain(row[self.id_column])
         if value is None:
-            msg = (
+            raise DataError(
                 f"an id must be a text or a whole number of 64 bits, got {row[self.id_column]!r:.80} in "
                 f"{self.id_column!r} of row {number}; give every row one, e.g. with the stream's map, and score again"
             )
-            raise DataError(msg)
         if number and type(value) is not self._id_kind:
             kinds = {str: "texts", int: "whole numbers"}
-            msg = (
+            raise DataError(
                 f"the ids of a stream must be of one kind, {kinds[self._id_kind]} as in row 0, got {value!r:.80} in "
                 f"{self.id_column!r} of row {number}; make them alike, e.g. str(...), and score again: the blocks "
                 "that are finished are kept"
             )
-            raise DataError(msg)
         return value
 
 

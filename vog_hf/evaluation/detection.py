@@ -72,16 +72,14 @@ def detection_table(
     require_type("ks", ks, (Sequence, np.ndarray, type(None)), "pass a list of numbers of rows, or shares of them")
     taken = [name for name in (RANDOM, POSITIVE) if name in columns]
     if taken:
-        msg = f"no column may be called {taken[0]!r}, a name that the table uses itself; rename it"
-        raise ConfigError(msg)
+        raise ConfigError(f"no column may be called {taken[0]!r}, a name that the table uses itself; rename it")
     table = aligned({**columns, POSITIVE: is_positive})
     positive = require_binary(POSITIVE, table.pop(POSITIVE).to_numpy(dtype=float))
     if positive.all() or not positive.any():
-        msg = (
+        raise ConfigError(
             f"positive rows and others are needed to tell them apart, got {int(positive.sum())} positive of "
             f"{len(positive)} rows; compare the columns by rank_correlations instead"
         )
-        raise ConfigError(msg)
     table[RANDOM] = np.random.default_rng(seed).random(len(table))
     counts = _counts([int(positive.sum())] if ks is None else ks, len(positive))
     return pd.DataFrame([_line(str(name), v.to_numpy(dtype=float), positive, counts) for name, v in table.items()])
@@ -94,8 +92,9 @@ def _counts(ks: Sequence[float], n_rows: int) -> dict[str, int]:
         whole = isinstance(k, Integral) and not isinstance(k, bool)
         is_count, is_fraction = whole and 1 <= k <= n_rows, isinstance(k, Real) and not whole and 0 < k < 1
         if not (is_count or is_fraction):
-            msg = f"each of ks must be a whole number 1..{n_rows} of rows or a fraction between 0 and 1, got {k!r}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"each of ks must be a whole number 1..{n_rows} of rows or a fraction between 0 and 1, got {k!r}"
+            )
         counts[f"{k:g}" if is_fraction else str(k)] = share_of_rows(k, n_rows) if is_fraction else int(k)
     return counts
 

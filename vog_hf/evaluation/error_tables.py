@@ -36,13 +36,13 @@ def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int
     """
     values, errors = aligned({"scores": scores, "is_error": is_error}).to_numpy(dtype=float).T
     if len(values) < whole_number("bins", bins, 1):
-        msg = f"error_by_decile needs at least one row per bin, got {len(values)} rows for {bins} bins"
-        raise ConfigError(msg)
+        raise ConfigError(f"error_by_decile needs at least one row per bin, got {len(values)} rows for {bins} bins")
     outside = (errors < 0) | (errors > 1)
     if outside.any():
         row = int(outside.argmax())
-        msg = f"is_error must be true, false or a share 0..1, got {errors[row]} at row {row}; pass prediction != label"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"is_error must be true, false or a share 0..1, got {errors[row]} at row {row}; pass prediction != label"
+        )
     order = np.argsort(values, kind="stable")
     parts = np.array_split(order, bins)
     rows = np.array([len(part) for part in parts])

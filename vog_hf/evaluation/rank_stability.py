@@ -38,8 +38,9 @@ def ranking_stability(running: npt.ArrayLike) -> pd.DataFrame:
     """
     values = one_array("running", running)
     if values.ndim != 2 or not len(values) or values.shape[1] < 2:
-        msg = f"running must be [rows, snapshots] of at least one row and two snapshots, got shape {values.shape}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"running must be [rows, snapshots] of at least one row and two snapshots, got shape {values.shape}"
+        )
     final = _ranking_after(values, values.shape[1])
     previous, lines = None, []
     for snapshots in range(2, values.shape[1] + 1):
@@ -83,9 +84,8 @@ def _ranking_after(running: npt.NDArray[Any], snapshots: int) -> Ranking:
     bad = ~np.isfinite(column)
     if bad.any():
         row = int(bad.argmax())
-        msg = (
+        raise NonFiniteError(
             f"running must be finite, got {column[row]} at row {row} after {snapshots} snapshots "
             f"({int(bad.sum())} rows); leave these rows out"
         )
-        raise NonFiniteError(msg)
     return Ranking.of(column)

@@ -61,8 +61,9 @@ def rank_agreement(a: npt.ArrayLike, b: npt.ArrayLike, *, top: Sequence[float] =
     table = aligned({"a": a, "b": b})
     require_type("top", top, (Sequence, np.ndarray), "pass a list of shares")
     if not len(table) or not all(isinstance(share, Real) and 0 < share <= 1 for share in top):
-        msg = f"rank_agreement needs rows, and shares of them above 0 and at most 1, got {len(table)} rows, top={top}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"rank_agreement needs rows, and shares of them above 0 and at most 1, got {len(table)} rows, top={top}"
+        )
     return pd.Series(agreement(Ranking.of(table["a"].to_numpy()), Ranking.of(table["b"].to_numpy()), top))
 
 
@@ -116,8 +117,7 @@ def merge_rankings(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     table = _runs(runs)
     taken = [name for name in SUMMARIES if name in table]
     if taken:
-        msg = f"no run may be called {taken[0]!r}, which is a column of the result; rename the run"
-        raise ConfigError(msg)
+        raise ConfigError(f"no run may be called {taken[0]!r}, which is a column of the result; rename the run")
     percentiles = {name: 100 * (Ranking.of(values).ranks - 0.5) / len(table) for name, values in table.items()}
     stacked = np.stack(list(percentiles.values()))
     return pd.DataFrame({**percentiles, "mean_rank": stacked.mean(0), "disagreement": stacked.std(0)})
@@ -149,6 +149,7 @@ def agreement_table(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 def _runs(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     table = aligned(runs)
     if table.shape[1] < 2 or not len(table):
-        msg = f"at least two runs over at least one row are needed, got {table.shape[1]} over {len(table)} rows"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"at least two runs over at least one row are needed, got {table.shape[1]} over {len(table)} rows"
+        )
     return table

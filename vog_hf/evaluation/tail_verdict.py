@@ -110,8 +110,9 @@ def hard_tail(
     seed = whole_number("seed", seed, 0)
     n_resamples = whole_number("n_resamples", n_resamples)
     if n_resamples < MIN_RESAMPLES:
-        msg = f"n_resamples must be at least {MIN_RESAMPLES} for 95 % intervals, got {n_resamples}; 1000 is usual"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"n_resamples must be at least {MIN_RESAMPLES} for 95 % intervals, got {n_resamples}; 1000 is usual"
+        )
     column, arrays = _columns(scores, column)
     usable, reasons = _usable_rows(column, arrays)
     measures: dict[str, TailMeasure | None] = dict.fromkeys(CHANCE)
@@ -134,8 +135,9 @@ def _columns(
     require_type("column", column, (str, type(None)), "pass the name of a column")
     name = column or next((name for name in RANKING_COLUMNS if name in table), RANKING_COLUMNS[-1])
     if name not in table:
-        msg = f"there is no column {name!r} to rank by; these scores have {', '.join(map(str, table)) or 'none'}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"there is no column {name!r} to rank by; these scores have {', '.join(map(str, table)) or 'none'}"
+        )
     return name, one_per_row({wanted: table[wanted] for wanted in (name, *USED) if wanted in table})
 
 

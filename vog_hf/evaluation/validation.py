@@ -22,8 +22,7 @@ def one_per_row(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     arrays = {str(name): one_array(str(name), values) for name, values in columns.items()}
     lengths = {name: array.shape for name, array in arrays.items()}
     if len(set(lengths.values())) > 1 or any(array.ndim != 1 for array in arrays.values()):
-        msg = f"columns must be one value per row of the same rows, got shapes {lengths}"
-        raise ConfigError(msg)
+        raise ConfigError(f"columns must be one value per row of the same rows, got shapes {lengths}")
     return arrays
 
 
@@ -38,8 +37,9 @@ def aligned(columns: Columns) -> pd.DataFrame:
     for name, array in arrays.items():
         bad = ~np.isfinite(real_numbers(name, array))
         if bad.any():
-            msg = f"{name} must be finite, got {array[bad][0]} at row {int(bad.argmax())} ({int(bad.sum())} rows)"
-            raise NonFiniteError(msg)
+            raise NonFiniteError(
+                f"{name} must be finite, got {array[bad][0]} at row {int(bad.argmax())} ({int(bad.sum())} rows)"
+            )
     return pd.DataFrame(arrays)
 
 
@@ -48,8 +48,9 @@ def one_array(name: str, values: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        msg = f"{name} must be one number per row, got {shown(values)}: {error}; pass a list or an array"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"{name} must be one number per row, got {shown(values)}: {error}; pass a list or an array"
+        ) from error
 
 
 def real_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -64,8 +65,9 @@ def real_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
             raise TypeError("complex numbers")  # noqa: TRY301 (said below)
         return array.astype(float)
     except (TypeError, ValueError, OverflowError) as error:
-        msg = f"{name} must be one real number per row, got {shown(values)}: {error}; pass a list or an array"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"{name} must be one real number per row, got {shown(values)}: {error}; pass a list or an array"
+        ) from error
 
 
 def require_binary(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -77,6 +79,7 @@ def require_binary(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np
     other = values[(values != 0) & (values != 1)]
     if len(other) or not len(values):
         got = f"got {other[0]} ({len(other)} rows)" if len(other) else "got no rows"
-        msg = f"{name} must be true or false (1 or 0) for each row, {got}; pass a comparison, e.g. prediction != label"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{name} must be true or false (1 or 0) for each row, {got}; pass a comparison, e.g. prediction != label"
+        )
     return values.astype(bool)

@@ -60,8 +60,7 @@ class _Use:
 
     def refuse(self, module: nn.Module, what: str) -> None:
         self.unread.clear()
-        msg = f"a folded {type(module).__name__} {what}"
-        raise FastPathError(msg)
+        raise FastPathError(f"a folded {type(module).__name__} {what}")
 
 
 def _tensors_of(module: nn.Module) -> tuple[Any, ...]:

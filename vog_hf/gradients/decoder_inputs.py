@@ -52,9 +52,8 @@ def _token_id(model: nn.Module, name: str) -> int:
     values = [getattr(part, name, None) for part in (config, getattr(config, "text_config", None))]
     found = next((value for value in values if value is not None), None)
     if found is None:
-        msg = (
+        raise ModelError(
             f"the decoder inputs of {type(model).__name__} are made from its labels and need config.{name}, which is "
             f"None; set model.config.{name}, or let the collator return decoder_input_ids"
         )
-        raise ModelError(msg)
     return int(found)

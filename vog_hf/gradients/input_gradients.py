@@ -103,11 +103,10 @@ def target_gradients(
                 scalars.sum(), forward.x, retain_graph=i < len(targets) - 1, allow_unused=True
             )
         if gradient is None:
-            msg = (
+            raise ModelError(
                 "the target does not depend on the input: it is used under no_grad, detached or not used at all; "
                 "VoG needs a model that is differentiable from its input to its logits"
             )
-            raise ModelError(msg)
         gradients.append(gradient)
     return gradients
 

@@ -112,11 +112,10 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
     candidates = sorted(dict.fromkeys([*forward_parameters(model), *unnamed]), key=_is_beside_the_input)
     names += [name for name in candidates if isinstance(inputs.get(name), Tensor)]
     if not names:
-        msg = (
+        raise ModelError(
             f"none of forward's parameters {list(forward_parameters(model))} is a tensor of the batch, which has "
             f"{sorted(inputs)}; name the batch's keys after forward's parameters in the collator"
         )
-        raise ModelError(msg)
     name = names[0]
     if inputs[name].is_floating_point():
         return InputLeaf(name, None)
@@ -135,11 +134,10 @@ def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Modu
         owners.insert(0, get_encoder())
     embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
     if embedding is None:
-        msg = (
+        raise ModelError(
             f"the input {name!r} is {dtype}, which has no gradient, and {type(model).__name__} names no embedding to "
             "differentiate instead; define get_input_embeddings() on it, or feed a floating input"
         )
-        raise ModelError(msg)
     return _copy_in_use(model, embedding)
 
 
@@ -194,12 +192,11 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
         outputs = model(**copied(inputs))
     caught, ids = cut.caught, inputs[leaf.name]
     if len(caught) != 1:
-        msg = (
+        raise ModelError(
             f"the input embedding of {type(model).__name__} ({type(leaf.embedding).__name__}) was used {len(caught)} "
             "times in one forward pass, expected exactly once; pass inputs_embeds, or return the embedding that is "
             "really used from get_input_embeddings()"
         )
-        raise ModelError(msg)
     if caught[0].shape[: ids.dim()] != ids.shape:
         advice = (
             "Pad them in the collator to the length that it wants (Longformer: pad_to_multiple_of="
@@ -208,12 +205,11 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             else "Rows with several texts (multiple choice) are not supported: score a model of one text per row "
             "(...ForSequenceClassification), with each choice as a row of its own"
         )
-        msg = (
+        raise ModelError(
             f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {leaf.name!r} "
             f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
             f"reorders its tokens itself. {advice}"
         )
-        raise ModelError(msg)
     return Forward(outputs, inputs, caught.pop())
 
 
@@ -251,18 +247,16 @@ def explained_autograd_errors() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         if "use_reentrant" in text or "Checkpointing is not compatible with .grad()" in text:
-            msg = (
+            raise ModelError(
                 "the model uses re-entrant gradient checkpointing in evaluation mode, through which no input gradient "
                 "can be taken; call torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or checkpoint only "
                 "while module.training"
-            )
-            raise ModelError(msg) from error
+            ) from error
         if "does not require grad and does not have a grad_fn" in text:
-            msg = (
+            raise ModelError(
                 "the target has no gradient: the model computes its logits under no_grad or from detached or integer "
                 "values; VoG needs a model that is differentiable from its input to its logits"
-            )
-            raise ModelError(msg) from error
+            ) from error
         raise
 
 
@@ -270,6 +264,7 @@ def averaged_axis(reduce_channels: bool | str, leaf: InputLeaf, shape: Sequence[
     """The axis over which channels are averaged, None for none; raises where an input without channels is asked."""
     axis = leaf.channel_axis(shape)
     if reduce_channels is True and axis is None:
-        msg = f"reduce_channels=True needs images [batch, channels, height, width], got {leaf.name!r} {tuple(shape)}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"reduce_channels=True needs images [batch, channels, height, width], got {leaf.name!r} {tuple(shape)}"
+        )
     return axis if reduce_channels else None

@@ -43,8 +43,7 @@ def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL
     if isinstance(batch, Tensor):
         batch = (batch,)
     if not isinstance(batch, (tuple, list)) or not 1 <= len(batch) <= 2 or first is None:
-        msg = f"a batch must be a mapping, a pair (inputs, labels) or a tensor, got {type(batch).__name__}"
-        raise DataError(msg)
+        raise DataError(f"a batch must be a mapping, a pair (inputs, labels) or a tensor, got {type(batch).__name__}")
     if isinstance(batch[0], Mapping):
         return dict(batch[0]), batch[1] if len(batch) == 2 else None
     if len(batch) == 1:
@@ -92,11 +91,10 @@ def forward_inputs(
 def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
     """Labels for a forward that cannot do without; class 0 where a row has none, which only enters the loss."""
     if labels is None:
-        msg = (
+        raise DataError(
             f"forward of {type(base_model(model)).__name__} requires {name!r}, and the batch has no labels; give the "
             f"parameter a default ({name}=None), or name the labels (label_column=)"
         )
-        raise DataError(msg)
     is_classes = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
     return labels.clamp(min=0) if is_classes else labels
 

@@ -34,14 +34,12 @@ def require_module(model: Any) -> None:
     if not isinstance(model, nn.Module):
         inside = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
         advice = f"pass the module inside it ({', '.join(inside)})" if inside else "pass the model that was trained"
-        msg = f"a torch.nn.Module is expected as the model, got {type(model).__name__}; {advice}"
-        raise ModelError(msg)
+        raise ModelError(f"a torch.nn.Module is expected as the model, got {type(model).__name__}; {advice}")
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
-        msg = (
+        raise ModelError(
             f"a model of Python modules is expected, got one that is scripted or traced ({type(model).__name__}); pass "
             "the model as it was before torch.jit"
         )
-        raise ModelError(msg)
 
 
 def model_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:

@@ -101,12 +101,11 @@ def weight_sums(model: nn.Module) -> Tensor:
 def require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
     """Raise ModelError where the weights no longer have the sums that `weight_sums` found before a pass."""
     if not torch.equal(weight_sums(model), sums):
-        msg = (
+        raise ModelError(
             f"{type(model).__name__} changes its weights in forward, also in evaluation mode (initialization from the "
             "first batch, or a moving average of weights), but VoG must leave weights as they are; run one batch "
             "through the model before, or change weights only while module.training"
         )
-        raise ModelError(msg)
 
 
 # --- what a forward makes itself ------------------------------------------------------------------------------------

@@ -34,18 +34,18 @@ def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
     problem_type = getattr(config, "problem_type", None)
     if problem_type is not None and logits.dim() <= 2:
         if problem_type not in TASKS:
-            msg = f"the model's configuration has problem_type {problem_type!r}, expected one of {', '.join(TASKS)}"
-            raise ModelError(msg)
+            raise ModelError(
+                f"the model's configuration has problem_type {problem_type!r}, expected one of {', '.join(TASKS)}"
+            )
         return TASKS[problem_type]
     if logits.dim() == 3:
         return TASKS[CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name]
     outputs = logits.shape[1] if logits.dim() == 2 else 1
     if logits.dim() > 2:
-        msg = (
+        raise ModelError(
             f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass a callable "
             "target(outputs, batch) -> [batch], e.g. VoGConfig(target=my_target)"
         )
-        raise ModelError(msg)
     if outputs == 1:
         return TASKS[Regression.name]
     if labels is not None and labels.is_floating_point():
@@ -58,8 +58,9 @@ def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
 def check_target(target: Target, task: Task) -> None:
     """Raise ConfigError where a task has no such target."""
     if isinstance(target, str) and target not in task.targets:
-        msg = f"target {target!r} does not exist for {task.name}, which has {', '.join(task.targets)} or a callable"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"target {target!r} does not exist for {task.name}, which has {', '.join(task.targets)} or a callable"
+        )
 
 
 def row_scalar(
@@ -71,15 +72,15 @@ def row_scalar(
     """
     if isinstance(target, str):
         if task is None:
-            msg = f"target {target!r} needs a known task; pass VoGConfig(task=...) or a callable target"
-            raise ConfigError(msg)
+            raise ConfigError(f"target {target!r} needs a known task; pass VoGConfig(task=...) or a callable target")
         return task.scalar(target, find_logits(outputs), labels)
     values: Any = target(outputs, batch if labels is None else {**batch, "labels": labels})
     rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
     if not isinstance(values, Tensor) or values.shape != (rows,):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        msg = f"target {target_name(target)} must return one value per row, a tensor of shape ({rows},), got {got}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"target {target_name(target)} must return one value per row, a tensor of shape ({rows},), got {got}"
+        )
     return values
 
 
@@ -98,11 +99,10 @@ def find_logits(outputs: Any) -> Tensor:
             return behind_loss[0]
     found = f"a mapping with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
     found = "a single number (a loss?)" if isinstance(outputs, Tensor) else found
-    msg = (
+    raise ModelError(
         f"a model must return logits (a tensor, a tuple (loss, logits), or `logits` in its output), got {found}; for "
         f"other outputs (start_logits, boxes) pass {CALLABLE_TARGET}"
     )
-    raise ModelError(msg)
 
 
 def _is_no_logits(value: Any) -> bool:

@@ -52,23 +52,22 @@ class SingleLabelClassification(Task):
     @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         if labels.dim() != 1 or labels.is_floating_point():
-            msg = (
+            raise DataError(
                 "labels of a single-label classifier must be one class number per row, got "
                 f"{labels.dtype} of shape {tuple(labels.shape)}; for several labels per row or a regression set "
                 "model.config.problem_type or VoGConfig(task=...)"
             )
-            raise DataError(msg)
         if n_outputs is None:
             return
         labels = labels.long()  # unsigned numbers would compare -1 as 255
         outside = (labels >= n_outputs) | ((labels < -1) & (labels != IGNORED_TOKEN))
         if bool(outside.any()):
             at = int(outside.nonzero()[0])
-            msg = (
+            raise LabelError(
                 f"label {int(labels[at])} is outside the model's classes 0..{n_outputs - 1}; only None, -1 and -100 "
-                "mean no label. Give the model as many outputs (num_labels) as the data has classes, or fix the label"
+                "mean no label. Give the model as many outputs (num_labels) as the data has classes, or fix the label",
+                at,
             )
-            raise LabelError(msg, at)
 
     @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
@@ -91,13 +90,13 @@ class MultiLabelClassification(Task):
     @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         if labels.dim() != 2 or (n_outputs is not None and labels.shape[1] != n_outputs):
-            msg = f"multi-label rows need one 0 or 1 for each of {n_outputs} labels, got shape {tuple(labels.shape)}"
-            raise DataError(msg)
+            raise DataError(
+                f"multi-label rows need one 0 or 1 for each of {n_outputs} labels, got shape {tuple(labels.shape)}"
+            )
         wrong = ((labels != 0) & (labels != 1)).any(1)
         if bool(wrong.any()):
             at = int(wrong.nonzero()[0])
-            msg = f"multi-label labels must be 0 or 1, got {labels[at].tolist()}"
-            raise LabelError(msg, at)
+            raise LabelError(f"multi-label labels must be 0 or 1, got {labels[at].tolist()}", at)
 
     @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
@@ -129,17 +128,15 @@ class Regression(Task):
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         per_row = labels.reshape(len(labels), -1).shape[1]
         if n_outputs is not None and per_row != n_outputs:
-            msg = (
+            raise DataError(
                 f"a regression with {n_outputs} outputs needs {n_outputs} numbers a row, got labels of shape "
                 f"{tuple(labels.shape)}; if the numbers are classes, cast them to int64 (a missing one to -100) and "
                 "set config.problem_type='single_label_classification'"
             )
-            raise DataError(msg)
         bad = ~torch.isfinite(labels.float()).reshape(len(labels), -1).all(1)
         if bool(bad.any()):
             at = int(bad.nonzero()[0])
-            msg = f"regression labels must be finite, got {labels[at].tolist()}"
-            raise LabelError(msg, at)
+            raise LabelError(f"regression labels must be finite, got {labels[at].tolist()}", at)
 
     @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
@@ -184,19 +181,23 @@ class TokenPrediction(Task):
     @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
         if labels.dim() != 2 or labels.is_floating_point():
-            msg = f"token labels must be whole numbers [batch, tokens], got {labels.dtype} {tuple(labels.shape)}"
-            raise DataError(msg)
+            raise DataError(
+                f"token labels must be whole numbers [batch, tokens], got {labels.dtype} {tuple(labels.shape)}"
+            )
         counted = self._label_tokens(labels).long()
         empty = (counted == IGNORED_TOKEN).all(1)
         if bool(empty.any()):
-            msg = "a row has no label token (all are -100), so it has no target; leave such rows out"
-            raise LabelError(msg, int(empty.nonzero()[0]))
+            raise LabelError(
+                "a row has no label token (all are -100), so it has no target; leave such rows out",
+                int(empty.nonzero()[0]),
+            )
         too_high = torch.zeros_like(counted, dtype=torch.bool) if n_outputs is None else counted >= n_outputs
         outside = ((counted < 0) & (counted != IGNORED_TOKEN)) | too_high
         if bool(outside.any()):
             at = int(outside.any(1).nonzero()[0])
-            msg = f"label token {int(counted[outside][0])} is outside the vocabulary of {n_outputs}; -100 = left out"
-            raise LabelError(msg, at)
+            raise LabelError(
+                f"label token {int(counted[outside][0])} is outside the vocabulary of {n_outputs}; -100 = left out", at
+            )
 
     @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
@@ -233,8 +234,9 @@ class TokenPrediction(Task):
         labels = self._label_tokens(_required(labels, self.name)).long()
         logits = self._label_logits(logits)
         if logits.shape[:-1] != labels.shape:
-            msg = f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}"
-            raise ModelError(msg)
+            raise ModelError(
+                f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}"
+            )
         return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
 
 
@@ -273,6 +275,5 @@ TASKS: dict[str, Task] = {
 
 def _required(labels: Tensor | None, task: str) -> Tensor:
     if labels is None:
-        msg = f"{task} needs labels, and the batch has none"
-        raise DataError(msg)
+        raise DataError(f"{task} needs labels, and the batch has none")
     return labels

@@ -90,8 +90,7 @@ def describe_split(
         with_rows: Whether pictures and texts of rows are shown.
     """
     if part.scores is None:
-        msg = f"the split {part.split!r} has no scores to describe"
-        raise TypeError(msg)
+        raise TypeError(f"the split {part.split!r} has no scores to describe")
     scores, found = part.scores, Findings(part.scores)
     deciles = found.deciles
     if deciles is not None:
@@ -138,8 +137,7 @@ def sections(given: Mapping[str, str], config: str, splits: Sequence[str]) -> di
         body = Markup("\n\n").join([Markup("### {} ({})").format(as_text(title, NAME_WIDTH), about), *paragraphs])
         key = " ".join(["section", _slug(title), *(split_key(config, split) for split in splits)])
         if key in found or not _slug(title):
-            msg = f"titles of sections need words of their own, got {sorted(given)}; rename {title!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"titles of sections need words of their own, got {sorted(given)}; rename {title!r}")
         found[key] = body
     return found
 
@@ -173,8 +171,7 @@ def merged_card(
         return new
     written = REGION.search(new.text)
     if written is None:
-        msg = "the template of the card has lost its marks"
-        raise ValueError(msg)
+        raise ValueError("the template of the card has lost its marks")
     line_end = "\r\n" if "\r\n" in existing.text else "\n"
     text = written[0].replace("\r\n", "\n").replace("\n", line_end)
     if region is not None:

@@ -114,11 +114,10 @@ class Declaration:
         if self._reads_back(card):
             return card
         if self._others:
-            msg = (
+            raise ConfigError(
                 "a column or class has a name that no card can hold (with a line end of an unusual kind), and the "
                 "other splits of the repository need the card; rename it, or pass a config_name="
             )
-            raise ConfigError(msg)
         logger.warning("a column or class has a name that no card can hold; the columns stand in the files alone")
         infos = card.data["dataset_info"]
         for info in infos if isinstance(infos, list) else [infos]:
@@ -143,8 +142,7 @@ class Declaration:
         foreign = self._repository.foreign_file
         others = [c["config_name"] for c in self._repository.configs if c["config_name"] != self.config]
         if foreign and (self._others or others):
-            msg = f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}")
 
     def _require_unshared(self) -> None:
         others = {f"the split {name!r}": set(split.files) for name, split in self._others.items()}
@@ -156,11 +154,10 @@ class Declaration:
         shared = [(who, file) for who, files in others.items() for file in self._replaced if file in files]
         if shared:
             who, file = shared[0]
-            msg = (
+            raise ConfigError(
                 f"the push replaces {file!r}, of which {who} of {self._repository.repo_id} is made, too; push under "
                 "another config_name=, or with scores_only=True"
             )
-            raise ConfigError(msg)
 
     def _with_others(self, features: Features) -> Features:
         """The columns of all splits; `datasets` fills in None where a split has not all of them."""
@@ -169,11 +166,10 @@ class Declaration:
             for column, feature in self._repository.features(split, self.config).items():
                 ours = found.setdefault(column, feature)
                 if Features({column: ours}).type != Features({column: feature}).type:
-                    msg = (
+                    raise ConfigError(
                         f"the column {column!r} is {ours}, and {feature} in the split {name!r} of "
                         f"{self._repository.repo_id}; push all splits together, or under another config_name="
                     )
-                    raise ConfigError(msg)
         return Features(found)
 
     def _configs(self) -> list[dict[str, Any]]:
@@ -196,12 +192,11 @@ class Declaration:
         loaded = [c["config_name"] for c in configs if c["config_name"] == "default" or c.get("default")]
         others = [name for name in loaded if name != self.config]
         if others and self.config in loaded:
-            msg = (
+            raise ConfigError(
                 f"{self._repository.repo_id} loads its configuration {others[0]!r} where none is named, and "
                 f"{self.config!r} would load there, too, which `datasets` refuses; push under another config_name= (on "
                 f"the command line --config-name): {others[0]!r} itself, or a new one"
             )
-            raise ConfigError(msg)
 
     def _kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A configuration that is there, its splits one by one; no pattern of theirs takes in a file of ours."""
@@ -214,11 +209,10 @@ class Declaration:
         rest = {key: value for key, value in config.items() if key not in ("data_files", "data_dir")}
         splits = self._repository.splits(str(config["config_name"]))
         if not splits:
-            msg = (
+            raise ConfigError(
                 f"the card of {self._repository.repo_id} names a configuration {config['config_name']!r} with no data "
                 "to be found; take it out of the card, or add its data first"
             )
-            raise ConfigError(msg)
         entries = [self._exact({"split": n, "path": as_path(s.patterns)}, config) for n, s in splits.items()]
         return {**rest, "data_files": entries}
 

@@ -67,11 +67,10 @@ def _found(repo_id: str, root: Path, config: str) -> dict[str, list[str]]:
     except (DatasetsError, EmptyDatasetError, RuntimeError, *CARD_ERRORS) as error:
         if is_passing(error):
             raise ConnectionError(described(error)) from error
-        msg = (
+        raise ConfigError(
             f"after the push the configuration {config!r} of {repo_id} would not load ({described(error)}), so nothing "
             f"is committed; {ELSEWHERE}"
-        )
-        raise ConfigError(msg) from error
+        ) from error
     return {str(split): [str(f).removeprefix(f"{root.as_posix()}/") for f in names] for split, names in found.items()}
 
 
@@ -83,8 +82,7 @@ def _require_splits(
         fewer = sorted({*meant.get(split, ())} - {*found.get(split, ())})
         if more or fewer:
             what = f"with {more[0]!r}, which is not of it" if more else f"without {fewer[0]!r}"
-            msg = (
+            raise ConfigError(
                 f"after the push the split {split!r} of the configuration {config!r} of {repo_id} would load {what}, "
                 f"so nothing is committed; {ELSEWHERE}"
             )
-            raise ConfigError(msg)

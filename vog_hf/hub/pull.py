@@ -58,11 +58,10 @@ def pull_scores(
         missing = [name for name in wanted if name not in splits]
         if missing or not wanted:
             there = ", ".join(splits) or "no scores"
-            msg = (
+            raise HubError(
                 f"{repo_id} has no scores of {', '.join(map(repr, missing)) or 'any split'} in the configuration "
                 f"{config_name!r}, but {there}; pass another split=, config_name= or revision="
             )
-            raise HubError(msg)
         patterns = [file for name in wanted for file in splits[name]]
         root = patiently(
             lambda: snapshot_download(

@@ -120,10 +120,9 @@ def _require_target(repo_id: str, revision: str | None, *, create_pr: bool) -> N
         )
         raise ConfigError(f"{msg}; pass one of the two")
     if re.fullmatch(r"[0-9a-f]{40}", revision) or not re.fullmatch(r"[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
-        msg = (
+        raise ConfigError(
             f"revision must be the name of a branch or 'refs/pr/<number>', got {revision!r}; commits cannot be changed"
         )
-        raise ConfigError(msg)
 
 
 def _with_owner(repo_id: str, owner: str) -> str:

@@ -23,11 +23,10 @@ def require_config_name(name: str) -> None:
     reserved = ("data", SCORES_FOLDER, SCORES_CONFIG)
     require_type("config_name", name, str, "'default' is usual")
     if not CONFIG_NAME.fullmatch(name) or name in reserved or is_scores_config(name):
-        msg = (
+        raise ConfigError(
             f"config_name must be letters, digits, _, - and dots, and none of {', '.join(reserved)}, got {name!r}; "
             "'default' is usual"
         )
-        raise ConfigError(msg)
 
 
 def scores_config(config: str) -> str:

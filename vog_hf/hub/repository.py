@@ -91,8 +91,9 @@ class Repository:
             MetadataConfigs.from_dataset_card_data(card.data).get_default_config_name()
             DatasetInfosDict.from_dataset_card_data(card.data)
         except CARD_ERRORS as error:
-            msg = f"the card of {self.repo_id} cannot be read ({described(error)}); mend its metadata on the Hub first"
-            raise ConfigError(msg) from error
+            raise ConfigError(
+                f"the card of {self.repo_id} cannot be read ({described(error)}); mend its metadata on the Hub first"
+            ) from error
         return card
 
     @cached_property
@@ -176,11 +177,10 @@ class Repository:
                 if is_passing(error):
                     raise ConnectionError(described(error)) from error
                 if isinstance(error, CARD_ERRORS):
-                    msg = (
+                    raise ConfigError(
                         f"`datasets` cannot read {self.repo_id} as it is ({described(error)}); mend that on the Hub "
                         "first, or push to a repository of its own"
-                    )
-                    raise ConfigError(msg) from error
+                    ) from error
                 if isinstance(error, RuntimeError) and "script" not in str(error):
                     raise
                 return None

@@ -36,30 +36,30 @@ def connect(token: str | None) -> HfApi:
         ConfigError: Something that cannot be a token.
     """
     if token is not None and type(token) is not str:
-        msg = f"token must be text, got {type(token).__name__}; pass it as it is on huggingface.co/settings/tokens"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"token must be text, got {type(token).__name__}; pass it as it is on huggingface.co/settings/tokens"
+        )
     known = get_token() or "none" if token is None else token
     if not re.fullmatch(r"[!-~]+", known):
         where = "token" if token is not None else "the token of HF_TOKEN or `hf auth login`"
-        msg = f"{where} must be a text without spaces and line ends, as it is shown on huggingface.co/settings/tokens"
-        raise ConfigError(msg)  # the token itself is never shown
+        raise ConfigError(
+            f"{where} must be a text without spaces and line ends, as it is shown on huggingface.co/settings/tokens"
+        )  # the token itself is never shown
     return HfApi(token=token, library_name="vog_hf", library_version=version("vog-hf"))
 
 
 def require_writer(api: HfApi) -> str:
     """The name of the token's owner; raises HubError where there is no token or it may only read."""
     if not (api.token or get_token()):
-        msg = "pushing needs a token that may write, and there is none; run `hf auth login`, or pass token="
-        raise HubError(msg)
+        raise HubError("pushing needs a token that may write, and there is none; run `hf auth login`, or pass token=")
     with explained("the token cannot be checked"):
         account = patiently(api.whoami)
     role = (account.get("auth", {}).get("accessToken") or {}).get("role")
     if role == "read":
-        msg = (
+        raise HubError(
             f"the token of {account.get('name')} may only read; make one that may write on "
             "huggingface.co/settings/tokens and pass it as token="
         )
-        raise HubError(msg)
     return str(account["name"])
 
 
@@ -135,13 +135,13 @@ def explained(
     except VoGError:
         raise
     except Conflict as error:
-        msg = f"{what}: {error}, {len(WAITS) + 1} times; {left}; try again when nobody else commits"
-        raise HubError(msg) from error
+        raise HubError(
+            f"{what}: {error}, {len(WAITS) + 1} times; {left}; try again when nobody else commits"
+        ) from error
     except Exception as error:
         if not isinstance(error, (CLIENT_ERROR, OSError, *also)):
             raise
-        msg = f"{what}: {_reason(error)}; {left}"
-        raise HubError(msg) from error
+        raise HubError(f"{what}: {_reason(error)}; {left}") from error
 
 
 def _reason(error: BaseException) -> str:

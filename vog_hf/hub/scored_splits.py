@@ -79,24 +79,22 @@ def collect_parts(
     splits = _splits(dataset, scores, split)
     for name, rows, _ in splits:
         if not SPLIT_NAME.fullmatch(name):
-            msg = f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'"
+            )
         if not has_table(rows):
-            msg = f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}"
-            raise DataError(msg)
+            raise DataError(f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}")
         if not len(rows):
-            msg = f"the split {name!r} has no rows; leave it out"
-            raise DataError(msg)
+            raise DataError(f"the split {name!r} has no rows; leave it out")
     parts = []
     for name, rows, given in splits:
         scored, known = _publishable(*_scored(rows, given, columns, prefix), with_rows=with_rows)
         parts.append(Part(name, scored, known, prefix or None))
     if all(part.scores is None for part in parts):
-        msg = (
+        raise ConfigError(
             "the data set has no column of scores 'vog' and no scores were given; pass scores=, or "
             "add_vog_columns(...) first"
         )
-        raise ConfigError(msg)
     return _with_same_columns(parts)
 
 
@@ -112,17 +110,16 @@ def _splits(
     if isinstance(dataset, Mapping):
         dataset = by_split_name(dataset)
         if split is not None:
-            msg = f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}"
+            )
         given: Any = {} if scores is None else scores
         if not isinstance(given, Mapping) or not set(given) <= set(dataset):
             got = sorted(given) if isinstance(given, Mapping) else type(given).__name__
-            msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
-            raise ConfigError(msg)
+            raise ConfigError(f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}")
         return [(name, rows, given.get(name)) for name, rows in dataset.items()]
     if isinstance(scores, Mapping):
-        msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
-        raise ConfigError(msg)
+        raise ConfigError(f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]")
     (name,) = by_split_name({split or getattr(dataset, "split", None) or "train": None})
     return [(name, dataset, scores)]
 
@@ -178,11 +175,10 @@ def _require_columns(columns_of: Mapping[str, str], scores: VoGScores | None, co
     wanted = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
     missing = [name for name in wanted if name not in (*columns_of, "label")]
     if missing:
-        msg = (
+        raise ConfigError(
             f"the data set has columns of scores, {[*columns_of.values()]}, and columns={columns!r} asks for {missing} "
             "beside them; leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
         )
-        raise ConfigError(msg)
 
 
 def _require_same_scores(dataset: Dataset, scores: VoGScores, columns_of: Mapping[str, str]) -> None:
@@ -191,11 +187,10 @@ def _require_same_scores(dataset: Dataset, scores: VoGScores, columns_of: Mappin
     for name, column in shared.items():
         found = dataset.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()
         if not np.array_equal(found.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
-            msg = (
+            raise ConfigError(
                 f"the column {column!r} of the data set is not that of the scores; pass the scores it came from, or "
                 f"drop it first: dataset.remove_columns({[*shared.values()]})"
             )
-            raise ConfigError(msg)
 
 
 def _with_same_columns(parts: list[Part]) -> list[Part]:
@@ -208,25 +203,22 @@ def _with_same_columns(parts: list[Part]) -> list[Part]:
         missing = {n: f for n, f in features.items() if n not in part.dataset.column_names}
         foreign = [n for n, f in missing.items() if n not in scored and not is_declared(f)]
         if foreign:
-            msg = (
+            raise ConfigError(
                 f"the splits of a data set have the same columns, and {part.split!r} has no {foreign[0]!r}; push them "
                 "one by one with a config_name= each, or drop what is not shared"
             )
-            raise ConfigError(msg)
         taken = [n for n in part.dataset.column_names if n in scored and n not in part.columns.values()]
         if taken:
-            msg = (
+            raise ConfigError(
                 f"the split {part.split!r} has a column {taken[0]!r} of its own, and in another split that name holds "
                 "scores; name the scores otherwise with prefix=, or rename the column: dataset.rename_column(...)"
             )
-            raise ConfigError(msg)
         differing = [n for n, f in part.dataset.features.items() if f != features[n]]
         if differing:
-            msg = (
+            raise ConfigError(
                 f"the column {differing[0]!r} of {part.split!r} is {part.dataset.features[differing[0]]} and in "
                 f"another split {features[differing[0]]}; cast one: dataset.cast_column(...)"
             )
-            raise ConfigError(msg)
         found.append(replace(part, dataset=_with_empty(part.dataset, missing)))
     return found
 
@@ -242,8 +234,7 @@ def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
 def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
     """Row number, id, label and every column of the scores, typed."""
     if scores is None:
-        msg = "a split without scores has no table of scores"
-        raise TypeError(msg)
+        raise TypeError("a split without scores has no table of scores")
     values: dict[str, Any] = {"row": np.arange(len(scores))}
     features: dict[str, Any] = {"row": Value("int64")}
     if scores.ids is not None:

@@ -313,8 +313,7 @@ class _Attempt:
             )
         except (CLIENT_ERROR, OSError) as error:
             if status(error) in CONFLICTS:
-                msg = f"somebody else commits to {self._target.repo_id} ({described(error)})"
-                raise Conflict(msg) from error
+                raise Conflict(f"somebody else commits to {self._target.repo_id} ({described(error)})") from error
             self._is_in_doubt |= is_passing(error)
             raise
         return info.oid, info.pr_url or self._target.address
@@ -347,16 +346,16 @@ def require_valid(api: HfApi, repo_id: str, card: DatasetCard) -> None:
     answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body)
     if answer.status_code == INVALID:
         said = shortened(answer.text, 300)
-        msg = f"the Hub does not take the card of {repo_id} ({said}); mend its metadata there first"
-        raise HubError(msg)
+        raise HubError(f"the Hub does not take the card of {repo_id} ({said}); mend its metadata there first")
 
 
 def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
     """Make the branch where it is not there; raise ConfigError for a tag, to which nothing can be committed."""
     tags = patiently(lambda: api.list_repo_refs(repo_id, repo_type="dataset")).tags
     if branch in {tag.name for tag in tags}:
-        msg = f"revision must be the name of a branch, and {branch!r} is a tag of {repo_id}; tags cannot be changed"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"revision must be the name of a branch, and {branch!r} is a tag of {repo_id}; tags cannot be changed"
+        )
     patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True))
 
 
@@ -369,9 +368,8 @@ def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> Non
         info = patiently(lambda: api.dataset_info(repo_id))  # another process may have made it, and otherwise
     if private is not None and bool(info.private) != private:
         is_what = "private" if info.private else "public"
-        msg = (
+        raise ConfigError(
             f"{repo_id} is there already and {is_what}, and private={private} is for a new one; "
             f"leave it out, or change that first: HfApi().update_repo_settings({repo_id!r}, private={private}, "
             "repo_type='dataset')"
         )
-        raise ConfigError(msg)

@@ -61,11 +61,10 @@ def require_equal(
         else:
             faults += _differences(part, found, is_whole=is_whole)
     if faults:
-        msg = (
+        raise HubError(
             f"{repo_id} at {sha} was pushed, and what loads from there is not what was meant: {'; '.join(faults)}; "
             "push again, and tell the maintainers of vog_hf"
         )
-        raise HubError(msg)
 
 
 def _load(repo_id: str, options: Mapping[str, Any]) -> Any:
@@ -74,13 +73,11 @@ def _load(repo_id: str, options: Mapping[str, Any]) -> Any:
         return load_dataset(repo_id, **options)
     except (DatasetsError, ValueError) as error:
         if is_passing(error):
-            msg = f"{repo_id} cannot be read ({described(error)})"
-            raise ConnectionError(msg) from error
-        msg = (
+            raise ConnectionError(f"{repo_id} cannot be read ({described(error)})") from error
+        raise HubError(
             f"{repo_id} at {options['revision']} was pushed, and does not load ({described(error)}); look at it on the "
             "Hub, and tell the maintainers of vog_hf"
-        )
-        raise HubError(msg) from error
+        ) from error
 
 
 def _differences(part: Part, loaded: Any, *, is_whole: bool) -> list[str]:

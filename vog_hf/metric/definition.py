@@ -38,14 +38,14 @@ def vog(gradients: Tensor, *, reduce_channels: bool = False, mask: Tensor | None
     """
     require_floats("gradients", gradients)
     if gradients.dim() < 2 or len(gradients) < 2:
-        msg = (
+        raise ConfigError(
             "vog needs gradients [snapshots, examples, *input] of at least 2 snapshots, "
             f"got shape {tuple(gradients.shape)}"
         )
-        raise ConfigError(msg)
     if reduce_channels and gradients.dim() < 3:
-        msg = f"reduce_channels needs channels at axis 2, got gradients of shape {tuple(gradients.shape)}; leave it out"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"reduce_channels needs channels at axis 2, got gradients of shape {tuple(gradients.shape)}; leave it out"
+        )
     if reduce_channels:
         gradients = gradients.mean(dim=2)
     deviation = gradients.std(dim=0, correction=0)
@@ -60,8 +60,9 @@ def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
     counted = full.flatten(1).sum(1)
     if bool((counted == 0).any()):
         row = int((counted == 0).nonzero()[0])
-        msg = f"example {row} has no element that counts: its mask is all false; leave the example out or fix its mask"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"example {row} has no element that counts: its mask is all false; leave the example out or fix its mask"
+        )
     return torch.where(full, values, torch.zeros_like(values)).flatten(1).sum(1) / counted
 
 
@@ -69,8 +70,7 @@ def broadcast_mask(mask: Tensor, shape: torch.Size) -> Tensor:
     """``mask`` over the first axes of ``shape``, as a boolean view of the whole shape."""
     require_type("mask", mask, Tensor, "pass a tensor of true and false")
     if mask.shape != shape[: mask.dim()] or mask.dim() < 1:
-        msg = f"a mask must cover the first axes of {tuple(shape)}, got {tuple(mask.shape)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"a mask must cover the first axes of {tuple(shape)}, got {tuple(mask.shape)}")
     return mask.bool().reshape(mask.shape + (1,) * (len(shape) - mask.dim())).expand(shape)
 
 
@@ -95,8 +95,9 @@ def class_normalize(scores: Tensor, labels: Tensor) -> Tensor:
     """
     scores, labels = as_values("scores", scores), as_values("labels", labels)
     if scores.dim() != 1 or scores.shape != labels.shape:
-        msg = f"scores and labels must be [examples] each, got {tuple(scores.shape)} and {tuple(labels.shape)}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"scores and labels must be [examples] each, got {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
     require_finite(scores)
     classes, member_of = torch.unique(labels, return_inverse=True)
     values = scores.double()
@@ -122,8 +123,7 @@ def percentile(scores: Tensor) -> Tensor:
     """
     scores = as_values("scores", scores)
     if scores.dim() != 1:
-        msg = f"scores must be [examples], got {tuple(scores.shape)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"scores must be [examples], got {tuple(scores.shape)}")
     require_finite(scores)
     ranks = rankdata(scores.cpu().numpy(), method="average")
     values = 100.0 * (ranks - 0.5) / max(len(ranks), 1)
@@ -134,8 +134,9 @@ def require_floats(name: str, values: Any) -> None:
     """Raise ConfigError where this is not a tensor of real floating numbers."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
         got = values.dtype if isinstance(values, Tensor) else shown(values)
-        msg = f"{name} must be a floating tensor, got {got}; pass torch.as_tensor({name}, dtype=torch.float32)"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{name} must be a floating tensor, got {got}; pass torch.as_tensor({name}, dtype=torch.float32)"
+        )
 
 
 def as_values(name: str, values: Any) -> Tensor:
@@ -143,11 +144,13 @@ def as_values(name: str, values: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        msg = f"{name} must be numbers, got {shown(values)}: {error}; pass a tensor or a list with one for each example"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"{name} must be numbers, got {shown(values)}: {error}; pass a tensor or a list with one for each example"
+        ) from error
     if tensor.is_complex():
-        msg = f"{name} must be real numbers, got {tensor.dtype}; pass their real parts, or their magnitudes"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{name} must be real numbers, got {tensor.dtype}; pass their real parts, or their magnitudes"
+        )
     return tensor
 
 
@@ -156,5 +159,6 @@ def require_finite(scores: Tensor) -> None:
     bad = ~torch.isfinite(scores)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
-        msg = f"scores must be finite, got {scores[row].item()} at row {row} ({int(bad.sum())} of {len(scores)} rows)"
-        raise NonFiniteError(msg)
+        raise NonFiniteError(
+            f"scores must be finite, got {scores[row].item()} at row {row} ({int(bad.sum())} of {len(scores)} rows)"
+        )

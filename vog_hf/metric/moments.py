@@ -43,8 +43,7 @@ class GradientMoments:
     ) -> None:
         require_type("dtype", dtype, torch.dtype, "pass e.g. torch.float32")
         if not dtype.is_floating_point:
-            msg = f"dtype must be a floating dtype of torch, got {shown(dtype)}; pass e.g. torch.float32"
-            raise ConfigError(msg)
+            raise ConfigError(f"dtype must be a floating dtype of torch, got {shown(dtype)}; pass e.g. torch.float32")
         require_type("element_shape", element_shape, Sequence, "pass a tuple of sizes")
         most = torch.iinfo(torch.int64).max
         sizes = [whole_number("element_shape", size, 0, most) for size in element_shape]
@@ -52,8 +51,9 @@ class GradientMoments:
         try:
             device = None if device is None else torch.device(device)
         except (TypeError, RuntimeError) as error:
-            msg = f"device must be one of torch's, got {shown(device)}: {error}; pass e.g. 'cpu'"
-            raise ConfigError(msg) from error
+            raise ConfigError(
+                f"device must be one of torch's, got {shown(device)}: {error}; pass e.g. 'cpu'"
+            ) from error
         self.count = torch.zeros(shape[0], dtype=torch.int64)  # snapshots seen per example; stays on the CPU
         self.grad_mean = torch.zeros(shape, dtype=dtype, device=device)
         self.sum_sq_dev = torch.zeros(shape, dtype=dtype, device=device)
@@ -79,8 +79,9 @@ class GradientMoments:
         names = ("count", "grad_mean", "sum_sq_dev")
         require_type("state", state, Mapping, "pass what state() gave")
         if not all(isinstance(state.get(name), Tensor) for name in names):
-            msg = f"the state of moments holds tensors {', '.join(names)}, got {shown(state)}; pass what state() gave"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"the state of moments holds tensors {', '.join(names)}, got {shown(state)}; pass what state() gave"
+            )
         mean = state["grad_mean"]
         moments = cls(0, mean.shape[1:], mean.dtype, device=mean.device)
         moments.count, moments.grad_mean, moments.sum_sq_dev = state["count"].cpu(), mean, state["sum_sq_dev"]
@@ -103,13 +104,13 @@ class GradientMoments:
         rows = self._checked_rows(rows)
         require_type("gradients", gradients, Tensor, "pass torch.as_tensor(gradients)")
         if gradients.is_complex():
-            msg = f"gradients must be real, got {gradients.dtype}; pass those of a real target"
-            raise ConfigError(msg)
+            raise ConfigError(f"gradients must be real, got {gradients.dtype}; pass those of a real target")
         count = self.count[rows]
         if gradients.shape != (len(count), *self.grad_mean.shape[1:]):
             expected = (len(count), *self.grad_mean.shape[1:])
-            msg = f"gradients of {len(count)} rows must have shape {expected}, got {tuple(gradients.shape)}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"gradients of {len(count)} rows must have shape {expected}, got {tuple(gradients.shape)}"
+            )
         if mask is not None:
             self._set_mask(rows, mask)
         gradients = gradients.to(self.grad_mean)
@@ -135,8 +136,9 @@ class GradientMoments:
         """
         require_type("other", other, GradientMoments, "pass moments of the same examples")
         if other.grad_mean.shape != self.grad_mean.shape:
-            msg = f"cannot merge moments of {tuple(other.grad_mean.shape)} into {tuple(self.grad_mean.shape)}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"cannot merge moments of {tuple(other.grad_mean.shape)} into {tuple(self.grad_mean.shape)}"
+            )
         mask = other.mask
         if mask is None and self.mask is not None:
             mask = torch.ones_like(self.mask)
@@ -167,23 +169,25 @@ class GradientMoments:
             ends = (rows.start, rows.stop, rows.step)
             is_whole = all(end is None or isinstance(end, Integral) for end in ends)
             if not is_whole or (rows.step is not None and rows.step < 1):
-                msg = f"a slice of rows must have whole numbers and a step above 0, got {rows}; pass a list of rows"
-                raise ConfigError(msg)
+                raise ConfigError(
+                    f"a slice of rows must have whole numbers and a step above 0, got {rows}; pass a list of rows"
+                )
             return rows
         numbers = as_values("rows", rows)
         is_whole = not (numbers.is_floating_point() or numbers.dtype == torch.bool) or not numbers.numel()
         if not is_whole or numbers.dim() != 1:
-            msg = f"rows must be a slice or a list of whole numbers, got {shown(rows)}; pass the numbers of examples"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"rows must be a slice or a list of whole numbers, got {shown(rows)}; pass the numbers of examples"
+            )
         rows = numbers.to(device="cpu", dtype=torch.int64)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self.count)):
-            msg = f"rows must lie in 0..{len(self.count) - 1}, got {int(rows.min())}..{int(rows.max())}"
-            raise ConfigError(msg)
+            raise ConfigError(f"rows must lie in 0..{len(self.count) - 1}, got {int(rows.min())}..{int(rows.max())}")
         unique, times = torch.unique(rows, return_counts=True)
         if len(unique) < len(rows):
             repeated = unique[times > 1][:5].tolist()
-            msg = f"each row may come once per update, got rows {repeated} more than once; update them one by one"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"each row may come once per update, got rows {repeated} more than once; update them one by one"
+            )
         return rows
 
     def _set_mask(self, rows: slice | Tensor, mask: Tensor) -> None:
@@ -193,12 +197,14 @@ class GradientMoments:
         if self.mask is None:
             self.mask = torch.ones((len(self.count), *mask.shape[1:]), dtype=torch.bool, device=self.grad_mean.device)
         elif self.mask.shape[1:] != mask.shape[1:]:
-            msg = f"masks must keep their shape: first {tuple(self.mask.shape[1:])}, now {tuple(mask.shape[1:])}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"masks must keep their shape: first {tuple(self.mask.shape[1:])}, now {tuple(mask.shape[1:])}"
+            )
         seen = self.count[rows] > 0
         if bool(seen.any()):
             seen = seen.to(mask.device)
             if not torch.equal(self.mask[rows][seen], mask[seen]):
-                msg = "a row's mask must be the same in every snapshot, got another one; collate deterministically"
-                raise ConfigError(msg)
+                raise ConfigError(
+                    "a row's mask must be the same in every snapshot, got another one; collate deterministically"
+                )
         self.mask[rows] = mask

@@ -100,8 +100,9 @@ class TrainingDynamics:
     def update(self, observation: Mapping[str, Tensor]) -> None:
         """Add one snapshot's observation (see `classification_observation`), ``[examples]`` each."""
         if self.n_snapshots and set(observation) != set(self.last):
-            msg = f"observations must keep their quantities: first {sorted(self.last)}, now {sorted(observation)}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"observations must keep their quantities: first {sorted(self.last)}, now {sorted(observation)}"
+            )
         self.n_snapshots += 1
         for name in ("loss", "correct", "margin", "el2n"):
             if name in observation:

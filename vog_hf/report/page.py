@@ -35,8 +35,7 @@ def page(title: str, splits: Sequence[Split]) -> str:
 def _verbatim(environment: Environment, name: str) -> Markup:
     """A file of ours as it stands, to be written into the page."""
     if environment.loader is None:
-        msg = "the environment of the report has no loader"
-        raise TypeError(msg)
+        raise TypeError("the environment of the report has no loader")
     return Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 (a file of this package)
 
 

@@ -82,8 +82,9 @@ def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[t
     require_scores(scores)
     sizes = [len(part) for part in scores.values()] if isinstance(scores, Mapping) else [len(scores)]
     if not sizes or not all(sizes):
-        msg = "a report needs scores of at least one row for every split; leave out the splits without rows"
-        raise ConfigError(msg)
+        raise ConfigError(
+            "a report needs scores of at least one row for every split; leave out the splits without rows"
+        )
     return shown_splits(scores, dataset)
 
 
@@ -101,5 +102,4 @@ def _require_ours(path: Path) -> None:
         with path.open("rb") as file:
             if f'<meta name="generator" content="{GENERATOR}">'.encode() in file.read(HEAD):
                 return
-    msg = f"{path} exists and is no report of vog_hf; choose another path, or delete it"
-    raise OutputFolderError(msg)
+    raise OutputFolderError(f"{path} exists and is no report of vog_hf; choose another path, or delete it")

@@ -208,8 +208,7 @@ def plan_review(
     if labels is None and any(one.label is not None for one in resolved.values()):
         lacking = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
         has = "has labels" if column is None else "has no such classes"
-        msg = f"rows are relabelled by number of class, and {lacking} {has}; pass label_column="
-        raise ConfigError(msg)
+        raise ConfigError(f"rows are relabelled by number of class, and {lacking} {has}; pass label_column=")
     _warn_of_lost(stored, resolved)
     return Review(stored, standing, resolved, column, labels, class_names)
 
@@ -218,22 +217,19 @@ def require_mode(mode: str) -> None:
     """Raise ConfigError where there is no such mode."""
     require_type("mode", mode, str, f"pass one of {', '.join(MODES)}")
     if mode not in MODES:
-        msg = f"mode must be one of {', '.join(MODES)}, got {mode!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
 
 
 def _require_table(dataset: Any) -> None:
     if not has_table(dataset):
         advice = "pass one split, dataset['train']" if isinstance(dataset, dict) else "pass what was reviewed"
-        msg = f"a review is applied to a datasets.Dataset, got a {type(dataset).__name__}; {advice}"
-        raise DataError(msg)
+        raise DataError(f"a review is applied to a datasets.Dataset, got a {type(dataset).__name__}; {advice}")
     taken = [name for name in (REVIEW, REVIEWED) if name in dataset.column_names]
     if taken and _earlier_decisions(dataset) is None:
-        msg = (
+        raise ConfigError(
             f"the review adds the columns {[REVIEW, REVIEWED]}, and the data set has {taken}, which no review has "
             f"written; rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}')"
         )
-        raise ConfigError(msg)
 
 
 def _earlier_decisions(dataset: Dataset) -> list[str | None] | None:
@@ -272,8 +268,9 @@ def _collected(decisions: Decisions, scores: VoGScores | None) -> tuple[JournalH
 def _label_column(dataset: Dataset, scores: VoGScores | None, label_column: str | None) -> str | None:
     scored = None if scores is None else scores.manifest.get("config", {}).get("label_column")
     if label_column is not None and label_column not in dataset.column_names:
-        msg = f"there is no label column {label_column!r}, only {dataset.column_names}; pass another label_column="
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"there is no label column {label_column!r}, only {dataset.column_names}; pass another label_column="
+        )
     names = [label_column or scored] if label_column or scored else LABEL_NAMES
     return next((name for name in names if name in dataset.column_names), None)
 
@@ -285,11 +282,10 @@ def _class_names(dataset: Dataset, column: str | None, header: JournalHeader | N
         return reviewed
     names = list(feature.names)
     if reviewed is not None and names != reviewed:
-        msg = (
+        raise RowMismatchError(
             f"column {column!r} has the classes {', '.join(names):.200}, and reviewers saw {', '.join(reviewed):.200}; "
             "pass the data that was reviewed"
         )
-        raise RowMismatchError(msg)
     return names
 
 
@@ -304,8 +300,9 @@ def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None)
     number = {name: place for place, name in enumerate(class_names)}
     unknown = next((value for value in values if value is not None and value not in number), None)
     if unknown is not None:
-        msg = f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column="
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column="
+        )
     return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64)
 
 
@@ -334,8 +331,9 @@ def _require_once(decisions: list[Decision]) -> None:
     count = Counter((one.row, one.reviewer) for one in decisions)
     twice = next((key for key, times in count.items() if times > 1), None)
     if twice is not None:
-        msg = f"there are {count[twice]} decisions of {twice[1]!r} about row {twice[0]}; pass the one that stands"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"there are {count[twice]} decisions of {twice[1]!r} about row {twice[0]}; pass the one that stands"
+        )
 
 
 def _require_same_rows(
@@ -357,12 +355,12 @@ def _require_same_rows(
             found = hashes[0]
             if one.row_hash not in hashes:
                 extra = "" if header is not None else ", without columns that were added since, or its scores, too"
-                msg = f"row {one.row} has the hash {found}, and the decision about it {one.row_hash}; {advice}{extra}"
-                raise RowMismatchError(msg)
+                raise RowMismatchError(
+                    f"row {one.row} has the hash {found}, and the decision about it {one.row_hash}; {advice}{extra}"
+                )
         given = -1 if one.old_label is None else one.old_label
         if labels is not None and labels[one.row] != given:
-            msg = (
+            raise RowMismatchError(
                 f"row {one.row} has the label {labels[one.row]}, and the decision about it was made under "
                 f"{'no label' if one.old_label is None else one.old_label}; {advice}"
             )
-            raise RowMismatchError(msg)

@@ -41,8 +41,7 @@ def to_argilla(scores: VoGScores, dataset: Any, rows: Sequence[int]) -> list[Any
     numbers = [int(row) for row in rows]
     outside = next((row for row in numbers if not 0 <= row < len(scores)), None)
     if outside is not None:
-        msg = f"rows must lie in 0..{len(scores) - 1}, got {outside}"
-        raise ConfigError(msg)
+        raise ConfigError(f"rows must lie in 0..{len(scores) - 1}, got {outside}")
     contents = [None] * len(numbers) if dataset is None else show_rows(dataset, numbers)
     return [
         argilla.Record(
@@ -111,8 +110,7 @@ def import_argilla() -> Any:
     try:
         import argilla
     except ImportError as error:
-        msg = f"records for Argilla need its library ({error}); pip install argilla"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"records for Argilla need its library ({error}); pip install argilla") from error
     return argilla
 
 
@@ -149,12 +147,12 @@ def _row_of(record: Any, journal: Journal) -> int:
     metadata = dict(record.metadata)
     row = metadata.get(ROW)
     if row is None:
-        msg = f"record {record.id} has no metadata {ROW!r}; it was not made by to_argilla"
-        raise RowMismatchError(msg)
+        raise RowMismatchError(f"record {record.id} has no metadata {ROW!r}; it was not made by to_argilla")
     row = int(row)
     if not 0 <= row < journal.header.n_rows or metadata.get(ROW_HASH) != journal.row_hash(row):
-        msg = f"record {record.id} is about another row {row} than that of {journal.path}; pass the journal of its data"
-        raise RowMismatchError(msg)
+        raise RowMismatchError(
+            f"record {record.id} is about another row {row} than that of {journal.path}; pass the journal of its data"
+        )
     return row
 
 
@@ -165,8 +163,9 @@ def _decision(journal: Journal, row: int, reviewer: str, answers: Mapping[str, A
         new = int(label) if decision == "relabel" and label is not None else None
         return journal.check(row, str(decision), reviewer=reviewer, label=new, note=str(answers.get(NOTE) or ""))
     except ValueError as error:
-        msg = f"the answer of {reviewer!r} to record {row} cannot be a decision: {error}; mend it in Argilla"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"the answer of {reviewer!r} to record {row} cannot be a decision: {error}; mend it in Argilla"
+        ) from error
 
 
 def _answers(record: Any) -> dict[str, dict[str, Any]]:

@@ -48,19 +48,15 @@ class Decision:
 def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> None:
     """Raise ValueError (TypeError of a note) where a decision cannot be one about these rows and classes."""
     if not is_whole(decision.row) or not 0 <= decision.row < n_rows:
-        msg = f"row must be a whole number in 0..{n_rows - 1}, got {decision.row!r}"
-        raise ValueError(msg)
+        raise ValueError(f"row must be a whole number in 0..{n_rows - 1}, got {decision.row!r}")
     require_type("decision", decision.decision, str, f"pass one of {', '.join(DECISIONS)}")
     if decision.decision not in DECISIONS:
-        msg = f"decision must be one of {', '.join(DECISIONS)}, got {decision.decision!r}"
-        raise ValueError(msg)
+        raise ValueError(f"decision must be one of {', '.join(DECISIONS)}, got {decision.decision!r}")
     reviewer: Any = decision.reviewer
     if not isinstance(reviewer, str) or not reviewer.strip():
-        msg = f"reviewer must be a name, got {reviewer!r}"
-        raise ValueError(msg)
+        raise ValueError(f"reviewer must be a name, got {reviewer!r}")
     if not isinstance(decision.note, str):
-        msg = f"note must be text, got {decision.note!r}"
-        raise TypeError(msg)
+        raise TypeError(f"note must be text, got {decision.note!r}")
     require_valid_label(decision, n_classes)
 
 
@@ -69,18 +65,18 @@ def require_valid_label(decision: Decision, n_classes: int | None) -> None:
     label: Any = decision.label
     if decision.decision != "relabel":
         if label is not None:
-            msg = f"a label goes with the decision 'relabel' alone, got label={label!r} with {decision.decision!r}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"a label goes with the decision 'relabel' alone, got label={label!r} with {decision.decision!r}"
+            )
         return
     if n_classes is None:
-        msg = "rows that have no single class cannot be relabelled; decide keep, drop or unsure, with a note"
-        raise ValueError(msg)
+        raise ValueError(
+            "rows that have no single class cannot be relabelled; decide keep, drop or unsure, with a note"
+        )
     if not is_whole(label) or not 0 <= label < n_classes:
-        msg = f"the label of a 'relabel' must be a class in 0..{n_classes - 1}, got {label!r}"
-        raise ValueError(msg)
+        raise ValueError(f"the label of a 'relabel' must be a class in 0..{n_classes - 1}, got {label!r}")
     if label == decision.old_label:
-        msg = f"row {decision.row} has the label {label} already; decide 'keep', or relabel it to another"
-        raise ValueError(msg)
+        raise ValueError(f"row {decision.row} has the label {label} already; decide 'keep', or relabel it to another")
 
 
 def hex_of(row_hash: Any) -> str:

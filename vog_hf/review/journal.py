@@ -53,11 +53,10 @@ class Events:
                 self._add(without_checksum(json.loads(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-                msg = (
+                raise JournalError(
                     f"line {self.n_lines} of {path} is not what a journal has there ({reason}); restore the file "
                     "from a copy, or mend that line, without its checksum"
-                )
-                raise JournalError(msg) from error
+                ) from error
 
     def last_of(self, reviewer: str) -> Decision | None:
         """A reviewer's last decision that is not undone."""
@@ -72,14 +71,12 @@ class Events:
         elif event["event"] == UNDO:
             self._undo(self.by_id[event["id"]])
         else:
-            msg = f"unknown event {event['event']!r}"
-            raise ValueError(msg)
+            raise ValueError(f"unknown event {event['event']!r}")
 
     def _decide(self, decision: Decision) -> None:
         header = self.header
         if header is None or decision.id in self.by_id:
-            msg = f"the decision {decision.id!r} twice"
-            raise ValueError(msg)
+            raise ValueError(f"the decision {decision.id!r} twice")
         require_valid(decision, header.n_rows, header.n_classes)
         self.by_id[decision.id] = decision
         key = decision.row, decision.reviewer
@@ -200,8 +197,7 @@ class Journal:
     def header(self) -> JournalHeader:
         """Of which data the journal is."""
         if self._header is None:
-            msg = f"{self.path} has no first line; open it with Journal.open"
-            raise JournalError(msg)
+            raise JournalError(f"{self.path} has no first line; open it with Journal.open")
         return self._header
 
     @property
@@ -261,8 +257,7 @@ class Journal:
             ConfigError: As `decide` does.
         """
         if not is_whole(row) or not 0 <= row < len(self._scores):
-            msg = f"row must be a whole number in 0..{len(self._scores) - 1}, got {row!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"row must be a whole number in 0..{len(self._scores) - 1}, got {row!r}")
         old = -1 if self._labels is None else int(self._labels[row])
         made = Decision(
             row=int(row),
@@ -341,10 +336,9 @@ class Journal:
         except FileNotFoundError:
             in_place = False
         if not in_place:
-            msg = (
+            raise JournalError(
                 f"the journal {self.path} was replaced or removed while it was written to; look at it, and decide again"
             )
-            raise JournalError(msg)
 
     def _refresh(self) -> None:
         """Take in the whole lines that others have appended."""
@@ -357,8 +351,7 @@ class Journal:
         try:
             file = os.open(inside(self.path), os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         except FileNotFoundError as error:
-            msg = f"the journal {self.path} is gone; put it back, or open a new one"
-            raise JournalError(msg) from error
+            raise JournalError(f"the journal {self.path} is gone; put it back, or open a new one") from error
         except OutputFolderError:
             raise
         except OSError:
@@ -399,8 +392,7 @@ class Journal:
         if not torn:
             return
         if self._contents.header is None and not is_header_start(torn):
-            msg = f"{self.path} is no journal of decisions; name another file"
-            raise JournalError(msg)
+            raise JournalError(f"{self.path} is no journal of decisions; name another file")
         if is_json(torn):
             write_all(file, b"\n", start + len(torn), self.path)
             self._take_in(file)
@@ -438,8 +430,9 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
                 fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
             data = file.read()
     except OSError as error:
-        msg = f"the journal {path} cannot be read ({error.strerror}); name the file that the review wrote"
-        raise JournalError(msg) from error
+        raise JournalError(
+            f"the journal {path} cannot be read ({error.strerror}); name the file that the review wrote"
+        ) from error
     whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
     if torn and is_json(torn):
         whole, torn = data + b"\n", b""
@@ -447,7 +440,6 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
     if torn and contents.header is not None:
         logger.warning("the last line of %s was cut off (%d bytes) and is left out", path, len(torn))
     if contents.header is None:
-        msg = f"{path} is no journal of decisions; name the file that the review wrote"
-        raise JournalError(msg)
+        raise JournalError(f"{path} is no journal of decisions; name the file that the review wrote")
     standing = {decision.id for decision in contents.standing.values()}
     return contents.header, [decision for id_, decision in contents.by_id.items() if id_ in standing]

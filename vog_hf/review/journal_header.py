@@ -71,8 +71,9 @@ class JournalHeader:
     def parse(cls, event: dict[str, Any]) -> "JournalHeader":
         """The header in a journal's first line; KeyError or ValueError where it is none."""
         if event["journal"] != KIND or event["format"] != FORMAT:
-            msg = f"journal {event['journal']!r} of format {event['format']!r}, this version reads {KIND!r}, {FORMAT}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"journal {event['journal']!r} of format {event['format']!r}, this version reads {KIND!r}, {FORMAT}"
+            )
         header = cls(**{name: event[name] for name in cls.__dataclass_fields__})
         fault = fault_in(asdict(header), HEADER, "the header")
         if fault is not None or header.n_rows < 0 or not 0 <= (header.n_classes or 0) <= MAX_CLASSES:
@@ -99,15 +100,17 @@ class JournalHeader:
         try:
             shared = self.identity.verify(identity)
         except RowMismatchError as error:
-            msg = f"the journal {path} is of other data: {error}; pass the data it was written for, or another journal"
-            raise RowMismatchError(msg) from error
+            raise RowMismatchError(
+                f"the journal {path} is of other data: {error}; pass the data it was written for, or another journal"
+            ) from error
         if shared:
             return
         if labels is None or self.label_digest is None:
             logger.warning("only the number of rows shows that they are those of %s: no column could be compared", path)
         elif label_digest(labels) != self.label_digest:
-            msg = f"the journal {path} is of other data: the labels differ; pass the data it was written for"
-            raise RowMismatchError(msg)
+            raise RowMismatchError(
+                f"the journal {path} is of other data: the labels differ; pass the data it was written for"
+            )
 
 
 def given_labels(scores: VoGScores) -> Labels | None:

@@ -47,17 +47,14 @@ class Filter:
         require_type("search", self.search, str, "pass a text; '' = none")
         require_type("classes", self.classes, (Sequence, AbstractSet), "pass a tuple of classes")
         if any(not is_whole(number) for number in self.classes):
-            msg = f"classes must be whole numbers, got {shown(self.classes)}; pass the numbers of classes"
-            raise ConfigError(msg)
+            raise ConfigError(f"classes must be whole numbers, got {shown(self.classes)}; pass the numbers of classes")
         require_type("tail", self.tail, str, "pass 'highest' or 'lowest'")
         if self.tail not in TAILS:
-            msg = f"tail must be 'highest' or 'lowest', got {self.tail!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"tail must be 'highest' or 'lowest', got {self.tail!r}")
         require_type("percentile", self.percentile, (tuple, list), "pass two numbers in 0..100")
         ends = [real_number("percentile", end, 0, 100) for end in self.percentile]
         if len(ends) != 2 or ends[0] > ends[1]:
-            msg = f"percentile must be two numbers in 0..100, the lower one first, got {self.percentile}"
-            raise ConfigError(msg)
+            raise ConfigError(f"percentile must be two numbers in 0..100, the lower one first, got {self.percentile}")
 
 
 class Queue:
@@ -83,8 +80,7 @@ class Queue:
         for text in () if texts is None else texts:
             require_type("a text", text, str, "pass one text per row")
         if texts is not None and len(texts) != len(scores):
-            msg = f"texts must be one per row, got {len(texts):,} for {len(scores):,} rows"
-            raise ConfigError(msg)
+            raise ConfigError(f"texts must be one per row, got {len(texts):,} for {len(scores):,} rows")
         self.scores = scores
         self.texts = None if texts is None else [text.casefold() for text in texts]
         first = ranking_column(scores)
@@ -170,14 +166,12 @@ class Queue:
     def _known(self, order: str | None) -> str:
         name = order or self.columns[0]
         if name not in self.columns:
-            msg = f"rows cannot be ordered by {name!r}; choose one of {', '.join(self.columns)}"
-            raise ConfigError(msg)
+            raise ConfigError(f"rows cannot be ordered by {name!r}; choose one of {', '.join(self.columns)}")
         return name
 
     def _column_of_classes(self, name: str) -> npt.NDArray[np.int64]:
         if name not in self.scores.column_names or not has_classes(self.scores):
-            msg = f"these scores have no single {name} per row to filter by; leave that filter out"
-            raise ConfigError(msg)
+            raise ConfigError(f"these scores have no single {name} per row to filter by; leave that filter out")
         return self.scores.column(name).astype(np.int64)
 
     def _classes(self) -> npt.NDArray[np.int64] | None:
@@ -192,7 +186,6 @@ class Queue:
 
     def _found(self, search: str) -> npt.NDArray[np.bool_]:
         if self.texts is None:
-            msg = f"these rows have no text to search for {search!r}; leave the search empty"
-            raise ConfigError(msg)
+            raise ConfigError(f"these rows have no text to search for {search!r}; leave the search empty")
         wanted = search.casefold()
         return np.fromiter((wanted in text for text in self.texts), dtype=bool, count=len(self.texts))

@@ -135,8 +135,7 @@ class Desk:
         self._order(chosen)  # a queue that cannot be shown is found before anything is written
         row, decision = _whole(asked, "row", len(self._scores)), asked.get("decision")
         if decision not in DECISIONS:
-            msg = f"a decision is one of {', '.join(DECISIONS)}, got {decision!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"a decision is one of {', '.join(DECISIONS)}, got {decision!r}")
         label = _whole(asked, "label", len(self._classes)) if decision == "relabel" else None
         note = _text(asked, "note", MAX_NOTE)
         with self._writing:
@@ -202,16 +201,14 @@ class Desk:
             raise ConfigError("a decision needs the name of its reviewer; give yours at the top of the page")
         skip = asked.get("skip", "")
         if skip not in SKIPPED:
-            msg = f"skip must be one of {SKIPPED}, got {skip!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"skip must be one of {SKIPPED}, got {skip!r}")
         return reviewer, self._filter(asked.get("filter") or {}), skip
 
     def _filter(self, given: Asked) -> Filter:
         low, high = (_share(given, name, default) for name, default in (("low", 0.0), ("high", 100.0)))
         order, tail = given.get("order", self._column), given.get("tail", "highest")
         if order not in self._queue.columns or tail not in ("highest", "lowest") or low > high:
-            msg = f"no queue can be ordered by {order!r}, {tail!r} first, from percentile {low} to {high}"
-            raise ConfigError(msg)
+            raise ConfigError(f"no queue can be ordered by {order!r}, {tail!r} first, from percentile {low} to {high}")
         classes = given.get("classes") or []
         return Filter(
             order=order,
@@ -243,8 +240,7 @@ class Desk:
     def _row_from(self, order: _Order, skipped: npt.NDArray[np.bool_], row: Any, step: Any) -> int | None:
         """The row itself, the next one before or after it that is not walked past, else one from the other end."""
         if step not in (-1, 0, 1):
-            msg = f"step must be -1, 0 or 1, got {step!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"step must be -1, 0 or 1, got {step!r}")
         place = -1 if row is None else int(order.place[_whole({"row": row}, "row", len(self._scores))])
         if place >= 0 and step == 0:
             return int(order.rows[place])
@@ -339,22 +335,19 @@ def pace(times: list[str]) -> float | None:
 def _whole(asked: Asked, name: str, count: int) -> int:
     value = asked.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
-        msg = f"{name} must be a whole number from 0 to {count - 1}, got {value!r:.40}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be a whole number from 0 to {count - 1}, got {value!r:.40}")
     return value
 
 
 def _share(asked: Asked, name: str, default: float) -> float:
     value = asked.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
-        msg = f"a percentile lies in 0..100, got {value!r:.40}"
-        raise ConfigError(msg)
+        raise ConfigError(f"a percentile lies in 0..100, got {value!r:.40}")
     return float(value)
 
 
 def _text(asked: Asked, name: str, length: int) -> str:
     value = asked.get(name, "")
     if not isinstance(value, str) or len(value) > length:
-        msg = f"{name} must be a text of at most {length} characters, got {str(value)[:40]!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} must be a text of at most {length} characters, got {str(value)[:40]!r}")
     return escaped(value)

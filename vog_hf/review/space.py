@@ -53,11 +53,9 @@ def write_space(folder: str | Path, shown: SpaceOf, *, package: str | None = Non
     """
     folder = Path(folder)
     if not REPO_ID.fullmatch(shown.repo_id):
-        msg = f"a data set on the Hub is named like 'user/data', got {shown.repo_id!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"a data set on the Hub is named like 'user/data', got {shown.repo_id!r}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"{folder} must be a new or an empty folder; name another one, or empty it"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(f"{folder} must be a new or an empty folder; name another one, or empty it")
     environment = Environment(  # Python and Markdown, not HTML: what is put in is written as Python or YAML writes it
         loader=PackageLoader("vog_hf.review", "templates"),
         autoescape=False,  # noqa: S701

@@ -62,8 +62,9 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        msg = f"cannot write {path} ({error}); free some space or choose another output_dir. What was finished is kept"
-        raise OutputFolderError(msg) from error
+        raise OutputFolderError(
+            f"cannot write {path} ({error}); free some space or choose another output_dir. What was finished is kept"
+        ) from error
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,8 +82,9 @@ def without_checksum(values: Any) -> Any:
         return values
     rest = {name: value for name, value in values.items() if name != JSON_CHECKSUM}
     if values[JSON_CHECKSUM] != _json_checksum(rest):
-        msg = f"the checksum {values[JSON_CHECKSUM]!r} was written, and the values have {_json_checksum(rest)!r}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"the checksum {values[JSON_CHECKSUM]!r} was written, and the values have {_json_checksum(rest)!r}"
+        )
     return rest
 
 
@@ -105,8 +107,9 @@ def read_json(path: Path) -> Any:
     try:
         return without_checksum(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError, OSError) as error:
-        msg = f"{path} is not the JSON that vog_hf writes ({error}); delete the folder and score again"
-        raise OutputFolderError(msg) from error
+        raise OutputFolderError(
+            f"{path} is not the JSON that vog_hf writes ({error}); delete the folder and score again"
+        ) from error
 
 
 def file_digest(path: Path) -> str:
@@ -149,8 +152,9 @@ def inside(path: Path) -> Path:
         OutputFolderError: It is a symbolic link that leads elsewhere.
     """
     if path.is_symlink() and path.resolve().parent != path.parent.resolve():
-        msg = f"{path} is a symbolic link to {path.resolve()}, outside its folder; delete the link, or name that file"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"{path} is a symbolic link to {path.resolve()}, outside its folder; delete the link, or name that file"
+        )
     return path
 
 
@@ -164,11 +168,10 @@ def require_free(folder: Path, needed: int, purpose: str) -> None:
     """Raise OutputFolderError where the disk cannot hold what is about to be written."""
     free = free_bytes(folder)
     if free < needed:
-        msg = (
+        raise OutputFolderError(
             f"{purpose} needs about {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; free some "
             "space or choose another output_dir"
         )
-        raise OutputFolderError(msg)
 
 
 @contextmanager
@@ -185,8 +188,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OutputFolderError:
         raise
     except OSError as error:
-        msg = f"cannot write to {path} ({error.strerror}); choose another output_dir"
-        raise OutputFolderError(msg) from error
+        raise OutputFolderError(f"cannot write to {path} ({error.strerror}); choose another output_dir") from error
     try:
         with exclusively(handle, path, f"{folder} is in use by another run; wait for it or choose another output_dir"):
             yield

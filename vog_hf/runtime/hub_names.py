@@ -15,5 +15,6 @@ def require_repo_id(repo_id: Any) -> None:
             raise HFValidationError("it is not a name")  # noqa: TRY301 (said below)
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        msg = f"repo_id must be 'user/name' or 'name', got {shown(repo_id)}: {error}; pass the name as the Hub shows it"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"repo_id must be 'user/name' or 'name', got {shown(repo_id)}: {error}; pass the name as the Hub shows it"
+        ) from error

@@ -45,8 +45,9 @@ class RowsAtATime:
                 if not should_reduce_batch_size(error):
                     raise
                 if size == 1:
-                    msg = f"the gradient of a single row does not fit into memory ({error}); use a larger device"
-                    raise MemoryBudgetError(msg) from error
+                    raise MemoryBudgetError(
+                        f"the gradient of a single row does not fit into memory ({error}); use a larger device"
+                    ) from error
             self.limit = size // 2
             clear_device_cache(garbage_collection=True)  # after the exception, whose traceback holds tensors
             logger.warning("VoG: out of memory with %d rows at a time, going on with %d", size, self.limit)

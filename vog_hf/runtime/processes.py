@@ -41,12 +41,11 @@ def meet(processes: Processes, what: str, patience: float) -> None:
     while absent := [rank for rank, name in enumerate(names) if not store.check([name])]:
         if time.monotonic() >= deadline:
             others = f"{', '.join(map(str, absent[:8]))}{' and others' if len(absent) > 8 else ''}"
-            msg = (
+            raise ProcessError(
                 f"{what} belongs on every process: it is on process {own}, and {patience:g} s later not on {others} of "
                 f"{processes.num_processes}; add it on each of them (only the main one writes), or give slow ones "
                 "longer with process_timeout"
             )
-            raise ProcessError(msg)
         time.sleep(0.05)
 
 
@@ -74,8 +73,7 @@ def run_together(processes: Processes, what: str, work: Callable[[], T]) -> T:
         raise failure
     if failures:
         rank, description = failures[0]
-        msg = f"{what} failed on process {rank} of {processes.num_processes}: {description}"
-        raise ProcessError(msg)
+        raise ProcessError(f"{what} failed on process {rank} of {processes.num_processes}: {description}")
     return result  # type: ignore[return-value]
 
 
@@ -110,8 +108,9 @@ def same_everywhere(processes: Processes, what: str, value: Any) -> None:
     held = gather_object([value])
     if any(other != held[0] for other in held):
         listed = "; ".join(f"process {rank}: {other!s:.200}" for rank, other in enumerate(_differing(held)))
-        msg = f"every process must hold the same {what}, but {listed}; load the same data and files on each"
-        raise ProcessError(msg)
+        raise ProcessError(
+            f"every process must hold the same {what}, but {listed}; load the same data and files on each"
+        )
 
 
 def _differing(held: list[Any]) -> list[Any]:

@@ -69,26 +69,22 @@ def add_vog_columns(
     require_scores(scores)
     require_type("prefix", prefix, str, "pass prefix='run2_', for example")
     if not re.fullmatch(r"\w*", prefix, re.ASCII):
-        msg = f"prefix must be letters, digits and _, got {prefix!r}; pass prefix='run2_', for example"
-        raise ConfigError(msg)
+        raise ConfigError(f"prefix must be letters, digits and _, got {prefix!r}; pass prefix='run2_', for example")
     scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
     if isinstance(dataset, Mapping):
         dataset = by_split_name(dataset)
         if not isinstance(scores, Mapping) or not set(scores) <= set(dataset):
             got = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
-            msg = f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}"
-            raise ConfigError(msg)
+            raise ConfigError(f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}")
         parts = scores.items()
         return DatasetDict({s: add_vog_columns(dataset[s], part, columns, prefix=prefix) for s, part in parts})
     if not has_table(dataset):
-        msg = (
+        raise DataError(
             f"columns can be added to a datasets.Dataset, got a {type(dataset).__name__}; read the scores with "
             ".to_pandas() or .column(name) instead, in row order"
         )
-        raise DataError(msg)
     if isinstance(scores, Mapping):
-        msg = f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]"
-        raise ConfigError(msg)
+        raise ConfigError(f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]")
     names = {prefix + name: name for name in _chosen(scores, columns)}
     check_column_names(dataset, names)
     verify_rows(dataset, scores)
@@ -147,11 +143,10 @@ def check_column_names(dataset: Any, names: Iterable[str]) -> None:
             f"or rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}'), or drop them: "
             f"dataset.remove_columns({taken})"
         )
-    msg = (
+    raise ConfigError(
         f"the scores add the columns {names}, and the data set has {taken} already; pass prefix= to name them "
         f"otherwise, e.g. 'run2_', {advice}"
     )
-    raise ConfigError(msg)
 
 
 def taken_columns(dataset: Any, names: Iterable[str]) -> list[str]:
@@ -188,11 +183,10 @@ def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]
     if prefix is not None:
         return declared.get(prefix, {})
     if len(declared) > 1:
-        msg = (
+        raise ConfigError(
             f"the data set has scores with the prefixes {sorted(declared)}; choose one with prefix=, or drop the "
             "columns of the others"
         )
-        raise ConfigError(msg)
     return next(iter(declared.values())) if declared else _consistent(dataset)
 
 
@@ -248,24 +242,21 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
         VoGScores(2 rows, columns label, vog)
     """
     if not has_table(dataset):
-        msg = f"scores are read from the columns of a datasets.Dataset, got {shown(dataset)}; pass one split"
-        raise DataError(msg)
+        raise DataError(f"scores are read from the columns of a datasets.Dataset, got {shown(dataset)}; pass one split")
     features, columns_of = dataset.features, score_columns(dataset, prefix)
     names = sorted(columns_of, key=lambda name: name != "prediction")  # first, as in scores that were computed
     if "vog" not in names:
-        msg = (
+        raise DataError(
             f"the data set has no column of scores 'vog', but {', '.join(dataset.column_names)}; add its scores with "
             "add_vog_columns, or open the folder of its scores (a column counts by its feature, which CSV and pandas "
             "drop, not by its name)"
         )
-        raise DataError(msg)
     label, labels = _integers(dataset, _label_columns(dataset, columns_of) if label_column is None else [label_column])
     if label_column is not None and label is None:
-        msg = (
+        raise ConfigError(
             f"label_column must name a column of whole numbers or classes, got {label_column!r}; the data set has "
             f"{', '.join(dataset.column_names)}"
         )
-        raise ConfigError(msg)
     table = dataset.select_columns(list(columns_of.values())).with_format("arrow")[:]
     columns = {name: _stored(table.column(columns_of[name]), name) for name in names}
     if labels is not None:
@@ -320,12 +311,10 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
         core = {name for has_classes in (True, False) for name in core_column_names(vogs, has_classes=has_classes)}
         return [name for name in available if name in core]
     if isinstance(columns, str):
-        msg = f"columns must be 'core', 'all' or a list of names, got {columns!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"columns must be 'core', 'all' or a list of names, got {columns!r}")
     unknown = [name for name in columns if name not in available]
     if unknown or not columns:
-        msg = f"the scores have no columns {unknown}; they have {', '.join(available)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"the scores have no columns {unknown}; they have {', '.join(available)}")
     return list(columns)
 
 

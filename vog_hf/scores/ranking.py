@@ -32,8 +32,7 @@ def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArra
         ([1, 3], [0, 2])
     """
     if count < 1:
-        msg = f"count must be at least 1 row, got {count}"
-        raise ConfigError(msg)
+        raise ConfigError(f"count must be at least 1 row, got {count}")
     values = scores.column(column).astype(np.float64)
     return np.argsort(-values, kind="stable")[:count], np.argsort(values, kind="stable")[:count]
 

@@ -26,11 +26,10 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
         differing = np.flatnonzero(np.where(labels < 0, -1, labels) != scores.column("label"))
         if len(differing):
             row = int(differing[0])
-            msg = (
+            raise RowMismatchError(
                 f"row {row} has label {labels[row]} in the data set and {scores.column('label')[row]} in the scores "
                 f"({len(differing)} rows differ); pass the data set that was scored, in its order"
             )
-            raise RowMismatchError(msg)
     logger.warning(
         "the data set shares no column with the one that was scored, so only the number of rows%s could be compared",
         "" if labels is None else " and the labels",
@@ -61,8 +60,9 @@ def shown_splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> l
         scores = by_split_name(scores)
         if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
             got = sorted(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
-            msg = f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
+            )
         parts = [(name, part, None if dataset is None else dataset[name]) for name, part in scores.items()]
     else:
         parts = [("", scores, dataset)]

@@ -74,12 +74,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST_NAME)
     written = manifest.get("format") if isinstance(manifest, Mapping) else None
     if isinstance(written, int) and written != FORMAT:  # first, since another format may have other keys
-        msg = f"{folder / MANIFEST_NAME} has format {written!r}, this version reads {FORMAT}; score again"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"{folder / MANIFEST_NAME} has format {written!r}, this version reads {FORMAT}; score again"
+        )
     fault = fault_in(manifest)
     if fault is not None:
-        msg = f"{folder / MANIFEST_NAME} is damaged: {fault}; restore the folder, or score again"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(f"{folder / MANIFEST_NAME} is damaged: {fault}; restore the folder, or score again")
     return dict(manifest)
 
 
@@ -87,8 +87,9 @@ def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
     """Raise OutputFolderError where a file is not what `write_manifest` saw; only by size if over ``up_to`` bytes."""
     for name, written in read_manifest(folder).get(FILES, {}).items():
         if Path(name).name != name:  # a manifest may come from elsewhere
-            msg = f"{folder / MANIFEST_NAME} names the file {name!r}, which lies outside its folder; score again"
-            raise OutputFolderError(msg)
+            raise OutputFolderError(
+                f"{folder / MANIFEST_NAME} names the file {name!r}, which lies outside its folder; score again"
+            )
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         whole = size == written["bytes"]
@@ -96,20 +97,19 @@ def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
             whole = file_checksum(path) == written["crc32"]
         if not whole:
             found = "is missing" if size is None else f"is damaged: {size:,} bytes"
-            msg = (
+            raise OutputFolderError(
                 f"{path} {found}, and {written['bytes']:,} bytes with the checksum {written['crc32']} were written; "
                 "restore it, or delete the folder and score again"
             )
-            raise OutputFolderError(msg)
 
 
 def _memory_map(path: Path) -> Array:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except BROKEN_ARRAY as error:
-        msg = f"{path} is not an array of numbers ({error}); restore it, or delete the folder and score again"
-        raise OutputFolderError(msg) from error
+        raise OutputFolderError(
+            f"{path} is not an array of numbers ({error}); restore it, or delete the folder and score again"
+        ) from error
     if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.number):
-        msg = f"{path} is not an array of numbers; restore it, or delete the folder and score again"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(f"{path} is not an array of numbers; restore it, or delete the folder and score again")
     return values

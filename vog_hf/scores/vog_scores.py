@@ -90,8 +90,7 @@ class VoGScores:
         arrays = {**columns, **{name: values for name, values in beside.items() if values is not None}}
         lengths = {name: _length(values) for name, values in arrays.items()}
         if not columns or None in lengths.values() or len(set(lengths.values())) > 1:
-            msg = f"columns must have one value per row each, got lengths {lengths}"
-            raise ConfigError(msg)
+            raise ConfigError(f"columns must have one value per row each, got lengths {lengths}")
         self._columns = dict(columns)
         self.manifest = {"format": FORMAT, **manifest}
         self._trajectories = dict(trajectories or {})
@@ -158,8 +157,9 @@ class VoGScores:
             ConfigError: The maps were turned off (``VoGConfig(heat_maps=False)``), or there is no such row.
         """
         if self._heat_maps is None:
-            msg = "these scores have no heat maps (VoGConfig(heat_maps=False)); score again with heat_maps=True"
-            raise ConfigError(msg)
+            raise ConfigError(
+                "these scores have no heat maps (VoGConfig(heat_maps=False)); score again with heat_maps=True"
+            )
         row = whole_number("row", row, 0, len(self) - 1)
         if self._heat_map_start is None:
             sizes = np.asarray(self._heat_maps.shapes).prod(axis=1, dtype=np.int64)
@@ -213,8 +213,9 @@ class VoGScores:
             chosen = np.asarray(None)
         is_whole = np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0
         if chosen.ndim != 1 or not is_whole or not ((chosen >= -len(self)) & (chosen < len(self))).all():
-            msg = f"rows must be a list of whole numbers in 0..{len(self) - 1}, got {shown(rows)}; pass row numbers"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"rows must be a list of whole numbers in 0..{len(self) - 1}, got {shown(rows)}; pass row numbers"
+            )
         return chosen.astype(np.int64)
 
     def save(self, folder: str | Path) -> None:
@@ -225,8 +226,7 @@ class VoGScores:
         """
         folder = as_path("folder", folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            msg = f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; save to a new folder"
-            raise OutputFolderError(msg)
+            raise OutputFolderError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; save to a new folder")
         if self.folder is not None and (self.folder / MANIFEST_NAME).is_file():
             require_undamaged(self.folder)
         with explained_disk_errors(folder):
@@ -252,8 +252,9 @@ class VoGScores:
         folder = as_path("folder", folder)
         tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
         if not (folder / MANIFEST_NAME).is_file() or not tables:
-            msg = f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
-            raise OutputFolderError(msg)
+            raise OutputFolderError(
+                f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
+            )
         manifest = read_manifest(folder)
         require_undamaged(folder, up_to=CHECKED_AT_LOAD)
         manifest.pop(FILES, None)
@@ -261,8 +262,9 @@ class VoGScores:
             table = pa.concat_tables(pq.read_table(path, page_checksum_verification=True) for path in tables)
             values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            msg = f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
-            raise OutputFolderError(msg) from error
+            raise OutputFolderError(
+                f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
+            ) from error
         row_hash, ids = values.pop(ROW_HASH, None), values.pop(ROW_ID, None)
         heat_maps = None
         if (folder / HEAT_MAP_FILES["values"]).is_file():
@@ -301,11 +303,10 @@ def class_count(scores: VoGScores) -> int:
         values = scores.column(name)
         highest, most = int(values.max()), names if names and name == "label" else MAX_CLASSES
         if highest >= most:
-            msg = (
+            raise DataError(
                 f"row {int(values.argmax())} has the {name} {highest:,}, and there are at most {most:,} classes; pass "
                 "scores with the labels and class names of their own data"
             )
-            raise DataError(msg)
         count = max(count, highest + 1)
     return count
 
@@ -323,8 +324,9 @@ def _require_one_shape(scores: VoGScores, heat_maps: RaggedMaps | None, folder: 
     """Raise OutputFolderError where columns, trajectories or heat maps are not those of the same rows."""
     fault = _fault_in_columns(scores) or _fault_in_trajectories(scores) or _fault_in_heat_maps(heat_maps, len(scores))
     if fault is not None:
-        msg = f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
+        )
 
 
 def _fault_in_columns(scores: VoGScores) -> str | None:
@@ -374,6 +376,5 @@ def _length(values: Any) -> int | None:
 def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:
     require_type(f"the name of a {kind}", name, str, "pass one that these scores have")
     if name not in values:
-        msg = f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}"
-        raise ConfigError(msg)
+        raise ConfigError(f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}")
     return values[name]

@@ -98,11 +98,10 @@ class Assembler:
                 path.unlink(missing_ok=True)
             row = int((self._times_seen != 1).argmax())
             wrong = int((self._times_seen != 1).sum())
-            msg = (
+            raise CoverageError(
                 f"row {row} was scored {self._times_seen[row]} times, expected once ({wrong} of {self._n_rows} rows "
                 "are wrong); nothing was written. Delete the folder's blocks and score again"
             )
-            raise CoverageError(msg)
         for name, values in self._trajectories.items():
             values.flush()  # type: ignore[attr-defined]
             (self._folder / f".trajectory-{name}.npy").replace(self._folder / f"trajectory-{name}.npy")
@@ -117,8 +116,9 @@ class Assembler:
 
     def _trajectory(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if values.shape[1] != self._n_snapshots:
-            msg = f"a block holds {values.shape[1]} of {self._n_snapshots} snapshots; delete the folder and score again"
-            raise CoverageError(msg)
+            raise CoverageError(
+                f"a block holds {values.shape[1]} of {self._n_snapshots} snapshots; delete the folder and score again"
+            )
         if name not in self._trajectories:
             path = self._folder / f".trajectory-{name}.npy"
             path.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere

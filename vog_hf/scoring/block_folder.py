@@ -58,8 +58,7 @@ class BlockPlan:
             or self.n_rows != n_rows
             or (self.block_rows % self.batch_size and self.block_rows < self.n_rows)
         ):
-            msg = f"{self} is not a plan"
-            raise ValueError(msg)
+            raise ValueError(f"{self} is not a plan")
 
     def blocks(self, rank: int) -> list[list[range]]:
         """The blocks of a process, each a list of batches, each a range of row numbers."""
@@ -90,8 +89,9 @@ def _read_plan(folder: Path) -> tuple[dict[str, Any], BlockPlan]:
         known = RowIdentity.is_fingerprint(fingerprint)
         plan.require_sound(fingerprint.get("rows", plan.n_rows) if known else None)
     except (TypeError, KeyError, ValueError) as error:
-        msg = f"{path} is damaged: its numbers are not those of a plan; delete the folder and score again"
-        raise OutputFolderError(msg) from error
+        raise OutputFolderError(
+            f"{path} is damaged: its numbers are not those of a plan; delete the folder and score again"
+        ) from error
     return dict(fingerprint), plan
 
 
@@ -187,8 +187,9 @@ class BlockFolder:
             plan = read_json(folder / PLAN_NAME)
             foreign = [] if isinstance(plan, dict) and {"fingerprint", "plan"} <= set(plan) else [PLAN_NAME]
         if foreign:
-            msg = f"{folder} holds files that vog_hf did not write ({foreign[0]}); choose another output_dir"
-            raise OutputFolderError(msg)
+            raise OutputFolderError(
+                f"{folder} holds files that vog_hf did not write ({foreign[0]}); choose another output_dir"
+            )
 
     @staticmethod
     def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:

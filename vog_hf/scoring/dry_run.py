@@ -137,18 +137,16 @@ def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, ro
             raise
         missing = [name for name in required_parameters(model) if name not in inputs]
         if missing and isinstance(error, TypeError):
-            msg = (
+            raise ModelError(
                 f"forward of {type(model).__name__} requires {', '.join(map(repr, missing))}, and the batch has "
                 f"{sorted(inputs)}; let the collator return what is missing, or give the parameter a default"
-            )
-            raise ModelError(msg) from error
+            ) from error
         shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
-        msg = (
+        raise ForwardError(
             f"the model's forward failed on rows {rows[0]}-{rows[-1]} with inputs {shapes}: {type(error).__name__}: "
             f"{error}. The rows must be prepared as for evaluation (same channels, size and tokenizer as in training), "
             "in batches of a size that the model takes (batch_size=)"
-        )
-        raise ForwardError(msg) from error
+        ) from error
 
 
 def _plan(
@@ -198,8 +196,9 @@ def _resolve_task(
     for target in config.targets:
         check_target(target, task)
     if config.label == "predicted" and not task.can_predict_label:
-        msg = f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'"
+        )
     return task, logits.shape[-1] if logits.dim() > 1 else 1
 
 
@@ -225,11 +224,10 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
                 if task.can_predict_label
                 else f"{CALLABLE_TARGET}, which needs none"
             )
-            msg = (
+            raise DataError(
                 f"no label was found: the collated batch has none of {list(reader.label_names)}; pass "
                 f"label_column= (a column of the rows), or {otherwise}"
             )
-            raise DataError(msg)
         return
     plan.check_labels(batch)
     doubtful = chain.from_iterable(

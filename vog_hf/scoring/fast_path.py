@@ -106,8 +106,7 @@ def require_same_function(
         expected = compared(plain)
     difference = _difference(plain, plan, inputs, labels, expected=expected, found=compared(plan))
     if difference is not None:
-        msg = f"it changes logits or gradients by {difference:.2g}"
-        raise FastPathError(msg)
+        raise FastPathError(f"it changes logits or gradients by {difference:.2g}")
     plan.compared.update({snapshot, shapes})
 
 

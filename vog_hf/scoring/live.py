@@ -59,19 +59,17 @@ class LiveScoring:
         self._held: list[LiveBatch] = []
         self._snapshots: list[dict[str, Any]] = []
         if session.config.label == "predicted":
-            msg = (
+            raise ConfigError(
                 "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
                 "training goes on; use collect='replay'"
             )
-            raise ConfigError(msg)
         self._check_all_labels()
         needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(session.model)[0])
         if needed > free:
-            msg = (
+            raise MemoryBudgetError(
                 f"collect='live' keeps the moments of {len(mine):,} rows, {format_bytes(needed)}, and "
                 f"{format_bytes(free)} are free; use collect='replay', whose memory does not grow with the rows"
             )
-            raise MemoryBudgetError(msg)
 
     def memory_bytes(self) -> int:
         """What the moments and trajectories of this process's rows will take."""
@@ -112,11 +110,10 @@ class LiveScoring:
         own = json.loads(json.dumps(self._header()))
         differing = [name for name in own if name != "snapshots" and saved.get(name) != own[name]]
         if differing:
-            msg = (
+            raise OutputFolderError(
                 f"{folder} holds the moments of something else: {', '.join(differing)} differ; go on with the data, "
                 "configuration and schedule that training began with, or train anew"
             )
-            raise OutputFolderError(msg)
         self._snapshots = saved["snapshots"]
         device = model_device_and_dtype(self._session.model)[0]
         if self._snapshots:
@@ -225,8 +222,7 @@ class LiveScoring:
 
     def _require_two_snapshots(self) -> None:
         if self.n_snapshots < MIN_SNAPSHOTS:
-            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}"
-            raise ConfigError(msg)
+            raise ConfigError(f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}")
 
     def _manifest(self) -> dict[str, Any]:
         manifest = make_manifest(self._session, self._plan, self._reader, self._identity)
@@ -265,11 +261,10 @@ class LiveScoring:
         self._plan.check_labels(batch)
         if needs_prediction(self._plan, [batch]):
             row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
-            msg = (
+            raise ConfigError(
                 f"row {row} has no label, and collect='live' cannot know its last prediction while training goes on; "
                 "use collect='replay', or leave rows without a label out"
             )
-            raise ConfigError(msg)
 
 
 @contextmanager

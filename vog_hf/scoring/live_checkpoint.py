@@ -64,15 +64,14 @@ def read_header(folder: Path) -> dict[str, Any]:
         OutputFolderError: The folder is not whole, or another version wrote it.
     """
     if not (folder / STATE_NAME).is_file():
-        msg = f"{folder} holds no moments (no {STATE_NAME}); resume from an earlier checkpoint"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(f"{folder} holds no moments (no {STATE_NAME}); resume from an earlier checkpoint")
     header = read_json(folder / STATE_NAME)
     if not _is_header(header):
-        msg = f"{folder / STATE_NAME} is damaged: it names no moments; resume from an earlier checkpoint"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"{folder / STATE_NAME} is damaged: it names no moments; resume from an earlier checkpoint"
+        )
     if header[FORMAT_KEY] != FORMAT:
-        msg = f"{folder} has format {header[FORMAT_KEY]!r}, this version reads {FORMAT}; train anew"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(f"{folder} has format {header[FORMAT_KEY]!r}, this version reads {FORMAT}; train anew")
     return dict(header)
 
 
@@ -158,8 +157,9 @@ def _write_parts(folder: Path, prefix: str, held: Sequence[LiveBatch]) -> tuple[
 
 def _check_digest(path: Path, digest: str) -> None:
     if not path.is_file() or file_digest(path) != digest:
-        msg = f"the file of moments {path} is missing or damaged: resume from an earlier checkpoint, or train anew"
-        raise OutputFolderError(msg)
+        raise OutputFolderError(
+            f"the file of moments {path} is missing or damaged: resume from an earlier checkpoint, or train anew"
+        )
 
 
 def _read_part(path: Path, batches: Sequence[range], device: torch.device) -> Iterator[tuple[range, dict[str, Tensor]]]:

@@ -160,11 +160,10 @@ class ScoringPlan:
         else:
             empty, reason = (~mask.flatten(1).any(1)).nonzero(), f"{self.leaf.mask_name} is false everywhere"
         if len(empty):
-            msg = (
+            raise DataError(
                 f"row {batch.rows[int(empty[0])]} has no element that counts: its {reason} (an empty text?); leave the "
                 "row out, or give it at least one token"
             )
-            raise DataError(msg)
         return mask
 
     def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
@@ -188,5 +187,4 @@ def check_labels(task: Task, labels: Tensor, n_outputs: int | None, rows: Sequen
     try:
         task.check_labels(labels, n_outputs)
     except LabelError as error:
-        msg = f"row {rows[error.position]}: {error}"
-        raise LabelError(msg, rows[error.position]) from error
+        raise LabelError(f"row {rows[error.position]}: {error}", rows[error.position]) from error

@@ -209,8 +209,7 @@ class Replay:
 def require_same_rows(found: str, scored: str, folder: Path) -> None:
     """Raise OutputFolderError where rows, read again, have another digest (see `joined_digest`) than when scored."""
     if found != scored:
-        msg = (
+        raise OutputFolderError(
             f"the rows are not those that the scores in {folder} were computed on: some were edited, or they come in "
             "another order each time; choose another output_dir, or delete the folder to score anew"
         )
-        raise OutputFolderError(msg)

@@ -115,11 +115,10 @@ def require_finite_rows(values: Tensor, rows: Sequence[int], snapshot: str, targ
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
         row = rows[int(bad.nonzero()[0])]
-        msg = (
+        raise NonFiniteError(
             f"the gradient of {target} is not finite at row {row}, snapshot {snapshot!r} ({int(bad.sum())} rows of its "
             "batch); training may have diverged, or the row's input is extreme. Leave the snapshot or the row out"
         )
-        raise NonFiniteError(msg)
 
 
 def to_numpy_labels(labels: Tensor | None, n_rows: int) -> npt.NDArray[np.generic] | None:

@@ -98,8 +98,9 @@ class VoGScorer:
     ) -> None:
         require_module(model)
         if not any(True for _ in chain(model.parameters(), model.buffers())):
-            msg = f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one"
-            raise ModelError(msg)
+            raise ModelError(
+                f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one"
+            )
         require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
         require_type("accelerator", accelerator, (Accelerator, type(None)), "pass accelerate.Accelerator()")
         self.config = config or VoGConfig()
@@ -173,8 +174,9 @@ class VoGScorer:
             dataset = StreamRows(dataset, id_column=id_column)
             dataset.head(self._dry_run_rows)
         elif id_column is not None:
-            msg = "id_column names the rows of a stream; rows of a map-style data set have their number, leave it out"
-            raise ConfigError(msg)
+            raise ConfigError(
+                "id_column names the rows of a stream; rows of a map-style data set have their number, leave it out"
+            )
         # A stream is read by this process, its transform while it is iterated: nothing is left for workers to do.
         num_workers = 0 if isinstance(dataset, StreamRows) else self.num_workers
         return BatchReader(
@@ -216,8 +218,7 @@ class VoGScorer:
             return
         cause = failures[0]
         if size == 1 and isinstance(cause, CollationError) and self.training_batch_size != 1:
-            msg = f"{cause}; rows can also be scored one at a time: pass batch_size=1"
-            raise CollationError(msg) from cause
+            raise CollationError(f"{cause}; rows can also be scored one at a time: pass batch_size=1") from cause
         if self._session.processes.is_main_process:
             reason = _first_cause(cause)
             logger.warning(
@@ -289,8 +290,9 @@ class VoGScorer:
                 replay = Replay(session, plan, reader, snapshots, blocks, budget, lent, lengths)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:
-                msg = "a snapshot was changed while it was being scored; keep its file as it is, and score again"
-                raise SnapshotError(msg)
+                raise SnapshotError(
+                    "a snapshot was changed while it was being scored; keep its file as it is, and score again"
+                )
             blocks.end_at(n_rows)
             rows_digest = replay.rows_digest()
             identity = replace(identity, n_rows=n_rows)

@@ -127,8 +127,9 @@ class Session:
         except Exception as error:
             if plan.module is self.model and not plan.folding:
                 raise
-            msg = f"it failed with {type(error).__name__}: {' '.join(str(error).split()):.200}"
-            raise FastPathError(msg) from error  # if not the fast way but a row is wrong, the plain one says so
+            raise FastPathError(
+                f"it failed with {type(error).__name__}: {' '.join(str(error).split()):.200}"
+            ) from error  # if not the fast way but a row is wrong, the plain one says so
         accumulator.update(*joined(parts))
 
     def plain(self, plan: ScoringPlan, error: FastPathError) -> ScoringPlan:
@@ -170,11 +171,10 @@ class Session:
 def require_shared(folder: Path) -> None:
     """Raise OutputFolderError where this process does not see the folder that the main process has prepared."""
     if not (folder / PLAN_NAME).is_file():
-        msg = (
+        raise OutputFolderError(
             f"this process does not see what the main process has written to {folder}: the machines do not share that "
             "disk; pass an output_dir on a disk that all of them see"
         )
-        raise OutputFolderError(msg)
 
 
 def batch_digest(batch: Batch) -> int:

@@ -77,8 +77,7 @@ def require_length(rows: "StreamRows", n_rows: int, folder: Path) -> None:
     left = len(rows.hold(range(n_rows - 1, n_rows + 1)))
     if left != 1:
         change = "fewer" if left == 0 else "more"
-        msg = (
+        raise OutputFolderError(
             f"the stream has {change} rows than the {n_rows:,} whose scores are in {folder}; choose another "
             "output_dir, or delete the folder to score anew"
         )
-        raise OutputFolderError(msg)

@@ -51,21 +51,20 @@ def _require_whole_report(model: Any, snapshot: Snapshot, info: Any) -> None:
     ignored = re.compile("|".join(f"({p})" for p in model._keys_to_ignore_on_load_unexpected or ()) or "$^")  # noqa: SLF001 (what from_pretrained ignores)
     unexpected = sorted(key for key in info.unexpected_keys - computed if not ignored.search(key))
     if unexpected:
-        msg = (
+        raise SnapshotError(
             f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model does not have (first: "
             f"{unexpected[0]!r}); load the model that the snapshot was taken of"
         )
-        raise SnapshotError(msg)
     for name, found, expected in sorted(info.mismatched_keys):
-        msg = f"snapshot {snapshot.name!r}: {name!r} has shape {tuple(found)}, the model's {tuple(expected)}"
-        raise SnapshotError(msg)
+        raise SnapshotError(
+            f"snapshot {snapshot.name!r}: {name!r} has shape {tuple(found)}, the model's {tuple(expected)}"
+        )
     for name, error in sorted(info.conversion_errors.items()):
         reason = str(error).strip().splitlines()[-1]
-        msg = (
+        raise SnapshotError(
             f"snapshot {snapshot.name!r}: transformers cannot convert {name!r} ({reason}); restore the snapshot, or "
             "load the model that it was taken of"
         )
-        raise SnapshotError(msg)
 
 
 @contextmanager

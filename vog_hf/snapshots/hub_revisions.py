@@ -36,8 +36,7 @@ def from_hub(
     advice = "pass a list of branches, tags or commits, ['epoch-1', ...]"
     require_type("revisions", revisions, Sequence, advice)
     if isinstance(revisions, str) or not all(map(_is_name, revisions)):
-        msg = f"revisions must be a list of branches, tags or commits, got {shown(revisions)}; {advice}"
-        raise ConfigError(msg)
+        raise ConfigError(f"revisions must be a list of branches, tags or commits, got {shown(revisions)}; {advice}")
     require_repo_id(repo_id)
     require_type("token", token, (str, type(None)), "pass it as it is shown on huggingface.co/settings/tokens")
     cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
@@ -45,8 +44,9 @@ def from_hub(
     for revision in revisions:
         folder = _downloaded(repo_id, revision, token, cache_dir)
         if folder in folders:
-            msg = f"{repo_id}: {folders[folder]!r} and {revision!r} are the same commit; name each snapshot once"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"{repo_id}: {folders[folder]!r} and {revision!r} are the same commit; name each snapshot once"
+            )
         _require_weights(folder, repo_id, revision, token)
         folders[folder] = revision
     return list(folders)
@@ -77,23 +77,23 @@ def _downloaded(repo_id: str, revision: str, token: str | None, cache_dir: str |
             )
         )
     except RevisionNotFoundError as error:
-        msg = f"{repo_id} has no revision {revision!r}; pass branches, tags or commits that it has"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(
+            f"{repo_id} has no revision {revision!r}; pass branches, tags or commits that it has"
+        ) from error
     except RepositoryNotFoundError as error:
-        msg = (
+        raise SnapshotError(
             f"there is no model {repo_id!r} on the Hub, or it is private or gated; check its name, or pass a token "
             "that may read it"
-        )
-        raise SnapshotError(msg) from error
+        ) from error
     except LocalEntryNotFoundError as error:
-        msg = (
+        raise SnapshotError(
             f"the Hub cannot be reached, and {repo_id} at {revision!r} is not (or not wholly) in the local cache; go "
             f"online (HF_HUB_OFFLINE=0) and try again ({_first_line(error)})"
-        )
-        raise SnapshotError(msg) from error
+        ) from error
     except HfHubHTTPError as error:
-        msg = f"{repo_id} at {revision!r} cannot be fetched: {_first_line(error)}; try again, what has arrived is kept"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(
+            f"{repo_id} at {revision!r} cannot be fetched: {_first_line(error)}; try again, what has arrived is kept"
+        ) from error
 
 
 def _require_weights(folder: Path, repo_id: str, revision: str, token: str | None) -> None:
@@ -110,8 +110,9 @@ def _require_weights(folder: Path, repo_id: str, revision: str, token: str | Non
         raise SnapshotError(msg) from error
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        msg = f"{repo_id} at {revision!r} lacks {missing[0]!r}, which its index names; complete the upload or the cache"
-        raise SnapshotError(msg)
+        raise SnapshotError(
+            f"{repo_id} at {revision!r} lacks {missing[0]!r}, which its index names; complete the upload or the cache"
+        )
 
 
 def _files_on_hub(repo_id: str, revision: str, token: str | None) -> list[str]:

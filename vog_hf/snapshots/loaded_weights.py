@@ -68,8 +68,9 @@ class LentWeights:
         self._follow(found)
         missing = [] if snapshot.is_adapter else sorted(self._stored - found)
         if missing:
-            msg = f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
+            )
         self._keep(snapshot, found)
 
     def _follow(self, found: set[str]) -> None:
@@ -126,24 +127,23 @@ class LentWeights:
         names = {key: self._aliases.get(self._plain(key)) for key in keys}
         unexpected = sorted(key for key, name in names.items() if name not in self._stored)
         if unexpected:
-            msg = (
+            raise SnapshotError(
                 f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model has not, the first is "
                 f"{unexpected[0]!r}; was it taken of another model?"
             )
-            raise SnapshotError(msg)
         return {key: name for key, name in names.items() if name is not None}
 
     def _put(self, snapshot: str, name: str, value: Tensor, *, again: bool) -> None:
         own = self._tensors[name]
         if own.shape != value.shape:
-            msg = f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
+            )
         if again and not torch.equal(own, value.to(own.device, own.dtype)):
-            msg = (
+            raise SnapshotError(
                 f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
                 "model; load the model with its weights tied (or untied) as they were in training"
             )
-            raise SnapshotError(msg)
         # A pointer is swapped, nothing is copied: the model's own storage stays untouched behind it.
         own.data = value.to(own.device, own.dtype)
 
@@ -198,8 +198,9 @@ def _explained(snapshot: Snapshot, path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        msg = f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(
+            f"snapshot {snapshot.name!r} ({path}) cannot be read: {error}; restore it or leave it out"
+        ) from error
 
 
 def _is_small_float(tensor: Tensor) -> bool:

@@ -38,19 +38,17 @@ def adapter_names(model: nn.Module, keys: Collection[str], snapshot: str) -> dic
     unexpected = sorted(set(keys) - set(saved))
     if unexpected or missing:
         fault = f"has {unexpected[0]!r}, which the model has not" if unexpected else f"lacks {missing[0]!r}"
-        msg = (
+        raise SnapshotError(
             f"the adapter of snapshot {snapshot!r} {fault}; load the model with the adapter it was trained with: "
             "PeftModel.from_pretrained(base, folder)"
         )
-        raise SnapshotError(msg)
     names = {_place(tensor): name for name, tensor in model_tensors(model).items()}
     unknown = sorted(key for key in keys if _place(saved[key]) not in names)
     if unknown:
-        msg = (
+        raise SnapshotError(
             f"snapshot {snapshot!r}: PEFT makes {unknown[0]!r} anew whenever it saves the adapter, so it is no tensor "
             "of the model and cannot be read back; take snapshots with VoGCallback or SnapshotWriter"
         )
-        raise SnapshotError(msg)
     return {key: names[_place(saved[key])] for key in keys}
 
 
@@ -63,23 +61,22 @@ def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read ({error}); it says how the adapter's weights are scaled: restore it"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(
+            f"{path} cannot be read ({error}); it says how the adapter's weights are scaled: restore it"
+        ) from error
     if config.get("bias", "none") != "none" and not any(key.endswith("bias") for key in keys):
-        msg = (
+        raise SnapshotError(
             f"snapshot {snapshot!r} ({file}) has no biases, which were trained (bias={config['bias']!r}): releases of "
             "peft before 0.20 leave some out when they save; train with another release, or with bias='none'"
         )
-        raise SnapshotError(msg)
     peft_config: Any = model.peft_config[adapter]  # type: ignore[index]
     own = json.loads(json.dumps(peft_config.to_dict(), default=str))
     for name in sorted(config.keys() & own.keys()):
         if not NOT_COMPARED.search(name) and config[name] != own[name]:
-            msg = (
+            raise SnapshotError(
                 f"the adapter of snapshot {snapshot!r} was trained with {name}={config[name]!r}, the model's has "
                 f"{own[name]!r}; load the model with it: PeftModel.from_pretrained(base, {str(file.parent)!r})"
             )
-            raise SnapshotError(msg)
 
 
 def adapter_keys(file: Path) -> frozenset[str]:
@@ -92,8 +89,7 @@ def adapter_keys(file: Path) -> frozenset[str]:
         with safe_open(file, framework="pt") as opened:
             return frozenset(opened.keys())
     except (SafetensorError, OSError) as error:
-        msg = f"{file} cannot be read: {error}; restore it or leave it out"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(f"{file} cannot be read: {error}; restore it or leave it out") from error
 
 
 def base_digest(model: nn.Module, adapter: Collection[str]) -> str:
@@ -106,18 +102,19 @@ def base_digest(model: nn.Module, adapter: Collection[str]) -> str:
 def _active_adapter(model: nn.Module, snapshot: str) -> str:
     peft_model = getattr(sys.modules.get("peft"), "PeftModel", None)  # a model of PEFT's has had it imported
     if peft_model is None or not isinstance(model, peft_model):
-        msg = (
+        raise SnapshotError(
             f"snapshot {snapshot!r} is an adapter, and {type(model).__name__} is no PEFT model; load its base and put "
             "the adapter on it: PeftModel.from_pretrained(base, folder)"
         )
-        raise SnapshotError(msg)
     active = list(model.active_adapters)
     if len(active) != 1:
-        msg = f"adapter snapshots need a model with one active adapter, it has {active}; call model.set_adapter(name)"
-        raise SnapshotError(msg)
+        raise SnapshotError(
+            f"adapter snapshots need a model with one active adapter, it has {active}; call model.set_adapter(name)"
+        )
     if any(getattr(module, "merged", False) is True for module in model.modules()):
-        msg = "the adapter is merged into the model, which then ignores its weights; call model.unmerge_adapter()"
-        raise SnapshotError(msg)
+        raise SnapshotError(
+            "the adapter is merged into the model, which then ignores its weights; call model.unmerge_adapter()"
+        )
     return str(active[0])
 
 

@@ -35,29 +35,27 @@ def plan_snapshots(
     """
     snapshots = snapshots.tolist() if hasattr(snapshots, "tolist") else snapshots  # of numpy or torch
     if max_snapshots < MIN_SNAPSHOTS:
-        msg = f"max_snapshots must be at least {MIN_SNAPSHOTS} (a variance over fewer is always 0), got {max_snapshots}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"max_snapshots must be at least {MIN_SNAPSHOTS} (a variance over fewer is always 0), got {max_snapshots}"
+        )
     epochs = [] if steps_per_epoch is None else [*range(steps_per_epoch, max_steps, steps_per_epoch), max_steps]
     if snapshots == "auto":
         steps = epochs if len(epochs) >= 5 else _evenly(range(1, max_steps + 1), int(max_snapshots))
     elif snapshots == "epoch":
         if steps_per_epoch is None:
-            msg = (
+            raise ConfigError(
                 "snapshots='epoch' needs training data with a length, got data without one (an IterableDataset with "
                 "max_steps); pass a number of steps, e.g. snapshots=500, or 'auto'"
             )
-            raise ConfigError(msg)
         steps = epochs
     elif isinstance(snapshots, Integral) and not isinstance(snapshots, bool):
         if snapshots < 1:
-            msg = f"snapshots must be every n >= 1 steps, got {snapshots}"
-            raise ConfigError(msg)
+            raise ConfigError(f"snapshots must be every n >= 1 steps, got {snapshots}")
         steps = list(range(int(snapshots), max_steps + 1, int(snapshots)))
     elif isinstance(snapshots, Sequence) and not isinstance(snapshots, str):
         return _listed(snapshots, max_steps)
     else:
-        msg = f"snapshots must be 'auto', 'epoch', a number of steps or a list of steps, got {snapshots!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"snapshots must be 'auto', 'epoch', a number of steps or a list of steps, got {snapshots!r}")
     return _enough(
         _evenly(steps, int(max_snapshots)),
         f"snapshots={snapshots!r} over {max_steps} steps",
@@ -67,12 +65,12 @@ def plan_snapshots(
 
 def _listed(steps: Sequence[int], max_steps: int) -> list[int]:
     if any(isinstance(step, bool) or not isinstance(step, Integral) for step in steps):
-        msg = f"snapshots as a list must be steps, whole numbers, got {list(steps)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"snapshots as a list must be steps, whole numbers, got {list(steps)}")
     outside = [step for step in steps if not 1 <= step <= max_steps]
     if outside or len(set(steps)) < len(steps):
-        msg = f"snapshots must be different steps in 1..{max_steps} (this training's length), got {list(steps)}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"snapshots must be different steps in 1..{max_steps} (this training's length), got {list(steps)}"
+        )
     return _enough(sorted(int(step) for step in steps), f"snapshots={list(steps)}")
 
 
@@ -80,8 +78,7 @@ def _enough(steps: list[int], asked: str, *, can_be_denser: bool = True) -> list
     if len(steps) < MIN_SNAPSHOTS:
         longer = "train longer (num_train_epochs, max_steps, or a smaller per_device_train_batch_size)"
         advice = f"{longer} or take snapshots more often, e.g. snapshots='auto'" if can_be_denser else longer
-        msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {asked} gives {len(steps)}; {advice}"
-        raise ConfigError(msg)
+        raise ConfigError(f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {asked} gives {len(steps)}; {advice}")
     return steps
 
 

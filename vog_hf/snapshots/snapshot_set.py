@@ -44,12 +44,14 @@ class Snapshot:
         """
         missing = [str(path) for path in self.files if not path.is_file()]
         if missing:
-            msg = f"snapshot {self.name!r} is missing its file {missing[0]}; restore it or leave the snapshot out"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"snapshot {self.name!r} is missing its file {missing[0]}; restore it or leave the snapshot out"
+            )
         digests = [file_digest(path) for path in self.files]
         if self.digest is not None and digests != [self.digest]:
-            msg = f"snapshot {self.name!r} ({self.files[0]}) is damaged: its bytes are not those that were written"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"snapshot {self.name!r} ({self.files[0]}) is damaged: its bytes are not those that were written"
+            )
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
@@ -63,15 +65,16 @@ class SnapshotSet:
     def __post_init__(self) -> None:
         names = [snapshot.name for snapshot in self.snapshots]
         if len(names) < MIN_SNAPSHOTS:
-            msg = f"VoG needs at least {MIN_SNAPSHOTS} snapshots, got {len(names)} ({names}); pass more of them"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"VoG needs at least {MIN_SNAPSHOTS} snapshots, got {len(names)} ({names}); pass more of them"
+            )
         if len(set(names)) < len(names):
-            msg = f"snapshots must have different names, got {names}"
-            raise SnapshotError(msg)
+            raise SnapshotError(f"snapshots must have different names, got {names}")
         adapters = [snapshot.name for snapshot in self.snapshots if snapshot.is_adapter]
         if adapters and len(adapters) < len(names):
-            msg = f"snapshots must be whole models or adapters, not both; of {names} these are adapters: {adapters}"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"snapshots must be whole models or adapters, not both; of {names} these are adapters: {adapters}"
+            )
 
     def stamps(self) -> list[tuple[int, int]]:
         """Size and time of change of each file: others say that it was written to."""
@@ -103,14 +106,14 @@ class SnapshotSet:
         tensors = model_tensors(model)
         for name, digest in self.frozen.items():
             if name not in tensors:
-                msg = f"the snapshots were taken of a model with a frozen tensor {name!r}, which this model has not"
-                raise SnapshotError(msg)
+                raise SnapshotError(
+                    f"the snapshots were taken of a model with a frozen tensor {name!r}, which this model has not"
+                )
             if tensor_digest(tensors[name]) != digest:
-                msg = (
+                raise SnapshotError(
                     f"the frozen tensor {name!r} is not what it was when the snapshots were taken (another base model, "
                     "dtype or initialisation); load the same base, or take snapshots with store='all'"
                 )
-                raise SnapshotError(msg)
 
     def _verify_adapters(self, model: nn.Module) -> None:
         first = self.snapshots[0]
@@ -118,8 +121,9 @@ class SnapshotSet:
             check_adapter(model, snapshot.files[0], snapshot.name)
             differing = sorted(adapter_keys(first.files[0]) ^ adapter_keys(snapshot.files[0]))
             if differing:
-                msg = f"snapshots {first.name!r} and {snapshot.name!r} differ in what they store: {differing[0]!r}"
-                raise SnapshotError(msg)
+                raise SnapshotError(
+                    f"snapshots {first.name!r} and {snapshot.name!r} differ in what they store: {differing[0]!r}"
+                )
 
 
 def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
@@ -133,8 +137,9 @@ def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
         index = read_json(path)
         return tuple(_snapshot(entry, folder) for entry in index["snapshots"]), _digests(index["frozen"])
     except (OutputFolderError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
+        ) from error
 
 
 def _snapshot(entry: Mapping[str, Any], folder: Path) -> Snapshot:
@@ -142,22 +147,19 @@ def _snapshot(entry: Mapping[str, Any], folder: Path) -> Snapshot:
     name, step, digest = entry["name"], entry["step"], entry["digest"]
     is_step = step is None or (type(step) is int and step >= 0)
     if not (isinstance(name, str) and is_step and isinstance(digest, str | None)):
-        msg = f"{dict(entry)} names no snapshot"
-        raise ValueError(msg)
+        raise ValueError(f"{dict(entry)} names no snapshot")
     return Snapshot(name, (folder / plain_name(entry["file"]),), step, digest)
 
 
 def _digests(frozen: Mapping[str, Any]) -> dict[str, str]:
     digests = dict(frozen)
     if not all(isinstance(digest, str) for digest in digests.values()):
-        msg = f"the digests of frozen tensors must be texts, got {digests}"
-        raise ValueError(msg)
+        raise ValueError(f"the digests of frozen tensors must be texts, got {digests}")
     return digests
 
 
 def plain_name(name: str) -> str:
     """The name of a file that lies in the folder that names it; raises ValueError where it would lead out of it."""
     if Path(name).name != name or "\0" in name:
-        msg = f"{name!r} is not the name of a file in this folder"
-        raise ValueError(msg)
+        raise ValueError(f"{name!r} is not the name of a file in this folder")
     return name

@@ -37,11 +37,10 @@ def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
         return open_folder(as_path("snapshots", source))
     given: Any = source
     if not isinstance(given, Iterable) or isinstance(given, (bytes, Mapping)):
-        msg = (
+        raise SnapshotError(
             f"snapshots must be a folder, a list of model folders or files, or pairs (name, state_dict), got "
             f"{shown(source)}; pass the folder of a training"
         )
-        raise SnapshotError(msg)
     if isinstance(source, Sequence) and all(isinstance(item, (str, Path)) for item in source):
         return _from_paths([as_path("snapshots", item) for item in source])
     return _spooled(source, spool)
@@ -62,14 +61,14 @@ def open_folder(folder: Path) -> SnapshotSet:
         return SnapshotSet(*read_index(folder))
     found = _numbered_in(folder) or _numbered_in(folder / "checkpoints")  # accelerate's automatic naming
     if not found:
-        msg = (
+        raise SnapshotError(
             f"{folder} holds no snapshots: expected {INDEX_NAME} (VoGCallback writes it) or folders checkpoint-<step>, "
             "epoch_<n> or step_<n>; pass the folder of a run, or a list of model folders or .safetensors files"
         )
-        raise SnapshotError(msg)
     if len(found) > 1:
-        msg = f"{folder} holds checkpoints numbered in {len(found)} ways ({', '.join(found)}); pass a list of some"
-        raise SnapshotError(msg)
+        raise SnapshotError(
+            f"{folder} holds checkpoints numbered in {len(found)} ways ({', '.join(found)}); pass a list of some"
+        )
     (paths,) = found.values()
     return _from_paths(paths)
 
@@ -124,16 +123,14 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         return (path / WEIGHTS_NAME,)
     pickled = [path] if path.is_file() else _pickled_in(path)
     if pickled:
-        msg = (
+        raise SnapshotError(
             f"{pickled[0]} is not safetensors, and pickled weights are not read because unpickling runs code; load the "
             "model once where you trust the file and save it, a transformers model with model.save_pretrained(folder), "
             "another one with safetensors.torch.save_model(model, 'epoch-1.safetensors'); or pass pairs (name, "
             "state_dict): ((p.name, torch.load(p, weights_only=True)) for p in paths), for timm "
             "((p.name, timm.models.load_state_dict(p)) for p in paths)"
         )
-        raise SnapshotError(msg)
-    msg = f"{path} holds no model.safetensors; pass a model folder or a .safetensors file"
-    raise SnapshotError(msg)
+    raise SnapshotError(f"{path} holds no model.safetensors; pass a model folder or a .safetensors file")
 
 
 def _pickled_in(folder: Path) -> list[Path]:
@@ -149,8 +146,9 @@ def _shards(index: Path) -> list[str]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(plain_name(name) for name in names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{index} is no index of a sharded model ({type(error).__name__}: {error}); restore it or leave it out"
-        raise SnapshotError(msg) from error
+        raise SnapshotError(
+            f"{index} is no index of a sharded model ({type(error).__name__}: {error}); restore it or leave it out"
+        ) from error
 
 
 def _step_of(path: Path) -> int | None:
@@ -163,11 +161,10 @@ def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
     snapshots = []
     for i, item in enumerate(states):
         if not isinstance(item, tuple) or len(item) != 2 or not _is_state(item[1]):
-            msg = (
+            raise SnapshotError(
                 f"snapshots must be pairs (name, state_dict), got a {type(item).__name__} at position {i}; pass e.g. "
                 '((f"epoch-{k}", load(k)) for k in range(n))'
             )
-            raise SnapshotError(msg)
         name, state = item
         path = spool / f"{i:06d}.safetensors"
         tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}

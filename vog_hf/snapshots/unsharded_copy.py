@@ -83,19 +83,17 @@ def _built_anew(source: nn.Module) -> nn.Module:
     from transformers.modeling_utils import set_zero3_state
 
     if not isinstance(source, PreTrainedModel):
-        msg = (
+        raise ModelError(
             f"{_original_class(source).__name__} is sharded, and only a transformers model (without an adapter) can be "
             f"made anew in full to score on; {SCORE_LATER}"
         )
-        raise ModelError(msg)
     # Under ZeRO-3, transformers would shard the parts of the new model, too, unless it believes that this is under way.
     with preserved_rng(), set_zero3_state(), torch.device("meta"):
         made_by: Any = _original_class(source)
         twin: PreTrainedModel = made_by(copy.deepcopy(source.config))
         twin.tie_weights()  # transformers 5.0 does not on the meta device
     if is_sharded(twin):
-        msg = f"{type(twin).__name__} can only be made sharded here (inside of zero.Init); {SCORE_LATER}"
-        raise ModelError(msg)
+        raise ModelError(f"{type(twin).__name__} can only be made sharded here (inside of zero.Init); {SCORE_LATER}")
     return twin
 
 
@@ -104,11 +102,10 @@ def _require_same_modules(source: nn.Module, twin: nn.Module) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             made, given = (getattr(classes.get(name), "__name__", "nothing") for classes in (ours, theirs))
-            msg = (
+            raise ModelError(
                 f"{type(twin).__name__} was changed after it was made: its config gives {made} at {name!r}, and there "
                 f"is {given}; {SCORE_LATER}"
             )
-            raise ModelError(msg)
 
 
 def _module_classes(model: nn.Module) -> dict[str, type[nn.Module]]:
@@ -125,22 +122,20 @@ def _require_same_tensors(tensors: Mapping[str, FullTensor], twin: nn.Module) ->
     expected = {name: tuple(tensor.shape) for name, tensor in model_tensors(twin).items()}
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
-            msg = (
+            raise ModelError(
                 f"{type(twin).__name__} was changed after it was made: its config gives {name!r} the shape "
                 f"{expected.get(name)}, and it has {shapes.get(name)}; {SCORE_LATER}"
             )
-            raise ModelError(msg)
 
 
 def _require_room(tensors: Mapping[str, FullTensor], device: torch.device) -> None:
     needed = HELD_TWICE * sum(tensor.nbytes for tensor in tensors.values())
     free = free_memory(device)
     if needed > free:
-        msg = (
+        raise MemoryBudgetError(
             f"scoring needs the whole model on each device, {format_bytes(needed)} with a snapshot beside it, and "
             f"{format_bytes(free)} are free on {device}; {SCORE_LATER}"
         )
-        raise MemoryBudgetError(msg)
 
 
 def _allocate(twin: nn.Module, source: nn.Module, tensors: Mapping[str, FullTensor], device: torch.device) -> None:

@@ -129,11 +129,10 @@ def is_sharded(model: nn.Module) -> bool:
 def require_whole(model: nn.Module) -> None:
     """Raise ModelError where a model is sharded and therefore cannot be scored."""
     if is_sharded(model):
-        msg = (
+        raise ModelError(
             f"{type(model).__name__} is sharded (FSDP or ZeRO-3): each process holds a part of its weights, and "
             "scoring needs them whole; score an unsharded model of the same architecture from the stored snapshots"
         )
-        raise ModelError(msg)
 
 
 def is_main_process() -> bool:

@@ -41,8 +41,7 @@ class SnapshotWriter:
 
     def __init__(self, folder: str | Path, model: nn.Module, *, store: str = "trainable") -> None:
         if store not in ("trainable", "all"):
-            msg = f"store must be 'trainable' or 'all', got {store!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"store must be 'trainable' or 'all', got {store!r}")
         require_module(model)
         self.folder = as_path("folder", folder)
         self.store = store
@@ -61,8 +60,9 @@ class SnapshotWriter:
                 self._frozen[tensor.name] = tensor_digest(tensor.gather())
                 self._frozen_bytes += tensor.nbytes if tensor.is_storable else 0
         if not trains:
-            msg = "no parameter of the model is trainable, so nothing changes between snapshots and VoG would be 0"
-            raise ConfigError(msg)
+            raise ConfigError(
+                "no parameter of the model is trainable, so nothing changes between snapshots and VoG would be 0"
+            )
         self._snapshots: list[Snapshot] = []
 
     @property
@@ -96,16 +96,16 @@ class SnapshotWriter:
         earlier, frozen = read_index(self.folder)
         kept = [s for s in earlier if s.step is not None and s.step <= step]
         if kept and any(self._frozen.get(name) != digest for name, digest in frozen.items()):
-            msg = f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir"
+            )
         self._store_from_now_on(self._frozen.keys() - frozen.keys())
         missing = [str(s.files[0]) for s in kept if not s.files[0].is_file()]
         if missing:
-            msg = (
+            raise SnapshotError(
                 f"{missing[0]} is missing, a snapshot of this training before step {step}; restore it, or delete "
                 f"{self.folder} to go on without the snapshots up to here"
             )
-            raise SnapshotError(msg)
         self._snapshots = kept
         self._write_index()  # before files go that it names
         for path in set(self.folder.glob("step-*.safetensors")) - {s.files[0] for s in kept}:
@@ -139,19 +139,19 @@ class SnapshotWriter:
         tensors: dict[str, Tensor] = {}
         for tensor in full_tensors(model):
             if tensor.name in self._frozen and tensor.requires_grad:
-                msg = (
+                raise SnapshotError(
                     f"{tensor.name!r} was frozen when training began and is trainable now (last snapshot: step "
                     f"{max(self.steps, default=0)}), so earlier snapshots lack it; create the callback with store='all'"
                 )
-                raise SnapshotError(msg)
             names.add(tensor.name)
             value = tensor.gather()
             if is_main_process() and self._is_wanted(tensor, value):
                 tensors[tensor.name] = to_host(value)
         missing = sorted(self._stored - names)
         if missing:
-            msg = f"the model had a tensor {missing[0]!r} when training began and has it no more; keep its architecture"
-            raise SnapshotError(msg)
+            raise SnapshotError(
+                f"the model had a tensor {missing[0]!r} when training began and has it no more; keep its architecture"
+            )
         return tensors if is_main_process() else None
 
     def _is_wanted(self, tensor: FullTensor, value: Tensor) -> bool:
@@ -162,11 +162,10 @@ class SnapshotWriter:
                 digest is not None and tensor.is_storable and self._keeps_frozen and not self._snapshots
             )
         if not tensor.is_storable:
-            msg = (
+            raise SnapshotError(
                 f"{tensor.name!r} has changed since training began, and a tensor of its kind ({tensor.dtype}, "
                 f"{type(value).__name__}, {value.layout}) cannot be stored; use collect='live', or a dense tensor"
             )
-            raise SnapshotError(msg)
         return True
 
     def write(self, tensors: dict[str, Tensor], step: int) -> Snapshot:
@@ -202,11 +201,10 @@ class SnapshotWriter:
         """Give the snapshots so far the values that tensors had before they moved: those of the start."""
         kept = self.folder / FROZEN_NAME
         if not kept.is_file():
-            msg = (
+            raise SnapshotError(
                 f"the frozen tensor {min(moved)!r} has changed since the snapshot of step {self.steps[-1]}, so earlier "
                 "snapshots lack it; create the callback with store='all'"
             )
-            raise SnapshotError(msg)
         with safe_open(kept, framework="pt") as file:
             values = {name: file.get_tensor(name) for name in moved}
         earlier, suffix = self._snapshots, f"-with-{len(self._stored | moved)}-tensors"
@@ -239,8 +237,7 @@ class SnapshotWriter:
 
 def _require_storable(tensor: FullTensor) -> None:
     if tensor.requires_grad and not tensor.is_storable:
-        msg = (
+        raise SnapshotError(
             f"the trainable parameter {tensor.name!r} ({tensor.dtype}) is sparse, quantized or made of other tensors, "
             "which a snapshot cannot hold; use collect='live', or make it a dense tensor of a real dtype"
         )
-        raise SnapshotError(msg)

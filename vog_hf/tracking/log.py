@@ -123,8 +123,7 @@ def _backend(to: str) -> Backend:
     require_type("to", to, str, "pass 'wandb' or 'trackio'")
     if to not in TRACKERS:
         names = " or ".join(map(repr, TRACKERS))
-        msg = f"log_scores can log to {names}, got to={to!r}; elsewhere, use scores.to_pandas()"
-        raise ConfigError(msg)
+        raise ConfigError(f"log_scores can log to {names}, got to={to!r}; elsewhere, use scores.to_pandas()")
     return cast("Backend", import_module(TRACKERS[to]))
 
 
@@ -134,12 +133,12 @@ def _target(to: str, run: Any, step: int | None) -> tuple[Callable[[dict[str, An
     if hasattr(run, "store_init_configuration"):  # a tracker of Accelerate, whose users count steps their own way
         name = getattr(run, "name", to)  # one that stands for none has no name
         if name != to:
-            msg = f"to={to!r} and the tracker that was given is {name!r}; pass accelerator.get_tracker({to!r})"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"to={to!r} and the tracker that was given is {name!r}; pass accelerator.get_tracker({to!r})"
+            )
         return lambda values: run.log(values, step=step), getattr(run, "tracker", None)
     library = type(run).__module__.partition(".")[0]
     if library in TRACKERS and library != to:
-        msg = f"to={to!r} and the run that was given is one of {library}; pass to={library!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"to={to!r} and the run that was given is one of {library}; pass to={library!r}")
     # never run.log(step=...): that is W&B's own counter, which the Trainer's later records would fall behind
     return lambda values: run.log(values if step is None else {**values, STEP: step}), run

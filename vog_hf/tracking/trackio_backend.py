@@ -69,8 +69,7 @@ def _trackio() -> Any:
     try:
         import trackio
     except ImportError as error:
-        msg = "to='trackio' needs Trackio: pip install 'vog_hf[trackio]'"
-        raise ConfigError(msg) from error
+        raise ConfigError("to='trackio' needs Trackio: pip install 'vog_hf[trackio]'") from error
     return trackio
 
 

@@ -97,8 +97,7 @@ class VoGCallback(TrainerCallback):
     ) -> None:
         require_type("collect", collect, str, "pass 'replay' or 'live'")
         if collect not in ("replay", "live"):
-            msg = f"collect must be 'replay' or 'live', got {collect!r}"
-            raise ConfigError(msg)
+            raise ConfigError(f"collect must be 'replay' or 'live', got {collect!r}")
         top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
         require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
         for option, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
@@ -112,11 +111,10 @@ class VoGCallback(TrainerCallback):
         if label_column is not None:
             config = dataclasses.replace(config, label_column=label_column)
         if collect == "live" and config.label == "predicted":
-            msg = (
+            raise ConfigError(
                 "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
                 "training goes on; use collect='replay'"
             )
-            raise ConfigError(msg)
         for split in splits_of(dataset).values():
             _check_split(split, collect, id_column)
         self.dataset = dataset
@@ -156,11 +154,9 @@ class VoGCallback(TrainerCallback):
             NotScoredError: Training has not ended, or scoring failed (then the cause is chained).
         """
         if self._failure is not None:
-            msg = f"scoring failed: {self._failure}"
-            raise NotScoredError(msg) from self._failure
+            raise NotScoredError(f"scoring failed: {self._failure}") from self._failure
         if self._scores is None:
-            msg = "there are no scores yet: they come at the end of trainer.train()"
-            raise NotScoredError(msg)
+            raise NotScoredError("there are no scores yet: they come at the end of trainer.train()")
         return self._scores.get(ONLY_SPLIT, self._scores)
 
     def scored_dataset(self, columns: str | Sequence[str] = "core", *, prefix: str = "") -> Dataset | DatasetDict:
@@ -336,11 +332,9 @@ def _only(splits: dict[str, T]) -> T | dict[str, T]:
 def _check_split(split: Any, collect: str, id_column: str | None) -> None:
     """Raise where what is to be scored does not go with the other options; None: the Trainer's own data set."""
     if is_stream(split) and collect == "live":
-        msg = "collect='live' keeps moments by row number, which a stream has not; use collect='replay'"
-        raise ConfigError(msg)
+        raise ConfigError("collect='live' keeps moments by row number, which a stream has not; use collect='replay'")
     if id_column is not None and not is_stream(split):
-        msg = "id_column names the rows of a stream; other rows have their number, leave it out"
-        raise ConfigError(msg)
+        raise ConfigError("id_column names the rows of a stream; other rows have their number, leave it out")
     if split is not None and not is_stream(split):
         check_map_style(split)
 

@@ -108,11 +108,10 @@ class TrainingRun:
             self.datasets = {ONLY_SPLIT: _training_rows(train_dataloader)}
         self._trainers_collator = getattr(train_dataloader, "collate_fn", None)
         if self._is_sharded and options.is_live:
-            msg = (
+            raise ConfigError(
                 "collect='live' scores with the model that trains, and it is sharded (FSDP or ZeRO-3); use "
                 "collect='replay', which scores a whole copy of it at the end"
             )
-            raise ConfigError(msg)
 
     def _whole(self, model: nn.Module) -> nn.Module:
         """The model that trains; a whole copy of it where it is sharded (a collective)."""
@@ -288,11 +287,10 @@ class TrainingRun:
                 live.restore(whole / split)
                 self._taken = live.steps
         elif self.plan[0] < step:
-            msg = (
+            raise ConfigError(
                 f"collect='live' cannot resume at step {step}: {self.folder / 'live'} has no moments of it (there are "
                 f"those of steps {there}); resume from one of these checkpoints, train anew, or use collect='replay'"
             )
-            raise ConfigError(msg)
 
     def _moments_of(self, step: int) -> tuple[Path | None, list[int]]:
         """The newest whole folder of moments of a step, and the steps of which there are any."""
@@ -327,11 +325,11 @@ class TrainingRun:
         folder, step = self.folder, state.global_step
         resumed = step > 0
         if folder.exists() and not folder.is_dir():
-            msg = f"output_dir {folder} is a file; pass a folder"
-            raise OutputFolderError(msg)
+            raise OutputFolderError(f"output_dir {folder} is a file; pass a folder")
         if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
-            msg = f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
-            raise OutputFolderError(msg)
+            raise OutputFolderError(
+                f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
+            )
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
         _hold(folder, state)
         remove_half_written(folder)
@@ -357,11 +355,10 @@ def _hold(folder: Path, state: TrainerState) -> None:
     """
     _, holder = _held.get(folder.resolve(), (None, None))
     if holder is state:
-        msg = (
+        raise OutputFolderError(
             f"{folder} is in use by another VoGCallback of this training; pass output_dir=, a folder of its own, to "
             "one of them, or compute several targets with one callback: VoGConfig(target=('logit', 'loss'))"
         )
-        raise OutputFolderError(msg)
     _release(folder)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
@@ -392,13 +389,11 @@ def splits_of(dataset: Any) -> dict[str, Any]:
     """Data sets by split; a single one under `ONLY_SPLIT`."""
     if isinstance(dataset, Mapping) and not has_table(dataset):
         if not dataset:
-            msg = "the DatasetDict is empty: there is no split to score"
-            raise DataError(msg)
+            raise DataError("the DatasetDict is empty: there is no split to score")
         splits = by_split_name(dataset)
         unsafe = [name for name in splits if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]
         if unsafe:
-            msg = f"split names become file names: A-Z, a-z, 0-9, '_', then also '.' and '-', got {unsafe}"
-            raise DataError(msg)
+            raise DataError(f"split names become file names: A-Z, a-z, 0-9, '_', then also '.' and '-', got {unsafe}")
         return splits
     return {ONLY_SPLIT: dataset}
 
@@ -407,11 +402,10 @@ def _training_rows(train_dataloader: Any) -> Any:
     """The trainer's own rows, where they have numbers."""
     rows = getattr(train_dataloader, "dataset", None)
     if is_stream(rows):
-        msg = (
+        raise DataError(
             f"the training data is a stream ({type(rows).__name__}), which Trainer shuffles and shards its own way; "
             "pass the rows to score: VoGCallback(dataset=...), a map-style data set or a stream with a fixed order"
         )
-        raise DataError(msg)
     return rows
 
 

@@ -81,11 +81,10 @@ def contact_sheet(
     grids = most_extreme(scores, column, count)
     pictures = [show_rows(dataset, rows, side=max(1, side)) for rows in grids]
     if not any(isinstance(picture, Image.Image) for grid in pictures for picture in grid):
-        msg = (
+        raise DataError(
             f"a contact sheet needs pictures, and rows {grids[0][:3].tolist()} of the data set have none (a column of "
             f"pictures, or an array called {', '.join(PICTURE_NAMES)}); pass the data set with its pictures"
         )
-        raise DataError(msg)
     n_tiles = len(grids[0])
     columns = int(np.ceil(np.sqrt(n_tiles)))
     twins = scores.has_heat_maps and scores.heat_map(int(grids[0][0])).ndim == 2

@@ -34,11 +34,10 @@ def decoded(file: IO[bytes], side: int) -> Image.Image:
         image = Image.open(file)
     needed = image.width * image.height * SMALL_MODES.get(image.mode, 4)
     if needed > MAX_DECODED:
-        msg = (
+        raise DataError(
             f"a picture of {image.width:,} x {image.height:,} pixels takes {format_bytes(needed)}, and at most "
             f"{format_bytes(MAX_DECODED)} are decoded to show one; store it smaller"
         )
-        raise DataError(msg)
     image.draft(None, (GAP * side, GAP * side))  # a JPEG can be decoded at a smaller size
     image.load()
     orientation = image.getexif().get(Base.Orientation)
@@ -97,5 +96,6 @@ def require_small_array(cells: pa.Table) -> None:
     """Raise DataError where numbers of a row are more than a picture's worth."""
     if cells.nbytes > MAX_ARRAY:
         needed, most = format_bytes(cells.nbytes), format_bytes(MAX_ARRAY)
-        msg = f"the numbers of a picture take {needed}, and at most {most} are read to show one; store it smaller"
-        raise DataError(msg)
+        raise DataError(
+            f"the numbers of a picture take {needed}, and at most {most} are read to show one; store it smaller"
+        )

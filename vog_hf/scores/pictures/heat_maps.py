@@ -28,8 +28,7 @@ def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
         (96, 24)
     """
     if side < 1:
-        msg = f"side must be at least 1 pixel, got {side}"
-        raise ConfigError(msg)
+        raise ConfigError(f"side must be at least 1 pixel, got {side}")
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if scale >= 1:
@@ -59,8 +58,9 @@ def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75)
     """
     heat = np.asarray(heat_map, dtype=np.float32)
     if heat.ndim != 2 or not heat.size or not 0 <= alpha <= 1:
-        msg = f"overlay needs a map [height, width] and alpha in 0..1, got shape {heat.shape} and alpha {alpha}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"overlay needs a map [height, width] and alpha in 0..1, got shape {heat.shape} and alpha {alpha}"
+        )
     heat = gaussian_filter(_values_of(heat), sigma=SMOOTHING * max(heat.shape))
     share = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     stretched = Image.fromarray(share).resize(image.size, Image.Resampling.BILINEAR)
