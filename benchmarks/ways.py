@@ -119,7 +119,7 @@ def bare_loop(
             model.load_state_dict(state)
             folding.refresh()
             for batch in batches:
-                input_gradient(model, folding.laid_out(batch["pixel_values"]), batch["labels"])
+                input_gradient(model, folding.to_memory_format(batch["pixel_values"]), batch["labels"])
 
 
 def input_gradient(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:

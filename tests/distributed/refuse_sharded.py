@@ -19,7 +19,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 import vog_hf.snapshots.unsharded_copy
 from vog_hf.errors import DataError, MemoryBudgetError, ModelError, ProcessError, SnapshotError
 from vog_hf.scoring.scorer import VoGScorer
-from vog_hf.snapshots import SnapshotWriter, lend_weights
+from vog_hf.snapshots import SnapshotWriter, temporary_weights
 from vog_hf.snapshots.unsharded_copy import copy_weights, replica
 from vog_hf.trainer.callback import VoGCallback
 
@@ -151,7 +151,7 @@ def sharded_models_are_not_scored() -> None:
     torch.distributed.barrier()
     with pytest.raises(ModelError, match="FSDPViTForImageClassification is sharded"):
         VoGScorer(model, progress=False).score(rows, folder, collate_fn=models.collate)
-    with pytest.raises(ModelError, match="is sharded"), lend_weights(model, {}, cast_up=False):
+    with pytest.raises(ModelError, match="is sharded"), temporary_weights(model, {}, cast_up=False):
         pass
     assert len(VoGScorer(replica(model), progress=False).score(rows, folder, collate_fn=models.collate)) == len(rows)
 

@@ -117,7 +117,7 @@ def test_a_folded_model_is_the_same_function(name, channels_last):
     assert (n_affine or len(folding.affine)) == len(folding.affine)
     assert folding.pairs or folding.affine
     with folding.installed():
-        assert_close(logits_and_gradient(model, folding.laid_out(x)), expected, rtol=1e-10, atol=1e-12)
+        assert_close(logits_and_gradient(model, folding.to_memory_format(x)), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_other_weights_are_taken_over():

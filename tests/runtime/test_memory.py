@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import MemoryBudgetError
-from vog_hf.runtime.memory import RowsAtATime, free_memory
+from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
 from vog_hf.scoring.scorer import VoGScorer
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -79,7 +79,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error(caplog):
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     """Only an allocator's message halves the batch."""
-    at_a_time = RowsAtATime()
+    at_a_time = AdaptiveBatchSize()
 
     def fails(rows):
         raise RuntimeError("shapes differ")

@@ -15,7 +15,7 @@ from vog_hf.config import VoGConfig
 from vog_hf.gradients.batchnorm_folding import Folding
 from vog_hf.scoring import dry_run, fast_path, replay, session
 from vog_hf.scoring.scorer import VoGScorer
-from vog_hf.snapshots import SnapshotWriter, lend_weights, open_folder
+from vog_hf.snapshots import SnapshotWriter, open_folder, temporary_weights
 
 N = 53
 LABELS = [(i * i + i // 3) % models.CLASSES for i in range(N)]
@@ -98,17 +98,17 @@ def test_live_is_folded_too(monkeypatch):
 def wrong_by(factor):
     """A folding that is another function."""
 
-    def laid_out(self, tensor):
+    def to_memory_format(self, tensor):
         return tensor * factor if self else tensor
 
-    return laid_out
+    return to_memory_format
 
 
 @pytest.mark.parametrize(("factor", "falls_back"), [(1.5, True), (float("nan"), True), (1 + 1e-6, False)])
 def test_another_function_is_not_taken(monkeypatch, caplog, factor, falls_back):
     """One line says so, and the scores are the plain ones; rounding is not another function."""
     expected = scored("conv_net", fold=False).column("vog")
-    monkeypatch.setattr(Folding, "laid_out", wrong_by(factor))
+    monkeypatch.setattr(Folding, "to_memory_format", wrong_by(factor))
     with caplog.at_level(logging.WARNING, logger="vog_hf"):
         found = scored("conv_net").column("vog")
     lines = [record.getMessage() for record in caplog.records if "the model is run as it is" in record.getMessage()]
@@ -121,7 +121,7 @@ def test_another_function_is_not_taken(monkeypatch, caplog, factor, falls_back):
 
 def test_every_plan_that_falls_back_says_so(monkeypatch, caplog):
     """The second look at the same rows, when training has changed the model, is not silent because of the first."""
-    monkeypatch.setattr(Folding, "laid_out", wrong_by(1.5))
+    monkeypatch.setattr(Folding, "to_memory_format", wrong_by(1.5))
     model, rows, _ = family("conv_net")
     scorer = VoGScorer(model)
     reader = scorer.reader(rows)
@@ -223,7 +223,7 @@ def test_rows_are_read_ahead_where_a_device_computes(monkeypatch):
     monkeypatch.setattr(replay, "ahead", lambda items, ahead=replay.ahead: used.append(True) or ahead(items))
     made = dry_run._plan
     monkeypatch.setattr(
-        dry_run, "_plan", lambda *arguments, **options: replace(made(*arguments, **options), readings=2)
+        dry_run, "_plan", lambda *arguments, **options: replace(made(*arguments, **options), block_copies=2)
     )
     np.testing.assert_array_equal(scored("conv_net", memory_budget=1).column("vog"), expected)
     np.testing.assert_array_equal(scored("conv_net").column("vog"), expected)
@@ -241,7 +241,7 @@ def test_snapshots_stay_on_the_device_where_they_fit(tmp_path):
     found = open_folder(tmp_path)
     before = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     room = 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
-    with lend_weights(model, found.frozen, cast_up=True, resident_bytes=room) as weights:
+    with temporary_weights(model, found.frozen, cast_up=True, resident_bytes=room) as weights:
         seen = []
         for snapshot in (*found.snapshots, *found.snapshots):
             weights.load(snapshot)

@@ -20,10 +20,10 @@ from vog_hf.snapshots import (
     INDEX_NAME,
     SnapshotWriter,
     aliases,
-    lend_weights,
     model_tensors,
     open_folder,
     open_snapshots,
+    temporary_weights,
     tensor_digest,
 )
 
@@ -625,7 +625,7 @@ def test_a_lent_model_gets_its_own_tensors_back(tmp_path):
         assert model.scale.dtype == torch.float32
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), lend_weights(model, found.frozen, cast_up=True) as lent:
+    with pytest.raises(KeyboardInterrupt), temporary_weights(model, found.frozen, cast_up=True) as lent:
         interrupt(lent)
     after = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
     assert_close(after, own, rtol=0, atol=0)

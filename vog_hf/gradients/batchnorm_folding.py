@@ -151,7 +151,7 @@ class Folding:
         for norm in self.affine:
             self._held[norm] = scale_and_shift(norm)
 
-    def laid_out(self, tensor: Tensor) -> Tensor:
+    def to_memory_format(self, tensor: Tensor) -> Tensor:
         """Images ``[batch, channels, height, width]`` in the layout of the folded model; other tensors as they are."""
         if not self.channels_last or tensor.dim() != 4:
             return tensor
@@ -161,7 +161,7 @@ class Folding:
         scale, shift = scale_and_shift(norm)
         weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1))
         bias = shift if convolution.bias is None else torch.addcmul(shift, convolution.bias, scale)
-        return self.laid_out(weight), bias
+        return self.to_memory_format(weight), bias
 
     def _convolution(self, convolution: Any, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:

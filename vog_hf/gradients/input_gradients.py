@@ -11,8 +11,8 @@ from vog_hf.gradients.input_leaf import Forward, explained_autograd_errors, find
 from vog_hf.gradients.model_inputs import (
     doubled,
     forward_inputs,
-    placed,
     split_batch,
+    to_device,
 )
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, scoring_mode, unwrap
 from vog_hf.gradients.model_state import require_weights_unchanged, weight_sums
@@ -66,9 +66,9 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
     device, dtype = model_device_and_dtype(model)
     sums = weight_sums(model)
     with preserved_rng(), scoring_mode(model):
-        inputs = placed(forward_inputs(model, given, labels), device, dtype)
+        inputs = to_device(forward_inputs(model, given, labels), device, dtype)
         if isinstance(labels, Tensor):
-            labels = placed({"labels": labels}, device, None)["labels"]
+            labels = to_device({"labels": labels}, device, None)["labels"]
         leaf = find_leaf(model, inputs)
         forward = forward_from_leaf(model, inputs, leaf)
         n_rows = len(forward.x)

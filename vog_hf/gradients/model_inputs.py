@@ -99,7 +99,7 @@ def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
     return labels.clamp(min=0) if is_classes else labels
 
 
-def placed(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+def to_device(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
     """``inputs`` on a device, their floating tensors in a dtype (None: as they are).
 
     Tensors that were made in inference mode are copied: autograd takes none of those.

@@ -22,7 +22,7 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
 
 
-class RowsAtATime:
+class AdaptiveBatchSize:
     """How many rows are computed at a time: all of a batch, halved for good whenever the device runs out of memory.
 
     As `accelerate.utils.find_executable_batch_size`, which collects garbage at every call: too slow for every batch.

@@ -11,18 +11,18 @@ from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.errors import DataError
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import forward_from_leaf
-from vog_hf.gradients.model_inputs import placed
+from vog_hf.gradients.model_inputs import to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
 from vog_hf.gradients.tasks import MultiLabelClassification
 from vog_hf.metric.definition import mean_over_elements
-from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, model_in_use, placed_inputs
+from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, inputs_on_device, model_in_use
 from vog_hf.scoring.fast_path import rounding_tolerance
 from vog_hf.scoring.plan import ScoringPlan
 
 NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
 
 
-def unusual(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
+def warnings_for(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
     """What a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
     try:
         with preserved_rng(), model_in_use(model, plan.config):
@@ -43,7 +43,7 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
     name, batch = plan.leaf.name, first.batch
     if len(batch) == 1:
         return
-    together = _means(plan, placed_inputs(model, batch), first.gradients)
+    together = _means(plan, inputs_on_device(model, batch), first.gradients)
     counted = _lengths(reader, plan, batch)
     for at in dict.fromkeys((int(counted.argmax()), int(counted.argmin()), fewest_labels(plan, batch))):
         alone = reader.read_copies(batch.rows[at], 2)
@@ -67,9 +67,9 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
 
 def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: Tensor | None) -> Tensor:
     with plan.state_kept():
-        forward = forward_from_leaf(model, placed(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
+        forward = forward_from_leaf(model, to_device(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
         gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
-    return _means(plan, placed_inputs(model, batch), gradients)
+    return _means(plan, inputs_on_device(model, batch), gradients)
 
 
 def _means(plan: ScoringPlan, inputs: dict[str, Any], gradients: list[Tensor]) -> Tensor:
@@ -82,7 +82,7 @@ def _means(plan: ScoringPlan, inputs: dict[str, Any], gradients: list[Tensor]) -
 
 def _labels_alone(plan: ScoringPlan, first: FirstPass, alone: Batch, at: int) -> Tensor | None:
     """The class that the row had in its batch, also where the model said it; other labels as the row alone has them."""
-    used = first.labels.differentiated
+    used = first.labels.target_labels
     if plan.task is not None and plan.task.can_predict_label and used is not None:
         return used[[at, at]]
     labels = plan.counted_labels(alone)

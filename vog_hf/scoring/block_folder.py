@@ -33,7 +33,7 @@ PLAN_NAME = "plan.json"
 BLOCKS_NAME = "blocks"
 CHECKSUM = "crc32"
 IDS = "crc32 of ids"
-NOTE = "note"
+BATCH_DIGEST = "note"  # the key in files since the first version
 
 
 @dataclass(frozen=True)
@@ -233,9 +233,15 @@ class BlockFolder:
         self.plan = replace(self.plan, n_rows=n_rows)
 
     def write(
-        self, rank: int, block: int, rows: npt.NDArray[np.int64], results: Sequence[RowResults], *, note: str = ""
+        self,
+        rank: int,
+        block: int,
+        rows: npt.NDArray[np.int64],
+        results: Sequence[RowResults],
+        *,
+        batch_digest: str = "",
     ) -> None:
-        """Make a finished block durable, with a note that `note` gives back."""
+        """Make a finished block durable, with the digest of its batches as they were read."""
         stored: dict[str, npt.NDArray[Any]] = {"rows": rows}
         for kind in ("columns", "trajectories"):
             for name in getattr(results[0], kind):
@@ -245,7 +251,11 @@ class BlockFolder:
         if maps:
             for part in HEAT_MAP_FILES:
                 stored[f"heat_maps/{part}"] = np.concatenate([getattr(m, part) for m in maps])
-        metadata = {CHECKSUM: _checksum(stored, note), IDS: self._ids_checksum(rank, block), NOTE: note}
+        metadata = {
+            CHECKSUM: _checksum(stored, batch_digest),
+            IDS: self._ids_checksum(rank, block),
+            BATCH_DIGEST: batch_digest,
+        }
         write_atomically(self.path(rank, block), lambda path: save_file(stored, path, metadata))
 
     def read(self, rank: int, block: int) -> dict[str, npt.NDArray[Any]] | None:
@@ -260,13 +270,13 @@ class BlockFolder:
         except (SafetensorError, OSError):
             return None
         expected = metadata.get(CHECKSUM), metadata.get(IDS)
-        found = _checksum(stored, metadata.get(NOTE, "")), self._ids_checksum(rank, block)
+        found = _checksum(stored, metadata.get(BATCH_DIGEST, "")), self._ids_checksum(rank, block)
         return stored if found == expected else None
 
-    def note(self, rank: int, block: int) -> str:
-        """What was noted about a block that is finished."""
+    def batch_digest(self, rank: int, block: int) -> str:
+        """The digest of a finished block's batches, as `write` was given it."""
         with safe_open(self.path(rank, block), framework="np") as file:
-            return (file.metadata() or {})[NOTE]
+            return (file.metadata() or {})[BATCH_DIGEST]
 
     def write_ids(self, rank: int, block: int, ids: pa.Table) -> None:
         """Make the ids of a block's rows durable; to be called before its `write`."""
@@ -309,8 +319,8 @@ class BlockFolder:
         shutil.rmtree(self._blocks, ignore_errors=True)
 
 
-def _checksum(stored: Mapping[str, npt.NDArray[Any]], note: str) -> str:
-    checksum = zlib.crc32(note.encode())
+def _checksum(stored: Mapping[str, npt.NDArray[Any]], batch_digest: str) -> str:
+    checksum = zlib.crc32(batch_digest.encode())
     for name in sorted(stored):
         checksum = zlib.crc32(np.ascontiguousarray(stored[name]).data.cast("B"), zlib.crc32(name.encode(), checksum))
     return f"{checksum:08x}"

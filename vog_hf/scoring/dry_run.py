@@ -23,7 +23,7 @@ from vog_hf.gradients.input_leaf import (
     has_wrong_single_rows,
     is_lonely,
 )
-from vog_hf.gradients.model_inputs import copied, doubled, placed, required_parameters
+from vog_hf.gradients.model_inputs import copied, doubled, required_parameters, to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
 from vog_hf.gradients.model_state import DerivedTensors, ModelState, require_weights_unchanged, weight_sums
 from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
@@ -32,8 +32,8 @@ from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
 from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import PassLabels, first_rows, require_finite_rows, score_batch, score_forward, sliced
-from vog_hf.snapshots import lend_weights
+from vog_hf.scoring.runner import LabelsForPass, require_finite_rows, rows_of_pass, score_batch, score_forward, sliced
+from vog_hf.snapshots import temporary_weights
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class FirstPass:
     """The first batch, the labels that were used, one gradient per target, and why there is no fast path (if so)."""
 
     batch: Batch
-    labels: PassLabels
+    labels: LabelsForPass
     gradients: list[Tensor]
-    slow: str | None
+    why_not_fast: str | None
 
 
 def plan_scoring(
@@ -54,7 +54,7 @@ def plan_scoring(
     *,
     require_finite: bool = True,
     fold: bool = True,
-    compiled: bool = False,
+    torch_compile: bool = False,
 ) -> tuple[ScoringPlan, FirstPass]:
     """One forward, one gradient per target and one update of ``rows``; raises what would go wrong later.
 
@@ -67,7 +67,7 @@ def plan_scoring(
         rows: The first ones.
         require_finite: Whether the weights that the model has now are ones that will be scored.
         fold: Run the model with its BatchNorms folded, if that gives the same on these rows.
-        compiled: Run it through ``torch.compile``, if that gives the same on these rows.
+        torch_compile: Run it through ``torch.compile``, if that gives the same on these rows.
 
     Raises:
         DataError, ModelError, ConfigError, NonFiniteError: What is wrong with rows, labels, model or configuration.
@@ -75,7 +75,7 @@ def plan_scoring(
     with preserved_rng(), model_in_use(model, config):
         batch = next(reader.read([rows]))
         device, dtype = model_device_and_dtype(model)
-        inputs = placed(batch.inputs, device, dtype)
+        inputs = to_device(batch.inputs, device, dtype)
         leaf = find_leaf(model, inputs)
         state, sums = ModelState(model), weight_sums(model)
         began = time.perf_counter()
@@ -94,25 +94,25 @@ def plan_scoring(
                 require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
-        accumulator = plan.accumulator(replace(batch, inputs=placed_inputs(model, batch)), windows)
-        accumulator.update(*first_rows(len(batch), gradients, observation))
-        plan, slow = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
+        accumulator = plan.accumulator(replace(batch, inputs=inputs_on_device(model, batch)), windows)
+        accumulator.update(*rows_of_pass(len(batch), gradients, observation))
+        plan, why_not_fast = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
         state.put_back()
         require_weights_unchanged(model, sums)
         plan = replace(plan, derived=DerivedTensors.find(model, lambda: _few_rows(plan, inputs)))
-        if fold or compiled:
-            plan, slow = fast_path(plan, forward, labels, gradients, fold=fold, compiled=compiled)
+        if fold or torch_compile:
+            plan, why_not_fast = fast_path(plan, forward, labels, gradients, fold=fold, torch_compile=torch_compile)
         if device.type != "cpu":  # whose first pass is not like the others
             plan = replace(plan, batch_seconds=_seconds(plan, inputs, labels))
-    return plan, FirstPass(batch, labels, gradients, slow)
+    return plan, FirstPass(batch, labels, gradients, why_not_fast)
 
 
-def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -> float:
+def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> float:
     """How long a pass over a batch takes on a device."""
     with plan.folding.installed():
         torch.accelerator.synchronize()
         began = time.perf_counter()
-        score_batch(plan, plan.laid_out(inputs), labels)
+        score_batch(plan, plan.to_memory_format(inputs), labels)
         torch.accelerator.synchronize()
         return time.perf_counter() - began
 
@@ -120,7 +120,7 @@ def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -
 @contextmanager
 def model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
     """The model as it is scored, with the weights that it has."""
-    with lend_weights(model, {}, cast_up=config.casts_up), scoring_mode(model, config.autocast):
+    with temporary_weights(model, {}, cast_up=config.casts_up), scoring_mode(model, config.autocast):
         yield
 
 
@@ -165,11 +165,11 @@ def _plan(
         dtype=torch.promote_types(forward.x.dtype, torch.float32),
         batch_seconds=0.0,
         batch_bytes=batch.nbytes,
-        first_rows=len(batch),
+        dry_run_rows=len(batch),
         batch_size=batch_size,
         module=model,
-        says_padding=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
-        readings=1 if forward.x.device.type == "cpu" else 2,
+        has_padding_mask=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
+        block_copies=1 if forward.x.device.type == "cpu" else 2,
         doubles_single_rows=has_wrong_single_rows(forward),
     )
 
@@ -202,14 +202,14 @@ def _resolve_task(
     return task, logits.shape[-1] if logits.dim() > 1 else 1
 
 
-def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> PassLabels:
+def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> LabelsForPass:
     given = plan.counted_labels(batch)
     given = None if given is None else given.to(forward.x.device)
     predicts = plan.task is not None and plan.task.can_predict_label
     prediction = find_logits(forward.outputs).argmax(-1) if predicts else None
     if given is not None and len(forward.x) != len(batch):  # one row, as two copies
         given = torch.cat([given, given])
-    return PassLabels.of(plan.config, plan.task, given, prediction)
+    return LabelsForPass.resolve(plan.config, plan.task, given, prediction)
 
 
 def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
@@ -257,10 +257,10 @@ def _doubtful(task: Task, labels: Tensor, n_outputs: int | None) -> Iterator[int
 # --- what a person should know --------------------------------------------------------------------------------------
 
 
-def placed_inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+def inputs_on_device(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """Masks and inputs of a batch on the model's device, in its dtype."""
     device, dtype = model_device_and_dtype(model)
-    return placed(batch.masks, device, None) | placed(batch.inputs, device, dtype)
+    return to_device(batch.masks, device, None) | to_device(batch.inputs, device, dtype)
 
 
 def fewest_labels(plan: ScoringPlan, batch: Batch) -> int:

@@ -16,10 +16,10 @@ from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
 from vog_hf.gradients.model_inputs import doubled
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype
 from vog_hf.gradients.targets import find_logits
-from vog_hf.runtime.memory import RowsAtATime
+from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import PassLabels, score_forward, sliced
-from vog_hf.snapshots import lend_weights
+from vog_hf.scoring.runner import LabelsForPass, score_forward, sliced
+from vog_hf.snapshots import temporary_weights
 
 TOLERANCE = 1e-3
 ROUNDINGS = 8  # that a gradient may differ by in low precision, in units of its last digit
@@ -39,7 +39,13 @@ TOLERANCE_IN_DOUBLE = 1e-6
 
 
 def fast_path(
-    plan: ScoringPlan, first: Forward, labels: PassLabels, gradients: list[Tensor], *, fold: bool, compiled: bool
+    plan: ScoringPlan,
+    first: Forward,
+    labels: LabelsForPass,
+    gradients: list[Tensor],
+    *,
+    fold: bool,
+    torch_compile: bool,
 ) -> tuple[ScoringPlan, str | None]:
     """The plan with its model run the fast way, if logits and gradients of the first batch say that it may be.
 
@@ -53,12 +59,12 @@ def fast_path(
         labels: Of that pass.
         gradients: Of that pass, one per target.
         fold: Fold its BatchNorms.
-        compiled: Run the model through ``torch.compile``.
+        torch_compile: Run the model through ``torch.compile``.
     """
     folding = _find_folding(plan, first) if fold else Folding()
     expected = _Outcome(_logits(first), gradients)
     reason = None
-    for fast in _ways(plan, folding, compiled=compiled):
+    for fast in _ways(plan, folding, torch_compile=torch_compile):
         try:
             with fast.folding.installed():
                 found = _outcome(fast, first.inputs, labels)
@@ -80,10 +86,10 @@ def require_same_function(
     plan: ScoringPlan,
     model: nn.Module,
     inputs: Mapping[str, Any],
-    labels: PassLabels,
+    labels: LabelsForPass,
     *,
     snapshot: int,
-    rows_at_a_time: RowsAtATime,
+    rows_per_pass: AdaptiveBatchSize,
 ) -> None:
     """Raise FastPathError where the plan's fast way and the plain model are two functions on a batch.
 
@@ -99,7 +105,7 @@ def require_same_function(
 
     def compared(way: ScoringPlan) -> _Outcome:
         return _Outcome.joined(
-            rows_at_a_time.run(n_rows, lambda rows: _outcome(way, sliced(inputs, rows, n_rows), labels[rows]))
+            rows_per_pass.run(n_rows, lambda rows: _outcome(way, sliced(inputs, rows, n_rows), labels[rows]))
         )
 
     with plan.folding.paused():
@@ -121,10 +127,10 @@ def _find_folding(plan: ScoringPlan, first: Forward) -> Folding:
     return replace(folding, channels_last=bool(folding) and first.x.dim() == 4)
 
 
-def _ways(plan: ScoringPlan, folding: Folding, *, compiled: bool) -> Iterator[ScoringPlan]:
+def _ways(plan: ScoringPlan, folding: Folding, *, torch_compile: bool) -> Iterator[ScoringPlan]:
     """The fast ways, the fastest first: without channels last for a view of what is contiguous only otherwise."""
     foldings = [folding, replace(folding, channels_last=False)] if folding.channels_last else [folding]
-    if compiled:
+    if torch_compile:
         yield from (replace(plan, folding=one, module=_compiled(plan.module)) for one in foldings)
     if folding:
         yield from (replace(plan, folding=one) for one in foldings)
@@ -166,7 +172,7 @@ def _difference(
     plain: ScoringPlan,
     fast: ScoringPlan,
     inputs: Mapping[str, Any],
-    labels: PassLabels,
+    labels: LabelsForPass,
     *,
     expected: _Outcome,
     found: _Outcome,
@@ -182,12 +188,12 @@ def _difference(
     return None if same or _agree_in_double(plain, fast, inputs, labels) else difference
 
 
-def _agree_in_double(plain: ScoringPlan, fast: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -> bool:
+def _agree_in_double(plain: ScoringPlan, fast: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> bool:
     """Whether both ways are one function in float64, on a few rows; no, where the model cannot compute in float64."""
     rows, model = slice(0, FEW_ROWS), plain.module
     few = sliced(inputs, rows, len(inputs[plain.leaf.name]))
     few = {name: _in_double(value) for name, value in few.items()}
-    with lend_weights(model, {}, cast_up=False):
+    with temporary_weights(model, {}, cast_up=False):
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = _in_double(tensor.data)
         drop_caches(model)
@@ -203,12 +209,12 @@ def _agree_in_double(plain: ScoringPlan, fast: ScoringPlan, inputs: Mapping[str,
     return expected.difference(found) <= TOLERANCE_IN_DOUBLE
 
 
-def _outcome(plan: ScoringPlan, inputs: Mapping[str, Any], labels: PassLabels) -> _Outcome:
+def _outcome(plan: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> _Outcome:
     n_rows = len(inputs[plan.leaf.name])
     if n_rows == 1 and plan.doubles_single_rows:
         inputs, labels = doubled(inputs), labels.doubled()
     with plan.state_kept():
-        forward = plan.forward(plan.laid_out(inputs))
+        forward = plan.forward(plan.to_memory_format(inputs))
         return _Outcome(_logits(forward), score_forward(plan, forward, labels)[0])
 
 

@@ -156,7 +156,7 @@ class LiveScoring:
             bar.set_postfix(snapshot=name)
             for i, batch in enumerate(self._reader.read(self._batches)):
                 self._check_labels(batch)
-                placed = session.placed(self._plan, batch)
+                placed = session.to_device(self._plan, batch)
                 if first:
                     accumulator = self._plan.accumulator(placed, self._windows)
                     self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))

@@ -31,16 +31,16 @@ class ScoringPlan:
         element_shape: Of one row of the first batch, after the channel mean.
         batch_seconds: Of forward and gradients on the first batch.
         batch_bytes: Of the first batch's tensors.
-        first_rows: Number of rows in the first batch.
+        dry_run_rows: Number of rows in the first batch.
         batch_size: Number of rows in the others (see `BatchReader`).
         module: What is called: the model, or the compiled one.
-        says_padding: Whether batches say what is padding, so that a row's score does not depend on it.
+        has_padding_mask: Whether batches say what is padding, so that a row's score does not depend on it.
         folding: What is to be installed in it, and refreshed after every change of its weights.
         compared: Snapshots and shapes of batches for which the fast way was seen to be the plain function.
         doubles_single_rows: Whether a batch of one row is scored as two copies (see `has_wrong_single_rows`).
         changes_state: Whether a forward changes the model, so that it is put back after every batch.
         derived: What the model derived from the weights it has, to be forgotten when it gets others.
-        readings: How many times a block's collated rows are in memory: twice where the next block is read ahead.
+        block_copies: How many times a block's collated rows are in memory: twice where the next block is read ahead.
     """
 
     config: VoGConfig
@@ -52,13 +52,13 @@ class ScoringPlan:
     dtype: torch.dtype
     batch_seconds: float
     batch_bytes: int
-    first_rows: int
+    dry_run_rows: int
     batch_size: int
     module: nn.Module
-    says_padding: bool
+    has_padding_mask: bool
     folding: Folding = field(default_factory=Folding)
     compared: set[Any] = field(default_factory=set, compare=False, repr=False)
-    readings: int = 1
+    block_copies: int = 1
     doubles_single_rows: bool = False
     changes_state: bool = False
     derived: DerivedTensors = field(default_factory=DerivedTensors)
@@ -75,7 +75,7 @@ class ScoringPlan:
     @property
     def row_seconds(self) -> float:
         """Time of forward and gradients of one row in a batch like the first one."""
-        return self.batch_seconds / self.first_rows
+        return self.batch_seconds / self.dry_run_rows
 
     @property
     def moment_bytes_per_row(self) -> int:
@@ -85,13 +85,13 @@ class ScoringPlan:
     @property
     def bytes_per_row(self) -> int:
         """Memory of a row in a block, if it is like the first ones: its moments and its collated tensors."""
-        return self.moment_bytes_per_row - (-self.readings * self.batch_bytes // self.first_rows)
+        return self.moment_bytes_per_row - (-self.block_copies * self.batch_bytes // self.dry_run_rows)
 
     def nbytes(self, batch: Batch) -> int:
         """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
         shape = [*self.shape(batch.inputs)[1:], *([self.element_shape[-1]] if self.leaf.embedding is not None else [])]
         moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
-        return len(batch) * moments + self.readings * batch.nbytes
+        return len(batch) * moments + self.block_copies * batch.nbytes
 
     def shape(self, inputs: Mapping[str, Any]) -> list[int]:
         """``[batch, *input]`` of the input itself (of token ids without the width), after the channel mean."""
@@ -122,9 +122,9 @@ class ScoringPlan:
         if self.task is not None and labels is not None:
             check_labels(self.task, labels, self.n_outputs, batch.rows)
 
-    def laid_out(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def to_memory_format(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs in the memory layout that the model is fastest in."""
-        return {**inputs, self.leaf.name: self.folding.laid_out(inputs[self.leaf.name])}
+        return {**inputs, self.leaf.name: self.folding.to_memory_format(inputs[self.leaf.name])}
 
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
         """What scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.

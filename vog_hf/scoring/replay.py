@@ -24,14 +24,14 @@ from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.runner import needs_prediction
 from vog_hf.scoring.session import Session, batch_digest, joined_digest
-from vog_hf.snapshots import LentWeights, Snapshot, SnapshotSet
+from vog_hf.snapshots import Snapshot, SnapshotLoader, SnapshotSet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Group:
+class LoadedBatches:
     """Batches of one block that are in memory together, placed, with their digest as they were read."""
 
     batches: list[Batch]
@@ -64,7 +64,7 @@ class Replay:
     snapshots: SnapshotSet
     folder: BlockFolder
     memory_budget: int
-    weights: LentWeights
+    weights: SnapshotLoader
     lengths: npt.NDArray[np.int64] | None = None
 
     def score_blocks(self) -> int:
@@ -76,10 +76,10 @@ class Replay:
         processes, blocks = self.session.processes, self.folder.plan
         own = blocks.blocks(processes.process_index)
         missing = run_together(processes, "looking for finished blocks", lambda: self._missing(len(own)))
-        groups: Iterator[Group] = chain.from_iterable(
+        groups: Iterator[LoadedBatches] = chain.from_iterable(
             self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
         )
-        if self.plan.readings > 1:  # on a CPU, reading would take its time from computing
+        if self.plan.block_copies > 1:  # on a CPU, reading would take its time from computing
             groups = ahead(groups)
         with self.session.progress_bar(sum(len(rows) for block in own for rows in block) * self._n_snapshots) as bar:
             for number in range(blocks.n_blocks):  # the same rounds everywhere: a failure soon ends all
@@ -88,7 +88,7 @@ class Replay:
                 run_together(processes, f"scoring block {number + 1}", partial(todo, number, groups, bar))
         return blocks.n_rows
 
-    def score(self, groups: Iterator[Group], bar: Any) -> ScoredBlock | None:
+    def score(self, groups: Iterator[LoadedBatches], bar: Any) -> ScoredBlock | None:
         """Score one block, the next one of ``groups``; the bar counts rows times snapshots. None: it has no rows.
 
         Raises:
@@ -112,7 +112,7 @@ class Replay:
                 break
         return ScoredBlock(np.concatenate(rows), results, joined_digest(digests)) if rows else None
 
-    def groups(self, batches: Iterable[Batch]) -> Iterator[Group]:
+    def groups(self, batches: Iterable[Batch]) -> Iterator[LoadedBatches]:
         """The batches of one block, read when they are needed, as many at a time as fit into memory; at least one.
 
         A block is planned from the first rows, and its own may be longer. All of it fits, as a rule.
@@ -124,28 +124,28 @@ class Replay:
             self.plan.check_labels(batch)
             needed = self.plan.nbytes(batch)
             if group and held + needed > self.memory_budget:
-                yield Group(group, digests, is_last=False)
+                yield LoadedBatches(group, digests, is_last=False)
                 group, digests, held = [], [], 0
             digests.append(batch_digest(batch))
-            group.append(self.session.placed(self.plan, batch))
+            group.append(self.session.to_device(self.plan, batch))
             held += needed
-        yield Group(group, digests, is_last=True)
+        yield LoadedBatches(group, digests, is_last=True)
 
     def write(self, number: int, scored: ScoredBlock) -> None:
         """Make a block of this process durable."""
         rank = self.session.processes.process_index
-        self.folder.write(rank, number, scored.rows, scored.results, note=scored.digest)
+        self.folder.write(rank, number, scored.rows, scored.results, batch_digest=scored.digest)
 
     def rows_digest(self) -> str:
         """The digest of all rows as they were read when their blocks were scored, on every process."""
         processes, blocks = self.session.processes, self.folder.plan
         rank = processes.process_index
-        notes = run_together(
+        digests = run_together(
             processes,
             "looking for finished blocks",
-            lambda: [self.folder.note(rank, number) for number in range(len(blocks.blocks(rank)))],
+            lambda: [self.folder.batch_digest(rank, number) for number in range(len(blocks.blocks(rank)))],
         )
-        return joined_digest(int(note, 16) for note in chain.from_iterable(gathered(processes, notes)))
+        return joined_digest(int(digest, 16) for digest in chain.from_iterable(gathered(processes, digests)))
 
     def _batches(self, block: Sequence[range]) -> Sequence[Sequence[int]]:
         """The rows of a block, the shortest in the first batch; as they are where no length is known."""
@@ -160,18 +160,18 @@ class Replay:
         rank = self.session.processes.process_index
         return {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
 
-    def _score_and_write(self, number: int, groups: Iterator[Group], bar: Any) -> None:
+    def _score_and_write(self, number: int, groups: Iterator[LoadedBatches], bar: Any) -> None:
         scored = self.score(groups, bar)
         if scored is not None:
             self.write(number, scored)
 
-    def _pass_over(self, number: int, _groups: Iterator[Group], bar: Any) -> None:
+    def _pass_over(self, number: int, _groups: Iterator[LoadedBatches], bar: Any) -> None:
         """What is to be done for a block that is finished, or that only other processes have."""
         rank = self.session.processes.process_index
         block = self.folder.plan.block(rank, number)
         if block and not has_table(self.reader.dataset):
             found = joined_digest(map(batch_digest, self.reader.read(block)))
-            require_same_rows(found, self.folder.note(rank, number), self.folder.folder)
+            require_same_rows(found, self.folder.batch_digest(rank, number), self.folder.folder)
         bar.update(sum(map(len, block)) * self._n_snapshots)
 
     @property

@@ -27,7 +27,7 @@ def predictions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
 
 
 def score_batch(
-    plan: ScoringPlan, inputs: Mapping[str, Any], labels: "PassLabels"
+    plan: ScoringPlan, inputs: Mapping[str, Any], labels: "LabelsForPass"
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
     n_rows = len(inputs[plan.leaf.name])
@@ -35,38 +35,42 @@ def score_batch(
         inputs, labels = doubled(inputs), labels.doubled()
     with plan.state_kept():
         gradients, observation = score_forward(plan, plan.forward(inputs), labels)
-    return first_rows(n_rows, gradients, observation)
+    return rows_of_pass(n_rows, gradients, observation)
 
 
-def first_rows(
+def rows_of_pass(
     n_rows: int, gradients: list[Tensor], observation: dict[str, Tensor]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The first rows of what a pass gave."""
     return [gradient[:n_rows] for gradient in gradients], {name: v[:n_rows] for name, v in observation.items()}
 
 
-def score_forward(plan: ScoringPlan, forward: Forward, labels: "PassLabels") -> tuple[list[Tensor], dict[str, Tensor]]:
+def score_forward(
+    plan: ScoringPlan, forward: Forward, labels: "LabelsForPass"
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """As `score_batch`, after its forward pass."""
-    gradients = target_gradients(plan.config.targets, plan.task, forward, labels.differentiated)
+    gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
     if plan.task is None:
         return gradients, {}
     with torch.no_grad():
         logits = find_logits(forward.outputs).detach()
-        return gradients, plan.task.observation(logits.to(plan.dtype), labels.observed)
+        return gradients, plan.task.observation(logits.to(plan.dtype), labels.companion_labels)
 
 
 @dataclass(frozen=True)
-class PassLabels:
+class LabelsForPass:
     """The labels of one pass over a batch: whose scalar is differentiated, and whose companions are observed.
 
     They are one and the same, but for ``label="predicted"``: companions are of the given label where a row has one.
     """
 
-    differentiated: Tensor | None
-    observed: Tensor | None
+    target_labels: Tensor | None
+    companion_labels: Tensor | None
 
     @classmethod
-    def of(cls, config: VoGConfig, task: Task | None, given: Tensor | None, prediction: Tensor | None) -> "PassLabels":
+    def resolve(
+        cls, config: VoGConfig, task: Task | None, given: Tensor | None, prediction: Tensor | None
+    ) -> "LabelsForPass":
         """Given labels, with the prediction (of the last snapshot) where there is none."""
         if task is None or not task.can_predict_label or prediction is None:
             return cls(given, given)
@@ -75,14 +79,14 @@ class PassLabels:
 
     @property
     def _parts(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.differentiated, self.observed
+        return self.target_labels, self.companion_labels
 
-    def __getitem__(self, rows: slice) -> "PassLabels":
-        return PassLabels(*(None if part is None else part[rows] for part in self._parts))
+    def __getitem__(self, rows: slice) -> "LabelsForPass":
+        return LabelsForPass(*(None if part is None else part[rows] for part in self._parts))
 
-    def doubled(self) -> "PassLabels":
+    def doubled(self) -> "LabelsForPass":
         """The labels of two copies of the one row."""
-        return PassLabels(*(None if part is None else torch.cat([part, part]) for part in self._parts))
+        return LabelsForPass(*(None if part is None else torch.cat([part, part]) for part in self._parts))
 
 
 def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, Any]:

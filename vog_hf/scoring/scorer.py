@@ -33,7 +33,7 @@ from vog_hf.runtime.memory import free_memory
 from vog_hf.runtime.processes import current_processes, from_main, gathered, run_together, same_everywhere
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
-from vog_hf.scoring.batch_checks import unusual
+from vog_hf.scoring.batch_checks import warnings_for
 from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
 from vog_hf.scoring.dry_run import plan_scoring
 from vog_hf.scoring.live import LiveScoring
@@ -231,7 +231,7 @@ class VoGScorer:
         rows = range(min(len(reader.dataset), self._dry_run_rows))
         reader.check_deterministic(batches(rows, reader.batch_size))
         rows = rows[: reader.batch_size]
-        plan, first = self._session.rows_at_a_time.run(
+        plan, first = self._session.rows_per_pass.run(
             len(rows),
             lambda part: plan_scoring(
                 self.model,
@@ -240,12 +240,12 @@ class VoGScorer:
                 rows[part],
                 require_finite=require_finite,
                 fold=self.fold,
-                compiled=self.torch_compile,
+                torch_compile=self.torch_compile,
             ),
         )[0]
         if self._session.processes.is_main_process:
-            lines = [] if reader in self._looked_at else unusual(self.model, reader, plan, first)
-            for line in [*lines, *([first.slow] if first.slow else [])]:
+            lines = [] if reader in self._looked_at else warnings_for(self.model, reader, plan, first)
+            for line in [*lines, *([first.why_not_fast] if first.why_not_fast else [])]:
                 logger.warning("VoG: %s", line)
         self._looked_at.add(reader)
         return plan
@@ -286,7 +286,7 @@ class VoGScorer:
             budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
             resident = self._resident_bytes()
             with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
-                lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.says_padding else None
+                lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.has_padding_mask else None
                 replay = Replay(session, plan, reader, snapshots, blocks, budget, lent, lengths)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:

@@ -18,18 +18,18 @@ from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, Batch, BatchReader
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import MemoryBudgetError, OutputFolderError, as_path
 from vog_hf.gradients.batchnorm_folding import FastPathError
-from vog_hf.gradients.model_inputs import placed
+from vog_hf.gradients.model_inputs import to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.runtime.files import locked
-from vog_hf.runtime.memory import RowsAtATime
+from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.runtime.processes import Processes, from_main, run_together
 from vog_hf.scores.storage import FORMAT
 from vog_hf.scoring.block_folder import PLAN_NAME
 from vog_hf.scoring.fast_path import require_same_function
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import PassLabels, joined, predictions, require_finite_rows, score_batch, sliced
-from vog_hf.snapshots import LentWeights, lend_weights
+from vog_hf.scoring.runner import LabelsForPass, joined, predictions, require_finite_rows, score_batch, sliced
+from vog_hf.snapshots import SnapshotLoader, temporary_weights
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Session:
     config: VoGConfig
     processes: Processes
     progress: bool
-    rows_at_a_time: RowsAtATime = field(default_factory=RowsAtATime)
+    rows_per_pass: AdaptiveBatchSize = field(default_factory=AdaptiveBatchSize)
 
     @contextmanager
     def model_in_use(self) -> Iterator[None]:
@@ -53,11 +53,11 @@ class Session:
     @contextmanager
     def weights_lent(
         self, plan: ScoringPlan, frozen: Mapping[str, str], *, resident_bytes: int = 0
-    ) -> Iterator[LentWeights]:
-        """The model, in use, to be given other weights and run the way of the plan; see `lend_weights`."""
+    ) -> Iterator[SnapshotLoader]:
+        """The model, in use, to be given other weights and run the way of the plan; see `temporary_weights`."""
         cast_up = self.config.casts_up
         with (
-            lend_weights(self.model, frozen, cast_up=cast_up, resident_bytes=resident_bytes) as weights,
+            temporary_weights(self.model, frozen, cast_up=cast_up, resident_bytes=resident_bytes) as weights,
             plan.folding.installed(),
         ):
             weights.record_state()
@@ -85,14 +85,14 @@ class Session:
         shown = self.progress and self.processes.is_main_process
         return tqdm(total=total, unit="row", desc="VoG", disable=None if shown else True)
 
-    def placed(self, plan: ScoringPlan, batch: Batch) -> Batch:
+    def to_device(self, plan: ScoringPlan, batch: Batch) -> Batch:
         """A batch on the device, in the dtype of the weights that the model has now and in the layout of the plan."""
         device, dtype = model_device_and_dtype(self.model)
         labels = plan.counted_labels(batch)
         return replace(
             batch,
-            inputs=plan.laid_out(placed(batch.inputs, device, dtype)),
-            masks=placed(batch.masks, device, None),
+            inputs=plan.to_memory_format(to_device(batch.inputs, device, dtype)),
+            masks=to_device(batch.masks, device, None),
             labels=None if labels is None else labels.to(device, non_blocking=True),
         )
 
@@ -113,13 +113,13 @@ class Session:
         Raises:
             FastPathError: The fast way failed, or is another function than the model; the accumulator is as it was.
         """
-        labels = PassLabels.of(plan.config, plan.task, batch.labels, prediction)
-        rows_at_a_time = self.rows_at_a_time
+        labels = LabelsForPass.resolve(plan.config, plan.task, batch.labels, prediction)
+        rows_per_pass = self.rows_per_pass
         try:
             require_same_function(
-                plan, self.model, batch.inputs, labels, snapshot=snapshot, rows_at_a_time=rows_at_a_time
+                plan, self.model, batch.inputs, labels, snapshot=snapshot, rows_per_pass=rows_per_pass
             )
-            parts = rows_at_a_time.run(
+            parts = rows_per_pass.run(
                 len(batch), lambda rows: score_batch(plan, sliced(batch.inputs, rows, len(batch)), labels[rows])
             )
         except (MemoryBudgetError, FastPathError):
@@ -147,7 +147,7 @@ class Session:
     def predictions(self, plan: ScoringPlan, batch: Batch) -> Tensor:
         """The predicted class of each row, ``[batch]``, of a batch that is placed and the plain model as it is now."""
         with plan.folding.paused(), plan.state_kept():
-            parts = self.rows_at_a_time.run(
+            parts = self.rows_per_pass.run(
                 len(batch), lambda rows: predictions(self.model, sliced(batch.inputs, rows, len(batch)))
             )
         return torch.cat(parts)

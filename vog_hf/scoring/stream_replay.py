@@ -48,7 +48,7 @@ def _next_block(replay: Replay, number: int, bar: Any) -> int:
     if number and not rows.has_begun:
         before = folder.plan.block(rank, number - 1)
         found = joined_digest(map(batch_digest, _held(replay, before, [])))
-        require_same_rows(found, folder.note(rank, number - 1), folder.folder)
+        require_same_rows(found, folder.batch_digest(rank, number - 1), folder.folder)
     ids: list[pa.Table] = []
     scored = replay.score(replay.groups(_held(replay, folder.plan.block(rank, number), ids)), bar)
     if scored is None:

@@ -7,7 +7,7 @@ others (`hub_revisions`, `peft_adapters`, `conversion` for those under other nam
 """
 
 from vog_hf.snapshots.hub_revisions import from_hub
-from vog_hf.snapshots.loaded_weights import LentWeights, lend_weights
+from vog_hf.snapshots.loaded_weights import SnapshotLoader, temporary_weights
 from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.snapshot_set import INDEX_NAME, Snapshot, SnapshotSet, read_index
 from vog_hf.snapshots.source import SnapshotSource, in_order, open_folder, open_snapshots
@@ -25,8 +25,8 @@ from vog_hf.snapshots.writer import SnapshotWriter
 __all__ = [
     "INDEX_NAME",
     "FullTensor",
-    "LentWeights",
     "Snapshot",
+    "SnapshotLoader",
     "SnapshotSet",
     "SnapshotSource",
     "SnapshotWriter",
@@ -35,12 +35,12 @@ __all__ = [
     "full_tensors",
     "in_order",
     "is_sharded",
-    "lend_weights",
     "model_tensors",
     "open_folder",
     "open_snapshots",
     "plan_snapshots",
     "read_index",
     "require_whole",
+    "temporary_weights",
     "tensor_digest",
 ]

@@ -16,8 +16,8 @@ from vog_hf.snapshots.snapshot_set import Snapshot
 from vog_hf.snapshots.whole_tensors import aliases, is_storable, model_tensors, require_whole, unwrapped_name
 
 
-class LentWeights:
-    """Puts snapshots into a model for a while; the model gets its own tensors back from `lend_weights`."""
+class SnapshotLoader:
+    """Puts snapshots into a model for a while; the model gets its own tensors back from `temporary_weights`."""
 
     def __init__(self, model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int) -> None:
         self._model = model
@@ -149,9 +149,9 @@ class LentWeights:
 
 
 @contextmanager
-def lend_weights(
+def temporary_weights(
     model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int = 0
-) -> Iterator[LentWeights]:
+) -> Iterator[SnapshotLoader]:
     """Lend snapshots to a model; on leaving, it holds exactly the tensors it held before, in the same memory.
 
     Args:
@@ -167,7 +167,7 @@ def lend_weights(
     own = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
     own += [(b, b.data) for b in model.buffers()]
     try:
-        yield LentWeights(model, frozen, cast_up=cast_up, resident_bytes=resident_bytes)
+        yield SnapshotLoader(model, frozen, cast_up=cast_up, resident_bytes=resident_bytes)
     finally:
         for tensor, data in own:
             tensor.data = data
