@@ -1,6 +1,5 @@
 """From rows of a data set to collated batches a model can be fed: reading, collating, labels, checks."""
 
-import math
 import random
 import struct
 import warnings
@@ -11,12 +10,12 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from vog_hf.data.arrow_columns import has_table, integer_column, list_column
+from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.labels import LabelReader, label_tensor
 from vog_hf.data.row_identity import by_split_name
 from vog_hf.errors import CollationError, DataError, NonFiniteError, require_type
 from vog_hf.gradients.input_leaf import find_leaf
@@ -29,12 +28,10 @@ from vog_hf.gradients.model_inputs import (
     takes_any_input,
 )
 from vog_hf.gradients.model_mode import preserved_rng
-from vog_hf.gradients.tasks import IGNORED_TOKEN
 
 CollateFunction = Callable[[list[Any]], Any]
 TRANSFORM_CHECK_ROWS = 32
 UNREADABLE = (OSError, EOFError, SyntaxError, struct.error, zlib.error)  # of files that are cut off or damaged
-LABELS_AT_A_TIME = 1024  # rows of a column of lists
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class BatchReader:
         self._only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
         self.batch_size = batch_size
         self._num_workers = num_workers
-        self._nullable = self._nullable_labels()
+        self.labels = LabelReader(dataset, self.label_names, label_column)
 
     def read(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The batches with these row numbers, in this order."""
@@ -135,40 +132,6 @@ class BatchReader:
                 raise self._unreadable([row], error) from error
             inputs, labels, masks = self._collate(rows * times)
         return self._checked(Batch(range(row, row + times), inputs, labels, masks))
-
-    def all_labels(self, rows: Sequence[int], seen: Tensor) -> npt.NDArray[np.int64] | None:
-        """The label of every row, read without decoding any; None where the data set has no such column.
-
-        The labels ``seen`` in the batch of ``rows`` must be the column's, else a transform makes them.
-        """
-        column = integer_column(self.dataset, [self.label_column] if self.label_column else self.label_names)
-        if column is None or not np.array_equal(column[np.asarray(rows)], seen.numpy()):
-            return None
-        return column
-
-    def stored_labels(self, batch: Batch) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """All labels that can be read without decoding rows, some rows at a time: ``[rows]``, or ``[rows, longest]``.
-
-        Nothing where the labels of ``batch`` are not those of a column. Lists are filled up with -100, as collators do.
-        """
-        if batch.labels is not None and batch.labels.dim() == 1:
-            everything = self.all_labels(batch.rows, batch.labels)
-            if everything is not None:
-                yield range(len(everything)), torch.from_numpy(everything)
-        elif batch.labels is not None and batch.labels.dim() == 2:
-            yield from self._stored_lists(batch.rows, batch.labels)
-
-    def _stored_lists(self, rows: Sequence[int], seen: Tensor) -> Iterator[tuple[Sequence[int], Tensor]]:
-        names = [self.label_column] if self.label_column else self.label_names
-        n_rows = len(self.dataset)
-        parts = [range(start, min(start + LABELS_AT_A_TIME, n_rows)) for start in range(0, n_rows, LABELS_AT_A_TIME)]
-        lists = list_column(self.dataset, names, [rows, *parts])
-        if lists is None:
-            return
-        stored = np.split(*next(lists))
-        if len(stored) == len(seen) and all(map(_same_labels, stored, seen.numpy())):
-            for part, (values, stops) in zip(parts, lists, strict=True):
-                yield part, _padded(values, stops)
 
     def check_deterministic(self, batches: Sequence[range]) -> None:
         """Read the rows of batches twice under different random states.
@@ -263,10 +226,10 @@ class BatchReader:
         """
         column = text = None
         if rows and isinstance(rows[0], Mapping):
-            rows = [self._with_nulls(row) for row in rows] if self._nullable else rows
-            text = self._text_label(rows[0])
-            column = None if text else self._label_values(rows)
-            missing = {name: self._missing_label(name, rows) for name in self.label_names}
+            rows = self.labels.with_nulls(rows)
+            text = self.labels.text_fault(rows[0])
+            column = None if text else self.labels.values(rows)
+            missing = {name: self.labels.missing(name, rows) for name in self.label_names}
             rows = [self._model_row(row, missing) for row in rows]
         return self._batch(rows, text), column, text, _keys(rows)
 
@@ -281,7 +244,7 @@ class BatchReader:
         elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
             msg = f"label_column {self.label_column!r} is neither a column of the rows ({keys}) nor of the batch"
             raise DataError(text or msg)
-        labels = _label_tensor(labels, text)
+        labels = label_tensor(labels, text)
         fed = forward_inputs(self._model, inputs, labels, names)
         masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
         return fed, labels, masks
@@ -328,45 +291,6 @@ class BatchReader:
             f"the collator was given texts ({', '.join(map(repr, names))}) as they are stored: leave "
             "TrainingArguments(remove_unused_columns=True), under which Trainer drops them, or drop them yourself"
         )
-
-    def _text_label(self, row: Mapping[str, Any]) -> str | None:
-        """What is wrong with a label column of text, unless the collator makes numbers of it."""
-        for name in (self.label_column,) if self.label_column else self.label_names:
-            value = row.get(name)
-            if isinstance(value, str):
-                return (
-                    f"label column {name!r} holds text ({value!r}), expected class numbers; encode it with "
-                    f"dataset.class_encode_column({name!r}) and train on the same numbers"
-                )
-        return None
-
-    def _label_values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
-        """Values of ``label_column`` where it is a column."""
-        if self.label_column and self.label_column in rows[0]:
-            missing = self._missing_label(self.label_column, rows)
-            return [missing if row[self.label_column] is None else row[self.label_column] for row in rows]
-        return None
-
-    def _missing_label(self, name: str, rows: Sequence[Mapping[str, Any]]) -> float:
-        """What stands for a label that is None: -1 (no class), NaN among floats (a regression cannot do without)."""
-        floats = self._dtype(name).startswith("float") or any(isinstance(row.get(name), float) for row in rows)
-        return math.nan if floats else -1
-
-    def _nullable_labels(self) -> list[str]:
-        """Label columns of whole numbers and nulls, which the formats "torch" and "numpy" turn into floats and NaN."""
-        if not has_table(self.dataset) or self.dataset.format["type"] in (None, "custom"):
-            return []
-        names = [name for name in self.dataset.column_names if name in (self.label_column, *self.label_names)]
-        return [name for name in names if "int" in self._dtype(name) and self.dataset.data.column(name).null_count]
-
-    def _with_nulls(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        values = {name: float(row[name]) for name in self._nullable}
-        return {**row, **{name: None if math.isnan(value) else int(value) for name, value in values.items()}}
-
-    def _dtype(self, column: str) -> str:
-        """Dtype of a column of single values, "" where it is not one or is not known."""
-        features = getattr(self.dataset, "features", None)
-        return str(getattr(features.get(column), "dtype", "")) if isinstance(features, Mapping) else ""
 
     def _model_row(self, row: Mapping[str, Any], missing: Mapping[str, float]) -> dict[str, Any]:
         kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
@@ -468,34 +392,6 @@ def _what_makes_inputs(row: Mapping[str, Any], parameters: set[str]) -> str:
             "row: make each text a row of its own, with the model's inputs (input_ids, attention_mask) and a label"
         )
     return "set the transform that makes them, dataset.with_transform(...), or pass collate_fn="
-
-
-def _label_tensor(labels: Any, text: str | None) -> Tensor | None:
-    """Labels as a tensor; ``text`` says what is wrong with a label column of which the collator made no numbers."""
-    if labels is None and text:
-        raise DataError(text)
-    if labels is None or isinstance(labels, Tensor):
-        return labels
-    if isinstance(labels, (list, tuple)) and all(isinstance(label, Mapping) for label in labels):
-        return None  # boxes and classes of a detector: only a callable target makes one number of them
-    try:
-        return torch.as_tensor(np.asarray(labels))
-    except (TypeError, ValueError) as error:
-        msg = f"labels must be numbers, got {labels!r:.80}; encode them, e.g. dataset.class_encode_column('label')"
-        raise DataError(text or msg) from error
-
-
-def _padded(values: npt.NDArray[Any], stops: npt.NDArray[np.int64]) -> Tensor:
-    """Lists that lie end to end, each up to the next of ``stops``, as rows ``[lists, longest]``."""
-    lengths = np.diff(stops, prepend=0, append=len(values))
-    filled = np.full((len(lengths), lengths.max()), IGNORED_TOKEN, dtype=values.dtype)
-    filled[np.arange(lengths.max()) < lengths[:, None]] = values
-    return torch.from_numpy(filled)
-
-
-def _same_labels(stored: npt.NDArray[Any], collated: npt.NDArray[Any]) -> bool:
-    """Whether a row's labels are the ones that are stored, but for padding and tokens that are left out."""
-    return np.array_equal(stored[stored != IGNORED_TOKEN], collated[collated != IGNORED_TOKEN])
 
 
 def _equal(first: Tensor, second: Any) -> bool:

@@ -134,7 +134,7 @@ def _rows_without_positive_label(reader: BatchReader, plan: ScoringPlan, batch: 
     empty = [target for target in plan.config.targets if target in ("logit", "probability")]
     if not isinstance(plan.task, MultiLabelClassification) or batch.labels is None or not empty:
         return
-    parts = list(reader.stored_labels(batch)) or [(batch.rows, batch.labels)]
+    parts = list(reader.labels.stored(batch.rows, batch.labels)) or [(batch.rows, batch.labels)]
     none = sum(int((labels <= 0).all(1).sum()) for _, labels in parts)
     seen = sum(len(rows) for rows, _ in parts)
     if none:

@@ -231,7 +231,8 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
         return
     plan.check_labels(batch)
     doubtful = chain.from_iterable(
-        (rows[at] for at in _doubtful(task, labels, plan.n_outputs)) for rows, labels in reader.stored_labels(batch)
+        (rows[at] for at in _doubtful(task, labels, plan.n_outputs))
+        for rows, labels in reader.labels.stored(batch.rows, batch.labels)
     )
     for row in islice(doubtful, DOUBTFUL_ROWS):
         (whole,) = reader.read([range(row, row + 1)])  # a transform may have mended what the column holds

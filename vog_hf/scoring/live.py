@@ -253,7 +253,7 @@ class LiveScoring:
         """The labels of the first batch, and those of all rows where they are a column."""
         for batch in self._reader.read(self._batches[:1]):
             self._check_labels(batch)
-            everything = None if batch.labels is None else self._reader.all_labels(batch.rows, batch.labels)
+            everything = None if batch.labels is None else self._reader.labels.whole_column(batch.rows, batch.labels)
             if everything is not None:
                 self._check_labels(Batch(range(len(everything)), {}, torch.from_numpy(everything)))
 
