@@ -58,16 +58,16 @@ def measure(options: Options) -> list[Figure]:
         print(f"  {way}", file=sys.stderr, flush=True)
         before, peak = in_own_process(way, options)
         what = f"{way}, {n_rows:,} rows, {SNAPSHOTS} snapshots"
-        note = f"{(peak - before) / MIB:,.0f} MiB more than before the work"
+        note = f"{(peak - before) / MIB:,.0f} MiB more than before"
         figures.append(Figure("memory", what, [peak / MIB], unit="MiB", note=note))
     return [*figures, *held_in_lists(n_rows), held_in_lists(CIFAR_ROWS)[0]]
 
 
 def held_in_lists(n_rows: int) -> list[Figure]:
-    """Rows x snapshots x elements x 4 bytes, by arithmetic."""
+    """Rows x snapshots x elements x 4 bytes, computed."""
     held = n_rows * SNAPSHOTS * 3 * SIDE * SIDE * 4
     what = f"gradients in lists, {n_rows:,} rows, {SNAPSHOTS} snapshots"
-    return [Figure("memory", what, [held / MIB], unit="MiB", note="by arithmetic; ours holds one block")]
+    return [Figure("memory", what, [held / MIB], unit="MiB", note="computed; the scorer holds one block")]
 
 
 def in_own_process(way: str, options: Options) -> tuple[int, int]:
