@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,7 @@ class Output:
     as_json: bool = False
     debug: bool = False
     console: Console = field(default_factory=Console)
-    messages: Console = field(default_factory=lambda: Console(stderr=True))
+    messages: Console = field(default_factory=partial(Console, stderr=True))
 
     @classmethod
     def of(cls, *, as_json: bool, debug: bool) -> "Output":

@@ -99,7 +99,7 @@ def score_all(
     processes = current_processes()
     require_new(save_dataset, "--save-dataset")
     progress = bool(options["progress"])
-    opened = run_together(processes, "opening model and data", lambda: open_all(wanted, progress=progress))
+    opened = run_together(processes, "opening model and data", open_all, wanted, progress=progress)
     config = configuration(opened, choices)
     if save_dataset is not None:
         require_free_names(opened, config, columns, prefix)
@@ -110,10 +110,8 @@ def score_all(
         collate_fn=opened.preparation.collate,
         output_dir=output,
     )
-    from_main(processes, f"writing {output}", lambda: note(scores, output, wanted, opened))
-    from_main(
-        processes, f"writing {save_dataset}", lambda: save_scored(opened.rows, scores, save_dataset, columns, prefix)
-    )
+    from_main(processes, f"writing {output}", note, scores, output, wanted, opened)
+    from_main(processes, f"writing {save_dataset}", save_scored, opened.rows, scores, save_dataset, columns, prefix)
     return findings(scores, output, wanted.source, save_dataset) if processes.is_main_process else None
 
 

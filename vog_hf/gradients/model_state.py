@@ -350,7 +350,7 @@ def _record(value: Any, *, with_values: bool) -> _Record | None:
         record = _Saved(value.getstate, value.setstate)
     elif isinstance(value, np.random.Generator):
         bits: Any = value.bit_generator
-        record = _Saved(lambda: bits.state, partial(setattr, bits, "state"))
+        record = _Saved(partial(getattr, bits, "state"), partial(setattr, bits, "state"))
     elif _slot_names(type(value)):
         record = _Slots(value)
     return record

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 
 from vog_hf.errors import ConfigError
 from vog_hf.hub.repository import CARD, CARD_ERRORS, Repository
-from vog_hf.hub.retries import described, is_passing
+from vog_hf.hub.retries import described, is_transient
 
 ELSEWHERE = "push under another config_name=, or to a repository of its own"
 READ = (REPOYAML_FILENAME, DATASETDICT_INFOS_FILENAME)  # what `datasets` reads beside the card to find a split's files
@@ -65,7 +65,7 @@ def _found(repo_id: str, root: Path, config: str) -> dict[str, list[str]]:
     try:
         found = load_dataset_builder(str(root), config, **options).config.data_files or {}
     except (DatasetsError, EmptyDatasetError, RuntimeError, *CARD_ERRORS) as error:
-        if is_passing(error):
+        if is_transient(error):
             raise ConnectionError(described(error)) from error
         raise ConfigError(
             f"after the push the configuration {config!r} of {repo_id} would not load ({described(error)}), so nothing "

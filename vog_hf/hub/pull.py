@@ -6,7 +6,7 @@ from huggingface_hub import snapshot_download
 
 from vog_hf.errors import HubError, as_path, require_type
 from vog_hf.hub.repo_paths import require_config_name, scored_splits, scores_folder
-from vog_hf.hub.retries import connect, explained, patiently
+from vog_hf.hub.retries import connect, hub_errors, with_retries
 from vog_hf.runtime.hub_names import require_repo_id
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -50,9 +50,9 @@ def pull_scores(
     require_type("split", split, (str, type(None)), "pass the name of a split")
     cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
     api = connect(token)
-    with explained(f"the scores of {repo_id} cannot be fetched", left="what has arrived is kept"):
-        sha = str(patiently(lambda: api.dataset_info(repo_id, revision=revision)).sha)
-        files = patiently(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=sha))
+    with hub_errors(f"the scores of {repo_id} cannot be fetched", left="what has arrived is kept"):
+        sha = str(with_retries(api.dataset_info, repo_id, revision=revision).sha)
+        files = with_retries(api.list_repo_files, repo_id, repo_type="dataset", revision=sha)
         splits = scored_splits(files, config_name)
         wanted = list(splits) if split is None else [split]
         missing = [name for name in wanted if name not in splits]
@@ -63,15 +63,14 @@ def pull_scores(
                 f"{config_name!r}, but {there}; pass another split=, config_name= or revision="
             )
         patterns = [file for name in wanted for file in splits[name]]
-        root = patiently(
-            lambda: snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                revision=sha,
-                token=api.token,
-                cache_dir=cache_dir,
-                allow_patterns=patterns,
-            )
+        root = with_retries(
+            snapshot_download,
+            repo_id,
+            repo_type="dataset",
+            revision=sha,
+            token=api.token,
+            cache_dir=cache_dir,
+            allow_patterns=patterns,
         )
     found = {name: VoGScores.load(Path(root) / scores_folder(config_name, name)) for name in wanted}
     return next(iter(found.values())) if len(found) == 1 else found
@@ -93,8 +92,8 @@ def pushed_splits(
     """
     _require_names(repo_id, revision, config_name)
     api = connect(token)
-    with explained(f"the files of {repo_id} cannot be listed"):
-        files = patiently(lambda: api.list_repo_files(repo_id, repo_type="dataset", revision=revision))
+    with hub_errors(f"the files of {repo_id} cannot be listed"):
+        files = with_retries(api.list_repo_files, repo_id, repo_type="dataset", revision=revision)
     return sorted(scored_splits(files, config_name))
 
 

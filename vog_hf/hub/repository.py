@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow.parquet as pq
 import yaml  # type: ignore[import-untyped]
@@ -18,12 +18,13 @@ from huggingface_hub.hf_api import RepoFile
 
 from vog_hf.errors import ConfigError
 from vog_hf.hub.card_yaml import WrittenCard
-from vog_hf.hub.retries import described, is_passing, patiently
+from vog_hf.hub.retries import described, is_transient, with_retries
 
 CARD = "README.md"
 # What `datasets` and the client raise over metadata that they cannot make anything of.
 CARD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -55,9 +56,10 @@ class Repository:
 
     @cached_property
     def _files(self) -> dict[str, RepoFile]:
-        entries = patiently(
-            lambda: list(self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=self.sha, recursive=True))
-        )
+        return with_retries(self._listed_files)
+
+    def _listed_files(self) -> dict[str, RepoFile]:
+        entries = self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=self.sha, recursive=True)
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     @cached_property
@@ -72,8 +74,8 @@ class Repository:
 
     def fetched(self, name: str) -> Path:
         """A file, on this machine."""
-        options: dict[str, Any] = {"repo_type": "dataset", "revision": self.sha}
-        return Path(patiently(lambda: self.api.hf_hub_download(self.repo_id, name, **options)))
+        download: Callable[..., str] = self.api.hf_hub_download  # overloaded, for which ParamSpec has no answer
+        return Path(with_retries(download, self.repo_id, name, repo_type="dataset", revision=self.sha))
 
     @cached_property
     def card(self) -> DatasetCard | None:
@@ -105,7 +107,7 @@ class Repository:
         if set(self.sizes) <= {CARD, ".gitattributes"}:
             return []
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token}
-        names = self._asked(lambda: get_dataset_config_names(self.repo_id, **options)) or []
+        names = self._asked(get_dataset_config_names, self.repo_id, **options) or []
         return [
             {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in found.items()]}
             for name in names
@@ -162,9 +164,9 @@ class Repository:
 
     def _load_builder(self, config: str) -> Any:
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token, "cache_dir": self._cache_dir}
-        return self._asked(lambda: load_dataset_builder(self.repo_id, config, **options))
+        return self._asked(load_dataset_builder, self.repo_id, config, **options)
 
-    def _asked(self, call: Callable[[], T]) -> T | None:
+    def _asked(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What `datasets` says of the repository; None where it finds no data, or a script, which it no longer runs.
 
         A connection that fails is no answer, although the errors are of the same kinds.
@@ -172,9 +174,9 @@ class Repository:
 
         def attempt() -> T | None:
             try:
-                return call()
+                return call(*args, **kwargs)
             except (DataFilesNotFoundError, EmptyDatasetError, RuntimeError, *CARD_ERRORS) as error:
-                if is_passing(error):
+                if is_transient(error):
                     raise ConnectionError(described(error)) from error
                 if isinstance(error, CARD_ERRORS):
                     raise ConfigError(
@@ -185,7 +187,7 @@ class Repository:
                     raise
                 return None
 
-        return patiently(attempt)
+        return with_retries(attempt)
 
     def _patterns(self, files: Sequence[str]) -> list[str]:
         """The files of a split as a card names them: their folder, where it holds nothing else, or one by one."""

@@ -5,8 +5,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -16,12 +17,13 @@ from vog_hf.errors import ConfigError, HubError, VoGError
 logger = logging.getLogger(__name__)
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
-PASSING = (408, 429, 500, 502, 503, 504)
+TRANSIENT = (408, 429, 500, 502, 503, 504)
 CONFLICTS = (409, 412)  # another commit is being made, or was made since ours was prepared
 # Errors of the network have no class of the client's own; they come from httpx, or httpx2 in later versions.
 NETWORK_ERRORS = {"TimeoutException", "NetworkError", "RemoteProtocolError"}
 CLIENT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -52,8 +54,8 @@ def require_writer(api: HfApi) -> str:
     """The name of the token's owner; raises HubError where there is no token or it may only read."""
     if not (api.token or get_token()):
         raise HubError("pushing needs a token that may write, and there is none; run `hf auth login`, or pass token=")
-    with explained("the token cannot be checked"):
-        account = patiently(api.whoami)
+    with hub_errors("the token cannot be checked"):
+        account = with_retries(api.whoami)
     role = (account.get("auth", {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise HubError(
@@ -63,16 +65,21 @@ def require_writer(api: HfApi) -> str:
     return str(account["name"])
 
 
-def patiently(call: Callable[[], T], *, conflicts: bool = False, waits: Sequence[float] = WAITS) -> T:
-    """What a call gives, tried again after errors that pass: of the server, of the network, too many requests.
+def with_retries(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return ``call(*args, **kwargs)``, with the retries of `retry_call`."""
+    return retry_call(partial(call, *args, **kwargs))
 
-    The client retries uploads and downloads by itself, and these calls not: repository info, create, branch, commit.
-    Its own `http_backoff` repeats one request, which is of no use to calls that are several.
+
+def retry_call(call: Callable[[], T], *, conflicts: bool = False, waits: Sequence[float] = WAITS) -> T:
+    """Return the result of a call, repeating it after transient errors of the server or the network.
+
+    The client retries uploads and downloads itself, but not repository info, create, branch and commit. Its own
+    `http_backoff` repeats one request, and these calls make several.
 
     Args:
-        call: Is made once, and once more after each wait.
-        conflicts: Whether to wait after a `Conflict`, too, and call again.
-        waits: Seconds.
+        call: Called once, and once more after each wait.
+        conflicts: Whether to call again after a `Conflict`, too.
+        waits: Seconds before each further call.
     """
     for tries, wait in enumerate(waits, start=1):
         try:
@@ -82,7 +89,7 @@ def patiently(call: Callable[[], T], *, conflicts: bool = False, waits: Sequence
                 raise
             reason = str(error)
         except (CLIENT_ERROR, OSError) as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             reason = described(error)
         logger.warning("the Hub: %s; try %d of %d in %g s", reason, tries + 1, len(waits) + 1, wait)
@@ -90,15 +97,15 @@ def patiently(call: Callable[[], T], *, conflicts: bool = False, waits: Sequence
     return call()
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether an error, or one that it came from, may be gone at the next try."""
     return any(
-        status(seen) in PASSING or NETWORK_ERRORS & {kind.__name__ for kind in type(seen).__mro__}
-        for seen in chain(error)
+        status(seen) in TRANSIENT or NETWORK_ERRORS & {kind.__name__ for kind in type(seen).__mro__}
+        for seen in error_causes(error)
     )
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def error_causes(error: BaseException) -> Iterator[BaseException]:
     """An error, what it came from, and so on."""
     seen: BaseException | None = error
     while seen is not None:
@@ -120,7 +127,7 @@ def described(error: BaseException) -> str:
 
 
 @contextmanager
-def explained(
+def hub_errors(
     what: str, left: str = "nothing was changed on the Hub", *, also: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
     """Turn errors of the client into a HubError that says what was tried and how the repository is left.
@@ -145,7 +152,7 @@ def explained(
 
 
 def _reason(error: BaseException) -> str:
-    error = next((e for e in chain(error) if isinstance(e, CLIENT_ERROR)), error)
+    error = next((e for e in error_causes(error) if isinstance(e, CLIENT_ERROR)), error)
     advice: dict[Any, str] = {
         401: "the token is not valid (or no longer); run `hf auth login`, or pass another token=",
         403: "the token may not write there; use a token with the right to write, or a repository of your own",
@@ -157,6 +164,6 @@ def _reason(error: BaseException) -> str:
     code = status(error)
     if code in advice:
         return f"{advice[code]} ({described(error)})"
-    if is_passing(error):
+    if is_transient(error):
         return f"the Hub did not answer as it should, several times ({described(error)}); try again later"
     return described(error)

@@ -28,10 +28,11 @@ from vog_hf.hub.retries import (
     WAITS,
     Conflict,
     described,
-    explained,
-    is_passing,
-    patiently,
+    hub_errors,
+    is_transient,
+    retry_call,
     status,
+    with_retries,
 )
 from vog_hf.hub.scored_splits import Part
 from vog_hf.hub.shards import count_shards, write_shards
@@ -156,9 +157,9 @@ class Upload:
     def prepare(self, *, private: bool | None) -> None:
         """A repository and a branch to push to, and proof that what is pushed can stand beside what is there."""
         api, repo_id, branch = self.target.api, self.target.repo_id, self.target.branch
-        with explained(f"{repo_id} cannot be prepared"):
+        with hub_errors(f"{repo_id} cannot be prepared"):
             require_repository(api, repo_id, private=private)
-        with explained(f"{repo_id} cannot be prepared", "it holds what it held; where it is new, it is empty"):
+        with hub_errors(f"{repo_id} cannot be prepared", "it holds what it held; where it is new, it is empty"):
             if branch != "main" and not branch.startswith("refs/"):
                 require_branch(api, repo_id, branch)
             for table in self.tables:
@@ -167,7 +168,7 @@ class Upload:
                 self._shards[table.split] = {places.shard_name(self.config, table.split, 0, count=1): 0}  # for now
             repository = self.look()
             card = self._card(repository, self.declare(repository))
-            patiently(partial(require_valid, api, repo_id, card))
+            with_retries(require_valid, api, repo_id, card)
 
     def send(self) -> None:
         """Everything but the card goes to the Hub."""
@@ -194,15 +195,15 @@ class Upload:
     def commit(self, message: str) -> str:
         """Make the commit on top of whatever was committed meanwhile, and load what it holds; the address."""
         target, attempt = self.target, _Attempt(self, message)
-        with explained(f"the commit to {target.repo_id} was not made", KEPT):
+        with hub_errors(f"the commit to {target.repo_id} was not made", KEPT):
             try:
-                sha, address = patiently(attempt, conflicts=True)
+                sha, address = retry_call(attempt, conflicts=True)
             except (CLIENT_ERROR, OSError, Conflict):
                 made = attempt.made_unheard()
                 if made is None:
                     raise
                 sha, address = made
-        with explained(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
+        with hub_errors(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
             cache_dir = self.folder / "datasets"
             require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration, cache_dir=cache_dir)
         return address
@@ -215,17 +216,17 @@ class Upload:
             try:
                 target.api.preupload_lfs_files(target.repo_id, additions, **options)
             except RuntimeError as error:  # which the client makes of what went wrong, after tries of its own or none
-                if not is_passing(error):
+                if not is_transient(error):
                     raise
                 raise ConnectionError(described(error)) from error
 
-        with explained(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
-            patiently(attempt, waits=WAITS[:3])
+        with hub_errors(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
+            retry_call(attempt, waits=WAITS[:3])
 
     def look(self) -> Repository:
         """The repository as it stands now."""
         api, repo_id = self.target.api, self.target.repo_id
-        sha = str(patiently(lambda: api.dataset_info(repo_id, revision=self.target.branch)).sha)
+        sha = str(with_retries(api.dataset_info, repo_id, revision=self.target.branch).sha)
         return Repository(api, repo_id, sha, self.folder / "datasets")
 
     def declare(self, repository: Repository) -> Declaration:
@@ -314,7 +315,7 @@ class _Attempt:
         except (CLIENT_ERROR, OSError) as error:
             if status(error) in CONFLICTS:
                 raise Conflict(f"somebody else commits to {self._target.repo_id} ({described(error)})") from error
-            self._is_in_doubt |= is_passing(error)
+            self._is_in_doubt |= is_transient(error)
             raise
         return info.oid, info.pr_url or self._target.address
 
@@ -322,8 +323,8 @@ class _Attempt:
         """After the last try: the commit, where it was made without our hearing of it."""
         if not self._is_in_doubt:
             return None
-        with explained(f"no answer came to the commit to {self._target.repo_id}", UNKNOWN):
-            return patiently(self._made)
+        with hub_errors(f"no answer came to the commit to {self._target.repo_id}", UNKNOWN):
+            return with_retries(self._made)
 
     def _made(self) -> tuple[str, str] | None:
         """The commit that an earlier try has made without hearing of it."""
@@ -351,21 +352,21 @@ def require_valid(api: HfApi, repo_id: str, card: DatasetCard) -> None:
 
 def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
     """Make the branch where it is not there; raise ConfigError for a tag, to which nothing can be committed."""
-    tags = patiently(lambda: api.list_repo_refs(repo_id, repo_type="dataset")).tags
+    tags = with_retries(api.list_repo_refs, repo_id, repo_type="dataset").tags
     if branch in {tag.name for tag in tags}:
         raise ConfigError(
             f"revision must be the name of a branch, and {branch!r} is a tag of {repo_id}; tags cannot be changed"
         )
-    patiently(lambda: api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True))
+    with_retries(api.create_branch, repo_id, branch=branch, repo_type="dataset", exist_ok=True)
 
 
 def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> None:
     """Make the repository where it is not there; raise ConfigError where it is, and not as private as wanted."""
     try:
-        info = patiently(lambda: api.dataset_info(repo_id))
+        info = with_retries(api.dataset_info, repo_id)
     except RepositoryNotFoundError:
-        patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
-        info = patiently(lambda: api.dataset_info(repo_id))  # another process may have made it, and otherwise
+        with_retries(api.create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
+        info = with_retries(api.dataset_info, repo_id)  # another process may have made it, and otherwise
     if private is not None and bool(info.private) != private:
         is_what = "private" if info.private else "public"
         raise ConfigError(

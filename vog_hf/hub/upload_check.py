@@ -1,7 +1,6 @@
 """What was pushed is loaded again, from the commit it became, and compared with what was meant."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from huggingface_hub import HfApi
 
 from vog_hf.errors import HubError
 from vog_hf.hub.card_metadata import Declaration
-from vog_hf.hub.retries import described, is_passing, patiently
+from vog_hf.hub.retries import described, is_transient, with_retries
 from vog_hf.hub.scored_splits import Part
 
 WHOLE = 2 * 2**30  # bytes of a configuration up to which all of it is loaded
@@ -51,7 +50,7 @@ def require_equal(
         "streaming": not is_whole,
         "cache_dir": str(cache_dir),
     }
-    loaded = patiently(partial(_load, repo_id, options))
+    loaded = with_retries(_load, repo_id, options)
     faults = [f"the split {name!r} is missing" for name in sizes if name not in loaded]
     for part in parts if not faults else []:
         found = loaded[part.split]
@@ -72,7 +71,7 @@ def _load(repo_id: str, options: Mapping[str, Any]) -> Any:
     try:
         return load_dataset(repo_id, **options)
     except (DatasetsError, ValueError) as error:
-        if is_passing(error):
+        if is_transient(error):
             raise ConnectionError(f"{repo_id} cannot be read ({described(error)})") from error
         raise HubError(
             f"{repo_id} at {options['revision']} was pushed, and does not load ({described(error)}); look at it on the "

@@ -1,6 +1,7 @@
 """write_report: scores and their data set into one HTML file."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def write_report(
     text = page(title or _default_title(splits), splits)
     with explained_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(escaped(text), encoding="utf-8"))
+    write_atomically(path, partial(Path.write_text, data=escaped(text), encoding="utf-8"))
     return path
 
 

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _json_checksum(values: Mapping[str, Any]) -> str:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values as a JSON object with a checksum, atomically."""
     text = json.dumps(with_checksum(values), indent=2, sort_keys=False, allow_nan=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+    write_atomically(path, partial(Path.write_text, data=text + "\n", encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:

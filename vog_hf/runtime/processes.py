@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from itertools import chain, count
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from vog_hf.errors import ProcessError, VoGError
 
 Processes: TypeAlias = Accelerator | PartialState
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -52,19 +53,19 @@ def meet(processes: Processes, what: str, patience: float) -> None:
 _meetings = count()  # the same on every process, since all of them meet equally often
 
 
-def run_together(processes: Processes, what: str, work: Callable[[], T]) -> T:
-    """Run ``work`` on every process; all must call this, and none waits for one that has failed.
+def run_together(processes: Processes, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``work(*args, **kwargs)`` on every process; all must call this, and none waits for one that has failed.
 
     Raises:
         ProcessError: ``work`` raised on another process; says which and what.
         Exception: What ``work`` raised here.
     """
     if processes.num_processes == 1:
-        return work()
+        return work(*args, **kwargs)
     result: T | None = None
     failure: Exception | None = None
     try:
-        result = work()
+        result = work(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 (raised again below, once every process knows)
         failure = error
     told = None if failure is None else (processes.process_index, _description(failure))
@@ -77,14 +78,21 @@ def run_together(processes: Processes, what: str, work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def from_main(processes: Processes, what: str, work: Callable[[], T]) -> T:
-    """Run ``work`` on the main process only; every process gets its result (which must pickle)."""
-    mine = run_together(processes, what, work if processes.is_main_process else lambda: None)
+def from_main(processes: Processes, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``work(*args, **kwargs)`` on the main process only; every process gets its result (which must pickle)."""
     if processes.num_processes == 1:
-        return mine  # type: ignore[return-value]
-    shared: list[Any] = [mine]
+        return work(*args, **kwargs)
+    shared: list[Any] = [None]
+    if processes.is_main_process:
+        shared = [run_together(processes, what, work, *args, **kwargs)]
+    else:
+        run_together(processes, what, _nothing)
     broadcast_object_list(shared)
     return shared[0]
+
+
+def _nothing() -> None:
+    """The part of the other processes in the work of the main one."""
 
 
 def gathered(processes: Processes, value: T) -> list[T]:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -173,7 +172,7 @@ def finish_folder(
     names = [snapshot["name"] for snapshot in manifest["snapshots"]]
     assembler = Assembler(folder.folder, identity.n_rows, len(names))
     for block in gathered_blocks(folder, processes):
-        from_main(processes, "assembling the scores", partial(assembler.add, block))
+        from_main(processes, "assembling the scores", assembler.add, block)
 
     def write() -> None:
         assembler.finish()
@@ -187,7 +186,7 @@ def finish_folder(
         folder.remove_blocks()
 
     from_main(processes, "writing the scores", write)
-    scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder.folder))
+    scores = run_together(processes, "loading the scores", VoGScores.load, folder.folder)
     return scores.own(temporary) if temporary else scores
 
 

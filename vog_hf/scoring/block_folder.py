@@ -5,6 +5,7 @@ import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,7 @@ class BlockFolder:
             IDS: self._ids_checksum(rank, block),
             BATCH_DIGEST: batch_digest,
         }
-        write_atomically(self.path(rank, block), lambda path: save_file(stored, path, metadata))
+        write_atomically(self.path(rank, block), partial(save_file, stored, metadata=metadata))
 
     def read(self, rank: int, block: int) -> dict[str, npt.NDArray[Any]] | None:
         """A finished block; None where there is none yet, or it or its ids are damaged (it is to be scored again)."""
@@ -280,7 +281,7 @@ class BlockFolder:
 
     def write_ids(self, rank: int, block: int, ids: pa.Table) -> None:
         """Make the ids of a block's rows durable; to be called before its `write`."""
-        write_atomically(self._ids_path(rank, block), lambda temporary: pq.write_table(ids, temporary))
+        write_atomically(self._ids_path(rank, block), partial(pq.write_table, ids))
 
     def _ids_path(self, rank: int, block: int) -> Path:
         return self.path(rank, block).with_suffix(".ids.parquet")

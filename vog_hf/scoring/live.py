@@ -102,7 +102,7 @@ class LiveScoring:
             OutputFolderError: The folder is not whole, or holds the moments of something else.
         """
         processes = self._session.processes
-        run_together(processes, "restoring the moments", lambda: self._restore(folder))
+        run_together(processes, "restoring the moments", self._restore, folder)
 
     def _restore(self, folder: Path) -> None:
         saved = read_header(folder)
@@ -141,7 +141,7 @@ class LiveScoring:
     def update(self, name: str, step: int | None = None) -> None:
         """One pass over all rows with the model as it is now; the model is left as it was found."""
         session = self._session
-        run_together(session.processes, f"the pass at {name}", lambda: self._update(name))
+        run_together(session.processes, f"the pass at {name}", self._update, name)
         self._snapshots.append({"name": name, "step": step, "digest": None})
 
     def _update(self, name: str) -> None:
@@ -215,9 +215,9 @@ class LiveScoring:
         with session.folder_in_use(folder):
             prepare = partial(BlockFolder.prepare, folder, fingerprint, in_one_block)
             from_main(session.processes, f"preparing {folder}", prepare)
-            run_together(session.processes, f"looking for {folder}", lambda: require_shared(folder))
-            blocks = run_together(session.processes, f"opening {folder}", lambda: BlockFolder.open(folder, fingerprint))
-            run_together(session.processes, "writing the moments", lambda: self._write(blocks))
+            run_together(session.processes, f"looking for {folder}", require_shared, folder)
+            blocks = run_together(session.processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
+            run_together(session.processes, "writing the moments", self._write, blocks)
             return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
 
     def _require_two_snapshots(self) -> None:

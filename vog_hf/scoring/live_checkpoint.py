@@ -44,9 +44,9 @@ def save_state(folder: Path, processes: Processes, held: Sequence[LiveBatch], he
     Raises:
         OutputFolderError: The disk is full or cannot be written to; the folder then does not count.
     """
-    from_main(processes, f"preparing {folder}", partial(_emptied, folder))
+    from_main(processes, f"preparing {folder}", _emptied, folder)
     prefix = f"process-{processes.process_index:05d}-of-{processes.num_processes:05d}"
-    mine = run_together(processes, "saving the moments", lambda: _write_parts(folder, prefix, held))
+    mine = run_together(processes, "saving the moments", _write_parts, folder, prefix, held)
     everything = gathered(processes, mine)
     whole = {
         **header,
@@ -54,7 +54,7 @@ def save_state(folder: Path, processes: Processes, held: Sequence[LiveBatch], he
         "batches": sorted(batch for batches, _ in everything for batch in batches),
         "digests": {name: digest for _, digests in everything for name, digest in digests.items()},
     }
-    from_main(processes, "saving the moments", lambda: write_json(folder / STATE_NAME, whole))
+    from_main(processes, "saving the moments", write_json, folder / STATE_NAME, whole)
 
 
 def read_header(folder: Path) -> dict[str, Any]:

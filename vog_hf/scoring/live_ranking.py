@@ -40,7 +40,7 @@ def current_ranking(
         manifest: Manifest of the scores.
     """
     processes = session.processes
-    own = run_together(processes, "reading the moments", lambda: _own_rows(plan, held))
+    own = run_together(processes, "reading the moments", _own_rows, plan, held)
     parts = [part for part in gathered_on_main(processes, own) if part]  # one without rows has no columns
     if not processes.is_main_process:
         return None
@@ -62,7 +62,7 @@ def gathered_heat_maps(session: Session, held: Sequence[LiveBatch], rows: Rows, 
         n_rows: Number of all rows.
     """
     processes, chosen = session.processes, set(rows.tolist())
-    own = run_together(processes, "making heat maps", lambda: _own_maps(held, chosen))
+    own = run_together(processes, "making heat maps", _own_maps, held, chosen)
     maps_by_row = {row: maps for part in gathered_on_main(processes, own) for row, maps in part.items()}
     return _of_all_rows(maps_by_row, n_rows) if processes.is_main_process else None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +74,7 @@ class Replay:
         """
         processes, blocks = self.session.processes, self.folder.plan
         own = blocks.blocks(processes.process_index)
-        missing = run_together(processes, "looking for finished blocks", lambda: self._missing(len(own)))
+        missing = run_together(processes, "looking for finished blocks", self._missing, len(own))
         groups: Iterator[LoadedBatches] = chain.from_iterable(
             self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
         )
@@ -85,7 +84,7 @@ class Replay:
             for number in range(blocks.n_blocks):  # the same rounds everywhere: a failure soon ends all
                 bar.set_description(f"VoG, block {number + 1} of {blocks.n_blocks}")
                 todo = self._score_and_write if number in missing else self._pass_over
-                run_together(processes, f"scoring block {number + 1}", partial(todo, number, groups, bar))
+                run_together(processes, f"scoring block {number + 1}", todo, number, groups, bar)
         return blocks.n_rows
 
     def score(self, groups: Iterator[LoadedBatches], bar: Any) -> ScoredBlock | None:
@@ -139,13 +138,13 @@ class Replay:
     def rows_digest(self) -> str:
         """The digest of all rows as they were read when their blocks were scored, on every process."""
         processes, blocks = self.session.processes, self.folder.plan
-        rank = processes.process_index
-        digests = run_together(
-            processes,
-            "looking for finished blocks",
-            lambda: [self.folder.batch_digest(rank, number) for number in range(len(blocks.blocks(rank)))],
-        )
+        own = blocks.blocks(processes.process_index)
+        digests = run_together(processes, "looking for finished blocks", self._batch_digests, len(own))
         return joined_digest(int(digest, 16) for digest in chain.from_iterable(gathered(processes, digests)))
+
+    def _batch_digests(self, n_blocks: int) -> list[str]:
+        rank = self.session.processes.process_index
+        return [self.folder.batch_digest(rank, number) for number in range(n_blocks)]
 
     def _batches(self, block: Sequence[range]) -> Sequence[Sequence[int]]:
         """The rows of a block, the shortest in the first batch; as they are where no length is known."""

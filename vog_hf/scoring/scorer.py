@@ -145,13 +145,9 @@ class VoGScorer:
             VoGError: What is wrong with rows, labels, model, snapshots or folder; before the long work where possible.
         """
         with TemporaryDirectory(prefix="vog-spool-") as spool:
+            options: dict[str, Any] = {"collate_fn": collate_fn, "id_column": id_column, "spool": Path(spool)}
             reader, snapshot_set = run_together(
-                self._session.processes,
-                "opening rows and snapshots",
-                lambda: (
-                    self.reader(dataset, collate_fn=collate_fn, id_column=id_column),
-                    open_snapshots(snapshots, spool=Path(spool)),
-                ),
+                self._session.processes, "opening rows and snapshots", self._opened, dataset, snapshots, **options
             )
             return self.score_rows(reader, snapshot_set, output_dir=output_dir)
 
@@ -167,6 +163,11 @@ class VoGScorer:
             VoGError: What is wrong with rows, labels, model or configuration, as `score` would say it.
         """
         self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
+
+    def _opened(
+        self, dataset: Any, snapshots: SnapshotSource, *, spool: Path, **options: Any
+    ) -> tuple[BatchReader, SnapshotSet]:
+        return self.reader(dataset, **options), open_snapshots(snapshots, spool=spool)
 
     def reader(self, dataset: Any, *, id_column: str | None = None, **options: Any) -> BatchReader:
         """A `BatchReader` of a data set or stream for this scorer's model; options as there."""
@@ -268,20 +269,20 @@ class VoGScorer:
         folder, temporary = session.output_folder(output_dir)
         stamps = snapshots.stamps()
         identity, fingerprint = run_together(
-            processes, "reading rows and snapshots", lambda: self.identified(reader, snapshots, folder)
+            processes, "reading rows and snapshots", self.identified, reader, snapshots, folder
         )
         same_everywhere(processes, "data, configuration and snapshots", fingerprint)
-        from_main(processes, f"looking at {folder}", lambda: BlockFolder.require_own(folder))
+        from_main(processes, f"looking at {folder}", BlockFolder.require_own, folder)
         with session.folder_in_use(folder):
-            if from_main(processes, "looking for scores", lambda: BlockFolder.is_finished(folder, fingerprint)):
-                scores = run_together(processes, "loading the scores", lambda: VoGScores.load(folder))
+            if from_main(processes, "looking for scores", BlockFolder.is_finished, folder, fingerprint):
+                scores = run_together(processes, "loading the scores", VoGScores.load, folder)
                 self._require_same_rows(scores, reader, folder)
                 return scores
-            plan = run_together(processes, "the dry run", lambda: self.plan(reader, require_finite=False))
+            plan = run_together(processes, "the dry run", self.plan, reader, require_finite=False)
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
             from_main(processes, f"preparing {folder}", prepare)
-            run_together(processes, f"looking for {folder}", lambda: require_shared(folder))
-            blocks = run_together(processes, f"opening {folder}", lambda: BlockFolder.open(folder, fingerprint))
+            run_together(processes, f"looking for {folder}", require_shared, folder)
+            blocks = run_together(processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
             free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
             budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
             resident = self._resident_bytes()
@@ -343,13 +344,13 @@ class VoGScorer:
         rows, processes = reader.dataset, self._session.processes
         if isinstance(rows, StreamRows):
             logger.info("VoG: the scores are finished; the stream is read to its end, to compare its length")
-            run_together(processes, "reading the stream", lambda: require_length(rows, len(scores), folder))
+            run_together(processes, "reading the stream", require_length, rows, len(scores), folder)
         elif not has_table(rows):
             logger.info("VoG: the scores are finished; all rows are read once, to compare them with those scored")
             plan = BlockPlan.read(folder)
             batches = [b for rank in range(plan.n_processes) for block in plan.blocks(rank) for b in block]
             mine = batches[processes.process_index :: processes.num_processes]
-            found = run_together(processes, "reading rows", lambda: list(map(batch_digest, reader.read(mine))))
+            found = run_together(processes, "reading rows", _batch_digests, reader, mine)
             digest = joined_digest(chain.from_iterable(gathered(processes, found)))
             require_same_rows(digest, scores.manifest["rows_digest"], folder)
 
@@ -378,6 +379,10 @@ class VoGScorer:
         by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * plan.batch_size))
         in_batches = max(1, min(by_memory, by_time))
         return BlockPlan(n_rows, self._session.processes.num_processes, plan.batch_size, in_batches * plan.batch_size)
+
+
+def _batch_digests(reader: BatchReader, batches: Sequence[Sequence[int]]) -> list[int]:
+    return list(map(batch_digest, reader.read(batches)))
 
 
 def _first_cause(error: BaseException) -> BaseException:

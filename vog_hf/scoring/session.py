@@ -68,16 +68,15 @@ class Session:
         if output_dir is not None:
             return as_path("output_dir", output_dir), None
         temporary = TemporaryDirectory(prefix="vog-scores-") if self.processes.is_main_process else None
-        return Path(
-            from_main(self.processes, "making a folder", lambda: temporary.name if temporary else "")
-        ), temporary
+        name = from_main(self.processes, "making a folder", getattr, temporary, "name", "")
+        return Path(name), temporary
 
     @contextmanager
     def folder_in_use(self, folder: Path) -> Iterator[None]:
         """The main process holds the folder for all of them."""
         with ExitStack() as stack:
             lock = locked(folder) if self.processes.is_main_process else nullcontext()
-            run_together(self.processes, f"locking {folder}", lambda: stack.enter_context(lock))
+            run_together(self.processes, f"locking {folder}", stack.enter_context, lock)
             yield
 
     def progress_bar(self, total: int | None) -> Any:

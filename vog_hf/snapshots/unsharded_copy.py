@@ -44,7 +44,7 @@ def replica(model: nn.Module) -> nn.Module:
     _require_same_modules(source, twin)
     _require_same_tensors(tensors, twin)
     processes = current_processes()
-    run_together(processes, "making room for a whole model", lambda: _require_room(tensors, processes.device))
+    run_together(processes, "making room for a whole model", _require_room, tensors, processes.device)
     _allocate(twin, source, tensors, processes.device)
     copy_weights(model, twin)
     return twin.eval()

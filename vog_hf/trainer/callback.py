@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from datasets import Dataset, DatasetDict
 from torch import nn
@@ -25,6 +25,7 @@ from vog_hf.trainer.training_run import ONLY_SPLIT, TrainingOptions, TrainingRun
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -238,7 +239,7 @@ class VoGCallback(TrainerCallback):
         else:
             if not args.load_best_model_at_end:
                 self._take_if_stopping(state, control, model)
-            self._guarded("scoring", lambda: self._set_scores(run.finish(model)))
+            self._guarded("scoring", self._score, run, model)
         run.close()
         self._run = None
         if self._scores is not None and self.log and state.is_world_process_zero:
@@ -253,7 +254,7 @@ class VoGCallback(TrainerCallback):
     def _take(self, run: TrainingRun, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
         """A snapshot; of a live ranking what it is now is logged, unless the end of training will do so at once."""
         before = run.n_snapshots
-        self._guarded("taking a snapshot", lambda: run.take(model, state))
+        self._guarded("taking a snapshot", run.take, model, state)
         is_new = run.n_snapshots > before and self._failure is None
         is_last = control.should_training_stop or state.global_step >= run.plan[-1]
         if is_new and self.log and run.is_live and not is_last:
@@ -263,7 +264,7 @@ class VoGCallback(TrainerCallback):
         processes = current_processes()
         try:
             with preserved_rng():
-                if not from_main(processes, "looking for a tracker", lambda: bool(active_runs())):
+                if not from_main(processes, "looking for a tracker", active_runs):
                     return
                 scores = run.current_scores(self.top_k)
                 if scores:
@@ -273,16 +274,16 @@ class VoGCallback(TrainerCallback):
         except Exception:
             logger.exception("VoG: logging the ranking of step %d failed; training and scoring go on", step)
 
-    def _set_scores(self, scores: dict[str, VoGScores]) -> None:
-        self._scores = scores
+    def _score(self, run: TrainingRun, model: nn.Module) -> None:
+        self._scores = run.finish(model)
 
-    def _guarded(self, what: str, work: Callable[[], object]) -> None:
+    def _guarded(self, what: str, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``work``; a failure must not end the training, so it is kept for `scores` and logged once."""
         if self._failure is not None:
             return
         try:
             with preserved_rng():
-                work()
+                work(*args, **kwargs)
         except Exception as error:
             logger.exception("VoG: %s failed; training goes on, callback.scores raises the cause", what)
             self._failure = _without_tracebacks(error)

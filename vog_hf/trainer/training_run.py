@@ -85,9 +85,9 @@ class TrainingRun:
         require_module(model)
         self._is_sharded = is_sharded(model)
         processes = current_processes()
-        run_together(processes, PREPARING, lambda: self._resolve(state, train_dataloader))
+        run_together(processes, PREPARING, self._resolve, state, train_dataloader)
         to_score = self._whole(model)
-        run_together(processes, PREPARING, lambda: self._dry_run(to_score))
+        run_together(processes, PREPARING, self._dry_run, to_score)
         self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
         self._taken: list[int] = []
         self._saved: set[str] = set()
@@ -171,7 +171,7 @@ class TrainingRun:
             ConfigError: Live moments of the step that Trainer resumes from are not there.
         """
         step = state.global_step
-        self._taken = from_main(current_processes(), f"preparing {self.folder}", lambda: self._prepare_folder(state))
+        self._taken = from_main(current_processes(), f"preparing {self.folder}", self._prepare_folder, state)
         if self._live and step > 0:
             self._restore_moments(step)
         missing = [planned for planned in self.plan if planned < step and planned not in self._taken]
@@ -192,8 +192,8 @@ class TrainingRun:
         for live in self._live.values():
             live.update(f"step-{step:09d}", step)
         if not self._live:
-            tensors = run_together(current_processes(), "gathering a snapshot", lambda: self._writer.gather(model))
-            from_main(current_processes(), "storing a snapshot", lambda: self._writer.write(tensors or {}, step))
+            tensors = run_together(current_processes(), "gathering a snapshot", self._writer.gather, model)
+            from_main(current_processes(), "storing a snapshot", self._writer.write, tensors or {}, step)
 
     @property
     def is_live(self) -> bool:
@@ -218,11 +218,7 @@ class TrainingRun:
     @staticmethod
     def _current_scores(live: LiveScoring, top_k: int) -> VoGScores | None:
         ranking = live.ranking()
-        rows: npt.NDArray[np.int64] = from_main(
-            current_processes(),
-            "choosing rows to show",
-            lambda: shown_rows(ranking, top_k) if ranking is not None else np.zeros(0, np.int64),
-        )
+        rows = from_main(current_processes(), "choosing rows to show", _rows_to_show, ranking, top_k)
         return live.with_heat_maps(ranking, rows)
 
     def save_moments(self, step: int) -> None:
@@ -235,7 +231,7 @@ class TrainingRun:
 
     def drop_moments(self, step: int) -> None:
         """Delete live moments of steps whose checkpoints are gone; ``step`` has one."""
-        from_main(current_processes(), "dropping old moments", lambda: self._drop_moments(step))
+        from_main(current_processes(), "dropping old moments", self._drop_moments, step)
 
     def close(self) -> None:
         """Let other runs have the folder, and the memory of live moments go."""
@@ -251,10 +247,10 @@ class TrainingRun:
             return {split: live.finish(output_dir=folders[split]) for split, live in self._live.items()}
         if self._is_sharded:
             to_score = self._whole(model)
-            made = run_together(processes, "opening rows", lambda: self._scorer_and_readers(to_score))
+            made = run_together(processes, "opening rows", self._scorer_and_readers, to_score)
             self._scorer, self._readers = made
-        snapshots = run_together(processes, "finding the snapshots", lambda: open_folder(self._writer.folder))
-        from_main(processes, "looking for scores", lambda: self._remove_other_scores(folders, snapshots))
+        snapshots = run_together(processes, "finding the snapshots", open_folder, self._writer.folder)
+        from_main(processes, "looking for scores", self._remove_other_scores, folders, snapshots)
         return {
             split: self._scorer.score_rows(reader, snapshots, output_dir=folders[split])
             for split, reader in self._readers.items()
@@ -281,7 +277,7 @@ class TrainingRun:
 
     def _restore_moments(self, step: int) -> None:
         """Go on from the moments of the checkpoint that Trainer resumes from; newer ones are left to be replaced."""
-        whole, there = from_main(current_processes(), "looking for moments", lambda: self._moments_of(step))
+        whole, there = from_main(current_processes(), "looking for moments", self._moments_of, step)
         if whole is not None:
             for split, live in self._live.items():
                 live.restore(whole / split)
@@ -415,3 +411,7 @@ def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | No
     except TypeError:
         return None
     return max(-(-batches // args.gradient_accumulation_steps), 1)
+
+
+def _rows_to_show(ranking: VoGScores | None, top_k: int) -> npt.NDArray[np.int64]:
+    return np.zeros(0, np.int64) if ranking is None else shown_rows(ranking, top_k)
