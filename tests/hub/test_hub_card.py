@@ -19,18 +19,21 @@ from vog_hf.hub.card import describe_split, merged_card, sections
 from vog_hf.hub.card_yaml import WrittenCard
 from vog_hf.hub.commit_check import require_loadable
 from vog_hf.hub.repo_paths import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
-from vog_hf.hub.scored_splits import Part, collect_parts, score_tables
+from vog_hf.hub.scored_splits import collect_splits, score_tables
 from vog_hf.hub.shards import count_shards
+from vog_hf.scores.dataset_columns import score_columns
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
 ABOUT = {"pushed": ["default/train"], "title": "data", "repo_id": "me/data", "config": "default", "scored": "default"}
 HEAD = "---\nlicense: mit\n---\n"
 
 
-def described(dataset, scores, tmp_path, **options):
+def described(dataset, scores, tmp_path, *, with_rows=True):
     """The piece of a split, and the names of its pictures."""
-    part = Part("train", dataset, scores)
-    _, text = describe_split(part, "default", "Scores", tmp_path, "vog/default/train", **{"with_rows": True, **options})
+    split = ScoredSplit("train", scores, dataset)
+    split = split if with_rows else split.without_rows()
+    text = describe_split(split, score_columns(dataset), "default", tmp_path, "vog/default/train")
     return str(text), sorted(path.name for path in tmp_path.iterdir())
 
 
@@ -226,30 +229,30 @@ def test_scores_alone_have_the_classes_of_the_column_that_was_scored():
     columns = {"label": [0] * len(scores), "fine": scores.column("label").tolist()}
     coarse = ClassLabel(names=["w", "x", "y", "z"])
     dataset = Dataset.from_dict(columns, features=Features({"label": coarse, "fine": fine}))
-    (part,) = score_tables(collect_parts(dataset, scores, "core", None))
-    assert part.dataset.features["label"] == fine
-    assert part.dataset.features["prediction"].names == fine.names
+    (part,) = score_tables(collect_splits(dataset, scores, "core", None))
+    assert part.table.features["label"] == fine
+    assert part.table.features["prediction"].names == fine.names
     with_usual_name = dataset.remove_columns("label").rename_column("fine", "label")
     scores.manifest["config"]["label_column"] = None
-    (part,) = score_tables(collect_parts(with_usual_name, scores, "core", None))
-    assert part.dataset.features["label"] == fine
-    assert part.dataset.features["prediction"].names == fine.names
+    (part,) = score_tables(collect_splits(with_usual_name, scores, "core", None))
+    assert part.table.features["label"] == fine
+    assert part.table.features["prediction"].names == fine.names
 
 
 def test_splits_of_one_push_have_one_set_of_columns():
     """Columns of scores are filled in, others are not; scores need a split of theirs."""
     scores = make_scores(maps=None)
     plain = Dataset.from_dict({"text": ["a"] * len(scores)})
-    parts = collect_parts({"train": plain, "test": plain.select(range(5))}, {"train": scores}, "core", None)
-    assert parts[1].dataset.features == parts[0].dataset.features
-    assert parts[1].dataset["vog"][:] == [None] * 5
-    assert [part.split for part in score_tables(parts)] == ["train"]
+    parts = collect_splits({"train": plain, "test": plain.select(range(5))}, {"train": scores}, "core", None)
+    assert parts[1].table.features == parts[0].table.features
+    assert parts[1].table["vog"][:] == [None] * 5
+    assert [part.name for part in score_tables(parts)] == ["train"]
     with pytest.raises(ConfigError, match="has no 'x'"):
-        collect_parts({"train": plain, "test": Dataset.from_dict({"x": [1]})}, {"train": scores}, "core", None)
+        collect_splits({"train": plain, "test": Dataset.from_dict({"x": [1]})}, {"train": scores}, "core", None)
     with pytest.raises(ConfigError, match=r"needs a mapping from its splits \['train'\] to scores, got \['test'\]"):
-        collect_parts({"train": plain}, {"test": scores}, "core", None)
+        collect_splits({"train": plain}, {"test": scores}, "core", None)
     with pytest.raises(ConfigError, match="'text' of 'test' is"):
-        collect_parts({"train": plain, "test": Dataset.from_dict({"text": [1]})}, {"train": scores}, "core", None)
+        collect_splits({"train": plain, "test": Dataset.from_dict({"text": [1]})}, {"train": scores}, "core", None)
 
 
 def test_columns_that_are_not_there_are_not_left_out_in_silence():
@@ -258,10 +261,10 @@ def test_columns_that_are_not_there_are_not_left_out_in_silence():
     scored = add_vog_columns(Dataset.from_dict({"text": ["a"] * len(scores)}), scores)
     for columns in ("all", ["vog", "loss"]):
         with pytest.raises(ConfigError, match=r"asks for \[.*'loss'.*\] beside them"):
-            collect_parts(scored, None, columns, None)
-    assert collect_parts(scored, None, ["vog"], None)[0].dataset.column_names == scored.column_names
+            collect_splits(scored, None, columns, None)
+    assert collect_splits(scored, None, ["vog"], None)[0].table.column_names == scored.column_names
     everything = add_vog_columns(scored.select_columns("text"), scores, "all")
-    assert collect_parts(everything, None, "all", None)[0].scores is scores
+    assert collect_splits(everything, None, "all", None)[0].scored.scores is scores
 
 
 def test_the_number_of_shards_follows_the_files_that_rows_name(tmp_path, monkeypatch):
@@ -283,7 +286,7 @@ def test_a_data_set_with_columns_alone_keeps_what_they_say():
     scores = VoGScores(columns, {})
     dataset = add_vog_columns(Dataset.from_dict({"label": [1, 0]}), scores, "all")
     dataset = Dataset(dataset.data, info=dataset.info)
-    (part,) = collect_parts(dataset, None, "core", None)
-    assert part.scores.column_names == ["label", "prediction", "vog", "loss"]
-    assert part.scores.column("prediction").tolist() == [1, 1]
-    assert part.scores.column("vog").tolist() == scores.column("vog").tolist()
+    (part,) = collect_splits(dataset, None, "core", None)
+    assert part.scored.scores.column_names == ["label", "prediction", "vog", "loss"]
+    assert part.scored.scores.column("prediction").tolist() == [1, 1]
+    assert part.scored.scores.column("vog").tolist() == scores.column("vog").tolist()

@@ -212,11 +212,11 @@ def test_two_reviewers_at_once(opened, pictures):
     assert {(d.row, d.reviewer) for d in found} == {(row, name) for row in order[:10] for name in ("ada", "grace")}
     ada.page.wait_for_function("document.querySelector('[data-part=agreement]').textContent.includes('5 of 10')")
     assert ada.press("z") == order[9]
-    assert "1 other reviewer has decided" in ada.text("said")
+    assert "1 other reviewer has decided" in ada.text("decisions")
     ada.press("k")
     ada.page.locator("[name='skip']").select_option("")
     ada.settled()
-    assert "grace: Drop" in ada.text("said")
+    assert "grace: Drop" in ada.text("decisions")
     grace.page.keyboard.press("f")  # on a narrow screen the filters are folded
     grace.page.locator("[name='skip']").select_option("anyone")
     grace.settled()

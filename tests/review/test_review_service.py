@@ -16,14 +16,15 @@ from vog_hf.data.referenced_files import is_cached
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.review.html import LABEL_NOTE
 from vog_hf.review.journal import Journal, read_decisions
-from vog_hf.review.service import Desk, answering, pace
-from vog_hf.scores.row_view import RowMaker
+from vog_hf.review.row_records import RowRecords
+from vog_hf.review.service import ReviewService, answering, pace
+from vog_hf.scores.scored_rows import ScoredSplit
 
 
 def opened(folder, scores=None, dataset=None, **options):
     """A desk with a journal in a folder."""
     scores = make_scores() if scores is None else scores
-    return Desk(scores, dataset, Journal.open(folder / "journal.jsonl", scores), **options)
+    return ReviewService(ScoredSplit("", scores, dataset), Journal.open(folder / "journal.jsonl", scores), **options)
 
 
 @pytest.fixture
@@ -169,11 +170,11 @@ def test_others_are_shown_to_those_who_have_decided(desk):
     """Another's decision does not lead one's own; the page then shows both, and how far they agree."""
     desk.decide(asked(7, decision="relabel", label=0, note="<b>sure</b>", reviewer="grace & co"))
     before = desk.show(asked(7))
-    assert "grace" not in before["said"]
-    assert "1 other reviewer has decided" in before["said"]
+    assert "grace" not in before["decisions"]
+    assert "1 other reviewer has decided" in before["decisions"]
     assert desk.facts({})["agreement"] == ""
     desk.decide(asked(7, decision="drop"))
-    after = tree(desk.show(asked(7))["said"]).text
+    after = tree(desk.show(asked(7))["decisions"]).text
     assert "You decided: Drop" in after
     assert f"grace & co: Relabel to {HOSTILE[0]} <b>sure</b>" in after
     agreement = "Same decision on 0 of 1 rows that several decided. ada and grace & co: Cohen's kappa +0.00."
@@ -245,12 +246,13 @@ def test_rows_of_the_hub_show_no_file_that_they_name(tmp_path, cache):
     )
     hidden = [True] * len(foreign) + [False] * 3
     for dataset in (pictures, lists):
-        rows = RowMaker(scores, dataset, is_from_hub=True)
-        assert [rows.view(row).picture is None for row in range(len(values))] == hidden
-        assert [view.picture is None for view in rows.small_views(range(len(values)))] == hidden
-        assert RowMaker(scores, dataset).view(0).picture is not None
+        split = ScoredSplit("", scores, dataset)
+        rows = RowRecords(split, is_from_hub=True)
+        assert [rows.record(row).picture is None for row in range(len(values))] == hidden
+        assert [record.picture is None for record in rows.small_records(range(len(values)))] == hidden
+        assert RowRecords(split).record(0).picture is not None
     texts = Dataset.from_dict({"text": ["a"] * len(values), "audio": values}).cast_column("audio", Audio())
-    assert RowMaker(scores, texts, is_from_hub=True).view(0).text == "a"
+    assert RowRecords(ScoredSplit("", scores, texts), is_from_hub=True).record(0).text == "a"
 
 
 def test_what_the_run_shows_of_its_tails(desk):
@@ -318,11 +320,11 @@ def test_the_next_row_is_made_ahead(desk, monkeypatch):
     order = highest(make_scores())
     desk.show(asked())
     deadline = time.monotonic() + 30
-    while desk._shown.cache_info().currsize < 2 and time.monotonic() < deadline:
+    while desk._page_of.cache_info().currsize < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    before = desk._shown.cache_info().hits
+    before = desk._page_of.cache_info().hits
     assert desk.decide(asked(order[0], decision="keep"))["row"] == order[1]
-    assert desk._shown.cache_info().hits > before
+    assert desk._page_of.cache_info().hits > before
 
 
 def test_answers_are_json(desk):

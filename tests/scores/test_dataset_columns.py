@@ -16,9 +16,9 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import check_map_style
 from vog_hf.data.loading import part_of, with_columns
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
-from vog_hf.hub.scored_splits import collect_parts
+from vog_hf.hub.scored_splits import collect_splits
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names, scores_from_columns
-from vog_hf.scores.scored_rows import shown_splits, verify_rows
+from vog_hf.scores.scored_rows import pair_with_rows, verify_rows
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.trainer.training_run import splits_of
@@ -489,7 +489,7 @@ def test_scores_of_two_runs_stay_apart():
         scores_from_columns(scored)
     assert scores_from_columns(scored, prefix="").column("vog").tolist() == [0.5, 0.25]
     assert scores_from_columns(scored, prefix="run2_").column("vog").tolist() == [3.0, 4.0]
-    (part,) = collect_parts(scored, two, "core", None, prefix="run2_")
+    (part,) = collect_splits(scored, two, "core", None, prefix="run2_")
     assert part.columns == {"vog": "run2_vog"}
     with pytest.raises(ConfigError, match="prefix must be letters, digits and _, got 'run:'"):
         add_vog_columns(rows, two, prefix="run:")
@@ -510,16 +510,16 @@ def test_an_own_column_of_text_does_not_stop_a_push():
     rows = Dataset.from_dict(OWN)
     scores = VoGScores(VALUES, {})
     scored = add_vog_columns(rows, scores, ["vog"])
-    (part,) = collect_parts(Dataset(scored.data, info=scored.info), scores, "core", None)
+    (part,) = collect_splits(Dataset(scored.data, info=scored.info), scores, "core", None)
     assert part.columns == {"vog": "vog"}
-    assert part.dataset["prediction"][:] == OWN["prediction"]
+    assert part.table["prediction"][:] == OWN["prediction"]
     with pytest.raises(ConfigError, match=r"has \['prediction', 'loss'\] already; pass prefix="):
-        collect_parts(rows, scores, "all", None)
-    (part,) = collect_parts(rows, scores, "all", None, prefix="run2_")
+        collect_splits(rows, scores, "all", None)
+    (part,) = collect_splits(rows, scores, "all", None, prefix="run2_")
     assert part.columns == {name: f"run2_{name}" for name in VALUES}
     other = {"train": rows, "test": rows.add_column("vog", [1.0] * 4)}
     with pytest.raises(ConfigError, match="'test' has a column 'vog' of its own, and in another split"):
-        collect_parts(DatasetDict(other), {"train": scores}, ["vog"], None)
+        collect_splits(DatasetDict(other), {"train": scores}, ["vog"], None)
 
 
 @pytest.mark.parametrize("order", ["shuffled", "some"])
@@ -558,12 +558,12 @@ def test_splits_may_be_named_by_members(kind):
     scored = add_vog_columns(rows, scores, ["vog"])
     assert {name: len(part) for name, part in scored.items()} == {"train": 2, "test": 1}
     assert all(type(name) is str for name in scored)
-    assert [name for name, _, _ in shown_splits(scores, rows)] == ["train", "test"]
+    assert [split.name for split in pair_with_rows(scores, rows)] == ["train", "test"]
     with pytest.raises(ConfigError, match=r"splits \['test', 'train'\]"):
         add_vog_columns(rows, {"other": scores["train"]})
     with pytest.raises(DataError, match=r"mapping of \['test', 'train'\]"):
         check_map_style(rows)
     assert list(splits_of(rows)) == ["train", "test"]
-    assert [part.split for part in collect_parts(rows, scores, ["vog"], None)] == ["train", "test"]
-    assert [part.split for part in collect_parts(rows[kind.TEST], scores[kind.TEST], ["vog"], kind.TEST)] == ["test"]
+    assert [part.name for part in collect_splits(rows, scores, ["vog"], None)] == ["train", "test"]
+    assert [part.name for part in collect_splits(rows[kind.TEST], scores[kind.TEST], ["vog"], kind.TEST)] == ["test"]
     assert part_of(rows, "test")["x"][:] == [3]

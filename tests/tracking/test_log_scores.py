@@ -31,6 +31,7 @@ from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.runtime.files import read_json
 from vog_hf.scores.pictures import overlay
 from vog_hf.scores.ranking import most_extreme
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.tracking import log_scores
@@ -499,7 +500,7 @@ def test_scores_that_say_nothing_are_logged_without_what_they_do_not_say(disable
     columns = {name: scores.column(name) for name in scores.column_names}
     columns |= {"vog": vog, "vog_class_normalized": vog, "label": np.full(N, label, np.int32)}
     scores = VoGScores(columns, scores.manifest, trajectories={"vog": np.repeat(vog[:, None], 4, axis=1)})
-    found = contents(scores, make_images().remove_columns("label"), 3)
+    found = contents(ScoredSplit("", scores, make_images().remove_columns("label")), 3)
     assert {"highest", "lowest", "n_rows"} <= found.values.keys()
     assert ("histogram" in found.values) == bool(np.isfinite(vog).any())
     assert ("mean_by_class" in found.values) == (label == 0 and bool(np.isfinite(vog).any()))

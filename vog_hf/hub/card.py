@@ -17,13 +17,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vog_hf.errors import ConfigError, DataError
-from vog_hf.hub.repo_paths import DECILES_NAME, SHEET_NAME, split_key
-from vog_hf.hub.scored_splits import Part
+from vog_hf.hub.repo_paths import DECILES_NAME, SHEET_NAME, scores_folder, split_key
+from vog_hf.hub.scored_splits import PushedSplit, published_scores
 from vog_hf.scores.descriptions import column_meanings, run_facts, verdict
 from vog_hf.scores.findings import Findings
 from vog_hf.scores.formatting import number, printable, shortened
-from vog_hf.scores.pictures import contact_sheet, decile_plot, show_rows
-from vog_hf.scores.ranking import most_extreme, row_values
+from vog_hf.scores.pictures import RowView, RowViews, decile_plot, draw_contact_sheet
+from vog_hf.scores.ranking import most_extreme
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import MANIFEST_NAME
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -76,43 +77,85 @@ class End:
         return any(row.text for row in self.rows)
 
 
-def describe_split(
-    part: Part, config: str, heading: str, pictures: Path, place: str, *, with_rows: bool
-) -> tuple[str, Markup]:
-    """A split's piece of the card: its key, and its text; the pictures that it shows are written to a folder.
+@dataclass(frozen=True)
+class CardAndFiles:
+    """What is pushed next to the data.
+
+    Attributes:
+        config: Configuration of the rows that were scored.
+        pieces: Pieces of the card, by key.
+        files: Files of scores and pictures: local paths by their names in the repository.
+    """
+
+    config: str
+    pieces: dict[str, Markup]
+    files: dict[str, Path]
+
+
+def describe_splits(
+    splits: Sequence[PushedSplit],
+    config: str,
+    folder: Path,
+    *,
+    heat_maps: bool | None,
+    rows_pushed: bool,
+    rows_shown: bool,
+) -> CardAndFiles:
+    """Write the files of the scores, with the pictures of the card, to a folder; returned with the card's pieces.
 
     Args:
-        part: With scores.
-        config: Of the data.
-        heading: Of the piece.
-        pictures: A folder.
-        place: Where that folder will be in the repository.
-        with_rows: Whether pictures and texts of rows are shown.
+        splits: Splits to push; those without scores are skipped.
+        config: Configuration of the data.
+        folder: Folder for the files.
+        heat_maps: Whether heat maps are pushed; None: up to 500,000 rows.
+        rows_pushed: Whether the rows are pushed with their scores.
+        rows_shown: Whether the card shows pictures and texts of rows.
     """
-    if part.scores is None:
-        raise TypeError(f"the split {part.split!r} has no scores to describe")
-    scores, found = part.scores, Findings(part.scores)
-    deciles = found.deciles
+    pieces: dict[str, Markup] = {}
+    files: dict[str, Path] = {}
+    for split in splits:
+        if split.scored is None:
+            continue
+        local, in_repo = folder / "scores" / split.name, scores_folder(config, split.name)
+        published_scores(split.scored, with_rows=rows_pushed, heat_maps=heat_maps).save(local)
+        scored = split.scored if rows_shown else split.scored.without_rows()
+        pieces[split_key(config, split.name)] = describe_split(scored, split.columns, config, local, in_repo)
+        files |= {f"{in_repo}/{path.name}": path for path in sorted(local.iterdir())}
+    return CardAndFiles(config, pieces, files)
+
+
+def describe_split(split: ScoredSplit, columns: Mapping[str, str], config: str, pictures: Path, in_repo: str) -> Markup:
+    """Write the card's piece about a split, and the pictures that it shows to a folder.
+
+    Args:
+        split: A split, with the rows that may be shown.
+        columns: Columns of the dataset that hold scores, by their names among the scores.
+        config: Configuration of the data.
+        pictures: Folder for the pictures.
+        in_repo: Path of that folder in the repository.
+    """
+    scores, findings = split.scores, Findings(split)
+    deciles = findings.deciles
     if deciles is not None:
-        decile_plot(deciles, column=found.column).save(pictures / DECILES_NAME)
-    has_sheet = with_rows and _draw_sheet(scores, part.dataset, found.column, pictures / SHEET_NAME)
-    ends = [] if has_sheet else _ends(scores, part.dataset if with_rows else None, found.column)
-    names = part.columns
-    meanings = [replace(m, column=names[m.column]) for m in column_meanings(scores) if m.column in names]
+        decile_plot(deciles, column=findings.column).save(pictures / DECILES_NAME)
+    has_sheet = split.rows is not None and _draw_sheet(split, findings.column, pictures / SHEET_NAME)
+    ends = [] if has_sheet else _ends(split, findings.column)
+    meanings = [replace(m, column=columns[m.column]) for m in column_meanings(scores) if m.column in columns]
+    name = split.name if config == "default" else f"{config}, {split.name}"
     text = _template("scored_split.md").render(
-        heading=as_text(heading, NAME_WIDTH),
-        verdict=verdict(found.tail.tail),
-        evidence=found.tail.evidence,
-        no_errors=found.no_errors,
-        column=as_text(found.column, NAME_WIDTH),
-        deciles=quote(f"{place}/{DECILES_NAME}") if deciles is not None else None,
-        sheet=quote(f"{place}/{SHEET_NAME}") if has_sheet else None,
+        heading=as_text(f"Scores of {name}: {len(scores):,} rows", NAME_WIDTH),
+        verdict=verdict(findings.tail.tail),
+        evidence=findings.tail.evidence,
+        no_errors=findings.no_errors,
+        column=as_text(findings.column, NAME_WIDTH),
+        deciles=quote(f"{in_repo}/{DECILES_NAME}") if deciles is not None else None,
+        sheet=quote(f"{in_repo}/{SHEET_NAME}") if has_sheet else None,
         ends=ends,
         meanings=[[as_text(value, FACT_WIDTH) for value in (m.column, m.what, m.unit, m.higher)] for m in meanings],
         facts=[(name, as_text(value, FACT_WIDTH)) for name, value in _facts(scores)],
-        manifest=quote(f"{place}/{MANIFEST_NAME}"),
+        manifest=quote(f"{in_repo}/{MANIFEST_NAME}"),
     )
-    return split_key(config, part.split), Markup(text)  # noqa: S704 (rendered with every value escaped)
+    return Markup(text)  # noqa: S704 (rendered with every value escaped)
 
 
 def sections(given: Mapping[str, str], config: str, splits: Sequence[str]) -> dict[str, Markup]:
@@ -200,32 +243,27 @@ def _template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _draw_sheet(scores: VoGScores, dataset: Any, column: str, path: Path) -> bool:
-    """Thumbnails of both ends of the ranking; False where rows have no pictures."""
+def _draw_sheet(split: ScoredSplit, column: str, path: Path) -> bool:
+    """Draw thumbnails of both ends of the ranking; return False for rows without pictures."""
     try:
-        contact_sheet(scores, dataset, column=column, count=min(SHEET_ROWS, len(scores))).save(path)
+        draw_contact_sheet(RowViews(split), column=column, count=min(SHEET_ROWS, len(split))).save(path)
     except DataError:
         return False
     return True
 
 
-def _ends(scores: VoGScores, dataset: Any, column: str) -> list[End]:
-    """Both ends of the ranking in numbers, with their texts where there are any and a data set is given."""
-    found = []
-    for title, rows in zip(("Highest", "Lowest"), most_extreme(scores, column, LISTED_ROWS), strict=True):
-        known = rows[np.isfinite(scores.column(column)[rows].astype(np.float64))]
-        texts = [None] * len(known) if dataset is None else show_rows(dataset, known)
-        labels, predictions = (
-            row_values(scores, name, known) if name in scores.column_names else [None] * len(known)
-            for name in ("label", "prediction")
-        )
-        values = row_values(scores, column, known)
-        lines = [
-            Row(int(row), _value(label), _value(guess), number(value), as_text(text or "", TEXT_WIDTH))
-            for row, label, guess, value, text in zip(known, labels, predictions, values, texts, strict=True)
-        ]
-        found.append(End(title, lines))
-    return [end for end in found if end.rows]
+def _ends(split: ScoredSplit, column: str) -> list[End]:
+    """Both ends of the ranking in numbers, with their texts where the split has any."""
+    views, ends = RowViews(split), []
+    for title, rows in zip(("Highest", "Lowest"), most_extreme(split.scores, column, LISTED_ROWS), strict=True):
+        known = rows[np.isfinite(split.scores.column(column)[rows].astype(np.float64))]
+        ends.append(End(title, [_row(view, column) for view in views.views(known)]))
+    return [end for end in ends if end.rows]
+
+
+def _row(view: RowView, column: str) -> Row:
+    text = as_text(view.text or "", TEXT_WIDTH)
+    return Row(view.row, _value(view.label), _value(view.prediction), number(view.value(column)), text)
 
 
 def _value(value: Any) -> Markup:

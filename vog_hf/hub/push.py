@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict
 from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import ConfigError, require_type
 from vog_hf.hub import repo_paths as places
-from vog_hf.hub.card import sections
+from vog_hf.hub.card import describe_splits, sections
 from vog_hf.hub.retries import connect, require_writer
-from vog_hf.hub.scored_splits import collect_parts, score_tables
-from vog_hf.hub.upload import Target, Upload, describe_parts
+from vog_hf.hub.scored_splits import collect_splits, score_tables
+from vog_hf.hub.upload import Target, Upload
 from vog_hf.runtime.hub_names import require_repo_id
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -90,17 +90,19 @@ def push_scored_dataset(
     require_type("split", split, (str, type(None)), "pass the name of a split")
     _require_target(repo_id, revision, create_pr=create_pr)
     api = connect(token)
-    parts = collect_parts(dataset, scores, columns, split, prefix=prefix, with_rows=not scores_only)
+    splits = collect_splits(dataset, scores, columns, split, prefix=prefix)
     if show_rows or not scores_only:
         require_own_files(dataset)
     repo_id = _with_owner(repo_id, require_writer(api))
     config = places.scores_config(config_name) if scores_only else config_name
-    tables = score_tables(parts) if scores_only else parts
+    tables = score_tables(splits) if scores_only else splits
     with TemporaryDirectory(prefix="vog_hf-") as folder:
-        described = describe_parts(parts, config_name, Path(folder), heat_maps=heat_maps, with_rows=show_rows)
-        described.pieces.update(sections(card_sections or {}, config_name, [table.split for table in tables]))
+        beside = describe_splits(
+            splits, config_name, Path(folder), heat_maps=heat_maps, rows_pushed=not scores_only, rows_shown=show_rows
+        )
+        beside.pieces.update(sections(card_sections or {}, config_name, [table.name for table in tables]))
         target = Target(api, repo_id, revision, create_pr)
-        upload = Upload(target, config, tables, described, Path(folder))
+        upload = Upload(target, config, tables, beside, Path(folder))
         upload.prepare(private=private)
         upload.send()
         address = upload.commit(commit_message or "Scores of Variance of Gradients")

@@ -13,14 +13,17 @@ from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, HfApi, HfFileSystem
+from huggingface_hub import DatasetCard, HfApi, HfFileSystem, get_session
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, HubError
 from vog_hf.hub.card_yaml import WrittenCard
 from vog_hf.hub.retries import described, is_transient, with_retries
+from vog_hf.scores.formatting import shortened
 
 CARD = "README.md"
+INVALID = 400
 # What `datasets` and the client raise over metadata that they cannot make anything of.
 CARD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 
@@ -214,3 +217,39 @@ class Repository:
 def as_path(patterns: Sequence[str]) -> str | list[str]:
     """Patterns as a card has them."""
     return patterns[0] if len(patterns) == 1 else list(patterns)
+
+
+def require_valid(api: HfApi, repo_id: str, card: DatasetCard) -> None:
+    """Raise HubError where the Hub does not take a card; any other answer is left to the commit, which asks again."""
+    # DatasetCard.validate asks huggingface.co in older versions of the client, whatever the endpoint.
+    body = {"repoType": "dataset", "content": card.content}
+    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body)
+    if answer.status_code == INVALID:
+        said = shortened(answer.text, 300)
+        raise HubError(f"the Hub does not take the card of {repo_id} ({said}); mend its metadata there first")
+
+
+def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
+    """Make the branch where it is not there; raise ConfigError for a tag, to which nothing can be committed."""
+    tags = with_retries(api.list_repo_refs, repo_id, repo_type="dataset").tags
+    if branch in {tag.name for tag in tags}:
+        raise ConfigError(
+            f"revision must be the name of a branch, and {branch!r} is a tag of {repo_id}; tags cannot be changed"
+        )
+    with_retries(api.create_branch, repo_id, branch=branch, repo_type="dataset", exist_ok=True)
+
+
+def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> None:
+    """Make the repository where it is not there; raise ConfigError where it is, and not as private as wanted."""
+    try:
+        info = with_retries(api.dataset_info, repo_id)
+    except RepositoryNotFoundError:
+        with_retries(api.create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
+        info = with_retries(api.dataset_info, repo_id)  # another process may have made it, and otherwise
+    if private is not None and bool(info.private) != private:
+        is_what = "private" if info.private else "public"
+        raise ConfigError(
+            f"{repo_id} is there already and {is_what}, and private={private} is for a new one; "
+            f"leave it out, or change that first: HfApi().update_repo_settings({repo_id!r}, private={private}, "
+            "repo_type='dataset')"
+        )

@@ -1,7 +1,7 @@
 """What is pushed: each split's rows with its scores, put together and checked before anything leaves the machine."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,47 +21,47 @@ from vog_hf.scores.dataset_columns import (
     score_columns,
     score_feature,
     scores_from_columns,
-    scores_of,
 )
-from vog_hf.scores.scored_rows import verify_rows
+from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, scores_of, verify_rows
 from vog_hf.scores.storage import ROW_ID
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 
+HEAT_MAP_ROWS = 500_000  # at most 2 kB each
+
 
 @dataclass(frozen=True)
-class Part:
-    """One split that is pushed.
+class PushedSplit:
+    """One split as it is pushed.
 
     Attributes:
-        split: Its name.
-        dataset: Its rows as stored, with the columns of scores.
-        scores: None for a split that was not scored and goes along, its columns of scores empty.
-        prefix: Of the names of these columns; None: the only one that the rows have.
+        name: Name of the split.
+        table: Its rows as stored, with the columns of scores.
+        scored: Its scores with these rows; None for a split without scores, pushed along with empty score columns.
+        prefix: Prefix of the names of the score columns; None: the only one that the table has.
     """
 
-    split: str
-    dataset: Dataset
-    scores: VoGScores | None
+    name: str
+    table: Dataset
+    scored: ScoredSplit | None
     prefix: str | None = None
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns of its rows that hold scores, by their names among the scores."""
-        return score_columns(self.dataset, self.prefix)
+        """Columns of the table that hold scores, by their names among the scores."""
+        return score_columns(self.table, self.prefix)
 
 
-def collect_parts(
+def collect_splits(
     dataset: Dataset | DatasetDict,
     scores: VoGScores | Mapping[str, VoGScores] | None,
     columns: str | Sequence[str],
     split: str | None,
     *,
     prefix: str = "",
-    with_rows: bool = True,
-) -> list[Part]:
-    """The splits of a data set with their scores, every row and column verified.
+) -> list[PushedSplit]:
+    """Pair the splits of a dataset with their scores; every row and column is verified.
 
     Args:
         dataset: As for `push_scored_dataset`, like the next four.
@@ -69,7 +69,6 @@ def collect_parts(
         columns: See there.
         split: See there.
         prefix: See there.
-        with_rows: Whether the rows are pushed with the scores.
 
     Raises:
         ConfigError: No scores, scores that do not fit the splits, or a split's name that `datasets` cannot have.
@@ -86,21 +85,34 @@ def collect_parts(
             raise DataError(f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}")
         if not len(rows):
             raise DataError(f"the split {name!r} has no rows; leave it out")
-    parts = []
-    for name, rows, given in splits:
-        scored, known = _publishable(*_scored(rows, given, columns, prefix), with_rows=with_rows)
-        parts.append(Part(name, scored, known, prefix or None))
-    if all(part.scores is None for part in parts):
+    pushed = [_pushed(name, rows, given, columns, prefix) for name, rows, given in splits]
+    if all(split.scored is None for split in pushed):
         raise ConfigError(
             "the data set has no column of scores 'vog' and no scores were given; pass scores=, or "
             "add_vog_columns(...) first"
         )
-    return _with_same_columns(parts)
+    return _with_same_columns(pushed)
 
 
-def score_tables(parts: Sequence[Part]) -> list[Part]:
+def score_tables(splits: Sequence[PushedSplit]) -> list[PushedSplit]:
     """The same splits as nothing but row number, id, label and scores; splits without scores are left out."""
-    return [Part(p.split, _score_table(p.dataset, p.scores), p.scores) for p in parts if p.scores is not None]
+    return [PushedSplit(s.name, _score_table(s.scored), s.scored) for s in splits if s.scored is not None]
+
+
+def published_scores(split: ScoredSplit, *, with_rows: bool, heat_maps: bool | None) -> VoGScores:
+    """The scores of a split as they go into the repository.
+
+    Args:
+        split: A split, its rows with columns of scores.
+        with_rows: Whether the rows are pushed with the scores.
+        heat_maps: Whether heat maps are pushed with them; None: up to 500,000 rows.
+    """
+    scores = _without_revealing_digests(split, with_rows=with_rows)
+    if not scores.has_heat_maps or (len(scores) <= HEAT_MAP_ROWS if heat_maps is None else heat_maps):
+        return scores
+    if heat_maps is None:
+        logger.warning("the heat maps of %d rows are not pushed; pass heat_maps=True to push them", len(scores))
+    return scores.with_heat_maps(None)
 
 
 def _splits(
@@ -124,48 +136,52 @@ def _splits(
     return [(name, dataset, scores)]
 
 
-def _scored(
-    dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str], prefix: str
-) -> tuple[Dataset, VoGScores | None]:
-    """The rows with columns of scores, and the scores."""
-    columns_of = score_columns(dataset, prefix or None)
-    has_columns = "vog" in columns_of
-    if scores is None and not has_columns:
-        return dataset.with_format(None), None
-    if scores is not None and not has_columns:
-        return add_vog_columns(dataset, scores, columns, prefix=prefix), scores
+def _pushed(
+    name: str, dataset: Dataset, scores: VoGScores | None, columns: str | Sequence[str], prefix: str
+) -> PushedSplit:
+    """Pair the rows, with columns of scores, with these scores, or with those that the columns hold."""
+    columns_of, stored = score_columns(dataset, prefix or None), dataset.with_format(None)
+    if "vog" not in columns_of:
+        if scores is None:
+            return PushedSplit(name, stored, None, prefix or None)
+        table = add_vog_columns(dataset, scores, columns, prefix=prefix)
+        return PushedSplit(name, table, ScoredSplit(name, scores, table), prefix or None)
     known = scores_of(dataset)
     _require_columns(columns_of, scores or known, columns)
-    if scores is None and known is None:
-        logger.warning(
-            "the data set has columns of scores and nothing says how they were computed: the card cannot either, and "
-            "trajectories and heat maps are not pushed; pass scores="
-        )
-        return dataset.with_format(None), scores_from_columns(dataset, prefix=prefix or None)
     if scores is not None and scores is not known:
         verify_rows(dataset, scores)
         _require_same_scores(dataset, scores, columns_of)
-    return dataset.with_format(None), scores or known
+    elif known is not None:
+        scores = known
+    else:
+        logger.warning(
+            "the dataset has columns of scores and nothing says how they were computed: the card cannot either, and "
+            "trajectories and heat maps are not pushed; pass scores="
+        )
+        scores = scores_from_columns(dataset, prefix=prefix or None)
+    remember_scores(stored, scores)
+    return PushedSplit(name, stored, ScoredSplit(name, scores, stored), prefix or None)
 
 
-def _publishable(dataset: Dataset, scores: VoGScores | None, *, with_rows: bool) -> tuple[Dataset, VoGScores | None]:
-    """The same, the scores without the digests of columns of named files that tell more than is pushed, or less.
+def _without_revealing_digests(split: ScoredSplit, *, with_rows: bool) -> VoGScores:
+    """The scores without the digests of columns of referenced files that reveal more than is pushed, or less.
 
     A digest of a file that is not pushed would let others check a guess at its content; one of version 1 is of its
     name, and the rows come back with its bytes.
     """
-    digests = {} if scores is None else scores.identity.columns
-    named = {*digests} & {*columns_of_named_files(dataset)}
-    dropped = {name for name in named if not with_rows or is_first_version(digests[name])}
-    if scores is None or not dropped:
-        return dataset, scores
-    kept = {name: digest for name, digest in digests.items() if name not in dropped}
-    shared = [name for name in kept if name in dataset.column_names]
-    known = copy(scores)
-    known.manifest = {**scores.manifest, "data": {**scores.manifest["data"], "columns": kept}}
+    scores, digests = split.scores, split.scores.identity.columns
+    referenced = {*digests} & {*columns_of_named_files(split.rows)}
+    dropped = {name for name in referenced if not with_rows or is_first_version(digests[name])}
+    if not dropped:
+        return scores
+    remaining = {name: digest for name, digest in digests.items() if name not in dropped}
+    shared = [name for name in remaining if name in split.rows.column_names]
+    published = copy(scores)
+    published.manifest = {**scores.manifest, "data": {**scores.manifest["data"], "columns": remaining}}
     if scores.row_hash is not None:
-        known.row_hash = identify_rows(dataset.select_columns(shared), like=known.identity).row_hash if shared else None
-    return dataset, known
+        rows = split.rows.select_columns(shared)
+        published.row_hash = identify_rows(rows, like=published.identity).row_hash if shared else None
+    return published
 
 
 def _require_columns(columns_of: Mapping[str, str], scores: VoGScores | None, columns: str | Sequence[str]) -> None:
@@ -193,34 +209,43 @@ def _require_same_scores(dataset: Dataset, scores: VoGScores, columns_of: Mappin
             )
 
 
-def _with_same_columns(parts: list[Part]) -> list[Part]:
+def _with_same_columns(splits: list[PushedSplit]) -> list[PushedSplit]:
     """Splits without some of the scores get empty columns for them: one configuration has one set of columns."""
     features: dict[str, Any] = {}
-    for part in parts:
-        features |= {n: f for n, f in part.dataset.features.items() if n not in features}
-    found, scored = [], {column for part in parts for column in part.columns.values()}
-    for part in parts:
-        missing = {n: f for n, f in features.items() if n not in part.dataset.column_names}
-        foreign = [n for n, f in missing.items() if n not in scored and not is_declared(f)]
-        if foreign:
-            raise ConfigError(
-                f"the splits of a data set have the same columns, and {part.split!r} has no {foreign[0]!r}; push them "
-                "one by one with a config_name= each, or drop what is not shared"
-            )
-        taken = [n for n in part.dataset.column_names if n in scored and n not in part.columns.values()]
-        if taken:
-            raise ConfigError(
-                f"the split {part.split!r} has a column {taken[0]!r} of its own, and in another split that name holds "
-                "scores; name the scores otherwise with prefix=, or rename the column: dataset.rename_column(...)"
-            )
-        differing = [n for n, f in part.dataset.features.items() if f != features[n]]
-        if differing:
-            raise ConfigError(
-                f"the column {differing[0]!r} of {part.split!r} is {part.dataset.features[differing[0]]} and in "
-                f"another split {features[differing[0]]}; cast one: dataset.cast_column(...)"
-            )
-        found.append(replace(part, dataset=_with_empty(part.dataset, missing)))
-    return found
+    for split in splits:
+        features |= {n: f for n, f in split.table.features.items() if n not in features}
+    scored = {column for split in splits for column in split.columns.values()}
+    return [_with_columns_of_all(split, features, scored) for split in splits]
+
+
+def _with_columns_of_all(split: PushedSplit, features: Mapping[str, Any], scored: Collection[str]) -> PushedSplit:
+    """A split with empty columns for the scores of others.
+
+    Args:
+        split: One of the splits.
+        features: Columns of all splits.
+        scored: Columns that hold scores in any of them.
+    """
+    missing = {n: f for n, f in features.items() if n not in split.table.column_names}
+    foreign = [n for n, f in missing.items() if n not in scored and not is_declared(f)]
+    if foreign:
+        raise ConfigError(
+            f"the splits of a dataset have the same columns, and {split.name!r} has no {foreign[0]!r}; push them "
+            "one by one with a config_name= each, or drop what is not shared"
+        )
+    taken = [n for n in split.table.column_names if n in scored and n not in split.columns.values()]
+    if taken:
+        raise ConfigError(
+            f"the split {split.name!r} has a column {taken[0]!r} of its own, and in another split that name holds "
+            "scores; pass prefix= to name the scores differently, or rename the column: dataset.rename_column(...)"
+        )
+    differing = [n for n, f in split.table.features.items() if f != features[n]]
+    if differing:
+        raise ConfigError(
+            f"the column {differing[0]!r} of {split.name!r} is {split.table.features[differing[0]]} and in "
+            f"another split {features[differing[0]]}; cast one: dataset.cast_column(...)"
+        )
+    return replace(split, table=_with_empty(split.table, missing))
 
 
 def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
@@ -231,10 +256,9 @@ def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
     return with_more_columns(dataset, empty)
 
 
-def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
+def _score_table(split: ScoredSplit) -> Dataset:
     """Row number, id, label and every column of the scores, typed."""
-    if scores is None:
-        raise TypeError("a split without scores has no table of scores")
+    scores = split.scores
     values: dict[str, Any] = {"row": np.arange(len(scores))}
     features: dict[str, Any] = {"row": Value("int64")}
     if scores.ids is not None:
@@ -245,7 +269,7 @@ def _score_table(dataset: Dataset, scores: VoGScores | None) -> Dataset:
         column = scores.column(name)
         values[name] = column if np.issubdtype(column.dtype, np.integer) else column.astype(np.float32)
         if name == "label":
-            features[name] = class_feature(dataset, scores, name) or Value("int64")
+            features[name] = class_feature(split, name) or Value("int64")
         else:
-            features[name] = score_feature(dataset, scores, name)
+            features[name] = score_feature(split, name)
     return Dataset.from_dict(values, features=Features(features))

@@ -11,17 +11,14 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from datasets import SplitInfo
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, get_session
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.utils.tqdm import tqdm
-from markupsafe import Markup
 
-from vog_hf.errors import ConfigError, HubError
 from vog_hf.hub import repo_paths as places
-from vog_hf.hub.card import describe_split, merged_card
+from vog_hf.hub.card import CardAndFiles, merged_card
 from vog_hf.hub.card_metadata import Declaration
 from vog_hf.hub.commit_check import require_loadable
-from vog_hf.hub.repository import CARD, Repository
+from vog_hf.hub.repository import CARD, Repository, require_branch, require_repository, require_valid
 from vog_hf.hub.retries import (
     CLIENT_ERROR,
     CONFLICTS,
@@ -34,16 +31,12 @@ from vog_hf.hub.retries import (
     status,
     with_retries,
 )
-from vog_hf.hub.scored_splits import Part
+from vog_hf.hub.scored_splits import PushedSplit
 from vog_hf.hub.shards import count_shards, write_shards
 from vog_hf.hub.upload_check import require_equal
-from vog_hf.scores.formatting import shortened
-from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 
-INVALID = 400
-HEAT_MAP_ROWS = 500_000  # at most 2 kB each
 Operation = CommitOperationAdd | CommitOperationDelete
 AGAIN = "push again, and what had arrived is not sent again"
 KEPT = f"no revision of the repository was changed; {AGAIN}"
@@ -78,56 +71,6 @@ class Target:
         return f"{self.api.endpoint}/datasets/{self.repo_id}/discussions/{number}"
 
 
-@dataclass(frozen=True)
-class Described:
-    """What is pushed beside the data.
-
-    Attributes:
-        config: The configuration whose rows were scored.
-        pieces: Of the card, by key.
-        files: Of scores and pictures: their paths here by their names in the repository.
-    """
-
-    config: str
-    pieces: dict[str, Markup]
-    files: dict[str, Path]
-
-
-def describe_parts(
-    parts: Sequence[Part], config: str, folder: Path, *, heat_maps: bool | None, with_rows: bool
-) -> Described:
-    """The pieces of the card, and the files of the scores with the card's pictures, written to a folder."""
-    pieces: dict[str, Markup] = {}
-    files: dict[str, Path] = {}
-    for part in parts:
-        if part.scores is None:
-            continue
-        here, there = folder / "scores" / part.split, places.scores_folder(config, part.split)
-        _portable(part.scores, heat_maps=heat_maps).save(here)
-        name = part.split if config == "default" else f"{config}, {part.split}"
-        heading = f"Scores of {name}: {len(part.scores):,} rows"
-        key, text = describe_split(part, config, heading, here, there, with_rows=with_rows)
-        pieces[key] = text
-        files |= {f"{there}/{path.name}": path for path in sorted(here.iterdir())}
-    return Described(config, pieces, files)
-
-
-def _portable(scores: VoGScores, *, heat_maps: bool | None) -> VoGScores:
-    """The scores, without the heat maps where these are not wanted."""
-    wanted = len(scores) <= HEAT_MAP_ROWS if heat_maps is None else heat_maps
-    if wanted or not scores.has_heat_maps:
-        return scores
-    if heat_maps is None:
-        logger.warning("the heat maps of %d rows are not pushed; pass heat_maps=True if they should be", len(scores))
-    return VoGScores(
-        {name: scores.column(name) for name in scores.column_names},
-        scores.manifest,
-        trajectories={name: scores.trajectory(name) for name in scores.trajectory_names},
-        row_hash=scores.row_hash,
-        ids=scores.ids,
-    )
-
-
 @dataclass
 class Upload:
     """A push in three steps: `prepare`, `send`, `commit`.
@@ -146,8 +89,8 @@ class Upload:
 
     target: Target
     config: str
-    tables: Sequence[Part]
-    beside: Described
+    tables: Sequence[PushedSplit]
+    beside: CardAndFiles
     folder: Path
     _additions: list[CommitOperationAdd] = field(default_factory=list)
     _splits: dict[str, SplitInfo] = field(default_factory=dict)
@@ -163,9 +106,9 @@ class Upload:
             if branch != "main" and not branch.startswith("refs/"):
                 require_branch(api, repo_id, branch)
             for table in self.tables:
-                self._splits[table.split] = SplitInfo(table.split, num_bytes=0, num_examples=len(table.dataset))
-                self._patterns[table.split] = places.shard_pattern(self.config, table.split)
-                self._shards[table.split] = {places.shard_name(self.config, table.split, 0, count=1): 0}  # for now
+                self._splits[table.name] = SplitInfo(table.name, num_bytes=0, num_examples=len(table.table))
+                self._patterns[table.name] = places.shard_pattern(self.config, table.name)
+                self._shards[table.name] = {places.shard_name(self.config, table.name, 0, count=1): 0}  # for now
             repository = self.look()
             card = self._card(repository, self.declare(repository))
             with_retries(require_valid, api, repo_id, card)
@@ -174,22 +117,22 @@ class Upload:
         """Everything but the card goes to the Hub."""
         beside = [CommitOperationAdd(name, str(path)) for name, path in self.beside.files.items()]
         self._preupload(beside)
-        counts = [count_shards(table.dataset) for table in self.tables]
+        counts = [count_shards(table.table) for table in self.tables]
         with tqdm(total=sum(counts), desc="Pushing shards", unit="shard") as bar:
             for table, count in zip(self.tables, counts, strict=True):
-                n_bytes, self._shards[table.split] = 0, {}
-                name_of = partial(places.shard_name, self.config, table.split, count=count)
-                for shard in write_shards(table.dataset, name_of, count, self.folder / "shards" / table.split):
+                n_bytes, self._shards[table.name] = 0, {}
+                name_of = partial(places.shard_name, self.config, table.name, count=count)
+                for shard in write_shards(table.table, name_of, count, self.folder / "shards" / table.name):
                     addition = CommitOperationAdd(shard.name, str(shard.path))
                     self._preupload([addition])
                     if isinstance(addition.path_or_fileobj, bytes):  # it went through LFS, and is needed no more
                         shard.path.unlink()
                     self._additions.append(addition)
-                    self._shards[table.split][shard.name] = shard.file_bytes
+                    self._shards[table.name][shard.name] = shard.file_bytes
                     n_bytes += shard.n_bytes
                     bar.update()
-                rows = len(table.dataset)
-                self._splits[table.split] = SplitInfo(table.split, num_bytes=n_bytes, num_examples=rows)
+                rows = len(table.table)
+                self._splits[table.name] = SplitInfo(table.name, num_bytes=n_bytes, num_examples=rows)
         self._additions += beside
 
     def commit(self, message: str) -> str:
@@ -234,7 +177,7 @@ class Upload:
         return Declaration(
             repository,
             self.config,
-            self.tables[0].dataset.features,
+            self.tables[0].table.features,
             self._splits,
             self._patterns,
             new_files=self._new_files(),
@@ -259,7 +202,7 @@ class Upload:
         there = {config["config_name"] for config in repository.configs}
         shown = self.beside.config if self.beside.config in there else self.config
         about = {"repo_id": self.target.repo_id, "config": shown, "scored": self.beside.config}
-        pushed = [places.split_key(self.beside.config, table.split) for table in self.tables]
+        pushed = [places.split_key(self.beside.config, table.name) for table in self.tables]
         card = merged_card(repository.card, self.beside.pieces, pushed=pushed, title=name, **about)
         declaration.apply(card.data, {file: size for sizes in self._shards.values() for file, size in sizes.items()})
         card = declaration.require_readable(card)
@@ -280,8 +223,8 @@ class Upload:
     def _earlier_files(self, files: Iterable[str]) -> list[str]:
         """Files of earlier pushes of these splits: their shards, and what was pushed beside them."""
         files = list(files)
-        shards = [f for table in self.tables for f in places.earlier_shards(files, self.config, table.split)]
-        beside = [f for table in self.tables for f in places.earlier_scores(files, self.beside.config, table.split)]
+        shards = [f for table in self.tables for f in places.earlier_shards(files, self.config, table.name)]
+        beside = [f for table in self.tables for f in places.earlier_scores(files, self.beside.config, table.name)]
         return shards + beside
 
 
@@ -338,39 +281,3 @@ class _Attempt:
             if self._mark in last.message:
                 return pull.target_commit, self._target.pull_address(int(pull.ref.rpartition("/")[2]))
         return None
-
-
-def require_valid(api: HfApi, repo_id: str, card: DatasetCard) -> None:
-    """Raise HubError where the Hub does not take a card; any other answer is left to the commit, which asks again."""
-    # DatasetCard.validate asks huggingface.co in older versions of the client, whatever the endpoint.
-    body = {"repoType": "dataset", "content": card.content}
-    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body)
-    if answer.status_code == INVALID:
-        said = shortened(answer.text, 300)
-        raise HubError(f"the Hub does not take the card of {repo_id} ({said}); mend its metadata there first")
-
-
-def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
-    """Make the branch where it is not there; raise ConfigError for a tag, to which nothing can be committed."""
-    tags = with_retries(api.list_repo_refs, repo_id, repo_type="dataset").tags
-    if branch in {tag.name for tag in tags}:
-        raise ConfigError(
-            f"revision must be the name of a branch, and {branch!r} is a tag of {repo_id}; tags cannot be changed"
-        )
-    with_retries(api.create_branch, repo_id, branch=branch, repo_type="dataset", exist_ok=True)
-
-
-def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> None:
-    """Make the repository where it is not there; raise ConfigError where it is, and not as private as wanted."""
-    try:
-        info = with_retries(api.dataset_info, repo_id)
-    except RepositoryNotFoundError:
-        with_retries(api.create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
-        info = with_retries(api.dataset_info, repo_id)  # another process may have made it, and otherwise
-    if private is not None and bool(info.private) != private:
-        is_what = "private" if info.private else "public"
-        raise ConfigError(
-            f"{repo_id} is there already and {is_what}, and private={private} is for a new one; "
-            f"leave it out, or change that first: HfApi().update_repo_settings({repo_id!r}, private={private}, "
-            "repo_type='dataset')"
-        )

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from vog_hf.errors import HubError
 from vog_hf.hub.card_metadata import Declaration
 from vog_hf.hub.retries import described, is_transient, with_retries
-from vog_hf.hub.scored_splits import Part
+from vog_hf.hub.scored_splits import PushedSplit
 
 WHOLE = 2 * 2**30  # bytes of a configuration up to which all of it is loaded
 BATCH = 256
@@ -22,7 +22,7 @@ FIRST_BATCHES = 4  # of each pushed split, where the configuration is larger
 
 
 def require_equal(
-    api: HfApi, repo_id: str, sha: str, parts: Sequence[Part], declaration: Declaration, *, cache_dir: Path
+    api: HfApi, repo_id: str, sha: str, splits: Sequence[PushedSplit], declaration: Declaration, *, cache_dir: Path
 ) -> None:
     """Load what was pushed and compare columns, rows and values with what was meant.
 
@@ -33,7 +33,7 @@ def require_equal(
         api: The client.
         repo_id: Of the data set.
         sha: The commit.
-        parts: What was pushed.
+        splits: What was pushed.
         declaration: What the card says of the configuration.
         cache_dir: Where `datasets` may keep what it makes.
 
@@ -52,13 +52,13 @@ def require_equal(
     }
     loaded = with_retries(_load, repo_id, options)
     faults = [f"the split {name!r} is missing" for name in sizes if name not in loaded]
-    for part in parts if not faults else []:
-        found = loaded[part.split]
+    for split in splits if not faults else []:
+        found = loaded[split.name]
         wrong = [n for n, f in features.items() if found.features is None or found.features.get(n) != f]
         if wrong:
-            faults.append(f"the column {wrong[0]!r} of {part.split!r} is {(found.features or {}).get(wrong[0])}")
+            faults.append(f"the column {wrong[0]!r} of {split.name!r} is {(found.features or {}).get(wrong[0])}")
         else:
-            faults += _differences(part, found, is_whole=is_whole)
+            faults += _differences(split, found, is_whole=is_whole)
     if faults:
         raise HubError(
             f"{repo_id} at {sha} was pushed, and what loads from there is not what was meant: {'; '.join(faults)}; "
@@ -79,12 +79,12 @@ def _load(repo_id: str, options: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _differences(part: Part, loaded: Any, *, is_whole: bool) -> list[str]:
+def _differences(split: PushedSplit, loaded: Any, *, is_whole: bool) -> list[str]:
     """What is wrong with a loaded split, in at most one line."""
-    meant = part.dataset.with_format("arrow")
-    names = part.dataset.column_names
+    meant = split.table.with_format("arrow")
+    names = split.table.column_names
     if is_whole and len(loaded) != len(meant):
-        return [f"the split {part.split!r} has {len(loaded):,} rows, not {len(meant):,}"]
+        return [f"the split {split.name!r} has {len(loaded):,} rows, not {len(meant):,}"]
     read = loaded.select_columns(names).with_format("arrow")
     batches = read.iter(batch_size=BATCH)
     start = 0
@@ -93,7 +93,7 @@ def _differences(part: Part, loaded: Any, *, is_whole: bool) -> list[str]:
         expected = embed_table_storage(meant[start : start + len(table)])
         for name in names:
             if not _is_same(expected.column(name), table.column(name)):
-                return [f"values of the column {name!r} of {part.split!r} differ in the rows from {start:,} on"]
+                return [f"values of the column {name!r} of {split.name!r} differ in the rows from {start:,} on"]
         start += len(table)
     return []
 

@@ -8,13 +8,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vog_hf.report.section import Split
+from vog_hf.report.section import Section
 from vog_hf.scores.formatting import number, printable, signed
 
 GENERATOR = "vog_hf report"  # how a file of ours is recognised
 
 
-def page(title: str, splits: Sequence[Split]) -> str:
+def page(title: str, sections: Sequence[Section]) -> str:
     """The whole document."""
     environment = Environment(
         loader=PackageLoader("vog_hf.report", "templates"),
@@ -28,7 +28,7 @@ def page(title: str, splits: Sequence[Split]) -> str:
     style, script = (_verbatim(environment, name) for name in ("report.css", "report.js"))
     template = environment.get_template("report.html.j2")
     return template.render(
-        title=title, splits=splits, style=style, script=script, policy=_policy(script), generator=GENERATOR
+        title=title, sections=sections, style=style, script=script, policy=_policy(script), generator=GENERATOR
     )
 
 

@@ -1,21 +1,21 @@
-"""Everything the page shows of one data set, as the template asks for it."""
+"""A section of the page: everything it shows of one split, as the template asks for it."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vog_hf.evaluation import HardTail, stability_in_words
 from vog_hf.report import figures
-from vog_hf.report.galleries import CardMaker, Gallery, class_galleries, most_changed
-from vog_hf.report.tables import Grid, classes_grid, detection_grid, measures_grid, rows_grid
+from vog_hf.report.cards import CardMaker
+from vog_hf.report.galleries import Gallery, class_galleries, most_changed
+from vog_hf.report.tables import TextTable, classes_table, detection_table, measures_table, rows_table
 from vog_hf.scores import descriptions as wording
 from vog_hf.scores.findings import Findings
 from vog_hf.scores.formatting import signed
 from vog_hf.scores.ranking import class_names, has_classes, most_extreme
-from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scores.scored_rows import ScoredSplit
 
 MAX_CLASS_GALLERIES = 20
 
@@ -29,37 +29,35 @@ class Options:
     max_table_rows: int
 
 
-class Split:
-    """One data set's part of the page.
+class Section:
+    """The section of the page about one split.
 
     Args:
-        scores: Of its rows, at least one of them.
-        dataset: For pictures and texts; None = none are shown.
-        name: Of the split; empty for the only one.
-        ident: What the page's ids of this part begin with.
+        split: Scores of at least one row with their rows; without rows, no pictures and texts are shown.
+        ident: Beginning of the section's element ids.
         options: How much is shown.
     """
 
-    def __init__(self, scores: VoGScores, dataset: Any, name: str, ident: str, options: Options) -> None:
-        self.scores = scores
-        self.name = name
+    def __init__(self, split: ScoredSplit, ident: str, options: Options) -> None:
+        self.scores = scores = split.scores
+        self.name = split.name
         self.ident = ident
-        self.found = Findings(scores, dataset)
-        self.column = self.found.column
-        self.n_left_out = int((~self.found.is_finite).sum())
+        self.findings = Findings(split)
+        self.column = self.findings.column
+        self.n_excluded = int((~self.findings.is_finite).sum())
         self.run_facts = wording.run_facts(scores)
         self.digests = wording.digests(scores)
         self.meanings = wording.column_meanings(scores)
-        self._dataset = dataset
+        self._split = split
         self._options = options
-        self._make = CardMaker(scores, dataset, self.column)
+        self._make = CardMaker(split, self.column)
 
-    # What was found
+    # Findings
 
     @property
     def tail(self) -> HardTail:
         """Which tail of the ranking is the hard one in this run."""
-        return self.found.tail
+        return self.findings.tail
 
     @property
     def verdict(self) -> str:
@@ -67,19 +65,19 @@ class Split:
         return wording.verdict(self.tail.tail)
 
     @property
-    def measures(self) -> Grid | None:
+    def measures(self) -> TextTable | None:
         """The numbers behind it."""
-        return measures_grid(self.tail)
+        return measures_table(self.tail)
 
     @property
     def correlations(self) -> pd.DataFrame | None:
         """Spearman rank correlations."""
-        return self.found.correlations
+        return self.findings.correlations
 
     @property
-    def detection(self) -> Grid | None:
+    def detection(self) -> TextTable | None:
         """How well each column finds the rows that are known to be mislabelled."""
-        return None if self.found.detection is None else detection_grid(self.found.detection)
+        return None if self.findings.detection is None else detection_table(self.findings.detection)
 
     @property
     def detection_note(self) -> str:
@@ -92,8 +90,8 @@ class Split:
         shown = [("rows", f"{len(self.scores):,}")]
         if snapshots := self.scores.manifest.get("snapshots"):
             shown.append(("snapshots", str(len(snapshots))))
-        if self.found.no_errors is None:
-            shown.append(("last prediction wrong", f"{self.found.is_error.mean():.1%}"))
+        if self.findings.no_errors is None:
+            shown.append(("last prediction wrong", f"{self.findings.is_error.mean():.1%}"))
         for other, name in (("loss", "Spearman with loss"), ("gradient_magnitude", "Spearman with mean |gradient|")):
             if self.correlations is not None and other in self.correlations:
                 shown.append((name, signed(float(self.correlations["vog"][other]))))
@@ -102,10 +100,10 @@ class Split:
     @property
     def charts(self) -> list[figures.Drawing]:
         """Every figure that the columns allow, the most telling first; that of classes stands with their table."""
-        found, table, ident, drawn = self.found, self.found.table, self.ident, []
-        if (deciles := found.deciles) is not None:
+        findings, table, ident, drawn = self.findings, self.findings.table, self.ident, []
+        if (deciles := findings.deciles) is not None:
             drawn.append(figures.decile_figure(deciles, self.column, f"{ident}-deciles"))
-        if (early_late := found.early_late) is not None:
+        if (early_late := findings.early_late) is not None:
             drawn.append(figures.early_late_figure(early_late, f"{ident}-early-late"))
         if len(table) and {"confidence", "variability"} <= set(table):
             x, y, color = (table[name].to_numpy() for name in ("variability", "confidence", "vog"))
@@ -113,7 +111,7 @@ class Split:
         if len(table):
             unit = wording.unit_of(wording.first_target(self.scores))
             drawn.append(figures.histogram_figure(table["vog"].to_numpy(dtype=np.float64), unit, f"{ident}-spread"))
-        if (stability := found.stability) is not None:
+        if (stability := findings.stability) is not None:
             drawn.append(figures.stability_figure(stability, stability_in_words(stability), f"{ident}-stability"))
         return drawn
 
@@ -122,7 +120,7 @@ class Split:
     @cached_property
     def galleries(self) -> list[Gallery]:
         """The two ends of the ranking, and the rows that changed most."""
-        count = min(self._options.top_k, max(1, int(self.found.is_finite.sum()) // 2))  # no row at both ends
+        count = min(self._options.top_k, max(1, int(self.findings.is_finite.sum()) // 2))  # no row at both ends
         highest, lowest = most_extreme(self.scores, self.column, count)
         by = f"By {self.column}, most extreme first."
         wanted = [
@@ -132,13 +130,13 @@ class Split:
         changed = most_changed(self.scores, self._options.top_k)
         if changed is not None:
             wanted.append((changed.title, changed.note, "changed", changed.rows))
-        known = [(title, note, tone, rows[self.found.is_finite[rows]]) for title, note, tone, rows in wanted]
+        known = [(title, note, tone, rows[self.findings.is_finite[rows]]) for title, note, tone, rows in wanted]
         return [Gallery(title, note, tone, self._make.cards(rows)) for title, note, tone, rows in known if len(rows)]
 
     @cached_property
     def class_galleries(self) -> list[tuple[str, list[Gallery]]]:
         """The ends of the ranking within each class, with the class's name."""
-        classes, per_class = self.found.classes, self._options.per_class
+        classes, per_class = self.findings.classes, self._options.per_class
         if classes is None or not per_class:
             return []
         return class_galleries(
@@ -148,7 +146,7 @@ class Split:
     @property
     def class_galleries_note(self) -> str:
         """Which classes have galleries, where not all have."""
-        classes = self.found.classes
+        classes = self.findings.classes
         n_classes = 0 if classes is None else int((classes["class"] >= 0).sum())
         if classes is None or n_classes <= MAX_CLASS_GALLERIES:
             return ""
@@ -174,25 +172,25 @@ class Split:
     @property
     def class_figure(self) -> figures.Drawing | None:
         """The chart of classes."""
-        classes = self.found.classes
+        classes = self.findings.classes
         if classes is None:
             return None
         known = classes[classes["class"] >= 0].reset_index(drop=True)
         return figures.class_figure(known, class_names(self.scores, known["class"]), f"{self.ident}-classes")
 
     @property
-    def classes(self) -> Grid | None:
+    def classes(self) -> TextTable | None:
         """The table of classes."""
-        return None if self.found.classes is None else classes_grid(self.scores, self.found.classes)
+        return None if self.findings.classes is None else classes_table(self.scores, self.findings.classes)
 
     @cached_property
-    def table(self) -> Grid | None:
+    def table(self) -> TextTable | None:
         """The table of rows; None where none is wanted."""
         if not self._options.max_table_rows:
             return None
         are_texts = any(card.text is not None for gallery in self.galleries for card in gallery.cards)
-        texts_of = self._dataset if are_texts else None
-        return rows_grid(self.scores, self.column, self._options.max_table_rows, texts_of=texts_of)
+        split = self._split if are_texts else self._split.without_rows()
+        return rows_table(split, self.column, self._options.max_table_rows)
 
     @property
     def label_column(self) -> int | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +9,9 @@ import pandas as pd
 
 from vog_hf.evaluation import HardTail
 from vog_hf.scores.formatting import ABSENT, number, shortened
-from vog_hf.scores.pictures import show_rows
+from vog_hf.scores.pictures import RowViews
 from vog_hf.scores.ranking import class_names, has_classes, most_extreme, row_values
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
 EXCERPT = 90  # characters of a text
@@ -19,7 +19,7 @@ CLASSES = ("label", "prediction")
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """A table; the first ``text_columns`` columns are words, the others numbers."""
 
     caption: str
@@ -28,7 +28,7 @@ class Grid:
     text_columns: int
 
 
-def measures_grid(tail: HardTail) -> Grid | None:
+def measures_table(tail: HardTail) -> TextTable | None:
     """The numbers behind the verdict on the tails; None where no measure of difficulty can tell."""
     names = {"misclassified": ("share misclassified", "0.5"), "loss": ("mean percentile of the loss", "0")}
     lines = []
@@ -39,10 +39,10 @@ def measures_grid(tail: HardTail) -> Grid | None:
             values = [number(value) for value in (found.low, found.middle, found.high, found.association)]
             lines.append([said, *values, interval, chance])
     headings = ["measure", "lowest 20 %", "middle 60 %", "highest 20 %", "association", "95 % interval", "chance"]
-    return Grid(f"Difficulty by {tail.column}", headings, lines, 1) if lines else None
+    return TextTable(f"Difficulty by {tail.column}", headings, lines, 1) if lines else None
 
 
-def detection_grid(found: pd.DataFrame) -> Grid:
+def detection_table(found: pd.DataFrame) -> TextTable:
     """How well columns find given rows, from `vog_hf.evaluation.detection_table` with its own k."""
     precision, recall = (str(name) for name in found if "_at_" in str(name))
     names = found[["column", "direction"]].to_numpy().tolist()
@@ -50,10 +50,10 @@ def detection_grid(found: pd.DataFrame) -> Grid:
     lines = [[*words, *map(number, values)] for words, values in zip(names, numbers, strict=True)]
     first = precision.rpartition("_")[2]
     headings = ["column", "direction", "AUROC", "average precision", f"precision at {first}", f"recall at {first}"]
-    return Grid("Rows known to be mislabelled, by column", headings, lines, 2)
+    return TextTable("Rows known to be mislabelled, by column", headings, lines, 2)
 
 
-def classes_grid(scores: VoGScores, classes: pd.DataFrame) -> Grid:
+def classes_table(scores: VoGScores, classes: pd.DataFrame) -> TextTable:
     """The table of classes, from `vog_hf.evaluation.class_table`."""
     headings = {
         "rows": "rows",
@@ -66,18 +66,18 @@ def classes_grid(scores: VoGScores, classes: pd.DataFrame) -> Grid:
     names = ["no label" if name is None else str(name) for name in class_names(scores, classes["class"])]
     cells = [[number(value) for value in classes[column].tolist()] for column in shown]
     lines = [list(line) for line in zip(names, *cells, strict=True)]
-    return Grid("Rows by given class", ["class", *shown.values()], lines, 1)
+    return TextTable("Rows by given class", ["class", *shown.values()], lines, 1)
 
 
-def rows_grid(scores: VoGScores, column: str, limit: int, *, texts_of: Any = None) -> Grid:
+def rows_table(split: ScoredSplit, column: str, limit: int) -> TextTable:
     """The rows at both ends of the ranking, half of ``limit`` from each; all of them where they are no more.
 
     Args:
-        scores: Of the rows.
-        column: What they are ranked by.
-        limit: How many rows at most, at least 1.
-        texts_of: The data set, where its rows are texts.
+        split: Scores with their rows, of which texts are shown; without rows, the table has no texts.
+        column: Column that they are ranked by.
+        limit: Maximum number of rows, at least 1.
     """
+    scores = split.scores
     n_rows = len(scores)
     first, last = -(-limit // 2), limit // 2
     highest, lowest = most_extreme(scores, column, n_rows if n_rows <= limit else first)
@@ -88,21 +88,23 @@ def rows_grid(scores: VoGScores, column: str, limit: int, *, texts_of: Any = Non
         else f"The {first:,} rows with the highest and the {last:,} with the lowest {column}: "
         f"{len(rows):,} of {n_rows:,} rows."
     )
-    words = _words(scores, rows, texts_of)
+    words = _words(split, rows)
     names = [name for name in scores.column_names if name not in words]
     cells = [[number(value) for value in row_values(scores, name, rows)] for name in names]
     lines = [list(line) for line in zip(*words.values(), *cells, strict=True)]
-    return Grid(caption, [*words, *names], lines, len(words))
+    return TextTable(caption, [*words, *names], lines, len(words))
 
 
-def _words(scores: VoGScores, rows: npt.NDArray[np.int64], texts_of: Any) -> Mapping[str, list[str]]:
-    """The columns that are no scores: the row's number and id, its text, label and prediction."""
+def _words(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> Mapping[str, list[str]]:
+    """The columns that are not scores: the row's number and id, its text, label and prediction."""
+    scores = split.scores
     words = {"row": [str(row) for row in rows]}
     if scores.ids is not None:
         words["id"] = [str(scores.ids[row]) for row in rows]
-    if texts_of is not None:
-        shown = show_rows(texts_of, rows)
-        words["text"] = [shortened(text, EXCERPT) if isinstance(text, str) else ABSENT for text in shown]
+    if split.rows is not None:
+        views = RowViews(split, kept=0)
+        texts = (views.view(row).text for row in rows)
+        words["text"] = [ABSENT if text is None else shortened(text, EXCERPT) for text in texts]
     for name in CLASSES:
         if name in scores.column_names and is_class(scores, name):
             words[name] = [number(value) for value in row_values(scores, name, rows)]

@@ -7,10 +7,10 @@ from typing import Any
 
 from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
 from vog_hf.report.page import GENERATOR, page
-from vog_hf.report.section import Options, Split
+from vog_hf.report.section import Options, Section
 from vog_hf.runtime.files import explained_disk_errors, write_atomically
 from vog_hf.scores.formatting import escaped
-from vog_hf.scores.scored_rows import require_scores, shown_splits
+from vog_hf.scores.scored_rows import ScoredSplit, pair_with_rows, require_scores
 from vog_hf.scores.vog_scores import VoGScores
 
 MAX_CARDS = 500  # of a gallery
@@ -67,30 +67,25 @@ def write_report(
     path = as_path("path", path)
     _require_ours(path)
     options = Options(top_k, per_class, max_table_rows)
-    splits = [
-        Split(part, rows, name, f"s{place}", options)
-        for place, (name, part, rows) in enumerate(_splits(scores, dataset))
-    ]
-    text = page(title or _default_title(splits), splits)
+    sections = [Section(split, f"s{place}", options) for place, split in enumerate(_splits(scores, dataset))]
+    text = page(title or _default_title(sections), sections)
     with explained_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, partial(Path.write_text, data=escaped(text), encoding="utf-8"))
     return path
 
 
-def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:
-    """Name, scores and rows of each part; every one of them verified before anything is drawn."""
+def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[ScoredSplit]:
+    """The splits of the page; every one of them is verified before anything is drawn."""
     require_scores(scores)
-    sizes = [len(part) for part in scores.values()] if isinstance(scores, Mapping) else [len(scores)]
+    sizes = [len(of_split) for of_split in scores.values()] if isinstance(scores, Mapping) else [len(scores)]
     if not sizes or not all(sizes):
-        raise ConfigError(
-            "a report needs scores of at least one row for every split; leave out the splits without rows"
-        )
-    return shown_splits(scores, dataset)
+        raise ConfigError("a report needs scores of at least one row for every split; leave out splits without rows")
+    return pair_with_rows(scores, dataset)
 
 
-def _default_title(splits: list[Split]) -> str:
-    model = splits[0].scores.manifest.get("model") or {}
+def _default_title(sections: list[Section]) -> str:
+    model = sections[0].scores.manifest.get("model") or {}
     name = model.get("name") or model.get("class")
     return f"VoG report: {name}" if name else "VoG report"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type
 from vog_hf.review.html import shell
 from vog_hf.review.journal import Journal
-from vog_hf.review.service import Answer, Desk, answering
-from vog_hf.scores.scored_rows import verify_shown_rows
+from vog_hf.review.service import Answer, ReviewService, answering
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -49,11 +49,10 @@ def review_app(
         RowMismatchError: The data set, or the journal, is of other rows.
         ConfigError: Gradio is not installed.
     """
-    if dataset is not None:
-        verify_shown_rows(dataset, scores)
-    gradio = import_gradio()
-    opened = Journal.open(Path(journal), scores)
-    desk = Desk(scores, dataset, opened, title=title, reviewer=reviewer, is_from_hub=is_from_hub)
+    require_type("scores", scores, VoGScores, "pass the scores of one dataset")
+    split, gradio = ScoredSplit("", scores, dataset), import_gradio()
+    options: dict[str, Any] = {"title": title, "reviewer": reviewer, "is_from_hub": is_from_hub}
+    service = ReviewService(split, Journal.open(Path(journal), scores), **options)
 
     class ReviewApp(gradio.Blocks):  # type: ignore[name-defined]
         def launch(self, *given: Any, **options: Any) -> Any:
@@ -65,7 +64,7 @@ def review_app(
             css_template=shell("review.css"),
             js_on_load=shell("review.js"),
             apply_default_css=False,
-            server_functions=_functions(desk, gradio.Request, app),
+            server_functions=_functions(service, gradio.Request, app),
         )
     return app
 
@@ -84,11 +83,11 @@ def import_gradio() -> Any:
     return gradio
 
 
-def _functions(desk: Desk, request_type: type, app: Any) -> list[Any]:
+def _functions(service: ReviewService, request_type: type, app: Any) -> list[Any]:
     """What the page calls: a function under each name, which refuses other web sites."""
 
     def published(name: str) -> Any:
-        ask = answering(getattr(desk, name))
+        ask = answering(getattr(service, name))
 
         def answer(asked: Any, request: Any) -> Answer:
             if not isinstance(asked, dict) or not is_own_page(request.headers, _own_names(app)):

@@ -6,20 +6,22 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from PIL import Image
 
 from vog_hf.errors import ConfigError, RowMismatchError
 from vog_hf.review.decision import DECISIONS, Decision, hex_of
 from vog_hf.review.journal import Journal
 from vog_hf.review.journal_header import JournalHeader, given_labels
 from vog_hf.scores.formatting import printable
-from vog_hf.scores.pictures import show_rows
+from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.ranking import class_names, ranking_column
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
 DECISION, LABEL, NOTE = "decision", "label", "note"  # the questions
 ROW, ROW_HASH = "row", "row_hash"  # metadata of a record
 SUBMITTED = "submitted"
+SIDE = 640  # pixels of a picture's longer side; larger pictures are reduced to a few times that
 
 
 def to_argilla(scores: VoGScores, dataset: Any, rows: Sequence[int]) -> list[Any]:
@@ -37,23 +39,12 @@ def to_argilla(scores: VoGScores, dataset: Any, rows: Sequence[int]) -> list[Any
     Raises:
         ConfigError: There is no such row, or argilla is not installed.
     """
-    argilla = import_argilla()
+    split, argilla = ScoredSplit("", scores, dataset), import_argilla()
     numbers = [int(row) for row in rows]
     outside = next((row for row in numbers if not 0 <= row < len(scores)), None)
     if outside is not None:
         raise ConfigError(f"rows must lie in 0..{len(scores) - 1}, got {outside}")
-    contents = [None] * len(numbers) if dataset is None else show_rows(dataset, numbers)
-    return [
-        argilla.Record(
-            id=str(row),
-            fields=_field(row, content),
-            metadata=_metadata(scores, row),
-            suggestions=[
-                argilla.Suggestion(LABEL, value=value, agent="last snapshot") for value in _guess(scores, row)
-            ],
-        )
-        for row, content in zip(numbers, contents, strict=True)
-    ]
+    return [_record(argilla, view) for view in RowViews(split, SIDE, fit=_as_decoded, kept=0).views(numbers)]
 
 
 def argilla_questions(scores: VoGScores) -> list[dict[str, Any]]:
@@ -114,32 +105,42 @@ def import_argilla() -> Any:
     return argilla
 
 
-def _field(row: int, content: Any) -> dict[str, Any]:
-    if content is None or isinstance(content, str):
-        return {"text": f"row {row}" if not content else printable(content)}
-    return {"image": content}
+def _as_decoded(image: Image.Image, _: int) -> Image.Image:
+    return image
 
 
-def _metadata(scores: VoGScores, row: int) -> dict[str, Any]:
-    found: dict[str, Any] = {ROW: row}
+def _record(argilla: Any, view: RowView) -> Any:
+    suggestions = [argilla.Suggestion(LABEL, value=value, agent="last snapshot") for value in _suggested(view)]
+    return argilla.Record(id=str(view.row), fields=_field(view), metadata=_metadata(view), suggestions=suggestions)
+
+
+def _field(view: RowView) -> dict[str, Any]:
+    if view.picture is not None:
+        return {"image": view.picture}
+    return {"text": printable(view.text) if view.text else f"row {view.row}"}
+
+
+def _metadata(view: RowView) -> dict[str, Any]:
+    scores, row = view.scores, view.row
+    metadata: dict[str, Any] = {ROW: row}
     if scores.row_hash is not None:
-        found[ROW_HASH] = hex_of(scores.row_hash[row])
-    labels = given_labels(scores)
-    if labels is not None and labels[row] >= 0:
-        found["given"] = printable(str(class_names(scores, [labels[row]])[0]))
+        metadata[ROW_HASH] = hex_of(scores.row_hash[row])
+    if given_labels(scores) is not None and view.label is not None:
+        metadata["given"] = printable(str(view.label))
     for name in dict.fromkeys((ranking_column(scores), "vog", "vog_percentile")):
-        if name in scores.column_names and np.isfinite(scores.column(name)[row]):
-            found[name] = float(scores.column(name)[row])
-    return found
+        value = view.value(name)
+        if value is not None:
+            metadata[name] = float(value)
+    return metadata
 
 
-def _guess(scores: VoGScores, row: int) -> list[str]:
-    """The predicted class, as the question's value, where it is not the given one."""
-    labels = given_labels(scores)
-    if labels is None or "prediction" not in scores.column_names:
+def _suggested(view: RowView) -> list[str]:
+    """The predicted class, as the question's value, if it is not the given one."""
+    labels = given_labels(view.scores)
+    if labels is None or "prediction" not in view.scores.column_names:
         return []
-    prediction = int(scores.column("prediction")[row])
-    return [] if prediction == labels[row] else [str(prediction)]
+    prediction = int(view.scores.column("prediction")[view.row])
+    return [] if prediction == labels[view.row] else [str(prediction)]
 
 
 def _row_of(record: Any, journal: Journal) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vog_hf.review.decision import Decision
+from vog_hf.review.row_records import RowRecord, SmallRecord
 from vog_hf.scores.descriptions import heat_note
 from vog_hf.scores.formatting import printable
 from vog_hf.scores.ranking import class_names
-from vog_hf.scores.row_view import RowView, SmallView
 from vog_hf.scores.vog_scores import VoGScores
 
 LABEL_NOTE = (
@@ -39,26 +39,26 @@ class PageMaker:
             lstrip_blocks=True,
         )
         self._row = environment.get_template("row.html.j2")
-        self._said = environment.get_template("said.html.j2")
+        self._decisions = environment.get_template("decisions.html.j2")
 
-    def row(self, view: RowView, near: Sequence[SmallView]) -> dict[str, str]:
-        """The parts of the page that show a row: ``stage``, ``facts`` and ``near``."""
-        kind = "overlay" if view.picture is not None else "strip"
-        note = heat_note(self._scores, {kind}) if view.heat is not None else ""
-        notes = {"heat_note": note, "label_note": self._label_note}
-        module = self._row.make_module({"view": view, "near": near, "kind": kind, **notes})
+    def row(self, record: RowRecord, near: Sequence[SmallRecord]) -> dict[str, str]:
+        """The parts of the page that show a row: ``stage``, ``facts`` and ``near_rows``."""
+        kind = "overlay" if record.picture is not None else "strip"
+        note = heat_note(self._scores, {kind}) if record.heat is not None else ""
+        values = {"view": record, "near": near, "kind": kind, "heat_note": note, "label_note": self._label_note}
+        module = self._row.make_module(values)
         return {part: str(getattr(module, part)()) for part in ("stage", "facts", "near_rows")}
 
-    def said(self, row: int, mine: Mapping[int, Decision], others: Mapping[int, list[Decision]]) -> str:
-        """What was decided about a row; the others' decisions only beside one's own, so that they do not lead it."""
-        own = mine.get(row)
-        return self._said.render(
-            own=None if own is None else self._told(own),
-            others=[] if own is None else [self._told(decision) for decision in others.get(row, [])],
-            hidden=len(others.get(row, [])) if own is None else 0,
+    def decisions(self, row: int, own: Mapping[int, Decision], others: Mapping[int, list[Decision]]) -> str:
+        """The decisions about a row; those of others only to a reviewer who has decided, so that they do not lead."""
+        own_decision, of_others = own.get(row), others.get(row, [])
+        return self._decisions.render(
+            own=None if own_decision is None else self._in_words(own_decision),
+            others=[] if own_decision is None else [self._in_words(decision) for decision in of_others],
+            hidden=len(of_others) if own_decision is None else 0,
         )
 
-    def _told(self, decision: Decision) -> dict[str, Any]:
+    def _in_words(self, decision: Decision) -> dict[str, Any]:
         name = None if decision.label is None else class_names(self._scores, [decision.label])[0]
         return {
             "reviewer": decision.reviewer,

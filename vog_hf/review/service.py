@@ -1,7 +1,7 @@
-"""What the page asks for, answered: a queue to walk through, decisions into the journal, and where the review stands.
+"""Answers to what the page of the review asks: rows of a queue, decisions into the journal, and progress.
 
-The desk keeps nothing of a visitor: each question carries who asks, the filter and the row that is on the screen. So a
-page that is reloaded, or whose server was started again, goes on where it was.
+The service keeps nothing of a visitor: each request carries the reviewer, the filter and the row on the screen. So a
+page that is reloaded, or whose server was restarted, continues where it was.
 """
 
 import functools
@@ -17,28 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vog_hf.errors import ConfigError, VoGError
+from vog_hf.errors import VoGError
 from vog_hf.evaluation import hard_tail
 from vog_hf.review.agreement import reviewer_agreement
-from vog_hf.review.decision import DECISIONS, Decision
+from vog_hf.review.decision import Decision
 from vog_hf.review.html import PageMaker
 from vog_hf.review.journal import Journal
 from vog_hf.review.queue import Filter, Queue
+from vog_hf.review.requests import Request, RequestReader
+from vog_hf.review.row_records import TITLES, RowRecords
 from vog_hf.scores.descriptions import verdict
 from vog_hf.scores.formatting import escaped, printable, signed
 from vog_hf.scores.pictures import row_texts
 from vog_hf.scores.ranking import class_names, has_classes, ranking_column
-from vog_hf.scores.row_view import TITLES, RowMaker
-from vog_hf.scores.vog_scores import VoGScores, class_count
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.vog_scores import class_count
 
-NEIGHBOURS = 6
-MAX_NAME = 80  # characters of a reviewer's name
-MAX_NOTE = 2_000
-MAX_SEARCH = 200
+NEIGHBORS = 6
 PAIRS = 3  # of reviewers whose agreement is told
 PACE = 20  # decisions that the pace is taken from
-SKIPPED = ("", "me", "anyone")  # rows to walk past: none, those decided by the one who asks, those decided by anyone
-Asked = Mapping[str, Any]
 Answer = dict[str, Any]
 Rows = npt.NDArray[np.int64]
 
@@ -52,37 +49,35 @@ class _Order:
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """The decisions that stand, as one reviewer sees them."""
+class _Decided:
+    """The decisions that count, as one reviewer sees them."""
 
-    mine: Mapping[int, Decision]
+    own: Mapping[int, Decision]
     others: Mapping[int, list[Decision]]
     last: str  # id of the reviewer's last decision that is not undone; empty: there is none
 
     def skipped(self, skip: str, n_rows: int) -> npt.NDArray[np.bool_]:
-        """``[rows]``, whether a row is to be walked past."""
-        found = np.zeros(n_rows, dtype=bool)
-        decided = {"": set(), "me": set(self.mine), "anyone": set(self.mine) | set(self.others)}[skip]
-        found[list(decided)] = True
-        return found
+        """``[rows]``, whether a row is skipped."""
+        is_skipped = np.zeros(n_rows, dtype=bool)
+        decided = {"": set(), "me": set(self.own), "anyone": set(self.own) | set(self.others)}[skip]
+        is_skipped[list(decided)] = True
+        return is_skipped
 
 
-class Desk:
-    """A data set under review.
+class ReviewService:
+    """Answers to what the page of a review asks about a dataset.
 
     Args:
-        scores: Of the data set.
-        dataset: Its rows, verified; None = only numbers are shown.
-        journal: Where the decisions go.
-        title: Name of the data set.
+        split: Scores with their rows; without rows, only numbers are shown.
+        journal: Journal for the decisions.
+        title: Name of the dataset.
         reviewer: Name that the page proposes to whoever opens it.
-        is_from_hub: Whether the rows are somebody's on the Hub, and may not show any file of this machine.
+        is_from_hub: Whether the rows belong to someone else on the Hub, and may not show any file of this machine.
     """
 
     def __init__(
         self,
-        scores: VoGScores,
-        dataset: Any,
+        split: ScoredSplit,
         journal: Journal,
         *,
         title: str = "",
@@ -90,20 +85,21 @@ class Desk:
         is_from_hub: bool = False,
     ) -> None:
         self.title = printable(title)
-        self._scores, self._journal, self._reviewer = scores, journal, reviewer
-        texts = None if dataset is None else row_texts(dataset)
+        self._scores, self._journal, self._reviewer = split.scores, journal, reviewer
+        texts = None if split.rows is None else row_texts(split.rows)
         self._has_texts = texts is not None
-        self._queue = Queue(scores, texts)
-        self._rows = RowMaker(scores, dataset, is_from_hub=is_from_hub)
-        self._pages = PageMaker(scores)
-        self._writing = threading.Lock()
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="vog-review-ahead")
+        self._queue = Queue(self._scores, texts)
+        self._records = RowRecords(split, is_from_hub=is_from_hub)
+        self._pages = PageMaker(self._scores)
+        self._reader = RequestReader(len(self._scores), len(self._classes), self._queue.columns)
+        self._journal_lock = threading.Lock()
+        self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="vog-review-prefetch")
         self._order = lru_cache(maxsize=16)(self._order_of)
-        self._shown = lru_cache(maxsize=32)(self._shown_row)
+        self._page_of = lru_cache(maxsize=32)(self._make_page)
 
     # What the page may ask
 
-    def about(self, _: Asked) -> Answer:
+    def about(self, _: Request) -> Answer:
         """What does not change: columns to order by, classes, the keys' targets."""
         return {
             "title": self.title,
@@ -118,64 +114,60 @@ class Desk:
             "key": f"{len(self._scores)}-{self._scores.manifest.get('rows_digest', '')}-{self.title}",
         }
 
-    def show(self, asked: Asked) -> Answer:
-        """The row that is named, or the one ``step`` places on in the queue; of rows outside it just ``any``."""
-        reviewer, chosen, skip = self._who_and_what(asked)
-        order, standing = self._order(chosen), self._standing(reviewer)
-        if asked.get("any"):
-            row: int | None = _whole(asked, "row", len(self._scores))
+    def show(self, request: Request) -> Answer:
+        """The row that is named, or the one ``step`` rows on in the queue; with ``any``, a row outside the queue."""
+        chosen, skip = self._reader.filter(request), self._reader.skip(request)
+        order, decided = self._order(chosen), self._decided(self._reader.reviewer(request))
+        if request.get("any"):
+            row: int | None = self._reader.row(request)
         else:
-            skipped = standing.skipped(skip, len(self._scores))
-            row = self._row_from(order, skipped, asked.get("row"), asked.get("step", 0))
-        return self._answer(row, order, standing, chosen, skip)
+            skipped = decided.skipped(skip, len(self._scores))
+            row = _row_from(order, skipped, self._reader.optional_row(request), self._reader.step(request))
+        return self._answer(row, order, decided, chosen, skip)
 
-    def decide(self, asked: Asked) -> Answer:
+    def decide(self, request: Request) -> Answer:
         """Write a decision about the row on the screen, then show the next one."""
-        reviewer, chosen, _ = self._who_and_what(asked, named=True)
-        self._order(chosen)  # a queue that cannot be shown is found before anything is written
-        row, decision = _whole(asked, "row", len(self._scores)), asked.get("decision")
-        if decision not in DECISIONS:
-            raise ConfigError(f"a decision is one of {', '.join(DECISIONS)}, got {decision!r}")
-        label = _whole(asked, "label", len(self._classes)) if decision == "relabel" else None
-        note = _text(asked, "note", MAX_NOTE)
-        with self._writing:
+        reviewer = self._reader.reviewer(request, required=True)
+        self._order(self._reader.filter(request))  # a queue that cannot be shown is found before anything is written
+        self._reader.skip(request)
+        row, (decision, label, note) = self._reader.row(request), self._reader.decision(request)
+        with self._journal_lock:
             before = self._journal.standing().get((row, reviewer))
             # The page asks again where it got no answer: what was written then is not written twice.
             if before is None or (before.decision, before.label, before.note) != (decision, label, note):
                 self._journal.decide(row, decision, reviewer=reviewer, label=label, note=note)
-        return self.show({**asked, "step": 1})
+        return self.show({**request, "step": 1})
 
-    def undo(self, asked: Asked) -> Answer:
+    def undo(self, request: Request) -> Answer:
         """Take back the reviewer's ``last`` decision that the page knows of, and show its row.
 
         Where another one is the last, because of another tab or because the answer to an undo was lost, nothing is
         taken back: the page learns of it first.
         """
-        reviewer, chosen, skip = self._who_and_what(asked, named=True)
-        row, last = asked.get("row"), _text(asked, "last", MAX_NAME)
-        if row is not None:
-            _whole(asked, "row", len(self._scores))
+        reviewer = self._reader.reviewer(request, required=True)
+        chosen, skip = self._reader.filter(request), self._reader.skip(request)
+        row, last = self._reader.optional_row(request), self._reader.last(request)
         order = self._order(chosen)  # what cannot be shown is found before anything is written
-        with self._writing:
+        with self._journal_lock:
             undone = self._journal.undo(reviewer, only=last)
-        standing, said = self._standing(reviewer), "There is nothing to undo."
+        decided, message = self._decided(reviewer), "There is nothing to undo."
         if undone is not None:
-            row, said = undone.row, f"Undone: {undone.decision} of row {undone.row}."
-        elif standing.last:
-            said = "Nothing was undone: your last decision is not the one that this page knew. Undo again to do it."
-        return {**self._answer(row, order, standing, chosen, skip), "message": said}
+            row, message = undone.row, f"Undone: {undone.decision} of row {undone.row}."
+        elif decided.last:
+            message = "Nothing was undone: your last decision is not the one that this page shows. Undo again to do it."
+        return {**self._answer(row, order, decided, chosen, skip), "message": message}
 
-    def facts(self, _: Asked) -> Answer:
+    def facts(self, _: Request) -> Answer:
         """What takes longer: which tail is the hard one in this run, and how far reviewers agree."""
         return {"verdict": f"{verdict(self._tail)} (by {self._column}).", "agreement": self._agreement()}
 
-    def decisions(self, _: Asked) -> Answer:
+    def decisions(self, _: Request) -> Answer:
         """The whole journal, everybody's decisions, to be saved by the browser."""
         return {"name": escaped(self._journal.path.name), "text": self._journal.text()}
 
-    def sound(self, asked: Asked) -> Answer:
-        """The sound of a row beside the one that is shown."""
-        return {"sound": self._rows.sound(_whole(asked, "row", len(self._scores)))}
+    def sound(self, request: Request) -> Answer:
+        """The sound of a row next to the one that is shown."""
+        return {"sound": self._records.sound(self._reader.row(request))}
 
     # How
 
@@ -194,93 +186,53 @@ class Desk:
             return []
         return [printable(str(name)) for name in class_names(self._scores, range(class_count(self._scores)))]
 
-    def _who_and_what(self, asked: Asked, *, named: bool = False) -> tuple[str, Filter, str]:
-        """The reviewer, the queue without what is decided, and which decided rows are walked past."""
-        reviewer = _text(asked, "reviewer", MAX_NAME).strip()
-        if named and not reviewer:
-            raise ConfigError("a decision needs the name of its reviewer; give yours at the top of the page")
-        skip = asked.get("skip", "")
-        if skip not in SKIPPED:
-            raise ConfigError(f"skip must be one of {SKIPPED}, got {skip!r}")
-        return reviewer, self._filter(asked.get("filter") or {}), skip
-
-    def _filter(self, given: Asked) -> Filter:
-        low, high = (_share(given, name, default) for name, default in (("low", 0.0), ("high", 100.0)))
-        order, tail = given.get("order", self._column), given.get("tail", "highest")
-        if order not in self._queue.columns or tail not in ("highest", "lowest") or low > high:
-            raise ConfigError(f"no queue can be ordered by {order!r}, {tail!r} first, from percentile {low} to {high}")
-        classes = given.get("classes") or []
-        return Filter(
-            order=order,
-            tail=tail,
-            classes=tuple(_whole({"class": c}, "class", len(self._classes)) for c in classes),
-            mismatched=bool(given.get("mismatched")),
-            percentile=(low, high),
-            search=_text(given, "search", MAX_SEARCH).strip(),
-        )
-
     def _order_of(self, chosen: Filter) -> _Order:
         rows = np.asarray(self._queue.rows(chosen, set()), dtype=np.int64)
         place = np.full(len(self._scores), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         return _Order(rows, place)
 
-    def _standing(self, reviewer: str) -> _Standing:
-        mine: dict[int, Decision] = {}
+    def _decided(self, reviewer: str) -> _Decided:
+        own: dict[int, Decision] = {}
         others: dict[int, list[Decision]] = {}
-        with self._writing:
+        with self._journal_lock:
             standing, last = self._journal.standing(), self._journal.last_of(reviewer)
         for (row, who), decision in standing.items():
             if who == reviewer:
-                mine[row] = decision
+                own[row] = decision
             else:
                 others.setdefault(row, []).append(decision)
-        return _Standing(mine, others, "" if last is None else last.id)
+        return _Decided(own, others, "" if last is None else last.id)
 
-    def _row_from(self, order: _Order, skipped: npt.NDArray[np.bool_], row: Any, step: Any) -> int | None:
-        """The row itself, the next one before or after it that is not walked past, else one from the other end."""
-        if step not in (-1, 0, 1):
-            raise ConfigError(f"step must be -1, 0 or 1, got {step!r}")
-        place = -1 if row is None else int(order.place[_whole({"row": row}, "row", len(self._scores))])
-        if place >= 0 and step == 0:
-            return int(order.rows[place])
-        left = np.flatnonzero(~skipped[order.rows])
-        if not len(left):
-            return None
-        if place < 0 or step >= 0:
-            after = int(np.searchsorted(left, place, side="right"))
-            return int(order.rows[left[after if after < len(left) else 0]])
-        return int(order.rows[left[int(np.searchsorted(left, place)) - 1]])
-
-    def _answer(self, row: int | None, order: _Order, standing: _Standing, chosen: Filter, skip: str) -> Answer:
-        skipped = standing.skipped(skip, len(self._scores))
-        decided = sum(order.place[row] >= 0 for row in standing.mine)
+    def _answer(self, row: int | None, order: _Order, decided: _Decided, chosen: Filter, skip: str) -> Answer:
+        skipped = decided.skipped(skip, len(self._scores))
         answer: Answer = {
             "row": row,
             "place": None if row is None or order.place[row] < 0 else int(order.place[row]) + 1,
             "length": len(order.rows),
             "left": int((~skipped[order.rows]).sum()),
-            "decided": int(decided),
-            "pace": pace([decision.time for decision in standing.mine.values()]),
-            "last": standing.last,
+            "decided": sum(int(order.place[reviewed] >= 0) for reviewed in decided.own),
+            "pace": pace([decision.time for decision in decided.own.values()]),
+            "last": decided.last,
             "message": "",
             "mine": None,
         }
         if row is None:
             return {**answer, "html": {}, "label": None, "prediction": None}
-        answer |= {"html": self._shown(row, chosen), "said": self._pages.said(row, standing.mine, standing.others)}
-        mine = standing.mine.get(row)
-        if mine is not None:
-            answer["mine"] = {"decision": mine.decision, "label": mine.label, "note": printable(mine.note)}
+        decisions = self._pages.decisions(row, decided.own, decided.others)
+        answer |= {"html": self._page_of(row, chosen), "decisions": decisions}
+        own = decided.own.get(row)
+        if own is not None:
+            answer["mine"] = {"decision": own.decision, "label": own.label, "note": printable(own.note)}
         answer |= {name: self._class_of(name, row) for name in ("label", "prediction")}
-        following = self._row_from(order, skipped, row, 1)
+        following = _row_from(order, skipped, row, 1)
         if following is not None and following != row:
-            self._ahead.submit(self._shown, following, chosen)
+            self._prefetcher.submit(self._page_of, following, chosen)
         return answer
 
-    def _shown_row(self, row: int, chosen: Filter) -> dict[str, str]:
-        near = [int(other) for other in self._queue.neighbours(row, chosen, NEIGHBOURS)]
-        return self._pages.row(self._rows.view(row), self._rows.small_views(near))
+    def _make_page(self, row: int, chosen: Filter) -> dict[str, str]:
+        near = self._queue.neighbours(row, chosen, NEIGHBORS)
+        return self._pages.row(self._records.record(row), self._records.small_records(near))
 
     def _class_of(self, column: str, row: int) -> int | None:
         if not self._classes or column not in self._scores.column_names:
@@ -289,17 +241,31 @@ class Desk:
         return value if value >= 0 else None
 
     def _agreement(self) -> str:
-        with self._writing:
-            found = reviewer_agreement(self._journal.standing().values())
-        if not found.rows:
+        with self._journal_lock:
+            agreement = reviewer_agreement(self._journal.standing().values())
+        if not agreement.rows:
             return ""
-        table = found.pairs.sort_values("rows", ascending=False, kind="stable").head(PAIRS)
+        table = agreement.pairs.sort_values("rows", ascending=False, kind="stable").head(PAIRS)
         pairs = [
             f"{a} and {b}: Cohen's kappa {'not defined' if np.isnan(kappa) else signed(kappa)}"
             for a, b, kappa in zip(table["a"], table["b"], table["kappa"], strict=True)
         ]
-        same = round(found.share * found.rows)
-        return printable(f"Same decision on {same:,} of {found.rows:,} rows that several decided. {'; '.join(pairs)}.")
+        same, rows = round(agreement.share * agreement.rows), agreement.rows
+        return printable(f"Same decision on {same:,} of {rows:,} rows with several reviewers. {'; '.join(pairs)}.")
+
+
+def _row_from(order: _Order, skipped: npt.NDArray[np.bool_], row: int | None, step: int) -> int | None:
+    """The row itself, the next one before or after it that is not skipped, else one from the other end."""
+    place = -1 if row is None else int(order.place[row])
+    if place >= 0 and step == 0:
+        return int(order.rows[place])
+    left = np.flatnonzero(~skipped[order.rows])
+    if not len(left):
+        return None
+    if place < 0 or step >= 0:
+        after = int(np.searchsorted(left, place, side="right"))
+        return int(order.rows[left[after if after < len(left) else 0]])
+    return int(order.rows[left[int(np.searchsorted(left, place)) - 1]])
 
 
 def answering(function: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -330,24 +296,3 @@ def pace(times: list[str]) -> float | None:
         return None
     gap = float(np.median([(after - before).total_seconds() for before, after in pairwise(last)]))
     return 60 / max(gap, 0.1)
-
-
-def _whole(asked: Asked, name: str, count: int) -> int:
-    value = asked.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
-        raise ConfigError(f"{name} must be a whole number from 0 to {count - 1}, got {value!r:.40}")
-    return value
-
-
-def _share(asked: Asked, name: str, default: float) -> float:
-    value = asked.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
-        raise ConfigError(f"a percentile lies in 0..100, got {value!r:.40}")
-    return float(value)
-
-
-def _text(asked: Asked, name: str, length: int) -> str:
-    value = asked.get(name, "")
-    if not isinstance(value, str) or len(value) > length:
-        raise ConfigError(f"{name} must be a text of at most {length} characters, got {str(value)[:40]!r}")
-    return escaped(value)

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from vog_hf.data.row_identity import by_split_name, identify_rows
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
-from vog_hf.scores.scored_rows import given_label_names, require_scores, verify_rows
+from vog_hf.scores.scored_rows import ScoredSplit, given_label_names, remember_scores, require_scores
 from vog_hf.scores.vog_scores import VoGScores, class_count
 
 logger = logging.getLogger(__name__)
@@ -28,9 +27,6 @@ logger = logging.getLogger(__name__)
 DECLARATION = re.compile(r"vog_hf:(?P<prefix>\w*):(?P<name>.+)")
 TARGET_NAME = re.compile(r"vog(_\w+)?")
 CORE_ENDINGS = {True: ("", "_class_normalized", "_percentile"), False: ("", "_normalized", "_percentile")}
-
-# The scores that were put onto a data set, for as long as that very object lives.
-_SCORES_OF: weakref.WeakKeyDictionary[Dataset, VoGScores] = weakref.WeakKeyDictionary()
 
 
 def add_vog_columns(
@@ -76,8 +72,7 @@ def add_vog_columns(
         if not isinstance(scores, Mapping) or not set(scores) <= set(dataset):
             got = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
             raise ConfigError(f"a DatasetDict needs a mapping from its splits {sorted(dataset)} to scores, got {got}")
-        parts = scores.items()
-        return DatasetDict({s: add_vog_columns(dataset[s], part, columns, prefix=prefix) for s, part in parts})
+        return DatasetDict({s: add_vog_columns(dataset[s], scores[s], columns, prefix=prefix) for s in scores})
     if not has_table(dataset):
         raise DataError(
             f"columns can be added to a datasets.Dataset, got a {type(dataset).__name__}; read the scores with "
@@ -85,27 +80,9 @@ def add_vog_columns(
         )
     if isinstance(scores, Mapping):
         raise ConfigError(f"one Dataset needs one VoGScores, got a mapping of {sorted(scores)}; pass scores[split]")
-    names = {prefix + name: name for name in _chosen(scores, columns)}
-    check_column_names(dataset, names)
-    verify_rows(dataset, scores)
-    features = Features({column: score_feature(dataset, scores, name, prefix) for column, name in names.items()})
-    values = {column: _values(scores, name) for column, name in names.items()}
-    added = Dataset.from_dict(values, features=features, split=dataset.split)
-    scored = with_more_columns(dataset.with_format(None), added)
-    _SCORES_OF[scored] = scores
-    return scored
-
-
-def scores_of(dataset: Dataset) -> VoGScores | None:
-    """The scores that `add_vog_columns` put onto this very data set; None for any other, and for what was made of it.
-
-    Example:
-        >>> scores = VoGScores({"vog": np.array([0.5, 0.25])}, {})
-        >>> scored = add_vog_columns(Dataset.from_dict({"text": ["a", "b"]}), scores, ["vog"])
-        >>> scores_of(scored) is scores, scores_of(scored.select([0])) is None
-        (True, True)
-    """
-    return _SCORES_OF.get(dataset)
+    names = _chosen(scores, columns)
+    check_column_names(dataset, [prefix + name for name in names])
+    return _with_columns(ScoredSplit("", scores, dataset), names, prefix)
 
 
 def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
@@ -318,11 +295,22 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
     return list(columns)
 
 
-def class_feature(dataset: Dataset, scores: VoGScores, name: str) -> ClassLabel | None:
+def _with_columns(split: ScoredSplit, names: Sequence[str], prefix: str) -> Dataset:
+    """Add columns of the scores to the rows as stored."""
+    features = Features({prefix + name: score_feature(split, name, prefix) for name in names})
+    values = {prefix + name: _values(split.scores, name) for name in names}
+    added = Dataset.from_dict(values, features=features, split=split.rows.split)
+    scored = with_more_columns(split.rows.with_format(None), added)
+    remember_scores(scored, split.scores)
+    return scored
+
+
+def class_feature(split: ScoredSplit, name: str) -> ClassLabel | None:
     """The classes that a column of scores holds: those of the labels that were scored, where all values are of them."""
     if name not in ("label", "prediction"):
         return None
-    features = (dataset.features.get(label) for label in given_label_names(scores))
+    scores = split.scores
+    features = (split.rows.features.get(label) for label in given_label_names(scores))
     feature = next((f for f in features if isinstance(f, ClassLabel)), None)
     names = scores.manifest.get("class_names")
     if feature is not None and names and feature.names != names:  # the model numbers the same classes otherwise
@@ -330,12 +318,12 @@ def class_feature(dataset: Dataset, scores: VoGScores, name: str) -> ClassLabel 
     return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature
 
 
-def score_feature(dataset: Dataset, scores: VoGScores, name: str, prefix: str = "") -> ClassLabel | Value:
+def score_feature(split: ScoredSplit, name: str, prefix: str = "") -> ClassLabel | Value:
     """The feature of a column of scores, which declares that it is one."""
     declaration = f"vog_hf:{prefix}:{name}"
-    if not np.issubdtype(scores.column(name).dtype, np.integer):
+    if not np.issubdtype(split.scores.column(name).dtype, np.integer):
         return Value("float32", id=declaration)
-    classes = class_feature(dataset, scores, name)
+    classes = class_feature(split, name)
     return Value("int32", id=declaration) if classes is None else ClassLabel(names=classes.names, id=declaration)
 
 

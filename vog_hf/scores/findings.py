@@ -21,8 +21,9 @@ from vog_hf.evaluation import (
     ranking_stability,
 )
 from vog_hf.scores.ranking import has_classes, ranking_column
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import ROW_ID
-from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.scores.vog_scores import COMPANIONS
 
 DECILES = 10
 MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 17
@@ -32,17 +33,17 @@ class Findings:
     """Tables about one data set's ranking; None where its columns do not allow one.
 
     Args:
-        scores: Of at least one row. Rows without a finite score are left out of everything.
-        dataset: What was scored, if it may be asked which rows are known to be mislabelled.
+        split: Scores of at least one row (rows without a finite score are excluded from everything); its rows tell
+            which of them are known to be mislabeled.
 
     Attributes:
         column: What rows are ranked by.
         is_finite: ``[rows]``, whether a row has a finite score.
     """
 
-    def __init__(self, scores: VoGScores, dataset: Any = None) -> None:
-        self.scores = scores
-        self.dataset = dataset
+    def __init__(self, split: ScoredSplit) -> None:
+        self.scores = scores = split.scores
+        self._rows = split.rows
         self.column = ranking_column(scores)
         values = [scores.column(name).astype(np.float64) for name in dict.fromkeys(("vog", self.column))]
         self.is_finite = np.logical_and.reduce([np.isfinite(v) for v in values])
@@ -109,9 +110,9 @@ class Findings:
         None where the data set has no such column (`vog_hf.data.plant_label_noise` leaves one), or no row, or
         every row, is one of them.
         """
-        if not has_table(self.dataset) or self.dataset.features.get(CORRUPTED) != Value("bool"):
+        if not has_table(self._rows) or self._rows.features.get(CORRUPTED) != Value("bool"):
             return None
-        known = self.dataset.select_columns([CORRUPTED]).with_format("arrow")[:].column(CORRUPTED)
+        known = self._rows.select_columns([CORRUPTED]).with_format("arrow")[:].column(CORRUPTED)
         wrong = known.fill_null(False).to_numpy()[self.is_finite]
         if wrong.all() or not wrong.any():
             return None

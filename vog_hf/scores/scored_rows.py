@@ -1,7 +1,9 @@
-"""Proof that the rows of a dataset are those that were scored."""
+"""Scores with the rows they belong to: the record that outputs take, and the proof that the rows are those."""
 
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
+
+# The scores that were put onto a dataset, for as long as that very object lives.
+_SCORES_OF: weakref.WeakKeyDictionary[Dataset, VoGScores] = weakref.WeakKeyDictionary()
 
 
 def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
@@ -36,58 +41,96 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
     )
 
 
-def require_scores(scores: Any) -> None:
-    """Raise ConfigError where these are neither `VoGScores` nor a mapping of splits to them."""
-    parts = scores.values() if isinstance(scores, Mapping) else [scores]
-    for part in parts:
-        require_type("scores", part, VoGScores, "pass VoGScores, or a mapping from splits to them")
+@dataclass(frozen=True, eq=False)
+class ScoredSplit:
+    """The scores of a split together with the rows that were scored, verified when it is made.
 
-
-def shown_splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[tuple[str, VoGScores, Any]]:
-    """Name, scores and rows of each split that is to be shown, its rows verified; the name of the only one is empty.
-
-    Args:
-        scores: Of a data set, or of splits by name.
-        dataset: What was scored; of several splits a mapping of them (others may be in it); None = nothing is shown.
+    Attributes:
+        name: Name of the split; empty for a dataset without splits.
+        scores: Scores of its rows.
+        rows: A `Dataset`, or any map-style dataset (only the number of its rows can be compared); None = no rows are
+            shown.
 
     Raises:
-        ConfigError: Splits that do not fit the data set's.
-        RowMismatchError: The data set's rows are not the ones that were scored.
+        RowMismatchError: The rows are not the ones that were scored.
+        DataError: Rows that cannot be read by their number.
+
+    Example:
+        >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {})
+        >>> len(ScoredSplit("train", scores, ["a", "b"]))
+        2
+    """
+
+    name: str
+    scores: VoGScores
+    rows: Any = None
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            return
+        check_map_style(self.rows)
+        if not has_table(self.rows):
+            self.scores.identity.verify(identify_rows(self.rows))
+        elif scores_of(self.rows) is not self.scores:
+            verify_rows(self.rows, self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def without_rows(self) -> "ScoredSplit":
+        """Return the scores alone, to be shown in numbers."""
+        return replace(self, rows=None)
+
+
+def pair_with_rows(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[ScoredSplit]:
+    """Pair each split's scores with its rows; a dataset without splits gives one with an empty name.
+
+    Args:
+        scores: Scores of a dataset, or of its splits by name.
+        dataset: The dataset that was scored; for several splits a mapping that has (at least) all of them; None = no
+            rows are shown.
+
+    Raises:
+        ConfigError: No scores, or splits that do not fit those of the dataset.
+        RowMismatchError: The rows of the dataset are not the ones that were scored.
         DataError: Rows that cannot be read by their number.
     """
+    require_scores(scores)
     dataset = by_split_name(dataset) if isinstance(dataset, Mapping) else dataset
-    if isinstance(scores, Mapping):
-        scores = by_split_name(scores)
-        if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
-            got = sorted(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
-            raise ConfigError(
-                f"scores of the splits {sorted(scores)} need a mapping with these splits as data set, got {got}"
-            )
-        parts = [(name, part, None if dataset is None else dataset[name]) for name, part in scores.items()]
-    else:
-        parts = [("", scores, dataset)]
-    for _, part, rows in parts:
-        if rows is not None:
-            verify_shown_rows(rows, part)
-    return parts
+    if not isinstance(scores, Mapping):
+        return [ScoredSplit("", scores, dataset)]
+    scores = by_split_name(scores)
+    if dataset is not None and not (isinstance(dataset, Mapping) and set(scores) <= set(dataset)):
+        got = sorted(dataset) if isinstance(dataset, Mapping) else type(dataset).__name__
+        raise ConfigError(
+            f"scores of the splits {sorted(scores)} need a mapping with these splits as dataset, got {got}; pass the "
+            "DatasetDict that was scored"
+        )
+    return [ScoredSplit(name, scores[name], None if dataset is None else dataset[name]) for name in scores]
 
 
-def verify_shown_rows(dataset: Any, scores: VoGScores) -> None:
-    """Raise where the rows of a data set that is to be shown beside its scores are not those that were scored.
+def require_scores(scores: Any) -> None:
+    """Raise ConfigError unless these are `VoGScores`, or a mapping from splits to them."""
+    for of_split in scores.values() if isinstance(scores, Mapping) else [scores]:
+        require_type("scores", of_split, VoGScores, "pass VoGScores, or a mapping from splits to them")
 
-    Args:
-        dataset: One split: a `Dataset`, or any map-style data set, of which only the number of rows can be compared.
-        scores: Its scores.
 
-    Raises:
-        RowMismatchError: The rows differ.
-        DataError: Rows that cannot be read by their number.
+def scores_of(dataset: Dataset) -> VoGScores | None:
+    """The scores that `add_vog_columns` put onto this very dataset; None for any other, and for what was made of it.
+
+    Example:
+        >>> from vog_hf.scores import add_vog_columns
+        >>> scores = VoGScores({"vog": np.array([0.5, 0.25])}, {})
+        >>> scored = add_vog_columns(Dataset.from_dict({"text": ["a", "b"]}), scores, ["vog"])
+        >>> scores_of(scored) is scores, scores_of(scored.select([0])) is None
+        (True, True)
     """
-    check_map_style(dataset)
-    if has_table(dataset):
-        verify_rows(dataset, scores)
-    else:
-        scores.identity.verify(identify_rows(dataset))
+    return _SCORES_OF.get(dataset)
+
+
+def remember_scores(dataset: Dataset, scores: VoGScores) -> None:
+    """Note that these rows, with the scores as columns, have been verified: see `scores_of`."""
+    _SCORES_OF[dataset] = scores
 
 
 def given_label_names(scores: VoGScores) -> Sequence[str]:

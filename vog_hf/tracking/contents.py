@@ -9,9 +9,10 @@ import pandas as pd
 from vog_hf.evaluation import auroc, stability_in_words
 from vog_hf.scores.descriptions import DETECTION_NOTE
 from vog_hf.scores.findings import DECILES, Findings
-from vog_hf.scores.pictures import contact_sheet, data_map
+from vog_hf.scores.pictures import RowViews, data_map, draw_contact_sheet
 from vog_hf.scores.ranking import class_names
-from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.vog_scores import COMPANIONS
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
 from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables
 
@@ -35,25 +36,24 @@ class Contents:
     summary: dict[str, str]
 
 
-def contents(scores: VoGScores, dataset: Any, top_k: int) -> Contents:
+def contents(split: ScoredSplit, top_k: int) -> Contents:
     """What to log of some scores.
 
     Args:
-        scores: Of the data set, finished or of the snapshots up to now.
-        dataset: What shows the rows; None = tables without pictures and texts.
-        top_k: Rows in the tables of highest and lowest rows.
+        split: Scores, finished or of the snapshots up to now; without rows, tables have no pictures and texts.
+        top_k: Number of rows in the tables of highest and lowest rows.
     """
-    found = Findings(scores, dataset)
-    tail = found.tail
-    tables = row_tables(scores, dataset, top_k, tail)
-    (scalars, values), (of_classes, values_of_classes) = _of_all_rows(found), _of_classes(found)
+    findings, views = Findings(split), RowViews(split)
+    tail = findings.tail
+    tables = row_tables(views, top_k, tail)
+    (scalars, values), (of_classes, values_of_classes) = _of_all_rows(findings), _of_classes(findings)
     scalars, values = scalars | of_classes, values | values_of_classes
     count = min(SHEET_ROWS, len(tables["highest"].columns["row"]))
     if any(picture is not None for end in TAIL_OF_END for picture in tables[end].columns.get("image", [])[:count]):
-        sheet = contact_sheet(scores, dataset, count=count)
-        caption = " ".join(extreme_caption(scores, end, count, tail) for end in TAIL_OF_END)
+        sheet = draw_contact_sheet(views, count=count)
+        caption = " ".join(extreme_caption(split.scores, end, count, tail) for end in TAIL_OF_END)
         values["contact_sheet"] = Picture(sheet, caption)
-    stability, words = _stability(found)
+    stability, words = _stability(findings)
     values = {**tables, **values, **stability}
     captions = [f"{name}: {v.caption}" for name, v in values.items() if isinstance(v, Table) and v.caption]
     return Contents(
@@ -63,9 +63,9 @@ def contents(scores: VoGScores, dataset: Any, top_k: int) -> Contents:
     )
 
 
-def _of_all_rows(found: Findings) -> tuple[dict[str, float], dict[str, Record]]:
+def _of_all_rows(findings: Findings) -> tuple[dict[str, float], dict[str, Record]]:
     """Scalars, histogram, data map and what is known to be mislabelled."""
-    scores, table = found.scores, found.table
+    scores, table = findings.scores, findings.table
     scalars: dict[str, float] = {
         "n_rows": len(scores),
         "n_snapshots": len(scores.manifest.get("snapshots", [])),
@@ -73,50 +73,50 @@ def _of_all_rows(found: Findings) -> tuple[dict[str, float], dict[str, Record]]:
     if table.empty:
         return scalars, {}
     vog = table["vog"].to_numpy(dtype=np.float64)
-    scalars |= {"mean": float(vog.mean()), "std": float(vog.std()), **_rank_correlations(found)}
+    scalars |= {"mean": float(vog.mean()), "std": float(vog.std()), **_rank_correlations(findings)}
     values: dict[str, Record] = {"histogram": Histogram(vog)}
     if {"variability", "confidence"} <= set(table):
         points = (table[name].to_numpy() for name in ("variability", "confidence", "vog"))
         values["data_map"] = Picture(*data_map(*points))
-    if found.detection is not None:
-        values["detection"] = Table(_table(found.detection).columns, DETECTION_NOTE)
+    if findings.detection is not None:
+        values["detection"] = Table(_table(findings.detection).columns, DETECTION_NOTE)
     return scalars, values
 
 
-def _rank_correlations(found: Findings) -> dict[str, float]:
+def _rank_correlations(findings: Findings) -> dict[str, float]:
     """Spearman correlation of VoG with each companion, and of early with late; none with equal values."""
-    if found.correlations is None:
+    if findings.correlations is None:
         return {}
-    of_vog = found.correlations["vog"]
+    of_vog = findings.correlations["vog"]
     known = {f"spearman_{name}": float(of_vog[name]) for name in COMPANIONS if name in of_vog}
     if {"vog_early", "vog_late"} <= set(of_vog.index):
-        known["spearman_early_late"] = float(found.correlations["vog_early"]["vog_late"])
+        known["spearman_early_late"] = float(findings.correlations["vog_early"]["vog_late"])
     return known
 
 
-def _of_classes(found: Findings) -> tuple[dict[str, float], dict[str, Record]]:
+def _of_classes(findings: Findings) -> tuple[dict[str, float], dict[str, Record]]:
     """Classes, and the errors by decile of the column that the tables are ranked by, early and late."""
-    if found.classes is None:
+    if findings.classes is None:
         return {}, {}
-    names = class_names(found.scores, found.classes["class"])
-    shown, cut = found.classes[:MAX_TABLE_ROWS], ""
-    if len(shown) < len(found.classes):
-        cut = f"The first {len(shown):,} of {len(found.classes):,} classes, as many as a table of W&B can hold."
+    names = class_names(findings.scores, findings.classes["class"])
+    shown, cut = findings.classes[:MAX_TABLE_ROWS], ""
+    if len(shown) < len(findings.classes):
+        cut = f"The first {len(shown):,} of {len(findings.classes):,} classes, as many as a table of W&B can hold."
     values: dict[str, Record] = {
         "classes": Table({**_table(shown).columns, "class": names[: len(shown)]}, cut),
-        "mean_by_class": _class_bars(found.classes, names),
+        "mean_by_class": _class_bars(findings.classes, names),
     }
-    deciles = found.deciles
+    deciles = findings.deciles
     if deciles is None:
         return {}, values
     values["error_by_decile"] = _table(deciles)
     values["error_by_decile_chart"] = LineChart(
-        f"Error by decile of {found.column} (95 % interval)",
+        f"Error by decile of {findings.column} (95 % interval)",
         "decile (1 = lowest)",
         deciles["decile"].tolist(),
         {"error": deciles["error"].tolist()} | {end: deciles[f"error_{end}"].tolist() for end in ("low", "high")},
     )
-    if (both := found.early_late) is not None:
+    if (both := findings.early_late) is not None:
         values["early_late_chart"] = LineChart(
             "Error by decile of early and late VoG",
             "decile (1 = lowest)",
@@ -124,7 +124,7 @@ def _of_classes(found: Findings) -> tuple[dict[str, float], dict[str, Record]]:
             {name: both[f"error_{name}"].tolist() for name in ("early", "late")},
         )
     scalars = {f"error_decile_{decile}": float(deciles["error"][decile - 1]) for decile in (1, DECILES)}
-    area = auroc(found.labelled[found.column], found.is_error)
+    area = auroc(findings.labelled[findings.column], findings.is_error)
     return scalars | ({"auroc_misclassified": area} if np.isfinite(area) else {}), values
 
 
@@ -139,9 +139,9 @@ def _class_bars(classes: pd.DataFrame, names: list[str | int | None]) -> BarChar
     return BarChart(f"Mean VoG by class{cut}", "class", "mean VoG", dict(highest))
 
 
-def _stability(found: Findings) -> tuple[dict[str, Record], list[str]]:
+def _stability(findings: Findings) -> tuple[dict[str, Record], list[str]]:
     """How the ranking by raw VoG changed from snapshot to snapshot, and what that says."""
-    table = found.stability
+    table = findings.stability
     if table is None:
         return {}, []
     lines = ("spearman_previous", "spearman_final", "overlap_top_10_previous", "overlap_top_10_final")

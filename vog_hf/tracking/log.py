@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from vog_hf.errors import ConfigError, require_type, whole_number
-from vog_hf.scores.scored_rows import require_scores, shown_splits
+from vog_hf.scores.scored_rows import pair_with_rows, require_scores
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.contents import MAX_TABLE_ROWS, Contents, contents
+from vog_hf.tracking.contents import MAX_TABLE_ROWS, contents
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +93,17 @@ def log_scores(
         if run is None:
             logger.warning("the VoG scores are not logged, because no run is active: %s", backend.HOW_TO_START)
         return False
-    splits = shown_splits(scores, dataset)
-    found: dict[str, Contents] = {split: contents(part, rows, top_k) for split, part, rows in splits}
+    splits = pair_with_rows(scores, dataset)
     logged: dict[str, Any] = {}
-    for split, said in found.items():
-        prefix = f"vog/{split}/" if split else "vog/"
-        values = backend.translated(said.values) | {"about": backend.about(said.sentences)}
+    for split, logged_contents in [(split, contents(split, top_k)) for split in splits]:
+        prefix = f"vog/{split.name}/" if split.name else "vog/"
+        values = backend.translated(logged_contents.values) | {"about": backend.about(logged_contents.sentences)}
         logged |= {prefix + name: value for name, value in values.items()}
-        backend.summarize(own_run, {prefix + name: value for name, value in said.summary.items()})
+        backend.summarize(own_run, {prefix + name: value for name, value in logged_contents.summary.items()})
     log_values(logged)
     if artifact:
-        for split, part, _ in splits:
-            backend.log_artifact(own_run, split, part)
+        for split in splits:
+            backend.log_artifact(own_run, split.name, split.scores)
     return True
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from vog_hf.evaluation import HardTail
 from vog_hf.scores.formatting import escaped
-from vog_hf.scores.pictures import THUMBNAIL, row_heat, show_rows, thumbnail
+from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.media import Table
@@ -23,35 +22,31 @@ TAIL_OF_END = {"highest": "high", "lowest": "low"}
 Rows = npt.NDArray[np.int64]
 
 
-def row_tables(scores: VoGScores, dataset: Any, top_k: int, tail: HardTail) -> dict[str, Table]:
+def row_tables(views: RowViews, top_k: int, tail: HardTail) -> dict[str, Table]:
     """``highest`` and ``lowest``, and where rows have classes ``highest_by_class`` and ``lowest_by_class``.
 
     Args:
-        scores: Of the data set.
-        dataset: What shows the rows; None = no pictures or texts.
-        top_k: Rows in each of the first two tables.
-        tail: Which end is the hard one, for the captions.
+        views: Views of the rows.
+        top_k: Number of rows in each of the first two tables.
+        tail: Hard end of the ranking, for the captions.
     """
-    of_all = {
-        end: _table(scores, dataset, rows, extreme_caption(scores, end, len(rows), tail))
+    scores = views.scores
+    tables = {
+        end: _table(views, rows, extreme_caption(scores, end, len(rows), tail))
         for end, rows in extreme_rows(scores, top_k).items()
     }
-    of_classes = {
-        f"{end}_by_class": _table(
-            scores,
-            dataset,
-            rows,
+    for end, rows in extreme_rows_of_classes(scores).items():
+        caption = (
             f"The {end} rows of {_classes_in(scores, rows)} by {ranking_column(scores)}, {len(rows):,} of "
-            f"{len(scores):,} rows. {_said_of(end, tail)}",
+            f"{len(scores):,} rows. {_verdict_on(end, tail)}"
         )
-        for end, rows in extreme_rows_of_classes(scores).items()
-    }
-    return of_all | of_classes
+        tables[f"{end}_by_class"] = _table(views, rows, caption)
+    return tables
 
 
 def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:
     """Which rows are shown of one end of the ranking, and what this run says of it."""
-    return f"The {count:,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_said_of(end, tail)}"
+    return f"The {count:,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_verdict_on(end, tail)}"
 
 
 def extreme_rows(scores: VoGScores, top_k: int) -> dict[str, Rows]:
@@ -93,7 +88,7 @@ def _classes_in(scores: VoGScores, rows: Rows) -> str:
     return f"each of {shown:,} classes" if shown == all_of_them else f"the first {shown:,} of {all_of_them:,} classes"
 
 
-def _said_of(end: str, tail: HardTail) -> str:
+def _verdict_on(end: str, tail: HardTail) -> str:
     """What this run says of one end of its ranking."""
     if tail.tail == "unclear":
         return "Which end holds the hard rows is unclear in this run."
@@ -101,36 +96,28 @@ def _said_of(end: str, tail: HardTail) -> str:
     return f"In this run the hard rows are {'here' if hard else 'at the other end'}."
 
 
-def _table(scores: VoGScores, dataset: Any, rows: Rows, caption: str) -> Table:
-    """A table of these rows, each column of one type; the caption says, too, where a cell is cut or what it shows."""
+def _table(views: RowViews, rows: Rows, caption: str) -> Table:
+    """A table of these rows, each column of one type; the caption also says where a cell is cut or what it shows."""
+    scores, of_rows = views.scores, views.views(rows)
     first = [name for name in FIRST_COLUMNS if name in scores.column_names]
     others = [name for name in scores.column_names if name not in first]
-    shown = [None] * len(rows) if dataset is None else show_rows(dataset, rows, side=THUMBNAIL)
     columns = {
         "row": rows.tolist(),
-        **({} if scores.ids is None else {"id": [escaped(str(scores.ids[row])) for row in rows]}),
-        **_shown(shown),
-        **_heat_maps(scores, rows, shown),
+        **({} if scores.ids is None else {"id": [escaped(str(view.id)) for view in of_rows]}),
+        **_content(of_rows),
         **{name: list(row_values(scores, name, rows)) for name in (*first, *others)},
     }
     if "heat_map" in columns:
         caption += " Heat maps: where the gradient changed most between snapshots, within each row by itself."
-    if any(isinstance(value, str) and len(value) > MAX_TEXT for value in shown):
+    if any(view.text is not None and len(view.text) > MAX_TEXT for view in of_rows):
         caption += f" Texts end after {MAX_TEXT:,} characters."
     return Table(columns, caption)
 
 
-def _shown(shown: Sequence[Any]) -> dict[str, list[Any]]:
-    """The column ``image`` or ``text``; none where the rows have neither."""
-    if any(isinstance(value, Image.Image) for value in shown):
-        return {"image": [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]}
-    if any(isinstance(value, str) for value in shown):
-        return {"text": [escaped(value[:MAX_TEXT]) if isinstance(value, str) else None for value in shown]}
-    return {}
-
-
-def _heat_maps(scores: VoGScores, rows: Rows, shown: Sequence[Any]) -> dict[str, list[Image.Image | None]]:
-    """The column ``heat_map``: over a thumbnail of the row's picture, else by itself; none without heat maps."""
-    small = [thumbnail(value) if isinstance(value, Image.Image) else None for value in shown]
-    maps = [row_heat(scores, int(row), picture) for row, picture in zip(rows, small, strict=True)]
-    return {"heat_map": maps} if any(map_of is not None for map_of in maps) else {}
+def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
+    """The columns ``image`` or ``text``, and ``heat_map``; each only if one of the rows has a value for it."""
+    columns: dict[str, list[Any]] = {"image": [view.picture for view in views]}
+    if all(view.picture is None for view in views):
+        columns = {"text": [None if view.text is None else escaped(view.text[:MAX_TEXT]) for view in views]}
+    columns["heat_map"] = [view.heat_picture for view in views]
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}

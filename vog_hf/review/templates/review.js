@@ -1,4 +1,4 @@
-// The page of the review, run by gr.HTML: `element` holds review.html, `server` calls the functions of Desk.
+// The page of the review, run by gr.HTML: `element` holds review.html, `server` calls the functions of ReviewService.
 // What comes from the data arrives as HTML that the server has escaped, or is set as text.
 const root = element.querySelector(".vog-review");
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -108,7 +108,7 @@ async function render(answer) {
       ? "Every row of this queue is decided. Change the filters, or walk past nothing to see them again."
       : "No row passes these filters.";
   }
-  part("said").innerHTML = answer.said ?? "";
+  part("decisions").innerHTML = answer.decisions ?? "";
   part("note").value = drafts[draft(answer.row)] ?? written();
   close(part("picker"));
   for (const button of root.querySelectorAll("[data-decide]")) {
@@ -151,13 +151,13 @@ async function decide(decision, label = null) {
     return;
   }
   const row = shown.row;
-  const said = `${decision} of row ${row}`;
+  const summary = `${decision} of row ${row}`;
   const note = part("note").value;
   const done = await ask("decide", {row, decision, label, note});
   if (done) {
     if (drafts[draft(row)] === note) delete drafts[draft(row)];
     remember();
-    if (!part("status").textContent) part("status").textContent = `Written: ${said}.`;
+    if (!part("status").textContent) part("status").textContent = `Written: ${summary}.`;
     refreshFacts(1500);
   }
 }

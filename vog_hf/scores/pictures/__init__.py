@@ -1,36 +1,39 @@
 """What a row looks like, and pictures of many: what is shown of rows, thumbnails, heat maps, contact sheets, charts.
 
-`ranked` has rows by a column of the scores, `rows` their pictures and texts, `heat` small pictures and heat maps,
-`sheet` contact sheets, `charts` the decile plot and the data map; `canvas` is for these.
+`row_content` reads pictures and texts of rows (`decoding` within bounds of memory), `row_view` is the one view of a row
+that all outputs share; `heat_maps` has thumbnails and heat maps, `contact_sheet` both ends of a ranking as one picture,
+`charts` the decile plot and the data map.
 """
 
 from vog_hf.scores.pictures.charts import data_map, decile_plot, draw_data_map
-from vog_hf.scores.pictures.contact_sheet import contact_sheet
+from vog_hf.scores.pictures.contact_sheet import contact_sheet, draw_contact_sheet
 from vog_hf.scores.pictures.heat_maps import (
     HEAT_COLORS,
     SMOOTHING,
     THUMBNAIL,
     heat_by_itself,
     overlay,
-    row_heat,
     row_overlay,
     strip,
     thumbnail,
 )
 from vog_hf.scores.pictures.row_content import ShownRows, row_picture, row_text, row_texts, show_rows
+from vog_hf.scores.pictures.row_view import RowView, RowViews
 
 __all__ = [
     "HEAT_COLORS",
     "SMOOTHING",
     "THUMBNAIL",
+    "RowView",
+    "RowViews",
     "ShownRows",
     "contact_sheet",
     "data_map",
     "decile_plot",
+    "draw_contact_sheet",
     "draw_data_map",
     "heat_by_itself",
     "overlay",
-    "row_heat",
     "row_overlay",
     "row_picture",
     "row_text",

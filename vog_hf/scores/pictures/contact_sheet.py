@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from vog_hf.config import target_of_column
-from vog_hf.errors import DataError
+from vog_hf.errors import DataError, whole_number
 from vog_hf.scores.formatting import printable, shortened
 from vog_hf.scores.pictures.charts import GREY, INK, drawn, figure_of
-from vog_hf.scores.pictures.heat_maps import row_overlay, thumbnail
-from vog_hf.scores.pictures.row_content import PICTURE_NAMES, show_rows
-from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
+from vog_hf.scores.pictures.heat_maps import row_overlay
+from vog_hf.scores.pictures.row_content import PICTURE_NAMES
+from vog_hf.scores.pictures.row_view import RowView, RowViews
+from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
 RED = "#b3261e"
@@ -62,53 +63,66 @@ def contact_sheet(
 ) -> Image.Image:
     """Two grids side by side: the rows with the highest and those with the lowest value of a column.
 
-    Each picture stands beside itself with its heat map over it (if there are heat maps); below, the row's number and
-    value, and its label, with the prediction behind it where the two differ. Which of the grids holds the hard rows
-    is for the run to show: see `vog_hf.evaluation`.
+    Each picture is drawn twice, the second time with its heat map over it (if there are heat maps); below, the row's
+    number and value, and its label, followed by the prediction if the two differ. Which of the grids holds the hard
+    rows is for the run to show: see `vog_hf.evaluation`.
 
     Args:
-        scores: Of this data set.
-        dataset: With pictures, stored or made by its rows.
-        column: What to rank by; default: `ranking_column`.
+        scores: Scores of this dataset.
+        dataset: Dataset with pictures, stored or made by its rows.
+        column: Column to rank by; default: `ranking_column`.
         count: Pictures per grid; 25 = 5 x 5.
         side: Longer side of each picture, in pixels.
 
     Raises:
         DataError: None of these rows has a picture.
+        RowMismatchError: The rows are not the ones that were scored.
         ConfigError: There is no such column, or ``count`` or ``side`` is below 1.
     """
+    whole_number("side", side, 1)
+    return draw_contact_sheet(RowViews(ScoredSplit("", scores, dataset), side), column=column, count=count)
+
+
+def draw_contact_sheet(views: RowViews, *, column: str | None = None, count: int = 25) -> Image.Image:
+    """The sheet of `contact_sheet`, from views of the rows.
+
+    Raises:
+        DataError: None of these rows has a picture.
+        ConfigError: There is no such column, or ``count`` is below 1.
+    """
+    scores = views.scores
     column = column or ranking_column(scores)
-    grids = most_extreme(scores, column, count)
-    pictures = [show_rows(dataset, rows, side=max(1, side)) for rows in grids]
-    if not any(isinstance(picture, Image.Image) for grid in pictures for picture in grid):
+    grids = [views.views(rows) for rows in most_extreme(scores, column, count)]
+    if all(view.picture is None for grid in grids for view in grid):
         raise DataError(
-            f"a contact sheet needs pictures, and rows {grids[0][:3].tolist()} of the data set have none (a column of "
-            f"pictures, or an array called {', '.join(PICTURE_NAMES)}); pass the data set with its pictures"
+            f"a contact sheet needs pictures, and rows {[view.row for view in grids[0][:3]]} of the dataset have none "
+            f"(a column of images, or an array called {', '.join(PICTURE_NAMES)}); pass the dataset with its pictures"
         )
     n_tiles = len(grids[0])
     columns = int(np.ceil(np.sqrt(n_tiles)))
-    twins = scores.has_heat_maps and scores.heat_map(int(grids[0][0])).ndim == 2
-    layout = _Layout(side, columns, -(-n_tiles // columns), twins)
+    twins = scores.has_heat_maps and scores.heat_map(grids[0][0].row).ndim == 2
+    layout = _Layout(views.side, columns, -(-n_tiles // columns), twins)
     sheet = Image.new("RGB", layout.size, "white")
-    for grid, rows in enumerate(grids):
-        for place, row in enumerate(rows):
-            sheet.paste(_tile(scores, int(row), pictures[grid][place], layout), layout.corner(grid, place))
+    for grid, tiles in enumerate(grids):
+        for place, view in enumerate(tiles):
+            sheet.paste(_tile(view, layout), layout.corner(grid, place))
     return _lettered(sheet, scores, column, grids, layout)
 
 
-def _tile(scores: VoGScores, row: int, picture: Image.Image | str | None, layout: _Layout) -> Image.Image:
-    """A picture, and beside it the same with its heat map, each centred on light grey."""
+def _tile(view: RowView, layout: _Layout) -> Image.Image:
+    """A picture, and next to it the same with its heat map, each centered on light gray."""
     square = (layout.side, layout.side)
     tile = Image.new("RGB", (layout.tile[0], layout.side), "white")
-    small = thumbnail(picture, layout.side) if isinstance(picture, Image.Image) else Image.new("RGB", square, "#d8dee4")
+    small = view.picture or Image.new("RGB", square, "#d8dee4")
     tile.paste(ImageOps.pad(small, square, color="#f0f2f4"), (0, 0))
     if layout.twins:
-        tile.paste(ImageOps.pad(row_overlay(scores, row, small), square, color="#f0f2f4"), (layout.side + 2, 0))
+        heated = row_overlay(view.scores, view.row, small)
+        tile.paste(ImageOps.pad(heated, square, color="#f0f2f4"), (layout.side + 2, 0))
     return tile
 
 
 def _lettered(
-    sheet: Image.Image, scores: VoGScores, column: str, grids: Sequence[npt.NDArray[np.int64]], layout: _Layout
+    sheet: Image.Image, scores: VoGScores, column: str, grids: Sequence[Sequence[RowView]], layout: _Layout
 ) -> Image.Image:
     """The sheet with its titles and captions."""
     figure, canvas = figure_of(sheet.size)
@@ -121,26 +135,24 @@ def _lettered(
         )
 
     width = layout.tile[0] // 7  # characters that fit, at 7 pixels each; 12 in the titles
-    for grid, (name, rows) in enumerate(zip(("highest", "lowest"), grids, strict=True)):
+    for grid, (name, views) in enumerate(zip(("highest", "lowest"), grids, strict=True)):
         title = shortened(f"{name} {column}", max(8, layout.grid_width // 12))
         write(layout.grid_left(grid), 16, title, size=14, weight="bold")
-        for place, row in enumerate(rows):
+        for place, view in enumerate(views):
             x, y = layout.corner(grid, place)
-            names, differ = _caption(scores, int(row), width)
-            value = _number(row_values(scores, column, [int(row)])[0], signed=column.endswith("normalized"))
+            names, differ = _caption(view, width)
+            value = _number(view.value(column), signed=column.endswith("normalized"))
             write(x, y + layout.side + 4, names, color=RED if differ else INK, size=8.5)
-            write(x, y + layout.side + 20, shortened(f"row {row}   {value}", width), color=GREY, size=8)
+            write(x, y + layout.side + 20, shortened(f"row {view.row}   {value}", width), color=GREY, size=8)
     subtitle = shortened(_subtitle(scores, column, layout), sheet.width // 7)
     write(layout.margin, 46, subtitle, color=GREY, size=8.5)
     return drawn(canvas)
 
 
-def _caption(scores: VoGScores, row: int, width: int) -> tuple[str, bool]:
-    """Label, and behind it the prediction where it differs; and whether it does."""
-    label, prediction = (
-        row_values(scores, name, [row])[0] if name in scores.column_names else None for name in ("label", "prediction")
-    )
-    if not has_classes(scores) or prediction is None or label == prediction:
+def _caption(view: RowView, width: int) -> tuple[str, bool]:
+    """Label, followed by the prediction if it differs; and whether it does."""
+    label, prediction = view.label, view.prediction
+    if not has_classes(view.scores) or prediction is None or label == prediction:
         return ("" if label is None else shortened(_number(label), width)), False
     if label is None:
         return f"no label → {shortened(prediction, max(4, width - 11))}", False

@@ -61,7 +61,7 @@ def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75)
         raise ConfigError(
             f"overlay needs a map [height, width] and alpha in 0..1, got shape {heat.shape} and alpha {alpha}"
         )
-    heat = gaussian_filter(_values_of(heat), sigma=SMOOTHING * max(heat.shape))
+    heat = gaussian_filter(finite_heat(heat), sigma=SMOOTHING * max(heat.shape))
     share = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     stretched = Image.fromarray(share).resize(image.size, Image.Resampling.BILINEAR)
     share = np.asarray(stretched)[..., None]
@@ -79,16 +79,6 @@ def row_overlay(scores: VoGScores, row: int, image: Image.Image) -> Image.Image:
     return overlay(image, heat) if heat.ndim == 2 and heat.size else image
 
 
-def row_heat(scores: VoGScores, row: int, picture: Image.Image | None) -> Image.Image | None:
-    """The row's heat map: over its picture, else by itself; None where the scores have none of this row."""
-    if not scores.has_heat_maps:
-        return None
-    heat = scores.heat_map(row)
-    if not heat.size or heat.ndim not in (1, 2):
-        return None
-    return overlay(picture, heat) if picture is not None and heat.ndim == 2 else heat_by_itself(heat)
-
-
 def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
     """A heat map without a picture under it: the brighter, the larger, divided by its own largest value.
 
@@ -101,7 +91,7 @@ def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
         >>> heat_by_itself([0.0, 1.0, 0.5]).size
         (24, 24)
     """
-    heat = _values_of(heat_map)
+    heat = finite_heat(heat_map)
     heat = strip(heat)[0][None] if heat.ndim == 1 else gaussian_filter(heat, sigma=SMOOTHING * max(heat.shape))
     share = np.asarray(heat) / max(float(heat.max()), np.finfo(np.float32).tiny)
     cells = Image.fromarray((255 * colormaps[HEAT_COLORS](share)[..., :3]).round().astype(np.uint8))
@@ -118,6 +108,6 @@ def strip(heat: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
     return np.array([part.max() for part in parts], dtype=np.float32), max(map(len, parts))
 
 
-def _values_of(heat_map: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """A map of finite values of at least 0."""
+def finite_heat(heat_map: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """A heat map with its values finite and >= 0."""
     return np.nan_to_num(np.asarray(heat_map, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)

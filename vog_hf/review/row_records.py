@@ -1,0 +1,182 @@
+"""Rows as the page of the review takes them: pictures and sounds inside the text, numbers as words."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vog_hf.scores.audio import Sounds
+from vog_hf.scores.formatting import number, printable
+from vog_hf.scores.pictures import RowView, RowViews
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.vog_scores import COMPANIONS
+
+SIDE = 480  # pixels of a picture's longer side; smaller ones are enlarged with their pixels as squares
+SMALL_SIDE = 104
+QUALITY = 85  # of WebP
+MAX_TEXT = 20_000  # characters of a row's text
+SMALL_TEXT = 140
+TITLES = {
+    "vog_class_normalized": "VoG, class-normalized",
+    "vog_normalized": "VoG, normalized",
+    "vog": "VoG, raw",
+    "vog_early": "VoG, early snapshots",
+    "vog_late": "VoG, late snapshots",
+    "vog_percentile": "VoG percentile",
+    "gradient_magnitude": "mean |gradient|",
+    "el2n": "EL2N",
+}
+LISTED = (*(name for name in TITLES if name.startswith("vog")), *COMPANIONS)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The confidence in the given label over the snapshots, as places in a box of 100 x 100 (y down).
+
+    Attributes:
+        points: Place, value 0..1, and whether the model predicted the label (None: unknown), per snapshot.
+        first: Name of the first snapshot.
+        last: Name of the last one.
+    """
+
+    points: Sequence[tuple[float, float, float, bool | None]]
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class RowRecord:
+    """Everything that the page shows of one row.
+
+    Attributes:
+        ident: The row's id; None for scores without ids.
+        picture: The picture as a data URI; so are ``heat`` and ``sound``.
+        heat: The heat map: over the picture, or by itself for a row without one.
+        label: Name of the given label, or the number of a row without classes.
+        prediction: The last prediction, likewise.
+        differs: Whether both are classes and differ.
+        values: Names and values of the scores.
+    """
+
+    row: int
+    ident: str | None
+    picture: str | None
+    heat: str | None
+    text: str | None
+    sound: str | None
+    label: str | None
+    prediction: str | None
+    differs: bool
+    values: Sequence[tuple[str, str]]
+    trace: Trace | None
+
+
+@dataclass(frozen=True)
+class SmallRecord:
+    """What the page shows of a row next to another one."""
+
+    row: int
+    picture: str | None
+    text: str | None
+    has_sound: bool
+    prediction: str | None
+    differs: bool
+
+
+class RowRecords:
+    """Records of the rows of a split; the last ones are kept, since neighbors come again.
+
+    Args:
+        split: Scores with their rows; without rows, records have numbers alone.
+        is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
+    """
+
+    def __init__(self, split: ScoredSplit, *, is_from_hub: bool = False) -> None:
+        self._views = RowViews(split, SIDE, is_from_hub=is_from_hub, kept=0)
+        self._small_views = RowViews(split, SMALL_SIDE, is_from_hub=is_from_hub, kept=0)
+        self._sounds = Sounds(split.rows, is_from_hub=is_from_hub)
+        self._listed = [name for name in LISTED if name in split.scores.column_names]
+        self.record = lru_cache(maxsize=32)(self._record)
+        self._small = lru_cache(maxsize=256)(self._small_record)
+
+    def small_records(self, rows: Iterable[int]) -> list[SmallRecord]:
+        """Small records of these rows, in this order."""
+        return [self._small(int(row)) for row in rows]
+
+    def sound(self, row: int) -> str | None:
+        """The row's sound as a data URI; None for a row without one that can be played."""
+        return self._sounds.source(row)
+
+    def _record(self, row: int) -> RowRecord:
+        view = self._views.view(row)
+        return RowRecord(
+            row=row,
+            ident=None if view.id is None else printable(view.id),
+            picture=_webp(view.picture),
+            heat=_webp(view.heat_picture),
+            text=_beginning(view.text, MAX_TEXT),
+            sound=self.sound(row),
+            label=_class(view.label),
+            prediction=_class(view.prediction),
+            differs=view.is_misclassified,
+            values=[(TITLES.get(name, name), number(view.value(name))) for name in self._listed],
+            trace=_trace(view),
+        )
+
+    def _small_record(self, row: int) -> SmallRecord:
+        view = self._small_views.view(row)
+        return SmallRecord(
+            row=row,
+            picture=_webp(view.picture),
+            text=_beginning(view.text, SMALL_TEXT),
+            has_sound=self._sounds.any,
+            prediction=_class(view.prediction),
+            differs=view.is_misclassified,
+        )
+
+
+def _class(name: str | float | None) -> str | None:
+    return None if name is None else printable(number(name))
+
+
+def _trace(view: RowView) -> Trace | None:
+    values, is_correct = view.confidence, view.is_correct
+    if values is None:
+        return None
+    known = np.flatnonzero(np.isfinite(values))
+    across = 100 * known / (len(values) - 1)
+    names = [_snapshot_name(snapshot) for snapshot in view.scores.manifest.get("snapshots", [])] or ["first", "last"]
+    points = [
+        (
+            round(float(x), 1),
+            round(float(100 * (1 - values[at])), 1),
+            float(values[at]),
+            None if is_correct is None else bool(is_correct[at]),
+        )
+        for x, at in zip(across, known, strict=True)
+    ]
+    return Trace(points, printable(names[0]), printable(names[-1]))
+
+
+def _snapshot_name(snapshot: Any) -> str:
+    return str(snapshot["name"]) if snapshot.get("step") is None else f"step {snapshot['step']}"
+
+
+def _webp(image: Image.Image | None) -> str | None:
+    if image is None:
+        return None
+    target = io.BytesIO()
+    image.save(target, "WEBP", quality=QUALITY, method=1)
+    return f"data:image/webp;base64,{base64.b64encode(target.getvalue()).decode('ascii')}"
+
+
+def _beginning(text: str | None, length: int) -> str | None:
+    if text is None:
+        return None
+    text = printable(text.strip())
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,0 +1,137 @@
+"""One row as every output shows it; each writes it in its own form."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
+from vog_hf.scores.pictures.row_content import ShownRows
+from vog_hf.scores.ranking import has_classes, row_values
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.vog_scores import VoGScores
+
+
+@dataclass(frozen=True, eq=False)
+class RowView:
+    """What there is to show of one row.
+
+    Attributes:
+        scores: Scores of all rows.
+        row: Number of the row.
+        picture: Its picture, in the size in which it is shown; None without one.
+        size: Width and height of the picture before it was brought to that size.
+        text: Its text; None for a row with a picture, or with neither.
+    """
+
+    scores: VoGScores
+    row: int
+    picture: Image.Image | None = None
+    size: tuple[int, int] | None = None
+    text: str | None = None
+
+    @property
+    def id(self) -> str | None:
+        """The row's id; None for scores without ids."""
+        return None if self.scores.ids is None else str(self.scores.ids[self.row])
+
+    @cached_property
+    def label(self) -> str | int | float | None:
+        """The given label: name or number of a class, or the number itself; None for a row without one."""
+        return self.value("label")
+
+    @cached_property
+    def prediction(self) -> str | int | float | None:
+        """The last prediction, likewise."""
+        return self.value("prediction")
+
+    @property
+    def is_misclassified(self) -> bool:
+        """Whether label and last prediction are known classes and differ."""
+        return has_classes(self.scores) and None not in (self.label, self.prediction) and self.label != self.prediction
+
+    def value(self, column: str) -> str | int | float | None:
+        """A column's value as a reader wants it (see `row_values`); None without a value or without the column."""
+        return row_values(self.scores, column, [self.row])[0] if column in self.scores.column_names else None
+
+    @cached_property
+    def heat_map(self) -> npt.NDArray[np.float32] | None:
+        """The heat map of this row, finite and >= 0, with one or two axes; None without one."""
+        if not self.scores.has_heat_maps:
+            return None
+        heat = finite_heat(self.scores.heat_map(self.row))
+        return heat if heat.size and heat.ndim in (1, 2) else None
+
+    @cached_property
+    def heat_picture(self) -> Image.Image | None:
+        """The heat map over the row's picture, or by itself; None without one."""
+        if self.heat_map is None:
+            return None
+        if self.picture is not None and self.heat_map.ndim == 2:
+            return overlay(self.picture, self.heat_map)
+        return heat_by_itself(self.heat_map)
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64] | None:
+        """Probability of the given label, ``[snapshots]``; None with fewer than two finite values."""
+        if "confidence" not in self.scores.trajectory_names:
+            return None
+        values = np.asarray(self.scores.trajectory("confidence")[self.row], dtype=np.float64)
+        return values if np.isfinite(values).sum() > 1 else None
+
+    @property
+    def is_correct(self) -> npt.NDArray[np.bool_] | None:
+        """Whether the model predicted the given label, ``[snapshots]``; None without classes or a label."""
+        scores = self.scores
+        if not has_classes(scores) or "prediction" not in scores.trajectory_names or self.label is None:
+            return None
+        return np.asarray(scores.trajectory("prediction")[self.row] == scores.column("label")[self.row])
+
+
+class RowViews:
+    """Views of the rows of a split; a row is read once, and its thumbnail made once, while its view is kept.
+
+    Args:
+        split: Scores with their rows; without rows, views have numbers alone.
+        side: Longer side of pictures in pixels.
+        fit: Function that brings a picture to that side; default: `thumbnail`.
+        is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
+        kept: Number of views that are kept, the most recent; default: all.
+
+    Example:
+        >>> split = ScoredSplit("", VoGScores({"vog": np.array([0.2, 0.1])}, {}), ["a text", "another"])
+        >>> RowViews(split).view(1).text
+        'another'
+    """
+
+    def __init__(
+        self,
+        split: ScoredSplit,
+        side: int = THUMBNAIL,
+        *,
+        fit: Callable[[Image.Image, int], Image.Image] = thumbnail,
+        is_from_hub: bool = False,
+        kept: int | None = None,
+    ) -> None:
+        self.scores = split.scores
+        self.side = side
+        self._fit = fit
+        self._rows = None if split.rows is None else ShownRows(split.rows, is_from_hub=is_from_hub)
+        self._view = lru_cache(maxsize=kept)(self._read)
+
+    def view(self, row: int) -> RowView:
+        """The view of a row."""
+        return self._view(int(row))
+
+    def views(self, rows: Iterable[int]) -> list[RowView]:
+        """The views of these rows, in this order."""
+        return [self.view(row) for row in rows]
+
+    def _read(self, row: int) -> RowView:
+        content = None if self._rows is None else self._rows.show(row, self.side)
+        if isinstance(content, Image.Image):
+            return RowView(self.scores, row, picture=self._fit(content, self.side), size=content.size)
+        return RowView(self.scores, row, text=content)
