@@ -177,7 +177,7 @@ def test_others_are_shown_to_those_who_have_decided(desk):
     after = tree(desk.show(asked(7))["decisions"]).text
     assert "You decided: Drop" in after
     assert f"grace & co: Relabel to {HOSTILE[0]} <b>sure</b>" in after
-    agreement = "Same decision on 0 of 1 rows that several decided. ada and grace & co: Cohen's kappa +0.00."
+    agreement = "Same decision on 0 of 1 rows with several reviewers. ada and grace & co: Cohen's kappa +0.00."
     assert desk.facts({})["agreement"] == agreement
 
 

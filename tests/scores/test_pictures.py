@@ -399,7 +399,7 @@ class TestSheets:
 
     def test_no_pictures(self):
         with pytest.raises(
-            DataError, match=r"a contact sheet needs pictures, and rows \[.*\] of the data set have none"
+            DataError, match=r"a contact sheet needs pictures, and rows \[.*\] of the dataset have none"
         ):
             contact_sheet(make_scores(2), Dataset.from_dict({"text": ["a", "b"]}))
 

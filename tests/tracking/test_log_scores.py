@@ -514,7 +514,7 @@ def test_splits_that_do_not_fit(disabled_run):
     """Scores of splits need a mapping with these splits, scores of one split its rows and no mapping."""
     with pytest.raises(ConfigError, match=r"scores of the splits \['test'\] need a mapping .* got \['train'\]"):
         log_scores({"test": make_scores()}, {"train": make_images()})
-    with pytest.raises(ConfigError, match="need a mapping with these splits as data set, got Dataset"):
+    with pytest.raises(ConfigError, match="need a mapping with these splits as dataset, got Dataset"):
         log_scores({"test": make_scores()}, make_images())
     with pytest.raises(DataError, match="one data set is scored at a time, got a mapping"):
         log_scores(make_scores(), {"test": make_images()})
