@@ -1,6 +1,7 @@
 """Heat maps: the variance per element of a row, pooled to at most 32 x 32."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,33 @@ class RaggedMaps:
     values: npt.NDArray[np.float16]
     shapes: npt.NDArray[np.int32]
     scale: npt.NDArray[np.float32]
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """``[rows + 1]``, where each row's values begin, and where the last ones end."""
+        sizes = np.asarray(self.shapes).prod(axis=1, dtype=np.int64)
+        return np.concatenate([[0], np.cumsum(sizes)])
+
+    def row(self, row: int) -> npt.NDArray[np.float32]:
+        """The heat map of a row, in its shape and in the unit of the score."""
+        values = np.asarray(self.values[self._starts[row] : self._starts[row + 1]], dtype=np.float32)
+        return values.reshape(self.shapes[row]) * np.float32(self.scale[row])
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "RaggedMaps":
+        """The heat maps of some rows, in their order; negative numbers count from the end."""
+        values = [self.values[self._starts[:-1][row] : self._starts[1:][row]] for row in rows]
+        joined = np.concatenate([np.zeros(0, self.values.dtype), *values])
+        return RaggedMaps(joined, self.shapes[rows], self.scale[rows])
+
+    def fault(self, n_rows: int) -> str | None:
+        """What is wrong if these are to be the heat maps of this number of rows; None if nothing is."""
+        shapes, scale = self.shapes, self.scale
+        if shapes.ndim != 2 or len(shapes) != n_rows or scale.shape != (n_rows,) or self.values.ndim != 1:
+            return f"heat maps of the shapes {shapes.shape} and scales {scale.shape}, expected {n_rows:,} rows"
+        is_whole = np.issubdtype(shapes.dtype, np.integer) and (not shapes.size or shapes.min() >= 0)
+        if not is_whole or shapes.prod(axis=1, dtype=np.float64).sum() != len(self.values):
+            return f"the heat maps hold {len(self.values):,} values, and their shapes need another number"
+        return None
 
 
 def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:

@@ -1,6 +1,7 @@
 """The report: one HTML file that loads nothing. May import `scores` and the rooms below it.
 
-`write` writes the file from `page` (the template), with a `section` per split: `figures`, `galleries` and `tables`.
+`write` writes the file from `page` (the template), with a `section` per split: `figures`, `galleries` of `cards`, and
+`tables`.
 """
 
 from vog_hf.report.write import write_report

@@ -1,7 +1,8 @@
 """People look at rows and decide. May import `scores` and the rooms below it.
 
-`queue` orders rows, `journal` keeps decisions (`decision`, `journal_header`), `agreement` compares reviewers, `apply`
-makes a dataset of the decisions; `app` serves the page (`service`, `html`), `space` writes it as a Space,
+`queue` orders rows, `journal` keeps decisions (`decision`, `journal_header`, `journal_events`), `agreement` compares
+reviewers, `apply` makes a dataset of the decisions once `decision_checks` has verified them. `app` serves the page:
+`service` answers its `requests` with `row_records` and decisions as `html`; `space` writes it as a Space.
 `card_summary` sums a review up, `argilla` hands rows to Argilla and takes the answers back.
 """
 

@@ -2,9 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,20 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.loading import with_columns
-from vog_hf.data.row_identity import RowIdentity, identify_rows, is_first_version
+from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.errors import ConfigError, DataError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.review.agreement import Resolved, resolve
-from vog_hf.review.decision import DECISIONS, Decision, hex_of, require_valid
-from vog_hf.review.journal import Journal, read_journal
+from vog_hf.review.decision import DECISIONS, Decision
+from vog_hf.review.decision_checks import (
+    Decisions,
+    Labels,
+    collect_decisions,
+    identity_of_scored_columns,
+    require_one_per_reviewer,
+    require_same_rows,
+    require_valid_decision,
+)
 from vog_hf.review.journal_header import JournalHeader
 from vog_hf.scores.scored_rows import verify_rows
 from vog_hf.scores.vog_scores import VoGScores
@@ -29,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 MODES = ("flag", "correct", "filter", "clean")
 REVIEW, REVIEWED = "review", "label_reviewed"
-
-Decisions = str | Path | Journal | Sequence[Decision]
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -190,20 +193,20 @@ def plan_review(
     """What `apply_review` would do, all of it verified."""
     _require_table(dataset)
     require_type("scores", scores, (VoGScores, type(None)), "pass the scores of this data set, or leave them out")
-    header, standing, name = _collected(decisions, scores)
+    header, standing, name = collect_decisions(decisions, scores)
     column = _label_column(dataset, scores, label_column)
     class_names = _class_names(dataset, column, header)
     labels = None if column is None else _class_numbers(dataset, column, class_names)
     stored = dataset.with_format(None)
     if scores is not None:
         verify_rows(stored, scores)
-    identity = _identity_like(stored, header)
+    identity = identity_of_scored_columns(stored, header)
     if header is not None:
         header.verify(identity, labels, name)
     for decision in standing:
-        _require_valid(decision, len(stored), header, class_names)
-    _require_once(standing)
-    _require_same_rows(standing, stored, identity, labels, header)
+        require_valid_decision(decision, len(stored), header, class_names)
+    require_one_per_reviewer(standing)
+    require_same_rows(standing, stored, identity, labels, header)
     resolved = resolve(standing)
     if labels is None and any(one.label is not None for one in resolved.values()):
         lacking = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
@@ -252,19 +255,6 @@ def _warn_of_lost(dataset: Dataset, resolved: dict[int, Resolved]) -> None:
         )
 
 
-def _collected(decisions: Decisions, scores: VoGScores | None) -> tuple[JournalHeader | None, list[Decision], str]:
-    """Of which data the decisions are, as far as they say; those that stand; what to call them."""
-    if isinstance(decisions, str | Path):
-        return *read_journal(decisions), str(decisions)
-    if isinstance(decisions, Journal):
-        return decisions.header, list(decisions.standing().values()), str(decisions.path)
-    require_type("decisions", decisions, Iterable, "pass the journal, its path, or a list of Decision")
-    decisions = list(decisions)
-    for one in decisions:
-        require_type("a decision", one, Decision, "pass the journal, its path, or a list of Decision")
-    return None if scores is None else JournalHeader.of(scores), decisions, "decisions"
-
-
 def _label_column(dataset: Dataset, scores: VoGScores | None, label_column: str | None) -> str | None:
     scored = None if scores is None else scores.manifest.get("config", {}).get("label_column")
     if label_column is not None and label_column not in dataset.column_names:
@@ -304,63 +294,3 @@ def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None)
             f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column="
         )
     return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64)
-
-
-def _identity_like(dataset: Dataset, header: JournalHeader | None) -> RowIdentity:
-    """The identity of the rows over the columns that were scored, where the data set has them all."""
-    if header is None:
-        return identify_rows(dataset)
-    has_all = header.columns and set(header.columns) <= set(dataset.column_names)
-    return identify_rows(dataset.select_columns([*header.columns]) if has_all else dataset, like=header.identity)
-
-
-def _require_valid(
-    decision: Decision, n_rows: int, header: JournalHeader | None, class_names: list[str] | None
-) -> None:
-    n_classes = len(class_names) if class_names else None if header is None else header.n_classes
-    if n_classes is None and header is None:
-        n_classes = 1 + max(decision.label or 0, decision.old_label or 0)
-    try:
-        require_valid(decision, n_rows, n_classes)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
-
-
-def _require_once(decisions: list[Decision]) -> None:
-    """Raise ConfigError where a reviewer decided about a row twice: which one counts, only a journal knows."""
-    count = Counter((one.row, one.reviewer) for one in decisions)
-    twice = next((key for key, times in count.items() if times > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"there are {count[twice]} decisions of {twice[1]!r} about row {twice[0]}; pass the one that stands"
-        )
-
-
-def _require_same_rows(
-    decisions: list[Decision],
-    dataset: Dataset,
-    identity: RowIdentity,
-    labels: Labels | None,
-    header: JournalHeader | None,
-) -> None:
-    """Raise RowMismatchError where a row is not the one that a decision is about, by its hash and its given label."""
-    known = [identity.row_hash] if header is None or set(header.columns) == set(identity.columns) else []
-    if header is not None and known and any(map(is_first_version, header.columns.values())):
-        # Scores that were made again since the journal was begun have hashes of this version.
-        known.append(identify_rows(dataset.select_columns([*header.columns])).row_hash)
-    for one in decisions:
-        advice = "pass the data that was reviewed, in its order"
-        hashes = [hex_of(row_hash[one.row]) for row_hash in known if row_hash is not None]
-        if hashes and one.row_hash is not None:
-            found = hashes[0]
-            if one.row_hash not in hashes:
-                extra = "" if header is not None else ", without columns that were added since, or its scores, too"
-                raise RowMismatchError(
-                    f"row {one.row} has the hash {found}, and the decision about it {one.row_hash}; {advice}{extra}"
-                )
-        given = -1 if one.old_label is None else one.old_label
-        if labels is not None and labels[one.row] != given:
-            raise RowMismatchError(
-                f"row {one.row} has the label {labels[one.row]}, and the decision about it was made under "
-                f"{'no label' if one.old_label is None else one.old_label}; {advice}"
-            )

@@ -1,8 +1,8 @@
 """The result: scores as columns of a dataset, in words and in pictures. May import `data` and the rooms below it.
 
 `vog_scores` holds the scores of a dataset, `storage` their files and `manifest` the shape of how they were made;
-`scored_rows` proves which rows they belong to and `dataset_columns` makes columns of them; `ranking` orders rows,
-`row_view` shows one row (`audio` what can be heard of it), `pictures` draws; `findings` is what a run shows,
+`scored_rows` pairs them with the rows that they are proven to belong to, and `dataset_columns` makes columns of them;
+`ranking` orders rows, `pictures` shows them (`audio` what can be heard of a row); `findings` is what a run shows,
 `descriptions` and `formatting` say it.
 """
 

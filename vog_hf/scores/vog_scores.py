@@ -95,7 +95,6 @@ class VoGScores:
         self.manifest = {"format": FORMAT, **manifest}
         self._trajectories = dict(trajectories or {})
         self._heat_maps = heat_maps
-        self._heat_map_start: Array | None = None
         self.row_hash = row_hash
         self.ids = ids
         self.folder: Path | None = None
@@ -160,13 +159,7 @@ class VoGScores:
             raise ConfigError(
                 "these scores have no heat maps (VoGConfig(heat_maps=False)); score again with heat_maps=True"
             )
-        row = whole_number("row", row, 0, len(self) - 1)
-        if self._heat_map_start is None:
-            sizes = np.asarray(self._heat_maps.shapes).prod(axis=1, dtype=np.int64)
-            self._heat_map_start = np.concatenate([[0], np.cumsum(sizes)])
-        values = self._heat_maps.values[self._heat_map_start[row] : self._heat_map_start[row + 1]]
-        shaped = np.asarray(values, dtype=np.float32).reshape(self._heat_maps.shapes[row])
-        return shaped * np.float32(self._heat_maps.scale[row])
+        return self._heat_maps.row(whole_number("row", row, 0, len(self) - 1))
 
     @property
     def has_heat_maps(self) -> bool:
@@ -200,7 +193,7 @@ class VoGScores:
             {name: values[chosen] for name, values in self._columns.items()},
             {**{name: value for name, value in self.manifest.items() if name not in of_all}, "n_rows": len(chosen)},
             trajectories={name: values[chosen] for name, values in self._trajectories.items()},
-            heat_maps=None if self._heat_maps is None else _select_maps(self._heat_maps, chosen),
+            heat_maps=None if self._heat_maps is None else self._heat_maps.select(chosen),
             row_hash=None if self.row_hash is None else self.row_hash[chosen],
             ids=None if self.ids is None else self.ids[chosen],
         )
@@ -311,18 +304,10 @@ def class_count(scores: VoGScores) -> int:
     return count
 
 
-def _select_maps(maps: RaggedMaps, rows: npt.NDArray[np.int64]) -> RaggedMaps:
-    """The heat maps of some rows."""
-    sizes = np.asarray(maps.shapes).prod(axis=1, dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
-    values = [maps.values[starts[row] : starts[row] + sizes[row]] for row in rows]
-    joined = np.concatenate([np.zeros(0, maps.values.dtype), *values])
-    return RaggedMaps(joined, maps.shapes[rows], maps.scale[rows])
-
-
 def _require_one_shape(scores: VoGScores, heat_maps: RaggedMaps | None, folder: Path) -> None:
     """Raise OutputFolderError where columns, trajectories or heat maps are not those of the same rows."""
-    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores) or _fault_in_heat_maps(heat_maps, len(scores))
+    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores)
+    fault = fault or (None if heat_maps is None else heat_maps.fault(len(scores)))
     if fault is not None:
         raise OutputFolderError(
             f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
@@ -353,17 +338,6 @@ def _fault_in_trajectories(scores: VoGScores) -> str | None:
         if len(shape) != 2 or shape[0] != len(scores) or (n_snapshots and shape[1] != n_snapshots):
             expected = f"[{len(scores)}, {n_snapshots or 'snapshots'}]"
             return f"the trajectory {name!r} has the shape {list(shape)}, expected {expected}"
-    return None
-
-
-def _fault_in_heat_maps(maps: RaggedMaps | None, n_rows: int) -> str | None:
-    if maps is None:
-        return None
-    if maps.shapes.ndim != 2 or len(maps.shapes) != n_rows or maps.scale.shape != (n_rows,) or maps.values.ndim != 1:
-        return f"heat maps of the shapes {maps.shapes.shape} and scales {maps.scale.shape}, expected {n_rows:,} rows"
-    is_whole = np.issubdtype(maps.shapes.dtype, np.integer) and (not maps.shapes.size or maps.shapes.min() >= 0)
-    if not is_whole or maps.shapes.prod(axis=1, dtype=np.float64).sum() != len(maps.values):
-        return f"the heat maps hold {len(maps.values):,} values, and their shapes need another number"
     return None
 
 

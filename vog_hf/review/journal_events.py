@@ -1,0 +1,125 @@
+"""The events of a journal: read from lines, and appended to its file as lines."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vog_hf.errors import JournalError
+from vog_hf.review.decision import Decision, require_valid
+from vog_hf.review.journal_header import JournalHeader
+from vog_hf.runtime.files import explained_disk_errors, with_checksum, without_checksum
+
+DECIDE, UNDO = "decide", "undo"
+Key = tuple[int, str]  # row and reviewer
+
+
+@dataclass
+class Events:
+    """The events of a journal, in order: what stands."""
+
+    header: JournalHeader | None = None
+    n_lines: int = 0
+    stacks: dict[Key, list[Decision]] = field(default_factory=dict)
+    by_id: dict[str, Decision] = field(default_factory=dict)
+    in_order: dict[str, list[str]] = field(default_factory=dict)  # ids of a reviewer's decisions that are not undone
+    standing: dict[Key, Decision] = field(default_factory=dict)
+
+    def add_lines(self, data: bytes, path: Path) -> None:
+        """Take in whole lines.
+
+        Raises:
+            JournalError: A line that no journal has in this place.
+        """
+        for line in data.split(b"\n")[:-1]:
+            self.n_lines += 1
+            try:
+                self._add(without_checksum(json.loads(line)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+                raise JournalError(
+                    f"line {self.n_lines} of {path} is not what a journal has there ({reason}); restore the file "
+                    "from a copy, or mend that line, without its checksum"
+                ) from error
+
+    def last_of(self, reviewer: str) -> Decision | None:
+        """A reviewer's last decision that is not undone."""
+        ids = self.in_order.get(reviewer)
+        return self.by_id[ids[-1]] if ids else None
+
+    def _add(self, event: dict[str, Any]) -> None:
+        if self.header is None:
+            self.header = JournalHeader.parse(event)
+        elif event["event"] == DECIDE:
+            self._decide(Decision(**{name: event[name] for name in Decision.__dataclass_fields__}))
+        elif event["event"] == UNDO:
+            self._undo(self.by_id[event["id"]])
+        else:
+            raise ValueError(f"unknown event {event['event']!r}")
+
+    def _decide(self, decision: Decision) -> None:
+        header = self.header
+        if header is None or decision.id in self.by_id:
+            raise ValueError(f"the decision {decision.id!r} twice")
+        require_valid(decision, header.n_rows, header.n_classes)
+        self.by_id[decision.id] = decision
+        key = decision.row, decision.reviewer
+        self.stacks.setdefault(key, []).append(decision)
+        self.in_order.setdefault(decision.reviewer, []).append(decision.id)
+        self.standing[key] = decision
+
+    def _undo(self, decision: Decision) -> None:
+        key = decision.row, decision.reviewer
+        self.in_order[decision.reviewer].remove(decision.id)  # ValueError where it is undone already
+        self.stacks[key].remove(decision)
+        if self.stacks[key]:
+            self.standing[key] = self.stacks[key][-1]
+        else:
+            del self.standing[key]
+
+
+def is_json(data: bytes) -> bool:
+    """Whether these bytes are one JSON object."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except ValueError:
+        return False
+
+
+def append_line(file: int, event: dict[str, Any], path: Path) -> None:
+    """Append an event to a locked file, and have it on disk; on a full disk the file is as it was."""
+    # ASCII: a note may have halves of surrogate pairs or line separators in it.
+    line = json.dumps(with_checksum(event), ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
+    write_all(file, line, os.fstat(file).st_size, path)
+
+
+def write_all(file: int, data: bytes, start: int, path: Path) -> None:
+    """Write bytes at the end of a file and have them on disk, or leave the file as it was."""
+    with explained_disk_errors(path):
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(file, data[done:], start + done)
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, start)
+            raise
+
+
+def read_from(file: int, start: int, stop: int) -> bytes:
+    """The bytes of a file from one place to another."""
+    parts = []
+    while start < stop and (part := os.pread(file, stop - start, start)):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Have a new file's name on disk, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
