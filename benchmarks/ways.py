@@ -114,10 +114,10 @@ def bare_loop(
     model.eval()
     watched = batches[0]["pixel_values"][:1].clone().requires_grad_()
     folding = replace(find_folding(model, lambda: model(watched)), channels_last=True) if folded else Folding()
-    with folding.installed():
+    with folding.installed() as folded_modules:
         for state in states:
             model.load_state_dict(state)
-            folding.refresh()
+            folded_modules.refresh()
             for batch in batches:
                 input_gradient(model, folding.to_memory_format(batch["pixel_values"]), batch["labels"])
 

@@ -125,12 +125,12 @@ def test_other_weights_are_taken_over():
     model = warmed(models.conv_net().model).double()
     x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     folding = folded(model, x)
-    with folding.installed():
+    with folding.installed() as folded_modules:
         before = model(x)
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
                 tensor.mul_(1.5)
-        folding.refresh()
+        folded_modules.refresh()
         found = logits_and_gradient(model, x)
     assert_close(found, logits_and_gradient(model, x), rtol=1e-10, atol=1e-12)
     assert not torch.allclose(found[0], before)

@@ -70,7 +70,7 @@ def _tensors_of(module: nn.Module) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Folding:
-    """Which BatchNorms of a model are replaced by what while it is scored.
+    """The BatchNorms of a model that can be folded, and how; a value: `FoldedModules` holds the state.
 
     Attributes:
         pairs: Convolution and the BatchNorm that alone reads its output: which the convolution takes over.
@@ -81,10 +81,6 @@ class Folding:
     pairs: Sequence[tuple[nn.Module, nn.Module]] = ()
     affine: Sequence[nn.Module] = ()
     channels_last: bool = False
-    # Weight and bias of a convolution, scale and shift of a BatchNorm.
-    _held: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, compare=False, repr=False)
-    _forwards: dict[nn.Module, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
-    _used: _Use = field(default_factory=_Use, init=False, compare=False, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.pairs or self.affine or self.channels_last)
@@ -98,20 +94,36 @@ class Folding:
         return ", ".join(filter(None, parts)) or "nothing folded"
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Let the model compute the folded way; `refresh` after every change of its weights."""
-        self._forwards.update({convolution: self._convolution(convolution, norm) for convolution, norm in self.pairs})
-        self._forwards.update({norm: self._taken_over(convolution, norm) for convolution, norm in self.pairs})
-        self._forwards.update({norm: self._affine(norm) for norm in self.affine})
-        self._used.note(self._forwards)
+    def installed(self) -> Iterator["FoldedModules"]:
+        """Let the model compute the folded way; `FoldedModules.refresh` after every change of its weights."""
+        folded = FoldedModules(self)
         try:
-            self._put()
-            self.refresh()
-            yield
+            folded.install()
+            folded.refresh()
+            yield folded
         finally:
-            self.remove()
-            self._forwards.clear()
-            self._held.clear()
+            folded.remove()
+
+    def to_memory_format(self, tensor: Tensor) -> Tensor:
+        """Images ``[batch, channels, height, width]`` in the layout of the folded model; other tensors as they are."""
+        if not self.channels_last or tensor.dim() != 4:
+            return tensor
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+
+class FoldedModules:
+    """The modules of a `Folding` while they compute the folded way: their forwards and folded weights."""
+
+    def __init__(self, folding: Folding) -> None:
+        self._folding = folding
+        # Weight and bias of a convolution, scale and shift of a BatchNorm.
+        self._folded_weights: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._used = _Use()
+        self._forwards: dict[nn.Module, Any] = {}
+        self._forwards.update({convolution: self._convolution(convolution, norm) for convolution, norm in folding.pairs})
+        self._forwards.update({norm: self._taken_over(convolution, norm) for convolution, norm in folding.pairs})
+        self._forwards.update({norm: self._affine(norm) for norm in folding.affine})
+        self._used.note(self._forwards)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -120,9 +132,10 @@ class Folding:
         try:
             yield
         finally:
-            self._put()
+            self.install()
 
-    def _put(self) -> None:
+    def install(self) -> None:
+        """Let the model compute the folded way from here on."""
         for module, forward in self._forwards.items():
             module.__dict__["forward"] = forward
 
@@ -146,28 +159,22 @@ class Folding:
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the weights and statistics that the modules hold now."""
-        for convolution, norm in self.pairs:
-            self._held[convolution] = self._folded(convolution, norm)
-        for norm in self.affine:
-            self._held[norm] = scale_and_shift(norm)
-
-    def to_memory_format(self, tensor: Tensor) -> Tensor:
-        """Images ``[batch, channels, height, width]`` in the layout of the folded model; other tensors as they are."""
-        if not self.channels_last or tensor.dim() != 4:
-            return tensor
-        return tensor.contiguous(memory_format=torch.channels_last)
+        for convolution, norm in self._folding.pairs:
+            self._folded_weights[convolution] = self._folded(convolution, norm)
+        for norm in self._folding.affine:
+            self._folded_weights[norm] = scale_and_shift(norm)
 
     def _folded(self, convolution: Any, norm: nn.Module) -> tuple[Tensor, Tensor]:
         scale, shift = scale_and_shift(norm)
         weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1))
         bias = shift if convolution.bias is None else torch.addcmul(shift, convolution.bias, scale)
-        return self.to_memory_format(weight), bias
+        return self._folding.to_memory_format(weight), bias
 
     def _convolution(self, convolution: Any, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
             self._used.require(convolution)
             self._used.require(norm)
-            output: Tensor = convolution._conv_forward(x, *self._held[convolution])  # noqa: SLF001 (padding modes and all)
+            output: Tensor = convolution._conv_forward(x, *self._folded_weights[convolution])  # noqa: SLF001 (padding modes and all)
             self._used.made(convolution, output)
             return output
 
@@ -188,7 +195,7 @@ class Folding:
         def forward(x: Tensor) -> Tensor:
             self._used.require(norm)
             shape = (1, -1, *[1] * (x.dim() - 2))
-            scale, shift = (factor.reshape(shape) for factor in self._held[norm])
+            scale, shift = (factor.reshape(shape) for factor in self._folded_weights[norm])
             return behind(torch.addcmul(shift, x, scale))
 
         return forward
