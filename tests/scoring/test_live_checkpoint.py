@@ -133,7 +133,7 @@ def test_moments_of_something_else_are_refused(other, differing, tmp_path):
 
 def test_moments_and_scores_have_formats_of_their_own(tmp_path, monkeypatch):
     """A new format of scores leaves saved moments readable to it; another format of moments is refused."""
-    monkeypatch.setattr("vog_hf.scoring.session.FORMAT", 7)
+    monkeypatch.setattr("vog_hf.scoring.run_manifest.FORMAT", 7)
     case, folder = saved(tmp_path)
     _, live = start(case)
     live.restore(folder)

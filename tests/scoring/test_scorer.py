@@ -468,7 +468,7 @@ def test_a_block_of_rows_longer_than_the_first_ones_is_worked_in_groups_that_fit
     score_group, groups = Replay._score, []
 
     def recorded(self, group, bar):
-        groups.append((self.memory_budget, [self.plan.nbytes(batch) for batch in group]))
+        groups.append((self.memory_budget, [self.runner.plan.nbytes(batch) for batch in group]))
         return score_group(self, group, bar)
 
     monkeypatch.setattr(Replay, "_score", recorded)

@@ -7,7 +7,7 @@ the time of a small ResNet goes there.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -120,9 +120,11 @@ class FoldedModules:
         self._folded_weights: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._used = _Use()
         self._forwards: dict[nn.Module, Any] = {}
-        self._forwards.update({convolution: self._convolution(convolution, norm) for convolution, norm in folding.pairs})
-        self._forwards.update({norm: self._taken_over(convolution, norm) for convolution, norm in folding.pairs})
-        self._forwards.update({norm: self._affine(norm) for norm in folding.affine})
+        for convolution, norm in folding.pairs:
+            self._forwards[convolution] = self._convolution(convolution, norm)
+            self._forwards[norm] = self._taken_over(convolution, norm)
+        for norm in folding.affine:
+            self._forwards[norm] = self._affine(norm)
         self._used.note(self._forwards)
 
     @contextmanager

@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, Protocol
@@ -111,27 +112,30 @@ def require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
 # --- what a forward makes itself ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
 class DerivedTensors:
     """Attributes and non-persistent buffers that a model makes in its forward where they are missing.
 
     They may be derived from weights that the model had before, so that they have to go when it gets others.
+
+    Attributes:
+        places: Where each of them is: the attributes of a module or its buffers, the name, and its value when missing.
     """
 
-    def __init__(self) -> None:
-        self._places: list[tuple[dict[str, Any], str, Any]] = []
+    places: tuple[tuple[dict[str, Any], str, Any], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self._places)
+        return bool(self.places)
 
     def forget(self) -> None:
         """Let the next forward make them again."""
-        for attributes, name, missing in self._places:
+        for attributes, name, missing in self.places:
             _set(attributes, name, missing)
 
     @classmethod
     def find(cls, model: nn.Module, forward: Callable[[], object]) -> "DerivedTensors":
         """Try a forward without each of them, once per class of module and name; the model is left as it was."""
-        derived = cls()
+        derived: list[tuple[dict[str, Any], str, Any]] = []
         by_kind: dict[tuple[type, str], list[dict[str, Any]]] = {}
         for module in model.modules():
             for attributes, name in _tensors_beside_weights(module):
@@ -140,9 +144,9 @@ class DerivedTensors:
             is_property = isinstance(getattr(kind, name, None), functools.cached_property)
             for missing in (_ABSENT,) if is_property else _ways_to_be_missing(places[0][name]):
                 if _is_made_again(model, forward, places, name, missing):
-                    derived._places += [(attributes, name, missing) for attributes in places]
+                    derived += [(attributes, name, missing) for attributes in places]
                     break
-        return derived
+        return cls(tuple(derived))
 
 
 def _tensors_beside_weights(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:

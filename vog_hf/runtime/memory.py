@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psutil
@@ -30,24 +31,43 @@ class AdaptiveBatchSize:
 
     def __init__(self) -> None:
         self.limit: int | None = None
+        self._is_full = False
 
-    def run(self, n_rows: int, work: Callable[[slice], T]) -> list[T]:
-        """What ``work`` returns for the parts of a batch of so many rows, in their order.
+    def slices(self, n_rows: int) -> list[slice]:
+        """The parts of a batch of so many rows that are computed at a time, in their order."""
+        if self._is_full:  # cleared here: by now the exception, whose traceback holds tensors, is gone
+            clear_device_cache(garbage_collection=True)
+            self._is_full = False
+        size = self._size(n_rows)
+        return [slice(start, start + size) for start in range(0, n_rows, size)]
+
+    @contextmanager
+    def halved_when_full(self, n_rows: int) -> Iterator[None]:
+        """Suppress that the device ran out of memory, and halve the `slices` of a batch: try again with those.
 
         Raises:
             MemoryBudgetError: Not even one row fits.
         """
-        while True:
-            size = n_rows if self.limit is None else min(self.limit, n_rows)
-            try:
-                return [work(slice(start, start + size)) for start in range(0, n_rows, size)]
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if size == 1:
-                    raise MemoryBudgetError(
-                        f"the gradient of a single row does not fit into memory ({error}); use a larger device"
-                    ) from error
-            self.limit = size // 2
-            clear_device_cache(garbage_collection=True)  # after the exception, whose traceback holds tensors
+        try:
+            yield
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            size = self._size(n_rows)
+            if size == 1:
+                raise MemoryBudgetError(
+                    f"the gradient of a single row does not fit into memory ({error}); use a larger device"
+                ) from error
+            self.limit, self._is_full = size // 2, True
             logger.warning("VoG: out of memory with %d rows at a time, going on with %d", size, self.limit)
+
+    def run(self, n_rows: int, work: Callable[[slice], T]) -> list[T]:
+        """What ``work`` returns for the `slices` of a batch, in their order, with as many rows at a time as fit."""
+        results: list[T] | None = None
+        while results is None:
+            with self.halved_when_full(n_rows):
+                results = list(map(work, self.slices(n_rows)))
+        return results
+
+    def _size(self, n_rows: int) -> int:
+        return n_rows if self.limit is None else min(self.limit, n_rows)

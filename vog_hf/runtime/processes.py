@@ -1,7 +1,8 @@
 """Processes that act as one: a failure on one of them ends the work on all, with that one's message."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -12,8 +13,8 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from vog_hf.errors import ProcessError, VoGError
 
 Processes: TypeAlias = Accelerator | PartialState
-P = ParamSpec("P")
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def current_processes() -> PartialState:
@@ -53,19 +54,20 @@ def meet(processes: Processes, what: str, patience: float) -> None:
 _meetings = count()  # the same on every process, since all of them meet equally often
 
 
-def run_together(processes: Processes, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run ``work(*args, **kwargs)`` on every process; all must call this, and none waits for one that has failed.
+@contextmanager
+def together(processes: Processes, what: str) -> Iterator[None]:
+    """Do the work of a ``with`` block on every process; all must enter it, and none waits for one that has failed.
 
     Raises:
-        ProcessError: ``work`` raised on another process; says which and what.
-        Exception: What ``work`` raised here.
+        ProcessError: The block raised on another process; says which and what.
+        Exception: What the block raised here.
     """
     if processes.num_processes == 1:
-        return work(*args, **kwargs)
-    result: T | None = None
+        yield
+        return
     failure: Exception | None = None
     try:
-        result = work(*args, **kwargs)
+        yield
     except Exception as error:  # noqa: BLE001 (raised again below, once every process knows)
         failure = error
     told = None if failure is None else (processes.process_index, _description(failure))
@@ -75,24 +77,23 @@ def run_together(processes: Processes, what: str, work: Callable[P, T], *args: P
     if failures:
         rank, description = failures[0]
         raise ProcessError(f"{what} failed on process {rank} of {processes.num_processes}: {description}")
-    return result  # type: ignore[return-value]
+
+
+def run_together(processes: Processes, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `together`, for one call: run ``work(*args, **kwargs)`` on every process and return its result."""
+    with together(processes, what):
+        return work(*args, **kwargs)
 
 
 def from_main(processes: Processes, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``work(*args, **kwargs)`` on the main process only; every process gets its result (which must pickle)."""
-    if processes.num_processes == 1:
-        return work(*args, **kwargs)
     shared: list[Any] = [None]
-    if processes.is_main_process:
-        shared = [run_together(processes, what, work, *args, **kwargs)]
-    else:
-        run_together(processes, what, _nothing)
-    broadcast_object_list(shared)
+    with together(processes, what):
+        if processes.is_main_process:
+            shared = [work(*args, **kwargs)]
+    if processes.num_processes > 1:
+        broadcast_object_list(shared)
     return shared[0]
-
-
-def _nothing() -> None:
-    """The part of the other processes in the work of the main one."""
 
 
 def gathered(processes: Processes, value: T) -> list[T]:

@@ -25,8 +25,6 @@ from vog_hf.scores.storage import HEAT_MAP_FILES, save_array, save_table, write_
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import to_numpy_labels
-from vog_hf.scoring.session import Session
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -154,7 +152,7 @@ COLUMN_ORDER = ("label", "prediction", "vog")  # then the other targets, then th
 
 
 def finish_folder(
-    session: Session,
+    processes: Processes,
     folder: BlockFolder,
     plan: ScoringPlan,
     identity: RowIdentity,
@@ -167,7 +165,6 @@ def finish_folder(
     Raises:
         CoverageError: A row was not scored exactly once; no scores are written.
     """
-    processes = session.processes
     processes.wait_for_everyone()
     names = [snapshot["name"] for snapshot in manifest["snapshots"]]
     assembler = Assembler(folder.folder, identity.n_rows, len(names))
@@ -176,11 +173,11 @@ def finish_folder(
 
     def write() -> None:
         assembler.finish()
-        columns = normalized_columns(assembler.columns, session.config, has_classes=plan.has_classes)
+        columns = normalized_columns(assembler.columns, plan.config, has_classes=plan.has_classes)
         if "vog_early" in columns:
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
-        _report_zeros(columns, session.config)
+        _report_zeros(columns, plan.config)
         save_table(folder.folder, columns, identity.row_hash, folder.ids())
         write_manifest(folder.folder, manifest)
         folder.remove_blocks()
@@ -212,6 +209,13 @@ def with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResul
     if plan.has_classes:
         label = np.maximum(label, np.int32(-1))
     return RowResults({"label": label, **results.columns}, results.trajectories, results.heat_maps)
+
+
+def to_numpy_labels(labels: torch.Tensor | None, n_rows: int) -> npt.NDArray[np.generic] | None:
+    """Given labels as a column, None where rows have no single one."""
+    if labels is None or labels.shape != (n_rows,):
+        return None
+    return labels.to(torch.float32 if labels.is_floating_point() else torch.int32).cpu().numpy()
 
 
 def normalized_columns(

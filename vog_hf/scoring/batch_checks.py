@@ -17,6 +17,7 @@ from vog_hf.gradients.tasks import MultiLabelClassification
 from vog_hf.metric.definition import mean_over_elements
 from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, inputs_on_device, model_in_use
 from vog_hf.scoring.fast_path import rounding_tolerance
+from vog_hf.scoring.passes import state_kept
 from vog_hf.scoring.plan import ScoringPlan
 
 NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
@@ -66,7 +67,7 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
 
 
 def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: Tensor | None) -> Tensor:
-    with plan.state_kept():
+    with state_kept(plan):
         forward = forward_from_leaf(model, to_device(batch.inputs, *model_device_and_dtype(model)), plan.leaf)
         gradients = target_gradients(plan.config.targets, plan.task, forward, labels)
     return _means(plan, inputs_on_device(model, batch), gradients)

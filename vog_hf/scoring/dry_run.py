@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
+from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import (
     Forward,
     InputLeaf,
@@ -31,8 +32,9 @@ from vog_hf.gradients.tasks import IGNORED_TOKEN, TASKS, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
 from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
+from vog_hf.scoring.passes import LabelsForPass, observation, rows_of_pass, score_rows, sliced
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import LabelsForPass, require_finite_rows, rows_of_pass, score_batch, score_forward, sliced
+from vog_hf.scoring.runner import require_finite_rows
 from vog_hf.snapshots import temporary_weights
 
 
@@ -88,14 +90,15 @@ def plan_scoring(
         require_good_rows(reader, plan)
         labels = _labels(plan, forward, batch)
         began = time.perf_counter()
-        gradients, observation = score_forward(plan, forward, labels)
+        gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
+        observed = observation(plan, forward, labels)
         if require_finite:
             for gradient in gradients:
                 require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
         accumulator = plan.accumulator(replace(batch, inputs=inputs_on_device(model, batch)), windows)
-        accumulator.update(*rows_of_pass(len(batch), gradients, observation))
+        accumulator.update(*rows_of_pass(len(batch), gradients, observed))
         plan, why_not_fast = replace(plan, batch_seconds=seconds, changes_state=state.is_changed()), None
         state.put_back()
         require_weights_unchanged(model, sums)
@@ -112,7 +115,7 @@ def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass
     with plan.folding.installed():
         torch.accelerator.synchronize()
         began = time.perf_counter()
-        score_batch(plan, plan.to_memory_format(inputs), labels)
+        score_rows(plan, plan.to_memory_format(inputs), labels)
         torch.accelerator.synchronize()
         return time.perf_counter() - began
 

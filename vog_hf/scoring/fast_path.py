@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ModelError
-from vog_hf.gradients.batchnorm_folding import FastPathError, Folding, find_folding
+from vog_hf.gradients.batchnorm_folding import FastPathError, FoldedModules, Folding, find_folding
+from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
 from vog_hf.gradients.model_inputs import doubled
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype
 from vog_hf.gradients.targets import find_logits
 from vog_hf.runtime.memory import AdaptiveBatchSize
+from vog_hf.scoring.passes import LabelsForPass, sliced, state_kept
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import LabelsForPass, score_forward, sliced
 from vog_hf.snapshots import temporary_weights
 
 TOLERANCE = 1e-3
@@ -66,17 +67,17 @@ def fast_path(
     reason = None
     for fast in _ways(plan, folding, torch_compile=torch_compile):
         try:
-            with fast.folding.installed():
-                found = _outcome(fast, first.inputs, labels)
-                difference = _difference(plan, fast, first.inputs, labels, expected=expected, found=found)
+            with fast.folding.installed() as folded:
+                found = _outcome(fast, folded, first.inputs, labels)
+                difference = _difference(plan, fast, folded, first.inputs, labels, expected=expected, found=found)
         except Exception as error:  # the plain way has passed on this batch, so it is the fast one's fault
             if should_reduce_batch_size(error):
                 raise
-            reason = reason or f"{_described(fast, plan.module)}) failed ({_line(error)})"
+            reason = reason or f"{fast.way(plan.module)}) failed ({_line(error)})"
             continue
         if difference is None:
             return fast, reason and f"the model is run without what failed: the faster way ({reason}"
-        reason = reason or f"{_described(fast, plan.module)}) changes logits or gradients by {difference:.2g}"
+        reason = reason or f"{fast.way(plan.module)}) changes logits or gradients by {difference:.2g}"
         if fast.module is plan.module:
             break
     return plan, reason and f"the model is run as it is: the faster way ({reason}"
@@ -85,42 +86,34 @@ def fast_path(
 def require_same_function(
     plan: ScoringPlan,
     model: nn.Module,
+    folded: FoldedModules,
     inputs: Mapping[str, Any],
     labels: LabelsForPass,
     *,
-    snapshot: int,
     rows_per_pass: AdaptiveBatchSize,
 ) -> None:
-    """Raise FastPathError where the plan's fast way and the plain model are two functions on a batch.
-
-    Compared are the first batch of every snapshot and the first one of each shape: weights, and control flow that
-    depends on the shape, can make of them what the batches before did not show.
-    """
-    shapes = tuple((name, tuple(value.shape)) for name, value in inputs.items() if isinstance(value, Tensor))
-    if (plan.module is model and not plan.folding) or {snapshot, shapes} <= plan.compared:
-        return
-    plan.folding.require_as_found()
+    """Raise FastPathError where the plan's fast way, which is installed, and the plain model differ on a batch."""
+    folded.require_as_found()
     n_rows = len(inputs[plan.leaf.name])
     plain = plan.plain(model)
 
-    def compared(way: ScoringPlan) -> _Outcome:
+    def outcome(way: ScoringPlan) -> _Outcome:
         return _Outcome.joined(
-            rows_per_pass.run(n_rows, lambda rows: _outcome(way, sliced(inputs, rows, n_rows), labels[rows]))
+            rows_per_pass.run(n_rows, lambda rows: _outcome(way, folded, sliced(inputs, rows, n_rows), labels[rows]))
         )
 
-    with plan.folding.paused():
-        expected = compared(plain)
-    difference = _difference(plain, plan, inputs, labels, expected=expected, found=compared(plan))
+    with folded.paused():
+        expected = outcome(plain)
+    difference = _difference(plain, plan, folded, inputs, labels, expected=expected, found=outcome(plan))
     if difference is not None:
         raise FastPathError(f"it changes logits or gradients by {difference:.2g}")
-    plan.compared.update({snapshot, shapes})
 
 
 def _find_folding(plan: ScoringPlan, first: Forward) -> Folding:
     if plan.config.autocast is not None or first.x.dtype.itemsize < FULL_PRECISION:
         return Folding()
     watched = sliced(first.inputs, slice(0, FEW_ROWS), len(first.x))
-    with plan.state_kept():
+    with state_kept(plan):
         folding = find_folding(plan.module, lambda: forward_from_leaf(plan.module, watched, plan.leaf).outputs)
     if any(map(callable, plan.config.targets)):  # may read what lies between a convolution and its BatchNorm
         folding = Folding((), [*(norm for _, norm in folding.pairs), *folding.affine])
@@ -134,10 +127,6 @@ def _ways(plan: ScoringPlan, folding: Folding, *, torch_compile: bool) -> Iterat
         yield from (replace(plan, folding=one, module=_compiled(plan.module)) for one in foldings)
     if folding:
         yield from (replace(plan, folding=one) for one in foldings)
-
-
-def _described(fast: ScoringPlan, model: nn.Module) -> str:
-    return str(fast.folding) if fast.module is model else f"{fast.folding}, compiled"
 
 
 def _line(error: Exception) -> str:
@@ -171,6 +160,7 @@ class _Outcome:
 def _difference(
     plain: ScoringPlan,
     fast: ScoringPlan,
+    folded: FoldedModules,
     inputs: Mapping[str, Any],
     labels: LabelsForPass,
     *,
@@ -185,10 +175,12 @@ def _difference(
     """
     difference = expected.difference(found)
     same = difference <= rounding_tolerance(plain.module, plain.config)
-    return None if same or _agree_in_double(plain, fast, inputs, labels) else difference
+    return None if same or _agree_in_double(plain, fast, folded, inputs, labels) else difference
 
 
-def _agree_in_double(plain: ScoringPlan, fast: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> bool:
+def _agree_in_double(
+    plain: ScoringPlan, fast: ScoringPlan, folded: FoldedModules, inputs: Mapping[str, Any], labels: LabelsForPass
+) -> bool:
     """Whether both ways are one function in float64, on a few rows; no, where the model cannot compute in float64."""
     rows, model = slice(0, FEW_ROWS), plain.module
     few = sliced(inputs, rows, len(inputs[plain.leaf.name]))
@@ -198,24 +190,26 @@ def _agree_in_double(plain: ScoringPlan, fast: ScoringPlan, inputs: Mapping[str,
             tensor.data = _in_double(tensor.data)
         drop_caches(model)
         try:
-            fast.folding.refresh()
-            with fast.folding.paused():
-                expected = _outcome(plain, few, labels[rows])
-            found = _outcome(fast, few, labels[rows])
+            folded.refresh()
+            with folded.paused():
+                expected = _outcome(plain, folded, few, labels[rows])
+            found = _outcome(fast, folded, few, labels[rows])
         except (RuntimeError, TypeError, ModelError, FastPathError):  # a dtype of its own somewhere in the model
             return False
     drop_caches(model)
-    fast.folding.refresh()
+    folded.refresh()
     return expected.difference(found) <= TOLERANCE_IN_DOUBLE
 
 
-def _outcome(plan: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> _Outcome:
+def _outcome(plan: ScoringPlan, folded: FoldedModules, inputs: Mapping[str, Any], labels: LabelsForPass) -> _Outcome:
     n_rows = len(inputs[plan.leaf.name])
     if n_rows == 1 and plan.doubles_single_rows:
         inputs, labels = doubled(inputs), labels.doubled()
-    with plan.state_kept():
-        forward = plan.forward(plan.to_memory_format(inputs))
-        return _Outcome(_logits(forward), score_forward(plan, forward, labels)[0])
+    with state_kept(plan):
+        forward = forward_from_leaf(plan.module, plan.to_memory_format(inputs), plan.leaf)
+        folded.require_all_read()
+        gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
+    return _Outcome(_logits(forward), gradients)
 
 
 def _logits(forward: Forward) -> Tensor | None:

@@ -21,55 +21,79 @@ from vog_hf.gradients.model_mode import model_device_and_dtype
 from vog_hf.metric.batch_accumulator import BatchAccumulator, RowResults
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.files import format_bytes
-from vog_hf.runtime.memory import free_memory
+from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
 from vog_hf.runtime.processes import Processes, from_main, run_together
+from vog_hf.runtime.progress import progress_bar
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder, with_label
 from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
 from vog_hf.scoring.live_checkpoint import LiveBatch, load_batches, read_header, save_state
 from vog_hf.scoring.live_ranking import current_ranking, gathered_heat_maps
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.run_manifest import make_manifest
-from vog_hf.scoring.runner import needs_prediction
-from vog_hf.scoring.session import Session, require_shared
+from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
+from vog_hf.scoring.runner import ModelRunner, needs_prediction, require_finite
+from vog_hf.scoring.shared_folder import folder_in_use, output_folder, require_shared
 
 
 class LiveScoring:
     """Moments, dynamics and trajectories of all rows of this process; rows are read anew at each snapshot.
 
     Args:
-        session: The model that trains, and the processes.
-        reader: The rows.
-        plan: What is differentiated.
-        n_snapshots: How many are planned: the windows early and late need to know it.
+        model: Model that trains, unwrapped.
+        reader: Reader over all rows.
+        plan: Plan of the scoring.
+        n_snapshots: Number of planned snapshots: the windows early and late need to know it.
+        processes: Processes that share the rows.
+        progress: Whether to show a progress bar.
+        rows_per_pass: Rows that fit into one pass.
 
     Raises:
         ConfigError: A label is needed that only the last snapshot can say.
         MemoryBudgetError: The moments do not fit; names both numbers.
     """
 
-    def __init__(self, session: Session, reader: BatchReader, plan: ScoringPlan, n_snapshots: int) -> None:
-        self._session = session
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: BatchReader,
+        plan: ScoringPlan,
+        n_snapshots: int,
+        *,
+        processes: Processes,
+        progress: bool,
+        rows_per_pass: AdaptiveBatchSize,
+    ) -> None:
+        self._model = model
         self._reader = reader
-        self._plan = plan
+        self._runner = ModelRunner(model, plan, rows_per_pass=rows_per_pass)
+        self._processes = processes
+        self._progress = progress
         self._windows = Windows(n_snapshots)
-        processes = session.processes
         mine = range(len(reader.dataset))[processes.process_index :: processes.num_processes]
         self._batches = batches(mine, plan.batch_size)
         self._held: list[LiveBatch] = []
         self._snapshots: list[dict[str, Any]] = []
-        if session.config.label == "predicted":
+        if plan.config.label == "predicted":
             raise ConfigError(
                 "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
                 "training goes on; use collect='replay'"
             )
         self._check_all_labels()
-        needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(session.model)[0])
+        needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(model)[0])
         if needed > free:
             raise MemoryBudgetError(
                 f"collect='live' keeps the moments of {len(mine):,} rows, {format_bytes(needed)}, and "
                 f"{format_bytes(free)} are free; use collect='replay', whose memory does not grow with the rows"
             )
+
+    @property
+    def _plan(self) -> ScoringPlan:
+        """The plan, with the way that the model is run in now."""
+        return self._runner.plan
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self._progress and self._processes.is_main_process
 
     def memory_bytes(self) -> int:
         """What the moments and trajectories of this process's rows will take."""
@@ -92,7 +116,7 @@ class LiveScoring:
         Raises:
             OutputFolderError: The disk is full or cannot be written to; the folder then does not count.
         """
-        processes = self._session.processes
+        processes = self._processes
         save_state(folder, processes, self._held, run_together(processes, "reading rows", self._header))
 
     def restore(self, folder: Path) -> None:
@@ -101,8 +125,7 @@ class LiveScoring:
         Raises:
             OutputFolderError: The folder is not whole, or holds the moments of something else.
         """
-        processes = self._session.processes
-        run_together(processes, "restoring the moments", self._restore, folder)
+        run_together(self._processes, "restoring the moments", self._restore, folder)
 
     def _restore(self, folder: Path) -> None:
         saved = read_header(folder)
@@ -115,14 +138,14 @@ class LiveScoring:
                 "configuration and schedule that training began with, or train anew"
             )
         self._snapshots = saved["snapshots"]
-        device = model_device_and_dtype(self._session.model)[0]
+        device = model_device_and_dtype(self._model)[0]
         if self._snapshots:
-            self._held = load_batches(folder, self._session.processes, self._new_accumulator, self.n_snapshots, device)
+            self._held = load_batches(folder, self._processes, self._new_accumulator, self.n_snapshots, device)
             self._batches = [batch.rows for batch in self._held]
 
     def _new_accumulator(self) -> BatchAccumulator:
         """As `ScoringPlan.accumulator`, without a mask: a restored one brings its own."""
-        config = self._session.config
+        config = self._plan.config
         return BatchAccumulator(
             config.column_names,
             self._windows,
@@ -140,39 +163,32 @@ class LiveScoring:
 
     def update(self, name: str, step: int | None = None) -> None:
         """One pass over all rows with the model as it is now; the model is left as it was found."""
-        session = self._session
-        run_together(session.processes, f"the pass at {name}", self._update, name)
+        run_together(self._processes, f"the pass at {name}", self._update, name)
         self._snapshots.append({"name": name, "step": step, "digest": None})
 
     def _update(self, name: str) -> None:
-        session = self._session
-        first = not self._snapshots
+        first, runner = not self._snapshots, self._runner
         with (
-            session.model_in_use(),
-            buffers_of_main(session.model, session.processes),
-            session.weights_lent(self._plan, {}),
-            session.progress_bar(sum(map(len, self._batches))) as bar,
+            buffers_of_main(self._model, self._processes),
+            runner,
+            progress_bar(sum(map(len, self._batches)), is_shown=self._shows_progress) as bar,
         ):
             bar.set_postfix(snapshot=name)
             for i, batch in enumerate(self._reader.read(self._batches)):
                 self._check_labels(batch)
-                placed = session.to_device(self._plan, batch)
+                on_device = runner.to_device(batch)
                 if first:
-                    accumulator = self._plan.accumulator(placed, self._windows)
+                    accumulator = runner.plan.accumulator(on_device, self._windows)
                     self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))
-                self._add(placed, self._held[i].accumulator)
+                try:
+                    observed = runner.observe(on_device)
+                except FastPathError as error:
+                    runner.run_plainly(error)
+                    observed = runner.observe(on_device)
+                self._held[i].accumulator.update(*observed)
                 bar.update(len(batch))
             for held in self._held:
-                session.require_finite(held.accumulator, held.rows, name)
-
-    def _add(self, batch: Batch, accumulator: BatchAccumulator) -> None:
-        """Add the model as it is now to the moments of a batch, the plain way where the fast one does not fit."""
-        update = partial(self._session.update, batch=batch, accumulator=accumulator, prediction=None)
-        try:
-            update(self._plan, snapshot=self.n_snapshots)
-        except FastPathError as error:
-            self._plan = self._session.plain(self._plan, error)
-            update(self._plan, snapshot=self.n_snapshots)
+                require_finite(runner.plan, held.accumulator, held.rows, name)
 
     def ranking(self) -> VoGScores | None:
         """Scores of the snapshots seen so far, in memory and without heat maps; None but on the main process.
@@ -183,14 +199,14 @@ class LiveScoring:
             ConfigError: Fewer than two snapshots were seen.
         """
         self._require_two_snapshots()
-        manifest = run_together(self._session.processes, "reading rows", self._manifest)
-        return current_ranking(self._session, self._plan, self._held, identity=self._identity, manifest=manifest)
+        manifest = run_together(self._processes, "reading rows", self._manifest)
+        return current_ranking(self._processes, self._plan, self._held, identity=self._identity, manifest=manifest)
 
     def with_heat_maps(self, ranking: VoGScores | None, rows: npt.NDArray[np.int64]) -> VoGScores | None:
         """Add heat maps of some rows to a `ranking`. All processes must call this, with the same rows."""
-        if not self._session.config.heat_maps:
+        if not self._plan.config.heat_maps:
             return ranking
-        maps = gathered_heat_maps(self._session, self._held, rows, n_rows=self._identity.n_rows)
+        maps = gathered_heat_maps(self._processes, self._held, rows, n_rows=self._identity.n_rows)
         return None if ranking is None else ranking.with_heat_maps(maps)
 
     def finish(self, *, output_dir: str | Path | None = None) -> VoGScores:
@@ -200,32 +216,34 @@ class LiveScoring:
             ConfigError: Fewer than two snapshots were seen.
         """
         self._require_two_snapshots()
-        session = self._session
-        folder, temporary = session.output_folder(output_dir)
-        fingerprint = run_together(session.processes, "reading rows", self._header)
+        processes = self._processes
+        folder, temporary = output_folder(processes, output_dir)
+        fingerprint = run_together(processes, "reading rows", self._header)
         identity = self._identity
         n_rows = identity.n_rows
-        in_one_block = BlockPlan(n_rows, session.processes.num_processes, self._plan.batch_size, n_rows)
+        in_one_block = BlockPlan(n_rows, processes.num_processes, self._plan.batch_size, n_rows)
         manifest = self._manifest()
         if self.n_snapshots < self._windows.n_snapshots:
             manifest["windows_missing"] = (
                 f"training stopped after {self.n_snapshots} of {self._windows.n_snapshots} planned snapshots, and live "
                 "moments of the windows early and late need to know the number in advance"
             )
-        with session.folder_in_use(folder):
+        with folder_in_use(processes, folder):
             prepare = partial(BlockFolder.prepare, folder, fingerprint, in_one_block)
-            from_main(session.processes, f"preparing {folder}", prepare)
-            run_together(session.processes, f"looking for {folder}", require_shared, folder)
-            blocks = run_together(session.processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
-            run_together(session.processes, "writing the moments", self._write, blocks)
-            return finish_folder(session, blocks, self._plan, identity, manifest, temporary=temporary)
+            from_main(processes, f"preparing {folder}", prepare)
+            run_together(processes, f"looking for {folder}", require_shared, folder)
+            blocks = run_together(processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
+            run_together(processes, "writing the moments", self._write, blocks)
+            return finish_folder(processes, blocks, self._plan, identity, manifest, temporary=temporary)
 
     def _require_two_snapshots(self) -> None:
         if self.n_snapshots < MIN_SNAPSHOTS:
             raise ConfigError(f"VoG needs at least {MIN_SNAPSHOTS} snapshots, this training gave {self.n_snapshots}")
 
     def _manifest(self) -> dict[str, Any]:
-        manifest = make_manifest(self._session, self._plan, self._reader, self._identity)
+        manifest = make_manifest(
+            self._model, self._plan, self._reader, self._identity, n_processes=self._processes.num_processes
+        )
         return manifest | {"collect": "live", "snapshots": list(self._snapshots)}
 
     @cached_property
@@ -234,11 +252,11 @@ class LiveScoring:
 
     @cached_property
     def _data_fingerprint(self) -> dict[str, Any]:
-        return self._session.fingerprint(self._reader, self._identity, None)
+        return make_fingerprint(self._plan.config, self._reader, self._identity, None)
 
     def _write(self, blocks: BlockFolder) -> None:
         if self._held:
-            blocks.write(self._session.processes.process_index, 0, self._rows(), self._results())
+            blocks.write(self._processes.process_index, 0, self._rows(), self._results())
 
     def _rows(self) -> npt.NDArray[np.int64]:
         return np.concatenate([np.asarray(batch.rows, dtype=np.int64) for batch in self._held])

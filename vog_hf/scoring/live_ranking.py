@@ -9,19 +9,18 @@ import numpy.typing as npt
 from vog_hf.data.batch_reader import Batch
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.metric.heat_maps import RaggedMaps
-from vog_hf.runtime.processes import gathered_on_main, run_together
+from vog_hf.runtime.processes import Processes, gathered_on_main, run_together
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import normalized_columns, with_label
 from vog_hf.scoring.live_checkpoint import LiveBatch
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.session import Session
 
 Rows = npt.NDArray[np.int64]
 Maps = dict[int, tuple[npt.NDArray[np.float16], npt.NDArray[np.int32], np.float32]]
 
 
 def current_ranking(
-    session: Session,
+    processes: Processes,
     plan: ScoringPlan,
     held: Sequence[LiveBatch],
     *,
@@ -33,13 +32,12 @@ def current_ranking(
     ``vog`` is the only trajectory.
 
     Args:
-        session: Session with the processes that share the rows.
+        processes: Processes that share the rows.
         plan: Plan of the scoring.
         held: Batches of this process.
         identity: Identity of all rows.
         manifest: Manifest of the scores.
     """
-    processes = session.processes
     own = run_together(processes, "reading the moments", _own_rows, plan, held)
     parts = [part for part in gathered_on_main(processes, own) if part]  # one without rows has no columns
     if not processes.is_main_process:
@@ -48,20 +46,22 @@ def current_ranking(
     placed = {name: np.concatenate([part[name] for part in parts])[np.argsort(rows)] for name in parts[0]}
     del placed["row"]
     running = placed.pop("running")
-    columns = normalized_columns(placed, session.config, has_classes=plan.has_classes)
+    columns = normalized_columns(placed, plan.config, has_classes=plan.has_classes)
     return VoGScores(columns, manifest, trajectories={"vog": running}, row_hash=identity.row_hash)
 
 
-def gathered_heat_maps(session: Session, held: Sequence[LiveBatch], rows: Rows, *, n_rows: int) -> RaggedMaps | None:
+def gathered_heat_maps(
+    processes: Processes, held: Sequence[LiveBatch], rows: Rows, *, n_rows: int
+) -> RaggedMaps | None:
     """Heat maps of some rows, empty ones for all others, on the main process; None on the others. All must call this.
 
     Args:
-        session: Session with the processes that share the rows.
+        processes: Processes that share the rows.
         held: Batches of this process.
         rows: Rows that have a heat map, the same on every process.
         n_rows: Number of all rows.
     """
-    processes, chosen = session.processes, set(rows.tolist())
+    chosen = set(rows.tolist())
     own = run_together(processes, "making heat maps", _own_maps, held, chosen)
     maps_by_row = {row: maps for part in gathered_on_main(processes, own) for row, maps in part.items()}
     return _of_all_rows(maps_by_row, n_rows) if processes.is_main_process else None

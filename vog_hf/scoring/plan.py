@@ -1,7 +1,6 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -14,8 +13,8 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch
 from vog_hf.errors import DataError, LabelError
 from vog_hf.gradients.batchnorm_folding import Folding
-from vog_hf.gradients.input_leaf import Forward, InputLeaf, forward_from_leaf
-from vog_hf.gradients.model_state import DerivedTensors, kept_state
+from vog_hf.gradients.input_leaf import InputLeaf
+from vog_hf.gradients.model_state import DerivedTensors
 from vog_hf.gradients.tasks import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.windows import Windows
@@ -24,7 +23,7 @@ from vog_hf.runtime.files import format_bytes
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """Everything that is the same for all batches and snapshots.
+    """Everything that is the same for all batches and snapshots; a value, whose state is a `ModelRunner`'s.
 
     Attributes:
         task: None where every target is a callable and the outputs have no logits.
@@ -35,8 +34,7 @@ class ScoringPlan:
         batch_size: Number of rows in the others (see `BatchReader`).
         module: What is called: the model, or the compiled one.
         has_padding_mask: Whether batches say what is padding, so that a row's score does not depend on it.
-        folding: What is to be installed in it, and refreshed after every change of its weights.
-        compared: Snapshots and shapes of batches for which the fast way was seen to be the plain function.
+        folding: BatchNorms that are folded while it is called.
         doubles_single_rows: Whether a batch of one row is scored as two copies (see `has_wrong_single_rows`).
         changes_state: Whether a forward changes the model, so that it is put back after every batch.
         derived: What the model derived from the weights it has, to be forgotten when it gets others.
@@ -57,15 +55,10 @@ class ScoringPlan:
     module: nn.Module
     has_padding_mask: bool
     folding: Folding = field(default_factory=Folding)
-    compared: set[Any] = field(default_factory=set, compare=False, repr=False)
     block_copies: int = 1
     doubles_single_rows: bool = False
     changes_state: bool = False
     derived: DerivedTensors = field(default_factory=DerivedTensors)
-
-    def state_kept(self) -> AbstractContextManager[None]:
-        """The model's state kept over one pass, where a pass changes it: no row's score depends on rows before it."""
-        return kept_state(self.module) if self.changes_state else nullcontext()
 
     @property
     def has_classes(self) -> bool:
@@ -100,15 +93,14 @@ class ScoringPlan:
             del shape[self.channel_axis]
         return shape
 
+    def way(self, model: nn.Module) -> str | None:
+        """The fast way that the model is run in, in words; None where it is run as it is."""
+        is_compiled = self.module is not model
+        return f"{self.folding}{', compiled' if is_compiled else ''}" if self.folding or is_compiled else None
+
     def plain(self, model: nn.Module) -> "ScoringPlan":
         """The same with the model run as it is."""
         return replace(self, module=model, folding=Folding())
-
-    def forward(self, inputs: Mapping[str, Any]) -> Forward:
-        """One forward pass over inputs that are placed; raises FastPathError where it was not the plain function."""
-        forward = forward_from_leaf(self.module, inputs, self.leaf)
-        self.folding.require_all_read()
-        return forward
 
     def counted_labels(self, batch: Batch) -> Tensor | None:
         """Labels of a batch without those at, or predicted from, padding."""

@@ -10,20 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.errors import OutputFolderError
 from vog_hf.gradients.batchnorm_folding import FastPathError
-from vog_hf.gradients.model_mode import drop_caches
 from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.prefetch import ahead
-from vog_hf.runtime.processes import gathered, run_together
+from vog_hf.runtime.processes import Processes, gathered, run_together, together
+from vog_hf.runtime.progress import progress_bar
 from vog_hf.scoring.assembly import with_label
 from vog_hf.scoring.block_folder import BlockFolder
-from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.runner import needs_prediction
-from vog_hf.scoring.session import Session, batch_digest, joined_digest
-from vog_hf.snapshots import Snapshot, SnapshotLoader, SnapshotSet
+from vog_hf.scoring.runner import ModelRunner, needs_prediction, require_finite
+from vog_hf.snapshots import SnapshotSet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,24 +46,29 @@ class ScoredBlock:
     digest: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Replay:
-    """What one scoring goes over: rows and snapshots, by a plan, into a folder, in so many bytes of memory.
+    """One scoring of rows from snapshots, block by block, into a folder.
 
-    The plan is the plain one as soon as a batch has shown that the fast way is not the function of the model.
-
-    ``weights`` are those lent to the session's model for the time of the scoring; ``lengths`` tell how long each row
-    is, if padding can be saved by putting rows of similar length into a batch.
+    Attributes:
+        runner: Runner of the model, entered.
+        reader: Reader over all rows.
+        snapshots: Snapshots to score from.
+        folder: Folder that is filled with blocks.
+        processes: Processes that share the rows.
+        memory_budget: Bytes for the batches that are in memory together.
+        lengths: Length of each row, if padding can be saved by putting rows of similar length into a batch.
+        shows_progress: Whether this process shows a progress bar.
     """
 
-    session: Session
-    plan: ScoringPlan
+    runner: ModelRunner
     reader: BatchReader
     snapshots: SnapshotSet
     folder: BlockFolder
+    processes: Processes
     memory_budget: int
-    weights: SnapshotLoader
     lengths: npt.NDArray[np.int64] | None = None
+    shows_progress: bool = False
 
     def score_blocks(self) -> int:
         """Score all blocks that are not finished, on every process; the number of rows of them all.
@@ -72,19 +76,23 @@ class Replay:
         Raises:
             OutputFolderError: The rows of a finished block are not those that were scored.
         """
-        processes, blocks = self.session.processes, self.folder.plan
+        processes, blocks = self.processes, self.folder.plan
         own = blocks.blocks(processes.process_index)
         missing = run_together(processes, "looking for finished blocks", self._missing, len(own))
         groups: Iterator[LoadedBatches] = chain.from_iterable(
             self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
         )
-        if self.plan.block_copies > 1:  # on a CPU, reading would take its time from computing
+        if self.runner.plan.block_copies > 1:  # on a CPU, reading would take its time from computing
             groups = ahead(groups)
-        with self.session.progress_bar(sum(len(rows) for block in own for rows in block) * self._n_snapshots) as bar:
+        n_passes = sum(len(rows) for block in own for rows in block) * self._n_snapshots
+        with progress_bar(n_passes, is_shown=self.shows_progress) as bar:
             for number in range(blocks.n_blocks):  # the same rounds everywhere: a failure soon ends all
                 bar.set_description(f"VoG, block {number + 1} of {blocks.n_blocks}")
-                todo = self._score_and_write if number in missing else self._pass_over
-                run_together(processes, f"scoring block {number + 1}", todo, number, groups, bar)
+                with together(processes, f"scoring block {number + 1}"):
+                    if number in missing:
+                        self.write(number, self.score(groups, bar))
+                    else:
+                        self._pass_over(number, bar)
         return blocks.n_rows
 
     def score(self, groups: Iterator[LoadedBatches], bar: Any) -> ScoredBlock | None:
@@ -103,8 +111,7 @@ class Replay:
             try:
                 results += self._score(group.batches, bar)
             except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
-                with self.weights.new_record():
-                    self.plan = self.session.plain(self.plan, error)
+                self.runner.run_plainly(error)
                 bar.update(before - bar.n)
                 results += self._score(group.batches, bar)
             if group.is_last:
@@ -120,31 +127,28 @@ class Replay:
         digests: list[int] = []
         held = 0
         for batch in batches:
-            self.plan.check_labels(batch)
-            needed = self.plan.nbytes(batch)
+            self.runner.plan.check_labels(batch)
+            needed = self.runner.plan.nbytes(batch)
             if group and held + needed > self.memory_budget:
                 yield LoadedBatches(group, digests, is_last=False)
                 group, digests, held = [], [], 0
             digests.append(batch_digest(batch))
-            group.append(self.session.to_device(self.plan, batch))
+            group.append(self.runner.to_device(batch))
             held += needed
         yield LoadedBatches(group, digests, is_last=True)
 
-    def write(self, number: int, scored: ScoredBlock) -> None:
-        """Make a block of this process durable."""
-        rank = self.session.processes.process_index
-        self.folder.write(rank, number, scored.rows, scored.results, batch_digest=scored.digest)
+    def write(self, number: int, scored: ScoredBlock | None) -> None:
+        """Make a block of this process durable, if it has rows."""
+        rank = self.processes.process_index
+        if scored is not None:
+            self.folder.write(rank, number, scored.rows, scored.results, batch_digest=scored.digest)
 
     def rows_digest(self) -> str:
         """The digest of all rows as they were read when their blocks were scored, on every process."""
-        processes, blocks = self.session.processes, self.folder.plan
+        processes, blocks = self.processes, self.folder.plan
         own = blocks.blocks(processes.process_index)
         digests = run_together(processes, "looking for finished blocks", self._batch_digests, len(own))
         return joined_digest(int(digest, 16) for digest in chain.from_iterable(gathered(processes, digests)))
-
-    def _batch_digests(self, n_blocks: int) -> list[str]:
-        rank = self.session.processes.process_index
-        return [self.folder.batch_digest(rank, number) for number in range(n_blocks)]
 
     def _batches(self, block: Sequence[range]) -> Sequence[Sequence[int]]:
         """The rows of a block, the shortest in the first batch; as they are where no length is known."""
@@ -155,18 +159,17 @@ class Replay:
         size = self.folder.plan.batch_size
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
+    def _batch_digests(self, n_blocks: int) -> list[str]:
+        rank = self.processes.process_index
+        return [self.folder.batch_digest(rank, number) for number in range(n_blocks)]
+
     def _missing(self, n_blocks: int) -> set[int]:
-        rank = self.session.processes.process_index
+        rank = self.processes.process_index
         return {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
 
-    def _score_and_write(self, number: int, groups: Iterator[LoadedBatches], bar: Any) -> None:
-        scored = self.score(groups, bar)
-        if scored is not None:
-            self.write(number, scored)
-
-    def _pass_over(self, number: int, _groups: Iterator[LoadedBatches], bar: Any) -> None:
+    def _pass_over(self, number: int, bar: Any) -> None:
         """What is to be done for a block that is finished, or that only other processes have."""
-        rank = self.session.processes.process_index
+        rank = self.processes.process_index
         block = self.folder.plan.block(rank, number)
         if block and not has_table(self.reader.dataset):
             found = joined_digest(map(batch_digest, self.reader.read(block)))
@@ -177,31 +180,24 @@ class Replay:
     def _n_snapshots(self) -> int:
         return len(self.snapshots.snapshots)
 
-    def _load(self, snapshot: Snapshot) -> None:
-        self.weights.load(snapshot)
-        drop_caches(self.session.model)
-        self.plan.derived.forget()
-        self.plan.folding.refresh()
-
     def _score(self, batches: Sequence[Batch], bar: Any) -> list[RowResults]:
-        session = self.session
-        windows = Windows(self._n_snapshots)
-        accumulators = [self.plan.accumulator(batch, windows) for batch in batches]
-        last: list[Tensor | None] = [None] * len(batches)
-        if needs_prediction(self.plan, batches):
-            self._load(self.snapshots.snapshots[-1])
-            last = [session.predictions(self.plan, batch) for batch in batches]
-        for number, snapshot in enumerate(self.snapshots.snapshots):
-            self._load(snapshot)
+        runner, windows = self.runner, Windows(self._n_snapshots)
+        accumulators = [runner.plan.accumulator(batch, windows) for batch in batches]
+        predictions: list[Tensor | None] = [None] * len(batches)
+        if needs_prediction(runner.plan, batches):
+            runner.load(self.snapshots.snapshots[-1])
+            predictions = [runner.predict(batch) for batch in batches]
+        for snapshot in self.snapshots.snapshots:
+            runner.load(snapshot)
             bar.set_postfix(snapshot=snapshot.name, refresh=False)
-            for batch, accumulator, prediction in zip(batches, accumulators, last, strict=True):
-                session.update(self.plan, batch, accumulator, prediction=prediction, snapshot=number)
+            for batch, accumulator, prediction in zip(batches, accumulators, predictions, strict=True):
+                accumulator.update(*runner.observe(batch, prediction))
                 bar.update(len(batch))
-            for accumulator, batch in zip(accumulators, batches, strict=True):
-                session.require_finite(accumulator, batch.rows, snapshot.name)
+            for batch, accumulator in zip(batches, accumulators, strict=True):
+                require_finite(runner.plan, accumulator, batch.rows, snapshot.name)
         return [
-            with_label(self.plan, accumulator.results(), batch)
-            for accumulator, batch in zip(accumulators, batches, strict=True)
+            with_label(runner.plan, accumulator.results(), batch)
+            for batch, accumulator in zip(batches, accumulators, strict=True)
         ]
 
 

@@ -1,31 +1,52 @@
-"""The manifest of a run: how scores were computed."""
+"""The manifest of a run, how scores were computed; and its fingerprint, what they depend on."""
 
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vog_hf.data.batch_reader import BatchReader
+from torch import nn
+
+from vog_hf.config import VoGConfig, target_digest
+from vog_hf.data.batch_digests import batch_digest, joined_digest
+from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
 from vog_hf.data.row_identity import RowIdentity
-from vog_hf.gradients.model_mode import model_device_and_dtype
+from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
 from vog_hf.scores.storage import FORMAT
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.session import Session
 
 
-def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, identity: RowIdentity) -> dict[str, Any]:
+def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
+    """What the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
+    with preserved_rng():
+        n_rows = min(len(reader.dataset), TRANSFORM_CHECK_ROWS)
+        first = [batch_digest(batch) for batch in reader.read([range(row, row + 1) for row in range(n_rows)])]
+    return {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "targets": [target_digest(target) for target in config.targets if callable(target)],
+        "rows": identity.n_rows,
+        "data": identity.columns,
+        "first batch": joined_digest(first),
+        "snapshots": snapshots,
+    }
+
+
+def make_manifest(
+    model: nn.Module, plan: ScoringPlan, reader: BatchReader, identity: RowIdentity, *, n_processes: int
+) -> dict[str, Any]:
     """How the scores were computed, but for the snapshots; JSON-ready."""
-    model_config = getattr(session.model, "config", None)
+    model_config = getattr(model, "config", None)
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("vog-hf", "torch", "transformers", "datasets", "accelerate")},
         "n_rows": identity.n_rows,
-        "config": session.config.to_dict(),
+        "config": plan.config.to_dict(),
         "task": plan.task.name if plan.task else None,
         "class_names": class_names(reader, model_config) if plan.has_classes else None,
         "normalized_over": "class" if plan.has_classes else "data set",
-        "model": {"class": type(session.model).__qualname__, "name": _model_name(model_config)},
+        "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
         "input": {
             "name": plan.leaf.name,
             "embedding": plan.leaf.embedding is not None,
@@ -33,13 +54,13 @@ def make_manifest(session: Session, plan: ScoringPlan, reader: BatchReader, iden
             "channels_averaged": plan.channel_axis is not None,
         },
         "computed": {
-            "device": model_device_and_dtype(session.model)[0].type,
+            "device": model_device_and_dtype(model)[0].type,
             "folding": str(plan.folding),
-            "torch_compile": plan.module is not session.model,
+            "torch_compile": plan.module is not model,
         },
         "data": {"columns": identity.columns},
         "batch_size": plan.batch_size,
-        "n_processes": session.processes.num_processes,
+        "n_processes": n_processes,
     }
 
 

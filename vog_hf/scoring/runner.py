@@ -1,110 +1,170 @@
-"""One pass of a model over a batch: forward, one backward per target, and the observation of the companions."""
+"""ModelRunner: all state of a model while it is scored."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch
-from vog_hf.errors import NonFiniteError
-from vog_hf.gradients.input_gradients import target_gradients
-from vog_hf.gradients.input_leaf import Forward
-from vog_hf.gradients.model_inputs import copied, doubled
-from vog_hf.gradients.targets import fill_missing_labels, find_logits
-from vog_hf.gradients.tasks import Task
+from vog_hf.errors import MemoryBudgetError, NonFiniteError
+from vog_hf.gradients.batchnorm_folding import FastPathError, FoldedModules, Folding
+from vog_hf.gradients.model_inputs import to_device
+from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype, preserved_rng, scoring_mode
+from vog_hf.metric.batch_accumulator import BatchAccumulator
+from vog_hf.runtime.memory import AdaptiveBatchSize
+from vog_hf.scoring.fast_path import require_same_function
+from vog_hf.scoring.passes import LabelsForPass, joined, predict_rows, score_rows, state_kept
 from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.snapshots import Snapshot, temporary_weights
+
+logger = logging.getLogger(__name__)
 
 
-def predictions(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-    """The predicted class of each row, ``[batch]``, of the model as it is."""
-    with torch.no_grad():
-        return find_logits(model(**copied(inputs))).argmax(-1)
+class ModelRunner:
+    """A model while it is scored by a plan: a context manager that holds all of its state meanwhile.
 
+    The model is in scoring mode and runs the fast way of the plan, until a batch shows that this does not fit; on
+    leaving, its weights, modes, caches and the random states are as they were. It can be entered more than once.
 
-def score_batch(
-    plan: ScoringPlan, inputs: Mapping[str, Any], labels: "LabelsForPass"
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Gradients of every target and the observation for the companions, of one batch and the model as it is."""
-    n_rows = len(inputs[plan.leaf.name])
-    if n_rows == 1 and plan.doubles_single_rows:
-        inputs, labels = doubled(inputs), labels.doubled()
-    with plan.state_kept():
-        gradients, observation = score_forward(plan, plan.forward(inputs), labels)
-    return rows_of_pass(n_rows, gradients, observation)
+    Args:
+        model: Model to score, unwrapped.
+        plan: Plan of the scoring.
+        frozen: Digests of the tensors that no snapshot stores.
+        resident_bytes: Bytes of snapshots that may stay in the device's memory.
+        rows_per_pass: Rows that fit into one pass; default: whole batches, as long as they fit.
 
-
-def rows_of_pass(
-    n_rows: int, gradients: list[Tensor], observation: dict[str, Tensor]
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The first rows of what a pass gave."""
-    return [gradient[:n_rows] for gradient in gradients], {name: v[:n_rows] for name, v in observation.items()}
-
-
-def score_forward(
-    plan: ScoringPlan, forward: Forward, labels: "LabelsForPass"
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """As `score_batch`, after its forward pass."""
-    gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
-    if plan.task is None:
-        return gradients, {}
-    with torch.no_grad():
-        logits = find_logits(forward.outputs).detach()
-        return gradients, plan.task.observation(logits.to(plan.dtype), labels.companion_labels)
-
-
-@dataclass(frozen=True)
-class LabelsForPass:
-    """The labels of one pass over a batch: whose scalar is differentiated, and whose companions are observed.
-
-    They are one and the same, but for ``label="predicted"``: companions are of the given label where a row has one.
+    Attributes:
+        plan: Plan of the scoring, with the way that the model is run in now.
     """
 
-    target_labels: Tensor | None
-    companion_labels: Tensor | None
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: ScoringPlan,
+        frozen: Mapping[str, str] | None = None,
+        *,
+        resident_bytes: int = 0,
+        rows_per_pass: AdaptiveBatchSize | None = None,
+    ) -> None:
+        self.plan = plan
+        self._model = model
+        self._frozen = frozen or {}
+        self._resident_bytes = resident_bytes
+        self._rows_per_pass = rows_per_pass or AdaptiveBatchSize()
+        self._weights: Hashable = None  # of which snapshot the model's weights are
+        self._compared: set[Hashable] = set()  # weights, and shapes of batches, for which the fast way was compared
 
-    @classmethod
-    def resolve(
-        cls, config: VoGConfig, task: Task | None, given: Tensor | None, prediction: Tensor | None
-    ) -> "LabelsForPass":
-        """Given labels, with the prediction (of the last snapshot) where there is none."""
-        if task is None or not task.can_predict_label or prediction is None:
-            return cls(given, given)
-        filled = fill_missing_labels(given, prediction)
-        return cls(prediction if config.label == "predicted" else filled, filled)
+    def __enter__(self) -> Self:
+        config = self.plan.config
+        with ExitStack() as stack:
+            stack.enter_context(preserved_rng())
+            stack.enter_context(scoring_mode(self._model, config.autocast))
+            self._loader = stack.enter_context(
+                temporary_weights(
+                    self._model, self._frozen, cast_up=config.casts_up, resident_bytes=self._resident_bytes
+                )
+            )
+            self._folded = stack.enter_context(self.plan.folding.installed())
+            self._loader.record_state()
+            self._stack = stack.pop_all()
+        self._weights = object()
+        return self
 
-    @property
-    def _parts(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.target_labels, self.companion_labels
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
-    def __getitem__(self, rows: slice) -> "LabelsForPass":
-        return LabelsForPass(*(None if part is None else part[rows] for part in self._parts))
+    def load(self, snapshot: Snapshot) -> None:
+        """Give the model a snapshot's weights; what it derived from others is dropped, and folded again.
 
-    def doubled(self) -> "LabelsForPass":
-        """The labels of two copies of the one row."""
-        return LabelsForPass(*(None if part is None else torch.cat([part, part]) for part in self._parts))
+        Raises:
+            SnapshotError: The snapshot is not of this model, or cannot be read.
+        """
+        self._loader.load(snapshot)
+        drop_caches(self._model)
+        self.plan.derived.forget()
+        self._folded.refresh()
+        self._weights = snapshot.files
 
+    def to_device(self, batch: Batch) -> Batch:
+        """Move a batch to the device, in the dtype of the model's weights and in the memory format of the plan."""
+        device, dtype = model_device_and_dtype(self._model)
+        labels = self.plan.counted_labels(batch)
+        return replace(
+            batch,
+            inputs=self.plan.to_memory_format(to_device(batch.inputs, device, dtype)),
+            masks=to_device(batch.masks, device, None),
+            labels=None if labels is None else labels.to(device, non_blocking=True),
+        )
 
-def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, Any]:
-    """Some rows of a batch of ``n_rows``: of what has a value per row; everything else is the same for all rows."""
-    if rows.start == 0 and rows.stop >= n_rows:
-        return inputs
-    return {
-        name: value[rows] if isinstance(value, Tensor) and value.shape[:1] == (n_rows,) else value
-        for name, value in inputs.items()
-    }
+    def predict(self, batch: Batch) -> Tensor:
+        """Predict the class of each row, ``[batch]``, of a batch that is on the device, with the plain model."""
+        n_rows = len(batch)
+        with self._folded.paused(), state_kept(self.plan):
+            return torch.cat(
+                self._rows_per_pass.run(n_rows, lambda rows: predict_rows(self._model, batch.inputs, rows, n_rows))
+            )
 
+    def observe(self, batch: Batch, prediction: Tensor | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Take the gradients of every target, and what the companions need, of a batch that is on the device.
 
-def joined(parts: Sequence[tuple[list[Tensor], dict[str, Tensor]]]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """What `score_batch` would have given for all rows at once."""
-    if len(parts) == 1:
-        return parts[0]
-    gradients = [torch.cat(several) for several in zip(*(part for part, _ in parts), strict=True)]
-    return gradients, {name: torch.cat([observed[name] for _, observed in parts]) for name in parts[0][1]}
+        Nothing here waits for the device, but to compare the fast way with the plain one, once for each snapshot and
+        shape: whether the gradients were finite, `require_finite` says after a pass.
+
+        Args:
+            batch: Batch from `to_device`.
+            prediction: Predicted classes, where the plan needs them (see `needs_prediction`).
+
+        Raises:
+            FastPathError: The fast way failed, or is not the model's function: `run_plainly`, then observe again.
+            MemoryBudgetError: The device has no room for a single row.
+        """
+        labels = LabelsForPass.resolve(self.plan.config, self.plan.task, batch.labels, prediction)
+        score = partial(score_rows, self.plan, batch.inputs, labels)
+        observed: list[tuple[list[Tensor], dict[str, Tensor]]] | None = None
+        try:
+            self._compare_once(batch, labels)
+            while observed is None:  # not `rows_per_pass.run`: this is in the traceback of every failure
+                with self._rows_per_pass.halved_when_full(len(batch)):
+                    observed = list(map(score, self._rows_per_pass.slices(len(batch))))
+            self._folded.require_all_read()
+        except (MemoryBudgetError, FastPathError):
+            raise
+        except Exception as error:
+            if self.plan.way(self._model) is None:
+                raise
+            raise FastPathError(  # if not the fast way but a row is wrong, the plain one says so
+                f"it failed with {type(error).__name__}: {' '.join(str(error).split()):.200}"
+            ) from error
+        return joined(observed)
+
+    def _compare_once(self, batch: Batch, labels: LabelsForPass) -> None:
+        """Compare the fast way with the plain one on the first batch of each snapshot, and the first of each shape.
+
+        Weights, and control flow that depends on the shape, can make of them what the batches before did not show.
+        """
+        shapes = tuple((name, tuple(value.shape)) for name, value in batch.inputs.items() if isinstance(value, Tensor))
+        if self.plan.way(self._model) is None or {self._weights, shapes} <= self._compared:
+            return
+        require_same_function(
+            self.plan, self._model, self._folded, batch.inputs, labels, rows_per_pass=self._rows_per_pass
+        )
+        self._compared |= {self._weights, shapes}
+
+    def run_plainly(self, error: FastPathError) -> None:
+        """Run the model as it is from here on, because a batch has shown that the fast way does not fit."""
+        logger.warning(
+            "VoG: the model is run as it is from here on: the faster way (%s) does not fit: %s",
+            *(self.plan.way(self._model), error),
+        )
+        with self._loader.new_record():
+            self._folded.remove()
+            self._folded = FoldedModules(Folding())
+            self.plan = self.plan.plain(self._model)
 
 
 def needs_prediction(plan: ScoringPlan, batches: Sequence[Batch]) -> bool:
@@ -112,6 +172,12 @@ def needs_prediction(plan: ScoringPlan, batches: Sequence[Batch]) -> bool:
     if plan.task is None or not plan.task.can_predict_label:
         return False
     return plan.config.label == "predicted" or any(b.labels is None or bool((b.labels < 0).any()) for b in batches)
+
+
+def require_finite(plan: ScoringPlan, accumulator: BatchAccumulator, rows: Sequence[int], snapshot: str) -> None:
+    """Raise NonFiniteError, naming the row and the snapshot, where a gradient of the last pass was not finite."""
+    for target, values in zip(plan.config.target_names, accumulator.running, strict=True):
+        require_finite_rows(values, rows, snapshot, target)
 
 
 def require_finite_rows(values: Tensor, rows: Sequence[int], snapshot: str, target: str = "the target") -> None:
@@ -123,10 +189,3 @@ def require_finite_rows(values: Tensor, rows: Sequence[int], snapshot: str, targ
             f"the gradient of {target} is not finite at row {row}, snapshot {snapshot!r} ({int(bad.sum())} rows of its "
             "batch); training may have diverged, or the row's input is extreme. Leave the snapshot or the row out"
         )
-
-
-def to_numpy_labels(labels: Tensor | None, n_rows: int) -> npt.NDArray[np.generic] | None:
-    """Given labels as a column, None where rows have no single one."""
-    if labels is None or labels.shape != (n_rows,):
-        return None
-    return labels.to(torch.float32 if labels.is_floating_point() else torch.int32).cpu().numpy()

@@ -15,6 +15,7 @@ from torch import nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import has_table, list_lengths
+from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
@@ -29,7 +30,7 @@ from vog_hf.errors import (
 )
 from vog_hf.gradients.model_mode import model_device_and_dtype, require_module, unwrap
 from vog_hf.runtime.files import require_free
-from vog_hf.runtime.memory import free_memory
+from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
 from vog_hf.runtime.processes import current_processes, from_main, gathered, run_together, same_everywhere
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
@@ -39,8 +40,9 @@ from vog_hf.scoring.dry_run import plan_scoring
 from vog_hf.scoring.live import LiveScoring
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.replay import Replay, require_same_rows
-from vog_hf.scoring.run_manifest import make_manifest
-from vog_hf.scoring.session import Session, batch_digest, joined_digest, require_shared
+from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
+from vog_hf.scoring.runner import ModelRunner
+from vog_hf.scoring.shared_folder import folder_in_use, output_folder, require_shared
 from vog_hf.scoring.stream_replay import require_length, score_stream
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
 
@@ -114,7 +116,9 @@ class VoGScorer:
         self.fold = fold
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said
-        self._session = Session(self.model, self.config, accelerator or current_processes(), progress)
+        self._processes = accelerator or current_processes()
+        self._progress = progress
+        self._rows_per_pass = AdaptiveBatchSize()  # of all passes: what did not fit once is not tried again
 
     def score(
         self,
@@ -147,9 +151,14 @@ class VoGScorer:
         with TemporaryDirectory(prefix="vog-spool-") as spool:
             options: dict[str, Any] = {"collate_fn": collate_fn, "id_column": id_column, "spool": Path(spool)}
             reader, snapshot_set = run_together(
-                self._session.processes, "opening rows and snapshots", self._opened, dataset, snapshots, **options
+                self._processes, "opening rows and snapshots", self._opened, dataset, snapshots, **options
             )
             return self.score_rows(reader, snapshot_set, output_dir=output_dir)
+
+    def _opened(
+        self, dataset: Any, snapshots: SnapshotSource, *, spool: Path, **options: Any
+    ) -> tuple[BatchReader, SnapshotSet]:
+        return self.reader(dataset, **options), open_snapshots(snapshots, spool=spool)
 
     def check(self, dataset: Any, *, collate_fn: CollateFunction | None = None, id_column: str | None = None) -> None:
         """Try the first rows, so that what is wrong is found before a training and not after it.
@@ -163,11 +172,6 @@ class VoGScorer:
             VoGError: What is wrong with rows, labels, model or configuration, as `score` would say it.
         """
         self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
-
-    def _opened(
-        self, dataset: Any, snapshots: SnapshotSource, *, spool: Path, **options: Any
-    ) -> tuple[BatchReader, SnapshotSet]:
-        return self.reader(dataset, **options), open_snapshots(snapshots, spool=spool)
 
     def reader(self, dataset: Any, *, id_column: str | None = None, **options: Any) -> BatchReader:
         """A `BatchReader` of a data set or stream for this scorer's model; options as there."""
@@ -220,7 +224,7 @@ class VoGScorer:
         cause = failures[0]
         if size == 1 and isinstance(cause, CollationError) and self.training_batch_size != 1:
             raise CollationError(f"{cause}; rows can also be scored one at a time: pass batch_size=1") from cause
-        if self._session.processes.is_main_process:
+        if self._processes.is_main_process:
             reason = _first_cause(cause)
             logger.warning(
                 "VoG: scoring in batches of %d rows, because batches of %d fail (%s: %s)",
@@ -232,7 +236,7 @@ class VoGScorer:
         rows = range(min(len(reader.dataset), self._dry_run_rows))
         reader.check_deterministic(batches(rows, reader.batch_size))
         rows = rows[: reader.batch_size]
-        plan, first = self._session.rows_per_pass.run(
+        plan, first = self._rows_per_pass.run(
             len(rows),
             lambda part: plan_scoring(
                 self.model,
@@ -244,7 +248,7 @@ class VoGScorer:
                 torch_compile=self.torch_compile,
             ),
         )[0]
-        if self._session.processes.is_main_process:
+        if self._processes.is_main_process:
             lines = [] if reader in self._looked_at else warnings_for(self.model, reader, plan, first)
             for line in [*lines, *([first.why_not_fast] if first.why_not_fast else [])]:
                 logger.warning("VoG: %s", line)
@@ -265,15 +269,15 @@ class VoGScorer:
         self, reader: BatchReader, snapshots: SnapshotSet, *, output_dir: str | Path | None = None
     ) -> VoGScores:
         """As `score`, of rows behind a reader and snapshots that are open."""
-        session, processes = self._session, self._session.processes
-        folder, temporary = session.output_folder(output_dir)
+        processes = self._processes
+        folder, temporary = output_folder(processes, output_dir)
         stamps = snapshots.stamps()
         identity, fingerprint = run_together(
             processes, "reading rows and snapshots", self.identified, reader, snapshots, folder
         )
         same_everywhere(processes, "data, configuration and snapshots", fingerprint)
         from_main(processes, f"looking at {folder}", BlockFolder.require_own, folder)
-        with session.folder_in_use(folder):
+        with folder_in_use(processes, folder):
             if from_main(processes, "looking for scores", BlockFolder.is_finished, folder, fingerprint):
                 scores = run_together(processes, "loading the scores", VoGScores.load, folder)
                 self._require_same_rows(scores, reader, folder)
@@ -285,10 +289,16 @@ class VoGScorer:
             blocks = run_together(processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
             free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
             budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
-            resident = self._resident_bytes()
-            with session.model_in_use(), session.weights_lent(plan, snapshots.frozen, resident_bytes=resident) as lent:
+            with ModelRunner(
+                self.model,
+                plan,
+                snapshots.frozen,
+                resident_bytes=self._resident_bytes(),
+                rows_per_pass=self._rows_per_pass,
+            ) as runner:
                 lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.has_padding_mask else None
-                replay = Replay(session, plan, reader, snapshots, blocks, budget, lent, lengths)
+                shows_progress = self._progress and processes.is_main_process
+                replay = Replay(runner, reader, snapshots, blocks, processes, budget, lengths, shows_progress)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:
                 raise SnapshotError(
@@ -297,7 +307,7 @@ class VoGScorer:
             blocks.end_at(n_rows)
             rows_digest = replay.rows_digest()
             identity = replace(identity, n_rows=n_rows)
-            manifest = make_manifest(session, replay.plan, reader, identity)
+            manifest = make_manifest(self.model, runner.plan, reader, identity, n_processes=processes.num_processes)
             taken = zip(snapshots.snapshots, fingerprint["snapshots"], strict=True)
             manifest |= {
                 "collect": "replay",
@@ -305,7 +315,7 @@ class VoGScorer:
                 "rows_digest": rows_digest,
                 "snapshots": [snapshot.manifest_entry(digest) for snapshot, digest in taken],
             }
-            return finish_folder(session, blocks, plan, identity, manifest, temporary=temporary)
+            return finish_folder(processes, blocks, plan, identity, manifest, temporary=temporary)
 
     def identified(
         self, reader: BatchReader, snapshots: SnapshotSet, folder: Path
@@ -329,19 +339,27 @@ class VoGScorer:
             identity = identify_rows(rows, like=BlockFolder.identity(folder))
         digests = snapshots.fingerprint(self.model)
         snapshots.verify(self.model)
-        fingerprint = self._session.fingerprint(reader, identity, digests)
+        fingerprint = make_fingerprint(self.config, reader, identity, digests)
         return identity, fingerprint | ({"id_column": rows.id_column} if isinstance(rows, StreamRows) else {})
 
     def live(self, reader: BatchReader, plan: ScoringPlan, n_snapshots: int) -> LiveScoring:
         """Moments of all rows in memory, to be updated while the model trains (see `LiveScoring`)."""
-        return LiveScoring(self._session, reader, plan, n_snapshots)
+        return LiveScoring(
+            self.model,
+            reader,
+            plan,
+            n_snapshots,
+            processes=self._processes,
+            progress=self._progress,
+            rows_per_pass=self._rows_per_pass,
+        )
 
     def _require_same_rows(self, scores: VoGScores, reader: BatchReader, folder: Path) -> None:
         """Raise OutputFolderError where the rows are not those of finished scores; reads them if need be.
 
         A table is in the fingerprint. Of a stream only the length is compared.
         """
-        rows, processes = reader.dataset, self._session.processes
+        rows, processes = reader.dataset, self._processes
         if isinstance(rows, StreamRows):
             logger.info("VoG: the scores are finished; the stream is read to its end, to compare its length")
             run_together(processes, "reading the stream", require_length, rows, len(scores), folder)
@@ -378,7 +396,7 @@ class VoGScorer:
         by_memory = budget // (plan.bytes_per_row * plan.batch_size)
         by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * plan.batch_size))
         in_batches = max(1, min(by_memory, by_time))
-        return BlockPlan(n_rows, self._session.processes.num_processes, plan.batch_size, in_batches * plan.batch_size)
+        return BlockPlan(n_rows, self._processes.num_processes, plan.batch_size, in_batches * plan.batch_size)
 
 
 def _batch_digests(reader: BatchReader, batches: Sequence[Sequence[int]]) -> list[int]:

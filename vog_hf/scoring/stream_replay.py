@@ -1,17 +1,17 @@
 """Replay over a stream: blocks of rows are read until it ends."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import Batch
 from vog_hf.errors import OutputFolderError
-from vog_hf.runtime.processes import gathered, run_together
+from vog_hf.runtime.processes import gathered, together
+from vog_hf.runtime.progress import progress_bar
 from vog_hf.scoring.replay import Replay, require_same_rows
-from vog_hf.scoring.session import batch_digest, joined_digest
 
 if TYPE_CHECKING:
     from vog_hf.data.streams import StreamRows
@@ -23,14 +23,15 @@ def score_stream(replay: Replay) -> int:
     Raises:
         OutputFolderError: The stream gives other rows than when its first blocks were scored.
     """
-    processes = replay.session.processes
+    processes = replay.processes
     n_rows = number = 0
-    with replay.session.progress_bar(None) as bar:
+    with progress_bar(None, is_shown=replay.shows_progress) as bar:
         ended = False
         while not ended:
             bar.set_description(f"VoG, block {number + 1}")
-            finish = partial(_next_block, replay, number, bar)
-            counts = gathered(processes, run_together(processes, f"scoring block {number + 1}", finish))
+            with together(processes, f"scoring block {number + 1}"):
+                n_scored = _next_block(replay, number, bar)
+            counts = gathered(processes, n_scored)
             n_rows += sum(counts)
             ended = min(counts) < replay.folder.plan.block_rows
             number += 1
@@ -39,7 +40,7 @@ def score_stream(replay: Replay) -> int:
 
 def _next_block(replay: Replay, number: int, bar: Any) -> int:
     """Finish one block of this process; how many rows it has, fewer than planned where the stream has ended."""
-    rank, folder, rows = replay.session.processes.process_index, replay.folder, replay.reader.dataset
+    rank, folder, rows = replay.processes.process_index, replay.folder, replay.reader.dataset
     finished = folder.read(rank, number)
     has_ids = finished is not None and rows.id_column is not None
     if finished is not None and not (has_ids and folder.id_type(rank, number) != rows.id_type):

@@ -1,0 +1,111 @@
+"""One pass of a model over rows of a batch: forward, one backward per target, and what the companions observe."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vog_hf.config import VoGConfig
+from vog_hf.gradients.input_gradients import target_gradients
+from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
+from vog_hf.gradients.model_inputs import copied, doubled
+from vog_hf.gradients.model_state import kept_state
+from vog_hf.gradients.targets import fill_missing_labels, find_logits
+from vog_hf.gradients.tasks import Task
+from vog_hf.scoring.plan import ScoringPlan
+
+ALL_ROWS = slice(0, None)
+
+
+def predict_rows(model: nn.Module, inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Tensor:
+    """The predicted class of each of some rows of a batch, ``[rows]``, of the model as it is."""
+    with torch.no_grad():
+        return find_logits(model(**copied(sliced(inputs, rows, n_rows)))).argmax(-1)
+
+
+def score_rows(
+    plan: ScoringPlan, inputs: Mapping[str, Any], labels: "LabelsForPass", rows: slice = ALL_ROWS
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Gradients of every target and the observation for the companions, of rows of a batch and the model as it is."""
+    inputs, labels = sliced(inputs, rows, len(inputs[plan.leaf.name])), labels[rows]
+    n_rows = len(inputs[plan.leaf.name])
+    if n_rows == 1 and plan.doubles_single_rows:
+        inputs, labels = doubled(inputs), labels.doubled()
+    with state_kept(plan):
+        forward = forward_from_leaf(plan.module, inputs, plan.leaf)
+        gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
+        return rows_of_pass(n_rows, gradients, observation(plan, forward, labels))
+
+
+def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") -> dict[str, Tensor]:
+    """What the companions are computed from; nothing where outputs have no logits."""
+    if plan.task is None:
+        return {}
+    with torch.no_grad():
+        logits = find_logits(forward.outputs).detach()
+        return plan.task.observation(logits.to(plan.dtype), labels.companion_labels)
+
+
+def rows_of_pass(
+    n_rows: int, gradients: list[Tensor], observed: dict[str, Tensor]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The first rows of what a pass gave."""
+    return [gradient[:n_rows] for gradient in gradients], {name: value[:n_rows] for name, value in observed.items()}
+
+
+def state_kept(plan: ScoringPlan) -> AbstractContextManager[None]:
+    """Keep the model's state over one pass, where a pass changes it: no row's score depends on rows before it."""
+    return kept_state(plan.module) if plan.changes_state else nullcontext()
+
+
+@dataclass(frozen=True)
+class LabelsForPass:
+    """The labels of one pass over a batch: whose scalar is differentiated, and whose companions are observed.
+
+    They are one and the same, but for ``label="predicted"``: companions are of the given label where a row has one.
+    """
+
+    target_labels: Tensor | None
+    companion_labels: Tensor | None
+
+    @classmethod
+    def resolve(
+        cls, config: VoGConfig, task: Task | None, given: Tensor | None, prediction: Tensor | None
+    ) -> "LabelsForPass":
+        """Given labels, with the prediction (of the last snapshot) where there is none."""
+        if task is None or not task.can_predict_label or prediction is None:
+            return cls(given, given)
+        filled = fill_missing_labels(given, prediction)
+        return cls(prediction if config.label == "predicted" else filled, filled)
+
+    @property
+    def _parts(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.target_labels, self.companion_labels
+
+    def __getitem__(self, rows: slice) -> "LabelsForPass":
+        return LabelsForPass(*(None if part is None else part[rows] for part in self._parts))
+
+    def doubled(self) -> "LabelsForPass":
+        """The labels of two copies of the one row."""
+        return LabelsForPass(*(None if part is None else torch.cat([part, part]) for part in self._parts))
+
+
+def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, Any]:
+    """Some rows of a batch of ``n_rows``: of what has a value per row; everything else is the same for all rows."""
+    if rows.start == 0 and (rows.stop is None or rows.stop >= n_rows):
+        return inputs
+    return {
+        name: value[rows] if isinstance(value, Tensor) and value.shape[:1] == (n_rows,) else value
+        for name, value in inputs.items()
+    }
+
+
+def joined(parts: Sequence[tuple[list[Tensor], dict[str, Tensor]]]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What `score_rows` would have given for all rows at once."""
+    if len(parts) == 1:
+        return parts[0]
+    gradients = [torch.cat(several) for several in zip(*(part for part, _ in parts), strict=True)]
+    return gradients, {name: torch.cat([observed[name] for _, observed in parts]) for name in parts[0][1]}
