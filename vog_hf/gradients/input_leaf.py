@@ -5,7 +5,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ModelError
 from vog_hf.gradients.batchnorm_folding import graph_nodes
+from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
 from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, takes_any_input
 
 
@@ -26,40 +28,51 @@ class Forward:
 
 
 class EmbeddingCut:
-    """A forward hook that cuts an embedding's output out of the graph; one object for all passes of a compiled model.
+    """One forward pass on token ids, in which a forward hook cuts the embedding's output out of the graph.
 
     ``caught`` are the outputs that were cut, each now a leaf; the model goes on with a copy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ids: Tensor) -> None:
         self.caught: list[Tensor] = []
-        self._ids = torch.empty(0)
+        self._ids = ids
 
     @contextmanager
-    def watching(self, embedding: nn.Module, ids: Tensor) -> Iterator[None]:
-        """Cut while the model runs on ``ids``."""
-        self.caught.clear()
-        self._ids = ids
+    def watching(self, embedding: nn.Module) -> Iterator[None]:
+        """Cut while the model runs."""
         compiles = "torch._dynamo" in sys.modules  # importing it takes a second
-        handle = embedding.register_forward_hook(self._opaque if compiles else self)
+        handle = embedding.register_forward_hook(_opaque_hook() if compiles else _hook)
+        token = _running_cut.set(self)
         try:
             yield
         finally:
+            _running_cut.reset(token)
             handle.remove()
-            self._ids = torch.empty(0)
 
-    @functools.cached_property
-    def _opaque(self) -> Callable[..., Tensor]:
-        """The hook, not to be looked into by ``torch.compile``."""
-        hook: Callable[..., Tensor] = torch.compiler.disable(self.__call__)
-        return hook
-
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """As `torch.nn.Module.register_forward_hook` calls it."""
+    def cut(self, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Keep a leaf of what the embedding gave for ``args``, and return what the model is fed instead."""
         swapped = _has_tokens_first(self._ids, args, output)
         self.caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
         fed = self.caught[-1].clone()
         return fed.transpose(0, 1) if swapped else fed
+
+
+_running_cut: ContextVar[EmbeddingCut] = ContextVar("_running_cut")
+
+
+def _hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """As `torch.nn.Module.register_forward_hook` calls it; one function, because a compiled model keeps its hooks."""
+    return _running_cut.get().cut(args, output)
+
+
+@functools.cache
+def _opaque_hook() -> Callable[..., Tensor]:
+    """The hook, not to be looked into by ``torch.compile``."""
+    hook: Callable[..., Tensor] = torch.compiler.disable(_hook)
+    return hook
+
+
+FLOATS, PIXELS, TOKENS = InputKind(), Pixels(), Tokens()
 
 
 @dataclass(frozen=True)
@@ -68,38 +81,23 @@ class InputLeaf:
 
     name: str  # key in the batch
     embedding: nn.Module | None  # the module whose output is the leaf; None: the tensor itself
-    cut: EmbeddingCut = field(default_factory=EmbeddingCut, repr=False, compare=False)
-
-    def channel_axis(self, shape: Sequence[int]) -> int | None:
-        """Axis of ``[batch, *input]`` that holds image channels, None where the input is not an image."""
-        if self.embedding is None and (len(shape) == 4 or (len(shape) > 4 and self.name.startswith("pixel_values"))):
-            return len(shape) - 3
-        return None
 
     @property
-    def mask_name(self) -> str:
-        """Key of the mask that says which elements of this input are no padding."""
-        return "pixel_mask" if self.name.startswith("pixel") else "attention_mask"
+    def kind(self) -> InputKind:
+        """The kind of this input: all in which it differs from others."""
+        if self.embedding is not None:
+            return TOKENS
+        return PIXELS if self.name.startswith("pixel") else FLOATS
 
     def element_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
         """Which elements of ``shape = [batch, *input']`` (after a channel mean) count; None = all of them."""
         mask = self.padding_mask(inputs, shape)
-        if mask is None and self.embedding is not None:
-            return torch.ones(tuple(shape[:2]), dtype=torch.bool, device=inputs[self.name].device)
-        return mask
+        return self.kind.unpadded(inputs[self.name]) if mask is None else mask
 
     def padding_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
         """As `element_mask`, of a batch that says what is padding; None where it does not."""
-        mask, shape = inputs.get(self.mask_name), tuple(shape)
-        if not isinstance(mask, Tensor):
-            return None
-        if tuple(mask.shape) == shape[: mask.dim()]:
-            return mask.bool()
-        if mask.dim() == 2 and tuple(mask.shape) == (shape[0], shape[-1]):  # [batch, mel bins, frames]
-            return mask.bool().unsqueeze(1).expand(shape)
-        if mask.dim() == 3 and tuple(mask.shape) == (shape[0], *shape[2:]):  # [batch, channels, height, width]
-            return mask.bool().unsqueeze(1).expand(shape)
-        return None
+        mask = inputs.get(self.kind.mask_name)
+        return self.kind.padding_mask(mask, shape) if isinstance(mask, Tensor) else None
 
 
 def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
@@ -187,10 +185,11 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
         others = {name: value for name, value in inputs.items() if name != leaf.name}
         with explained_autograd_errors():
             return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
-    cut = leaf.cut
-    with cut.watching(leaf.embedding, inputs[leaf.name]), explained_autograd_errors():
+    ids = inputs[leaf.name]
+    cut = EmbeddingCut(ids)
+    with cut.watching(leaf.embedding), explained_autograd_errors():
         outputs = model(**copied(inputs))
-    caught, ids = cut.caught, inputs[leaf.name]
+    caught = cut.caught
     if len(caught) != 1:
         raise ModelError(
             f"the input embedding of {type(model).__name__} ({type(leaf.embedding).__name__}) was used {len(caught)} "
@@ -262,7 +261,7 @@ def explained_autograd_errors() -> Iterator[None]:
 
 def averaged_axis(reduce_channels: bool | str, leaf: InputLeaf, shape: Sequence[int]) -> int | None:  # noqa: FBT001 (an option's value, not a switch)
     """The axis over which channels are averaged, None for none; raises where an input without channels is asked."""
-    axis = leaf.channel_axis(shape)
+    axis = leaf.kind.channel_axis(shape)
     if reduce_channels is True and axis is None:
         raise ConfigError(
             f"reduce_channels=True needs images [batch, channels, height, width], got {leaf.name!r} {tuple(shape)}"

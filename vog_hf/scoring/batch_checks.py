@@ -104,13 +104,14 @@ def _lengths(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> Tensor:
 
 
 def _padding_counts(plan: ScoringPlan, batch: Batch, row: int, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
-    given = {**batch.masks, **batch.inputs}.get(plan.leaf.mask_name)
-    of_shape = f" of a fitting shape (it has {tuple(given.shape)})" if isinstance(given, Tensor) else ""
+    mask_name = plan.leaf.kind.mask_name
+    mask = {**batch.masks, **batch.inputs}.get(mask_name)
+    of_shape = f" of a fitting shape (it has {tuple(mask.shape)})" if isinstance(mask, Tensor) else ""
     return (
         f"row {row} has {plan.leaf.name!r} {shapes[0]} alone and {shapes[1]} in its batch, and the batch has no "
-        f"{plan.leaf.mask_name}{of_shape} that says what is padding: padding counts in the scores, which depend on the "
-        f"rows that share a batch. Let the collator return {plan.leaf.mask_name} (forward need not take it), or pad "
-        "every row to one fixed length (padding='max_length')"
+        f"{mask_name}{of_shape} that says what is padding: padding counts in the scores, which depend on the rows that "
+        f"share a batch. Let the collator return {mask_name} (forward need not take it), or pad every row to one fixed "
+        "length (padding='max_length')"
     )
 
 

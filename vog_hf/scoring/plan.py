@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,7 +81,7 @@ class ScoringPlan:
 
     def nbytes(self, batch: Batch) -> int:
         """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
-        shape = [*self.shape(batch.inputs)[1:], *([self.element_shape[-1]] if self.leaf.embedding is not None else [])]
+        shape = self.leaf.kind.gradient_shape(self.shape(batch.inputs)[1:], self.element_shape)
         moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
         return len(batch) * moments + self.block_copies * batch.nbytes
 
@@ -123,8 +122,7 @@ class ScoringPlan:
 
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
-        mapped = self.element_shape[0] if self.leaf.embedding is not None else int(np.prod(self.element_shape))
-        heat_map = 2 * min(1024, mapped) + 12 if self.config.heat_maps else 0
+        heat_map = 2 * min(1024, self.leaf.kind.map_size(self.element_shape)) + 12 if self.config.heat_maps else 0
         return 2 * n_rows * (12 * n_snapshots + heat_map + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
@@ -150,11 +148,10 @@ class ScoringPlan:
         if mask is None:
             empty, reason = torch.arange(len(batch) if 0 in shape else 0), f"{self.leaf.name} is empty"
         else:
-            empty, reason = (~mask.flatten(1).any(1)).nonzero(), f"{self.leaf.mask_name} is false everywhere"
+            empty, reason = (~mask.flatten(1).any(1)).nonzero(), f"{self.leaf.kind.mask_name} is false everywhere"
         if len(empty):
             raise DataError(
-                f"row {batch.rows[int(empty[0])]} has no element that counts: its {reason} (an empty text?); leave the "
-                "row out, or give it at least one token"
+                f"row {batch.rows[int(empty[0])]} has no element that counts: its {reason}{self.leaf.kind.emptiness}"
             )
         return mask
 
