@@ -77,6 +77,7 @@ class ModelRunner:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+        del self._stack, self._loader, self._folded  # with the memory of resident snapshots and folded weights
 
     def load(self, snapshot: Snapshot) -> None:
         """Give the model a snapshot's weights; what it derived from others is dropped, and folded again.
