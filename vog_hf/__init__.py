@@ -1,6 +1,6 @@
-"""Variance of Gradients (VoG) for the Hugging Face ecosystem: which rows of a data set deserve a look.
+"""Variance of Gradients (VoG) for the Hugging Face ecosystem: find the rows of a dataset that deserve a look.
 
-The public names below are resolved on first use, so that ``import vog_hf`` loads neither torch nor transformers.
+The public names below are resolved on first use, so ``import vog_hf`` loads neither torch nor transformers.
 """
 
 from importlib import import_module

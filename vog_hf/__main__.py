@@ -1,4 +1,4 @@
-"""`python -m vog_hf`, and so `accelerate launch -m vog_hf score ...`: the command line."""
+"""The command line as `python -m vog_hf`, and thus `accelerate launch -m vog_hf score ...`."""
 
 from vog_hf.cli import main
 

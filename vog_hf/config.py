@@ -1,4 +1,4 @@
-"""VoGConfig: every choice that changes a number, checked when it is made, to and from JSON."""
+"""VoGConfig: every option that changes a number, validated on creation, with conversion to and from JSON."""
 
 import inspect
 import json
@@ -22,25 +22,25 @@ COLUMN_ENDINGS = ("", "_early", "_late", "_class_normalized", "_normalized", "_p
 
 @dataclass(frozen=True, kw_only=True)
 class VoGConfig:
-    """What is computed. The defaults are the paper's; how fast or in how much memory is not in here.
+    """The definition of the scores. Defaults follow the paper; speed and memory are options of the scorer.
 
     Attributes:
-        target: The scalar that is differentiated: ``"logit"`` (the paper), ``"probability"`` (softmax), ``"loss"`` or
-            ``target(outputs, batch) -> [batch]``; several as a tuple, of which the first fills the column ``vog``.
-        label: Whose class is differentiated: ``"given"`` (rows without a label use the prediction) or ``"predicted"``
-            (by the last snapshot, for every row). Companions and normalisation are of the given one either way.
-        label_column: Column or batch key that holds the label; default: Trainer's label names, else ``labels``,
-            ``label``, ``label_ids`` of the collated batch.
-        task: What the logits mean, one of `vog_hf.gradients.tasks.TASKS`; default: found from the model
-            (see `find_task`).
-        reduce_channels: Average images' gradients over the channels first; ``"auto"`` does so for images only.
-        dtype: Of the model while scoring: ``"float32"`` (smaller floating weights are cast up, float64 stays),
-            ``"bfloat16"`` (the same weights under autocast: faster on devices that have it, two to three digits) or
-            ``"model"`` (as it is; for large frozen bf16 models).
-        heat_maps: Keep one pooled VoG map per row (at most 32 x 32, or one value per token) on disk.
+        target: Scalar to differentiate: ``"logit"`` (the paper), ``"probability"`` (softmax), ``"loss"`` or
+            ``target(outputs, batch) -> [batch]``; several as a tuple, and the first fills the column ``vog``.
+        label: Class to differentiate: ``"given"`` (rows without a label use the prediction) or ``"predicted"`` (by the
+            last snapshot, for every row). Companions and normalization always use the given label.
+        label_column: Column or batch key of the label; default: Trainer's label names, else ``labels``, ``label``,
+            ``label_ids`` of the collated batch.
+        task: Meaning of the logits, one of `vog_hf.gradients.tasks.TASKS`; default: determined from the model (see
+            `find_task`).
+        reduce_channels: Average gradients over the channels first; ``"auto"`` does this for images only.
+        dtype: Precision of the model while scoring: ``"float32"`` (lower-precision weights are cast up, float64 stays),
+            ``"bfloat16"`` (the same weights under autocast: faster on some devices, two to three digits) or ``"model"``
+            (unchanged, for large frozen bf16 models).
+        heat_maps: Store one pooled VoG map per row (at most 32 x 32, or one value per token).
 
     Raises:
-        ConfigError: A value that does not exist, or a combination that cannot be carried out.
+        ConfigError: An unknown value, or an unsupported combination.
 
     Example:
         >>> VoGConfig(target=("logit", "loss")).target_names
@@ -88,12 +88,12 @@ class VoGConfig:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The targets as a tuple, also where one was given alone."""
+        """The targets as a tuple, even if there is only one."""
         return self.target if isinstance(self.target, tuple) else (self.target,)
 
     @property
     def target_names(self) -> tuple[str, ...]:
-        """The targets by name; a callable by its qualified name."""
+        """The names of the targets; the qualified name of a callable."""
         return tuple(target_name(target) for target in self.targets)
 
     @property
@@ -103,16 +103,16 @@ class VoGConfig:
 
     @property
     def casts_up(self) -> bool:
-        """Whether weights of fewer than 32 bits are held in float32 while scoring."""
+        """True if weights of fewer than 32 bits are cast to float32 while scoring."""
         return self.dtype != "model"
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """What autocast computes in while scoring, None for no autocast."""
+        """The dtype of autocast while scoring, None for no autocast."""
         return torch.bfloat16 if self.dtype == "bfloat16" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; callables stand as their qualified names."""
+        """JSON-ready values; callables become their qualified names."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "target": list(self.target_names)}
 
@@ -122,12 +122,12 @@ class VoGConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VoGConfig":
-        """The configuration that `to_dict` wrote.
+        """The configuration from the result of `to_dict`.
 
         Raises:
-            ConfigError: An unknown option, or a callable target, which a name cannot bring back.
+            ConfigError: An unknown option, or a callable target, which cannot be restored from its name.
         """
-        require_type("a configuration", values, Mapping, "pass what to_dict gave")
+        require_type("a configuration", values, Mapping, "pass the result of to_dict")
         unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
             raise ConfigError(f"unknown options {unknown}; a VoGConfig has {[field.name for field in fields(cls)]}")
@@ -137,35 +137,35 @@ class VoGConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "VoGConfig":
-        """The configuration that `to_json` wrote.
+        """The configuration from the result of `to_json`.
 
         Raises:
-            ConfigError: It is not JSON, or as `from_dict`.
+            ConfigError: Not JSON, or as for `from_dict`.
         """
-        require_type("a configuration in JSON", text, (str, bytes), "pass what to_json gave")
+        require_type("a configuration in JSON", text, (str, bytes), "pass the result of to_json")
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(
-                f"a configuration in JSON was expected, got {shown(text)}: {error}; pass what to_json gave"
+                f"a configuration in JSON was expected, got {shown(text)}: {error}; pass the result of to_json"
             ) from error
         return cls.from_dict(values)
 
     def _check_column_names(self) -> None:
-        """The label's column has a name, and every target has columns of its own, with these endings."""
+        """Raise unless the label column is a name and every target has its own columns, with these endings."""
         if self.label_column is not None and not isinstance(self.label_column, str):
             raise ConfigError(f"label_column must be the name of a column or None, got {self.label_column!r}")
         columns = [name + ending for name in self.column_names for ending in COLUMN_ENDINGS]
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(
-                f"targets must give different column names, got {self.column_names}, of which two make a column "
+                f"targets must give different column names, got {self.column_names}, and two of them give the column "
                 f"{twice!r}; rename the function"
             )
 
 
 def target_of_column(column: str, target_names: Sequence[str]) -> str | None:
-    """The target whose VoG a column of scores holds; None for the columns that belong to none (label, loss and so on).
+    """The target of a VoG column; None for other columns (label, loss and so on).
 
     Example:
         >>> target_of_column("vog_late", ["logit", "loss"]), target_of_column("vog_loss_percentile", ["logit", "loss"])
@@ -186,14 +186,14 @@ def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> No
 
 
 def _is_same(value: object, choice: object) -> bool:
-    """Whether a value is a choice: arrays and tensors compare element by element, and 1 equals True."""
+    """True if a value is a choice; ``==`` fails here because arrays compare elementwise and 1 equals True."""
     return value is choice or (isinstance(value, str) and value == choice)
 
 
 def target_digest(target: Callable[..., Any]) -> str:
-    """What tells a callable target from an edited one: its code, defaults, closure, bound arguments and state.
+    """A digest that changes when a callable target is edited: code, defaults, closure, bound arguments and state.
 
-    Of other functions of one's own that it calls in an imported module only the names are told.
+    Functions that it calls in an imported module contribute only their names.
     """
     from datasets.fingerprint import Hasher
 
@@ -206,7 +206,7 @@ def target_digest(target: Callable[..., Any]) -> str:
         return str(Hasher.hash((target, code)))  # without the code, a function that can be imported is only its name
     except Exception as error:  # noqa: BLE001 (whatever cannot be pickled)
         logger.warning(
-            "target %s cannot be told from an edited one (%s): its scores are never taken up again",
+            "edits of target %s cannot be detected (%s), so its scores are never resumed",
             target_name(target),
             error,
         )

@@ -1,4 +1,4 @@
-"""The demo: scikit-learn's handwritten digits, a small ResNet, Trainer and VoGCallback, in about a minute on a CPU."""
+"""The demo: scikit-learn's handwritten digits, a small ResNet, Trainer and VoGCallback; about a minute on a CPU."""
 
 import contextlib
 import os
@@ -39,10 +39,10 @@ COMPANIONS = (
 
 
 def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> VoGScores:
-    """Train on the 1,797 digits, score every one of them, print what was found and write it to ``output``.
+    """Train on the 1,797 digits, score all of them, print the findings and write everything to ``output``.
 
     Returns:
-        The scores, with everything else in ``output``: the scored data set (``scored`` for ``load_from_disk``,
+        The scores. ``output`` holds the scored dataset (``scored`` for ``load_from_disk``,
         ``scored.parquet``), ``contact-sheet.png``, the offline W&B run, and the trainer's folder.
     """
     console = console or Console()
@@ -60,17 +60,17 @@ def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> 
         report_to="wandb",
         run_name="vog-hf-demo",
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it is a warning
+        dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it causes a warning
         seed=seed,
         disable_tqdm=not console.is_terminal,
     )
     with offline_wandb(output):
-        callback = VoGCallback()  # the one line that is added
+        callback = VoGCallback()  # the only added line
         trainer = Trainer(small_resnet(), args, train_dataset=digits.with_transform(to_pixels), callbacks=[callback])
         trainer.train()
     scores = callback.scores
-    if not isinstance(scores, VoGScores):  # a DatasetDict would give one for each split
-        raise TypeError(f"expected the scores of one data set, got {type(scores).__name__}")
+    if not isinstance(scores, VoGScores):  # a DatasetDict would give one per split
+        raise TypeError(f"expected the scores of one dataset, got {type(scores).__name__}")
     scored = callback.scored_dataset("all")
     scored.save_to_disk(str(output / "scored"))
     scored.to_parquet(output / "scored.parquet")
@@ -92,7 +92,7 @@ def load_digits_dataset() -> Dataset:
 
 
 def small_resnet() -> ResNetForImageClassification:
-    """A ResNet with three stages of one block each, for grey pictures of digits; freshly initialised."""
+    """A ResNet with three stages of one block each, for gray images of digits; freshly initialized."""
     return ResNetForImageClassification(
         ResNetConfig(
             num_channels=1,
@@ -106,7 +106,7 @@ def small_resnet() -> ResNetForImageClassification:
 
 
 def to_pixels(rows: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Transform of the demo: the digit, enlarged, with pixels in -1..1."""
+    """The transform of the demo: enlarged digits with pixels in -1..1."""
     pixels = [np.asarray(image.convert("L").resize((SIDE, SIDE)), dtype=np.float32) for image in rows["image"]]
     return {
         "pixel_values": [torch.from_numpy(image / 127.5 - 1.0).unsqueeze(0) for image in pixels],
@@ -138,7 +138,7 @@ def print_findings(scores: VoGScores, console: Console) -> None:
 
 
 def decile_table(scores: VoGScores) -> Table:
-    """Error on the training rows by decile of three columns: of the last snapshot, and on average over all of them."""
+    """Error on the training rows by decile of three columns, at the last snapshot and averaged over all snapshots."""
     errors = {
         "last": scores.column("prediction") != scores.column("label"),
         "all": 1 - scores.column("correctness"),
@@ -160,9 +160,14 @@ def decile_table(scores: VoGScores) -> Table:
 
 @contextlib.contextmanager
 def offline_wandb(output: Path) -> Iterator[None]:
-    """Keep the run in ``output``, without an account, unless the user's environment says otherwise."""
-    wanted = {"WANDB_MODE": "offline", "WANDB_DIR": str(output), "WANDB_DATA_DIR": str(output), "WANDB_SILENT": "true"}
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    """Keep the run in ``output`` without an account, unless set otherwise in the environment."""
+    defaults = {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(output),
+        "WANDB_DATA_DIR": str(output),
+        "WANDB_SILENT": "true",
+    }
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

@@ -1,24 +1,24 @@
-"""The errors this library raises.
+"""The errors of this library, and checks of the values that callers pass.
 
 ::
 
     VoGError
-    |-- ConfigError        (ValueError)    an option, or a combination of options, that cannot be carried out
+    |-- ConfigError        (ValueError)    an option, or a combination of options, that is not supported
     |-- DataError          (ValueError)    rows, labels, transforms or collated batches that cannot be scored
-    |   |-- CollationError                 rows that the collator makes no batch of
-    |   |-- LabelError                     a label that its task cannot have
-    |   `-- RowMismatchError               a data set whose rows are not the rows that were scored
-    |-- ModelError         (ValueError)    a model whose gradient with respect to its input cannot be taken
+    |   |-- CollationError                 rows that the collator cannot combine into a batch
+    |   |-- LabelError                     a label that is invalid for the task
+    |   `-- RowMismatchError               rows of the dataset differ from the scored rows
+    |-- ModelError         (ValueError)    a model without a gradient with respect to its input
     |   `-- ForwardError                   a forward pass that failed on a batch
     |-- NonFiniteError     (ValueError)    NaN or infinite inputs or gradients; names the row and the snapshot
     |-- SnapshotError      (ValueError)    stored weights that are missing, damaged or belong to another model
-    |-- JournalError       (ValueError)    a journal of review decisions that is damaged, or is something else
+    |-- JournalError       (ValueError)    a file that is not a review journal, or a damaged one
     |-- CoverageError      (RuntimeError)  a row was not seen exactly once per snapshot
-    |-- ProcessError       (RuntimeError)  the work failed on another process; says which and what
-    |-- NotScoredError     (RuntimeError)  scores were asked for before there are any, or scoring had failed
-    |-- HubError           (OSError)       what the Hugging Face Hub refused, or could not do after several tries
-    |-- OutputFolderError  (OSError)       a folder that is foreign, in use, or holds another run's scores
-    `-- MemoryBudgetError  (MemoryError)   what was asked for needs more memory than there is
+    |-- ProcessError       (RuntimeError)  a failure on another process; names the process and the error
+    |-- NotScoredError     (RuntimeError)  scores requested before they exist, or after scoring failed
+    |-- HubError           (OSError)       the Hugging Face Hub refused a request, or failed after several tries
+    |-- OutputFolderError  (OSError)       a foreign folder, one in use, or one with scores of another run
+    `-- MemoryBudgetError  (MemoryError)   more memory is needed than available
 
 Each message has three parts: what was expected, what came, and what to do. The functions at the end check what a caller
 passes, so that a wrong value is a ConfigError here and no error of a library further down.
@@ -29,7 +29,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-MAX_NAME_BYTES = 240  # of a file or folder: disks take 255, and unfinished files have longer names
+MAX_NAME_BYTES = 240  # of a file or folder: disks allow 255, and temporary files have longer names
 
 
 class VoGError(Exception):
@@ -37,7 +37,7 @@ class VoGError(Exception):
 
 
 class ConfigError(VoGError, ValueError):
-    """An option, or a combination of options, that cannot be carried out."""
+    """An option, or a combination of options, that is not supported."""
 
 
 class DataError(VoGError, ValueError):
@@ -45,11 +45,11 @@ class DataError(VoGError, ValueError):
 
 
 class CollationError(DataError):
-    """Rows that the collator makes no batch of; fewer of them, or as many as in training, may do."""
+    """Rows that the collator cannot combine into a batch; fewer rows, or the training batch size, may work."""
 
 
 class LabelError(DataError):
-    """A label that its task cannot have; ``position`` is its place in the batch, so that a caller can name the row."""
+    """A label that is invalid for the task; ``position`` in the batch lets a caller name the row."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -57,15 +57,15 @@ class LabelError(DataError):
 
 
 class RowMismatchError(DataError):
-    """The rows of a data set are not the rows that were scored."""
+    """Rows of a dataset that differ from the scored rows."""
 
 
 class ModelError(VoGError, ValueError):
-    """The gradient of this model with respect to its input cannot be taken."""
+    """A model without a gradient with respect to its input."""
 
 
 class ForwardError(ModelError):
-    """A forward pass that failed on a batch; fewer rows, or as many as in training, may do."""
+    """A forward pass that failed on a batch; fewer rows, or the training batch size, may work."""
 
 
 class NonFiniteError(VoGError, ValueError):
@@ -77,7 +77,7 @@ class SnapshotError(VoGError, ValueError):
 
 
 class JournalError(VoGError, ValueError):
-    """A journal of review decisions that is damaged, or a file that is none."""
+    """A damaged review journal, or a file that is not one."""
 
 
 class CoverageError(VoGError, RuntimeError):
@@ -85,33 +85,33 @@ class CoverageError(VoGError, RuntimeError):
 
 
 class ProcessError(VoGError, RuntimeError):
-    """The work failed on another process, or processes hold different things."""
+    """A failure on another process, or processes with different data."""
 
 
 class NotScoredError(VoGError, RuntimeError):
-    """There are no scores: training has not ended, or scoring failed (then the cause is chained)."""
+    """No scores: training has not ended, or scoring failed (then the cause is chained)."""
 
 
 class HubError(VoGError, OSError):
-    """The Hugging Face Hub refused something, or could not be reached; says what is left there."""
+    """A request that the Hugging Face Hub refused, or a Hub that cannot be reached."""
 
 
 class OutputFolderError(VoGError, OSError):
-    """A folder that is foreign, in use by another run, or holds the scores of something else."""
+    """A foreign folder, one in use by another run, or one with different scores."""
 
 
 class MemoryBudgetError(VoGError, MemoryError):
-    """What was asked for needs more memory than there is."""
+    """A request that needs more memory than available."""
 
 
-# --- what callers pass ----------------------------------------------------------------------------------------------
+# --- checks of arguments ----------------------------------------------------------------------------------------------
 
 
 def whole_number(option: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """An option as Python's own int, which JSON can hold, from numpy and torch as well.
+    """An option as a Python int, also from numpy and torch numbers.
 
     Raises:
-        ConfigError: It is not a whole number, or out of range.
+        ConfigError: Not a whole number, or out of range.
 
     Example:
         >>> whole_number("batch_size", 8.0, 1)
@@ -131,7 +131,7 @@ def real_number(option: str, value: Any, least: float, most: float) -> float:
     """An option as a float within a range, both ends included.
 
     Raises:
-        ConfigError: It is not a number, not finite, or out of range.
+        ConfigError: Not a finite number, or out of range.
 
     Example:
         >>> real_number("fraction", 1, 0, 1)
@@ -162,10 +162,10 @@ def require_type(option: str, value: Any, kinds: Any, advice: str) -> None:
 
 
 def as_path(option: str, value: Any) -> Path:
-    """An option as a path that a disk can have.
+    """An option as a valid path.
 
     Raises:
-        ConfigError: It is neither text nor a path, or a name in it is too long or holds a null character.
+        ConfigError: Neither text nor a path, or a part of it is too long or contains a null character.
 
     Example:
         >>> as_path("folder", "scores/train").name
@@ -183,7 +183,7 @@ def as_path(option: str, value: Any) -> Path:
 
 
 def shown(value: Any) -> str:
-    """A value in an error message, with its type, in a few words.
+    """A short text of a value and its type for an error message.
 
     Example:
         >>> shown([1, 2])

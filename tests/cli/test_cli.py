@@ -63,7 +63,7 @@ def test_help_names_every_command_with_its_examples(capfd):
         assert "Options:" in shown.stdout
         assert "--debug" in shown.stdout
         assert f"\n  $ vog-hf {name}" in shown.stdout
-    for code in ("0  done", "1  an error", "2  the command line", "130  interrupted"):
+    for code in ("0  done", "1  error", "2  usage error", "130  interrupted"):
         assert code in listed.stdout
 
 
@@ -85,7 +85,7 @@ def test_importing_the_command_line_loads_nothing_slow():
 
 
 def test_both_entry_points_are_the_same_command_line():
-    """The script and the module say the version, and leave with the exit code of the command."""
+    """The script and the module print the version and end with the exit code of the command."""
     for command in (SCRIPT, MODULE):
         assert launch(command, "--version").stdout.strip() == vog_hf.__version__
         refused = launch(command, "compare", "a")
@@ -114,7 +114,7 @@ def test_completion_is_there_for_the_shell():
         (["score", "a"], "Missing option '--dataset'"),
         (["compare", "a", "b", "--top", "many"], "Invalid value for '--top'"),
         (["score", "a", "-d", "b", "--dtype", "int8"], "Invalid value for '--dtype'"),
-        (["score", "a", "b", "-d", "c", "--snapshot-revision", "e"], "not as both"),
+        (["score", "a", "b", "-d", "c", "--snapshot-revision", "e"], "use one of them"),
         (["score", "a", "-d", "c", "--memory-budget", "lots"], "such as 4GiB or 500M, got 'lots'"),
         (["push", "a", "b", "--create-pr", "--revision", "c"], "leave out --revision or --create-pr"),
         (["push", "a", "b", "--card-section", "words"], "expected TITLE=TEXT, got 'words'"),
@@ -148,7 +148,7 @@ def test_an_error_that_nobody_expected_says_how_to_see_more(capfd, monkeypatch):
     monkeypatch.setattr("vog_hf.cli.info.installed", lambda: {}["nothing"])
     done = run(capfd, "info")
     assert done.code == 1
-    assert done.stderr == "Error: KeyError: 'nothing' (--debug shows where)\n"
+    assert done.stderr == "Error: KeyError: 'nothing' (--debug adds the traceback)\n"
 
 
 @pytest.mark.slow
@@ -223,10 +223,10 @@ def test_json_has_neither_nan_nor_numpy(capfd):
 
 
 def test_info_tells_how_scores_were_made_and_what_is_installed(capfd, tmp_path):
-    """The choices in words; the whole manifest as JSON; without scores only what is installed."""
+    """The options in words; the whole manifest as JSON; without scores only installed versions."""
     folder = made_scores(tmp_path, range(5), config={"target": ["logit", "loss"]}, model={"name": "me/[b]model"})
     shown = run(capfd, "info", folder).stdout
-    for line in ("rows: 5", "target: logit, loss", "model: me/[b]model", f"data set: {tmp_path / 'digits'}"):
+    for line in ("rows: 5", "target: logit, loss", "model: me/[b]model", f"dataset: {tmp_path / 'digits'}"):
         assert f"  {line}\n" in shown
     assert f"  vog-hf: {vog_hf.__version__}\n" in shown
     values = run(capfd, "info", folder, "--json").values
@@ -296,7 +296,7 @@ def test_compare_measures_agreement_and_finds_what_moved(capfd, scores, others):
 def test_compare_of_scores_with_themselves(capfd, scores):
     """Full agreement, and no row that moved."""
     assert run(capfd, "compare", scores, scores, "--json").values["movers"] == []
-    assert "No row has moved" in run(capfd, "compare", scores, scores).stdout
+    assert "No row changed its rank" in run(capfd, "compare", scores, scores).stdout
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
     [
         (["--top-k", "0"], "--top-k must lie in 1..500, got 0"),
         (["--dataset", "nowhere.parquet"], "nowhere.parquet with split 'train' cannot be loaded"),
-        (["--dataset", "someone/nothing"], "was looked for on the Hub: check --dataset, --config and --split"),
+        (["--dataset", "someone/nothing"], "was looked up on the Hub; check --dataset, --config and --split"),
         (["--split", "test"], "Unknown split \"test\". Should be one of ['train']; check --config and --split"),
         (["--dataset", "OTHER"], "is not the one that was scored"),
         (["--output", "NOTES"], "exists and is no report of vog_hf"),
@@ -412,7 +412,7 @@ def test_report_needs_a_data_set(capfd, tmp_path, scores):
     """Scores that were not made by `vog-hf score` have none noted."""
     VoGScores.load(scores).save(tmp_path / "scores")
     done = run(capfd, "report", tmp_path / "scores", "-o", tmp_path / "report.html")
-    assert "which data set was scored is not noted in" in done.stderr
+    assert "does not record which dataset was scored; pass --dataset" in done.stderr
     assert done.code == 1
     (tmp_path / "scores" / "source.json").write_text('{"path": "x"}')
     assert "is not what vog-hf writes" in run(capfd, "report", tmp_path / "scores").stderr

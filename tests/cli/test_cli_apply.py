@@ -100,7 +100,7 @@ def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
         ([*to, "--commit-message", "x"], 2, "leave out --commit-message, or"),
         (["--push", REPO, "--create-pr", "--revision", "x"], 2, "leave out --revision or"),
         ([*to, "--mode", "fix"], 2, "'fix'"),
-        (["--output", tmp_path / "digits"], 1, "exists already; choose another path"),
+        (["--output", tmp_path / "digits"], 1, "already exists; choose another path"),
         ([tmp_path / "nowhere.jsonl", *to], 1, "cannot be read"),
         ([tmp_path / "digits" / "state.json", *to], 1, "is not what a journal has there"),
         ([*to, "--label-column", "class"], 1, "no label column 'class', only"),

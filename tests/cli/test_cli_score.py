@@ -34,7 +34,7 @@ from transformers import (
 from vog_hf import input_gradients, vog
 from vog_hf.cli.model_inputs import _load_processor, find_snapshots, load_model, n_positions
 from vog_hf.cli.score import memory
-from vog_hf.cli.scoring import Wanted
+from vog_hf.cli.scoring import ScoreRequest
 from vog_hf.errors import ModelError
 from vog_hf.scores.dataset_columns import score_columns
 from vog_hf.scores.vog_scores import VoGScores
@@ -196,7 +196,7 @@ def test_numbers_in_other_names_are_numbers(tmp_path, monkeypatch, caplog):
     assert find_snapshots(wanted) == wanted
     assert not caplog.messages
     assert find_snapshots(sorted(wanted)) == sorted(wanted)
-    assert "not that of their numbers" in caplog.text
+    assert "differs from the order of their numbers" in caplog.text
 
 
 def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(score, tmp_path, images):
@@ -241,9 +241,9 @@ def test_snapshots_of_the_hub(tmp_path, images):
 
 def test_the_model_is_of_the_revision_that_was_loaded():
     """The one that was named, else that of the last snapshot, else the main branch."""
-    given = {field.name: None for field in dataclasses.fields(Wanted)}
+    given = {field.name: None for field in dataclasses.fields(ScoreRequest)}
     for revision, snapshots, loaded in ((None, [], None), (None, ["a", "b"], "b"), ("c", ["a", "b"], "c")):
-        wanted = Wanted(**{**given, "revision": revision, "snapshot_revisions": snapshots})
+        wanted = ScoreRequest(**{**given, "revision": revision, "snapshot_revisions": snapshots})
         assert wanted.model_revision == loaded
 
 
@@ -284,7 +284,7 @@ def test_rows_without_labels_use_the_prediction(score, tmp_path, images):
     """Only where that is asked for; a slice of a split is named as `load_dataset` has it."""
     load_from_disk(str(images.data)).select_columns(["image"]).to_parquet(tmp_path / "rows.parquet")
     given = [images.folder, "-d", tmp_path / "rows.parquet", "--split", "train[:20]"]
-    assert "the data set has no label (columns image); name it with --label-column, or use" in score(*given)
+    assert "the dataset has no label (columns image); name it with --label-column, or use" in score(*given)
     got = score(*given, "--label", "predicted")
     assert len(got) == 20
     assert (got.column("label") == -1).all()
@@ -398,7 +398,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     """A file of that name is refused before the work, and so is a data set that has the columns already."""
     (tmp_path / "scored.parquet").write_text("mine")
     said = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "scored.parquet")
-    assert "exists already; choose another path" in said
+    assert "already exists; choose another path" in said
     assert (tmp_path / "scored.parquet").read_text() == "mine"
     assert not (tmp_path / "scores").exists()
     got = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "new.parquet", "--columns", "all")
@@ -422,7 +422,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["NOWHERE", "-d", "DATA"], "NOWHERE is no folder with snapshots in it; name them"),
+        (["NOWHERE", "-d", "DATA"], "NOWHERE is not a folder with snapshots; pass folders"),
         (["EMPTY", "-d", "DATA"], "holds no model (no config.json, nor a checkpoint-<step> with one)"),
         (["MODEL", "-d", "DATA"], "holds no snapshots"),
         (["MODEL", "EMPTY/step-*", "-d", "DATA"], "there is no snapshot at"),
@@ -432,8 +432,8 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
         (["RUN", "-d", "DATA", "--label-column", "digit"], "has no column 'digit'; it has image, label"),
         (["RUN", "-d", "DATA", "--input-column", "label"], "holds values of type int, expected images"),
         (["RUN", "-d", "DATA", "--input-column", "image", "--input-column", "label"], "takes one column, got"),
-        (["RUN", "-d", "DATA", "--max-length", "9"], "--max-length is of texts, and this model takes image"),
-        (["RUN", "-d", "DATA", "--processor", "EMPTY"], "has no image processor; name the folder or Hub id"),
+        (["RUN", "-d", "DATA", "--max-length", "9"], "--max-length applies to text, and this model takes image"),
+        (["RUN", "-d", "DATA", "--processor", "EMPTY"], "has no image processor; pass the folder or Hub id"),
         (["RUN", "-d", "TEXTS"], "no column of image; name one of text with --input-column"),
         (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is no class of the model (bad, fair, good)"),
         (["PICKLED", "RUN", "-d", "DATA"], "cannot be loaded (as safetensors)"),

@@ -20,7 +20,7 @@ import vog_hf.snapshots.unsharded_copy
 from vog_hf.errors import DataError, MemoryBudgetError, ModelError, ProcessError, SnapshotError
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, temporary_weights
-from vog_hf.snapshots.unsharded_copy import copy_weights, replica
+from vog_hf.snapshots.unsharded_copy import copy_weights, unsharded_copy
 from vog_hf.trainer.callback import VoGCallback
 
 
@@ -41,7 +41,7 @@ def replicas_compute_what_the_model_computes() -> None:
     for make in (models.resnet, models.llama, models.vit, models.bert):
         case = make()
         model = sharded(case.model if make is not models.bert else case.model.bfloat16())
-        twin = replica(model)
+        twin = unsharded_copy(model)
         assert {p.dtype for p in twin.parameters()} == {p.dtype for p in model.parameters()}
         assert twin.config is not model.config
         batch = case.batch(labels=False)
@@ -83,7 +83,7 @@ def models_that_cannot_be_made_anew_are_refused() -> None:
     ]
     for make, message in changes:
         with pytest.raises(ModelError, match=message) as caught:
-            replica(sharded(make()))
+            unsharded_copy(sharded(make()))
         assert "SnapshotWriter(folder, model).take(model, step)" in str(caught.value)
 
 
@@ -97,9 +97,9 @@ def no_room_on_one_process_is_known_to_all(rank: int) -> None:
         with pytest.raises(
             ProcessError if rank == 0 else MemoryBudgetError, match=r"needs the whole model.* KiB are free"
         ):
-            replica(model)
+            unsharded_copy(model)
         vog_hf.snapshots.unsharded_copy.free_memory = lambda device: needed
-        replica(model)
+        unsharded_copy(model)
     finally:
         vog_hf.snapshots.unsharded_copy.free_memory = free
 
@@ -140,7 +140,7 @@ def a_row_that_breaks_before_training_is_known_to_all(rank: int) -> None:
 
 
 def sharded_models_are_not_scored() -> None:
-    """A part of a weight is no weight; the replica is scored."""
+    """A part of a weight is no weight; its unsharded copy is scored."""
     case = models.vit()
     rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
     model = sharded(case.model)
@@ -153,7 +153,8 @@ def sharded_models_are_not_scored() -> None:
         VoGScorer(model, progress=False).score(rows, folder, collate_fn=models.collate)
     with pytest.raises(ModelError, match="is sharded"), temporary_weights(model, {}, cast_up=False):
         pass
-    assert len(VoGScorer(replica(model), progress=False).score(rows, folder, collate_fn=models.collate)) == len(rows)
+    scores = VoGScorer(unsharded_copy(model), progress=False).score(rows, folder, collate_fn=models.collate)
+    assert len(scores) == len(rows)
 
 
 def thawing_is_refused_everywhere() -> None:

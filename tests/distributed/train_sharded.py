@@ -17,7 +17,7 @@ from torch import nn
 
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, is_sharded, model_tensors
-from vog_hf.snapshots.unsharded_copy import replica
+from vog_hf.snapshots.unsharded_copy import unsharded_copy
 
 STEPS = 3
 BATCH = 8
@@ -190,7 +190,7 @@ def run(name: str, shard: Callable[[Training], nn.Module], folder: Path) -> None
     torch.testing.assert_close(local_state(model), local_state(plain), rtol=0, atol=0)
 
     random_state, before = torch.get_rng_state(), local_state(model)
-    twin = replica(model)
+    twin = unsharded_copy(model)
     assert not is_sharded(twin)
     assert not any(module.training for module in twin.modules())
     torch.testing.assert_close(local_state(model), before, rtol=0, atol=0)
@@ -215,7 +215,7 @@ def replica_of_nested_parts() -> None:
     text = {**models._width(), "vocab_size": models.VOCABULARY, "projection_dim": 8}
     model = CLIPForImageClassification._from_config(CLIPConfig(vision_config=vision, text_config=text)).eval()
     assert is_sharded(model)
-    twin = replica(model)
+    twin = unsharded_copy(model)
     engine = deepspeed.initialize(model=model, config=held.config)[0]
     engine.eval()
     images = torch.ones(2, 3, 8, 8)

@@ -134,7 +134,7 @@ def test_detection_needs_both_kinds_of_rows():
         with pytest.raises(ConfigError, match=f"positive rows and others are needed .* got {count} positive of {N}"):
             detection_table(columns, one_kind)
     for name in ("random", "is_positive"):
-        with pytest.raises(ConfigError, match=f"no column may be called '{name}'"):
+        with pytest.raises(ConfigError, match=f"no column may be named '{name}'"):
             detection_table({name: columns["loss"]}, positive)
     with pytest.raises(NonFiniteError, match="loss must be finite"):
         detection_table({"loss": np.full(N, np.nan)}, positive)

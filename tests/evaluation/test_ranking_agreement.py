@@ -133,7 +133,7 @@ def test_stability_in_words_says_what_was_measured():
     settled = np.stack([rng.random(1000), values, values + 0.001 * rng.random(1000)], axis=1)
     table = ranking_stability(settled)
     words = stability_in_words(table)
-    assert words.startswith("The last of 3 snapshots left the ranking by VoG almost as it was (Spearman 1.000 ")
+    assert words.startswith("The last of 3 snapshots left the ranking by VoG almost unchanged (Spearman 1.000 ")
     assert words.endswith("% of its highest 10 % kept): one more would likely change it little.")
     moving = stability_in_words(ranking_stability(settled[:, [1, 1, 0]]))
     assert moving.startswith("The last of 3 snapshots changed the ranking by VoG (Spearman ")
@@ -143,7 +143,7 @@ def test_stability_in_words_says_what_was_measured():
     # either number alone keeps it from being called settled
     for name in ("spearman_previous", "overlap_top_10_previous"):
         assert "change it further" in stability_in_words(table.assign(**{name: 0.5}))
-    assert "cannot be told" in stability_in_words(ranking_stability(settled[:, :2]))
+    assert "cannot be estimated" in stability_in_words(ranking_stability(settled[:, :2]))
     assert "all scores are equal" in stability_in_words(ranking_stability(np.zeros((N, 3))))
 
 
@@ -192,5 +192,5 @@ def test_runs_that_cannot_be_merged_are_refused():
         with pytest.raises(NonFiniteError, match="b must be finite"):
             function({"a": vog, "b": [0.1, np.nan]})
         assert len(function({"a": vog, "b": vog})) > 0
-    with pytest.raises(ConfigError, match="no run may be called 'mean_rank'"):
+    with pytest.raises(ConfigError, match="no run may be named 'mean_rank'"):
         merge_rankings({"a": vog, "mean_rank": vog})

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from vog_hf.runtime.prefetch import ahead
+from vog_hf.runtime.prefetch import prefetch
 
 
 def test_the_next_item_is_made_while_one_is_used():
@@ -16,12 +16,12 @@ def test_the_next_item_is_made_while_one_is_used():
                 one_is_made.set()
             yield i
 
-    coming = ahead(items())
+    coming = prefetch(items())
     assert next(coming) == 0
     assert one_is_made.wait(timeout=10)
     assert made == [0, 1]
     assert list(coming) == [1, 2, 3]
-    assert list(ahead([])) == []
+    assert list(prefetch([])) == []
 
 
 def test_an_error_comes_where_its_item_would():
@@ -31,16 +31,16 @@ def test_an_error_comes_where_its_item_would():
         yield "a"
         raise ValueError("row 7")
 
-    coming = ahead(items())
+    coming = prefetch(items())
     assert next(coming) == "a"
     with pytest.raises(ValueError, match="row 7"):
         next(coming)
-    assert not any(thread.name.startswith("vog-ahead") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("vog-prefetch") for thread in threading.enumerate())
 
 
 def test_nothing_goes_on_after_the_last_use():
     """Who stops in the middle leaves no thread behind."""
-    coming = ahead(range(100))
+    coming = prefetch(range(100))
     next(coming)
     coming.close()
-    assert not any(thread.name.startswith("vog-ahead") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("vog-prefetch") for thread in threading.enumerate())

@@ -221,7 +221,7 @@ def test_rows_are_read_ahead_where_a_device_computes(monkeypatch):
     """With the next block read in a thread, scores are the same bit by bit, in many blocks and in one."""
     expected = scored("conv_net").column("vog")
     used = []
-    monkeypatch.setattr(replay, "ahead", lambda items, ahead=replay.ahead: used.append(True) or ahead(items))
+    monkeypatch.setattr(replay, "prefetch", lambda items, real=replay.prefetch: used.append(True) or real(items))
     made = dry_run._plan
     monkeypatch.setattr(
         dry_run, "_plan", lambda *arguments, **options: replace(made(*arguments, **options), block_copies=2)

@@ -163,7 +163,7 @@ def test_a_model_without_the_adapter_is_refused(tmp_path):
     model = adapted()
     saved_adapters(tmp_path, model)
     with pytest.raises(
-        SnapshotError, match=r"'checkpoint-1' is an adapter, and BertForSequenceClassification is no PEFT"
+        SnapshotError, match=r"'checkpoint-1' is an adapter, and BertForSequenceClassification is not a PEFT"
     ):
         scored(models.bert(0).model, tmp_path)
     model.merge_adapter()
@@ -176,7 +176,7 @@ def test_a_model_without_the_adapter_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_modules": ["query"]}, r"'checkpoint-1' has '.*value\.lora_A\.weight', which the model has not"),
+        ({"target_modules": ["query"]}, r"'checkpoint-1' has '.*value\.lora_A\.weight', which the model does not have"),
         ({"target_modules": ["query", "value", "key"]}, r"'checkpoint-1' lacks '.*key\.lora_A\.weight'"),
         ({"modules_to_save": ["classifier"]}, r"'checkpoint-1' lacks '.*classifier\.bias'"),
         ({"r": 3}, r"trained with r=2, the model's has 3"),

@@ -1,9 +1,9 @@
-"""The command line `vog-hf`: a module for each command, and what they share. May import everything.
+"""The command line `vog-hf`: one module per command, plus shared ones. May import everything.
 
-`app` is the application and `output` what it prints; `sources` finds datasets and scores by their names, and
-`model_inputs` makes the transform of a model's processor.
-A command is added as a module with a function under `vog_hf.cli.app.command`, imported below; commands are listed in
-the order of their imports.
+`app` is the application, `output` prints results and errors, `terminal` handles encodings, `sources` opens datasets and
+scores by name, and `model_inputs` turns a model's processor into a transform; `scoring` does the work of `score`.
+To add a command, write a module with a function decorated with `vog_hf.cli.app.command` and import it below; commands
+are listed in the order of their imports.
 """
 
 from vog_hf.cli import demo, score, report, review, apply, push, space, compare, info  # noqa: F401, I001 (importing a command adds it, in this order)

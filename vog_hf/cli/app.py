@@ -1,4 +1,4 @@
-"""The application: what all commands share, and how one is added."""
+"""The application: shared options, error handling, and the decorator that adds a command."""
 
 import inspect
 import logging
@@ -19,8 +19,8 @@ HELP = "Variance of Gradients for the Hugging Face ecosystem: which rows of your
 EXIT_CODES = """\
 Exit codes
   0  done
-  1  an error, named in one line on stderr (--debug shows where)
-  2  the command line was not understood
+  1  error, reported in one line on stderr (--debug adds the traceback)
+  2  usage error: unknown command, option or value
   130  interrupted
 """
 INTERRUPTED = 130
@@ -38,7 +38,7 @@ class _Command(TyperCommand):
 
 
 def _write_epilog(epilog: str | None, formatter: Any) -> None:
-    """As it stands: examples must not be wrapped, so that they can be copied."""
+    """Write the text unwrapped, so that examples can be copied."""
     if epilog:
         formatter.write(f"\n{epilog}")
 
@@ -55,8 +55,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         import vog_hf
 
         typer.echo(vog_hf.__version__)
@@ -70,24 +70,24 @@ def options(
         typer.Option("--version", "-v", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Options without a command."""
+    """Handle options given without a command."""
 
 
 def command(*examples: str, prints_json: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command of its name.
+    """Register a function as the command of the same name.
 
-    Its first argument is an `Output`; the others are Typer's, and get ``--json`` and ``--debug`` beside them. An
-    exception ends the command with one line on stderr and exit code 1.
+    Its first argument is an `Output`; the others are Typer's, and ``--json`` and ``--debug`` are added. An exception
+    ends the command with one line on stderr and exit code 1.
 
     Args:
-        examples: Command lines for its help.
-        prints_json: Whether there is a ``--json``, which makes `Output.json` the only thing on stdout.
+        examples: Command lines shown in its help.
+        prints_json: Add ``--json``, with which only `Output.json` prints to stdout.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
-        def run(*, json: bool = False, debug: bool = False, **given: Any) -> None:
-            _run(function, Output.of(as_json=json, debug=debug), given)
+        def run(*, json: bool = False, debug: bool = False, **arguments: Any) -> None:
+            _run(function, Output.of(as_json=json, debug=debug), arguments)
 
         run.__signature__ = _with_shared_options(inspect.signature(function), prints_json)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
@@ -99,7 +99,7 @@ def command(*examples: str, prints_json: bool = True) -> Callable[[Callable[...,
 
 
 def main() -> None:
-    """Entry point of `vog-hf`."""
+    """Run `vog-hf`: the entry point."""
     try:
         with any_encoding():
             app(prog_name="vog-hf")
@@ -110,10 +110,10 @@ def main() -> None:
 
 
 def _leave_together() -> None:
-    """End a process that has worked with others, once all have come so far, without torch's teardown.
+    """End a distributed process without torch's teardown, after all processes have arrived here.
 
     Destroying gloo's groups, or the interpreter with them, sometimes aborts ("terminate called without an active
-    exception"; https://github.com/pytorch/pytorch/pull/179291 tells of the like), and everything is on disk by now.
+    exception"; see https://github.com/pytorch/pytorch/pull/179291), and everything is on disk at this point.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -124,19 +124,19 @@ def _leave_together() -> None:
 
 
 def _with_shared_options(signature: inspect.Signature, prints_json: bool) -> inspect.Signature:
-    """What Typer sees of a command: without its `Output`, with the options that all share."""
+    """The signature that Typer sees: without the `Output`, with the shared options."""
     kind = inspect.Parameter.KEYWORD_ONLY
-    own = [parameter.replace(kind=kind) for parameter in list(signature.parameters.values())[1:]]
-    json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, to stdout.")]
+    arguments = [parameter.replace(kind=kind) for parameter in list(signature.parameters.values())[1:]]
+    json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout and nothing else.")]
     debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
     shared = {"json": json, "debug": debug} if prints_json else {"debug": debug}
     flags = [inspect.Parameter(name, kind, default=False, annotation=flag) for name, flag in shared.items()]
-    return signature.replace(parameters=[*own, *flags])
+    return signature.replace(parameters=[*arguments, *flags])
 
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """What the library logs as a warning goes to stderr, a line each."""
+    """Print the library's warnings to stderr, one line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("vog_hf")
@@ -147,12 +147,12 @@ def _warnings_shown() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _run(function: Callable[..., None], out: Output, given: dict[str, Any]) -> None:
+def _run(function: Callable[..., None], out: Output, arguments: dict[str, Any]) -> None:
     try:
         with _warnings_shown():
-            function(out, **given)
+            function(out, **arguments)
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
-        raise  # Typer's own, which ends with the exit code of each
+        raise  # Typer handles these, each with its own exit code
     except KeyboardInterrupt:
         out.notice("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""`vog-hf apply`: the decisions of a review given back to the data."""
+"""`vog-hf apply`: apply the decisions of a review to the dataset."""
 
 from collections.abc import Collection
 from enum import StrEnum
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Mode(StrEnum):
-    """What becomes of the rows that were decided about."""
+    """Effect of the decisions on labels and rows."""
 
     FLAG = "flag"
     CORRECT = "correct"
@@ -50,13 +50,13 @@ def apply(
         str,
         typer.Argument(
             metavar="SCORED",
-            help="What was reviewed: folder with scores, data set with vog columns that save_to_disk wrote, or scored "
-            "data set on the Hub.",
+            help="Reviewed rows: a folder with scores, a dataset with vog columns saved by save_to_disk, or a scored "
+            "dataset on the Hub.",
         ),
     ],
     journal: Annotated[
         Path | None,
-        typer.Argument(metavar="JOURNAL", help="File with the decisions. Default: the one beside SCORED."),
+        typer.Argument(metavar="JOURNAL", help="Journal with the decisions. Default: the journal next to SCORED."),
     ] = None,
     *,
     dataset: DatasetOption = None,
@@ -67,51 +67,55 @@ def apply(
         Mode,
         typer.Option(
             metavar="flag|correct|filter|clean",
-            help="flag: the decisions are columns. correct: labels are the reviewed ones. filter: rows to drop are "
-            "left out. clean: both.",
+            help="flag: only add the decisions as columns. correct: also correct the labels. filter: also remove the "
+            "rows to drop. clean: both.",
         ),
     ] = Mode.FLAG,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PATH", help="Folder or *.parquet to write; must be new.")
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="New folder or *.parquet file to write.")
     ] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="REPO_ID", help="Data set on the Hub to push to, with a summary in its card.")
+        str | None, typer.Option(metavar="REPO_ID", help="Dataset on the Hub to push to; its card gets a summary.")
     ] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Visibility of the repository if it is created.")
+    ] = None,
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="Branch to push to; made if need be. Default: main.")
+        str | None, typer.Option(metavar="BRANCH", help="Branch to push to; created if missing. Default: main.")
     ] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of pushing to a branch.")
+    ] = False,
     config_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Configuration on the Hub. Default: default.")
+        str | None, typer.Option(metavar="NAME", help="Name of the configuration on the Hub. Default: default.")
     ] = None,
     split_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
+        str | None, typer.Option(metavar="NAME", help="Name of the split on the Hub. Default: as in the dataset.")
     ] = None,
     show_rows: Annotated[
         bool | None,
         typer.Option(
             "--show-rows/--hide-rows",
-            help="Whether the card shows rows at both ends of the ranking. Default: it does.",
+            help="Show rows from both ends of the ranking in the card. Default: show.",
         ),
     ] = None,
     columns: Annotated[
         Columns | None,
-        typer.Option(metavar="core|all", help="Which scores become columns of data that have none. Default: core."),
+        typer.Option(metavar="core|all", help="Scores to add if the dataset has none. Default: core."),
     ] = None,
     prefix: PrefixOption = "",
     label_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Column of the label. Default: the scored one, else labels or label."),
+        typer.Option(metavar="NAME", help="Label column. Default: the scored label, else labels or label."),
     ] = None,
-    commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
+    commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Commit message.")] = None,
     token: TokenOption = None,
 ) -> None:
-    """Give the decisions of a review back to the data.
+    """Apply the decisions of a review to the dataset.
 
-    The data set gets the columns review and label_reviewed; those of an earlier review are replaced. Where reviewers
-    differ, what more than half of them decided counts, else the row is unsure and its label stays. A journal of other
-    data is refused. Neither names of reviewers nor their notes are pushed.
+    Adds the columns review and label_reviewed; those of an earlier review are replaced. Where reviewers disagree, the
+    majority (more than half) decides; without one, the row is unsure and its label stays. A journal of a different
+    dataset is refused. Names and notes of reviewers are never pushed.
     """
     from vog_hf.hub import push_scored_dataset
     from vog_hf.review.apply import plan_review
@@ -163,14 +167,14 @@ def apply(
                 token=token,
             )
     shown = {"saved": None if output is None else str(output), "url": url}
-    found = changes(review, len(applied)) | {"mode": str(mode), "summary": words} | shown
-    out.result(f"{len(review.resolved):,} rows were decided about", found, shown=shown)
+    counts = review_counts(review, len(applied)) | {"mode": str(mode), "summary": words} | shown
+    out.result(f"Applied {len(review.resolved):,} reviewed rows", counts, shown=shown)
     for line in words.splitlines():
         out.line(line)
 
 
 def require_use(output: Path | None, push: str | None, given: Collection[str]) -> None:
-    """Raise where there is nothing to do, or where options of a push that were given have no push to go with."""
+    """Raise if there is nothing to do, or if options of a push are given without a push."""
     if output is None and push is None:
         raise typer.BadParameter("nothing to do: give --output, --push, or both", param_hint="--output")
     if push is None and given:
@@ -183,12 +187,12 @@ def require_use(output: Path | None, push: str | None, given: Collection[str]) -
         )
 
 
-def changes(review: "Review", rows: int) -> dict[str, Any]:
-    """What a review changed, in numbers.
+def review_counts(review: "Review", rows: int) -> dict[str, Any]:
+    """Counts of the changes that a review made.
 
     Args:
-        review: What was applied.
-        rows: Number of rows that came of it.
+        review: The review that was applied.
+        rows: Number of rows in the result.
     """
     return {
         "rows": rows,
@@ -196,6 +200,6 @@ def changes(review: "Review", rows: int) -> dict[str, Any]:
         "decisions": review.counts(),
         "relabelled": len(review.relabelled),
         "dropped": len(review.dropped),
-        "reviewers": len({one.reviewer for one in review.decisions}),
-        "differing": sum(not one.agreed for one in review.resolved.values()),
+        "reviewers": len({decision.reviewer for decision in review.decisions}),
+        "differing": sum(not consensus.agreed for consensus in review.resolved.values()),
     }

@@ -1,4 +1,4 @@
-"""`vog-hf compare`: how far two scorings of the same rows agree."""
+"""`vog-hf compare`: agreement of two scorings of the same rows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,17 +27,17 @@ def compare(
     column: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="What to rank by. Default: vog_class_normalized, else vog_normalized, else vog."
+            metavar="NAME", help="Column to rank by. Default: vog_class_normalized, else vog_normalized, else vog."
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option(min=0, metavar="INTEGER", help="How many of the rows that moved most to print.")
+        int, typer.Option(min=0, metavar="INTEGER", help="Number of rows with the largest change to print.")
     ] = 10,
 ) -> None:
     """Compare two rankings of the same rows.
 
-    Prints their rank correlation, how many of the highest and the lowest rows they share, and the rows whose place
-    changed most. Scores of other rows, or of the same rows in another order, are refused.
+    Prints their rank correlation, the overlap of their highest and lowest rows, and the rows with the largest change of
+    rank. Scores of different rows, or of the same rows in another order, are refused.
     """
     from vog_hf.evaluation import merge_rankings, rank_agreement
 
@@ -61,15 +61,15 @@ def compare(
         ["agreement", "value"], [[_in_words(str(name)), float(value)] for name, value in agreement.items()], digits=3
     )
     if top and not movers:
-        out.heading("No row has moved", after=True)
+        out.heading("No row changed its rank", after=True)
     if movers:
-        out.heading("Rows that moved most, by percentile of the ranking", after=True)
+        out.heading("Rows with the largest change, in percentiles of the ranking", after=True)
         headings = list(movers[0])
         out.table(headings, [[mover[name] for name in headings] for mover in movers], digits=1)
 
 
 def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
-    """The column that both are ranked by, unless another one is asked for."""
+    """The default column that both scorings have."""
     from vog_hf.evaluation import RANKING_COLUMNS
 
     names = [name for name in RANKING_COLUMNS if name in first.column_names and name in second.column_names]
@@ -82,10 +82,10 @@ def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
 
 
 def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
-    """Raise RowMismatchError where two scorings are not of the same rows in the same order, as far as can be told."""
+    """Raise RowMismatchError if two scorings do not cover the same rows in the same order."""
     if len(first) != len(second):
         raise RowMismatchError(
-            f"A has scores of {len(first):,} rows and B of {len(second):,}; compare scores of the same rows"
+            f"A has scores of {len(first):,} rows and B of {len(second):,} rows; compare scores of the same rows"
         )
     others = second.identity.differing(first.identity)  # both ways: one may be of an earlier version
     differing = [name for name in first.identity.differing(second.identity) if name in others]
@@ -100,7 +100,7 @@ def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
 
 
 def _label(scores: "VoGScores", row: int) -> dict[str, Any]:
-    """The label of a row, by the name of its class where that is known."""
+    """The label of a row, as a class name if known."""
     if "label" not in scores.column_names:
         return {}
     label, names = scores.column("label")[row], scores.manifest.get("class_names") or []
@@ -110,7 +110,7 @@ def _label(scores: "VoGScores", row: int) -> dict[str, Any]:
 
 
 def _in_words(name: str) -> str:
-    """``overlap_top_5`` as a person reads it."""
+    """A readable name for ``overlap_top_5`` and the like."""
     kind, _, rest = name.partition("_")
     if kind != "overlap":
         return "rank correlation (Spearman)"

@@ -1,4 +1,4 @@
-"""`vog-hf demo`: what the library does, on data that needs no network."""
+"""`vog-hf demo`: a training with scores, offline."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +12,15 @@ from vog_hf.cli.output import Output
 @command("vog-hf demo", "vog-hf demo --output ./digits --seed 1")
 def demo(
     out: Output,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for everything the demo makes.")
-    ] = Path("vog-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for all results.")] = Path(
+        "vog-demo"
+    ),
     seed: Annotated[int, typer.Option(metavar="INTEGER", help="Seed of the training.")] = 0,
 ) -> None:
-    """Train a small model on digits and score each of them.
+    """Train a small model on handwritten digits and score every digit.
 
-    scikit-learn's handwritten digits: about a minute on two CPU cores, and no network. The findings are
-    printed; the scored data set, a picture of the highest and lowest rows, and the run are in the output folder.
+    Takes about a minute on two CPU cores and needs no network. Prints the findings and writes the scored dataset, an
+    image of the highest and lowest rows, and the run to the output folder.
     """
     from vog_hf.demo import run_demo
 

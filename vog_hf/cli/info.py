@@ -1,4 +1,4 @@
-"""`vog-hf info`: how scores were made, and what is installed."""
+"""`vog-hf info`: how scores were computed, and installed versions."""
 
 import platform
 import sys
@@ -36,12 +36,12 @@ def info(
     out: Output,
     scores: Annotated[
         Path | None,
-        typer.Argument(metavar="SCORES", help="Folder with scores; without one, only what is installed is printed."),
+        typer.Argument(metavar="SCORES", help="Folder with scores. Without it, only installed versions are printed."),
     ] = None,
 ) -> None:
-    """Print how scores were made, and what is installed.
+    """Print how scores were computed, and installed versions.
 
-    With --json the whole manifest is printed.
+    With --json, prints the whole manifest.
     """
     found = None if scores is None else find_scores(scores)
     environment = installed()
@@ -59,7 +59,7 @@ def info(
 
 
 def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
-    """The choices behind scores, in the words of the manifest."""
+    """The options behind scores, as in the manifest."""
     manifest = scores.manifest
     config, model = manifest.get("config", {}), manifest.get("model", {})
     source = noted_source(folder)
@@ -68,7 +68,7 @@ def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
         "rows": len(scores),
         "columns": scores.column_names,
         "created": manifest.get("created"),
-        "data set": None if source is None else str(source),
+        "dataset": None if source is None else str(source),
         "model": model.get("name") or model.get("class"),
         "snapshots": f"{len(names)} ({names[0]} to {names[-1]})" if names else None,
         "task": manifest.get("task"),
@@ -84,18 +84,18 @@ def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
 
 
 def installed() -> dict[str, str | None]:
-    """Versions of Python, the platform and what this library works with; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    """Versions of Python, the platform and related packages; None for a package that is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return {**found, "accelerator": _accelerator(), "executable": Path(sys.executable).name}
+            versions[package] = None
+    return {**versions, "accelerator": _accelerator(), "executable": Path(sys.executable).name}
 
 
 def _accelerator() -> str:
-    """The device that torch would compute on."""
+    """The accelerator that torch uses."""
     import torch
 
     device = torch.accelerator.current_accelerator(check_available=True)

@@ -1,4 +1,4 @@
-"""A model by its name, and from its processor the transform that turns rows into its inputs."""
+"""A model loaded by name, and the transform from rows to its inputs, made of its processor."""
 
 import logging
 import re
@@ -22,39 +22,41 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions are of these, too
-ROWS_AT_ONCE = 10_000  # whose column is in memory while missing inputs are looked for
-# What transformers raises for a folder's files: of the last three where they name classes that it does not have.
+HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions included
+ROWS_AT_ONCE = 10_000  # in memory during the search for missing inputs
+# Errors of transformers for unreadable files; the last three for classes that it does not have.
 UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
 MOST_OF_8_BITS = 255
-UNBOUNDED = 10**6  # tokens; tokenizers without a limit name an even larger number
+UNBOUNDED = 10**6  # tokens; tokenizers without a limit report a larger number
 
 
 def find_snapshots(given: Sequence[str]) -> str | list[str]:
-    """What `VoGScorer.score` takes: one folder of a run, or model folders and files in the order of training.
+    """Snapshots for `VoGScorer.score`: the folder of a run, or model folders and files in the order of training.
 
-    Patterns are expanded in the order of the numbers in names, and what is named ``checkpoint-<n>``, ``epoch_<n>``
-    or ``step_<n>`` throughout is put in the order of the numbers, because a shell puts 1000 before 200.
+    Patterns are expanded in the order of the numbers in names. Names that are all ``checkpoint-<n>``, ``epoch_<n>`` or
+    ``step_<n>`` are sorted by number, because a shell sorts 1000 before 200.
 
     Raises:
-        SnapshotError: A pattern or a path that nothing is at.
+        SnapshotError: A path or pattern without a match.
     """
     paths: list[str] = []
     for name in given:
         at = str(Path(name).expanduser())
-        found = [at] if Path(at).exists() else sorted(glob(at), key=_in_numbers) if has_magic(at) else []  # noqa: PTH207 (absolute)
-        if not found:
+        matches = [at] if Path(at).exists() else sorted(glob(at), key=_in_numbers) if has_magic(at) else []  # noqa: PTH207 (absolute)
+        if not matches:
             raise SnapshotError(
                 f"there is no snapshot at {name}; pass model folders, .safetensors files or a pattern in quotes"
             )
-        paths += found
+        paths += matches
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return paths[0]
     ordered = in_order([Path(path) for path in paths])
     if ordered is not None:
         return [str(path) for path in ordered]
     if len({re.sub(r"\d+", "0", path) for path in paths}) == 1 and paths != sorted(paths, key=_in_numbers):
-        logger.warning("the snapshots are taken in the order given, which is not that of their numbers: %s", paths)
+        logger.warning(
+            "snapshots are used in the order given, which differs from the order of their numbers: %s", paths
+        )
     return paths
 
 
@@ -64,10 +66,10 @@ def _in_numbers(path: str) -> list[tuple[str, int]]:
 
 
 def model_folder(name: str) -> str:
-    """Where the model of a name is: a run's folder without one has it in its last checkpoint; Hub ids as they are.
+    """The folder or Hub id of a model; for the folder of a run, its last checkpoint.
 
     Raises:
-        ModelError: A folder with neither.
+        ModelError: A folder without a model or checkpoint.
     """
     folder = Path(name).expanduser()
     if not folder.exists() or (folder / "config.json").is_file():
@@ -76,7 +78,7 @@ def model_folder(name: str) -> str:
     last = steps[max(steps)] if steps else folder
     if (last / "adapter_config.json").is_file():
         raise ModelError(
-            f"{last} is a PEFT adapter, whose model cannot be told from the folder alone; score it from Python: "
+            f"{last} is a PEFT adapter, and the folder alone does not determine its model; score it from Python: "
             "VoGScorer(peft_model).score(dataset, snapshots)"
         )
     if not (last / "config.json").is_file():
@@ -87,22 +89,25 @@ def model_folder(name: str) -> str:
 
 
 def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
-    """The model of a folder or Hub id, of the class that its configuration names, from safetensors.
+    """Load the model of a folder or Hub id from safetensors, with the class named in its configuration.
 
     Raises:
-        ModelError: There is none, it is no classifier or regression of transformers, or its weights are pickled.
+        ModelError: No model, not a classification or regression model of transformers, or pickled weights.
     """
     import transformers
     from transformers import AutoConfig, PreTrainedModel
 
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}  # else a terminal is asked
+    options: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": False,
+    }  # otherwise transformers asks on a terminal
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except UNREADABLE as error:
         raise ModelError(f"the model {name} cannot be opened: {_line(error)}") from error
     architecture = next(iter(config.architectures or []), None)
     kind: Any = getattr(transformers, str(architecture), None)
-    # A class of the library itself: an Auto class would look for another one in the folder's own code.
+    # A class of transformers itself: an Auto class could run code of the folder.
     is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
     if not is_model or not any(head in str(architecture) for head in HEADS):
         raise ModelError(
@@ -118,17 +123,17 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
 
 @dataclass(frozen=True)
 class Preparation:
-    """How rows become inputs: a deterministic transform, and how a batch is made of its rows.
+    """A deterministic transform from rows to inputs, with its collator.
 
     Attributes:
-        processor: The image processor, tokenizer or feature extractor.
+        processor: Image processor, tokenizer or feature extractor.
         kind: ``"image"``, ``"text"`` or ``"audio"``.
-        inputs: Column, or two columns of texts.
-        label: Column of the labels; None: the data set has none.
-        mode: Of images: ``"RGB"`` or ``"L"``.
-        max_length: Of texts, in tokens.
-        numbers: The model's numbers of classes by stored label; None: the labels are such numbers.
-        class_names: The model's names of its classes.
+        inputs: Input column, or two text columns.
+        label: Label column; None: the dataset has no labels.
+        mode: Mode of images: ``"RGB"`` or ``"L"``.
+        max_length: Maximum length of texts in tokens.
+        numbers: Class numbers of the model by stored label; None: labels are class numbers already.
+        class_names: Class names of the model.
     """
 
     processor: Any
@@ -141,28 +146,28 @@ class Preparation:
     class_names: list[str] | None = None
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
-        """Some rows as inputs and labels, a list for each."""
+        """Inputs and labels of some rows, one list each."""
         made = {"image": self._images, "text": self._texts, "audio": self._sounds}[self.kind](rows)
         return made if self.label is None else {**made, self.label: self._labels(rows[self.label])}
 
     @property
     def takes_single_rows(self) -> bool:
-        """Whether texts of different lengths cannot share a batch, because the tokenizer has no padding token."""
+        """True if texts of different lengths cannot share a batch because the tokenizer has no padding token."""
         return self.kind == "text" and getattr(self.processor, "pad_token", None) is None
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Rows of the transform as a batch; texts and sounds are padded to the longest."""
+        """Collate transformed rows; text and audio are padded to the longest row."""
         from transformers import DataCollatorWithPadding, default_data_collator
 
         inputs = [{name: value for name, value in row.items() if name != self.label} for row in rows]
         stacks = self.kind == "image" or self.takes_single_rows
         pad = default_data_collator if stacks else DataCollatorWithPadding(self.processor)
-        if self.label not in LABEL_NAMES:  # then the scorer takes it from the rows, by its name
+        if self.label not in LABEL_NAMES:  # then the scorer reads it from the rows by name
             return dict(pad(inputs))
         return {**pad(inputs), **default_data_collator([{self.label: row[self.label]} for row in rows])}
 
     def described(self) -> dict[str, Any]:
-        """For the manifest: what cannot be told from the scores."""
+        """Details of the transform for the manifest."""
         return {
             "processor": type(self.processor).__qualname__,
             "input_columns": list(self.inputs),
@@ -174,14 +179,14 @@ class Preparation:
     def _images(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         images = [_eight_bits(_image(value, self.inputs[0])).convert(self.mode) for value in rows[self.inputs[0]]]
         options: dict[str, Any] = {}
-        if self.mode == "L":  # older processors take no grey pictures but as arrays with a channel
+        if self.mode == "L":  # older processors accept gray images only as arrays with a channel
             images = [np.array(image)[..., None] for image in images]
             options["input_data_format"] = "channels_last"
         try:
             return {"pixel_values": list(self.processor(images, return_tensors="pt", **options)["pixel_values"])}
         except ValueError as error:
             raise DataError(
-                f"{type(self.processor).__name__} makes no batch of these images ({_line(error)}); see --processor"
+                f"{type(self.processor).__name__} cannot process these images ({_line(error)}); see --processor"
             ) from error
 
     def _texts(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
@@ -193,7 +198,7 @@ class Preparation:
         return dict(self.processor(waves, sampling_rate=self.processor.sampling_rate))
 
     def _labels(self, values: list[Any]) -> list[Any]:
-        """Labels as the model numbers them; None, NaN, -1 and -100 are no label."""
+        """Labels as class numbers of the model; None, NaN, -1 and -100 mean no label."""
         if self.numbers is None:
             return values
         return [self.numbers.get(value) for value in values]
@@ -209,26 +214,26 @@ def prepare(
     label_column: str | None = None,
     max_length: int | None = None,
 ) -> Preparation:
-    """The transform of a data set for a model.
+    """The transform of a dataset for a model.
 
     Args:
-        model: Tells what it eats by its main input.
-        dataset: Tells which columns there are.
-        processor: Folder or Hub id that the processor is loaded from.
-        revision: Of the processor on the Hub.
-        input_columns: Names of the image, the text (or two texts) or the sound; default: by their types.
-        label_column: Name of the label; default: by its usual names, else the only column of classes.
-        max_length: Longer texts are cut; default: at what tokenizer and model can take.
+        model: Model; its main input determines the kind of data.
+        dataset: Dataset to transform.
+        processor: Folder or Hub id of the processor.
+        revision: Revision of the processor on the Hub.
+        input_columns: Image, text (one or two) or audio column; default: found by type.
+        label_column: Label column; default: the usual names, else the only ClassLabel column.
+        max_length: Maximum length of texts in tokens; default: the limit of tokenizer and model.
 
     Raises:
-        ConfigError: A column that does not exist, or a choice that has to be made.
+        ConfigError: A column does not exist, or several could be meant.
         ModelError: There is no processor.
-        DataError: Classes whose numbers are not the model's.
+        DataError: The classes of the dataset do not match the model's.
     """
     kind = _kind_of(model)
     for name in (*input_columns, *filter(None, [label_column])):
         if name not in dataset.column_names:
-            raise ConfigError(f"the data set has no column {name!r}; it has {', '.join(dataset.column_names)}")
+            raise ConfigError(f"the dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
     label = label_column or _find_label(dataset)
     inputs = tuple(input_columns) or (_find_input(dataset, kind, label),)
     if len(inputs) > (2 if kind == "text" else 1):
@@ -236,7 +241,7 @@ def prepare(
             f"a model of {kind} takes {'one or two columns' if kind == 'text' else 'one column'}, got {inputs}"
         )
     if max_length is not None and kind != "text":
-        raise ConfigError(f"--max-length is of texts, and this model takes {kind}; leave it out")
+        raise ConfigError(f"--max-length applies to text, and this model takes {kind}; leave it out")
     _require_inputs(dataset, inputs)
     config: Any = model.config
     loaded = _load_processor(kind, processor, revision)
@@ -256,7 +261,7 @@ def prepare(
 
 
 def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
-    """The data set with the transform; sounds at the sampling rate of the feature extractor."""
+    """The dataset with the transform; audio is resampled to the rate of the feature extractor."""
     from datasets import Audio, ClassLabel, Features
 
     name = preparation.inputs[0]
@@ -264,7 +269,7 @@ def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
         dataset = dataset.cast_column(name, Audio(sampling_rate=preparation.processor.sampling_rate))
     made = dataset.with_transform(preparation)
     if preparation.numbers is not None and isinstance(made.features[preparation.label], ClassLabel):
-        # The transform makes the model's numbers of the stored ones, so the names of classes are the model's, too.
+        # The transform maps stored labels to the model's class numbers, so the class names are also the model's.
         made.info.features = Features({**made.features, preparation.label: ClassLabel(names=preparation.class_names)})
     return made
 
@@ -274,7 +279,7 @@ def _kind_of(model: "nn.Module") -> str:
     kinds = {"pixel_values": "image", "input_ids": "text", "input_values": "audio", "input_features": "audio"}
     if name not in kinds:
         raise ModelError(
-            f"vog-hf score makes inputs of {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
+            f"vog-hf score supports the inputs {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
         )
     return kinds[name]
 
@@ -288,28 +293,28 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
     except UNREADABLE as error:
         what = {"image": "image processor", "text": "tokenizer", "audio": "feature extractor"}[kind]
         raise ModelError(
-            f"{name} has no {what}; name the folder or Hub id that has it with --processor ({_line(error):.200})"
+            f"{name} has no {what}; pass the folder or Hub id of one with --processor ({_line(error):.200})"
         ) from error
 
 
 def _require_padding(tokenizer: Any, config: Any) -> None:
-    """Give the tokenizer the model's padding token where it names none.
+    """Set the tokenizer's padding token from the model's configuration if it has none.
 
     Raises:
-        ModelError: The model has none, either.
+        ModelError: The model has no padding token either.
     """
     if tokenizer.pad_token is not None:
         return
     if config.pad_token_id is None:
         raise ModelError(
-            "neither tokenizer nor model has a padding token, so that texts of different lengths make no batch; set "
+            "neither tokenizer nor model has a padding token, so texts of different lengths cannot share a batch; set "
             "pad_token in the tokenizer and pad_token_id in the model's config.json as in the training"
         )
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
 
 
 def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: Any) -> None:
-    """Raise DataError where a text is empty and the tokenizer adds no tokens of its own, so that a row has none."""
+    """Raise DataError if a text is empty and the tokenizer adds no special tokens."""
     if len(tokenizer("")["input_ids"]):
         return
     first = 0
@@ -318,7 +323,7 @@ def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: Any) -
         empty = next((row for row, row_texts in enumerate(texts, first) if not "".join(row_texts).strip()), None)
         if empty is not None:
             raise DataError(
-                f"row {empty:,} has an empty text in column {inputs[0]!r}, which makes no tokens; leave it out"
+                f"row {empty:,} has an empty text in column {inputs[0]!r}, which gives no tokens; leave it out"
             )
         first += len(part)
 
@@ -334,7 +339,7 @@ def _find_input(dataset: "Dataset", kind: str, label: str | None) -> str:
     if len(found) != 1:
         which = f"several columns of {kind} ({', '.join(found)})" if found else f"no column of {kind}"
         pairs = ", twice for pairs of texts" if kind == "text" and len(found) > 1 else ""
-        raise ConfigError(f"the data set has {which}; name one of {', '.join(features)} with --input-column{pairs}")
+        raise ConfigError(f"the dataset has {which}; name one of {', '.join(features)} with --input-column{pairs}")
     return found[0]
 
 
@@ -347,13 +352,13 @@ def _find_label(dataset: "Dataset") -> str | None:
     classes = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     if len(classes) > 1:
         raise ConfigError(
-            f"the data set has several columns of classes ({', '.join(classes)}); name one with --label-column"
+            f"the dataset has several columns of classes ({', '.join(classes)}); name one with --label-column"
         )
     return classes[0] if classes else None
 
 
 def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
-    """Raise DataError where a row has no image, text or sound; nothing is decoded."""
+    """Raise DataError if a row has no image, text or audio; nothing is decoded."""
     stored = dataset.with_format("arrow")
     for name in inputs:
         first = 0
@@ -362,34 +367,34 @@ def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
             if column.null_count:
                 row = first + column.is_null().index(True).as_py()
                 raise DataError(
-                    f"row {row:,} has nothing in column {name!r}; leave out the rows without one, or fill them"
+                    f"row {row:,} has no value in column {name!r}; remove rows without a value, or fill them"
                 )
             first += len(column)
 
 
-def _max_length(tokenizer: Any, model: "nn.Module", wanted: int | None) -> int | None:
-    """Tokens beyond which texts are cut; None where nothing says.
+def _max_length(tokenizer: Any, model: "nn.Module", requested: int | None) -> int | None:
+    """Maximum length of texts in tokens; None: no known limit.
 
     Raises:
-        ConfigError: The model has no positions for as many tokens as are wanted.
+        ConfigError: The model has fewer positions than the requested length.
     """
     positions = n_positions(model, tokenizer)
-    if wanted is not None and positions is not None and wanted > positions:
+    if requested is not None and positions is not None and requested > positions:
         raise ConfigError(
-            f"--max-length {wanted} is more than the {positions} tokens that the model has positions for; lower it"
+            f"--max-length {requested} is more than the {positions} tokens that the model has positions for; lower it"
         )
-    if wanted is not None:
-        return wanted
+    if requested is not None:
+        return requested
     limits = [tokenizer.model_max_length, positions]
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNBOUNDED]
     return min(known, default=None)
 
 
 def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
-    """How many tokens a model has learned positions for; None: they are relative, so there is no end of them.
+    """Number of tokens for which a model has learned positions; None: positions are relative and unlimited.
 
-    A table of positions is what a short text reads at consecutive numbers. Where the first of them is tells how many
-    are left: RoBERTa reads from ``padding_idx + 1`` on, OPT and BART from 2.
+    The table of positions is the embedding that a short text reads at consecutive rows. The first of these rows
+    determines how many are left: RoBERTa starts at ``padding_idx + 1``, OPT and BART at 2.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -397,11 +402,11 @@ def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
     batch = tokenizer(["a a a a"], return_tensors="pt")
     tokens, pad = batch["input_ids"], getattr(model.config, "pad_token_id", None)
     if pad is not None:
-        tokens = tokens.masked_fill(tokens == pad, 0 if pad else 1)  # a word may be unknown, and so read as padding
+        tokens = tokens.masked_fill(tokens == pad, 0 if pad else 1)  # an unknown word may become padding
     n_tokens, limits = tokens.shape[1], []
 
     class Reads(TorchDispatchMode):
-        """Notes each table that is read at consecutive numbers, one for each token."""
+        """Records each table that is read at consecutive rows, one per token."""
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.embedding.default:
@@ -424,7 +429,7 @@ def _image(value: Any, column: str) -> Any:
 
 
 def _eight_bits(image: Any) -> Any:
-    """An image that conversion does not clip; raises where it has more than 8 bits, scaled in training in some way."""
+    """An image that conversion does not clip; raises if it has values beyond 8 bits, since their scaling is unknown."""
     if not image.mode.startswith(("I", "F")):
         return image
     low, high = image.getextrema()
@@ -438,7 +443,7 @@ def _eight_bits(image: Any) -> Any:
 
 
 def _wave(value: Any) -> Any:
-    """``[samples]`` of a decoded sound, or of a list of numbers."""
+    """``[samples]`` of decoded audio or a list of numbers."""
     return np.asarray(value if isinstance(value, (list, np.ndarray)) else value["array"], dtype=np.float32)
 
 

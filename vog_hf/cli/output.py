@@ -1,4 +1,4 @@
-"""What a command prints: for people, or with --json for machines; and how it fails."""
+"""Output of a command: text for people or JSON for machines, and its errors."""
 
 import json
 import math
@@ -21,13 +21,13 @@ from vog_hf.errors import VoGError
 
 @dataclass(frozen=True)
 class Output:
-    """Where the results of one command go: people read stdout, machines get one JSON document there.
+    """Output of one command: text on stdout for people, or one JSON document for machines.
 
     Attributes:
-        as_json: Whether ``--json`` was given: then nothing but `json` prints to stdout.
-        debug: Whether ``--debug`` was given: errors show their traceback.
-        console: For people; says nothing where the output is for machines.
-        messages: stderr: errors, warnings and hints.
+        as_json: ``--json`` was given: only `json` prints to stdout.
+        debug: ``--debug`` was given: errors show their traceback.
+        console: Console for people; quiet under ``--json``.
+        messages: Console on stderr for errors, warnings and hints.
     """
 
     as_json: bool = False
@@ -42,30 +42,30 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether progress bars have a terminal to be on."""
+        """True if progress bars can be shown on a terminal."""
         return self.messages.is_terminal
 
     def json(self, values: Any) -> None:
-        """Print the one JSON document, if that is what was asked for; NaN and infinity as null."""
+        """Print the JSON document under ``--json``; NaN and infinity become null."""
         if self.as_json:
-            print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (stdout is what --json is about)
+            print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (--json prints to stdout)
 
     def result(self, message: str, values: Mapping[str, Any], *, shown: Mapping[str, Any] | None = None) -> None:
-        """Print what was done, and a line for each value (or of those in ``shown``); for machines the values alone."""
+        """Print a message and one line per value (of ``shown``, if given); for machines, only the values."""
         self.json(values)
         self._line(self.console, Text("✓ ", "green") + Text(message, "bold"))
         self.values(values if shown is None else shown)
 
     def heading(self, text: str, *, after: bool = False) -> None:
-        """Print a line above what follows, for people; ``after`` something else, with a space between them."""
+        """Print a heading for people; with ``after``, a blank line comes first."""
         self._line(self.console, Text("\n" * after) + Text(in_words(text), "bold"))
 
     def line(self, text: str) -> None:
-        """Print a line under a result, for people."""
+        """Print an indented line for people."""
         self.console.print(Text(f"  {in_words(text)}"), soft_wrap=True)
 
     def values(self, values: Mapping[str, Any]) -> None:
-        """Print a line for each value that there is, for people; wrapped beside its name where there is a terminal."""
+        """Print one line per value that is not None, for people; wrapped next to its name on a terminal."""
         lines = [(Text(f"  {name}:", "dim"), Text(in_words(v))) for name, v in values.items() if v is not None]
         if not self.console.is_terminal:
             for name, value in lines:
@@ -79,7 +79,7 @@ class Output:
         self.console.print(grid)
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]], *, digits: int) -> None:
-        """Print rows under their headings, for people; numbers to the right, with so many digits behind the point."""
+        """Print a table for people; numbers are right-aligned and floats have ``digits`` decimals."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for place, heading in enumerate(headings):
             numbers = all(isinstance(row[place], (int, float)) for row in rows)
@@ -90,21 +90,21 @@ class Output:
         self.console.print(table)
 
     def hint(self, text: str) -> None:
-        """Print what could be done next, for people who sit at a terminal."""
+        """Print a suggestion for the next step, on a terminal only."""
         if self.messages.is_terminal and not self.as_json:
             self._line(self.messages, Text(f"Hint: {text}", "dim"))
 
     def notice(self, text: str) -> None:
-        """Print what everybody must know, also beside a JSON document."""
+        """Print a message to stderr, also under ``--json``."""
         self._line(self.messages, Text(text))
 
     def error(self, error: BaseException) -> None:
-        """Print what went wrong in one line, with the traceback before it under ``--debug``."""
+        """Print an error in one line, after its traceback under ``--debug``."""
         if self.debug:
             traceback.print_exception(error)
         text = in_words(str(error)) or type(error).__name__
         if not isinstance(error, VoGError):
-            text = f"{type(error).__name__}: {text}" + ("" if self.debug else " (--debug shows where)")
+            text = f"{type(error).__name__}: {text}" + ("" if self.debug else " (--debug adds the traceback)")
         rank = os.environ.get("RANK")
         where = "" if rank is None else f" on process {rank}"
         sys.stdout.flush()
@@ -112,7 +112,7 @@ class Output:
 
     @staticmethod
     def _line(console: Console, text: Text) -> None:
-        """Wrapped at words on a terminal, else one line however long."""
+        """Print text, wrapped on a terminal and otherwise in one line."""
         console.print(text, soft_wrap=not console.is_terminal)
 
 
@@ -147,7 +147,7 @@ def _in_options(text: str, options: Mapping[str, str]) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A value as a person reads it: rounded, grouped, in one line."""
+    """A value as readable text: rounded, grouped, in one line."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -158,7 +158,7 @@ def in_words(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """A value for JSON: numpy's numbers as Python's, what is not finite as None."""
+    """A value for JSON: Python numbers instead of numpy's, None instead of NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(name): _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

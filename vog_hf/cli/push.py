@@ -1,4 +1,4 @@
-"""`vog-hf push`: a scored data set to the Hub."""
+"""`vog-hf push`: push a scored dataset to the Hub."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from vog_hf.errors import ConfigError
 
 
 def sections(given: list[str]) -> dict[str, str]:
-    """Titles and texts of ``"Title=text"``."""
+    """Titles and texts from ``"Title=text"``."""
     parts = [text.partition("=") for text in given]
     wrong = next((text for text, (title, _, words) in zip(given, parts, strict=True) if not (title and words)), None)
     if wrong is not None:
@@ -44,45 +44,48 @@ def push(
     out: Output,
     scores: ScoresArgument,
     repo_id: Annotated[
-        str, typer.Argument(metavar="REPO_ID", help="Data set on the Hub (e.g. `me/my-data-vog`); made if need be.")
+        str, typer.Argument(metavar="REPO_ID", help="Dataset on the Hub, e.g. `me/my-data-vog`; created if missing.")
     ],
     *,
     dataset: DatasetOption = None,
     config: ConfigOption = None,
     split: SplitOption = None,
     dataset_revision: DatasetRevisionOption = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="Branch to push to; made if need be. Default: main.")
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Visibility of the repository if it is created.")
     ] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    scores_only: Annotated[
-        bool, typer.Option("--scores-only", help="Push the scores as a small configuration of its own, not the data.")
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Branch to push to; created if missing. Default: main.")
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of pushing to a branch.")
     ] = False,
-    columns: Annotated[
-        Columns, typer.Option(metavar="core|all", help="Which scores become columns of the data.")
-    ] = Columns.CORE,
+    scores_only: Annotated[
+        bool, typer.Option("--scores-only", help="Push only the scores, as a small separate configuration.")
+    ] = False,
+    columns: Annotated[Columns, typer.Option(metavar="core|all", help="Scores to add as columns.")] = Columns.CORE,
     prefix: PrefixOption = "",
-    config_name: Annotated[str, typer.Option(metavar="NAME", help="Configuration on the Hub.")] = "default",
+    config_name: Annotated[str, typer.Option(metavar="NAME", help="Name of the configuration on the Hub.")] = "default",
     split_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Split on the Hub. Default: the data set's own name for it.")
+        str | None, typer.Option(metavar="NAME", help="Name of the split on the Hub. Default: as in the dataset.")
     ] = None,
     heat_maps: Annotated[
-        bool | None, typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: up to 500,000 rows.")
+        bool | None,
+        typer.Option("--heat-maps/--no-heat-maps", help="Push the heat maps. Default: only up to 500,000 rows."),
     ] = None,
     show_rows: Annotated[
-        bool, typer.Option("--show-rows/--hide-rows", help="Whether the card shows rows at both ends of the ranking.")
+        bool, typer.Option("--show-rows/--hide-rows", help="Show rows from both ends of the ranking in the card.")
     ] = True,
     card_section: Annotated[
-        list[str] | None, typer.Option(metavar="TITLE=TEXT", help="Text of your own for the card; can be repeated.")
+        list[str] | None, typer.Option(metavar="TITLE=TEXT", help="Section to add to the card; may be repeated.")
     ] = None,
-    commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
+    commit_message: Annotated[str | None, typer.Option(metavar="TEXT", help="Commit message.")] = None,
     token: TokenOption = None,
 ) -> None:
-    """Push a scored data set to the Hub, with a card.
+    """Push a scored dataset to the Hub, with a dataset card.
 
-    Everything comes in one commit. What else is in the repository stays: other splits, configurations and files, and
-    the card's own text. In the end the data set is loaded from the Hub and compared with what was meant.
+    Everything is pushed in one commit. Other splits, configurations and files of the repository are kept, and so is the
+    card's own text. Finally the dataset is reloaded from the Hub and verified.
     """
     from vog_hf.hub import push_scored_dataset
 

@@ -1,4 +1,4 @@
-"""`vog-hf report`: scores and their rows as one HTML file."""
+"""`vog-hf report`: write scores and rows to one HTML file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,23 +36,23 @@ def report(
     split: SplitOption = None,
     dataset_revision: DatasetRevisionOption = None,
     numbers_only: Annotated[
-        bool, typer.Option("--numbers-only", help="Without the rows: no data set is read.")
+        bool, typer.Option("--numbers-only", help="Leave out the rows; no dataset is read.")
     ] = False,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PATH", help="The HTML file. An earlier report there is replaced.")
+        Path, typer.Option("--output", "-o", metavar="PATH", help="HTML file to write; an earlier report is replaced.")
     ] = Path("vog-report.html"),
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the page.")] = None,
-    top_k: Annotated[int, typer.Option(metavar="INTEGER", help="Rows in each gallery, 1 to 500.")] = 24,
-    per_class: Annotated[int, typer.Option(metavar="INTEGER", help="Rows at each end of each class, 0 to 500.")] = 6,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Page title.")] = None,
+    top_k: Annotated[int, typer.Option(metavar="INTEGER", help="Rows per gallery, 1 to 500.")] = 24,
+    per_class: Annotated[int, typer.Option(metavar="INTEGER", help="Rows from each end of each class, 0 to 500.")] = 6,
     max_table_rows: Annotated[
-        int, typer.Option(metavar="INTEGER", help="Rows of the table, from both ends; 0: no table.")
+        int, typer.Option(metavar="INTEGER", help="Rows in the table, from both ends; 0: no table.")
     ] = 1_000,
     token: TokenOption = None,
 ) -> None:
-    """Write an HTML report of scores and their rows.
+    """Write an HTML report of scores and rows.
 
-    One file, which loads nothing from anywhere. It says which tail of the ranking is the hard one in this
-    run and on what evidence, and shows the rows at both ends.
+    The report is one file that loads nothing from the network. It states which tail of the ranking is the hard one in
+    this run, with the evidence, and shows the rows at both ends.
     """
     from vog_hf.report import write_report
 

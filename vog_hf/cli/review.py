@@ -1,4 +1,4 @@
-"""`vog-hf review`: people look at rows and decide."""
+"""`vog-hf review`: review rows in the browser."""
 
 import socket
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def review(
         str,
         typer.Argument(
             metavar="SCORED",
-            help="Folder with scores, data set on disk (save_to_disk) with vog columns, or scored data set on the Hub.",
+            help="Folder with scores, dataset with vog columns saved by save_to_disk, or scored dataset on the Hub.",
         ),
     ],
     *,
@@ -48,32 +48,33 @@ def review(
     prefix: PrefixOption = "",
     journal: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Where decisions go; an earlier one is gone on with. Default: beside SCORED."
-        ),
+        typer.Option(metavar="FILE", help="Journal file; an existing journal is continued. Default: next to SCORED."),
     ] = None,
     reviewer: Annotated[
-        str, typer.Option(metavar="NAME", help="Name that the page proposes; each visitor's own.")
+        str, typer.Option(metavar="NAME", help="Reviewer name that the page suggests. Default: none.")
     ] = "",
     host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Address to listen on; others can reach any but the default, 127.0.0.1."),
+        typer.Option(metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1, this machine only."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Default: the first free one from 7860 on.", min=1, max=65535)
+        int | None,
+        typer.Option(
+            metavar="PORT", help="Port to listen on. Default: the first free port from 7860.", min=1, max=65535
+        ),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     token: TokenOption = None,
 ) -> None:
-    """Look at rows and decide: keep, relabel, drop or unsure.
+    """Review rows in the browser: keep, relabel, drop or unsure.
 
-    A page in the browser, for one person or several at a time. Each decision is in the journal, a file of one line
-    each, before the next row is shown; `vog-hf apply` gives them back to the data. Ends with Ctrl-C.
+    Opens a page for one or several reviewers. Each decision is written to the journal before the next row is shown;
+    `vog-hf apply` applies the journal to the dataset. Press Ctrl-C to stop.
     """
     from vog_hf.review import review_app
     from vog_hf.review.app import LOOPBACK, import_gradio
 
-    import_gradio()  # before long work: it may not be installed
+    import_gradio()  # before long work, since it may not be installed
     quieten(progress=out.shows_progress)
     with hub_token(token):
         opened = open_scored(
@@ -89,23 +90,23 @@ def review(
         is_from_hub=opened.is_from_hub,
     )
     host = host or LOOPBACK[0]
-    if ":" in host and not host.startswith("["):  # IPv6, as it stands in a page's address
+    if ":" in host and not host.startswith("["):  # IPv6, as in a URL
         host = f"[{host}]"
     with _port_explained(host, port):
-        _require_address(host, port)  # Gradio would try a hundred ports of it, and say nothing of the name
+        _require_address(host, port)  # Gradio would try a hundred ports and not mention the name
         _, url, _ = app.launch(
             server_name=host, server_port=port, quiet=True, inbrowser=open_page, prevent_thread_lock=True
         )
     if host not in LOOPBACK:
-        out.notice(f"Whoever reaches {host} on the network can see the rows and decide.")
-    out.result("Review open, Ctrl-C ends it", {"page": url, "rows": len(opened.scores), "journal": str(file)})
+        out.notice(f"Anyone who can reach {host} on the network can see the rows and decide.")
+    out.result("Review is open; press Ctrl-C to stop", {"page": url, "rows": len(opened.scores), "journal": str(file)})
     app.block_thread()
 
 
 def _require_address(host: str, port: int | None) -> None:
-    """Raise OSError where no server can listen on an address: an unknown name, another machine's, or a port in use."""
-    found = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)
-    family, _, _, _, address = found[0]
+    """Raise OSError if no server can listen on an address: unknown name, another machine, or port in use."""
+    addresses = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)
+    family, _, _, _, address = addresses[0]
     with socket.create_server(address[:2], family=family):
         pass
 
@@ -115,5 +116,5 @@ def _port_explained(host: str, port: int | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        wanted = "a port from 7860 on" if port is None else f"port {port}"
-        raise ConfigError(f"cannot listen on {wanted} of {host} ({error}); pass another --port or --host") from error
+        ports = "a port from 7860" if port is None else f"port {port}"
+        raise ConfigError(f"cannot listen on {ports} of {host} ({error}); pass another --port or --host") from error

@@ -1,4 +1,4 @@
-"""`vog-hf score`: stored snapshots of a model and a data set in, scores out."""
+"""`vog-hf score`: score a dataset from stored snapshots of a model."""
 
 import re
 from enum import StrEnum
@@ -21,7 +21,7 @@ from vog_hf.cli.sources import (
 )
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-OPTIONS = {  # by the name of the argument of the scorer
+OPTIONS = {  # argument of the scorer: option
     "batch_size": "--batch-size",
     "dtype": "--dtype",
     "label": "--label",
@@ -36,7 +36,7 @@ OPTIONS = {  # by the name of the argument of the scorer
 
 
 class Target(StrEnum):
-    """What is differentiated."""
+    """The scalar to differentiate."""
 
     LOGIT = "logit"
     PROBABILITY = "probability"
@@ -44,14 +44,14 @@ class Target(StrEnum):
 
 
 class Label(StrEnum):
-    """Whose class it is."""
+    """The class to differentiate."""
 
     GIVEN = "given"
     PREDICTED = "predicted"
 
 
 class Precision(StrEnum):
-    """What the model computes in."""
+    """The precision of the model."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -59,7 +59,7 @@ class Precision(StrEnum):
 
 
 def memory(text: str | None) -> int | None:
-    """Bytes of ``"4GiB"``, ``"500M"`` or ``"1000000"``."""
+    """Number of bytes from ``"4GiB"``, ``"500M"`` or ``"1000000"``."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
@@ -82,7 +82,7 @@ def score(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="Model folder or Hub id; or the folder of a run, whose last checkpoint is the model."
+            metavar="MODEL", help="Model folder or Hub id, or the folder of a run (then its last checkpoint)."
         ),
     ],
     snapshots: Annotated[
@@ -90,7 +90,7 @@ def score(
         typer.Argument(
             metavar="SNAPSHOTS",
             help="Snapshots in the order of training: model folders, .safetensors files, patterns, or one folder "
-            "with checkpoint-* or a callback's snapshots in it. Default: those in MODEL.",
+            "with checkpoint-* folders or the snapshots of a callback. Default: those in MODEL.",
         ),
     ] = None,
     *,
@@ -100,7 +100,7 @@ def score(
             "--dataset",
             "-d",
             metavar="DATASET",
-            help="Data set on the Hub, folder of save_to_disk or of images, or a parquet, csv or json file.",
+            help="Dataset on the Hub, folder written by save_to_disk, folder of images, or parquet, csv or json file.",
         ),
     ],
     config: ConfigOption = None,
@@ -109,18 +109,18 @@ def score(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Folder for the scores. An interrupted run goes on there."
+            "--output", "-o", metavar="FOLDER", help="Folder for the scores; an interrupted run resumes here."
         ),
     ] = Path("vog-scores"),
     save_dataset: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write the data set with its scores, too: a .parquet file, or a folder for load_from_disk.",
+            help="Also write the dataset with its scores, as a .parquet file or a folder for load_from_disk.",
         ),
     ] = None,
     columns: Annotated[
-        Columns, typer.Option(metavar="core|all", help="Which scores --save-dataset adds.")
+        Columns, typer.Option(metavar="core|all", help="Scores that --save-dataset adds as columns.")
     ] = Columns.CORE,
     prefix: PrefixOption = "",
     revision: Annotated[
@@ -130,7 +130,7 @@ def score(
         list[str] | None,
         typer.Option(
             metavar="REVISION",
-            help="Revision of MODEL on the Hub that is a snapshot; once for each, in the order of training.",
+            help="Revision of MODEL on the Hub to use as a snapshot; repeat it, in the order of training.",
         ),
     ] = None,
     processor: Annotated[
@@ -143,62 +143,66 @@ def score(
     input_column: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Column of the image, text or sound; twice for pairs of texts. Default: by its type."
+            metavar="NAME", help="Image, text or audio column; twice for pairs of texts. Default: found by type."
         ),
     ] = None,
     label_column: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="Column of the label. Default: labels, label, or the only column of classes."
-        ),
+        typer.Option(metavar="NAME", help="Label column. Default: labels, label, or the only ClassLabel column."),
     ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="INTEGER", help="Tokens after which texts are cut. Default: what tokenizer and model take."
+            min=1,
+            metavar="INTEGER",
+            help="Truncate texts to this many tokens. Default: the limit of tokenizer and model.",
         ),
     ] = None,
     target: Annotated[
         list[Target] | None,
         typer.Option(
             metavar="logit|probability|loss",
-            help="What is differentiated; the first fills the column vog. Default: logit.",
+            help="Scalar to differentiate; may be repeated, the first fills the column vog. Default: logit.",
         ),
     ] = None,
     label: Annotated[
-        Label, typer.Option(metavar="given|predicted", help="Whose class is differentiated.")
+        Label,
+        typer.Option(metavar="given|predicted", help="Class to differentiate: the given label or the last prediction."),
     ] = Label.GIVEN,
     dtype: Annotated[
-        Precision, typer.Option(metavar="float32|bfloat16|model", help="What the model computes in.")
+        Precision, typer.Option(metavar="float32|bfloat16|model", help="Precision of the model; model: as stored.")
     ] = Precision.FLOAT32,
-    heat_maps: Annotated[bool, typer.Option("--heat-maps/--no-heat-maps", help="Keep a heat map per row.")] = True,
+    heat_maps: Annotated[bool, typer.Option("--heat-maps/--no-heat-maps", help="Store a heat map per row.")] = True,
     batch_size: Annotated[
-        int, typer.Option(min=1, metavar="INTEGER", help="Rows per forward pass; changes no score.")
+        int, typer.Option(min=1, metavar="INTEGER", help="Rows per forward pass; does not affect the scores.")
     ] = 64,
     memory_budget: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Memory for a block of rows, such as 4GiB. Default: a quarter of what is free."
+            metavar="SIZE", help="Memory for a block of rows, e.g. 4GiB. Default: a quarter of the free memory."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, metavar="INTEGER", help="Processes that read rows ahead.")] = 0,
-    torch_compile: Annotated[bool, typer.Option("--torch-compile", help="Compile the model first.")] = False,
+    workers: Annotated[int, typer.Option(min=0, metavar="INTEGER", help="Worker processes that prefetch rows.")] = 0,
+    torch_compile: Annotated[
+        bool, typer.Option("--torch-compile", help="Run the model through torch.compile.")
+    ] = False,
     token: TokenOption = None,
 ) -> None:
-    """Score the rows of a data set from stored snapshots of a model.
+    """Score the rows of a dataset from stored snapshots of a model.
 
-    Classifiers and regressions of images, texts and sounds. Rows go through the model's own processor, without
-    augmentation. What is wrong with model, data or snapshots is said before the long work. Called again with the same
-    OUTPUT, an interrupted scoring goes on and a finished one is returned as it is.
+    Supports classification and regression of images, text and audio. Rows pass through the model's own processor,
+    without augmentation. Invalid models, data or snapshots are reported before the long work. Called again with the
+    same --output, an interrupted scoring resumes and a finished one is returned unchanged.
     """
     if snapshots and snapshot_revision:
         raise typer.BadParameter(
-            "snapshots come as paths or as --snapshot-revision, not as both", param_hint="--snapshot-revision"
+            "snapshots are given both as paths and as --snapshot-revision; use one of them",
+            param_hint="--snapshot-revision",
         )
     targets = tuple(map(str, target or [Target.LOGIT]))
-    from vog_hf.cli.scoring import Wanted, score_all
+    from vog_hf.cli.scoring import ScoreRequest, score_all
 
-    wanted = Wanted(
+    request = ScoreRequest(
         model=model,
         revision=revision,
         snapshots=snapshots or [],
@@ -210,8 +214,8 @@ def score(
         max_length=max_length,
     )
     with hub_token(token), in_options(**OPTIONS):
-        found = score_all(
-            wanted,
+        summary = score_all(
+            request,
             output=output,
             save_dataset=save_dataset,
             columns=str(columns),
@@ -230,8 +234,8 @@ def score(
                 "torch_compile": torch_compile,
             },
         )
-    if found is not None:
-        tail = found["hard_tail"]
-        shown = {"output": found["output"], "saved": found["saved"], "in this run": tail and tail["in_words"]}
-        out.result(f"{found['n_rows']:,} rows scored from {found['n_snapshots']} snapshots", found, shown=shown)
+    if summary is not None:
+        tail = summary["hard_tail"]
+        shown = {"output": summary["output"], "saved": summary["saved"], "in this run": tail and tail["in_words"]}
+        out.result(f"Scored {summary['n_rows']:,} rows from {summary['n_snapshots']} snapshots", summary, shown=shown)
         out.hint(f"`vog-hf report {output}` shows the rows, `vog-hf push {output} <user/name>` publishes them")

@@ -1,4 +1,4 @@
-"""The work of `vog-hf score`: what a person names is opened, scored and saved."""
+"""The work of `vog-hf score`: open, score and save."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ from vog_hf.snapshots import from_hub
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What to score, as the command line names it."""
+class ScoreRequest:
+    """Model, snapshots and dataset as named on the command line."""
 
     model: str
     revision: str | None
@@ -46,19 +46,19 @@ class Wanted:
 
     @property
     def model_revision(self) -> str | None:
-        """Of the model and its processor: the one that was named, else that of the last snapshot."""
+        """Revision of model and processor: as given, else that of the last snapshot."""
         return self.revision or next(reversed(self.snapshot_revisions), None)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What there is to score.
+class ScoringInputs:
+    """Opened model, rows and snapshots.
 
     Attributes:
-        model: On the device of this process.
-        rows: As they are stored.
-        preparation: What makes inputs of them.
-        snapshots: As `VoGScorer.score` takes them.
+        model: Model on the device of this process.
+        rows: Rows as stored.
+        preparation: Transform from rows to inputs.
+        snapshots: Snapshots for `VoGScorer.score`.
     """
 
     model: nn.Module
@@ -68,12 +68,12 @@ class Opened:
 
     @property
     def label_column(self) -> str | None:
-        """For `VoGConfig`: None where the scorer finds the label by itself."""
+        """Label column for `VoGConfig`; None if the scorer finds the label itself."""
         return None if self.preparation.label in LABEL_NAMES else self.preparation.label
 
 
 def score_all(
-    wanted: Wanted,
+    request: ScoreRequest,
     *,
     output: Path,
     save_dataset: Path | None,
@@ -82,104 +82,104 @@ def score_all(
     choices: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Score, on every process; what was found on the main one, None on the others.
+    """Score on every process; returns the findings on the main process, None on the others.
 
     Args:
-        wanted: What to score.
-        output: Folder of the scores.
-        save_dataset: Where to write the data set with its scores, if anywhere.
-        columns: Which of them.
-        prefix: Put before their names.
-        choices: Of `VoGConfig`.
-        options: Of `VoGScorer`.
+        request: Model, snapshots and dataset.
+        output: Folder for the scores.
+        save_dataset: Path for the dataset with its scores; None: not written.
+        columns: Scores to add: ``"core"`` or ``"all"``.
+        prefix: Prefix of their names.
+        choices: Arguments of `VoGConfig`.
+        options: Arguments of `VoGScorer`.
 
     Raises:
-        VoGError: What cannot be opened, scored or written, and why.
+        VoGError: Something cannot be opened, scored or written.
     """
     processes = current_processes()
     require_new(save_dataset, "--save-dataset")
     progress = bool(options["progress"])
-    opened = run_together(processes, "opening model and data", open_all, wanted, progress=progress)
-    config = configuration(opened, choices)
+    inputs = run_together(processes, "opening model and data", open_all, request, progress=progress)
+    config = configuration(inputs, choices)
     if save_dataset is not None:
-        require_free_names(opened, config, columns, prefix)
-    rows_per_step = 1 if opened.preparation.takes_single_rows else None
-    scores = VoGScorer(opened.model, config=config, training_batch_size=rows_per_step, **options).score(
-        prepared(opened.rows, opened.preparation),
-        opened.snapshots,
-        collate_fn=opened.preparation.collate,
+        require_free_names(inputs, config, columns, prefix)
+    rows_per_step = 1 if inputs.preparation.takes_single_rows else None
+    scores = VoGScorer(inputs.model, config=config, training_batch_size=rows_per_step, **options).score(
+        prepared(inputs.rows, inputs.preparation),
+        inputs.snapshots,
+        collate_fn=inputs.preparation.collate,
         output_dir=output,
     )
-    from_main(processes, f"writing {output}", note, scores, output, wanted, opened)
-    from_main(processes, f"writing {save_dataset}", save_scored, opened.rows, scores, save_dataset, columns, prefix)
-    return findings(scores, output, wanted.source, save_dataset) if processes.is_main_process else None
+    from_main(processes, f"writing {output}", note, scores, output, request, inputs)
+    from_main(processes, f"writing {save_dataset}", save_scored, inputs.rows, scores, save_dataset, columns, prefix)
+    return findings(scores, output, request.source, save_dataset) if processes.is_main_process else None
 
 
-def open_all(wanted: Wanted, *, progress: bool) -> Opened:
-    """Model, rows and snapshots; each of them as late as the others can be wrong without it.
+def open_all(request: ScoreRequest, *, progress: bool) -> ScoringInputs:
+    """Open model, rows and snapshots, the cheapest first, so that faults show early.
 
     Raises:
-        VoGError: What cannot be opened, and why.
+        VoGError: Something cannot be opened.
     """
     quieten(progress=progress)
     if not progress:
         transformers.utils.logging.disable_progress_bar()
-    snapshots = _snapshots(wanted)
-    rows = open_dataset(wanted.source)
-    name = model_folder(wanted.model)
-    revision = wanted.model_revision
+    snapshots = _snapshots(request)
+    rows = open_dataset(request.source)
+    name = model_folder(request.model)
+    revision = request.model_revision
     model = load_model(name, revision=revision)
     preparation = prepare(
         model,
         rows,
-        processor=wanted.processor or name,
-        revision=None if wanted.processor else revision,
-        input_columns=wanted.input_columns,
-        label_column=wanted.label_column,
-        max_length=wanted.max_length,
+        processor=request.processor or name,
+        revision=None if request.processor else revision,
+        input_columns=request.input_columns,
+        label_column=request.label_column,
+        max_length=request.max_length,
     )
-    return Opened(model.to(current_processes().device), rows, preparation, snapshots)
+    return ScoringInputs(model.to(current_processes().device), rows, preparation, snapshots)
 
 
-def configuration(opened: Opened, choices: Mapping[str, Any]) -> VoGConfig:
-    """The configuration that options name.
+def configuration(inputs: ScoringInputs, choices: Mapping[str, Any]) -> VoGConfig:
+    """The configuration for the given options.
 
     Raises:
-        ConfigError: A choice that cannot be carried out.
+        ConfigError: Options that cannot be combined.
     """
-    if opened.preparation.label is None and choices["label"] == "given":
+    if inputs.preparation.label is None and choices["label"] == "given":
         raise ConfigError(
-            f"the data set has no label (columns {', '.join(opened.rows.column_names)}); name it with --label-column, "
+            f"the dataset has no label (columns {', '.join(inputs.rows.column_names)}); name it with --label-column, "
             "or use --label predicted, which differentiates the class that the last snapshot predicts"
         )
-    return VoGConfig(**choices, label_column=opened.label_column)
+    return VoGConfig(**choices, label_column=inputs.label_column)
 
 
-def note(scores: VoGScores, folder: Path, wanted: Wanted, opened: Opened) -> None:
-    """Add to the manifest what only the command line knows, and note beside it where the data set is."""
+def note(scores: VoGScores, folder: Path, request: ScoreRequest, inputs: ScoringInputs) -> None:
+    """Add facts known only to the command line to the manifest, and record the location of the dataset next to it."""
     manifest = scores.manifest
-    numbered = None if opened.preparation.numbers is None else opened.preparation.class_names
+    numbered = None if inputs.preparation.numbers is None else inputs.preparation.class_names
     scores.manifest = {
         **manifest,
-        "model": {**manifest["model"], "revision": wanted.model_revision},
+        "model": {**manifest["model"], "revision": request.model_revision},
         **({} if numbered is None else {"class_names": numbered}),
-        "transform": opened.preparation.described(),
-        "data": {**manifest["data"], "source": wanted.source.public()},
+        "transform": inputs.preparation.described(),
+        "data": {**manifest["data"], "source": request.source.public()},
     }
     if scores.manifest != manifest:
         write_manifest(folder, scores.manifest)
-    note_source(folder, wanted.source)
+    note_source(folder, request.source)
 
 
 def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: str, prefix: str) -> None:
-    """Write the data set with its scores as a parquet file or a folder, whole or not at all; nothing without a path."""
+    """Write the dataset with its scores to a parquet file or a folder, whole or not at all; None: do nothing."""
     if path is not None:
         with saved(add_vog_columns(rows, scores, columns, prefix=prefix), path):
             pass
 
 
 def findings(scores: VoGScores, output: Path, source: Source, saved: Path | None) -> dict[str, Any]:
-    """What was scored, where it is, and which tail of the ranking is the hard one."""
+    """Summary of a scoring: rows, paths, and the hard tail of the ranking."""
     ranked = any(name in scores.column_names for name in RANKING_COLUMNS) and "loss" in scores.column_names
     tail = hard_tail(scores) if ranked else None
     return {
@@ -192,22 +192,22 @@ def findings(scores: VoGScores, output: Path, source: Source, saved: Path | None
     }
 
 
-def _snapshots(wanted: Wanted) -> str | Sequence[str | Path]:
-    if wanted.snapshot_revisions:
-        return from_hub(wanted.model, wanted.snapshot_revisions)
-    if wanted.snapshots:
-        return find_snapshots(wanted.snapshots)
-    if not Path(wanted.model).expanduser().is_dir():
+def _snapshots(request: ScoreRequest) -> str | Sequence[str | Path]:
+    if request.snapshot_revisions:
+        return from_hub(request.model, request.snapshot_revisions)
+    if request.snapshots:
+        return find_snapshots(request.snapshots)
+    if not Path(request.model).expanduser().is_dir():
         raise SnapshotError(
-            f"{wanted.model} is no folder with snapshots in it; name them: folders or files after MODEL, or "
+            f"{request.model} is not a folder with snapshots; pass folders or files after MODEL, or "
             "--snapshot-revision for each revision of a model on the Hub"
         )
-    return str(Path(wanted.model).expanduser())
+    return str(Path(request.model).expanduser())
 
 
-def require_free_names(opened: Opened, config: VoGConfig, columns: str, prefix: str) -> None:
-    """Raise ConfigError where the data set has a column of a name that its scores will have."""
+def require_free_names(inputs: ScoringInputs, config: VoGConfig, columns: str, prefix: str) -> None:
+    """Raise ConfigError if the dataset already has a column with the name of a score."""
     names = core_column_names(config.column_names, has_classes=True)
     if columns == "all":
         names += ["prediction", "vog_early", "vog_late", *COMPANIONS]
-    check_column_names(opened.rows, [prefix + name for name in names])
+    check_column_names(inputs.rows, [prefix + name for name in names])

@@ -1,4 +1,4 @@
-"""Data sets and scores by the names that a person gives them on a command line."""
+"""Datasets and scores as named on the command line."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from vog_hf.scores.vog_scores import VoGScores
 
-SOURCE_NAME = "source.json"  # beside scores: which data set they are of
+SOURCE_NAME = "source.json"  # next to scores: their dataset
 
 ScoresArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="SCORES", help="Folder with scores: of `vog-hf score`, `VoGScores.save`, or of a VoGCallback."
+        metavar="SCORES", help="Folder with scores, from `vog-hf score`, `VoGScores.save` or a VoGCallback."
     ),
 ]
 DatasetOption = Annotated[
@@ -33,25 +33,25 @@ DatasetOption = Annotated[
         "--dataset",
         "-d",
         metavar="DATASET",
-        help="Data set on the Hub, folder of save_to_disk or of images, or a parquet, csv or json file. "
-        "Default: the one that `vog-hf score` has noted beside the scores.",
+        help="Dataset on the Hub, folder written by save_to_disk, folder of images, or parquet, csv or json file. "
+        "Default: the dataset that `vog-hf score` recorded with the scores.",
     ),
 ]
-ConfigOption = Annotated[str | None, typer.Option("--config", metavar="NAME", help="Configuration of the data set.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", metavar="NAME", help="Configuration of the dataset.")]
 SplitOption = Annotated[
-    str | None, typer.Option("--split", metavar="NAME", help="Split of the data set. Default: train.")
+    str | None, typer.Option("--split", metavar="NAME", help="Split of the dataset. Default: train.")
 ]
 DatasetRevisionOption = Annotated[
     str | None,
-    typer.Option("--dataset-revision", metavar="REVISION", help="Branch, tag or commit of a data set on the Hub."),
+    typer.Option("--dataset-revision", metavar="REVISION", help="Branch, tag or commit of a dataset on the Hub."),
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="Of the Hub. Default: HF_TOKEN, or what `hf auth login` stored."),
+    typer.Option(
+        "--token", metavar="TOKEN", help="Hub access token. Default: HF_TOKEN, or the token stored by `hf auth login`."
+    ),
 ]
-PrefixOption = Annotated[
-    str, typer.Option(metavar="TEXT", help="Put before the names of the columns of scores, e.g. run2_.")
-]
+PrefixOption = Annotated[str, typer.Option(metavar="TEXT", help="Prefix for the names of score columns, e.g. run2_.")]
 PUSH_OPTIONS = {  # by the name of the argument of `push_scored_dataset`
     "columns": "--columns",
     "config_name": "--config-name",
@@ -66,7 +66,7 @@ PUSH_OPTIONS = {  # by the name of the argument of `push_scored_dataset`
 
 
 class Columns(StrEnum):
-    """Which scores become columns of the data set."""
+    """Scores that become columns of the dataset."""
 
     CORE = "core"
     ALL = "all"
@@ -74,13 +74,13 @@ class Columns(StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """Which data set: what `open_dataset` takes.
+    """A dataset as `open_dataset` takes it.
 
     Attributes:
         name: Hub id, or path of a folder or file.
         config: Configuration.
-        split: One split, as `load_dataset` names it (``"train[:10%]"``); None: ``"train"``.
-        revision: Of a data set on the Hub.
+        split: Split in the notation of `load_dataset` (``"train[:10%]"``); None: ``"train"``.
+        revision: Revision of a dataset on the Hub.
     """
 
     name: str
@@ -90,15 +90,15 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine."""
+        """True if it is on this machine."""
         return Path(self.name).expanduser().exists()
 
     def absolute(self) -> "Source":
-        """The same from whatever folder."""
+        """The same source, independent of the working directory."""
         return replace(self, name=str(Path(self.name).expanduser().resolve())) if self.is_local else self
 
     def public(self) -> dict[str, str | None]:
-        """What may be published: of a local path just its last part."""
+        """The source for publication: only the last part of a local path."""
         return asdict(replace(self, name=Path(self.name).name) if self.is_local else self)
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Source:
 
 
 def quieten(*, progress: bool) -> None:
-    """Switch off the progress bars of datasets and huggingface_hub, unless there is a terminal for them."""
+    """Disable the progress bars of datasets and huggingface_hub unless ``progress``."""
     if progress:
         return
     import datasets
@@ -119,7 +119,7 @@ def quieten(*, progress: bool) -> None:
 
 @contextmanager
 def hub_token(token: str | None) -> Iterator[None]:
-    """Whatever asks the Hub meanwhile does so with this token, where one was given."""
+    """Use this token for all Hub requests in the block, if one is given."""
     before = os.environ.get("HF_TOKEN")
     if token is not None:
         os.environ["HF_TOKEN"] = token
@@ -132,10 +132,10 @@ def hub_token(token: str | None) -> Iterator[None]:
 
 
 def open_dataset(source: Source) -> "Dataset":
-    """One split of a data set, without a transform.
+    """One split of a dataset, without a transform.
 
     Raises:
-        DataError: There is no such data set, configuration or split, or it cannot be read.
+        DataError: The dataset, configuration or split does not exist or cannot be read.
     """
     from vog_hf.data.loading import load_rows
 
@@ -146,7 +146,7 @@ def open_dataset(source: Source) -> "Dataset":
 
 
 def open_splits(source: Source, names: Iterable[str]) -> "DatasetDict":
-    """The splits that have scores, by name."""
+    """The named splits of a dataset."""
     from datasets import DatasetDict
 
     return DatasetDict({name: open_dataset(replace(source, split=name)) for name in names})
@@ -156,15 +156,17 @@ def _advice(source: Source) -> str:
     if source.is_local:
         return "; check --config and --split"
     if source.name.count("/") <= 1 and not source.name.startswith((".", "/", "~")):
-        return "; it is no file or folder here, so it was looked for on the Hub: check --dataset, --config and --split"
+        return (
+            "; it is not a local file or folder, so it was looked up on the Hub; check --dataset, --config and --split"
+        )
     return "; there is no such file or folder"
 
 
 def find_scores(folder: Path) -> "VoGScores | dict[str, VoGScores]":
-    """The scores in a folder, in the folder of a callback or of its training; by split where there are several.
+    """The scores in a folder, in the folder of a callback or of its training; by split if there are several.
 
     Raises:
-        OutputFolderError: There are none.
+        OutputFolderError: The folder holds no scores.
     """
     from vog_hf.scores.storage import MANIFEST_NAME
     from vog_hf.scores.vog_scores import VoGScores
@@ -179,7 +181,7 @@ def find_scores(folder: Path) -> "VoGScores | dict[str, VoGScores]":
             return {split.name: VoGScores.load(split) for split in splits}
     if not folder.exists():
         raise OutputFolderError(
-            f"there is no folder {folder}; pass a folder that `vog-hf score` or a VoGCallback has filled"
+            f"there is no folder {folder}; pass a folder written by `vog-hf score` or a VoGCallback"
         )
     raise OutputFolderError(
         f"{folder} holds no finished scores (no {MANIFEST_NAME}); score into it, or pass another folder"
@@ -187,10 +189,10 @@ def find_scores(folder: Path) -> "VoGScores | dict[str, VoGScores]":
 
 
 def one_split(folder: Path) -> "VoGScores":
-    """The scores in a folder that holds those of one data set.
+    """The scores in a folder that holds the scores of one dataset.
 
     Raises:
-        OutputFolderError: There are none, or those of several splits.
+        OutputFolderError: The folder holds no scores, or those of several splits.
     """
     scores = find_scores(folder)
     if isinstance(scores, dict):
@@ -203,10 +205,10 @@ def one_split(folder: Path) -> "VoGScores":
 def of_split(
     scores: "VoGScores | dict[str, VoGScores]", split: str | None, place: Path
 ) -> "VoGScores | dict[str, VoGScores]":
-    """The scores of the split that was asked for, where there are those of several; all of them where none was.
+    """The scores of one split if ``split`` is given and there are several; otherwise all scores.
 
     Raises:
-        ConfigError: There are none of that split.
+        ConfigError: The split has no scores.
     """
     if split is None or not isinstance(scores, dict):
         return scores
@@ -214,10 +216,10 @@ def of_split(
 
 
 def one_of(splits: Collection[str], split: str | None, place: Path | str) -> str:
-    """The split that was asked for, else the only one that has scores.
+    """The given split, else the only one with scores.
 
     Raises:
-        ConfigError: There is no such split, or there are several and none was asked for.
+        ConfigError: The split does not exist, or there are several and none is given.
     """
     if not splits:
         raise ConfigError(
@@ -232,14 +234,14 @@ def one_of(splits: Collection[str], split: str | None, place: Path | str) -> str
 
 
 def note_source(folder: Path, source: Source) -> None:
-    """Write beside scores which data set they are of, so that `noted_source` finds it; not part of the scores."""
+    """Record the dataset of scores next to them for `noted_source`; it is not part of the scores."""
     from vog_hf.runtime.files import write_json
 
     write_json(folder / SOURCE_NAME, asdict(source.absolute()))
 
 
 def noted_source(folder: Path) -> Source | None:
-    """What `note_source` wrote; None where nothing is noted."""
+    """The source that `note_source` recorded, or None."""
     from vog_hf.runtime.files import read_json
     from vog_hf.scores.manifest import SOURCE, fault_in
 
@@ -258,48 +260,46 @@ def noted_source(folder: Path) -> Source | None:
 def source_for(
     folder: Path, *, dataset: str | None, config: str | None, split: str | None, revision: str | None
 ) -> Source:
-    """The data set that options name, else the one that is noted beside scores.
+    """The dataset given by options, else the one recorded with the scores.
 
     Raises:
-        ConfigError: No data set is named, and none is noted.
+        ConfigError: No dataset is given, and none is recorded.
     """
     if dataset is not None:
         return Source(dataset, config, split, revision)
     noted = noted_source(folder)
     if noted is None:
-        raise ConfigError(
-            f"which data set was scored is not noted in {folder}; name it with --dataset (and --config, --split)"
-        )
+        raise ConfigError(f"{folder} does not record which dataset was scored; pass --dataset (and --config, --split)")
     return Source(noted.name, config or noted.config, split or noted.split, revision or noted.revision)
 
 
 def scored_rows(source: Source, scores: "VoGScores | dict[str, VoGScores]", *, progress: bool = False) -> Any:
-    """The data set of scores, or a `DatasetDict` where they are of several splits."""
+    """The dataset of scores, or a `DatasetDict` for several splits."""
     quieten(progress=progress)
     return open_splits(source, scores) if isinstance(scores, dict) else open_dataset(source)
 
 
 def require_new(path: Path | None, option: str) -> None:
-    """Raise OutputFolderError where a data set would replace something."""
+    """Raise OutputFolderError if a path exists that a dataset would replace."""
     if path is not None and path.exists():
-        raise OutputFolderError(f"{option} {path} exists already; choose another path, or delete it")
+        raise OutputFolderError(f"{option} {path} already exists; choose another path, or delete it")
 
 
 @contextmanager
 def saved(dataset: "Dataset", path: Path | None) -> Iterator[None]:
-    """Write a data set as a parquet file, where the path is called so, or a folder; nothing without a path.
+    """Write a dataset to a parquet file (path ending in .parquet) or a folder; do nothing without a path.
 
-    It is written before what is done meanwhile, and it is in its place only once that went well: whole or not at all.
+    The dataset is written before the block and moved into place after it succeeds: whole or not at all.
     """
     from vog_hf.runtime.files import explained_disk_errors
 
     if path is None:
         yield
         return
-    with ExitStack() as kept:
+    with ExitStack() as stack:
         with in_options(output_dir="path"), explained_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            folder = kept.enter_context(TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
+            folder = stack.enter_context(TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
             written = Path(folder) / path.name
             if path.suffix == ".parquet":
                 dataset.to_parquet(written)
@@ -310,14 +310,14 @@ def saved(dataset: "Dataset", path: Path | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores and their rows.
+class ScoredSource:
+    """Scores with their rows.
 
     Attributes:
-        title: Name, for the page.
-        journal: Where decisions go unless another file is named.
-        is_from_hub: Whether the rows are somebody's on the Hub.
-        split: Name of the split, where the scores are kept by split.
+        title: Title of the page.
+        journal: Default journal of decisions.
+        is_from_hub: The rows come from the Hub.
+        split: Name of the split, if scores are stored by split.
     """
 
     scores: "VoGScores"
@@ -336,12 +336,12 @@ def open_scored(
     split: str | None,
     revision: str | None,
     prefix: str | None = None,
-) -> Scored:
-    """The scores and rows that a person names: a folder with scores, a data set on disk, or one on the Hub.
+) -> ScoredSource:
+    """Open scores with their rows: a folder with scores, a dataset on disk, or a dataset on the Hub.
 
     Raises:
-        ConfigError: There are several splits and none was chosen, or options that do not go together.
-        VoGError: There is no such thing, or it cannot be read.
+        ConfigError: Several splits and none selected, or options that cannot be combined.
+        VoGError: It does not exist or cannot be read.
     """
     from vog_hf.data.loading import is_saved
 
@@ -355,27 +355,29 @@ def open_scored(
     source = source_for(folder, dataset=dataset, config=config, split=split, revision=revision)
     title = Path(source.name).name
     if not isinstance(scores, dict):
-        return Scored(scores, open_dataset(source), title, _beside(folder, None), not source.is_local)
+        return ScoredSource(scores, open_dataset(source), title, _beside(folder, None), not source.is_local)
     split = one_of(scores, split, scored)
     rows, journal = open_dataset(replace(source, split=split)), _beside(folder, split if len(scores) > 1 else None)
-    return Scored(scores[split], rows, f"{title}, {split}", journal, not source.is_local, split)
+    return ScoredSource(scores[split], rows, f"{title}, {split}", journal, not source.is_local, split)
 
 
-def _from_disk(folder: Path, source: Source, prefix: str | None) -> Scored:
+def _from_disk(folder: Path, source: Source, prefix: str | None) -> ScoredSource:
     from vog_hf.scores.dataset_columns import scores_from_columns
 
     rows = open_dataset(source)
     is_alone = not (folder / "dataset_dict.json").is_file()
-    # What `load_rows` opens where no split is named: of a data set that was saved alone, its own.
+    # The split that `load_rows` opens by default: of a dataset that was saved alone, its own.
     default = str(rows.split or "train").partition("[")[0].partition("+")[0] if is_alone else "train"
     journal = _beside(folder, None if source.split in (None, default) else source.split)
     split = None if is_alone else source.split or default
-    return Scored(scores_from_columns(rows, prefix=prefix), rows, folder.name, journal, is_from_hub=False, split=split)
+    return ScoredSource(
+        scores_from_columns(rows, prefix=prefix), rows, folder.name, journal, is_from_hub=False, split=split
+    )
 
 
 def _from_hub(
     repo_id: str, *, dataset: str | None, config: str | None, split: str | None, revision: str | None
-) -> Scored:
+) -> ScoredSource:
     from vog_hf.hub.pull import pull_scores, pushed_splits
 
     scores_revision, config_name = None if dataset else revision, config or "default"
@@ -384,14 +386,14 @@ def _from_hub(
     scores: Any = pull_scores(repo_id, revision=scores_revision, config_name=config_name, split=split)
     source = Source(dataset or repo_id, config, split, revision)
     journal = _beside(Path.cwd() / repo_id.rpartition("/")[2], split if len(splits) > 1 else None)
-    return Scored(scores, open_dataset(source), repo_id, journal, not source.is_local, split)
+    return ScoredSource(scores, open_dataset(source), repo_id, journal, not source.is_local, split)
 
 
 def _beside(folder: Path, split: str | None) -> Path:
-    """``scores.review.jsonl`` beside the folder ``scores``: scoring again replaces that, and not the decisions.
+    """``scores.review.jsonl`` next to the folder ``scores``: scoring again replaces the folder but not the decisions.
 
-    The name of a split is in it only where another one could have been opened: the same rows have the same journal,
-    whether or not their split was named.
+    The name contains the split only if several splits exist: the same rows have the same journal, whether or not the
+    split was given.
     """
     name = folder.resolve().name + ("" if split is None else f".{split}")
     return folder.resolve().with_name(f"{name}.review.jsonl")

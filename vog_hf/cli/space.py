@@ -1,4 +1,4 @@
-"""`vog-hf space`: the review of a scored data set on the Hub, as the folder of a Space."""
+"""`vog-hf space`: write the folder of a Space that reviews a scored dataset on the Hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,34 +16,35 @@ from vog_hf.cli.sources import TokenOption, one_of
 )
 def space(
     out: Output,
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Scored data set on the Hub.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Scored dataset on the Hub.")],
     *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the Space; new or empty.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="New or empty folder for the Space.")
     ] = Path("vog-space"),
-    config: Annotated[str, typer.Option("--config", metavar="NAME", help="Configuration that was scored.")] = "default",
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split. Default: the only one with scores.")] = None,
+    config: Annotated[str, typer.Option("--config", metavar="NAME", help="Scored configuration.")] = "default",
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Scored split. Default: the only one.")] = None,
     revision: Annotated[
-        str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit. Default: main.")
+        str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit of the dataset. Default: main.")
     ] = None,
     package: Annotated[
         str | None,
         typer.Option(
             metavar="REQUIREMENT",
-            help="What pip installs vog_hf from there, e.g. `vog-hf[review]==0.1.0`. Default: a copy of this one.",
+            help="Requirement from which the Space installs vog_hf, e.g. `vog-hf[review]==0.1.0`. Default: a copy of "
+            "the installed package.",
         ),
     ] = None,
     token: TokenOption = None,
 ) -> None:
-    """Write the folder of a Space that reviews a scored data set.
+    """Write the folder of a Space that reviews a scored dataset.
 
-    Nothing is uploaded: `hf upload OWNER/NAME DIR --repo-type space` does that.
+    Uploads nothing; to upload the folder, run `hf upload OWNER/NAME DIR --repo-type space`.
     """
     from vog_hf.hub.pull import pushed_splits
     from vog_hf.review.app import import_gradio
     from vog_hf.review.space import SpaceOf, write_space
 
-    import_gradio()  # whose version the Space will run
+    import_gradio()  # the Space will run this version
     with in_options(config_name="--config", token="--token"):  # noqa: S106 (the name of an option)
         splits = pushed_splits(repo_id, revision=revision, config_name=config, token=token)
     split = one_of(splits, split, repo_id)

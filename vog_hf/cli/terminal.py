@@ -1,4 +1,4 @@
-"""Standard streams that take every character, whatever the encoding of the terminal or log behind them."""
+"""Standard streams that accept every character, regardless of the encoding of terminal or log."""
 
 import codecs
 import sys
@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PLAIN = "vog_hf.plain"  # the error handler below, by the name that `codecs` knows it by
+PLAIN = "vog_hf.plain"  # name of the error handler below in `codecs`
 PLAIN_CHARACTERS = {
     "\N{CHECK MARK}": "*",
     "\N{RIGHTWARDS ARROW}": "->",
@@ -22,7 +22,7 @@ PLAIN_CHARACTERS = {
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Our own marks, rules and bars as ASCII; any other character as its escape, which says what it was."""
+    """Replace our marks, rules and bars by ASCII, and any other character by its escape."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lost = error.object[error.start : error.end]
@@ -46,9 +46,9 @@ codecs.register_error(PLAIN, _plain)
 
 @contextmanager
 def any_encoding() -> Iterator[None]:
-    """Standard output and standard error replace what their encoding lacks, instead of failing after the work.
+    """Make standard output and error replace characters that their encoding lacks, instead of failing after the work.
 
-    UTF-8 lacks halves of surrogate pairs, which names of files may have.
+    UTF-8 lacks halves of surrogate pairs, which file names may contain.
     """
     before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     for stream, _ in before:

@@ -1,9 +1,9 @@
-"""What a ranking is worth: where the errors are, what it finds, how rankings agree. May import `errors` alone.
+"""The value of a ranking: its errors, detection rates and agreement with other rankings. May import only `errors`.
 
-`error_tables` has the error by decile and by class, `detection` how well columns find given rows; `ranking_agreement`
-compares rankings, `rank_stability` those of one run from snapshot to snapshot; `tail_verdict` says which tail is the
-hard one, from the resamples of `bootstrap`; `trajectories` is what single rows did; `validation` and `ties`
-serve these.
+`error_tables` has the error by decile and by class, and `detection` measures how well columns find given rows;
+`ranking_agreement` compares rankings, and `rank_stability` those of one run from snapshot to snapshot; `tail_verdict`
+determines the hard tail from the resamples of `bootstrap`; `trajectories` has the changes of single rows; `validation`
+checks the input tables and `ties` shares places among tied rows.
 """
 
 from vog_hf.evaluation.bootstrap import TailMeasure

@@ -1,4 +1,4 @@
-"""How well columns find given rows (wrong labels, errors): AUROC, average precision, precision and recall at k."""
+"""Detection of given rows (wrong labels, errors) by columns: AUROC, average precision, precision and recall at k."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,30 +10,30 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vog_hf.errors import ConfigError, require_type, whole_number
-from vog_hf.evaluation.ties import share_of_rows, top_places
-from vog_hf.evaluation.validation import Columns, aligned, require_binary
+from vog_hf.evaluation.ties import rows_in_share, top_k_membership
+from vog_hf.evaluation.validation import Columns, finite_table, require_binary
 
 RANDOM, POSITIVE = "random", "is_positive"
 
 
 def auroc(score: npt.ArrayLike, is_positive: npt.ArrayLike) -> float:
-    """Chance that a positive row has a higher score than another one, ties counted half; 0..1, 0.5 = tells nothing.
+    """Probability that a positive row has a higher score than a negative one, ties counted half; 0..1, 0.5 = no signal.
 
-    NaN where no row is positive, or every row.
+    NaN if all rows are positive, or none.
 
     Args:
         score: ``[rows]``, finite.
         is_positive: ``[rows]``, true or false (1 or 0).
 
     Raises:
-        ConfigError: Lengths differ, no rows, or ``is_positive`` is neither true nor false.
+        ConfigError: Lengths differ, no rows, or ``is_positive`` has other values.
         NonFiniteError: A score is NaN or infinite.
 
     Example:
         >>> auroc([0.1, 0.4, 0.2, 0.3], [False, True, False, True])
         1.0
     """
-    values, given = aligned({"score": score, POSITIVE: is_positive}).to_numpy(dtype=float).T
+    values, given = finite_table({"score": score, POSITIVE: is_positive}).to_numpy(dtype=float).T
     positive = require_binary(POSITIVE, given)
     return math.nan if positive.all() or not positive.any() else float(roc_auc_score(positive, values))
 
@@ -41,25 +41,24 @@ def auroc(score: npt.ArrayLike, is_positive: npt.ArrayLike) -> float:
 def detection_table(
     columns: Columns, is_positive: npt.ArrayLike, *, ks: Sequence[float] | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """How well each column finds the positive rows, and how well a random column does.
+    """Detection of the positive rows by each column, and by a random column.
 
     Args:
         columns: ``[rows]`` each, finite.
         is_positive: ``[rows]``, true or false (1 or 0), both present.
-        ks: How many of the first rows are looked at: whole numbers, or fractions between 0 and 1 of the rows (rounded
-            up). Default: as many as there are positive rows.
-        seed: Of the random column.
+        ks: Numbers of top rows: whole numbers, or fractions between 0 and 1 of the rows (rounded up). Default: the
+            number of positive rows.
+        seed: Seed of the random column.
 
     Returns:
         One line per column in the order given, and a last one ``random``: ``column``, ``direction`` (``"high"``:
         highest values first; ``"low"``: lowest first), ``auroc`` (0.5..1), ``average_precision`` (0..1) and for each
         k ``precision_at_<k>`` (share 0..1 of the first k rows that are positive) and ``recall_at_<k>`` (share of
-        the positive rows that are among them), all in that direction. Rows that are tied at the k-th place share it.
-        The direction is the one with the better AUROC on these rows and labels themselves, a choice that somebody who
-        looks for positive rows cannot make without knowing them.
+        the positive rows that are among them), all in that direction. Rows tied at the k-th place share it. The
+        direction is the one with the better AUROC on these very rows, a choice that requires knowing the positive rows.
 
     Raises:
-        ConfigError: Lengths differ, a column named ``random``, no positive row or only such, or a k out of range.
+        ConfigError: Lengths differ, a column is named ``random``, all or no rows are positive, or a k is out of range.
         NonFiniteError: A value is NaN or infinite.
 
     Example:
@@ -72,8 +71,8 @@ def detection_table(
     require_type("ks", ks, (Sequence, np.ndarray, type(None)), "pass a list of numbers of rows, or shares of them")
     taken = [name for name in (RANDOM, POSITIVE) if name in columns]
     if taken:
-        raise ConfigError(f"no column may be called {taken[0]!r}, a name that the table uses itself; rename it")
-    table = aligned({**columns, POSITIVE: is_positive})
+        raise ConfigError(f"no column may be named {taken[0]!r}, a name used by the table itself; rename it")
+    table = finite_table({**columns, POSITIVE: is_positive})
     positive = require_binary(POSITIVE, table.pop(POSITIVE).to_numpy(dtype=float))
     if positive.all() or not positive.any():
         raise ConfigError(
@@ -86,7 +85,7 @@ def detection_table(
 
 
 def _counts(ks: Sequence[float], n_rows: int) -> dict[str, int]:
-    """How many rows each k is, by its name."""
+    """Number of rows for each k, by its name."""
     counts = {}
     for k in ks:
         whole = isinstance(k, Integral) and not isinstance(k, bool)
@@ -95,7 +94,7 @@ def _counts(ks: Sequence[float], n_rows: int) -> dict[str, int]:
             raise ConfigError(
                 f"each of ks must be a whole number 1..{n_rows} of rows or a fraction between 0 and 1, got {k!r}"
             )
-        counts[f"{k:g}" if is_fraction else str(k)] = share_of_rows(k, n_rows) if is_fraction else int(k)
+        counts[f"{k:g}" if is_fraction else str(k)] = rows_in_share(k, n_rows) if is_fraction else int(k)
     return counts
 
 
@@ -111,6 +110,6 @@ def _line(
         "average_precision": float(average_precision_score(positive, ranked)),
     }
     for k, count in counts.items():
-        found = float(top_places(ranked, count) @ positive)
-        line |= {f"precision_at_{k}": found / count, f"recall_at_{k}": found / int(positive.sum())}
+        hits = float(top_k_membership(ranked, count) @ positive)
+        line |= {f"precision_at_{k}": hits / count, f"recall_at_{k}": hits / int(positive.sum())}
     return line

@@ -6,9 +6,9 @@ import pandas as pd
 from scipy.stats import norm
 
 from vog_hf.errors import ConfigError, whole_number
-from vog_hf.evaluation.validation import aligned
+from vog_hf.evaluation.validation import finite_table
 
-CONFIDENCE = 0.95  # of the intervals
+CONFIDENCE = 0.95  # level of the intervals
 
 
 def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int = 10) -> pd.DataFrame:
@@ -16,15 +16,15 @@ def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int
 
     Args:
         scores: ``[rows]``, finite; any column of the scores.
-        is_error: ``[rows]``, true where the row counts as an error (say, the final prediction is not the label), or
-            the share 0..1 of it that does.
-        bins: Number of equally filled bins; 10 = deciles. Of equal scores, which a cut may part, each row counts with
-            their mean error, so that nothing depends on the order of the rows.
+        is_error: ``[rows]``, true for errors (for example, the final prediction is not the label), or a share 0..1
+            per row.
+        bins: Number of equally filled bins; 10 = deciles. Rows with equal scores get their mean error, so that the
+            result does not depend on the order of the rows, even if a cut separates them.
 
     Returns:
         One line per bin: ``decile`` (1 = lowest scores), ``rows``, ``lowest``, ``highest`` (scores in it), ``error``
         (share of the bin's rows that are errors, 0..1) and ``error_low``, ``error_high``, the 95 % Wilson interval of
-        that rate. Of shares it is wider than need be: none varies more than errors of the same mean.
+        that rate. For shares the interval is conservative: they vary at most as much as errors of the same mean.
 
     Raises:
         ConfigError: Lengths differ, fewer rows than bins, or ``is_error`` outside 0..1.
@@ -34,7 +34,7 @@ def error_by_decile(scores: npt.ArrayLike, is_error: npt.ArrayLike, *, bins: int
         >>> error_by_decile([0.1, 0.2, 0.3, 0.4], [False, False, False, True], bins=2)["error"].tolist()
         [0.0, 0.5]
     """
-    values, errors = aligned({"scores": scores, "is_error": is_error}).to_numpy(dtype=float).T
+    values, errors = finite_table({"scores": scores, "is_error": is_error}).to_numpy(dtype=float).T
     if len(values) < whole_number("bins", bins, 1):
         raise ConfigError(f"error_by_decile needs at least one row per bin, got {len(values)} rows for {bins} bins")
     outside = (errors < 0) | (errors > 1)
@@ -70,8 +70,8 @@ def early_late_table(
     """Error rate by decile of the early and of the late score side by side, lowest scores first.
 
     Args:
-        early: ``[rows]``, finite; say ``vog_early``.
-        late: ``[rows]``, finite; say ``vog_late``.
+        early: ``[rows]``, finite; for example ``vog_early``.
+        late: ``[rows]``, finite; for example ``vog_late``.
         is_error: As for `error_by_decile`.
         bins: As for `error_by_decile`.
 
@@ -89,8 +89,8 @@ def early_late_table(
         >>> table["error_early"].tolist(), table["error_late"].tolist()
         ([0.0, 0.5], [0.5, 0.0])
     """
-    given = aligned({"early": early, "late": late, "is_error": is_error})
-    tables = {name: error_by_decile(given[name], given["is_error"], bins=bins) for name in ("early", "late")}
+    values = finite_table({"early": early, "late": late, "is_error": is_error})
+    tables = {name: error_by_decile(values[name], values["is_error"], bins=bins) for name in ("early", "late")}
     columns = {"decile": tables["early"]["decile"], "rows": tables["early"]["rows"]}
     for name, table in tables.items():
         columns |= {f"error_{name}{end}": table[f"error{end}"] for end in ("", "_low", "_high")}
@@ -102,9 +102,9 @@ def _wilson_interval(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Wilson's score interval of rates, e.g. Brown, Cai & DasGupta 2001 (doi:10.1214/ss/1009213286), equation 4."""
     z = norm.ppf(0.5 + CONFIDENCE / 2)
-    centre = (rate + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    center = (rate + z**2 / (2 * rows)) / (1 + z**2 / rows)
     half = z * np.sqrt(rate * (1 - rate) / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)
-    return np.clip(centre - half, 0, None), np.clip(centre + half, None, 1)
+    return np.clip(center - half, 0, None), np.clip(center + half, None, 1)
 
 
 def class_table(
@@ -117,7 +117,7 @@ def class_table(
     """Mean, spread and error of each class, classes in the order of their numbers.
 
     Args:
-        label: ``[rows]``, the given class; negative = none. Rows without a label are the line of class -1.
+        label: ``[rows]``, the given class; negative = none. Rows without a label form class -1.
         vog: ``[rows]``, finite; any score.
         prediction: ``[rows]``, the predicted class.
         confidence: ``[rows]``, the probability of the label, 0..1.
@@ -136,16 +136,16 @@ def class_table(
         >>> table["vog_mean"].tolist(), table["error"].tolist()
         ([2.0, 5.0], [0.5, 1.0])
     """
-    given = {"prediction": prediction, "confidence": confidence}
-    optional = {name: values for name, values in given.items() if values is not None}
-    table = aligned({"label": label, "vog": vog, **optional})
+    arguments = {"prediction": prediction, "confidence": confidence}
+    optional = {name: values for name, values in arguments.items() if values is not None}
+    table = finite_table({"label": label, "vog": vog, **optional})
     table["label"] = table["label"].clip(lower=-1)
     table["vog"] = table["vog"].astype(float)  # pandas would sum squares in float32
     classes = table.groupby("label", sort=True)
-    found = {"rows": classes.size(), "vog_mean": classes["vog"].mean(), "vog_std": classes["vog"].std(ddof=0)}
+    columns = {"rows": classes.size(), "vog_mean": classes["vog"].mean(), "vog_std": classes["vog"].std(ddof=0)}
     if prediction is not None:
         wrong = (table["prediction"] != table["label"]).astype(float).where(table["label"] >= 0)
-        found["error"] = wrong.groupby(table["label"]).mean()
+        columns["error"] = wrong.groupby(table["label"]).mean()
     if confidence is not None:
-        found["confidence"] = classes["confidence"].mean()
-    return pd.DataFrame(found).rename_axis("class").reset_index()
+        columns["confidence"] = classes["confidence"].mean()
+    return pd.DataFrame(columns).rename_axis("class").reset_index()

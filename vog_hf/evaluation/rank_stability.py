@@ -1,4 +1,4 @@
-"""Whether the ranking of a run has settled: its agreement with itself from snapshot to snapshot."""
+"""Stability of the ranking of a run: its agreement from snapshot to snapshot."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from vog_hf.errors import ConfigError, NonFiniteError
 from vog_hf.evaluation.ranking_agreement import Ranking, agreement
 from vog_hf.evaluation.validation import one_array, real_numbers
 
-# From which agreement with the ranking one snapshot before a ranking is called settled; a choice of words of ours.
+# A ranking is called settled from this agreement with the previous one; our own convention.
 SETTLED_SPEARMAN, SETTLED_OVERLAP = 0.95, 0.90
 
 
 def ranking_stability(running: npt.ArrayLike) -> pd.DataFrame:
-    """How far the ranking after each snapshot agrees with the one before it and with the final one; 1 = fully.
+    """Agreement of the ranking after each snapshot with the previous one and with the final one; 1 = full agreement.
 
     Args:
         running: ``[rows, snapshots]``, finite: the score up to each snapshot, as ``VoGScores.trajectory("vog")``, in
-            the order of training. Read one column at a time: it may be a memory map that is larger than the memory.
+            the order of training. Read one column at a time, so it may be a memory map larger than memory.
 
     Returns:
         One line for each number of ``snapshots`` from 2 (the variance of one snapshot is 0): ``spearman_previous``,
         ``overlap_top_1_previous`` and so on with the ranking one snapshot before (NaN after 2 snapshots), and
-        ``spearman_final``, ``overlap_top_1_final`` and so on with that of all snapshots, as `rank_agreement` defines
-        them. Snapshots are shared between the rankings compared, so values rise towards the end by themselves.
+        ``spearman_final``, ``overlap_top_1_final`` and so on with that of all snapshots, as defined by
+        `rank_agreement`. The compared rankings share snapshots, so values always rise towards the end.
 
     Raises:
         ConfigError: Not ``[rows, snapshots]``, no rows, or fewer than two snapshots.
@@ -61,20 +61,20 @@ def stability_in_words(table: pd.DataFrame) -> str:
 
     Example:
         >>> stability_in_words(ranking_stability([[0, 1, 2, 3], [0, 2, 3, 4], [0, 3, 4, 5]]))
-        'The last of 4 snapshots left the ranking by VoG almost as it was (Spearman 1.000 with the one a snapshot
-        before, 100 % of its highest 10 % kept): one more would likely change it little.'
+        'The last of 4 snapshots left the ranking by VoG almost unchanged (Spearman 1.000 with the previous ranking,
+        100 % of its highest 10 % kept): one more would likely change it little.'
     """
     last = table.iloc[-1]
     count, spearman, overlap = int(last["snapshots"]), last["spearman_previous"], last["overlap_top_10_previous"]
     if count == 2:
-        return "Two snapshots give one ranking, so how much more of them would change it cannot be told."
+        return "With two snapshots there is only one ranking, so its stability cannot be estimated."
     if np.isnan(spearman):
-        return f"Of {count} snapshots the last or the last but one ranks no row above another (all scores are equal)."
+        return f"All scores are equal after one of the last two of {count} snapshots, so the ranking is undefined."
     settled = spearman >= SETTLED_SPEARMAN and overlap >= SETTLED_OVERLAP
-    what = "left the ranking by VoG almost as it was" if settled else "changed the ranking by VoG"
+    effect = "left the ranking by VoG almost unchanged" if settled else "changed the ranking by VoG"
     outlook = "little" if settled else "further"
     return (
-        f"The last of {count} snapshots {what} (Spearman {spearman:.3f} with the one a snapshot before, "
+        f"The last of {count} snapshots {effect} (Spearman {spearman:.3f} with the previous ranking, "
         f"{100 * overlap:.0f} % of its highest 10 % kept): one more would likely change it {outlook}."
     )
 

@@ -1,4 +1,4 @@
-"""How far two rankings agree: rank correlation, and how many of their highest and lowest rows are the same."""
+"""Agreement of rankings: rank correlation, and overlap of the highest and lowest rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from vog_hf.errors import ConfigError, require_type
-from vog_hf.evaluation.ties import share_of_rows, top_places
-from vog_hf.evaluation.validation import Columns, aligned
+from vog_hf.evaluation.ties import rows_in_share, top_k_membership
+from vog_hf.evaluation.validation import Columns, finite_table
 
 TOP = (0.01, 0.05, 0.10)
 
@@ -30,13 +30,13 @@ def rank_correlations(columns: Columns) -> pd.DataFrame:
         >>> rank_correlations({"vog": [1, 2, 3], "loss": [3, 2, 1]}).loc["vog", "loss"].item()
         -1.0
     """
-    table = aligned(columns)
+    table = finite_table(columns)
     ranks = pd.DataFrame({name: rankdata(values) for name, values in table.items()})
     return ranks.corr(method="pearson")
 
 
 def rank_agreement(a: npt.ArrayLike, b: npt.ArrayLike, *, top: Sequence[float] = TOP) -> pd.Series:
-    """How far two rankings of the same rows agree; 1 = fully.
+    """Agreement of two rankings of the same rows; 1 = full agreement.
 
     Args:
         a: ``[rows]``, finite.
@@ -46,9 +46,9 @@ def rank_agreement(a: npt.ArrayLike, b: npt.ArrayLike, *, top: Sequence[float] =
     Returns:
         ``spearman`` (-1..1; NaN where all values of a column are equal), and per share, in percent,
         ``overlap_top_<percent>`` and ``overlap_bottom_<percent>``: the share 0..1 of the ``ceil(share * rows)``
-        highest (lowest) rows of ``a`` that are among those of ``b``. About ``share`` where the rankings have nothing to
-        do with each other. Where ties straddle the cut it is the mean over ties broken at random, in each column by
-        itself: below 1 then even for a column and itself, and never due to the order of the rows.
+        highest (lowest) rows of ``a`` that are among those of ``b``. About ``share`` for
+        independent rankings. If ties straddle the cut, it is the mean over random tie-breaking in each column, so it
+        does not depend on the order of the rows and is below 1 even for a column and itself.
 
     Raises:
         ConfigError: Lengths differ, no rows, or a share out of range.
@@ -58,7 +58,7 @@ def rank_agreement(a: npt.ArrayLike, b: npt.ArrayLike, *, top: Sequence[float] =
         >>> rank_agreement([1, 2, 3, 4], [1, 3, 2, 4], top=[0.5]).to_dict()
         {'spearman': 0.8, 'overlap_top_50': 0.5, 'overlap_bottom_50': 0.5}
     """
-    table = aligned({"a": a, "b": b})
+    table = finite_table({"a": a, "b": b})
     require_type("top", top, (Sequence, np.ndarray), "pass a list of shares")
     if not len(table) or not all(isinstance(share, Real) and 0 < share <= 1 for share in top):
         raise ConfigError(
@@ -83,13 +83,13 @@ class Ranking:
 
 def agreement(a: Ranking, b: Ranking, top: Sequence[float] = TOP) -> dict[str, float]:
     """The values of `rank_agreement`, by name."""
-    found = {"spearman": float(pd.DataFrame({"a": a.ranks, "b": b.ranks}).corr().to_numpy()[0, 1])}
+    values = {"spearman": float(pd.DataFrame({"a": a.ranks, "b": b.ranks}).corr().to_numpy()[0, 1])}
     for name, sign in (("top", 1), ("bottom", -1)):
         for share in top:
-            count = share_of_rows(share, len(a.values))
-            both = top_places(sign * a.values, count) @ top_places(sign * b.values, count)
-            found[f"overlap_{name}_{100 * share:g}"] = float(both / count)
-    return found
+            count = rows_in_share(share, len(a.values))
+            both = top_k_membership(sign * a.values, count) @ top_k_membership(sign * b.values, count)
+            values[f"overlap_{name}_{100 * share:g}"] = float(both / count)
+    return values
 
 
 SUMMARIES = ("mean_rank", "disagreement")
@@ -104,10 +104,10 @@ def merge_rankings(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     Returns:
         One line per row, in row order: a column per run (100 * (average rank - 0.5) / rows, as ``vog_percentile``;
         above 0, below 100, higher = higher in the ranking), ``mean_rank`` (their mean) and ``disagreement`` (their
-        standard deviation, ddof = 0; 0 = all runs rank the row alike, at most 50).
+        standard deviation, ddof = 0; 0 = all runs agree, at most 50).
 
     Raises:
-        ConfigError: Fewer than two runs, a run named as a summary, or columns of different lengths.
+        ConfigError: Fewer than two runs, a run named like a summary, or columns of different lengths.
         NonFiniteError: A value is NaN or infinite.
 
     Example:
@@ -117,14 +117,14 @@ def merge_rankings(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     table = _runs(runs)
     taken = [name for name in SUMMARIES if name in table]
     if taken:
-        raise ConfigError(f"no run may be called {taken[0]!r}, which is a column of the result; rename the run")
+        raise ConfigError(f"no run may be named {taken[0]!r}, a column of the result; rename the run")
     percentiles = {name: 100 * (Ranking.of(values).ranks - 0.5) / len(table) for name, values in table.items()}
     stacked = np.stack(list(percentiles.values()))
     return pd.DataFrame({**percentiles, "mean_rank": stacked.mean(0), "disagreement": stacked.std(0)})
 
 
 def agreement_table(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
-    """How far every two runs agree on the ranking of the same rows.
+    """Agreement of every pair of runs on the ranking of the same rows.
 
     Args:
         runs: As for `merge_rankings`.
@@ -147,7 +147,7 @@ def agreement_table(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
 
 def _runs(runs: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
-    table = aligned(runs)
+    table = finite_table(runs)
     if table.shape[1] < 2 or not len(table):
         raise ConfigError(
             f"at least two runs over at least one row are needed, got {table.shape[1]} over {len(table)} rows"

@@ -18,7 +18,7 @@ from vog_hf.evaluation.bootstrap import (
     resampled,
     tail_measure,
 )
-from vog_hf.evaluation.validation import one_per_row, real_numbers
+from vog_hf.evaluation.validation import real_numbers, require_one_value_per_row
 
 RANKING_COLUMNS = ("vog_class_normalized", "vog_normalized", "vog")
 MIN_ROWS = 50
@@ -138,7 +138,7 @@ def _columns(
         raise ConfigError(
             f"there is no column {name!r} to rank by; these scores have {', '.join(map(str, table)) or 'none'}"
         )
-    return name, one_per_row({wanted: table[wanted] for wanted in (name, *USED) if wanted in table})
+    return name, require_one_value_per_row({wanted: table[wanted] for wanted in (name, *USED) if wanted in table})
 
 
 def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[RankedRows | None, list[str]]:

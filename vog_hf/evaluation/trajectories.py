@@ -1,4 +1,4 @@
-"""What single rows did from snapshot to snapshot."""
+"""Changes of single rows from snapshot to snapshot."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 
 def total_change(trajectory: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Sum of the absolute steps of each row's values ``[rows, snapshots]``; ``[rows]``, >= 0, higher = moved more.
+    """Sum of the absolute steps of each row's values ``[rows, snapshots]``; ``[rows]``, >= 0, higher = larger change.
 
-    Column by column, because the values may be a file mapped into memory.
+    Values are read column by column, because they may be memory-mapped.
 
     Example:
         >>> total_change(np.array([[0.0, 1.0, 0.5], [0.5, 0.5, 0.5]])).tolist()

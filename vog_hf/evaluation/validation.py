@@ -1,4 +1,4 @@
-"""What every table here checks first: columns of the same rows, one finite value per row."""
+"""Checks of input tables: columns of the same rows with one finite value per row."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,8 @@ from vog_hf.errors import ConfigError, NonFiniteError, require_type, shown
 Columns = Mapping[str, npt.ArrayLike] | pd.DataFrame
 
 
-def one_per_row(columns: Columns) -> dict[str, npt.NDArray[Any]]:
-    """Columns by name, each ``[rows]``, of whatever values.
+def require_one_value_per_row(columns: Columns) -> dict[str, npt.NDArray[Any]]:
+    """Columns by name, each ``[rows]``, with values of any type.
 
     Raises:
         ConfigError: Columns of different lengths, or not one value per row.
@@ -26,14 +26,14 @@ def one_per_row(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def aligned(columns: Columns) -> pd.DataFrame:
-    """Columns of the same rows as a table of finite values.
+def finite_table(columns: Columns) -> pd.DataFrame:
+    """A table of finite values from columns of the same rows.
 
     Raises:
         ConfigError: Columns of different lengths, or not one value per row.
         NonFiniteError: A value is NaN or infinite.
     """
-    arrays = one_per_row(columns)
+    arrays = require_one_value_per_row(columns)
     for name, array in arrays.items():
         bad = ~np.isfinite(real_numbers(name, array))
         if bad.any():
@@ -44,7 +44,7 @@ def aligned(columns: Columns) -> pd.DataFrame:
 
 
 def one_array(name: str, values: Any) -> npt.NDArray[Any]:
-    """Values as an array of whatever shape and kind; raises ConfigError where they are ragged."""
+    """Values as an array of any shape and type; raises ConfigError if they are ragged."""
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -57,7 +57,7 @@ def real_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Values as floats.
 
     Raises:
-        ConfigError: They are texts, complex numbers or anything else that is not a real number.
+        ConfigError: A value is not a real number.
     """
     array = one_array(name, values)
     try:
@@ -71,7 +71,7 @@ def real_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def require_binary(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Values that are all 0 or 1 as booleans.
+    """Booleans from values that are all 0 or 1.
 
     Raises:
         ConfigError: Another value, or no row at all.

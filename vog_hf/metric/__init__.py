@@ -1,8 +1,8 @@
-"""The number: tensors in, tensors out. May import `errors` alone.
+"""The formula: tensors in, tensors out. May import only `errors`.
 
-`definition` is VoG in five lines and the class normalization, `moments` the same streamed over snapshots,
-`training_dynamics` the companions (loss, confidence, forgetting, ...), `windows` the early and the late snapshots,
-`batch_accumulator` all of them for one batch, and `heat_maps` the variance per element of a row.
+`definition` is Variance of Gradients in five lines and its class normalization, `moments` the same value streamed over
+snapshots, `training_dynamics` the companions (loss, confidence, forgetting, ...), `windows` the early and late
+snapshots, `batch_accumulator` all of these for one batch, and `heat_maps` the variance per element of a row.
 """
 
 from vog_hf.metric.definition import class_normalize, vog

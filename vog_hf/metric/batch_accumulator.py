@@ -1,4 +1,4 @@
-"""BatchAccumulator: everything that is streamed over the snapshots for one batch of rows, and its results."""
+"""BatchAccumulator: all values of one batch of rows, streamed over the snapshots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,15 +28,15 @@ class BatchAccumulator:
     """Moments of every target and window, dynamics and trajectories of one collated batch.
 
     Args:
-        column_names: Column of each target's VoG.
+        column_names: Name of the VoG column of each target.
         windows: Planned snapshots and their windows.
         channel_axis: Axis of ``[batch, *input]`` to average first, None for none.
-        mask: ``[batch, *first axes]`` after the channel mean, true where an element counts; None = all.
-        heat_maps: Whether to pool the first target's map at the end.
+        mask: ``[batch, *first axes]`` after the channel mean, true for elements to include; None = all.
+        heat_maps: Pool the map of the first target at the end.
 
     Attributes:
-        n_snapshots: How many were added.
-        running: ``[targets, batch]``, the VoG up to now; not finite where a gradient was not.
+        n_snapshots: Number of snapshots added.
+        running: ``[targets, batch]``, the current VoG; not finite if a gradient was not.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class BatchAccumulator:
 
     @staticmethod
     def bytes_per_row(element_shape: Sequence[int], n_targets: int, dtype: torch.dtype) -> int:
-        """Memory of the moments of one row: windows all and late of each target."""
+        """Memory of one row's moments: all snapshots and the late window, for each target."""
         return 2 * n_targets * GradientMoments.nbytes(1, element_shape, dtype)
 
     def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> None:
-        """Add one snapshot, in the order of training: a gradient ``[batch, *input]`` per target, and what was seen."""
+        """Add the next snapshot of training: a gradient ``[batch, *input]`` per target, and the observation."""
         if self._channel_axis is not None:
             gradients = [gradient.mean(self._channel_axis) for gradient in gradients]
         if not self.n_snapshots:
@@ -77,11 +77,11 @@ class BatchAccumulator:
         late = self._windows.is_late(self.n_snapshots)
         magnitude = mean_over_elements(gradients[0].abs().to(self._all[0].grad_mean.dtype), self._mask)
         self._magnitude = magnitude if self._magnitude is None else self._magnitude + magnitude
-        own = self._channel_axis is not None  # a mean is nobody else's; a gradient may share memory
+        can_overwrite = self._channel_axis is not None  # a mean is a new tensor; a gradient may share memory
         for i, gradient in enumerate(gradients):
             if late:
                 self._late[i].update(slice(None), gradient, self._mask if not int(self._late[i].count[0]) else None)
-            self._all[i].update(slice(None), gradient, mask, consume=own)
+            self._all[i].update(slice(None), gradient, mask, consume=can_overwrite)
         self._dynamics.update(observation)
         self.n_snapshots += 1
         self.running = torch.stack([moments.scores() for moments in self._all])
@@ -93,7 +93,7 @@ class BatchAccumulator:
         self._trajectories.setdefault("vog", []).append(self.running[0])
 
     def results(self, *, heat_maps: bool = True) -> RowResults:
-        """The values as of now. Columns ``early`` and ``late`` are there only if all planned snapshots came."""
+        """The current values; columns ``early`` and ``late`` only after all planned snapshots."""
         columns: dict[str, Tensor] = {}
         for i, name in enumerate(self._names):
             columns[name] = self._all[i].scores()
@@ -110,11 +110,11 @@ class BatchAccumulator:
         )
 
     def heat_maps(self) -> RaggedMaps | None:
-        """The first target's maps as of now; None where they are turned off."""
+        """The current maps of the first target; None if they are disabled."""
         return pooled_maps(self._all[0].deviation(), self._mask) if self._heat_maps else None
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` makes the same accumulator of; shares memory with it."""
+        """The state for `restore`; shares memory with the accumulator."""
         state = {f"dynamics/{name}": values for name, values in self._dynamics.state().items()}
         for kind, several in (("all", self._all), ("late", self._late)):
             for i, moments in enumerate(several):
@@ -128,7 +128,7 @@ class BatchAccumulator:
         return state
 
     def restore(self, state: Mapping[str, Tensor], n_snapshots: int) -> None:
-        """Take over what `state` gave after so many snapshots (at least one); tensors are kept, not copied."""
+        """Restore the `state` after ``n_snapshots`` (at least one); tensors are not copied."""
         self.n_snapshots = n_snapshots
         self._mask = state.get("mask")
         self._dynamics = TrainingDynamics.from_state(_under("dynamics/", state), n_snapshots)

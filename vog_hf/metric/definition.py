@@ -1,4 +1,4 @@
-"""The definition: Variance of Gradients of stacked gradients, its class-normalised form, and percentiles."""
+"""The definition: Variance of Gradients of stacked gradients, its class-normalized form, and percentiles."""
 
 from typing import Any
 
@@ -19,17 +19,17 @@ def vog(gradients: Tensor, *, reduce_channels: bool = False, mask: Tensor | None
     Args:
         gradients: ``[snapshots, examples, *input]``, the gradient of a scalar per example w.r.t. its input.
         reduce_channels: Average axis 2 (the channels of ``[snapshots, examples, channels, height, width]``) first.
-        mask: ``[examples, *input']``, true where an element counts; ``input'`` is the input after the channel mean,
-            or the first axes of it (``[examples, tokens]`` for gradients ``[snapshots, examples, tokens, width]``).
+        mask: ``[examples, *input']``, true for elements to include; ``input'`` is the input after the channel mean,
+            or its first axes (``[examples, tokens]`` for gradients ``[snapshots, examples, tokens, width]``).
 
     Returns:
         ``[examples]``.
 
     Raises:
-        ConfigError: Fewer than two snapshots, shapes that do not fit, or an example of which no element counts.
+        ConfigError: Fewer than two snapshots, shapes that do not match, or an example without an included element.
 
     Source: Agarwal, D'souza & Hooker 2022 (arXiv 2008.11600) as computed by the authors' code, github.com/chirag126/VOG
-    imagenet/train_visualize_grad.py:63-68 (the paper's formula as others print it is not rank-identical).
+    imagenet/train_visualize_grad.py:63-68 (the formula as printed in other papers ranks differently).
 
     Example:
         >>> gradients = torch.tensor([[[1.0, 0.0]], [[3.0, 0.0]]])  # 2 snapshots, 1 example, 2 elements
@@ -53,7 +53,7 @@ def vog(gradients: Tensor, *, reduce_channels: bool = False, mask: Tensor | None
 
 
 def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of ``values [examples, *input]`` over the elements of each example that count: ``[examples]``."""
+    """Mean of ``values [examples, *input]`` over the included elements of each example: ``[examples]``."""
     if mask is None:
         return values.flatten(1).mean(1) if values.dim() > 1 else values
     full = broadcast_mask(mask, values.shape)
@@ -61,7 +61,7 @@ def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
     if bool((counted == 0).any()):
         row = int((counted == 0).nonzero()[0])
         raise ConfigError(
-            f"example {row} has no element that counts: its mask is all false; leave the example out or fix its mask"
+            f"example {row} has no included element: its mask is all false; leave the example out or fix its mask"
         )
     return torch.where(full, values, torch.zeros_like(values)).flatten(1).sum(1) / counted
 
@@ -131,7 +131,7 @@ def percentile(scores: Tensor) -> Tensor:
 
 
 def require_floats(name: str, values: Any) -> None:
-    """Raise ConfigError where this is not a tensor of real floating numbers."""
+    """Raise ConfigError unless the value is a tensor of real floating-point numbers."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
         got = values.dtype if isinstance(values, Tensor) else shown(values)
         raise ConfigError(
@@ -140,7 +140,7 @@ def require_floats(name: str, values: Any) -> None:
 
 
 def as_values(name: str, values: Any) -> Tensor:
-    """Real numbers as a tensor, from lists and numpy as well; raises ConfigError where they are something else."""
+    """Real numbers as a tensor, also from lists and numpy; raises ConfigError for anything else."""
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

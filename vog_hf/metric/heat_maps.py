@@ -52,15 +52,15 @@ class RaggedMaps:
 
 
 def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
-    """Per-element VoG ``[rows, *input']`` pooled to what is worth keeping.
+    """Per-element VoG ``[rows, *input']`` pooled to the stored resolution.
 
-    ``[rows, tokens, width]`` with a token mask: the mean over the width, one value per token that counts. Other maps of
-    two axes are pooled to at most 32 x 32, of one axis to at most 1,024 values, without a row's padding, so that its
-    map does not depend on what the row is batched with; elements masked out inside count as 0.
+    ``[rows, tokens, width]`` with a token mask: the mean over the width, one value per included token. Other maps with
+    two axes are pooled to at most 32 x 32, with one axis to at most 1,024 values. A row's padding is removed first, so
+    that its map does not depend on the other rows of the batch; masked elements inside are 0.
     """
     if mask is not None and deviation.dim() == mask.dim() + 1:
-        per_token, kept = deviation.mean(-1).cpu(), mask.cpu()
-        maps = [row[kept[i]] for i, row in enumerate(per_token)]
+        per_token, mask = deviation.mean(-1).cpu(), mask.cpu()
+        maps = [row[mask[i]] for i, row in enumerate(per_token)]
     else:
         plane = deviation.unsqueeze(1) if deviation.dim() == 1 else deviation
         plane = plane.flatten(1, -3).mean(1) if plane.dim() > 3 else plane
@@ -87,6 +87,6 @@ def _pooled(values: Tensor) -> Tensor:
 
 
 def _cropped(values: Tensor, mask: Tensor) -> Tensor:
-    """The smallest box of ``values`` that holds every element that counts, 0 where one inside does not."""
+    """The bounding box of the included elements of ``values``; excluded elements inside are 0."""
     box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in mask.nonzero(as_tuple=True))
     return (values * mask)[box]

@@ -1,4 +1,4 @@
-"""GradientMoments: the same number as `vog_hf.vog`, streamed one snapshot at a time."""
+"""GradientMoments: the same value as `vog_hf.vog`, streamed one snapshot at a time."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -15,15 +15,15 @@ Rows = slice | Sequence[int] | Tensor
 class GradientMoments:
     """Running mean and sum of squared deviations of the gradients of some examples, element by element.
 
-    Updates may come in any order, split and batch size; two accumulators merge into what one would have held
-    (Welford 1962; Chan, Golub & LeVeque 1979). Memory: two arrays ``[examples, *element_shape]``. Squares must fit
-    ``dtype``: in float32 deviations below about 1e-19 vanish, in float64 below about 1e-154.
+    Updates may come in any order, split and batch size, and two accumulators can be merged without loss (Welford 1962;
+    Chan, Golub & LeVeque 1979). Memory: two arrays ``[examples, *element_shape]``. Squares must fit ``dtype``:
+    deviations below about 1e-19 vanish in float32, those below about 1e-154 in float64.
 
     Args:
         examples: Number of examples.
         element_shape: Shape of one example's gradient (after a channel mean, if there is one).
-        dtype: Of the moments, whatever the dtype of the gradients.
-        device: Where the moments live.
+        dtype: Dtype of the moments, independent of the gradients.
+        device: Device of the moments.
 
     Example:
         >>> moments = GradientMoments(examples=2, element_shape=(2,))
@@ -57,30 +57,30 @@ class GradientMoments:
         self.count = torch.zeros(shape[0], dtype=torch.int64)  # snapshots seen per example; stays on the CPU
         self.grad_mean = torch.zeros(shape, dtype=dtype, device=device)
         self.sum_sq_dev = torch.zeros(shape, dtype=dtype, device=device)
-        self.mask: Tensor | None = None  # elements that count, over the first axes; None = all
+        self.mask: Tensor | None = None  # included elements, over the first axes; None = all
 
     @staticmethod
     def nbytes(examples: int, element_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
-        """Bytes that an accumulator of this size holds."""
+        """Size in bytes of an accumulator."""
         return 2 * examples * int(torch.Size(element_shape).numel()) * dtype.itemsize
 
     def state(self) -> dict[str, Tensor]:
-        """What `from_state` makes the same accumulator of; shares memory with it."""
+        """The state for `from_state`; shares memory with the accumulator."""
         state = {"count": self.count, "grad_mean": self.grad_mean, "sum_sq_dev": self.sum_sq_dev}
         return state if self.mask is None else {**state, "mask": self.mask}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "GradientMoments":
-        """The accumulator that gave this `state`, on the device of its tensors.
+        """The accumulator with this `state`, on the device of its tensors.
 
         Raises:
-            ConfigError: It is not what `state` gives.
+            ConfigError: Not a result of `state`.
         """
         names = ("count", "grad_mean", "sum_sq_dev")
-        require_type("state", state, Mapping, "pass what state() gave")
+        require_type("state", state, Mapping, "pass the result of state()")
         if not all(isinstance(state.get(name), Tensor) for name in names):
             raise ConfigError(
-                f"the state of moments holds tensors {', '.join(names)}, got {shown(state)}; pass what state() gave"
+                f"the state of moments holds tensors {', '.join(names)}, got {shown(state)}; pass the result of state()"
             )
         mean = state["grad_mean"]
         moments = cls(0, mean.shape[1:], mean.dtype, device=mean.device)
@@ -92,19 +92,19 @@ class GradientMoments:
         """Add one snapshot's gradients of some examples.
 
         Args:
-            rows: Which examples, each at most once; a slice updates in place without a copy.
+            rows: Examples to update, each at most once; a slice updates in place without a copy.
             gradients: ``[len(rows), *element_shape]``.
-            mask: ``[len(rows), *first axes]``, true where an element counts. Give it with an example's first update;
-                left out later, the first one stays.
-            consume: Whether ``gradients`` may be overwritten, which saves memory of their size.
+            mask: ``[len(rows), *first axes]``, true for elements to include. Pass it with the first update of an
+                example; without one, later updates keep the first mask.
+            consume: Allow overwriting ``gradients``, which saves as much memory as they occupy.
 
         Raises:
-            ConfigError: Repeated rows, rows out of range, a shape that does not fit, or a mask that changed.
+            ConfigError: Repeated rows, rows out of range, a wrong shape, or a changed mask.
         """
         rows = self._checked_rows(rows)
         require_type("gradients", gradients, Tensor, "pass torch.as_tensor(gradients)")
         if gradients.is_complex():
-            raise ConfigError(f"gradients must be real, got {gradients.dtype}; pass those of a real target")
+            raise ConfigError(f"gradients must be real, got {gradients.dtype}; pass gradients of a real target")
         count = self.count[rows]
         if gradients.shape != (len(count), *self.grad_mean.shape[1:]):
             expected = (len(count), *self.grad_mean.shape[1:])
@@ -129,10 +129,10 @@ class GradientMoments:
         self.count[rows] = count + 1
 
     def merge(self, other: "GradientMoments") -> None:
-        """Add what another accumulator of the same examples holds, in place; the other stays as it is.
+        """Add the values of another accumulator of the same examples in place; the other one is unchanged.
 
         Raises:
-            ConfigError: Other shapes, or other elements masked.
+            ConfigError: Shapes or masks differ.
         """
         require_type("other", other, GradientMoments, "pass moments of the same examples")
         if other.grad_mean.shape != self.grad_mean.shape:
@@ -145,11 +145,11 @@ class GradientMoments:
         if mask is not None:
             seen = other.count > 0
             self._set_mask(seen.nonzero().flatten(), mask[seen.to(mask.device)])
-        mine, theirs = self._per_row(self.count), self._per_row(other.count)
-        total = (mine + theirs).clamp(min=1)
+        n_self, n_other = self._per_row(self.count), self._per_row(other.count)
+        total = (n_self + n_other).clamp(min=1)
         deviation = other.grad_mean.to(self.grad_mean) - self.grad_mean
-        self.sum_sq_dev += other.sum_sq_dev.to(self.sum_sq_dev) + deviation * (mine * theirs / total) * deviation
-        self.grad_mean += deviation * (theirs / total)
+        self.sum_sq_dev += other.sum_sq_dev.to(self.sum_sq_dev) + deviation * (n_self * n_other / total) * deviation
+        self.grad_mean += deviation * (n_other / total)
         self.count += other.count
 
     def deviation(self) -> Tensor:
@@ -157,7 +157,7 @@ class GradientMoments:
         return (self.sum_sq_dev / self._per_row(self.count)).sqrt_()
 
     def scores(self) -> Tensor:
-        """VoG of each example, ``[examples]``: see `vog_hf.vog`. NaN where an example has had no update."""
+        """VoG of each example, ``[examples]``: see `vog_hf.vog`. NaN for an example without an update."""
         return mean_over_elements(self.deviation(), self.mask)
 
     def _per_row(self, count: Tensor) -> Tensor:

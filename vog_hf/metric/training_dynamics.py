@@ -1,4 +1,4 @@
-"""The cheap companions of VoG: what the logits of each example did from snapshot to snapshot.
+"""The cheap companions of VoG: the logits of each example over the snapshots.
 
 `training_dynamics` is the readable definition over all snapshots at once; `TrainingDynamics` streams the same values
 one snapshot at a time, in memory that does not grow with the number of snapshots.
@@ -21,16 +21,16 @@ def training_dynamics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         labels: ``[examples]``, the class of each example.
 
     Returns:
-        ``[examples]`` each, higher = as said:
+        ``[examples]`` each; the last word says what higher values mean:
 
         - ``loss``: cross-entropy, mean over snapshots; nats, >= 0; harder.
         - ``confidence``: probability of the label, mean over snapshots; 0..1; easier. Swayamdipta et al. 2020,
           Dataset Cartography (arXiv 2009.10795), section 2.
         - ``variability``: its population standard deviation over snapshots; 0..0.5; more ambiguous. Same source.
         - ``correctness``: share of the snapshots that predict the label; 0..1; easier. Same source.
-        - ``forgetting``: how often a right prediction was followed by a wrong one at the next snapshot; 0..snapshots
+        - ``forgetting``: number of correct predictions followed by a wrong one at the next snapshot; 0..snapshots
           // 2; harder. Toneva et al. 2019 (arXiv 1812.05159), Definition 1. An example that no snapshot predicts
-          rightly counts as the number of snapshots, above every example that was learned (they call it infinite).
+          correctly gets the number of snapshots, above every learned example (the source calls it infinite).
         - ``margin``: logit of the label minus the largest other logit, mean over snapshots (area under the margin);
           easier. Pleiss et al. 2020 (arXiv 2001.10528), equation 2.
         - ``el2n``: Euclidean norm of softmax minus one-hot label, mean over snapshots; 0..sqrt(2); harder. Paul et
@@ -42,8 +42,8 @@ def training_dynamics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         >>> {name: round(dynamics[name].item(), 2) for name in ("confidence", "forgetting", "margin")}
         {'confidence': 0.57, 'forgetting': 1, 'margin': 0.5}
     """
-    seen = [classification_observation(snapshot, labels) for snapshot in logits]
-    over_time = {name: torch.stack([observed[name] for observed in seen]) for name in seen[0]}
+    observations = [classification_observation(snapshot, labels) for snapshot in logits]
+    over_time = {name: torch.stack([values[name] for values in observations]) for name in observations[0]}
     correct = over_time["correct"].bool()
     forgotten = (correct[:-1] & ~correct[1:]).sum(0)
     return {
@@ -58,7 +58,7 @@ def training_dynamics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def classification_observation(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What one snapshot's ``logits [examples, classes]`` say about each example; ``[examples]`` each."""
+    """Loss, confidence and the like of one snapshot's ``logits [examples, classes]``; ``[examples]`` each."""
     log_probability = F.log_softmax(logits, dim=-1)
     probability = log_probability.exp()
     index = labels.unsqueeze(-1)
@@ -80,9 +80,9 @@ def classification_observation(logits: Tensor, labels: Tensor) -> dict[str, Tens
 class TrainingDynamics:
     """The columns of `training_dynamics`, streamed: one `update` per snapshot, in the order of training.
 
-    An observation may lack quantities that its task has not (a regression has a loss but no confidence); the columns
-    that need them are then missing too. ``correct`` may be a share (the label tokens of a language model): then there
-    is a correctness but no forgetting.
+    An observation may lack quantities that its task does not define (a regression has a loss but no confidence); the
+    columns that need them are then missing too. ``correct`` may be a share (the label tokens of a language model): then
+    there is a correctness but no forgetting.
     """
 
     _STREAMED = ("confidence_mean", "confidence_sum_sq_dev", "was_correct", "forgotten", "learned")
@@ -114,7 +114,7 @@ class TrainingDynamics:
         self.last = dict(observation)
 
     def state(self) -> dict[str, Tensor]:
-        """What `from_state` makes the same object of, but for the number of snapshots."""
+        """The state for `from_state`, without the number of snapshots."""
         state = {f"sum.{name}": values for name, values in self._sum.items()}
         state |= {f"last.{name}": values for name, values in self.last.items()}
         for name in self._STREAMED:
@@ -124,7 +124,7 @@ class TrainingDynamics:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], n_snapshots: int) -> "TrainingDynamics":
-        """The object whose `state` this is, after so many snapshots."""
+        """The object with this `state` after ``n_snapshots``."""
         dynamics = cls()
         dynamics.n_snapshots = n_snapshots
         dynamics._sum = {name[4:]: values for name, values in state.items() if name.startswith("sum.")}
@@ -134,18 +134,18 @@ class TrainingDynamics:
         return dynamics
 
     def columns(self) -> dict[str, Tensor]:
-        """The companions as of now, ``[examples]`` each; ``prediction`` is the last snapshot's."""
-        found = {name: total / self.n_snapshots for name, total in self._sum.items()}
-        if "correct" in found:
-            found["correctness"] = found.pop("correct")
+        """The current companions, ``[examples]`` each; ``prediction`` is the last snapshot's."""
+        columns = {name: total / self.n_snapshots for name, total in self._sum.items()}
+        if "correct" in columns:
+            columns["correctness"] = columns.pop("correct")
         if self._confidence_mean is not None and self._confidence_sum_sq_dev is not None:
-            found["confidence"] = self._confidence_mean
-            found["variability"] = (self._confidence_sum_sq_dev / self.n_snapshots).sqrt()
+            columns["confidence"] = self._confidence_mean
+            columns["variability"] = (self._confidence_sum_sq_dev / self.n_snapshots).sqrt()
         if self._forgotten is not None and self._learned is not None:
-            found["forgetting"] = torch.where(self._learned, self._forgotten, self.n_snapshots)
+            columns["forgetting"] = torch.where(self._learned, self._forgotten, self.n_snapshots)
         if "prediction" in self.last:
-            found["prediction"] = self.last["prediction"]
-        return found
+            columns["prediction"] = self.last["prediction"]
+        return columns
 
     def _update_confidence(self, confidence: Tensor) -> None:
         if self._confidence_mean is None or self._confidence_sum_sq_dev is None:

@@ -1,4 +1,4 @@
-"""Names on the Hub, checked before the Hub is asked."""
+"""Validation of names on the Hub, before any request."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from vog_hf.errors import ConfigError, shown
 
 
 def require_repo_id(repo_id: Any) -> None:
-    """Raise ConfigError where this cannot name a repository."""
+    """Raise ConfigError unless this is a valid name of a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # is found at run time
 

@@ -1,4 +1,4 @@
-"""ahead: the next item is made in a thread while the last one is used."""
+"""prefetch: prepare the next item in a thread while the current one is used."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,22 +7,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items in the same order; an error while one is made is raised where it would have been used.
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """The same items in the same order; an error while preparing an item is raised when the item is due.
 
     Example:
-        >>> list(ahead("abc"))
+        >>> list(prefetch("abc"))
         ['a', 'b', 'c']
     """
-    making = iter(items)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vog-ahead") as thread:
-        coming = thread.submit(_next, making)
-        while item := coming.result():
-            coming = thread.submit(_next, making)
+    iterator = iter(items)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vog-prefetch") as thread:
+        future = thread.submit(_next, iterator)
+        while item := future.result():
+            future = thread.submit(_next, iterator)
             yield item[0]
 
 
-def _next(making: Iterator[T]) -> tuple[T] | None:
-    for item in making:
+def _next(iterator: Iterator[T]) -> tuple[T] | None:
+    for item in iterator:
         return (item,)
     return None

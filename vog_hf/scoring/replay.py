@@ -16,7 +16,7 @@ from vog_hf.errors import OutputFolderError
 from vog_hf.gradients.batchnorm_folding import FastPathError
 from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.windows import Windows
-from vog_hf.runtime.prefetch import ahead
+from vog_hf.runtime.prefetch import prefetch
 from vog_hf.runtime.processes import Processes, gathered, run_together, together
 from vog_hf.runtime.progress import progress_bar
 from vog_hf.scoring.assembly import with_label
@@ -83,7 +83,7 @@ class Replay:
             self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
         )
         if self.runner.plan.block_copies > 1:  # on a CPU, reading would take its time from computing
-            groups = ahead(groups)
+            groups = prefetch(groups)
         n_passes = sum(len(rows) for block in own for rows in block) * self._n_snapshots
         with progress_bar(n_passes, is_shown=self.shows_progress) as bar:
             for number in range(blocks.n_blocks):  # the same rounds everywhere: a failure soon ends all

@@ -1,9 +1,9 @@
-"""Weights: written during a training, found again, loaded into a model. May import `gradients` and the rooms below it.
+"""Weights: writing them during training, finding them and loading them. May import `gradients` and the rooms below it.
 
-`schedule` plans when they are taken, `writer` stores what training changes, one safetensors file per snapshot;
-`whole_tensors` names and digests what a model holds, sharded or not; `source` finds snapshots, here or written by
-others (`hub_revisions`, `peft_adapters`, `conversion` for those under other names), `snapshot_set` is what was found,
-`loaded_weights` puts it into a model for a while, `unsharded_copy` makes a whole model of a sharded one.
+`schedule` plans the steps, and `writer` stores the tensors that training changes, one safetensors file per snapshot.
+`source` finds snapshots, ours or those of others (`hub_revisions`, `peft_adapters`, `conversion` for other names), and
+`snapshot_set` holds them. `loaded_weights` loads them into a model temporarily. `whole_tensors` names and digests the
+tensors of a model, sharded or not, and `unsharded_copy` builds a full model from a sharded one.
 """
 
 from vog_hf.snapshots.hub_revisions import from_hub

@@ -1,4 +1,4 @@
-"""Checkpoints in the names and shapes of ``save_pretrained``, which for some architectures are not those in memory."""
+"""Checkpoints of ``save_pretrained`` with names or shapes that differ from the model in memory."""
 
 import re
 import sys
@@ -13,10 +13,10 @@ from vog_hf.snapshots.snapshot_set import Snapshot
 
 
 def is_converted(model: nn.Module, snapshot: Snapshot, keys: Collection[str], names: Collection[str]) -> bool:
-    """Whether ``from_pretrained`` decides what the keys of a snapshot's files mean.
+    """True if the keys of a snapshot need the conversion of ``from_pretrained``.
 
-    This holds for a model of transformers and a snapshot that ``save_pretrained`` wrote (it has a config next to it) or
-    that has keys which are not ``names`` of the model. What `SnapshotWriter` wrote is in the model's own names.
+    This is the case for a transformers model if ``save_pretrained`` wrote the snapshot (a config is next to it) or if
+    its keys are not all ``names`` of the model. `SnapshotWriter` always uses the names of the model in memory.
     """
     pretrained = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", ())
     if not isinstance(model, pretrained) or snapshot.digest is not None:
@@ -25,13 +25,13 @@ def is_converted(model: nn.Module, snapshot: Snapshot, keys: Collection[str], na
 
 
 def converted_tensors(model: Any, snapshot: Snapshot) -> dict[str, Tensor]:
-    """The tensors of a snapshot by the names they have in a transformers model, as ``from_pretrained`` converts them.
+    """The tensors of a snapshot by their names in a transformers model, converted as in ``from_pretrained``.
 
-    transformers loads them into the model, which then gets its own parameters and buffers back: a second copy of the
-    model is never made.
+    transformers loads them into the model, and then the model's own parameters and buffers are restored, so no second
+    copy of the model is needed.
 
     Raises:
-        SnapshotError: A key or shape that does not belong to the model, or a conversion that failed.
+        SnapshotError: A key or shape does not belong to the model, or a conversion failed.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.modeling_utils import LoadStateDictConfig
@@ -69,10 +69,10 @@ def _require_whole_report(model: Any, snapshot: Snapshot, info: Any) -> None:
 
 @contextmanager
 def _tensors_given_back(model: nn.Module) -> Iterator[Sequence[tuple[str, dict[str, Any], str, Tensor]]]:
-    """Yield the place of each parameter and buffer (name, dictionary, key, tensor); put the same objects back."""
+    """Yield each parameter and buffer (name, dictionary, key, tensor), and restore the same objects afterwards."""
     own: list[tuple[str, dict[str, Any], str, Tensor]] = []
     for path, module in model.named_modules():
-        for held in (module._parameters, module._buffers):  # noqa: SLF001 (named_parameters does not tell where they are)
+        for held in (module._parameters, module._buffers):  # noqa: SLF001 (named_parameters does not give their modules)
             own += [(f"{path}.{key}" if path else key, held, key, t) for key, t in held.items() if t is not None]
     noted = {key: value for key, value in vars(model).items() if key == "_weight_conversions"}
     try:
@@ -86,7 +86,7 @@ def _tensors_given_back(model: nn.Module) -> Iterator[Sequence[tuple[str, dict[s
 
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """Hide the bar of transformers, which would appear for each snapshot and block of rows."""
+    """Hide the progress bar of transformers, which would appear for each snapshot and block."""
     from transformers.utils import logging
 
     shown = vars(logging).get("_tqdm_active")

@@ -1,4 +1,4 @@
-"""Snapshots on the Hugging Face Hub: revisions of a model brought to local folders."""
+"""Snapshots on the Hugging Face Hub: download revisions of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,21 +13,21 @@ PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter
 def from_hub(
     repo_id: str, revisions: Sequence[str], *, token: str | None = None, cache_dir: str | Path | None = None
 ) -> list[Path]:
-    """Local folders with the weights of a model at some revisions, in the order given; pass them to `VoGScorer.score`.
+    """Download the weights of a model at several revisions; pass the returned folders to `VoGScorer.score`.
 
-    Only safetensors and configs at the top of the repository are fetched, into the cache of `huggingface_hub`; what is
-    there already is not fetched again and needs no network.
+    Only safetensors and configs at the top of the repository are downloaded, into the cache of `huggingface_hub`.
+    Cached files need no network.
 
     Args:
         repo_id: ``"user/model"``.
         revisions: Branches, tags or commits, in the order of training.
-        token: For private repositories; default: the one that ``hf auth login`` stored.
-        cache_dir: Default: the cache of `huggingface_hub`.
+        token: Access token for private repositories; default: the token stored by ``hf auth login``.
+        cache_dir: Cache folder; default: the cache of `huggingface_hub`.
 
     Raises:
-        ConfigError: ``revisions`` is a single name, or ``repo_id`` cannot be one.
-        SnapshotError: A revision that does not exist, holds no safetensors, is the same commit as another, or cannot
-            be reached.
+        ConfigError: ``revisions`` is a single name, or ``repo_id`` is invalid.
+        SnapshotError: A revision does not exist, has no safetensors, is the same commit as another, or cannot be
+            reached.
 
     Example:
         >>> folders = from_hub("user/model", ["epoch-1", "epoch-2", "epoch-3"])  # doctest: +SKIP
@@ -92,7 +92,7 @@ def _downloaded(repo_id: str, revision: str, token: str | None, cache_dir: str |
         ) from error
     except HfHubHTTPError as error:
         raise SnapshotError(
-            f"{repo_id} at {revision!r} cannot be fetched: {_first_line(error)}; try again, what has arrived is kept"
+            f"{repo_id} at {revision!r} cannot be downloaded: {_first_line(error)}; try again, finished files are kept"
         ) from error
 
 
@@ -116,7 +116,7 @@ def _require_weights(folder: Path, repo_id: str, revision: str, token: str | Non
 
 
 def _files_on_hub(repo_id: str, revision: str, token: str | None) -> list[str]:
-    """Names of all files of a revision; none where the Hub cannot be asked."""
+    """Names of all files of a revision; empty if the Hub cannot be reached."""
     from huggingface_hub import HfApi
 
     try:

@@ -1,4 +1,4 @@
-"""Snapshots lent to a model, which gets its own tensors back."""
+"""Temporary loading of snapshots into a model, with its own tensors restored afterwards."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,23 +34,23 @@ class SnapshotLoader:
         self.record_state()
 
     def record_state(self) -> None:
-        """Record what the model holds besides weights: it holds the same at the beginning of every snapshot."""
+        """Record the model's state besides weights; it is restored at the beginning of every snapshot."""
         self._state = ModelState(self._model)
 
     @contextmanager
     def new_record(self) -> Iterator[None]:
-        """Change the model in between: what it has changed in itself is put back before, and recorded again after."""
+        """Change the model in the block: its recorded state is restored before and recorded again after."""
         self._state.put_back()
         yield
         self.record_state()
 
     def load(self, snapshot: Snapshot) -> None:
-        """Let the model hold a snapshot's weights; an adapter's snapshot leaves the tensors under it as they are.
+        """Load a snapshot into the model; the snapshot of an adapter leaves the base model unchanged.
 
-        Whatever the model has changed in itself since it was lent its first weights is put back before.
+        State that the model changed in itself since the first snapshot is restored first.
 
         Raises:
-            SnapshotError: Names or shapes that are not the model's, tensors missing, or a file that cannot be read.
+            SnapshotError: Names or shapes differ from the model's, tensors are missing, or a file cannot be read.
         """
         self._state.put_back()
         if snapshot.files in self._resident:
@@ -74,7 +74,7 @@ class SnapshotLoader:
         self._keep(snapshot, found)
 
     def _follow(self, found: set[str]) -> None:
-        """Give what was loaded to tensors that the file leaves out because they lie in the same memory."""
+        """Load tensors that the file omits because they share memory with loaded ones."""
         for names in self._same_memory:
             loaded = next((name for name in names if name in found), None)
             if loaded is not None:
@@ -83,7 +83,7 @@ class SnapshotLoader:
                     found.add(name)
 
     def _keep(self, snapshot: Snapshot, names: Iterable[str]) -> None:
-        """Hold on to what was loaded, as long as there is room."""
+        """Keep the loaded tensors on the device while the budget allows it."""
         loaded = {name: self._tensors[name].data for name in names}
         n_bytes = sum(value.nbytes for value in loaded.values())
         if n_bytes <= self._resident_bytes_left:
@@ -102,7 +102,7 @@ class SnapshotLoader:
         return is_converted(self._model, snapshot, set(keys), self._aliases)
 
     def _plain(self, key: str) -> str:
-        """A key without what compiled and data-parallel modules write before it, where only that is a name here."""
+        """A key without the prefixes of compiled and data-parallel modules, if only that is a name of the model."""
         plain = unwrapped_name(key).removeprefix("module.")
         return plain if key not in self._aliases and plain in self._aliases else key
 
@@ -121,15 +121,15 @@ class SnapshotLoader:
                 found.add(name)
 
     def _names(self, snapshot: Snapshot, keys: set[str]) -> dict[str, str]:
-        """The model's tensor for each key of a file."""
+        """The model's tensor name for each key of a file."""
         if snapshot.is_adapter:
             return adapter_names(self._model, keys, snapshot.name)
         names = {key: self._aliases.get(self._plain(key)) for key in keys}
         unexpected = sorted(key for key, name in names.items() if name not in self._stored)
         if unexpected:
             raise SnapshotError(
-                f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model has not, the first is "
-                f"{unexpected[0]!r}; was it taken of another model?"
+                f"snapshot {snapshot.name!r} has {len(unexpected)} tensors that the model does not have (first: "
+                f"{unexpected[0]!r}); load the model that the snapshot was taken of"
             )
         return {key: name for key, name in names.items() if name is not None}
 
@@ -144,7 +144,7 @@ class SnapshotLoader:
                 f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
                 "model; load the model with its weights tied (or untied) as they were in training"
             )
-        # A pointer is swapped, nothing is copied: the model's own storage stays untouched behind it.
+        # Only a pointer is swapped: nothing is copied, and the model's own storage stays untouched.
         own.data = value.to(own.device, own.dtype)
 
 
@@ -152,16 +152,16 @@ class SnapshotLoader:
 def temporary_weights(
     model: nn.Module, frozen: Mapping[str, str], *, cast_up: bool, resident_bytes: int = 0
 ) -> Iterator[SnapshotLoader]:
-    """Lend snapshots to a model; on leaving, it holds exactly the tensors it held before, in the same memory.
+    """Lend snapshots to a model; afterwards it holds exactly the same tensors as before, in the same memory.
 
     Args:
-        model: Unwrapped.
+        model: Unwrapped model.
         frozen: Names of the tensors that no snapshot stores.
         cast_up: Hold floating tensors of fewer than 32 bits in float32 meanwhile.
-        resident_bytes: How much of the snapshots may stay in the device's memory once it was loaded.
+        resident_bytes: Device memory for keeping loaded snapshots.
 
     Raises:
-        ModelError: The model is sharded: its tensors are parts.
+        ModelError: The model is sharded.
     """
     require_whole(model)
     own = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
@@ -174,7 +174,7 @@ def temporary_weights(
 
 
 def _groups_of_one_memory(tensors: Mapping[str, Tensor]) -> list[set[str]]:
-    """Names of tensors that are the same memory, read in the same way, though not one object (``.data`` was shared)."""
+    """Groups of names of tensors that are equal views of the same memory but different objects (shared ``.data``)."""
     groups: dict[tuple[object, ...], set[str]] = {}
     for name, tensor in tensors.items():
         if is_storable(tensor) and tensor.numel():
@@ -184,7 +184,7 @@ def _groups_of_one_memory(tensors: Mapping[str, Tensor]) -> list[set[str]]:
 
 
 def _keys(snapshot: Snapshot) -> set[str]:
-    """The keys of all files of a snapshot."""
+    """The keys in all files of a snapshot."""
     keys: set[str] = set()
     for path in snapshot.files:
         with _explained(snapshot, path), safe_open(path, framework="pt") as file:
@@ -194,7 +194,7 @@ def _keys(snapshot: Snapshot) -> set[str]:
 
 @contextmanager
 def _explained(snapshot: Snapshot, path: Path) -> Iterator[None]:
-    """Raise what is wrong with a file as SnapshotError that names it."""
+    """Raise errors of a file as SnapshotError that names it."""
     try:
         yield
     except (SafetensorError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Adapter checkpoints: what PEFT saved of a model whose base is loaded beside it."""
+"""Adapter checkpoints of PEFT, which need the base model to be loaded."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from vog_hf.snapshots.whole_tensors import model_tensors, tensor_digest
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
-# How an adapter began, how it was trained, and what the names of its tensors say anyway; all else changes its output.
+# Initialization, training, and settings visible in the tensor names; all other settings change the output.
 NOT_COMPARED = re.compile(
     "dropout|init|modules|layers|target|megatron|_config$|version|revision|base_model|auto_mapping|inference|task_type"
     "|weight_tying"
@@ -24,12 +24,12 @@ NOT_COMPARED = re.compile(
 
 
 def adapter_names(model: nn.Module, keys: Collection[str], snapshot: str) -> dict[str, str]:
-    """The model's tensor for each key of an adapter's file, by the naming of PEFT itself.
+    """The model's tensor name for each key of an adapter file, matched through PEFT itself.
 
-    What PEFT would save of the model under a key shares its memory with the tensor that is meant.
+    The tensor that PEFT would save under a key shares its memory with the tensor of the model.
 
     Raises:
-        SnapshotError: The model has no such adapter, or cannot be matched.
+        SnapshotError: The model has no such adapter, or the tensors do not match.
     """
     saved = dict(_saved_by_peft(model, snapshot, embeddings=False))
     missing = sorted(set(saved) - set(keys))
@@ -37,7 +37,7 @@ def adapter_names(model: nn.Module, keys: Collection[str], snapshot: str) -> dic
         saved |= _saved_by_peft(model, snapshot, embeddings=True)
     unexpected = sorted(set(keys) - set(saved))
     if unexpected or missing:
-        fault = f"has {unexpected[0]!r}, which the model has not" if unexpected else f"lacks {missing[0]!r}"
+        fault = f"has {unexpected[0]!r}, which the model does not have" if unexpected else f"lacks {missing[0]!r}"
         raise SnapshotError(
             f"the adapter of snapshot {snapshot!r} {fault}; load the model with the adapter it was trained with: "
             "PeftModel.from_pretrained(base, folder)"
@@ -46,14 +46,14 @@ def adapter_names(model: nn.Module, keys: Collection[str], snapshot: str) -> dic
     unknown = sorted(key for key in keys if _place(saved[key]) not in names)
     if unknown:
         raise SnapshotError(
-            f"snapshot {snapshot!r}: PEFT makes {unknown[0]!r} anew whenever it saves the adapter, so it is no tensor "
-            "of the model and cannot be read back; take snapshots with VoGCallback or SnapshotWriter"
+            f"snapshot {snapshot!r}: PEFT recreates {unknown[0]!r} whenever it saves the adapter, so it is not a "
+            "tensor of the model and cannot be loaded; take snapshots with VoGCallback or SnapshotWriter"
         )
     return {key: names[_place(saved[key])] for key in keys}
 
 
 def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
-    """Raise SnapshotError where an adapter's file is not of the model's adapter, by its tensors and its config."""
+    """Raise SnapshotError unless the tensors and config of an adapter file match the model's adapter."""
     adapter = _active_adapter(model, snapshot)
     keys = adapter_keys(file)
     adapter_names(model, keys, snapshot)
@@ -62,7 +62,7 @@ def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SnapshotError(
-            f"{path} cannot be read ({error}); it says how the adapter's weights are scaled: restore it"
+            f"{path} cannot be read ({error}); restore it, since it defines the scale of the adapter's weights"
         ) from error
     if config.get("bias", "none") != "none" and not any(key.endswith("bias") for key in keys):
         raise SnapshotError(
@@ -80,10 +80,10 @@ def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
 
 
 def adapter_keys(file: Path) -> frozenset[str]:
-    """The keys of an adapter's file.
+    """The keys of an adapter file.
 
     Raises:
-        SnapshotError: It cannot be read.
+        SnapshotError: The file cannot be read.
     """
     try:
         with safe_open(file, framework="pt") as opened:
@@ -93,18 +93,18 @@ def adapter_keys(file: Path) -> frozenset[str]:
 
 
 def base_digest(model: nn.Module, adapter: Collection[str]) -> str:
-    """SHA-256 over the names and values of every tensor of a model that is not of an adapter."""
+    """SHA-256 over the names and values of all tensors of a model outside the adapter."""
     tensors = model_tensors(model)
     held = [f"{name} {tensor_digest(tensor)}" for name, tensor in sorted(tensors.items()) if name not in adapter]
     return hashlib.sha256("\n".join(held).encode()).hexdigest()
 
 
 def _active_adapter(model: nn.Module, snapshot: str) -> str:
-    peft_model = getattr(sys.modules.get("peft"), "PeftModel", None)  # a model of PEFT's has had it imported
+    peft_model = getattr(sys.modules.get("peft"), "PeftModel", None)  # imported if the model is a PEFT model
     if peft_model is None or not isinstance(model, peft_model):
         raise SnapshotError(
-            f"snapshot {snapshot!r} is an adapter, and {type(model).__name__} is no PEFT model; load its base and put "
-            "the adapter on it: PeftModel.from_pretrained(base, folder)"
+            f"snapshot {snapshot!r} is an adapter, and {type(model).__name__} is not a PEFT model; load the base model "
+            "with the adapter: PeftModel.from_pretrained(base, folder)"
         )
     active = list(model.active_adapters)
     if len(active) != 1:
@@ -128,5 +128,5 @@ def _saved_by_peft(model: nn.Module, snapshot: str, *, embeddings: bool) -> Mapp
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Where in memory a tensor lies, and how."""
+    """The memory location and layout of a tensor."""
     return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()

@@ -1,4 +1,4 @@
-"""After which training steps a snapshot is taken."""
+"""The schedule of snapshots."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -14,18 +14,18 @@ def plan_snapshots(
     max_steps: int,
     steps_per_epoch: int | None,
 ) -> list[int]:
-    """The training steps after which a snapshot is taken, ascending.
+    """Plan the training steps after which snapshots are taken, in ascending order.
 
     Args:
         snapshots: ``"auto"`` (every epoch if there are 5 or more, else `max_snapshots` evenly spaced steps),
             ``"epoch"``, every n steps, or a list of steps.
-        max_snapshots: More are thinned evenly; the last one is always kept. Does not apply to a list.
+        max_snapshots: Maximum number; more are thinned evenly, keeping the last one. Does not apply to a list.
         max_steps: Steps of the whole training.
-        steps_per_epoch: None where the data has no length: then there are no epochs to count.
+        steps_per_epoch: Steps per epoch; None if the data has no length.
 
     Raises:
-        ConfigError: A schedule that does not exist, that needs epochs where there are none, or that gives fewer than
-            two snapshots.
+        ConfigError: An unknown schedule, one that needs epochs without having any, or one with fewer than two
+            snapshots.
 
     Example:
         >>> plan_snapshots("auto", max_snapshots=10, max_steps=700, steps_per_epoch=100)
@@ -74,16 +74,16 @@ def _listed(steps: Sequence[int], max_steps: int) -> list[int]:
     return _enough(sorted(int(step) for step in steps), f"snapshots={list(steps)}")
 
 
-def _enough(steps: list[int], asked: str, *, can_be_denser: bool = True) -> list[int]:
+def _enough(steps: list[int], schedule: str, *, can_be_denser: bool = True) -> list[int]:
     if len(steps) < MIN_SNAPSHOTS:
         longer = "train longer (num_train_epochs, max_steps, or a smaller per_device_train_batch_size)"
         advice = f"{longer} or take snapshots more often, e.g. snapshots='auto'" if can_be_denser else longer
-        raise ConfigError(f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {asked} gives {len(steps)}; {advice}")
+        raise ConfigError(f"VoG needs at least {MIN_SNAPSHOTS} snapshots, {schedule} gives {len(steps)}; {advice}")
     return steps
 
 
 def _evenly(steps: Sequence[int], at_most: int) -> list[int]:
-    """At most ``at_most`` of the steps, evenly spaced, the last one among them."""
+    """At most ``at_most`` of the steps, evenly spaced and including the last one."""
     n = len(steps)
     if n <= at_most:
         return list(steps)

@@ -1,4 +1,4 @@
-"""A snapshot and a set of them: which files, of which step, and what makes them sound."""
+"""Snapshot and SnapshotSet: files, steps and integrity checks."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ INDEX_NAME = "snapshots.json"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Stored weights of one moment of training."""
+    """Stored weights from one step of training."""
 
     name: str
     files: tuple[Path, ...]
     step: int | None = None
-    digest: str | None = None  # of the file's bytes, recorded when it was written
+    digest: str | None = None  # of the file's bytes, recorded at writing
 
     @property
     def is_adapter(self) -> bool:
-        """Whether these are an adapter's weights, for a base that nothing says which it was."""
+        """True for the weights of an adapter, which do not record their base model."""
         return [path.name for path in self.files] == [WEIGHTS_NAME]
 
     def manifest_entry(self, fingerprint: str) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """The entry for a manifest."""
         entry = {"name": self.name, "step": self.step, "digest": fingerprint}
         return entry | ({"base": "as loaded for scoring; the adapter does not record it"} if self.is_adapter else {})
 
@@ -40,7 +40,7 @@ class Snapshot:
         """SHA-256 over the files' bytes.
 
         Raises:
-            SnapshotError: A file is missing or is not what was written.
+            SnapshotError: A file is missing or differs from the one written.
         """
         missing = [str(path) for path in self.files if not path.is_file()]
         if missing:
@@ -57,7 +57,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotSet:
-    """Snapshots in the order of training, and a digest of every tensor that none of them stores."""
+    """Snapshots in the order of training, with digests of the tensors that none of them stores."""
 
     snapshots: tuple[Snapshot, ...]
     frozen: dict[str, str]
@@ -77,12 +77,12 @@ class SnapshotSet:
             )
 
     def stamps(self) -> list[tuple[int, int]]:
-        """Size and time of change of each file: others say that it was written to."""
-        found = [path.stat() for snapshot in self.snapshots for path in snapshot.files if path.is_file()]
-        return [(stat.st_size, stat.st_mtime_ns) for stat in found]
+        """Size and modification time of each file, to detect changes."""
+        stats = [path.stat() for snapshot in self.snapshots for path in snapshot.files if path.is_file()]
+        return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
     def fingerprint(self, model: nn.Module) -> list[str]:
-        """Content digest of each snapshot; reads every file once. That of an adapter covers the model under it, too."""
+        """Content digest of each snapshot, including the base model of an adapter; reads every file once."""
         digests = [snapshot.content_digest() for snapshot in self.snapshots]
         first = self.snapshots[0]
         if not first.is_adapter:
@@ -93,12 +93,11 @@ class SnapshotSet:
         return [hashlib.sha256(f"{digest} {base}".encode()).hexdigest() for digest in digests]
 
     def verify(self, model: nn.Module) -> None:
-        """Check what can be known before a snapshot is loaded.
+        """Verify the snapshots as far as possible before loading.
 
         Raises:
-            SnapshotError: A tensor that no snapshot stores is not what it was in training, or adapters are not of the
-                model's adapter.
-            ModelError: The model is sharded: its tensors are parts.
+            SnapshotError: A tensor that is not stored differs from training, or adapters do not match the model's.
+            ModelError: The model is sharded.
         """
         require_whole(model)
         if self.snapshots[0].is_adapter:
@@ -107,12 +106,12 @@ class SnapshotSet:
         for name, digest in self.frozen.items():
             if name not in tensors:
                 raise SnapshotError(
-                    f"the snapshots were taken of a model with a frozen tensor {name!r}, which this model has not"
+                    f"the snapshots were taken of a model with a frozen tensor {name!r} that this model does not have"
                 )
             if tensor_digest(tensors[name]) != digest:
                 raise SnapshotError(
                     f"the frozen tensor {name!r} is not what it was when the snapshots were taken (another base model, "
-                    "dtype or initialisation); load the same base, or take snapshots with store='all'"
+                    "dtype or initialization); load the same base, or take snapshots with store='all'"
                 )
 
     def _verify_adapters(self, model: nn.Module) -> None:
@@ -127,7 +126,7 @@ class SnapshotSet:
 
 
 def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
-    """The snapshots that a `SnapshotWriter` wrote in ``folder``, and the digests of the tensors it did not store.
+    """The snapshots written by `SnapshotWriter` in ``folder``, and the digests of the tensors that are not stored.
 
     Raises:
         SnapshotError: The index is damaged.
@@ -138,16 +137,16 @@ def read_index(folder: Path) -> tuple[tuple[Snapshot, ...], dict[str, str]]:
         return tuple(_snapshot(entry, folder) for entry in index["snapshots"]), _digests(index["frozen"])
     except (OutputFolderError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError(
-            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train anew"
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it, or train again"
         ) from error
 
 
 def _snapshot(entry: Mapping[str, Any], folder: Path) -> Snapshot:
-    """A snapshot from its line of the index; raises ValueError or TypeError where that is none."""
+    """A snapshot from its entry in the index; raises ValueError or TypeError for an invalid entry."""
     name, step, digest = entry["name"], entry["step"], entry["digest"]
     is_step = step is None or (type(step) is int and step >= 0)
     if not (isinstance(name, str) and is_step and isinstance(digest, str | None)):
-        raise ValueError(f"{dict(entry)} names no snapshot")
+        raise ValueError(f"{dict(entry)} is not an entry of a snapshot")
     return Snapshot(name, (folder / plain_name(entry["file"]),), step, digest)
 
 
@@ -159,7 +158,7 @@ def _digests(frozen: Mapping[str, Any]) -> dict[str, str]:
 
 
 def plain_name(name: str) -> str:
-    """The name of a file that lies in the folder that names it; raises ValueError where it would lead out of it."""
+    """A file name without a folder; raises ValueError if it would lead out of its folder."""
     if Path(name).name != name or "\0" in name:
         raise ValueError(f"{name!r} is not the name of a file in this folder")
     return name

@@ -1,4 +1,4 @@
-"""Where snapshots come from: a callback's folder, checkpoints, model folders and files, state dicts."""
+"""Sources of snapshots: the folder of a callback, checkpoints, model folders and files, state dicts."""
 
 import json
 import re
@@ -23,15 +23,15 @@ SnapshotSource = str | Path | Sequence[str | Path] | Iterable[tuple[str, Mapping
 
 
 def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
-    """The snapshots that ``source`` names, in the order of training.
+    """The snapshots of a source, in the order of training.
 
     Args:
-        source: A folder that a callback or `SnapshotWriter` filled, a run's folder (see `open_folder`), a list of
+        source: Folder written by a callback or `SnapshotWriter`, folder of a run (see `open_folder`), a list of
             model folders or safetensors files in the order of training, or an iterable of (name, state_dict).
-        spool: Where the state dicts of an iterable are written, so that only one is in memory at a time.
+        spool: Folder for the state dicts of an iterable, so that only one is in memory at a time.
 
     Raises:
-        SnapshotError: Nothing to read, pickled weights, or fewer than two snapshots.
+        SnapshotError: No snapshots, pickled weights, or fewer than two snapshots.
     """
     if isinstance(source, (str, Path)):
         return open_folder(as_path("snapshots", source))
@@ -47,34 +47,34 @@ def open_snapshots(source: SnapshotSource, *, spool: Path) -> SnapshotSet:
 
 
 def open_folder(folder: Path) -> SnapshotSet:
-    """The snapshots in a folder that a callback or `SnapshotWriter` filled, or in the folders of a run's checkpoints.
+    """The snapshots in a folder written by a callback or `SnapshotWriter`, or the checkpoints in the folder of a run.
 
     Checkpoints are named ``checkpoint-<step>`` (Trainer) or ``epoch_<n>``, ``step_<n>`` or ``checkpoint_<n>``
     (accelerate), and are taken in the order of their numbers. Where accelerate saved several models, the first is read.
 
     Raises:
-        SnapshotError: There are none, or fewer than two, or numbers of two kinds (epochs and steps).
+        SnapshotError: Fewer than two snapshots, or numbers of two kinds (epochs and steps).
     """
     if (folder / "snapshots" / INDEX_NAME).is_file():
         folder = folder / "snapshots"
     if (folder / INDEX_NAME).is_file():
         return SnapshotSet(*read_index(folder))
-    found = _numbered_in(folder) or _numbered_in(folder / "checkpoints")  # accelerate's automatic naming
-    if not found:
+    checkpoints = _numbered_in(folder) or _numbered_in(folder / "checkpoints")  # accelerate's automatic naming
+    if not checkpoints:
         raise SnapshotError(
             f"{folder} holds no snapshots: expected {INDEX_NAME} (VoGCallback writes it) or folders checkpoint-<step>, "
             "epoch_<n> or step_<n>; pass the folder of a run, or a list of model folders or .safetensors files"
         )
-    if len(found) > 1:
+    if len(checkpoints) > 1:
         raise SnapshotError(
-            f"{folder} holds checkpoints numbered in {len(found)} ways ({', '.join(found)}); pass a list of some"
+            f"{folder} holds checkpoints of several kinds ({', '.join(checkpoints)}); pass a list of some of them"
         )
-    (paths,) = found.values()
+    (paths,) = checkpoints.values()
     return _from_paths(paths)
 
 
 def in_order(paths: Sequence[Path]) -> Sequence[Path] | None:
-    """Checkpoints in the order of the numbers in their names; None where they have none, or of different kinds."""
+    """Checkpoints sorted by the numbers in their names; None without numbers, or with numbers of different kinds."""
     numbers = [NUMBERED.fullmatch(_bare_name(path)) for path in paths]
     if not all(numbers) or len({match[1] for match in numbers if match}) > 1:
         return None
@@ -82,15 +82,15 @@ def in_order(paths: Sequence[Path]) -> Sequence[Path] | None:
 
 
 def _numbered_in(folder: Path) -> dict[str, Sequence[Path]]:
-    """The checkpoints in a folder by what their numbers count; those of Trainer alone where there are any."""
-    found: dict[str, list[Path]] = {}
+    """The checkpoints in a folder by the kind of their numbers; only those of Trainer if there are any."""
+    checkpoints: dict[str, list[Path]] = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         match = NUMBERED.fullmatch(_bare_name(path))
         if match and (path.is_dir() or path.name.endswith((".safetensors", *PICKLED))):
-            found.setdefault(match[1], []).append(path)
-    if any(path.is_dir() for path in found.get("checkpoint", ())):
-        found = {"checkpoint": [path for path in found["checkpoint"] if path.is_dir()]}
-    return {kind: in_order(paths) or paths for kind, paths in found.items()}
+            checkpoints.setdefault(match[1], []).append(path)
+    if any(path.is_dir() for path in checkpoints.get("checkpoint", ())):
+        checkpoints = {"checkpoint": [path for path in checkpoints["checkpoint"] if path.is_dir()]}
+    return {kind: in_order(paths) or paths for kind, paths in checkpoints.items()}
 
 
 def _bare_name(path: Path) -> str:
@@ -110,7 +110,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     """The safetensors files of a model folder, or the one file that ``path`` is.
 
     Raises:
-        SnapshotError: There are none, or the index of a sharded model cannot be read.
+        SnapshotError: No safetensors files, or an unreadable index of a sharded model.
     """
     if path.is_file() and path.suffix == ".safetensors":
         return (path,)
@@ -134,20 +134,20 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 
 
 def _pickled_in(folder: Path) -> list[Path]:
-    """Files of a folder that hold pickled weights, unlike the states of optimizer and random numbers next to them."""
+    """Files with pickled weights in a folder, without the states of optimizer and random numbers."""
     files = [path for path in sorted(folder.glob("*")) if path.name.endswith(PICKLED)]
     weights = re.compile(r".*model.*|(?!rng_state|optimizer|scheduler|scaler).*\.(pt|pth|pth\.tar|ckpt)")
     return [path for path in files if weights.fullmatch(path.name)]
 
 
 def _shards(index: Path) -> list[str]:
-    """Names of the files of a sharded model."""
+    """File names of a sharded model."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(plain_name(name) for name in names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SnapshotError(
-            f"{index} is no index of a sharded model ({type(error).__name__}: {error}); restore it or leave it out"
+            f"{index} is not an index of a sharded model ({type(error).__name__}: {error}); restore it or leave it out"
         ) from error
 
 
@@ -175,5 +175,5 @@ def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
 
 
 def _is_state(state: Any) -> bool:
-    """Whether this is a state dict: tensors by name, beside which some models keep other things."""
+    """True for a state dict: a mapping by name, mostly of tensors."""
     return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)

@@ -1,4 +1,4 @@
-"""A whole model beside a sharded one: what scoring runs on where training is sharded."""
+"""An unsharded copy of a sharded model, on which scoring runs."""
 
 import copy
 from collections.abc import Mapping
@@ -15,44 +15,44 @@ from vog_hf.runtime.processes import current_processes, run_together
 from vog_hf.snapshots import FullTensor, full_tensors, is_sharded, model_tensors
 from vog_hf.snapshots.whole_tensors import WRAPPER_NAMES, unwrapped_name
 
-HELD_TWICE = 2  # scoring holds a snapshot beside the model's own tensors
+HELD_TWICE = 2  # scoring holds a snapshot in addition to the model's own tensors
 SCORE_LATER = (
-    "store snapshots in a callback of your own, SnapshotWriter(folder, model).take(model, step) of vog_hf.snapshots, "
+    "store snapshots in your own callback, with SnapshotWriter(folder, model).take(model, step) of vog_hf.snapshots, "
     "and score them later with an unsharded model: VoGScorer(model).score(dataset, folder)"
 )
 
 
-def replica(model: nn.Module) -> nn.Module:
+def unsharded_copy(model: nn.Module) -> nn.Module:
     """An unsharded copy of a sharded transformers model on this process's device, in evaluation mode.
 
-    It holds the weights that the model holds now. All processes must call this together. Random states are kept, and
-    nothing of the model is changed.
+    It has the current weights of the model. All processes must call this together. Random states and the model are
+    unchanged.
 
-    Works for a `transformers.PreTrainedModel` that is sharded by FSDP2 (``fully_shard``), by FSDP 1 or by DeepSpeed
-    ZeRO-3 and has the modules that its class makes from its config. Does not work for models that were rebuilt after
-    they were made (PEFT adapters, other heads, quantisation), and for plain modules, which nothing can make anew.
-    What a module was told by assignment later (``layer.eps = ...``) is not seen.
+    Supported are `transformers.PreTrainedModel` models sharded by FSDP2 (``fully_shard``), FSDP 1 or DeepSpeed ZeRO-3
+    with the modules that their class creates from the config. Not supported are models changed after creation (PEFT
+    adapters, other heads, quantization) and plain modules, which cannot be created from a config. Later assignments
+    (``layer.eps = ...``) are not copied.
 
     Raises:
-        ModelError: The model cannot be made anew from its config; says how to score it all the same.
-        MemoryBudgetError: The copy does not fit on the device of some process, counted twice because scoring holds a
-            snapshot beside it. What training has yet to allocate (optimizer, activations) is not known here.
+        ModelError: The model cannot be created from its config; the message says how to score it anyway.
+        MemoryBudgetError: The copy and a snapshot do not fit on the device of some process. Memory that training will
+            allocate later (optimizer, activations) is not included.
     """
     source = _unwrapped(model)
-    twin = _built_anew(source)
+    whole = _build_on_meta(source)
     tensors = {tensor.name: tensor for tensor in full_tensors(model)}
-    _require_same_modules(source, twin)
-    _require_same_tensors(tensors, twin)
+    _require_same_modules(source, whole)
+    _require_same_tensors(tensors, whole)
     processes = current_processes()
     run_together(processes, "making room for a whole model", _require_room, tensors, processes.device)
-    _allocate(twin, source, tensors, processes.device)
-    copy_weights(model, twin)
-    return twin.eval()
+    _allocate(whole, source, tensors, processes.device)
+    copy_weights(model, whole)
+    return whole.eval()
 
 
 @torch.no_grad()
 def copy_weights(model: nn.Module, whole: nn.Module) -> None:
-    """Give a replica the parameters and persistent buffers that the sharded model holds now; for all processes."""
+    """Copy the current parameters and persistent buffers of a sharded model into its copy; for all processes."""
     own = model_tensors(whole)
     for tensor in full_tensors(model):
         own[tensor.name].copy_(tensor.gather())
@@ -69,7 +69,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _original_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module before ``fully_shard`` put one of its own in front of it."""
+    """The class of a module before ``fully_shard`` changed it."""
     from torch.distributed.fsdp import FSDPModule
 
     return next(
@@ -77,39 +77,39 @@ def _original_class(module: nn.Module) -> type[nn.Module]:
     )
 
 
-def _built_anew(source: nn.Module) -> nn.Module:
-    """The model that the class of ``source`` makes from its config, without memory (on the meta device)."""
+def _build_on_meta(source: nn.Module) -> nn.Module:
+    """The model that the class of ``source`` creates from its config, on the meta device (without memory)."""
     from transformers import PreTrainedModel
     from transformers.modeling_utils import set_zero3_state
 
     if not isinstance(source, PreTrainedModel):
         raise ModelError(
             f"{_original_class(source).__name__} is sharded, and only a transformers model (without an adapter) can be "
-            f"made anew in full to score on; {SCORE_LATER}"
+            f"copied in full for scoring; {SCORE_LATER}"
         )
-    # Under ZeRO-3, transformers would shard the parts of the new model, too, unless it believes that this is under way.
+    # Under ZeRO-3, transformers would also shard the new model, unless it believes that this is under way.
     with preserved_rng(), set_zero3_state(), torch.device("meta"):
         made_by: Any = _original_class(source)
-        twin: PreTrainedModel = made_by(copy.deepcopy(source.config))
-        twin.tie_weights()  # transformers 5.0 does not on the meta device
-    if is_sharded(twin):
-        raise ModelError(f"{type(twin).__name__} can only be made sharded here (inside of zero.Init); {SCORE_LATER}")
-    return twin
+        whole: PreTrainedModel = made_by(copy.deepcopy(source.config))
+        whole.tie_weights()  # transformers 5.0 does not on the meta device
+    if is_sharded(whole):
+        raise ModelError(f"{type(whole).__name__} can only be made sharded here (inside of zero.Init); {SCORE_LATER}")
+    return whole
 
 
-def _require_same_modules(source: nn.Module, twin: nn.Module) -> None:
-    ours, theirs = _module_classes(twin), _module_classes(source)
+def _require_same_modules(source: nn.Module, whole: nn.Module) -> None:
+    ours, theirs = _module_classes(whole), _module_classes(source)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             made, given = (getattr(classes.get(name), "__name__", "nothing") for classes in (ours, theirs))
             raise ModelError(
-                f"{type(twin).__name__} was changed after it was made: its config gives {made} at {name!r}, and there "
-                f"is {given}; {SCORE_LATER}"
+                f"{type(whole).__name__} was changed after creation: its config gives {made} at {name!r}, and it has "
+                f"{given}; {SCORE_LATER}"
             )
 
 
 def _module_classes(model: nn.Module) -> dict[str, type[nn.Module]]:
-    """Every module's class by name, without the wrappers around modules."""
+    """The class of every module by name, without wrappers."""
     return {
         unwrapped_name(name): _original_class(module)
         for name, module in model.named_modules()
@@ -117,13 +117,13 @@ def _module_classes(model: nn.Module) -> dict[str, type[nn.Module]]:
     }
 
 
-def _require_same_tensors(tensors: Mapping[str, FullTensor], twin: nn.Module) -> None:
+def _require_same_tensors(tensors: Mapping[str, FullTensor], whole: nn.Module) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    expected = {name: tuple(tensor.shape) for name, tensor in model_tensors(twin).items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model_tensors(whole).items()}
     for name in sorted(shapes.keys() | expected.keys()):
         if shapes.get(name) != expected.get(name):
             raise ModelError(
-                f"{type(twin).__name__} was changed after it was made: its config gives {name!r} the shape "
+                f"{type(whole).__name__} was changed after creation: its config gives {name!r} the shape "
                 f"{expected.get(name)}, and it has {shapes.get(name)}; {SCORE_LATER}"
             )
 
@@ -133,14 +133,14 @@ def _require_room(tensors: Mapping[str, FullTensor], device: torch.device) -> No
     free = free_memory(device)
     if needed > free:
         raise MemoryBudgetError(
-            f"scoring needs the whole model on each device, {format_bytes(needed)} with a snapshot beside it, and "
+            f"scoring needs the whole model on each device, {format_bytes(needed)} with one snapshot, and "
             f"{format_bytes(free)} are free on {device}; {SCORE_LATER}"
         )
 
 
-def _allocate(twin: nn.Module, source: nn.Module, tensors: Mapping[str, FullTensor], device: torch.device) -> None:
-    """Memory on a device for tensors without any; buffers that are never stored are copied at once."""
-    own = model_tensors(twin)
+def _allocate(whole: nn.Module, source: nn.Module, tensors: Mapping[str, FullTensor], device: torch.device) -> None:
+    """Allocate device memory for the tensors; copy buffers that are never stored."""
+    own = model_tensors(whole)
     for name, tensor in own.items():
         like = tensors[name]
         made = torch.empty(like.shape, dtype=like.dtype, device=device)
@@ -149,6 +149,6 @@ def _allocate(twin: nn.Module, source: nn.Module, tensors: Mapping[str, FullTens
         torch.utils.swap_tensors(tensor, made)  # in place, so that tied tensors stay tied
     stored = {id(tensor) for tensor in own.values()}
     buffers = {unwrapped_name(name): buffer for name, buffer in source.named_buffers()}
-    for name, buffer in twin.named_buffers():
+    for name, buffer in whole.named_buffers():
         if id(buffer) not in stored:
             torch.utils.swap_tensors(buffer, buffers[name].detach().to(device, copy=True))

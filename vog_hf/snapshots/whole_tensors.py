@@ -1,4 +1,4 @@
-"""The tensors of a model in full, also where each process holds a part: FSDP, tensor parallelism, DeepSpeed ZeRO-3."""
+"""The full tensors of a model, also if it is sharded: FSDP, tensor parallelism, DeepSpeed ZeRO-3."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +18,8 @@ from vog_hf.gradients.model_mode import unwrap
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by the names that ``state_dict`` gives them.
 
-    A tensor that is shared (tied) stands once, under its first name. Names are taken by identity, because wrappers
-    (activation checkpointing) have them changed on the way into the state dict.
+    A shared (tied) tensor appears once, under its first name. Names are matched by identity, because wrappers
+    (activation checkpointing) change them in the state dict.
     """
     state = model.state_dict(keep_vars=True)
     names: dict[int, str] = {}
@@ -38,14 +38,14 @@ def aliases(model: nn.Module) -> dict[str, str]:
 
 
 def is_storable(tensor: Tensor) -> bool:
-    """Whether a safetensors file holds such a tensor: dense, of a dtype of that format, and not a wrapper of others."""
+    """True if safetensors can store the tensor: dense, of a supported dtype, and not a wrapper of other tensors."""
     is_dense = tensor.layout is torch.strided and not is_traceable_wrapper_subclass(tensor)
     return is_dense and _is_dtype_of_format(tensor.dtype)
 
 
 @cache
 def _is_dtype_of_format(dtype: torch.dtype) -> bool:
-    """Whether safetensors knows a dtype; not those of quantized tensors, nor complex128."""
+    """True if safetensors supports a dtype; not those of quantized tensors, nor complex128."""
     try:
         save({"": torch.empty(0, dtype=dtype)})
     except (KeyError, ValueError):
@@ -54,7 +54,7 @@ def _is_dtype_of_format(dtype: torch.dtype) -> bool:
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors of which no two overlap in memory, as safetensors demands; only what overlaps is copied."""
+    """Contiguous tensors without overlapping memory, as safetensors requires; only overlapping tensors are copied."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     stops: dict[torch.device, int] = {}
     for name, tensor in sorted(contiguous.items(), key=lambda item: item[1].data_ptr()):
@@ -65,7 +65,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 over dtype, shape and bytes of a tensor, or of the dense tensors that it is made of."""
+    """SHA-256 over dtype, shape and bytes of a tensor, or of its dense parts."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     parts = _parts(tensor.detach())
     for part in parts:
@@ -76,7 +76,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
-    """The dense tensors that a sparse, quantized or wrapping tensor is made of; none of a dense one."""
+    """The dense parts of a sparse, quantized or wrapping tensor; empty for a dense tensor."""
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         return [getattr(tensor, name) for name in names]
@@ -88,16 +88,16 @@ def _parts(tensor: Tensor) -> list[Tensor]:
     return [entries.indices(), entries.values()]
 
 
-# Modules that wrap another one and show in the names below them.
+# Wrapping modules, which appear in the names of their submodules.
 WRAPPER_NAMES = frozenset({"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"})
 
 
 @dataclass(frozen=True)
 class FullTensor:
-    """What a model's tensor is in full, and a way to get it.
+    """Description of a full tensor of a model, and a function to gather it.
 
-    ``gather`` must be called by every process or by none, before the next tensor is asked for; its value holds no
-    gradient, and of an unsharded model it is the model's own memory.
+    ``gather`` must be called by every process or by none, before the next tensor is requested. Its value has no
+    gradient; for an unsharded model it is the model's own memory.
     """
 
     name: str
@@ -110,14 +110,14 @@ class FullTensor:
 
     @property
     def nbytes(self) -> int:
-        """Size in full."""
+        """Size of the full tensor."""
         return self.shape.numel() * self.dtype.itemsize
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds only parts of the parameters: FSDP (1 and 2), DTensors, or DeepSpeed ZeRO-3."""
+    """True if this process holds only parts of the parameters: FSDP (1 and 2), DTensors, or DeepSpeed ZeRO-3."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return False  # none of these can be without processes, and asking them is a slow import
+        return False  # sharding needs processes, and checking for it is a slow import
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
@@ -127,7 +127,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def require_whole(model: nn.Module) -> None:
-    """Raise ModelError where a model is sharded and therefore cannot be scored."""
+    """Raise ModelError if a model is sharded and therefore cannot be scored."""
     if is_sharded(model):
         raise ModelError(
             f"{type(model).__name__} is sharded (FSDP or ZeRO-3): each process holds a part of its weights, and "
@@ -136,15 +136,15 @@ def require_whole(model: nn.Module) -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process, or the first of them."""
+    """True on the only or the first process."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
 def full_tensors(model: nn.Module) -> Iterator[FullTensor]:
-    """Parameters and persistent buffers of a model, sharded or not, by the names they have in the unsharded model.
+    """Parameters and persistent buffers of a model, sharded or not, by their names in the unsharded model.
 
-    Of a sharded model every process must go through all of them. No more is held in full at a time than one tensor
-    (FSDP 1: what one wrapper holds).
+    For a sharded model, every process must iterate over all of them. Only one tensor at a time is held in full (FSDP 1:
+    the tensors of one wrapper).
     """
     model = unwrap(model)
     if not is_sharded(model):
@@ -160,12 +160,12 @@ def full_tensors(model: nn.Module) -> Iterator[FullTensor]:
 
 
 def unwrapped_name(name: str) -> str:
-    """A name as it is without the wrappers around modules."""
+    """A name without the wrappers of modules."""
     return ".".join(part for part in name.split(".") if part not in WRAPPER_NAMES)
 
 
 def _described(name: str, tensor: Tensor, gather: Callable[[], Tensor]) -> FullTensor:
-    shape = getattr(tensor, "ds_shape", tensor.shape)  # ZeRO-3 leaves an empty tensor in the parameter's place
+    shape = getattr(tensor, "ds_shape", tensor.shape)  # under ZeRO-3 the parameter itself is empty
     local = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
     return FullTensor(
         name=name,
@@ -180,7 +180,7 @@ def _described(name: str, tensor: Tensor, gather: Callable[[], Tensor]) -> FullT
 
 @torch.no_grad()
 def _gathered(tensor: Tensor) -> Tensor:
-    """All of a DTensor or a ZeRO-3 parameter; a collective."""
+    """The full value of a DTensor or ZeRO-3 parameter; a collective operation."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(tensor, DTensor):
@@ -196,7 +196,7 @@ def _gathered(tensor: Tensor) -> Tensor:
 
 
 def _summoned(model: nn.Module) -> Iterator[FullTensor]:
-    """The tensors of a model with FSDP 1 wrappers, wrapper by wrapper; the outermost first, as its set-up demands."""
+    """The tensors of a model with FSDP 1 wrappers, wrapper by wrapper, the outermost first, as FSDP requires."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     units = [(name, unit) for name, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)]
@@ -208,7 +208,7 @@ def _summoned(model: nn.Module) -> Iterator[FullTensor]:
 
 
 def _own_tensors(prefix: str, unit: nn.Module) -> Iterator[FullTensor]:
-    """The tensors of a module without those in FSDP 1 wrappers further down; each once."""
+    """The tensors of a module, each once, without those in nested FSDP 1 wrappers."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     inner = [name for name, m in unit.named_modules() if name and isinstance(m, FullyShardedDataParallel)]
@@ -225,4 +225,4 @@ def _own_tensors(prefix: str, unit: nn.Module) -> Iterator[FullTensor]:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 full_name = unwrapped_name(".".join(filter(None, (prefix, path, name))))
-                yield _described(full_name, tensor, tensor.detach().clone)  # its memory is freed when the wrapper shuts
+                yield _described(full_name, tensor, tensor.detach().clone)  # the wrapper frees its memory on exit

@@ -1,4 +1,4 @@
-"""SnapshotWriter: the weights that training changes, one safetensors file per snapshot."""
+"""SnapshotWriter: write the weights that training changes, one safetensors file per snapshot."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -21,22 +21,21 @@ FROZEN_NAME = "frozen-at-start"  # no .safetensors: it is not a snapshot
 class SnapshotWriter:
     """Writes the weights that training changes, one safetensors file per snapshot, and their index.
 
-    Models may be sharded (FSDP 1 and 2, DTensors, DeepSpeed ZeRO-3): full tensors are stored. Then making a writer,
-    `gather` and `take` are for all processes at once; only the first of them writes.
+    For sharded models (FSDP 1 and 2, DTensors, DeepSpeed ZeRO-3) full tensors are stored. All processes must then
+    create the writer and call `gather` and `take` together; only the first process writes.
 
-    Frozen tensors that change all the same (the momentum encoder, the average of weights) are noticed at each snapshot
-    by their digest (SHA-256, about 1.7 GB/s) and stored from then on. Earlier snapshots get the value that the tensor
-    had when training began, if the frozen tensors take no more space than one snapshot: then they are kept on disk,
-    once.
+    Frozen tensors that nevertheless change (momentum encoders, averaged weights) are detected at each snapshot by their
+    digest (SHA-256, about 1.7 GB/s) and stored from then on. Earlier snapshots get their initial values, which are
+    stored once if the frozen tensors are not larger than one snapshot.
 
     Args:
-        folder: For the snapshots, a path or text; made if it is missing.
-        model: As it is when training begins: what is trainable now (and every persistent buffer) is stored.
+        folder: Folder for the snapshots; created if missing.
+        model: Model at the start of training; its trainable parameters and persistent buffers are stored.
         store: ``"trainable"``, or ``"all"`` for every tensor (then frozen weights may become trainable later).
 
     Raises:
         ConfigError: Nothing would be stored, or `store` is unknown.
-        SnapshotError: A trainable parameter is of a kind that safetensors cannot hold (sparse, quantized, a wrapper).
+        SnapshotError: Safetensors cannot store a trainable parameter (sparse, quantized, a wrapper).
     """
 
     def __init__(self, folder: str | Path, model: nn.Module, *, store: str = "trainable") -> None:
@@ -67,28 +66,28 @@ class SnapshotWriter:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the snapshots taken so far."""
+        """The steps of all snapshots taken so far."""
         return [snapshot.step or 0 for snapshot in self._snapshots]
 
     @property
     def snapshot_bytes(self) -> int:
-        """Size of one snapshot, of a sharded model in full."""
+        """Size of one snapshot in bytes."""
         return self._bytes
 
     def disk_bytes(self, n_snapshots: int) -> int:
-        """Size of a number of snapshots, with the frozen tensors where they are kept."""
+        """Size of ``n_snapshots`` in bytes, with the initial frozen tensors if they are stored."""
         return self._bytes * n_snapshots + (self._frozen_bytes if self._keeps_frozen else 0)
 
     @property
     def _keeps_frozen(self) -> bool:
-        """Whether the frozen tensors are few enough to be stored once, in case that they move later."""
+        """True if the frozen tensors are small enough to be stored once, in case they change later."""
         return self._frozen_bytes <= self._bytes
 
     def continue_from(self, step: int) -> None:
-        """Take over the snapshots of an interrupted training up to ``step``; newer ones are deleted.
+        """Continue with the snapshots of an interrupted training up to ``step``; delete newer ones.
 
         Raises:
-            SnapshotError: They are of another base, or a file of one is missing.
+            SnapshotError: The snapshots have another base, or a file is missing.
         """
         remove_half_written(self.folder)
         if not (self.folder / INDEX_NAME).is_file():
@@ -104,21 +103,21 @@ class SnapshotWriter:
         if missing:
             raise SnapshotError(
                 f"{missing[0]} is missing, a snapshot of this training before step {step}; restore it, or delete "
-                f"{self.folder} to go on without the snapshots up to here"
+                f"{self.folder} to continue without the snapshots up to here"
             )
         self._snapshots = kept
-        self._write_index()  # before files go that it names
+        self._write_index()  # before deleting files that it lists
         for path in set(self.folder.glob("step-*.safetensors")) - {s.files[0] for s in kept}:
             path.unlink()
 
     def take(self, model: nn.Module, step: int) -> Snapshot | None:
-        """Store the model as it is after ``step``: `gather`, then `write` on the main process (None on others).
+        """Store the model after ``step``: `gather`, then `write` on the main process (None on others).
 
         Raises:
             ConfigError: ``step`` is not a whole number of at least 0.
             ModelError: ``model`` is not a torch module.
-            SnapshotError: As `gather`.
-            OutputFolderError: As `write`.
+            SnapshotError: As for `gather`.
+            OutputFolderError: As for `write`.
         """
         require_module(model)
         step = whole_number("step", step, 0)
@@ -126,13 +125,13 @@ class SnapshotWriter:
         return None if tensors is None else self.write(tensors, step)
 
     def gather(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """What a snapshot stores, on the main process; None on others. Of a sharded model all processes must call this.
+        """The tensors of a snapshot on the main process, None on others; all processes must call this if sharded.
 
-        Tensors of an unsharded model are the model's own memory (write them before training goes on), those of a
+        Tensors of an unsharded model are the model's own memory (write them before training continues); tensors of a
         sharded model are copies on the CPU.
 
         Raises:
-            SnapshotError: A parameter that was frozen at the start is trainable now, or the model has lost a tensor.
+            SnapshotError: A parameter frozen at the start is now trainable, or a tensor of the model is gone.
         """
         to_host = partial(torch.Tensor.to, device="cpu", copy=True) if is_sharded(model) else torch.Tensor.detach
         names: set[str] = set()
@@ -150,12 +149,12 @@ class SnapshotWriter:
         missing = sorted(self._stored - names)
         if missing:
             raise SnapshotError(
-                f"the model had a tensor {missing[0]!r} when training began and has it no more; keep its architecture"
+                f"the model has lost the tensor {missing[0]!r} since training began; keep its architecture"
             )
         return tensors if is_main_process() else None
 
     def _is_wanted(self, tensor: FullTensor, value: Tensor) -> bool:
-        """Whether `write` wants a tensor: it is stored, it is frozen and has moved, or is to be kept as it is now."""
+        """True if `write` needs a tensor: it is stored, or frozen but changed, or its initial value must be stored."""
         digest = self._frozen.get(tensor.name)
         if digest is None or digest == tensor_digest(value):
             return tensor.name in self._stored or (
@@ -169,11 +168,11 @@ class SnapshotWriter:
         return True
 
     def write(self, tensors: dict[str, Tensor], step: int) -> Snapshot:
-        """Write what `gather` gave, on the main process.
+        """Write the result of `gather`, on the main process.
 
         Raises:
-            OutputFolderError: The disk is full or cannot be written to; what was stored before stays whole.
-            SnapshotError: A frozen tensor has moved after a snapshot, and its earlier value is not kept.
+            OutputFolderError: The disk is full or not writable; earlier snapshots stay intact.
+            SnapshotError: A frozen tensor changed after a snapshot, and its initial value is not stored.
         """
         with explained_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +197,7 @@ class SnapshotWriter:
         return Snapshot(name, (path,), step, file_digest(path))
 
     def _complete_earlier(self, moved: set[str]) -> None:
-        """Give the snapshots so far the values that tensors had before they moved: those of the start."""
+        """Add the initial values of changed tensors to the earlier snapshots."""
         kept = self.folder / FROZEN_NAME
         if not kept.is_file():
             raise SnapshotError(

@@ -33,7 +33,7 @@ from vog_hf.scoring.live_checkpoint import STATE_NAME
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
 from vog_hf.snapshots.schedule import plan_snapshots
-from vog_hf.snapshots.unsharded_copy import replica
+from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class TrainingRun:
 
     def _whole(self, model: nn.Module) -> nn.Module:
         """The model that trains; a whole copy of it where it is sharded (a collective)."""
-        return replica(model) if self._is_sharded else model
+        return unsharded_copy(model) if self._is_sharded else model
 
     def _dry_run(self, model: nn.Module) -> None:
         """The first rows of each split through the model that will be scored."""
