@@ -228,7 +228,7 @@ def test_a_checkpoint_without_moments_is_refused_before_a_step_is_made(tmp_path)
     trained(tmp_path, [], save_strategy="epoch", num_train_epochs=1)
     weights = WeightsByStep()
     resumed = partial(trained, tmp_path, resume=str(tmp_path / "checkpoint-4"), num_train_epochs=2)
-    with pytest.raises(ConfigError, match=r"cannot resume at step 4: .*those of steps \[\].*use collect='replay'"):
+    with pytest.raises(ConfigError, match=r"cannot resume at step 4: .*only of steps \[\].*use collect='replay'"):
         resumed([VoGCallback(pixel_rows(), collect="live"), weights])
     assert weights.weights == {}
     for collect in ("replay", "live"):

@@ -108,7 +108,7 @@ def test_a_logger_that_fails_stops_nothing(offline, tmp_path, caplog, monkeypatc
     beginnings = [line[:46] for line in lines if "failed" in line]
     ranking = "VoG: logging the ranking of step {} failed; training and scoring go on"
     assert beginnings == [ranking.format(8)[:46], ranking.format(12)[:46], lines[-1][:46]]
-    assert "logging failed; the scores are whole" in lines[-1]
+    assert "logging failed; the scores are complete" in lines[-1]
     assert run.all_logged == []
     assert len(callback.scores) == 64
 
@@ -119,7 +119,7 @@ def test_a_run_that_was_finished_too_early(offline, tmp_path, caplog):
     callback = VoGCallback(scored_rows(), snapshots="epoch")
     trained(tmp_path, [AtStep(7, lambda model, control: wandb.run.finish()), callback])
     (record,) = [r for r in caplog.records if r.name.startswith("vog_hf") and r.levelno == logging.ERROR]
-    assert "logging failed; the scores are whole" in record.getMessage()
+    assert "logging failed; the scores are complete" in record.getMessage()
     assert len(callback.scores) == 64
 
 

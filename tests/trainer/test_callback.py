@@ -537,7 +537,7 @@ def test_rows_of_a_stream_keep_their_names(tmp_path):
     scores = scores_of(tmp_path, vog, rows=rows)
     assert scores.ids.tolist() == named["name"][:]
     for others in (rows, None, {"stream": named.to_iterable_dataset(), "rows": named}):
-        with pytest.raises(ConfigError, match="id_column names the rows of a stream; other rows have their number"):
+        with pytest.raises(ConfigError, match="id_column is only for streams, since other rows have numbers"):
             VoGCallback(others, id_column="name")
 
 
@@ -549,7 +549,7 @@ def pixels_and_labels(rows):
 def test_streams_that_cannot_be_scored_are_refused_before_training(tmp_path):
     """Live moments need row numbers; the trainer's own stream has an order that only it knows."""
     stream = tensor_rows().to_iterable_dataset()
-    with pytest.raises(ConfigError, match="a stream has not; use collect='replay'"):
+    with pytest.raises(ConfigError, match="a stream does not have; use collect='replay'"):
         VoGCallback(stream, collect="live")
     with pytest.raises(DataError, match=r"the training data is a stream .*pass the rows to score"):
         trained(tmp_path, [VoGCallback()], rows=stream, max_steps=4)
@@ -710,7 +710,7 @@ def test_there_are_no_scores_before_the_end(collect, tmp_path):
 
     def ask(*_):
         for get in (lambda: vog.scores, vog.scored_dataset):
-            with pytest.raises(NotScoredError, match=r"no scores yet: they come at the end of trainer\.train\(\)"):
+            with pytest.raises(NotScoredError, match=r"no scores yet; they are computed when trainer\.train\(\)"):
                 get()
             asked.append(get)
 

@@ -65,7 +65,7 @@ def assert_refused(folder, error, message, vog, **options):
         trained(folder, [vog, events], model=model, **options)
     assert events.seen == []
     assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-    with pytest.raises(NotScoredError, match="there are no scores yet"):
+    with pytest.raises(NotScoredError, match="no scores yet"):
         _ = vog.scores
 
 
@@ -498,7 +498,7 @@ def assert_training_went_on(trainer, folder, without):
 def assert_failed(vog, caplog, what, cause, message):
     """One error was logged, and whoever asks for scores is told the cause."""
     (record,) = errors_of(caplog)
-    assert record.getMessage() == f"VoG: {what} failed; training goes on, callback.scores raises the cause"
+    assert record.getMessage() == f"VoG: {what} failed; training continues, and callback.scores raises the cause"
     assert record.exc_info
     for get in (lambda: vog.scores, vog.scored_dataset):
         with pytest.raises(NotScoredError, match=f"scoring failed: .*{message}") as raised:
@@ -634,7 +634,7 @@ def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypa
     trainer = trained(tmp_path, [vog])
     assert_training_went_on(trainer, tmp_path, without_callback)
     (record,) = errors_of(caplog)
-    assert "logging failed; the scores are whole" in record.getMessage()
+    assert "logging failed; the scores are complete" in record.getMessage()
     assert str(tmp_path / "_vog") in record.getMessage()
     assert "the server is away" in caplog.text
     assert np.array_equal(found[0].column("vog"), vog.scores.column("vog"))

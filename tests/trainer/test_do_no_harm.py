@@ -405,6 +405,6 @@ def test_a_search_for_hyper_parameters_is_the_same_and_its_pruned_trial_is_not_s
     trace, scored, vog = searched(tmp_path / "with", collect)
     assert differing(trace, without) == []
     assert len(scored) == 3
-    assert scored[1] == "there are no scores yet: they come at the end of trainer.train()"
+    assert scored[1] == "no scores yet; they are computed when trainer.train() finishes"
     assert not np.array_equal(scored[0], scored[2])
     assert np.array_equal(vog.scores.column("vog"), scored[2])

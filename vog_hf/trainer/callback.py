@@ -1,4 +1,4 @@
-"""VoGCallback: when a Trainer's model is snapshotted and scored; how is the scorer's business."""
+"""VoGCallback: take snapshots at the Trainer's events, and score at the end through `VoGScorer`."""
 
 import dataclasses
 import logging
@@ -30,48 +30,46 @@ T = TypeVar("T")
 
 
 class VoGCallback(TrainerCallback):
-    """Scores the rows of a data set by Variance of Gradients while, or after, a `transformers.Trainer` trains.
+    """Scores the rows of a dataset by Variance of Gradients during or after a training with `transformers.Trainer`.
 
-    Training is bit-identical to training without the callback. What is wrong with data, labels, transform or
-    configuration raises before the first step; a failure after that is logged once, training goes on, and `scores`
-    raises it.
+    Training is bit-identical to training without the callback. Invalid data, labels, transforms or options raise an
+    error before the first step; a later failure is logged once, training continues, and `scores` raises it.
 
     Args:
-        dataset: What to score: a `Dataset` (with its *evaluation* transform), a `DatasetDict`, any map-style torch
-            data set; default: the trainer's own training rows, as the trainer sees them (without the columns that
-            Trainer strips).
-        config: What is computed.
-        collate_fn: From a list of whole rows to a batch; default: the trainer's collator.
-        output_dir: Folder for snapshots and scores; default ``<args.output_dir>/_vog``. A new training replaces what
-            an earlier one left there; files of others are refused.
-        collect: ``"replay"`` stores snapshots and scores at the end; ``"live"`` updates moments of all rows, in
-            memory, at every snapshot.
+        dataset: Rows to score: a `Dataset` (with its *evaluation* transform), a `DatasetDict`, or a map-style torch
+            dataset; default: the trainer's own training rows, without the columns that Trainer removes.
+        config: Definition of the scores.
+        collate_fn: Function from a list of whole rows to a batch; default: the trainer's collator.
+        output_dir: Folder for snapshots and scores; default: ``<args.output_dir>/_vog``. A new training replaces
+            the results of an earlier one; a folder with other files is refused.
+        collect: ``"replay"`` stores snapshots and scores at the end; ``"live"`` updates the moments of all rows in
+            memory at every snapshot.
         snapshots: ``"auto"`` (every epoch if there are 5 or more, else evenly spaced steps), ``"epoch"``, every n
             steps, or a list of steps.
-        max_snapshots: More are thinned evenly.
+        max_snapshots: Maximum number of snapshots; more are thinned evenly.
         batch_size: Rows per forward pass of the scoring; default: the trainer's evaluation batch size.
-        label_column: Column of the labels, over Trainer's label names.
-        store: ``"trainable"`` parameters and buffers, or ``"all"`` tensors (if frozen ones thaw in mid-run).
-        memory_budget: Bytes for a block of rows; default: a quarter of what is free.
-        num_workers: Processes that read rows ahead; default: the trainer's ``dataloader_num_workers``.
-        id_column: Of streams: key of each row that names it; kept beside its number (`VoGScores.ids`).
-        fold: Score with BatchNorms folded into convolutions, if that is the same function (see `VoGScorer`).
-        torch_compile: Score through ``torch.compile`` (see `VoGScorer`); training is not compiled by this.
-        log: Whether to log to the active runs of Weights & Biases and Trackio; with ``collect="live"``, at every
-            snapshot.
-        top_k: Rows in each of the tables of highest and lowest rows that are logged.
+        label_column: Label column; takes precedence over Trainer's label names.
+        store: ``"trainable"`` parameters and buffers, or ``"all"`` tensors (if frozen ones are unfrozen later).
+        memory_budget: Bytes for a block of rows; default: a quarter of the free memory.
+        num_workers: Worker processes that prefetch rows; default: the trainer's ``dataloader_num_workers``.
+        id_column: Column of a stream with an id per row, stored next to its number (`VoGScores.ids`).
+        fold: Score with BatchNorms folded into convolutions, if the results agree (see `VoGScorer`).
+        torch_compile: Score through ``torch.compile`` (see `VoGScorer`); does not affect training.
+        log: Log to the active runs of Weights & Biases and Trackio; with ``collect="live"``, at every snapshot.
+        top_k: Rows in each logged table of highest and lowest rows.
         process_timeout: Seconds that the main process waits for the callback on the other processes when training
-            begins (at most half of ``ddp_timeout``); they wait five times as long for it, since it may be logging in.
+            begins (at most half of ``ddp_timeout``). The others wait five times as long, since the main process may be
+            logging in.
 
     Raises:
-        ConfigError: An option that does not exist, or options that do not go together.
+        ConfigError: An unknown option value, or options that cannot be combined.
 
     Example:
         >>> callback = VoGCallback(snapshots="epoch", max_snapshots=5)
         >>> callback.scores
         Traceback (most recent call last):
         ...
-        vog_hf.errors.NotScoredError: there are no scores yet: they come at the end of trainer.train()
+        vog_hf.errors.NotScoredError: no scores yet; they are computed when trainer.train() finishes
     """
 
     def __init__(
@@ -113,8 +111,8 @@ class VoGCallback(TrainerCallback):
             config = dataclasses.replace(config, label_column=label_column)
         if collect == "live" and config.label == "predicted":
             raise ConfigError(
-                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
-                "training goes on; use collect='replay'"
+                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known "
+                "during training; use collect='replay'"
             )
         for split in splits_of(dataset).values():
             _check_split(split, collect, id_column)
@@ -149,7 +147,7 @@ class VoGCallback(TrainerCallback):
 
     @property
     def scores(self) -> VoGScores | dict[str, VoGScores]:
-        """The scores, of a `DatasetDict` one per split.
+        """The scores; for a `DatasetDict`, one per split.
 
         Raises:
             NotScoredError: Training has not ended, or scoring failed (then the cause is chained).
@@ -157,15 +155,15 @@ class VoGCallback(TrainerCallback):
         if self._failure is not None:
             raise NotScoredError(f"scoring failed: {self._failure}") from self._failure
         if self._scores is None:
-            raise NotScoredError("there are no scores yet: they come at the end of trainer.train()")
+            raise NotScoredError("no scores yet; they are computed when trainer.train() finishes")
         return self._scores.get(ONLY_SPLIT, self._scores)
 
     def scored_dataset(self, columns: str | Sequence[str] = "core", *, prefix: str = "") -> Dataset | DatasetDict:
-        """The data set that was scored, with its scores as columns (see `add_vog_columns`).
+        """The scored dataset with its scores as columns (see `add_vog_columns`).
 
         Raises:
             NotScoredError: As for `scores`.
-            DataError: A torch data set was scored, which has no columns.
+            DataError: The scored dataset is a torch dataset, which has no columns.
         """
         scores = self.scores
         dataset = self._datasets[ONLY_SPLIT] if self.dataset is None else self.dataset
@@ -183,7 +181,7 @@ class VoGCallback(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Resolve and check everything, so that what is wrong raises before the first step."""
+        """Resolve and check all options and rows, so that faults raise before the first step."""
         self._run = self._scores = self._failure = None
         patience = self.process_timeout * (1 if state.is_world_process_zero else 5)
         meet(current_processes(), "VoGCallback", min(patience, args.ddp_timeout / 2))
@@ -195,7 +193,7 @@ class VoGCallback(TrainerCallback):
     def on_step_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Take a planned snapshot; that of the last step waits for the end of the epoch."""
+        """Take a planned snapshot; the snapshot of the last step waits for the end of the epoch."""
         run = self._run
         if run is None:
             return
@@ -206,7 +204,7 @@ class VoGCallback(TrainerCallback):
     def on_epoch_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Take the last snapshot here: in on_train_end the best model may have been loaded already."""
+        """Take the last snapshot: in on_train_end the best model may already be loaded."""
         self._take_if_stopping(state, control, model)
         run = self._run
         if run is not None and state.global_step in run.plan:
@@ -216,26 +214,26 @@ class VoGCallback(TrainerCallback):
     def on_evaluate(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Take a last snapshot where an evaluation has ended the training."""
+        """Take a last snapshot if an evaluation ended the training."""
         self._take_if_stopping(state, control, model)
 
     def on_save(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        """The same, for a callback behind this one that ended it; drop the moments of checkpoints that are gone."""
+        """Take a last snapshot if a later callback ended the training; drop moments of deleted checkpoints."""
         self._take_if_stopping(state, control, model)
         self._save_moments(control, state, of_checkpoint=True)
 
     def on_train_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
-        """Score, then log; the scores are on disk before anything is logged."""
+        """Score, then log; scores are on disk before logging starts."""
         run = self._run
         if run is None:
             return
         # Trainer logs train_runtime just before a real end; a trial that is pruned ends without.
         if state.is_hyper_param_search and not any("train_runtime" in entry for entry in state.log_history):
-            logger.info("VoG: training was ended by a hyper-parameter search; this trial is not scored")
+            logger.info("VoG: a hyperparameter search ended this training, so the trial is not scored")
         else:
             if not args.load_best_model_at_end:
                 self._take_if_stopping(state, control, model)
@@ -246,13 +244,13 @@ class VoGCallback(TrainerCallback):
             self._log(run, state.global_step)
 
     def _take_if_stopping(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
-        """The last snapshot of a training that ends before its plan does."""
+        """Take the last snapshot of a training that ends before its plan."""
         run = self._run
         if run is not None and control.should_training_stop and state.global_step < run.plan[-1]:
             self._take(run, model, state, control)
 
     def _take(self, run: TrainingRun, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
-        """A snapshot; of a live ranking what it is now is logged, unless the end of training will do so at once."""
+        """Take a snapshot, and log the current live ranking unless the end of training will log it immediately."""
         before = run.n_snapshots
         self._guarded("taking a snapshot", run.take, model, state)
         is_new = run.n_snapshots > before and self._failure is None
@@ -272,28 +270,28 @@ class VoGCallback(TrainerCallback):
                     for to in active_runs():
                         log(to=to, artifact=False)
         except Exception:
-            logger.exception("VoG: logging the ranking of step %d failed; training and scoring go on", step)
+            logger.exception("VoG: logging the ranking of step %d failed; training and scoring continue", step)
 
     def _score(self, run: TrainingRun, model: nn.Module) -> None:
         self._scores = run.finish(model)
 
     def _guarded(self, what: str, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run ``work``; a failure must not end the training, so it is kept for `scores` and logged once."""
+        """Run ``work``; a failure does not end the training but is logged once and stored for `scores`."""
         if self._failure is not None:
             return
         try:
             with preserved_rng():
                 work(*args, **kwargs)
         except Exception as error:
-            logger.exception("VoG: %s failed; training goes on, callback.scores raises the cause", what)
+            logger.exception("VoG: %s failed; training continues, and callback.scores raises the cause", what)
             self._failure = _without_tracebacks(error)
             if self._run is not None:
                 self._run.close()
 
     def _save_moments(self, control: TrainerControl, state: TrainerState, *, of_checkpoint: bool = False) -> None:
-        """Keep live moments beside the checkpoint that is about to be written, so that none is there without them.
+        """Save live moments before each checkpoint, so that no checkpoint lacks them.
 
-        A failure costs the way back to this checkpoint, not the scores.
+        After a failure, training cannot resume from this checkpoint, but scores are not lost.
         """
         run = self._run
         if run is None or self._failure is not None or not (control.should_save or of_checkpoint):
@@ -305,43 +303,47 @@ class VoGCallback(TrainerCallback):
                     run.drop_moments(state.global_step)
         except Exception:
             logger.exception(
-                "VoG: saving the moments of step %d failed; training and scoring go on, resuming here will not",
+                "VoG: saving the moments of step %d failed; training and scoring continue, but cannot resume from here",
                 state.global_step,
             )
 
     def _log(self, run: TrainingRun, step: int) -> None:
         log = partial(log_scores, self.scores, _only(_shown(run.datasets)), step=step, top_k=self.top_k)
         trackers = self._trackers | active_runs()
-        for to, tracker in (trackers or {"wandb": None}).items():  # without any, log_scores says how to get one
+        for to, tracker in (trackers or {"wandb": None}).items():  # without any, log_scores explains how to start one
             try:
                 with preserved_rng(), reopened(to, tracker) as opened:
                     log(to=to, run=opened)
             except Exception:
-                logger.exception("VoG: logging failed; the scores are whole, in callback.scores and in %s", run.folder)
+                logger.exception(
+                    "VoG: logging failed; the scores are complete, in callback.scores and in %s", run.folder
+                )
 
 
 def _shown(splits: dict[str, Any]) -> dict[str, Any]:
-    """What can show its rows, by split: a stream cannot, it is read once."""
+    """Datasets that can show rows, by split; None for streams, which are read only once."""
     return {name: None if is_stream(rows) else rows for name, rows in splits.items()}
 
 
 def _only(splits: dict[str, T]) -> T | dict[str, T]:
-    """What there is of the only split, or of all of several by name."""
+    """The value of the only split, or all values by split name."""
     return splits.get(ONLY_SPLIT, splits)
 
 
 def _check_split(split: Any, collect: str, id_column: str | None) -> None:
-    """Raise where what is to be scored does not go with the other options; None: the Trainer's own data set."""
+    """Raise if a split does not match the other options; None: the Trainer's own dataset."""
     if is_stream(split) and collect == "live":
-        raise ConfigError("collect='live' keeps moments by row number, which a stream has not; use collect='replay'")
+        raise ConfigError(
+            "collect='live' keeps moments by row number, which a stream does not have; use collect='replay'"
+        )
     if id_column is not None and not is_stream(split):
-        raise ConfigError("id_column names the rows of a stream; other rows have their number, leave it out")
+        raise ConfigError("id_column is only for streams, since other rows have numbers; leave it out")
     if split is not None and not is_stream(split):
         check_map_style(split)
 
 
 def _without_tracebacks(error: Exception) -> Exception:
-    """An error to keep, which holds no frames and so no tensors; its traceback is in the log."""
+    """The error without frames, which would keep tensors alive; its traceback is in the log."""
     behind: BaseException | None = error
     while behind is not None:
         behind.__traceback__ = None

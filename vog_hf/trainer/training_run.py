@@ -1,4 +1,4 @@
-"""TrainingRun: one training's plan of snapshots, its folder, and the scorer with a reader for each split."""
+"""TrainingRun: the snapshot plan of one training, its folder, and the scorer with a reader per split."""
 
 import logging
 import math
@@ -46,7 +46,7 @@ PREPARING = "preparing to score"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What a `VoGCallback` was told; see there."""
+    """The options of `VoGCallback`; documented there."""
 
     dataset: Any
     config: VoGConfig
@@ -65,11 +65,11 @@ class TrainingOptions:
 
 
 class TrainingRun:
-    """One training: its plan, its folder, and the scorer with a reader for each split.
+    """One training: its plan, its folder, and the scorer with a reader per split.
 
-    Making one (on every process) is the dry run: what is wrong with options, data, labels, transform or model raises
-    here; `begin` then prepares the folder. Whole copies and full tensors of a sharded model are gathered between the
-    parts that may fail on one process alone.
+    The constructor (on every process) is the dry run: faults of options, data, labels, transform or model raise here;
+    `begin` then prepares the folder. Copies and full tensors of a sharded model are gathered between the parts that may
+    fail on only one process.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TrainingRun:
         self._saved: set[str] = set()
 
     def _resolve(self, state: TrainerState, train_dataloader: Any) -> None:
-        """What is to be done, and with which rows."""
+        """Resolve the plan, the folder and the datasets."""
         options, args = self._options, self._args
         self._checkpoints_kept = _checkpoints_kept(args, state)
         self.plan = plan_snapshots(
@@ -110,15 +110,15 @@ class TrainingRun:
         if self._is_sharded and options.is_live:
             raise ConfigError(
                 "collect='live' scores with the model that trains, and it is sharded (FSDP or ZeRO-3); use "
-                "collect='replay', which scores a whole copy of it at the end"
+                "collect='replay', which scores a full copy of it at the end"
             )
 
     def _whole(self, model: nn.Module) -> nn.Module:
-        """The model that trains; a whole copy of it where it is sharded (a collective)."""
+        """The training model, or an unsharded copy of it (a collective operation)."""
         return unsharded_copy(model) if self._is_sharded else model
 
     def _dry_run(self, model: nn.Module) -> None:
-        """The first rows of each split through the model that will be scored."""
+        """Run the first rows of each split through the model."""
         options = self._options
         self._scorer, self._readers = self._scorer_and_readers(model)
         self._plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
@@ -127,7 +127,7 @@ class TrainingRun:
             taken = taken_columns(self.datasets[split], names)
             if taken:
                 logger.warning(
-                    "the data set has columns %s already, and its scores have the same names; pass prefix= to "
+                    "the dataset already has columns %s, and its scores have the same names; pass prefix= to "
                     "scored_dataset, or read callback.scores",
                     taken,
                 )
@@ -138,7 +138,7 @@ class TrainingRun:
         }
 
     def _scorer_and_readers(self, model: nn.Module) -> tuple[VoGScorer, dict[str, BatchReader]]:
-        """For a whole model."""
+        """The scorer and the reader of each split, for an unsharded model."""
         options, args = self._options, self._args
         scorer = VoGScorer(
             model,
@@ -164,11 +164,11 @@ class TrainingRun:
         return scorer, readers
 
     def begin(self, state: TrainerState, model: nn.Module) -> None:
-        """Prepare the folder once every process has found its rows in order; take up an interrupted training.
+        """Prepare the folder, after every process has checked its rows; continue an interrupted training.
 
         Raises:
-            OutputFolderError: The folder is foreign, in use, too small, or its snapshots are of something else.
-            ConfigError: Live moments of the step that Trainer resumes from are not there.
+            OutputFolderError: The folder is foreign, in use, too small, or has other snapshots.
+            ConfigError: Live moments of the resumed step are missing.
         """
         step = state.global_step
         self._taken = from_main(current_processes(), f"preparing {self.folder}", self._prepare_folder, state)
@@ -177,14 +177,14 @@ class TrainingRun:
         missing = [planned for planned in self.plan if planned < step and planned not in self._taken]
         if missing:
             steps = ", ".join(map(str, missing))
-            logger.warning("VoG: no snapshots of steps %s in %s, training goes on without them", steps, self.folder)
+            logger.warning("VoG: no snapshots of steps %s in %s; training continues without them", steps, self.folder)
         if step in self.plan:  # interrupted between the last checkpoint and the end of its epoch
             self.take(model, state)
-        if self._is_sharded:  # the whole copy was for the dry run; its memory is the training's now
+        if self._is_sharded:  # the copy was only for the dry run; free its memory for training
             del self._scorer, self._readers
 
     def take(self, model: nn.Module, state: TrainerState) -> None:
-        """A snapshot of the model as it is, once per step."""
+        """Take a snapshot of the model, once per step."""
         step = state.global_step
         if step in self._taken:
             return
@@ -197,18 +197,18 @@ class TrainingRun:
 
     @property
     def is_live(self) -> bool:
-        """Whether moments are kept in memory."""
+        """True if moments are kept in memory."""
         return bool(self._live)
 
     @property
     def n_snapshots(self) -> int:
-        """How many were taken."""
+        """Number of snapshots taken."""
         return len(self._taken)
 
     def current_scores(self, top_k: int) -> dict[str, VoGScores]:
-        """Live scores of each split up to now, on the main process; empty where there are too few snapshots.
+        """Current live scores of each split on the main process; empty with too few snapshots.
 
-        They have the heat maps of the rows that `log_scores` shows.
+        They include the heat maps of the rows that `log_scores` shows.
         """
         if self.n_snapshots < MIN_SNAPSHOTS:
             return {}
@@ -222,7 +222,7 @@ class TrainingRun:
         return live.with_heat_maps(ranking, rows)
 
     def save_moments(self, step: int) -> None:
-        """Write live moments, once per step and number of snapshots; replay has its snapshots on disk already."""
+        """Write live moments, once per step and number of snapshots; replay already has its snapshots on disk."""
         name = f"step-{step:09d}-snapshots-{len(self._taken):04d}"
         if self._live and name not in self._saved:
             for split, live in self._live.items():
@@ -230,16 +230,16 @@ class TrainingRun:
             self._saved.add(name)
 
     def drop_moments(self, step: int) -> None:
-        """Delete live moments of steps whose checkpoints are gone; ``step`` has one."""
+        """Delete live moments of deleted checkpoints; ``step`` still has one."""
         from_main(current_processes(), "dropping old moments", self._drop_moments, step)
 
     def close(self) -> None:
-        """Let other runs have the folder, and the memory of live moments go."""
+        """Release the lock of the folder and the memory of live moments."""
         _release(self.folder)
         self._live = {}
 
     def finish(self, model: nn.Module) -> dict[str, VoGScores]:
-        """The scores of each split."""
+        """Compute the scores of each split."""
         processes = current_processes()
         processes.wait_for_everyone()
         folders = {split: self.folder / "scores" / split for split in self.datasets}
@@ -257,9 +257,9 @@ class TrainingRun:
         }
 
     def _remove_other_scores(self, folders: Mapping[str, Path], snapshots: SnapshotSet) -> None:
-        """Leave what a scoring of this training has finished before it was interrupted, and nothing else.
+        """Remove scores that do not belong to this training; keep those of its own interrupted scoring.
 
-        Training may have gone on from an older checkpoint, or with other choices.
+        Training may have continued from an older checkpoint, or with other options.
         """
         for split, folder in folders.items():
             if folder.exists():
@@ -276,27 +276,27 @@ class TrainingRun:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _restore_moments(self, step: int) -> None:
-        """Go on from the moments of the checkpoint that Trainer resumes from; newer ones are left to be replaced."""
-        whole, there = from_main(current_processes(), "looking for moments", self._moments_of, step)
-        if whole is not None:
+        """Continue from the moments of the resumed checkpoint; newer ones will be replaced."""
+        folder, steps = from_main(current_processes(), "looking for moments", self._moments_of, step)
+        if folder is not None:
             for split, live in self._live.items():
-                live.restore(whole / split)
+                live.restore(folder / split)
                 self._taken = live.steps
         elif self.plan[0] < step:
             raise ConfigError(
-                f"collect='live' cannot resume at step {step}: {self.folder / 'live'} has no moments of it (there are "
-                f"those of steps {there}); resume from one of these checkpoints, train anew, or use collect='replay'"
+                f"collect='live' cannot resume at step {step}: {self.folder / 'live'} has no moments of it, only "
+                f"of steps {steps}; resume from one of these checkpoints, train again, or use collect='replay'"
             )
 
     def _moments_of(self, step: int) -> tuple[Path | None, list[int]]:
-        """The newest whole folder of moments of a step, and the steps of which there are any."""
-        there = sorted((self.folder / "live").glob("step-*"), reverse=True)
-        of_step = [folder for folder in there if _step_of(folder) == step]
+        """The newest complete folder of moments of a step, and all steps with moments."""
+        folders = sorted((self.folder / "live").glob("step-*"), reverse=True)
+        of_step = [folder for folder in folders if _step_of(folder) == step]
         whole = [folder for folder in of_step if all((folder / s / STATE_NAME).is_file() for s in self._live)]
-        return next(iter(whole), None), sorted({_step_of(folder) for folder in there})
+        return next(iter(whole), None), sorted({_step_of(folder) for folder in folders})
 
     def _n_rows(self, split: str) -> int | None:
-        """Rows of a split; None of a stream."""
+        """Number of rows of a split; None for a stream."""
         return None if is_stream(self.datasets[split]) else len(self.datasets[split])
 
     def _needed_bytes(self) -> int:
@@ -317,20 +317,20 @@ class TrainingRun:
             logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
 
     def _prepare_folder(self, state: TrainerState) -> list[int]:
-        """Check and empty the folder, or take up an interrupted training; returns the steps that are there."""
+        """Check and empty the folder, or continue an interrupted training; returns the steps with snapshots."""
         folder, step = self.folder, state.global_step
         resumed = step > 0
         if folder.exists() and not folder.is_dir():
             raise OutputFolderError(f"output_dir {folder} is a file; pass a folder")
         if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
             raise OutputFolderError(
-                f"{folder} holds files that vog_hf did not write; pass another output_dir (a folder of its own)"
+                f"{folder} holds files that vog_hf did not write; pass a separate folder as output_dir"
             )
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
         _hold(folder, state)
         remove_half_written(folder)
         write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
-        if not resumed or self._live:  # of an interrupted replay, `finish` goes on with what is finished
+        if not resumed or self._live:  # `finish` continues an interrupted replay
             shutil.rmtree(folder / "scores", ignore_errors=True)
         if not resumed:
             shutil.rmtree(folder / "snapshots", ignore_errors=True)
@@ -341,38 +341,38 @@ class TrainingRun:
         return self._writer.steps
 
 
-_held: dict[Path, tuple[ExitStack, TrainerState]] = {}
+_locks: dict[Path, tuple[ExitStack, TrainerState]] = {}
 
 
 def _hold(folder: Path, state: TrainerState) -> None:
-    """Hold a folder's lock until `_release`, or until this process's next training in it: the last may have crashed.
+    """Hold the lock of a folder until `_release`, or until the next training in it (the last one may have crashed).
 
-    Callbacks of one training get the same ``state``, and each needs a folder of its own.
+    Callbacks of one training get the same ``state``, and each needs a separate folder.
     """
-    _, holder = _held.get(folder.resolve(), (None, None))
+    _, holder = _locks.get(folder.resolve(), (None, None))
     if holder is state:
         raise OutputFolderError(
-            f"{folder} is in use by another VoGCallback of this training; pass output_dir=, a folder of its own, to "
+            f"{folder} is in use by another VoGCallback of this training; pass output_dir=, a separate folder, to "
             "one of them, or compute several targets with one callback: VoGConfig(target=('logit', 'loss'))"
         )
     _release(folder)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
-        _held[folder.resolve()] = (stack.pop_all(), state)
+        _locks[folder.resolve()] = (stack.pop_all(), state)
 
 
 def _release(folder: Path) -> None:
-    stack, _ = _held.pop(folder.resolve(), (ExitStack(), None))
+    stack, _ = _locks.pop(folder.resolve(), (ExitStack(), None))
     stack.close()
 
 
 def _step_of(folder: Path) -> int:
-    """Of a folder of moments."""
+    """The step of a folder of moments."""
     return int(folder.name.split("-")[1])
 
 
 def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
-    """At most how many checkpoints are on disk at a time (one more while the oldest is still there)."""
+    """Maximum number of checkpoints on disk at a time (one more while the oldest still exists)."""
     if args.save_strategy == "no":
         return 0
     saves = -(-state.max_steps // max(int(state.save_steps or args.save_steps), 1))
@@ -382,7 +382,7 @@ def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
 
 
 def splits_of(dataset: Any) -> dict[str, Any]:
-    """Data sets by split; a single one under `ONLY_SPLIT`."""
+    """Datasets by split; a single dataset under `ONLY_SPLIT`."""
     if isinstance(dataset, Mapping) and not has_table(dataset):
         if not dataset:
             raise DataError("the DatasetDict is empty: there is no split to score")
@@ -395,12 +395,12 @@ def splits_of(dataset: Any) -> dict[str, Any]:
 
 
 def _training_rows(train_dataloader: Any) -> Any:
-    """The trainer's own rows, where they have numbers."""
+    """The trainer's own rows, if they have numbers."""
     rows = getattr(train_dataloader, "dataset", None)
     if is_stream(rows):
         raise DataError(
             f"the training data is a stream ({type(rows).__name__}), which Trainer shuffles and shards its own way; "
-            "pass the rows to score: VoGCallback(dataset=...), a map-style data set or a stream with a fixed order"
+            "pass the rows to score: VoGCallback(dataset=...), a map-style dataset or a stream with a fixed order"
         )
     return rows
 
