@@ -10,7 +10,7 @@ from ways import score, train
 from workloads import BATCH, Workload, bert_mini, perturbed_states, resnet18, small_resnet, stored, vit_tiny
 
 SNAPSHOTS = 5
-CASES: tuple[tuple[Callable[[int], Workload], int, float], ...] = (  # what, how many rows, at most
+CASES: tuple[tuple[Callable[[int], Workload], int, float], ...] = (  # workload, number of rows, target
     (small_resnet, 2_000, 0.70),
     (resnet18, 384, 0.70),
     (vit_tiny, 384, 0.55),
@@ -19,7 +19,7 @@ CASES: tuple[tuple[Callable[[int], Workload], int, float], ...] = (  # what, how
 
 
 def measure(options: Options) -> list[Figure]:
-    """The whole time of scoring, shared out over the snapshots, against the steps of an epoch."""
+    """Compare the whole time of scoring, divided by the number of snapshots, with the steps of an epoch."""
     figures = []
     for make, n_rows, at_most in CASES:
         workload = make(options.rows(n_rows)).to(options.device)
@@ -32,7 +32,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def sides(workload: Workload, snapshots: list[Path], options: Options) -> dict[str, Callable[[], float]]:
-    """Seconds of a pass and of an epoch."""
+    """Functions that measure the seconds of a pass and of an epoch."""
 
     def one_pass() -> float:
         return timed(partial(score, workload, snapshots)) / len(snapshots)

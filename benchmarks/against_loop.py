@@ -13,7 +13,7 @@ TARGET = Target(at_most=1.10)
 
 
 def measure(options: Options) -> list[Figure]:
-    """Against the same forward (of the ResNet, the folded one) and against the plain one."""
+    """Compare with the same forward pass (folded for the ResNet) and with the unfolded one."""
     return [
         *compare(small_resnet(options.rows(2_000)), 5, options, folded=True),
         *compare(vit_tiny(options.rows(256)), 3, options, folded=False),
@@ -40,7 +40,7 @@ def compare(workload: Workload, n_snapshots: int, options: Options, *, folded: b
 def sides(
     workload: Workload, states: list[State], snapshots: list[Path], *, folded: bool
 ) -> dict[str, Callable[[], float]]:
-    """Seconds of the scorer and of the loops, which have their batches and states beforehand."""
+    """Functions that measure the seconds of the scorer and of the loops, which have batches and states in memory."""
     loop = partial(bare_loop, workload.model, batches_in_memory(workload), states)
     loops = {"folded loop": partial(loop, folded=True)} if folded else {}
     ways = {"scorer": partial(score, workload, snapshots), **loops, "plain loop": loop}

@@ -1,4 +1,4 @@
-"""(c) The scorer against the way of the reference code and the way of H-CAT, which give the same numbers."""
+"""(c) The scorer against the methods of the reference code and of H-CAT, which give the same numbers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ SNAPSHOTS = 10
 
 
 def measure(options: Options) -> list[Figure]:
-    """How many times as long the other ways take, for a model with little to compute per image, too."""
+    """Ratios of the times of the other methods, also for a model with little computation per image."""
     return [
         *compare(small_resnet(options.rows(512)).to(options.device), options),
         *compare(tiny_resnet(options.rows(2_048)).to(options.device), options),
@@ -36,7 +36,7 @@ def compare(workload: Workload, options: Options) -> list[Figure]:
 
 
 def sides(workload: Workload, states: list[State], snapshots: list[Path]) -> dict[str, Callable[[], float]]:
-    """Seconds of each way."""
+    """Functions that measure the seconds of each method."""
     ways = {
         "scorer": partial(score, workload, snapshots),
         "lists": partial(in_lists, workload, states),
@@ -46,7 +46,7 @@ def sides(workload: Workload, states: list[State], snapshots: list[Path]) -> dic
 
 
 def check_equal(workload: Workload, states: list[State], snapshots: list[Path]) -> None:
-    """Raise where the ways do not give the same scores: their times would say nothing."""
+    """Raise if the methods do not give the same scores, which would make their times meaningless."""
     ours = score(workload, snapshots).column("vog")
     for theirs in (one_by_one(workload, states), in_lists(workload, states).cpu().numpy()):
         np.testing.assert_allclose(theirs, ours, rtol=1e-3)

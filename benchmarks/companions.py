@@ -1,4 +1,4 @@
-"""(h) Scoring with all companions and heat maps against VoG alone, which a model without logits gives."""
+"""(h) Scoring with all companions and heat maps against VoG alone, with a model without recognizable logits."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -30,12 +30,12 @@ class Renamed(nn.Module):
 
 
 def output_of_label(outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-    """The target ``"logit"`` of a model whose logits the scorer cannot find."""
+    """The target ``"logit"`` for a model with logits that the scorer does not recognize."""
     return outputs["outputs"].gather(1, batch["labels"][:, None]).squeeze(1)
 
 
 def measure(options: Options) -> list[Figure]:
-    """The default configuration against the least that can be asked for."""
+    """Compare the default configuration with the minimal one."""
     workload = small_resnet(options.rows(2_000)).to(options.device)
     whole = Workload(workload.name, Renamed(workload.model, "logits"), workload.rows)
     alone = Workload(workload.name, Renamed(workload.model, "outputs"), workload.rows)

@@ -1,4 +1,4 @@
-"""(g) How the time grows with rows, snapshots and the pixels of an image: slopes on a log-log scale."""
+"""(g) Growth of the time with rows, snapshots and pixels per image: slopes on a log-log scale."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +16,7 @@ Case = tuple[Workload, list[Path]]
 
 
 def measure(options: Options) -> list[Figure]:
-    """The slopes of the whole time, a straight line through the origin being 1."""
+    """Slopes of the whole time; 1 is linear growth."""
     rows = {n: small_resnet(options.rows(n)).to(options.device) for n in ROWS}
     with TemporaryDirectory() as folder:
         files = stored(perturbed_states(rows[ROWS[0]].model, max(SNAPSHOTS)), Path(folder))
@@ -34,7 +34,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def slope(what: str, cases: Mapping[int, Case], options: Options, target: Target | None = None) -> Figure:
-    """The slope of each round, and what a straight line through the medians leaves as the cost of starting."""
+    """The slope of each round, and the fixed cost from a straight line through the medians."""
     sides = {f"{n} {what}": partial(timed, partial(score, *case)) for n, case in cases.items()}
     seconds = in_turns(sides, options.pairs)
     sizes = np.array(list(cases), dtype=float)

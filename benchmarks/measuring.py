@@ -1,4 +1,4 @@
-"""Measuring: sides of a comparison run in turns, what came out as figures beside their targets, a table and JSON."""
+"""Measurements: run the sides of a comparison alternately, and report figures with their targets as table and JSON."""
 
 import datetime as dt
 import gc
@@ -25,7 +25,7 @@ LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "vog-hf
 
 @dataclass(frozen=True)
 class Options:
-    """How often, how large and where the benchmarks run."""
+    """Repetitions, size and device of the benchmarks."""
 
     pairs: int = 5
     scale: float = 1.0
@@ -33,13 +33,13 @@ class Options:
     device: str = "cpu"
 
     def rows(self, n: int) -> int:
-        """That many rows, made fewer by the scale."""
+        """``n`` rows, reduced by the scale."""
         return max(FEWEST_ROWS, round(n * self.scale))
 
 
 @dataclass(frozen=True)
 class Target:
-    """The range that the median should lie in."""
+    """The target range of the median."""
 
     at_least: float = -math.inf
     at_most: float = math.inf
@@ -57,7 +57,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a quantity, once per round, and every second it comes from."""
+    """One line of the table: a quantity per round, with the times behind it."""
 
     benchmark: str
     what: str
@@ -73,7 +73,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """Whether the median is in the target's range; nothing where there is none."""
+        """``"met"`` or ``"missed"``; empty without a target."""
         if self.target is None:
             return ""
         return "met" if self.median in self.target else "missed"
@@ -96,7 +96,7 @@ class Figure:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that the work takes, with what it has started on a GPU."""
+    """Seconds of the work, including its work on a GPU."""
     synchronize()
     began = time.perf_counter()
     work()
@@ -105,13 +105,13 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def synchronize() -> None:
-    """Wait until a GPU, if one is in use, has done what it was asked to do."""
+    """Wait until a GPU, if one is in use, has finished."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
-    """Seconds of each side, run one after the other in every round and in the reverse order in every other one."""
+    """Seconds of each side, run one after the other in each round, in reverse order in every other round."""
     seconds: Seconds = {side: [] for side in sides}
     for number in range(rounds):
         for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
@@ -127,7 +127,7 @@ def described(seconds: Seconds, number: int) -> str:
 
 
 def ratios(seconds: Seconds, side: str, other: str) -> list[float]:
-    """How many times as long as the other one a side took, round by round."""
+    """Ratio of the times of two sides, per round."""
     return [a / b for a, b in zip(seconds[side], seconds[other], strict=True)]
 
 
@@ -158,12 +158,12 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def shown(value: float) -> str:
-    """A number with as many digits as a reader needs."""
+    """A number rounded for the table."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def write_json(path: Path, figures: Sequence[Figure], options: Options) -> None:
-    """Everything that was measured, and on what."""
+    """Write all measurements, with machine and versions."""
     record = {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": machine(options),
@@ -176,19 +176,19 @@ def write_json(path: Path, figures: Sequence[Figure], options: Options) -> None:
 
 
 def machine(options: Options) -> dict[str, Any]:
-    """What this runs on."""
-    found = {
+    """Description of this machine."""
+    description = {
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg(),
     }
-    return found | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
+    return description | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
 
 
 def processor_name() -> str:
-    """The processor as Linux calls it; elsewhere its architecture."""
+    """Name of the processor on Linux; elsewhere its architecture."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -21,7 +21,7 @@ MODELS = {
 
 
 def measure(options: Options) -> list[Figure]:
-    """Both models in both precisions."""
+    """Measure both models in both precisions."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     rows = images(options.rows(ROWS), SIDE, classes=CLASSES)
     return [

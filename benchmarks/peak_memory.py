@@ -1,6 +1,6 @@
-"""(i) The most memory that each way needs, in a process of its own.
+"""(i) Peak memory of each method, in a separate process.
 
-As a program it is one of these processes, and prints what it held before the work and at most, in bytes.
+Run as a program, this is one of these processes: it prints its memory before the work and its peak, in bytes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Way = Callable[[Workload, list[State]], object]
 
 
 def score_stored(workload: Workload, states: list[State], *, memory_budget: int | None = None) -> None:
-    """`score` of states that are on disk."""
+    """`score` with states stored on disk."""
     with TemporaryDirectory() as folder:
         score(workload, stored(states, Path(folder)), memory_budget=memory_budget)
 
@@ -51,7 +51,7 @@ WAYS: dict[str, Way] = {
 
 
 def measure(options: Options) -> list[Figure]:
-    """The peaks, and the bytes that gradients in lists need."""
+    """Measure the peaks, and compute the bytes of gradients in lists."""
     n_rows = options.rows(ROWS)
     figures = []
     for way in WAYS:
@@ -71,7 +71,7 @@ def held_in_lists(n_rows: int) -> list[Figure]:
 
 
 def in_own_process(way: str, options: Options) -> tuple[int, int]:
-    """Bytes held before the work, and at most."""
+    """Memory before the work and peak memory, in bytes."""
     ended = subprocess.run(
         [sys.executable, __file__, way, json.dumps(asdict(options))], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -80,9 +80,9 @@ def in_own_process(way: str, options: Options) -> tuple[int, int]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever had.
+    """Peak memory of this process in bytes.
 
-    On Linux not from `getrusage`: there a process begins with the peak of the one that started it.
+    Not from `getrusage` on Linux: there a process inherits the peak of its parent.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -91,7 +91,7 @@ def peak_bytes() -> int:
 
 
 def work(way: str, options: Options) -> None:
-    """One way, from models and rows in memory."""
+    """Run one method with model and rows in memory."""
     torch.set_num_threads(options.threads)
     workload = small_resnet(options.rows(ROWS))
     states = perturbed_states(workload.model, SNAPSHOTS)

@@ -14,7 +14,7 @@ SNAPSHOTS = 5
 
 
 def measure(options: Options) -> list[Figure]:
-    """Replay decodes a row once, live once per snapshot."""
+    """Compare replay, which decodes a row once, with live, which decodes it once per snapshot."""
     resnet = small_resnet(1).model
     return [
         compare(Workload(f"small ResNet, JPEG {SIDE} x {SIDE}", resnet, jpeg_rows(options.rows(1_000), SIDE)), options),
@@ -25,7 +25,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def compare(workload: Workload, options: Options) -> Figure:
-    """The figure of one size of images."""
+    """The figure for one image size."""
     workload = workload.to(options.device)
     states = perturbed_states(workload.model, SNAPSHOTS)
     with TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Run the benchmarks: pairs in turns, a table of ratios beside their targets, and every second as JSON.
+"""Run the benchmarks, and report a table of ratios with their targets and all times as JSON.
 
     python benchmarks/run.py --only epoch loop --pairs 5
 
-Nothing fails when a target is missed: times belong to a machine.
+A missed target is not a failure, because times depend on the machine.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ON_CPU_ONLY = ("processes", "memory")
 
 
 def main() -> None:
-    """Measure what was asked for, then print and write it."""
+    """Run the selected benchmarks, and print and write the results."""
     given = parse()
     options = Options(given.pairs, given.scale, given.threads, given.device)
     torch.set_num_threads(options.threads)
@@ -51,8 +51,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--pairs", type=positive, default=5, help="rounds, each of which runs every side once")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, to see that all runs")
+    parser.add_argument("--pairs", type=positive, default=5, help="number of rounds; each runs every side once")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, for a quick test")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """A number that is at least one."""
+    """A whole number of at least one."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number

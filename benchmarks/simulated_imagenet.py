@@ -1,8 +1,8 @@
-"""Score the first blocks of a data set as large as ImageNet, and work out what the whole of it takes.
+"""Score the first blocks of a dataset as large as ImageNet, and extrapolate to all of it.
 
-1,281,167 rows of 224 x 224 pixels are made on the fly; a small network is scored on them until a few blocks are
-finished, and what those took (time, memory, disk) is carried over to all rows. The network is small so that blocks
-finish on a laptop: the hours of a larger one follow from its own rows per second (``--rows-per-second``).
+1,281,167 rows of 224 x 224 pixels are generated on the fly. A small network is scored on them until a few blocks are
+finished, and their cost (time, memory, disk) is extrapolated to all rows. The network is small so that blocks finish on
+a laptop; the hours of a larger network follow from its rows per second (``--rows-per-second``).
 
     python benchmarks/simulated_imagenet.py --blocks 3
 """
@@ -30,7 +30,7 @@ CLASSES = 1000
 
 
 class SimulatedImageNet(torch.utils.data.Dataset):
-    """As many rows as ImageNet has, each made from its number."""
+    """As many rows as ImageNet, each generated from its number."""
 
     def __len__(self) -> int:
         return ROWS
@@ -43,7 +43,7 @@ class SimulatedImageNet(torch.utils.data.Dataset):
 
 
 def small_network() -> nn.Module:
-    """A network of 224 x 224 pixels that a CPU gets through: three strided convolutions with BatchNorm."""
+    """A network for 224 x 224 pixels that is fast on a CPU: three strided convolutions with BatchNorm."""
     torch.manual_seed(0)
     return Network()
 
@@ -70,7 +70,7 @@ class Network(nn.Module):
 
 
 def snapshots(model: nn.Module, n: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """States of the network as training might have left them."""
+    """States of the network, perturbed as if by training."""
     generator = torch.Generator().manual_seed(1)
     for k in range(n):
         yield (
@@ -85,7 +85,7 @@ def snapshots(model: nn.Module, n: int) -> Iterator[tuple[str, dict[str, Tensor]
 
 
 def score(folder: Path, options: argparse.Namespace) -> None:
-    """Score until interrupted; writes the peak of the memory."""
+    """Score until interrupted, then write the peak memory."""
     torch.set_num_threads(options.threads)
     model = small_network()
     scorer = VoGScorer(model, batch_size=options.batch_size, memory_budget=options.memory_budget)
@@ -97,7 +97,7 @@ def score(folder: Path, options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Seconds, bytes and rows of one block (the median), and the peak of the memory."""
+    """Median seconds, bytes and rows of one block, and the peak memory."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.time()
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def report(measured: dict[str, float], options: argparse.Namespace) -> None:
-    """What was measured, and what it makes for all rows."""
+    """Print the measurements and their extrapolation to all rows."""
     passes = ROWS * options.snapshots
     rate = measured["rows per block"] * options.snapshots / measured["seconds per block"]
     print(
@@ -132,7 +132,7 @@ def report(measured: dict[str, float], options: argparse.Namespace) -> None:
     print(f"first block after   {measured['seconds to the first block']:8.1f} s (imports, rows, dry run, the block)")
     print(f"peak memory         {measured['peak memory'] / 2**30:8.2f} GiB")
     per_row = measured["bytes per row on disk"]
-    print(f"disk                {per_row:8.0f} bytes a row, {per_row * ROWS / 2**30:.1f} GiB for {ROWS:,} rows")
+    print(f"disk                {per_row:8.0f} bytes per row, {per_row * ROWS / 2**30:.1f} GiB for {ROWS:,} rows")
     print(f"this network, all   {passes / rate / 3600:8.1f} h on 1 process, {passes / rate / 3600 / 8:.1f} h on 8")
     for other in options.rows_per_second:
         hours = passes / other / 3600
@@ -142,7 +142,7 @@ def report(measured: dict[str, float], options: argparse.Namespace) -> None:
 def main() -> None:
     """Measure, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=3, help="how many blocks to finish")
+    parser.add_argument("--blocks", type=int, default=3, help="number of blocks to finish")
     parser.add_argument("--snapshots", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--memory-budget", type=int, default=2**30, help="bytes for a block of rows")
@@ -152,7 +152,7 @@ def main() -> None:
         type=float,
         nargs="*",
         default=[500, 1000, 2000],
-        help="forward and input gradient of one snapshot on the device in question",
+        help="rows per second for forward pass and input gradient of another network or device",
     )
     options = parser.parse_args()
     report(measure(options), options)

@@ -1,6 +1,6 @@
-"""(f) Two processes of one thread against one process of one thread; the scoring is timed, not the start.
+"""(f) Two processes against one process, each with one thread; only the scoring is timed, not the start.
 
-As a program, under torchrun, it is one of these processes.
+Run as a program under torchrun, this is one of these processes.
 """
 
 import argparse
@@ -23,7 +23,7 @@ LIMIT = 600  # seconds
 
 
 def measure(options: Options) -> list[Figure]:
-    """How many times as long one process takes."""
+    """Measure the ratio of the times of one and two processes."""
     n_rows = options.rows(2_000)
     with TemporaryDirectory() as folder:
         workload = small_resnet(n_rows)
@@ -38,7 +38,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def launch(processes: int, n_rows: int, folder: str) -> float:
-    """Seconds of scoring on so many processes."""
+    """Seconds of scoring on a number of processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
@@ -56,7 +56,7 @@ def launch(processes: int, n_rows: int, folder: str) -> float:
 
 
 def score_in_step(n_rows: int, folder: Path) -> None:
-    """Score together; the main process prints how long that took from one barrier to the other."""
+    """Score on all processes; the main process prints the time between two barriers."""
     torch.set_num_threads(1)
     processes = PartialState(cpu=True)
     workload, snapshots = small_resnet(n_rows), sorted(folder.glob("*.safetensors"))

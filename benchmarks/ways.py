@@ -1,4 +1,4 @@
-"""Ways to get the same scores, and what they are measured against: each is one function of a workload and states."""
+"""Methods that give the same scores, and their baselines: functions of a workload and its states."""
 
 import copy
 import time
@@ -29,7 +29,7 @@ def score(
     config: VoGConfig | None = None,
     memory_budget: int | None = None,
 ) -> VoGScores:
-    """Ours, from stored snapshots."""
+    """Score with `VoGScorer` from stored snapshots."""
     scorer = VoGScorer(
         workload.model, config=config, batch_size=batch_size, memory_budget=memory_budget, progress=False
     )
@@ -37,7 +37,7 @@ def score(
 
 
 def score_live(workload: Workload, states: Sequence[State]) -> VoGScores:
-    """Ours, with the model as it goes through the states."""
+    """Score with live moments while the model changes its state."""
     scorer = VoGScorer(workload.model, batch_size=BATCH, progress=False)
     reader = scorer.reader(workload.rows, collate_fn=workload.collate_fn)
     live = scorer.live(reader, scorer.plan(reader), len(states))
@@ -48,7 +48,7 @@ def score_live(workload: Workload, states: Sequence[State]) -> VoGScores:
 
 
 class Clock(TrainerCallback):
-    """The times at which training begins and ends for the callbacks in this place of the list."""
+    """A callback that records when training begins and ends."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.begun = time.perf_counter()
@@ -58,13 +58,13 @@ class Clock(TrainerCallback):
 
 
 class LastClock(Clock):
-    """A class of its own: Trainer warns of two callbacks of the same one."""
+    """A separate class, because Trainer warns about two callbacks of the same class."""
 
 
 def train(
     workload: Workload, *, epochs: int = 1, callbacks: Sequence[TrainerCallback] = (), device: str = "cpu"
 ) -> tuple[Clock, Clock]:
-    """Train a copy of the model, steps only; the clocks before and behind the callbacks."""
+    """Train a copy of the model, steps only; returns the clocks before and after the callbacks."""
     before, behind = Clock(), LastClock()
     with TemporaryDirectory(prefix="vog-bench-") as folder:
         arguments = TrainingArguments(
@@ -93,7 +93,7 @@ def train(
 
 
 def batches_in_memory(workload: Workload, batch_size: int = BATCH) -> list[dict[str, Tensor]]:
-    """All rows of images, collated, on the model's device."""
+    """Collated batches of all rows of images on the model's device."""
     parameter = next(workload.model.parameters())
     batches = [workload.collate_fn(rows) for rows in in_batches(workload.rows, batch_size)]
     return [
@@ -103,14 +103,14 @@ def batches_in_memory(workload: Workload, batch_size: int = BATCH) -> list[dict[
 
 
 def in_batches(rows: Sequence[Any], batch_size: int) -> Iterator[Sequence[Any]]:
-    """Rows, so many at a time."""
+    """Batches of rows."""
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
 def bare_loop(
     model: nn.Module, batches: Sequence[dict[str, Tensor]], states: Sequence[State], *, folded: bool = False
 ) -> None:
-    """Nothing but forward and `torch.autograd.grad` of every batch for every state; the gradients are dropped."""
+    """Run only the forward pass and `torch.autograd.grad` for every batch and state; the gradients are discarded."""
     model.eval()
     watched = batches[0]["pixel_values"][:1].clone().requires_grad_()
     folding = replace(find_folding(model, lambda: model(watched)), channels_last=True) if folded else Folding()
@@ -132,7 +132,7 @@ def input_gradient(model: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
 
 
 def one_by_one(workload: Workload, states: Sequence[State]) -> npt.NDArray[np.floating]:
-    """The way of the reference code: one image at a time, its gradients kept, then numpy over the snapshots."""
+    """The method of the reference code: one image at a time, storing all gradients, then numpy over the snapshots."""
     model = workload.model.eval()
     kept: list[list[np.ndarray]] = []
     for state in states:
@@ -146,9 +146,9 @@ def one_by_one(workload: Workload, states: Sequence[State]) -> npt.NDArray[np.fl
 
 
 def in_lists(workload: Workload, states: Sequence[State], *, batch_size: int = BATCH) -> Tensor:
-    """The way of H-CAT, from its description: a list of gradients for every row, in memory until the last snapshot.
+    """The method of H-CAT, from its description: a list of gradients per row, in memory until the last snapshot.
 
-    The channels are averaged at the end, so that the numbers are the others'.
+    The channels are averaged at the end, so that the results match the other methods.
     """
     model = workload.model.eval()
     kept: list[list[Tensor]] = [[] for _ in workload.rows]

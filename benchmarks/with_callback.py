@@ -12,7 +12,7 @@ EPOCHS = 5
 
 
 def measure(options: Options) -> list[Figure]:
-    """The steps alone, and with the checks before the first one."""
+    """Compare the steps alone, and the steps with the checks before the first one."""
     workload = small_resnet(options.rows(2_000)).to(options.device)
     run(workload.head(BATCH), options, 1)  # warm-up
     steps, checks = run(workload, options, options.pairs)
@@ -26,7 +26,7 @@ def measure(options: Options) -> list[Figure]:
 
 
 def run(workload: Workload, options: Options, rounds: int) -> tuple[Seconds, list[float]]:
-    """Seconds of the steps with and without, and those of the callback before the first step."""
+    """Seconds of the steps with and without the callback, and of its checks before the first step."""
     checks: list[float] = []
 
     def steps(*, callbacks: bool) -> float:

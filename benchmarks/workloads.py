@@ -1,4 +1,4 @@
-"""Workloads: models from configurations, rows in memory made for them, and snapshots as training might leave them."""
+"""Workloads: models from configurations, generated rows in memory, and perturbed snapshots."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and rows for it; the rows are tensors in memory, so that reading is as cheap as it can be."""
+    """A model with its rows, which are tensors in memory so that reading is cheap."""
 
     name: str
     model: nn.Module
@@ -47,34 +47,34 @@ class Workload:
         return f"{self.name}, {len(self.rows):,} rows"
 
     def head(self, n: int) -> "Workload":
-        """The same with the first rows only."""
+        """The workload with only the first ``n`` rows."""
         rows = self.rows
         return replace(self, rows=rows.select(range(min(n, len(rows)))) if isinstance(rows, Dataset) else rows[:n])
 
     def to(self, device: str) -> "Workload":
-        """The same with the model on a device."""
+        """The workload with the model on a device."""
         return replace(self, model=self.model.to(device))
 
 
 def small_resnet(n_rows: int, *, side: int = SIDE) -> Workload:
-    """Three basic blocks of 32, 64 and 128 channels behind the stem for CIFAR."""
+    """Three basic blocks of 32, 64 and 128 channels after the CIFAR stem."""
     return Workload("small ResNet", cifar_resnet([32, 64, 128], depth=1), images(n_rows, side))
 
 
 def tiny_resnet(n_rows: int) -> Workload:
-    """The ResNet of the demo, for colour images, which its stem halves twice: little to compute per image."""
+    """The demo's ResNet for color images; its stem halves them twice, so there is little computation per image."""
     torch.manual_seed(0)
     config = ResNetConfig.from_dict({**grey_resnet().config.to_dict(), "num_channels": 3})
     return Workload("ResNet of the demo", ResNetForImageClassification(config), images(n_rows, SIDE))
 
 
 def resnet18(n_rows: int) -> Workload:
-    """ResNet-18 with the stem for CIFAR."""
+    """ResNet-18 with the CIFAR stem."""
     return Workload("ResNet-18", cifar_resnet([64, 128, 256, 512], depth=2), images(n_rows, SIDE))
 
 
 def cifar_resnet(widths: list[int], *, depth: int) -> nn.Module:
-    """A ResNet whose stem is a 3 x 3 convolution without stride and pooling, which no configuration gives."""
+    """A ResNet with a 3 x 3 stem without stride and pooling, which no configuration offers."""
     torch.manual_seed(0)
     config = ResNetConfig(
         embedding_size=widths[0],
@@ -105,7 +105,7 @@ def vit_tiny(n_rows: int) -> Workload:
 
 
 def bert_mini(n_rows: int) -> Workload:
-    """BERT-mini as a classifier of texts of 16 to 64 tokens."""
+    """BERT-mini as a classifier of texts with 16 to 64 tokens."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, num_labels=CLASSES
@@ -124,17 +124,17 @@ def images(n_rows: int, side: int, *, classes: int = CLASSES) -> list[dict[str, 
 
 
 def padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Texts as a batch as long as its longest."""
+    """Collate texts, padded to the longest."""
     ids = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([r["labels"] for r in rows])}
 
 
 def jpeg_rows(n_rows: int, side: int) -> Dataset:
-    """A data set of JPEG files, decoded and normalised whenever a row is read."""
+    """A dataset of JPEG files, decoded and normalized on reading."""
     generator = np.random.default_rng(0)
     files = []
     for _ in range(n_rows):
-        coarse = Pictures.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))  # smooth, as pictures are
+        coarse = Pictures.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))  # smooth, like photographs
         file = io.BytesIO()
         coarse.resize((side, side), Pictures.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         files.append({"bytes": file.getvalue(), "path": None})
@@ -144,19 +144,19 @@ def jpeg_rows(n_rows: int, side: int) -> Dataset:
 
 
 def to_pixels(rows: dict[str, list[Any]]) -> dict[str, Any]:
-    """Pictures as pixels in -1..1."""
+    """Convert images to pixels in -1..1."""
     pixels = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 127.5 - 1 for picture in rows["image"]]
     return {"pixel_values": pixels, "labels": rows["labels"]}
 
 
 def perturbed_states(model: nn.Module, n: int) -> list[State]:
-    """The model's weights ``n`` times, each with a tenth of noise."""
+    """``n`` copies of the model's weights, each with 10 % noise."""
     generator = torch.Generator().manual_seed(2)
     return [{name: with_noise(value, generator) for name, value in model.state_dict().items()} for _ in range(n)]
 
 
 def with_noise(value: Tensor, generator: torch.Generator) -> Tensor:
-    """A copy on the CPU with noise of a tenth of the mean magnitude; whole numbers stay."""
+    """A copy on the CPU with noise of 10 % of the mean magnitude; integers are unchanged."""
     value = value.detach().cpu().clone()
     if not value.is_floating_point():
         return value
@@ -165,7 +165,7 @@ def with_noise(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def stored(states: Sequence[State], folder: Path) -> list[Path]:
-    """One safetensors file for each state."""
+    """Write one safetensors file per state."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"step-{number:03d}.safetensors" for number in range(len(states))]
     for file, state in zip(files, states, strict=True):
