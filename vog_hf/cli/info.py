@@ -43,18 +43,18 @@ def info(
 
     With --json, prints the whole manifest.
     """
-    found = None if scores is None else find_scores(scores)
+    all_scores = None if scores is None else find_scores(scores)
     environment = installed()
-    if isinstance(found, dict):
-        out.json({"scores": {split: part.manifest for split, part in found.items()}, "environment": environment})
+    if isinstance(all_scores, dict):
+        out.json({"scores": {split: part.manifest for split, part in all_scores.items()}, "environment": environment})
     else:
-        out.json({"scores": None if found is None else found.manifest, "environment": environment})
-    if scores is not None and found is not None:
-        parts = found if isinstance(found, dict) else {"": found}
+        out.json({"scores": None if all_scores is None else all_scores.manifest, "environment": environment})
+    if scores is not None and all_scores is not None:
+        parts = all_scores if isinstance(all_scores, dict) else {"": all_scores}
         for place, (split, part) in enumerate(parts.items()):
             out.heading(f"Scores in {scores}{f', split {split}' if split else ''}", after=place > 0)
             out.values(summary(part, scores))
-    out.heading("Installed", after=found is not None)
+    out.heading("Installed", after=all_scores is not None)
     out.values(environment)
 
 

@@ -147,8 +147,8 @@ class Preparation:
 
     def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Inputs and labels of some rows, one list each."""
-        made = {"image": self._images, "text": self._texts, "audio": self._sounds}[self.kind](rows)
-        return made if self.label is None else {**made, self.label: self._labels(rows[self.label])}
+        inputs = {"image": self._images, "text": self._texts, "audio": self._sounds}[self.kind](rows)
+        return inputs if self.label is None else {**inputs, self.label: self._labels(rows[self.label])}
 
     @property
     def takes_single_rows(self) -> bool:
@@ -267,11 +267,13 @@ def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
     name = preparation.inputs[0]
     if preparation.kind == "audio" and isinstance(dataset.features[name], Audio):
         dataset = dataset.cast_column(name, Audio(sampling_rate=preparation.processor.sampling_rate))
-    made = dataset.with_transform(preparation)
-    if preparation.numbers is not None and isinstance(made.features[preparation.label], ClassLabel):
+    transformed = dataset.with_transform(preparation)
+    if preparation.numbers is not None and isinstance(transformed.features[preparation.label], ClassLabel):
         # The transform maps stored labels to the model's class numbers, so the class names are also the model's.
-        made.info.features = Features({**made.features, preparation.label: ClassLabel(names=preparation.class_names)})
-    return made
+        transformed.info.features = Features(
+            {**transformed.features, preparation.label: ClassLabel(names=preparation.class_names)}
+        )
+    return transformed
 
 
 def _kind_of(model: "nn.Module") -> str:
@@ -333,14 +335,14 @@ def _find_input(dataset: "Dataset", kind: str, label: str | None) -> str:
 
     features = {name: feature for name, feature in dataset.features.items() if name != label}
     if kind == "text":
-        found = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
+        candidates = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
     else:
-        found = [n for n, f in features.items() if isinstance(f, Image if kind == "image" else Audio)]
-    if len(found) != 1:
-        which = f"several columns of {kind} ({', '.join(found)})" if found else f"no column of {kind}"
-        pairs = ", twice for pairs of texts" if kind == "text" and len(found) > 1 else ""
+        candidates = [n for n, f in features.items() if isinstance(f, Image if kind == "image" else Audio)]
+    if len(candidates) != 1:
+        which = f"several columns of {kind} ({', '.join(candidates)})" if candidates else f"no column of {kind}"
+        pairs = ", twice for pairs of texts" if kind == "text" and len(candidates) > 1 else ""
         raise ConfigError(f"the dataset has {which}; name one of {', '.join(features)} with --input-column{pairs}")
-    return found[0]
+    return candidates[0]
 
 
 def _find_label(dataset: "Dataset") -> str | None:

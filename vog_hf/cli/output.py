@@ -121,7 +121,7 @@ def in_options(**options: str) -> Iterator[None]:
     """Errors of the library meanwhile name options of the command line where it names its arguments.
 
     Args:
-        options: By the name of an argument.
+        options: Option of each argument.
 
     Example:
         >>> with in_options(split="--split-name"):

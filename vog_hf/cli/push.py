@@ -95,25 +95,25 @@ def push(
         )
     words = sections(card_section or [])
     of_all = find_scores(scores)
-    found = of_split(of_all, split, scores)
-    if isinstance(found, dict) and split_name is not None:
+    selected = of_split(of_all, split, scores)
+    if isinstance(selected, dict) and split_name is not None:
         raise ConfigError(
-            f"--split-name names one split, and {scores} holds scores of {', '.join(found)}; choose one with --split"
+            f"--split-name names one split, and {scores} holds scores of {', '.join(selected)}; choose one with --split"
         )
     source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
     with hub_token(token):
-        rows = scored_rows(source, found, progress=out.shows_progress)
+        rows = scored_rows(source, selected, progress=out.shows_progress)
     with in_options(**PUSH_OPTIONS):
         url = push_scored_dataset(
             rows,
             repo_id,
-            scores=found,
+            scores=selected,
             private=private,
             revision=revision,
             create_pr=create_pr,
             scores_only=scores_only,
             config_name=config_name,
-            split=split_name or (None if found is of_all else split),
+            split=split_name or (None if selected is of_all else split),
             columns=str(columns),
             prefix=prefix,
             heat_maps=heat_maps,

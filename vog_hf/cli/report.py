@@ -67,13 +67,13 @@ def report(
             f"reads no data set, and {scores} holds the scores of one split; leave out --split",
             param_hint="--numbers-only",
         )
-    found, rows = of_split(of_all, split, scores), None
+    selected, rows = of_split(of_all, split, scores), None
     if not numbers_only:
         source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
         with hub_token(token):
-            rows = scored_rows(source, found, progress=out.shows_progress)
+            rows = scored_rows(source, selected, progress=out.shows_progress)
     with in_options(top_k="--top-k", per_class="--per-class", max_table_rows="--max-table-rows"):
         path = write_report(
-            found, rows, output, title=title, top_k=top_k, per_class=per_class, max_table_rows=max_table_rows
+            selected, rows, output, title=title, top_k=top_k, per_class=per_class, max_table_rows=max_table_rows
         )
     out.result("Report written", {"report": str(path), "bytes": path.stat().st_size})

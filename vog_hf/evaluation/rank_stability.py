@@ -57,7 +57,7 @@ def stability_in_words(table: pd.DataFrame) -> str:
     """One sentence on how much the last snapshot changed the ranking by raw VoG.
 
     Args:
-        table: As `ranking_stability` returns it.
+        table: Result of `ranking_stability`.
 
     Example:
         >>> stability_in_words(ranking_stability([[0, 1, 2, 3], [0, 2, 3, 4], [0, 3, 4, 5]]))

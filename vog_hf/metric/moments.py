@@ -115,17 +115,17 @@ class GradientMoments:
             self._set_mask(rows, mask)
         gradients = gradients.to(self.grad_mean)
         if isinstance(rows, slice) and len(count) and bool((count == count[0]).all()):
-            seen = int(count[0]) + 1
+            n_seen = int(count[0]) + 1
             mean = self.grad_mean[rows]
             deviation = torch.sub(gradients, mean, out=gradients if consume else None)
-            mean.add_(deviation, alpha=1 / seen)
-            self.sum_sq_dev[rows].addcmul_(deviation, deviation, value=(seen - 1) / seen)
+            mean.add_(deviation, alpha=1 / n_seen)
+            self.sum_sq_dev[rows].addcmul_(deviation, deviation, value=(n_seen - 1) / n_seen)
         else:
-            seen_per_row = self._per_row(count + 1)
+            n_seen_per_row = self._per_row(count + 1)
             deviation = gradients - self.grad_mean[rows]
-            self.grad_mean[rows] += deviation / seen_per_row
+            self.grad_mean[rows] += deviation / n_seen_per_row
             # In this order an example's first update adds 0 * deviation = 0 also where the square would overflow.
-            self.sum_sq_dev[rows] += deviation * ((seen_per_row - 1) / seen_per_row) * deviation
+            self.sum_sq_dev[rows] += deviation * ((n_seen_per_row - 1) / n_seen_per_row) * deviation
         self.count[rows] = count + 1
 
     def merge(self, other: "GradientMoments") -> None:
@@ -143,8 +143,8 @@ class GradientMoments:
         if mask is None and self.mask is not None:
             mask = torch.ones_like(self.mask)
         if mask is not None:
-            seen = other.count > 0
-            self._set_mask(seen.nonzero().flatten(), mask[seen.to(mask.device)])
+            is_seen = other.count > 0
+            self._set_mask(is_seen.nonzero().flatten(), mask[is_seen.to(mask.device)])
         n_self, n_other = self._per_row(self.count), self._per_row(other.count)
         total = (n_self + n_other).clamp(min=1)
         deviation = other.grad_mean.to(self.grad_mean) - self.grad_mean
@@ -200,10 +200,10 @@ class GradientMoments:
             raise ConfigError(
                 f"masks must keep their shape: first {tuple(self.mask.shape[1:])}, now {tuple(mask.shape[1:])}"
             )
-        seen = self.count[rows] > 0
-        if bool(seen.any()):
-            seen = seen.to(mask.device)
-            if not torch.equal(self.mask[rows][seen], mask[seen]):
+        is_seen = self.count[rows] > 0
+        if bool(is_seen.any()):
+            is_seen = is_seen.to(mask.device)
+            if not torch.equal(self.mask[rows][is_seen], mask[is_seen]):
                 raise ConfigError(
                     "a row's mask must be the same in every snapshot, got another one; collate deterministically"
                 )

@@ -57,30 +57,30 @@ class SnapshotLoader:
             for name, value in self._resident[snapshot.files].items():
                 self._lend(name, value)
             return
-        found: set[str] = set()
+        loaded_names: set[str] = set()
         if not snapshot.is_adapter and self._is_converted(snapshot):
             with _explained(snapshot, snapshot.files[0]):
-                self._load_converted(snapshot, found)
+                self._load_converted(snapshot, loaded_names)
         else:
             for path in snapshot.files:
                 with _explained(snapshot, path):
-                    self._load_file(snapshot, path, found)
-        self._follow(found)
-        missing = [] if snapshot.is_adapter else sorted(self._stored - found)
+                    self._load_file(snapshot, path, loaded_names)
+        self._follow(loaded_names)
+        missing = [] if snapshot.is_adapter else sorted(self._stored - loaded_names)
         if missing:
             raise SnapshotError(
                 f"snapshot {snapshot.name!r} lacks {len(missing)} tensors of the model, the first is {missing[0]!r}"
             )
-        self._keep(snapshot, found)
+        self._keep(snapshot, loaded_names)
 
-    def _follow(self, found: set[str]) -> None:
+    def _follow(self, loaded_names: set[str]) -> None:
         """Load tensors that the file omits because they share memory with loaded ones."""
         for names in self._same_memory:
-            loaded = next((name for name in names if name in found), None)
+            loaded = next((name for name in names if name in loaded_names), None)
             if loaded is not None:
-                for name in names - found:
+                for name in names - loaded_names:
                     self._tensors[name].data = self._tensors[loaded].data
-                    found.add(name)
+                    loaded_names.add(name)
 
     def _keep(self, snapshot: Snapshot, names: Iterable[str]) -> None:
         """Keep the loaded tensors on the device while the budget allows it."""
@@ -94,8 +94,8 @@ class SnapshotLoader:
 
     def _lend(self, name: str, value: Tensor) -> None:
         """Let a tensor refer to a resident value: a buffer to a copy, because the model may change it."""
-        own = self._tensors[name]
-        own.data = value if isinstance(own, nn.Parameter) else value.clone()
+        target = self._tensors[name]
+        target.data = value if isinstance(target, nn.Parameter) else value.clone()
 
     def _is_converted(self, snapshot: Snapshot) -> bool:
         keys = map(self._plain, _keys(snapshot))
@@ -106,19 +106,19 @@ class SnapshotLoader:
         plain = unwrapped_name(key).removeprefix("module.")
         return plain if key not in self._aliases and plain in self._aliases else key
 
-    def _load_converted(self, snapshot: Snapshot, found: set[str]) -> None:
+    def _load_converted(self, snapshot: Snapshot, loaded_names: set[str]) -> None:
         for place, value in converted_tensors(self._model, snapshot).items():
             name = self._aliases[place]
-            self._put(snapshot.name, name, value, again=name in found)
-            found.add(name)
+            self._put(snapshot.name, name, value, again=name in loaded_names)
+            loaded_names.add(name)
 
-    def _load_file(self, snapshot: Snapshot, path: Path, found: set[str]) -> None:
+    def _load_file(self, snapshot: Snapshot, path: Path, loaded_names: set[str]) -> None:
         device = str(next(iter(self._tensors.values())).device)
         with safe_open(path, framework="pt", device=device) as file:
             names = self._names(snapshot, set(file.keys()))
             for key, name in sorted(names.items()):
-                self._put(snapshot.name, name, file.get_tensor(key), again=name in found)
-                found.add(name)
+                self._put(snapshot.name, name, file.get_tensor(key), again=name in loaded_names)
+                loaded_names.add(name)
 
     def _names(self, snapshot: Snapshot, keys: set[str]) -> dict[str, str]:
         """The model's tensor name for each key of a file."""
@@ -134,18 +134,18 @@ class SnapshotLoader:
         return {key: name for key, name in names.items() if name is not None}
 
     def _put(self, snapshot: str, name: str, value: Tensor, *, again: bool) -> None:
-        own = self._tensors[name]
-        if own.shape != value.shape:
+        target = self._tensors[name]
+        if target.shape != value.shape:
             raise SnapshotError(
-                f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(own.shape)}"
+                f"snapshot {snapshot!r}: {name!r} has shape {tuple(value.shape)}, the model's {tuple(target.shape)}"
             )
-        if again and not torch.equal(own, value.to(own.device, own.dtype)):
+        if again and not torch.equal(target, value.to(target.device, target.dtype)):
             raise SnapshotError(
                 f"snapshot {snapshot!r} holds two different values for {name!r}, which is one shared tensor in the "
                 "model; load the model with its weights tied (or untied) as they were in training"
             )
         # Only a pointer is swapped: nothing is copied, and the model's own storage stays untouched.
-        own.data = value.to(own.device, own.dtype)
+        target.data = value.to(target.device, target.dtype)
 
 
 @contextmanager
@@ -164,12 +164,12 @@ def temporary_weights(
         ModelError: The model is sharded.
     """
     require_whole(model)
-    own = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
-    own += [(b, b.data) for b in model.buffers()]
+    originals = [(tensor, tensor.data) for tensor in model_tensors(model).values()]
+    originals += [(b, b.data) for b in model.buffers()]
     try:
         yield SnapshotLoader(model, frozen, cast_up=cast_up, resident_bytes=resident_bytes)
     finally:
-        for tensor, data in own:
+        for tensor, data in originals:
             tensor.data = data
 
 

@@ -70,12 +70,12 @@ def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
             "peft before 0.20 leave some out when they save; train with another release, or with bias='none'"
         )
     peft_config: Any = model.peft_config[adapter]  # type: ignore[index]
-    own = json.loads(json.dumps(peft_config.to_dict(), default=str))
-    for name in sorted(config.keys() & own.keys()):
-        if not NOT_COMPARED.search(name) and config[name] != own[name]:
+    model_config = json.loads(json.dumps(peft_config.to_dict(), default=str))
+    for name in sorted(config.keys() & model_config.keys()):
+        if not NOT_COMPARED.search(name) and config[name] != model_config[name]:
             raise SnapshotError(
                 f"the adapter of snapshot {snapshot!r} was trained with {name}={config[name]!r}, the model's has "
-                f"{own[name]!r}; load the model with it: PeftModel.from_pretrained(base, {str(file.parent)!r})"
+                f"{model_config[name]!r}; load the model with it: PeftModel.from_pretrained(base, {str(file.parent)!r})"
             )
 
 

@@ -53,9 +53,9 @@ def unsharded_copy(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def copy_weights(model: nn.Module, whole: nn.Module) -> None:
     """Copy the current parameters and persistent buffers of a sharded model into its copy; for all processes."""
-    own = model_tensors(whole)
+    copies = model_tensors(whole)
     for tensor in full_tensors(model):
-        own[tensor.name].copy_(tensor.gather())
+        copies[tensor.name].copy_(tensor.gather())
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -89,8 +89,8 @@ def _build_on_meta(source: nn.Module) -> nn.Module:
         )
     # Under ZeRO-3, transformers would also shard the new model, unless it believes that this is under way.
     with preserved_rng(), set_zero3_state(), torch.device("meta"):
-        made_by: Any = _original_class(source)
-        whole: PreTrainedModel = made_by(copy.deepcopy(source.config))
+        model_class: Any = _original_class(source)
+        whole: PreTrainedModel = model_class(copy.deepcopy(source.config))
         whole.tie_weights()  # transformers 5.0 does not on the meta device
     if is_sharded(whole):
         raise ModelError(f"{type(whole).__name__} can only be made sharded here (inside of zero.Init); {SCORE_LATER}")
@@ -101,10 +101,10 @@ def _require_same_modules(source: nn.Module, whole: nn.Module) -> None:
     ours, theirs = _module_classes(whole), _module_classes(source)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            made, given = (getattr(classes.get(name), "__name__", "nothing") for classes in (ours, theirs))
+            expected, actual = (getattr(classes.get(name), "__name__", "nothing") for classes in (ours, theirs))
             raise ModelError(
-                f"{type(whole).__name__} was changed after creation: its config gives {made} at {name!r}, and it has "
-                f"{given}; {SCORE_LATER}"
+                f"{type(whole).__name__} was changed after creation: its config gives {expected} at {name!r}, it has "
+                f"{actual}; {SCORE_LATER}"
             )
 
 
@@ -140,14 +140,14 @@ def _require_room(tensors: Mapping[str, FullTensor], device: torch.device) -> No
 
 def _allocate(whole: nn.Module, source: nn.Module, tensors: Mapping[str, FullTensor], device: torch.device) -> None:
     """Allocate device memory for the tensors; copy buffers that are never stored."""
-    own = model_tensors(whole)
-    for name, tensor in own.items():
+    copies = model_tensors(whole)
+    for name, tensor in copies.items():
         like = tensors[name]
-        made = torch.empty(like.shape, dtype=like.dtype, device=device)
+        allocated = torch.empty(like.shape, dtype=like.dtype, device=device)
         if like.is_parameter:
-            made = nn.Parameter(made, requires_grad=like.requires_grad)
-        torch.utils.swap_tensors(tensor, made)  # in place, so that tied tensors stay tied
-    stored = {id(tensor) for tensor in own.values()}
+            allocated = nn.Parameter(allocated, requires_grad=like.requires_grad)
+        torch.utils.swap_tensors(tensor, allocated)  # in place, so that tied tensors stay tied
+    stored = {id(tensor) for tensor in copies.values()}
     buffers = {unwrapped_name(name): buffer for name, buffer in source.named_buffers()}
     for name, buffer in whole.named_buffers():
         if id(buffer) not in stored:

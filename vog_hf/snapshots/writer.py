@@ -93,21 +93,21 @@ class SnapshotWriter:
         if not (self.folder / INDEX_NAME).is_file():
             return
         earlier, frozen = read_index(self.folder)
-        kept = [s for s in earlier if s.step is not None and s.step <= step]
-        if kept and any(self._frozen.get(name) != digest for name, digest in frozen.items()):
+        continued = [s for s in earlier if s.step is not None and s.step <= step]
+        if continued and any(self._frozen.get(name) != digest for name, digest in frozen.items()):
             raise SnapshotError(
                 f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir"
             )
         self._store_from_now_on(self._frozen.keys() - frozen.keys())
-        missing = [str(s.files[0]) for s in kept if not s.files[0].is_file()]
+        missing = [str(s.files[0]) for s in continued if not s.files[0].is_file()]
         if missing:
             raise SnapshotError(
                 f"{missing[0]} is missing, a snapshot of this training before step {step}; restore it, or delete "
                 f"{self.folder} to continue without the snapshots up to here"
             )
-        self._snapshots = kept
+        self._snapshots = continued
         self._write_index()  # before deleting files that it lists
-        for path in set(self.folder.glob("step-*.safetensors")) - {s.files[0] for s in kept}:
+        for path in set(self.folder.glob("step-*.safetensors")) - {s.files[0] for s in continued}:
             path.unlink()
 
     def take(self, model: nn.Module, step: int) -> Snapshot | None:
@@ -198,13 +198,13 @@ class SnapshotWriter:
 
     def _complete_earlier(self, moved: set[str]) -> None:
         """Add the initial values of changed tensors to the earlier snapshots."""
-        kept = self.folder / FROZEN_NAME
-        if not kept.is_file():
+        initial_values = self.folder / FROZEN_NAME
+        if not initial_values.is_file():
             raise SnapshotError(
                 f"the frozen tensor {min(moved)!r} has changed since the snapshot of step {self.steps[-1]}, so earlier "
                 "snapshots lack it; create the callback with store='all'"
             )
-        with safe_open(kept, framework="pt") as file:
+        with safe_open(initial_values, framework="pt") as file:
             values = {name: file.get_tensor(name) for name in moved}
         earlier, suffix = self._snapshots, f"-with-{len(self._stored | moved)}-tensors"
         self._snapshots = [

@@ -247,8 +247,8 @@ class TrainingRun:
             return {split: live.finish(output_dir=folders[split]) for split, live in self._live.items()}
         if self._is_sharded:
             to_score = self._whole(model)
-            made = run_together(processes, "opening rows", self._scorer_and_readers, to_score)
-            self._scorer, self._readers = made
+            scorer_and_readers = run_together(processes, "opening rows", self._scorer_and_readers, to_score)
+            self._scorer, self._readers = scorer_and_readers
         snapshots = run_together(processes, "finding the snapshots", open_folder, self._writer.folder)
         from_main(processes, "looking for scores", self._remove_other_scores, folders, snapshots)
         return {
@@ -269,10 +269,10 @@ class TrainingRun:
 
     def _drop_moments(self, step: int) -> None:
         patterns = ("checkpoint-*", "run-*/checkpoint-*")  # of a hyper-parameter search
-        kept = {path.name for pattern in patterns for path in Path(self._args.output_dir or "").glob(pattern)}
-        kept.add(f"checkpoint-{step}")
+        checkpoints = {path.name for pattern in patterns for path in Path(self._args.output_dir or "").glob(pattern)}
+        checkpoints.add(f"checkpoint-{step}")
         for folder in (self.folder / "live").glob("step-*"):
-            if f"checkpoint-{_step_of(folder)}" not in kept:
+            if f"checkpoint-{_step_of(folder)}" not in checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _restore_moments(self, step: int) -> None:
