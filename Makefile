@@ -1,18 +1,18 @@
-# Nothing needs to be activated or installed beforehand: the environments below are made when they are missing,
-# and installed again only when pyproject.toml has changed.
+# Nothing needs to be activated or installed beforehand: missing environments are created, and packages are installed
+# again only when pyproject.toml has changed.
 
 PYTHON ?= python3
 
-# An environment that happens to be active in the caller's shell is not ours.
+# Ignore an environment that is active in the caller's shell.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PROJECT_ENVIRONMENT UV_PYTHON UV_SYSTEM_PYTHON
 
-# uv from the PATH, if one runs there; else our own, in an environment that holds nothing else.
+# uv from the PATH if it works there; else our own, in a separate environment.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .venv-uv/bin/uv)
 
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-# Whole files at a time: tests of one file share trainings and launches.
+# Distribute whole files: the tests of one file share trainings and launches.
 TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/.installed ## train a small model on digits, score the rows, show what came out
+demo: .venv/.installed ## train a small model on digits, score the rows, show the findings
 	$(BIN)/vog-hf demo
 	@echo "The results are in $(CURDIR)/vog-demo"
 
@@ -37,7 +37,7 @@ check: .venv/.installed-dev ## lint, format, types, spelling, workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-format: .venv/.installed-dev ## format the code and mend what ruff can mend
+format: .venv/.installed-dev ## format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
@@ -47,10 +47,10 @@ test: .venv/.installed-dev ## the default tier: no network, no GPU, a few minute
 test-all: .venv/.installed-dev ## every tier
 	$(BIN)/python -m pytest -m "" $(TWO_AT_A_TIME)
 
-test-oldest: .venv-oldest/.installed ## the default tier on the lower bounds of pyproject.toml
+test-oldest: .venv-oldest/.installed ## the default tier with the lower bounds of pyproject.toml
 	$(OLDEST)/python -m pytest $(TWO_AT_A_TIME)
 
-bench: .venv/.installed ## measure speed and memory against their targets (30 minutes; leave the machine alone meanwhile)
+bench: .venv/.installed ## measure speed and memory against their targets (30 minutes on an otherwise idle machine)
 	$(BIN)/python benchmarks/run.py
 
 wheel: .venv/.installed ## build dist/*.tar.gz and, from it, dist/*.whl
@@ -64,12 +64,12 @@ clean: ## remove the environments, build output and caches
 	$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/python -m pip install --quiet uv
 
-# The interpreter is asked for its own path: uv would look up a bare name in places that the shell does not.
+# Pass the interpreter's own path: uv would look up a bare name in places that the shell does not search.
 MAKE_VENV = $(UV) venv --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 .venv/bin/python: | $(UV)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another one: make PYTHON=python3.12" >&2; exit 1; }
+		{ echo "Python 3.11 or later is needed; $(PYTHON) is older. Choose another one: make PYTHON=python3.12" >&2; exit 1; }
 	$(MAKE_VENV) .venv
 
 .venv/.installed: pyproject.toml | .venv/bin/python
@@ -80,7 +80,7 @@ MAKE_VENV = $(UV) venv --python "$$($(PYTHON) -c 'import sys; print(sys.executab
 	$(UV) pip install --python $(BIN)/python --editable '.[peft,review,timm,trackio]' --group dev
 	@touch $@
 
-# Made anew each time: uv keeps what is installed and satisfies a bound, so a changed bound would go untested.
+# Created from scratch each time: uv keeps installed versions that satisfy a bound, so a changed bound would go untested.
 .venv-oldest/.installed: pyproject.toml | $(UV)
 	rm -rf .venv-oldest
 	$(MAKE_VENV) .venv-oldest
