@@ -23,7 +23,7 @@ COMMANDS = ("demo", "score", "report", "review", "apply", "push", "space", "comp
 
 
 def made_scores(folder, values, **manifest):
-    """Scores of digits, saved; and beside them where the digits are."""
+    """Saved scores of digits with a record of their dataset."""
     rows = trainers.digits(len(values))
     values = np.asarray(values, dtype=np.float32)
     columns = {"label": np.asarray(rows["label"], dtype=np.int32), "vog": values, "vog_percentile": values}
@@ -37,13 +37,13 @@ def made_scores(folder, values, **manifest):
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    """Of 20 digits, row i with the score i."""
+    """Scores of 20 digits; row i has the score i."""
     return made_scores(tmp_path_factory.mktemp("first"), np.arange(20))
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Of the same digits, the highest one the lowest."""
+    """Scores of the same digits in reverse order."""
     return made_scores(tmp_path_factory.mktemp("second"), [*range(1, 20), 0])
 
 
@@ -51,7 +51,7 @@ def others(tmp_path_factory):
 
 
 def test_help_names_every_command_with_its_examples(capfd):
-    """Bare or asked for, the commands are listed; each has options and examples of its own."""
+    """With or without --help, the commands are listed, each with its options and examples."""
     bare, listed = run(capfd), run(capfd, "--help")
     assert bare.code == 2
     assert listed.code == 0
@@ -69,7 +69,7 @@ def test_help_names_every_command_with_its_examples(capfd):
 
 @pytest.mark.parametrize("columns", [80, 200])
 def test_help_fits_the_terminal(capfd, monkeypatch, columns):
-    """No line of any help is wider than the terminal, or than one can read; no summary of a command is cut."""
+    """Help lines fit the terminal and a readable width, and no summary of a command is cut."""
     monkeypatch.setenv("COLUMNS", str(columns))
     for arguments in ([], *([name] for name in COMMANDS)):
         lines = run(capfd, *arguments, "--help").stdout.splitlines()
@@ -78,7 +78,7 @@ def test_help_fits_the_terminal(capfd, monkeypatch, columns):
 
 
 def test_importing_the_command_line_loads_nothing_slow():
-    """`vog-hf --help` takes a moment: no large library is loaded."""
+    """`vog-hf --help` is fast: it loads no large library."""
     program = "import json, sys, vog_hf.cli; print(json.dumps(list(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
     assert not {"torch", "transformers", "datasets", "accelerate", "pandas", "scipy", "wandb"} & set(loaded)
@@ -94,7 +94,7 @@ def test_both_entry_points_are_the_same_command_line():
 
 
 def test_completion_is_there_for_the_shell():
-    """The shell bash completes commands, options and choices."""
+    """Bash completes commands, options and choices."""
 
     def completed(words):
         variables = {"_VOG_HF_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
@@ -123,7 +123,7 @@ def test_completion_is_there_for_the_shell():
     ],
 )
 def test_what_is_not_understood_ends_with_2(capfd, arguments, said):
-    """With what is wrong, and where help is; nothing on stdout."""
+    """Usage errors name the fault and point to the help; stdout stays empty."""
     done = run(capfd, *arguments)
     assert done.code == 2
     assert said in done.stderr
@@ -132,7 +132,7 @@ def test_what_is_not_understood_ends_with_2(capfd, arguments, said):
 
 
 def test_an_error_is_one_line_and_a_traceback_only_on_request(capfd, tmp_path):
-    """On stderr, with exit code 1; also where machines read stdout."""
+    """Errors go to stderr with exit code 1, also under --json."""
     done = run(capfd, "info", tmp_path / "nowhere", "--json")
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: there is no folder ")
@@ -144,7 +144,7 @@ def test_an_error_is_one_line_and_a_traceback_only_on_request(capfd, tmp_path):
 
 
 def test_an_error_that_nobody_expected_says_how_to_see_more(capfd, monkeypatch):
-    """A fault of ours is one line, too; its kind is named."""
+    """An unexpected exception is also reported in one line, with its type."""
     monkeypatch.setattr("vog_hf.cli.info.installed", lambda: {}["nothing"])
     done = run(capfd, "info")
     assert done.code == 1
@@ -153,7 +153,7 @@ def test_an_error_that_nobody_expected_says_how_to_see_more(capfd, monkeypatch):
 
 @pytest.mark.slow
 def test_an_interruption_ends_with_130(tmp_path):
-    """Without a traceback."""
+    """An interruption ends without a traceback."""
     process = subprocess.Popen(
         [*MODULE, "demo", "--output", str(tmp_path / "demo")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -169,7 +169,7 @@ def test_an_interruption_ends_with_130(tmp_path):
 
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_error(scores):
-    """`vog-hf info | head -1` ends quietly."""
+    """`vog-hf info | head -1` ends silently."""
     process = subprocess.Popen(
         [*MODULE, "info", str(scores)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -180,7 +180,7 @@ def test_a_closed_pipe_is_no_error(scores):
 
 
 def test_nothing_is_coloured_or_moving_without_a_terminal(capfd, scores, others):
-    """No escape codes and no progress bars in what is piped, whatever is printed."""
+    """Piped output has no escape codes and no progress bars."""
     for arguments in (["info", scores], ["compare", scores, others], ["info", "nowhere"]):
         done = run(capfd, *arguments)
         assert "\x1b" not in done.stdout + done.stderr
@@ -198,7 +198,7 @@ def test_nothing_is_coloured_or_moving_without_a_terminal(capfd, scores, others)
     ],
 )
 def test_arguments_are_named_as_options(message, said):
-    """In an error of the library, which stays what it is; values and paths are no arguments."""
+    """Errors of the library name options instead of arguments, but values and paths stay unchanged."""
     with (
         pytest.raises(LabelError) as caught,
         in_options(split="--split", config_name="--config", output_dir="--output"),
@@ -208,13 +208,13 @@ def test_arguments_are_named_as_options(message, said):
 
 
 def test_addresses_are_printed_as_they_are(capfd):
-    """One of IPv6 in brackets is no markup."""
+    """An IPv6 address in brackets is not parsed as markup."""
     Output.of(as_json=False, debug=False).notice("Whoever reaches [fe80::1] on the network can see the rows.")
     assert capfd.readouterr().err == "Whoever reaches [fe80::1] on the network can see the rows.\n"
 
 
 def test_json_has_neither_nan_nor_numpy(capfd):
-    """What is not finite is null, and numpy's numbers are numbers."""
+    """JSON has null for NaN and infinity, and plain numbers for numpy's."""
     Output.of(as_json=True, debug=False).json({"a": np.float32(0.5), "b": [np.nan, np.int64(3)], "c": float("inf")})
     assert json.loads(capfd.readouterr().out) == {"a": 0.5, "b": [None, 3], "c": None}
 
@@ -236,7 +236,7 @@ def test_info_tells_how_scores_were_made_and_what_is_installed(capfd, tmp_path):
 
 
 def test_scores_of_a_callback_are_found_by_the_folder_of_its_training(capfd, tmp_path):
-    """The run, its `_vog`, or a folder for each split."""
+    """Scores are found in the run, in its `_vog`, and in a folder per split."""
     for split in ("train", "test"):
         made_scores(tmp_path / split, range(3))
         (tmp_path / "run" / "_vog" / "scores").mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ def test_scores_of_a_callback_are_found_by_the_folder_of_its_training(capfd, tmp
 
 
 def test_scores_of_a_callback_with_one_data_set_are_found(capfd, tmp_path):
-    """They lie in `_vog/scores` without a folder for a split: by the run, by its `_vog`, and for every command."""
+    """Scores in `_vog/scores` are found through the run or its `_vog`, by every command."""
     folder = made_scores(tmp_path, range(20))
     (tmp_path / "run" / "_vog").mkdir(parents=True)
     VoGScores.load(folder).save(tmp_path / "run" / "_vog" / "scores")
@@ -269,7 +269,7 @@ def test_scores_of_a_callback_with_one_data_set_are_found(capfd, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
 def test_info_in_a_process_of_its_own(command, scores):
-    """One JSON document on stdout, nothing on stderr."""
+    """--json prints one document to stdout and nothing to stderr."""
     done = launch(command, "info", scores, "--json")
     assert (done.code, done.stderr) == (0, "")
     assert done.values["scores"]["class_names"][3] == "3"
@@ -279,7 +279,7 @@ def test_info_in_a_process_of_its_own(command, scores):
 
 
 def test_compare_measures_agreement_and_finds_what_moved(capfd, scores, others):
-    """Rank correlation, shared rows and the rows that moved most, with the names of their classes."""
+    """compare prints rank correlation, shared rows and the rows with the largest change, with class names."""
     values = run(capfd, "compare", scores, others, "--json", "--top", "3").values
     # One row falls from the last place to the first, 19 rise by one: Spearman is 1 - 6 * (19^2 + 19) / (20 * 399).
     assert values["agreement"]["spearman"] == pytest.approx(1 - 6 * (19**2 + 19) / (20 * 399))
@@ -294,7 +294,7 @@ def test_compare_measures_agreement_and_finds_what_moved(capfd, scores, others):
 
 
 def test_compare_of_scores_with_themselves(capfd, scores):
-    """Full agreement, and no row that moved."""
+    """Equal scores agree fully, and no row changes its rank."""
     assert run(capfd, "compare", scores, scores, "--json").values["movers"] == []
     assert "No row changed its rank" in run(capfd, "compare", scores, scores).stdout
 
@@ -311,7 +311,7 @@ def test_compare_of_scores_with_themselves(capfd, scores):
     ],
 )
 def test_compare_refuses_what_cannot_be_compared(capfd, tmp_path, scores, other, said):
-    """Other rows, another order (also where only labels tell), a column that is not there, values that have no rank."""
+    """compare refuses other rows, another order, a missing column and values without ranks."""
     given, options = [scores, tmp_path / "scores"], []
     known = VoGScores.load(scores)
     columns = {name: known.column(name) for name in known.column_names}
@@ -336,7 +336,7 @@ def test_compare_refuses_what_cannot_be_compared(capfd, tmp_path, scores, other,
 
 @pytest.mark.slow
 def test_compare_in_a_process_of_its_own(scores, others):
-    """Through the script and the module, with the same result."""
+    """The script and the module give the same result."""
     assert launch(SCRIPT, "compare", scores, others, "--json") == launch(MODULE, "compare", scores, others, "--json")
     assert launch(SCRIPT, "compare", scores, others / "nowhere").code == 1
 
@@ -345,7 +345,7 @@ def test_compare_in_a_process_of_its_own(scores, others):
 
 
 def test_report_finds_the_data_set_that_was_noted(capfd, tmp_path, scores):
-    """One HTML file with the pictures; what was written is said."""
+    """report writes one HTML file with the images and prints its path."""
     done = run(capfd, "report", scores, "-o", tmp_path / "report.html", "--title", "Digits & more", "--json")
     assert done.code == 0, done.stderr
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -355,7 +355,7 @@ def test_report_finds_the_data_set_that_was_noted(capfd, tmp_path, scores):
 
 
 def test_report_of_numbers_alone(capfd, tmp_path, scores):
-    """Needs no data set, and shows no rows."""
+    """--numbers-only needs no dataset and shows no rows."""
     assert run(capfd, "report", scores, "--numbers-only", "-o", tmp_path / "a.html", "--top-k", "3").code == 0
     pictures = {name: (tmp_path / name).read_text(encoding="utf-8").count("data:image/") for name in ("a.html",)}
     run(capfd, "report", scores, "-o", tmp_path / "b.html", "--top-k", "3")
@@ -376,7 +376,7 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
     ],
 )
 def test_report_refuses(capfd, tmp_path, scores, options, said):
-    """Options out of range, data sets that are not there or not the scored one, and files of somebody else."""
+    """report refuses options out of range, missing or different datasets, and foreign files."""
     (tmp_path / "notes.txt").write_text("mine")
     trainers.digits(20, start=7).to_parquet(tmp_path / "other.parquet")
     if options == ["--dataset-revision", "v1"]:
@@ -391,7 +391,7 @@ def test_report_refuses(capfd, tmp_path, scores, options, said):
 
 
 def test_report_of_one_of_several_splits(capfd, tmp_path):
-    """Only the split that was asked for, with its rows or without them."""
+    """--split reports only that split, with or without its rows."""
     for split, count in (("train", 6), ("test", 4)):
         VoGScores.load(made_scores(tmp_path / split, range(count))).save(tmp_path / "scores" / split)
     given = ["report", tmp_path / "scores", "-o", tmp_path / "report.html", "--json"]
@@ -409,7 +409,7 @@ def test_report_of_one_of_several_splits(capfd, tmp_path):
 
 
 def test_report_needs_a_data_set(capfd, tmp_path, scores):
-    """Scores that were not made by `vog-hf score` have none noted."""
+    """Scores not written by `vog-hf score` need --dataset."""
     VoGScores.load(scores).save(tmp_path / "scores")
     done = run(capfd, "report", tmp_path / "scores", "-o", tmp_path / "report.html")
     assert "does not record which dataset was scored; pass --dataset" in done.stderr
@@ -420,7 +420,7 @@ def test_report_needs_a_data_set(capfd, tmp_path, scores):
 
 @pytest.mark.slow
 def test_report_of_splits_in_a_process_of_its_own(tmp_path):
-    """Scores by split and a `DatasetDict` on disk give one page with a part for each."""
+    """Scores by split and a saved `DatasetDict` give one page with a section per split."""
     rows = {"train": trainers.digits(12), "test": trainers.digits(9, start=12)}
     for split, part in rows.items():
         identity = identify_rows(part)

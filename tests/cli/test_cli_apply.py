@@ -1,4 +1,4 @@
-"""`vog-hf apply`: decisions into files and onto a Hub on the loopback interface, through the real client."""
+"""`vog-hf apply`: decisions applied to files and to a local Hub server, through the real client."""
 
 import json
 import os
@@ -24,7 +24,7 @@ REPO = "someone/digits-vog"
 
 @pytest.fixture
 def scores(tmp_path):
-    """A folder with scores of 20 digits, and a review of them beside it."""
+    """A folder with scores of 20 digits and their review."""
     folder = made_scores(tmp_path, range(N))
     journal = Journal.open(tmp_path / "scores.review.jsonl", VoGScores.load(folder))
     journal.decide(3, "drop", reviewer="Ada")
@@ -35,7 +35,7 @@ def scores(tmp_path):
 
 
 def test_decisions_become_a_data_set(scores, tmp_path, capfd):
-    """The journal beside the scores is applied to the data set that was noted; what was done is one JSON document."""
+    """The journal next to the scores is applied to the recorded dataset, and one JSON document reports it."""
     done = run(capfd, "apply", scores, "--mode", "clean", "--output", tmp_path / "clean", "--json")
     assert done.code == 0, done.stderr
     assert done.stderr == ""
@@ -65,7 +65,7 @@ def test_decisions_become_a_data_set(scores, tmp_path, capfd):
 
 
 def test_a_named_journal_and_data_set_count(scores, tmp_path, capfd):
-    """Another journal, another place of the data, scores of every kind as columns."""
+    """Journal, dataset and columns can be chosen by options."""
     (tmp_path / "scores.review.jsonl").rename(tmp_path / "ada.jsonl")
     (tmp_path / "digits").rename(tmp_path / "moved")
     asked = [scores, tmp_path / "ada.jsonl", "--dataset", tmp_path / "moved", "--output", tmp_path / "new"]
@@ -75,7 +75,7 @@ def test_a_named_journal_and_data_set_count(scores, tmp_path, capfd):
 
 
 def test_the_commands_of_the_page_run(scores, tmp_path, capfd, monkeypatch):
-    """What docs/review.md says of `vog-hf apply` is understood; a push stops where there is no network."""
+    """The `vog-hf apply` commands of docs/review.md work; a push stops without a network."""
     page = (Path(__file__).parents[2] / "docs" / "review.md").read_text(encoding="utf-8")
     commands = [line.split("#")[0].split()[1:] for line in page.splitlines() if line.startswith("vog-hf apply")]
     assert len(commands) == 2
@@ -89,7 +89,7 @@ def test_the_commands_of_the_page_run(scores, tmp_path, capfd, monkeypatch):
 
 
 def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
-    """Each mistake is said before anything is written."""
+    """Each mistake is reported before anything is written."""
     to = ["--output", tmp_path / "new"]
     for arguments, code, message in (
         ([], 2, "give --output, --push, or both"),
@@ -123,7 +123,7 @@ def test_a_journal_of_other_data_is_refused(scores, tmp_path, capfd):
 
 
 def test_columns_go_with_data_that_has_none(scores, tmp_path, capfd):
-    """A data set that has its scores as columns gets no others."""
+    """A dataset with score columns gets no others."""
     rows = add_vog_columns(load_from_disk(str(tmp_path / "digits")), VoGScores.load(scores))
     rows.save_to_disk(str(tmp_path / "scored"))
     given = ["apply", scores, "--dataset", tmp_path / "scored", "--output", tmp_path / "new"]
@@ -136,32 +136,32 @@ def test_columns_go_with_data_that_has_none(scores, tmp_path, capfd):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A Hub and commands that talk to it."""
+    """A local Hub and commands that use it."""
     with hub_with_commands(tmp_path_factory.mktemp("home")) as started:
         yield started
 
 
 @pytest.fixture
 def hub(server):
-    """The Hub, empty."""
+    """The empty Hub."""
     server[0].clear()
     return server[0]
 
 
 @pytest.fixture
 def command(server):
-    """A command in a process whose client talks to the Hub."""
+    """Run a command in a process that uses the local Hub."""
     return server[1]
 
 
 def pushed_splits(hub):
-    """The splits of the data on the Hub."""
+    """The splits of the dataset on the Hub."""
     names = [name for name in hub.dataset(REPO).files() if name.startswith("data/")]
     return {name.removeprefix("data/").partition("-")[0] for name in names}
 
 
 def test_a_push_that_failed_can_be_tried_again(scores, hub, command, tmp_path):
-    """With the same command: nothing is at its output before the push went well, and then it is there."""
+    """The output is written only after a successful push of the same command."""
     given = ["apply", scores, "--output", tmp_path / "reviewed", "--push", REPO, "--json"]
     before = sorted(tmp_path.iterdir())
     refused = command(*given, token=READING)
@@ -175,7 +175,7 @@ def test_a_push_that_failed_can_be_tried_again(scores, hub, command, tmp_path):
 
 
 def test_a_split_of_another_name_is_read_with_its_token(scores, hub, command, tmp_path):
-    """A private data set whose only scored split is no train is applied to by its id, and goes back to that split."""
+    """A private dataset with a single scored split other than train is found by its id and pushed to that split."""
     journal = tmp_path / "scores.review.jsonl"
     pushed = command("push", scores, REPO, "--private", "--split-name", "held", token=ACCEPTED)
     assert pushed.code == 0, pushed.stderr
@@ -194,7 +194,7 @@ def test_a_split_of_another_name_is_read_with_its_token(scores, hub, command, tm
 
 
 def test_private_rows_are_read_with_the_token(scores, hub, command, tmp_path):
-    """By every command that reads a data set from the Hub, and by none without it."""
+    """Every command that reads from the Hub uses the token, and fails without it."""
     for repo, asked in (
         ("someone/one", ["report", scores, "-o", tmp_path / "report.html"]),
         ("someone/two", ["push", scores, "someone/three"]),
@@ -230,7 +230,7 @@ def test_a_split_on_disk_keeps_its_name(scores, hub, command, tmp_path):
 
 
 def test_a_reviewed_data_set_is_reviewed_again(scores, hub, command, tmp_path):
-    """By its id: the same journal goes on while every row and label is there; corrected labels begin another one.
+    """A pushed review continues its journal while rows and labels are unchanged; corrected labels need a new one.
 
     The labels of the scores are those of the data, so that what is decided is about what is shown.
     """
@@ -264,7 +264,7 @@ def test_a_reviewed_data_set_is_reviewed_again(scores, hub, command, tmp_path):
 
 
 def pulled(hub, tmp_path):
-    """The scores on the Hub, read from the files that are there."""
+    """The scores on the Hub, read from its files."""
     folder = tmp_path / "pulled"
     folder.mkdir()
     for name, content in hub.dataset(REPO).files().items():
@@ -281,7 +281,7 @@ load_dataset(sys.argv[1], split="train", revision=sys.argv[2]).save_to_disk(sys.
 
 
 def load_back(hub, tmp_path, revision):
-    """What a user loads from the Hub, in a process of its own, whose client talks to it."""
+    """Load a dataset from the local Hub in a separate process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     where = tmp_path / f"loaded-{revision.replace('/', '-')}"
     subprocess.run(
@@ -295,7 +295,7 @@ def load_back(hub, tmp_path, revision):
 
 @pytest.mark.slow
 def test_the_loop_from_scores_to_the_hub_and_back(tmp_path):
-    """Of a real training's scores the first 50 rows of the queue are decided about, applied, pushed and loaded back.
+    """The first 50 rows of a real training's queue are reviewed, applied, pushed and reloaded.
 
     The changes are exactly the decisions: as a pull request with the columns, on a branch with them carried out.
     """

@@ -1,4 +1,4 @@
-"""`vog-hf push`: scores and their data set to a Hub on the loopback interface, through the real client."""
+"""`vog-hf push`: scores and dataset pushed to a local Hub server, through the real client."""
 
 import pytest
 from cli_hub import hub_with_commands
@@ -16,32 +16,32 @@ REPO = "someone/digits-vog"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A Hub and commands that talk to it."""
+    """A local Hub and commands that use it."""
     with hub_with_commands(tmp_path_factory.mktemp("home")) as started:
         yield started
 
 
 @pytest.fixture
 def hub(server):
-    """The Hub, empty."""
+    """The empty Hub."""
     server[0].clear()
     return server[0]
 
 
 @pytest.fixture
 def push(server):
-    """`vog-hf push` with a token that may write."""
+    """Run `vog-hf push` with a write token."""
     return lambda *arguments, token=ACCEPTED: server[1]("push", *arguments, token=token)
 
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    """Of 20 digits, with a note which they are."""
+    """Scores of 20 digits with a record of their dataset."""
     return made_scores(tmp_path_factory.mktemp("scores"), range(20))
 
 
 def test_a_push_makes_a_repository_with_data_scores_and_card(hub, push, scores, tmp_path):
-    """Private where that is asked for; the address is the result; the data set is the one that was noted."""
+    """A push of the recorded dataset prints its address and can be private."""
     section = ["--card-section", "Where from=A [drawer] in the attic", "--commit-message", "The digits"]
     done = push(scores, REPO, "--private", *section, "--json")
     assert done.code == 0, done.stderr
@@ -58,7 +58,7 @@ def test_a_push_makes_a_repository_with_data_scores_and_card(hub, push, scores, 
 
 
 def test_scores_alone_a_branch_and_a_pull_request(hub, push, scores):
-    """Options reach the push: no data, another branch, another configuration, split and columns; a proposal."""
+    """Options reach the push: scores only, branch, configuration, split, columns and pull request."""
     push(scores, REPO)
     only = push(scores, REPO, "--scores-only", "--revision", "vog")
     assert only.code == 0, only.stderr
@@ -74,7 +74,7 @@ def test_scores_alone_a_branch_and_a_pull_request(hub, push, scores):
 
 @pytest.fixture
 def splits(tmp_path):
-    """Scores of the splits test and train, as a callback leaves them, and the data set that they are of."""
+    """Scores of the splits test and train, as a callback writes them, and their dataset."""
     rows = {}
     for split, count in (("train", 6), ("test", 4)):
         folder = made_scores(tmp_path / split, range(count))
@@ -85,7 +85,7 @@ def splits(tmp_path):
 
 
 def test_one_of_several_splits_is_pushed(hub, push, splits, tmp_path):
-    """Just the one that was asked for, under its name or another; all where none was; none that is not there."""
+    """--split pushes that split, under its name or another; without it all splits; a missing split is refused."""
     given = [splits, REPO, "--dataset", tmp_path / "digits"]
     done = push(*given, "--split", "test")
     assert done.code == 0, done.stderr
@@ -105,7 +105,7 @@ def test_one_of_several_splits_is_pushed(hub, push, splits, tmp_path):
 
 
 def test_what_the_library_refuses_is_said_in_options(hub, push, tmp_path):
-    """A part of a split has no name that a split can have; configurations, columns and tokens are options, too."""
+    """Errors name the options for splits, configurations, columns and tokens."""
     folder = made_scores(tmp_path, range(20))
     scores, rows = VoGScores.load(folder), load_from_disk(str(tmp_path / "digits"))
     concatenate_datasets([rows, rows.select([0])]).to_parquet(tmp_path / "more.parquet")
@@ -131,7 +131,7 @@ def test_what_the_library_refuses_is_said_in_options(hub, push, tmp_path):
 
 
 def test_what_cannot_be_pushed_is_one_line(hub, push, scores, tmp_path):
-    """A bad, a read-only and a missing token; rows that were not scored; a name that cannot be one; no scores."""
+    """push refuses bad tokens, different rows, invalid names and missing scores."""
     Dataset.from_dict({"label": [0] * 20}).to_parquet(tmp_path / "other.parquet")
     cases = [
         ([scores, REPO], "hf_wrong"),
@@ -152,7 +152,7 @@ def test_what_cannot_be_pushed_is_one_line(hub, push, scores, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
 def test_push_in_a_process_of_its_own(hub, scores, tmp_path, command):
-    """With the token of the environment, which is printed nowhere; and refused without one."""
+    """The token of the environment is used and never printed; without one the push is refused."""
     variables = {**hub.environment(tmp_path), "HF_TOKEN": ACCEPTED}
     done = launch(command, "push", scores, REPO, "--json", **variables)
     assert (done.code, done.stderr) == (0, "")
@@ -164,7 +164,7 @@ def test_push_in_a_process_of_its_own(hub, scores, tmp_path, command):
 
 
 def test_push_without_a_network_says_so(capfd, scores):
-    """Offline mode is an error that names itself."""
+    """Offline mode is named in the error."""
     done = run(capfd, "push", scores, REPO, "--token", "hf_x")
     assert done.code == 1
     assert done.stderr.startswith("Error: ")

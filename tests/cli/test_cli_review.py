@@ -1,4 +1,4 @@
-"""`vog-hf review` and `vog-hf space`: what they open and write, and what they refuse."""
+"""`vog-hf review` and `vog-hf space`: accepted and refused inputs, and their output."""
 
 import ast
 import io
@@ -49,19 +49,19 @@ def digits_scores(count, start=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with scores of 12 digits, which knows where they are."""
+    """A folder with scores of 12 digits and a record of their dataset."""
     return made_scores(tmp_path / "scores", range(12))
 
 
 def test_a_scored_folder_is_opened(folder):
-    """The data set is the one that is noted beside the scores, and the journal comes beside the folder, not into it."""
+    """The review opens the recorded dataset and puts the journal next to the folder with scores."""
     opened = open_scored(str(folder), **NOTHING)
     assert (len(opened.scores), len(opened.dataset)) == (12, 12)
     assert opened.journal == folder.with_name(f"{folder.name}.review.jsonl")
 
 
 def test_a_saved_data_set_keeps_own_columns_apart(tmp_path):
-    """A prefix keeps the scores apart from an own `prediction`, and the review reads the scores' own values."""
+    """With a prefix, the review reads the scores and not the dataset's own `prediction`."""
     rows, scores = digits_scores(12)
     own = rows.add_column("prediction", ["spam"] * len(rows))
     add_vog_columns(own, scores, "all", prefix="m_").save_to_disk(str(tmp_path / "scored"))
@@ -71,7 +71,7 @@ def test_a_saved_data_set_keeps_own_columns_apart(tmp_path):
 
 
 def test_a_saved_data_set_with_columns_is_opened(tmp_path):
-    """What save_to_disk wrote is enough where it has the columns; without them it says what is missing."""
+    """A saved dataset with score columns is enough; without them the error says what is missing."""
     rows, scores = digits_scores(12)
     add_vog_columns(rows, scores, "all").save_to_disk(str(tmp_path / "scored"))
     opened = open_scored(str(tmp_path / "scored"), **NOTHING)
@@ -85,7 +85,7 @@ def test_a_saved_data_set_with_columns_is_opened(tmp_path):
 
 
 def test_one_of_several_splits_is_chosen(tmp_path):
-    """Scores of splits need a name, and each split has a journal of its own."""
+    """Scores of several splits need --split, and each split has a separate journal."""
     parts = {"train": digits_scores(12), "test": digits_scores(9, start=12)}
     for name, (_, scores) in parts.items():
         scores.save(tmp_path / "scores" / name)
@@ -99,7 +99,7 @@ def test_one_of_several_splits_is_chosen(tmp_path):
 
 
 def test_the_same_rows_have_the_same_journal(tmp_path):
-    """Whether or not their split is named: a review with --split and an apply without it are about one journal."""
+    """A review with --split and an apply without it use the same journal."""
     rows, scores = digits_scores(12)
     scored = add_vog_columns(rows, scores)
 
@@ -124,13 +124,13 @@ def test_the_same_rows_have_the_same_journal(tmp_path):
 
 @pytest.mark.parametrize("place", ["nowhere", "./some/where"])
 def test_what_is_not_there(place):
-    """A folder that is none is said to be missing."""
+    """A missing folder is reported as missing."""
     with pytest.raises(OutputFolderError, match="there is no folder"):
         open_scored(place, **NOTHING)
 
 
 def test_without_gradio_one_line_names_the_extra(capfd, monkeypatch, folder):
-    """Nothing long is done before."""
+    """A missing extra is reported before long work."""
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert "needs Gradio" in run(capfd, "review", folder.parent / "nowhere").stderr
     done = run(capfd, "review", folder)
@@ -140,7 +140,7 @@ def test_without_gradio_one_line_names_the_extra(capfd, monkeypatch, folder):
 
 
 def test_what_cannot_be_opened_is_one_line(capfd, tmp_path, folder):
-    """A used port, an unknown host, a journal of other rows, and other data end the command before there is a page."""
+    """A port in use, an unknown host, and a journal or dataset of other rows end the command before the page opens."""
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -161,7 +161,7 @@ def test_what_cannot_be_opened_is_one_line(capfd, tmp_path, folder):
 
 
 def test_an_app_of_other_rows_is_refused(tmp_path):
-    """As a function, too."""
+    """The Python function works like the command."""
     from vog_hf.review import review_app
 
     with pytest.raises(RowMismatchError):
@@ -171,7 +171,7 @@ def test_an_app_of_other_rows_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_path):
-    """A split that is not called train is found; so is its journal, whichever way it was named.
+    """A split with any name is found, and so is its journal.
 
     The rows are the Hub's, also where just the scores are on this machine.
     """
@@ -197,7 +197,7 @@ def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_p
 
 @pytest.mark.slow
 def test_pictures_that_were_fetched_lie_in_a_cache(tmp_path):
-    """Files of a data set on the Hub, by themselves and in an archive, are where the review shows them from."""
+    """Files of a Hub dataset, single or in an archive, lie in folders that the review serves."""
     picture, archive = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(picture, "PNG")
     with zipfile.ZipFile(archive, "w") as file:
@@ -218,7 +218,7 @@ def test_pictures_that_were_fetched_lie_in_a_cache(tmp_path):
 
 
 def test_the_folder_of_a_space(tmp_path):
-    """A program that holds what it was told as values, whatever is in them; what it needs; metadata the Hub reads."""
+    """The Space has a program with its options as values, its requirements, and valid metadata."""
     pytest.importorskip("gradio", reason="the extra `review` is not installed")
     hostile = '"""\n\' {{ 7 * 7 }} ---'
     written = write_space(tmp_path / "space", SpaceOf(REPO, "default", "test", hostile))
@@ -255,7 +255,7 @@ def test_the_folder_of_a_space(tmp_path):
 
 
 def decide(url, row, reviewer="ada"):
-    """Drop a row, as the page would."""
+    """Drop a row like the page does."""
     with urlopen(f"{url}/config") as config:  # noqa: S310 (our own server)
         components = json.loads(config.read())["components"]
     component = next(c["id"] for c in components if c["type"] == "html")
@@ -269,7 +269,7 @@ def decide(url, row, reviewer="ada"):
 
 @pytest.mark.slow
 def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
-    """Unless it is told otherwise, which it says; Ctrl-C, which is how it ends, is no error."""
+    """The server listens on this machine unless --host says otherwise, with a notice; Ctrl-C is not an error."""
     for host, address in ((None, "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0")):  # noqa: S104
         arguments = () if host is None else ("--host", host)
         output = tmp_path / f"{address}.txt"
@@ -285,7 +285,7 @@ def test_a_process_listens_on_the_loopback_alone(tmp_path, folder):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # five programs, one after the other
 def test_review_and_space_of_a_data_set_on_the_hub(tmp_path):
-    """Pushed, it is reviewed by its id; its Space's own program runs from its folder and writes decisions.
+    """A pushed dataset is reviewed by its id, and the program of its Space runs and writes decisions.
 
     It is private: the review is given a token, and so is everything else by the environment.
     """

@@ -1,4 +1,4 @@
-"""`vog-hf score`: the scores of a callback from the checkpoints of its run; what it opens, and what it refuses."""
+"""`vog-hf score`: scores from the checkpoints of a run, and accepted and refused inputs."""
 
 import dataclasses
 import json
@@ -64,7 +64,7 @@ def texts(tmp_path_factory):
 
 @pytest.fixture
 def score(capfd, tmp_path):
-    """`vog-hf score` with an output folder of the test's own; its scores, or what it said when it refused."""
+    """Run `vog-hf score` with a temporary output folder; returns its scores or its error."""
 
     def scored(*arguments, output=None):
         folder = output or tmp_path / "scores"
@@ -81,7 +81,7 @@ def score(capfd, tmp_path):
 
 
 def assert_same_scores(got, wanted):
-    """Every column to 1e-6, relative to the largest value of the column."""
+    """Raise unless every column agrees to 1e-6, relative to its largest value."""
     assert got.column_names == wanted.column_names
     for name in wanted.column_names:
         values = wanted.column(name).astype(float)
@@ -98,14 +98,14 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
 def test_checkpoints_of_images_give_the_scores_of_the_callback(score, images):
-    """Every column to 1e-6, from the checkpoint-* folders that the Trainer saved at the same steps."""
+    """Scores from checkpoint-* folders agree with the callback's to 1e-6."""
     got = score(images.folder, "--dataset", images.data)
     assert_same_scores(got, images.scores)
     assert [entry["name"] for entry in got.manifest["snapshots"]] == ["checkpoint-4", "checkpoint-8", "checkpoint-12"]
 
 
 def test_checkpoints_of_texts_give_the_scores_of_the_callback(score, texts):
-    """From a csv file whose labels are names of classes; batches are padded otherwise than the Trainer's."""
+    """A csv file with class names as labels gives the callback's scores, with other padding than the Trainer's."""
     got = score(texts.folder, "--dataset", texts.data, "--batch-size", "7")
     assert_same_scores(got, texts.scores)
     assert got.manifest["class_names"] == ["bad", "fair", "good"]
@@ -116,7 +116,7 @@ def test_checkpoints_of_texts_give_the_scores_of_the_callback(score, texts):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["script", "module"])
 def test_scoring_in_a_process_of_its_own(tmp_path, images, command):
-    """One JSON document on stdout; scores and scored data set are those of the callback."""
+    """--json prints one document; scores and scored dataset equal the callback's."""
     saved = ["--save-dataset", tmp_path / "d"]
     done = launch(command, "score", images.folder, "-d", images.data, "-o", tmp_path / "s", *saved, "--json")
     assert done.code == 0, done.stderr
@@ -132,7 +132,7 @@ def test_scoring_in_a_process_of_its_own(tmp_path, images, command):
 
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(tmp_path, images):
-    """`torchrun -m vog_hf score` on two processes: one JSON document, the callback's scores, both processes in it."""
+    """`torchrun -m vog_hf score` on two processes gives one JSON document and the callback's scores."""
     given = [images.folder, "-d", images.data, "-o", tmp_path / "s", "--save-dataset", tmp_path / "d.parquet"]
     done = launch(TWO_PROCESSES, "score", *given, "--json", **ON_CPU)
     assert done.code == 0, done.stderr
@@ -145,7 +145,7 @@ def test_two_processes_give_the_scores_of_one(tmp_path, images):
 
 @pytest.mark.slow
 def test_two_processes_end_together_where_something_is_wrong(tmp_path, images):
-    """Each says the one line, and none waits for the other."""
+    """Every process reports an error in one line, and none waits for the other."""
     given = [images.folder, "-d", images.data, "--label-column", "digit"]
     done = launch(TWO_PROCESSES, "score", *given, cwd=tmp_path, **ON_CPU)
     assert done.code != 0
@@ -155,7 +155,7 @@ def test_two_processes_end_together_where_something_is_wrong(tmp_path, images):
 
 @pytest.mark.slow
 def test_accelerate_launch_runs_the_module(tmp_path, images):
-    """`accelerate launch -m vog_hf score ...`."""
+    """`accelerate launch -m vog_hf score ...` works."""
     command = [
         str(Path(sys.executable).with_name("accelerate")),
         "launch",
@@ -175,7 +175,7 @@ def test_accelerate_launch_runs_the_module(tmp_path, images):
 
 
 def test_snapshots_are_put_in_the_order_of_their_steps(tmp_path):
-    """As a shell expands them, as a pattern, in any order; what has no step stays in the order given."""
+    """Checkpoints are sorted by step, expanded by the shell or by us; others stay in the given order."""
     for step in (200, 1000, 90):
         (tmp_path / f"checkpoint-{step}").mkdir()
     wanted = [str(tmp_path / f"checkpoint-{step}") for step in (90, 200, 1000)]
@@ -187,7 +187,7 @@ def test_snapshots_are_put_in_the_order_of_their_steps(tmp_path):
 
 
 def test_numbers_in_other_names_are_numbers(tmp_path, monkeypatch, caplog):
-    """A pattern puts round-2 before round-10, also below the home folder; an order given otherwise is warned of."""
+    """A pattern sorts round-2 before round-10, also below the home folder; another given order causes a warning."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for number in (1, 2, 10):
         (tmp_path / f"round-{number}").mkdir()
@@ -200,7 +200,7 @@ def test_numbers_in_other_names_are_numbers(tmp_path, monkeypatch, caplog):
 
 
 def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(score, tmp_path, images):
-    """The same scores, however the weights are found."""
+    """Snapshots can be folders, files, patterns or the folder of a callback, with the same scores."""
     wanted = images.scores.column("vog")
     folders = sorted(images.folder.glob("checkpoint-*"))
     for step, folder in enumerate(sorted(folders, key=lambda path: int(path.name.split("-")[1]))):
@@ -214,7 +214,7 @@ def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(sco
 
 @pytest.mark.slow
 def test_snapshots_of_the_hub(tmp_path, images):
-    """Model, processor and snapshots from revisions on the Hub, the data set as well; all private, by one token."""
+    """Model, processor, snapshots and dataset are read from private Hub repositories with one token."""
     with HubServer() as hub:
         model = hub.repository("someone/model", private=True)
         for epoch, step in enumerate((4, 8, 12)):
@@ -240,7 +240,7 @@ def test_snapshots_of_the_hub(tmp_path, images):
 
 
 def test_the_model_is_of_the_revision_that_was_loaded():
-    """The one that was named, else that of the last snapshot, else the main branch."""
+    """The model's revision is the given one, else that of the last snapshot, else the main branch."""
     given = {field.name: None for field in dataclasses.fields(ScoreRequest)}
     for revision, snapshots, loaded in ((None, [], None), (None, ["a", "b"], "b"), ("c", ["a", "b"], "c")):
         wanted = ScoreRequest(**{**given, "revision": revision, "snapshot_revisions": snapshots})
@@ -251,7 +251,7 @@ def test_the_model_is_of_the_revision_that_was_loaded():
 
 
 def test_a_folder_of_images_is_scored_by_its_classes(score, tmp_path, images):
-    """A folder for each class, as `imagefolder` has it; of the stored pictures the scores are those of the callback."""
+    """A folder of images with a folder per class gives the callback's scores."""
     rows = load_from_disk(str(images.data))
     order = []
     for label in range(10):
@@ -264,7 +264,7 @@ def test_a_folder_of_images_is_scored_by_its_classes(score, tmp_path, images):
 
 
 def test_a_split_and_columns_of_other_names(score, tmp_path, images):
-    """A split of a DatasetDict on disk, with columns that have to be named; the class names stay."""
+    """A split of a saved DatasetDict with unusual columns is scored by options and keeps its class names."""
     rows = load_from_disk(str(images.data)).rename_columns({"image": "picture", "label": "digit"})
     rows = concatenate_datasets([rows, rows.select_columns("picture").rename_column("picture", "preview")], axis=1)
     DatasetDict({"train": rows.select([0]), "held": rows}).save_to_disk(str(tmp_path / "dict"))
@@ -281,7 +281,7 @@ def test_a_split_and_columns_of_other_names(score, tmp_path, images):
 
 
 def test_rows_without_labels_use_the_prediction(score, tmp_path, images):
-    """Only where that is asked for; a slice of a split is named as `load_dataset` has it."""
+    """Rows without labels need --label predicted; --split accepts the slices of `load_dataset`."""
     load_from_disk(str(images.data)).select_columns(["image"]).to_parquet(tmp_path / "rows.parquet")
     given = [images.folder, "-d", tmp_path / "rows.parquet", "--split", "train[:20]"]
     assert "the dataset has no label (columns image); name it with --label-column, or use" in score(*given)
@@ -293,7 +293,7 @@ def test_rows_without_labels_use_the_prediction(score, tmp_path, images):
 @pytest.mark.parametrize("name", ["label", "grade"])
 @pytest.mark.parametrize("labels", [[2, None, 0], ["good", None, "bad"]], ids=["numbers", "names"])
 def test_a_row_without_its_label_uses_the_prediction(score, tmp_path, texts, name, labels):
-    """Under the usual name of a label or another one, as number or as the name of a class."""
+    """Labels may be missing, numbers or class names, in a column of any name."""
     Dataset.from_dict({"text": ["w4 w5", "w6", "w7 w8 w9"], name: labels}).to_parquet(tmp_path / "rows.parquet")
     got = score(texts.folder, "-d", tmp_path / "rows.parquet", "--input-column", "text", "--label-column", name)
     assert got.column("label").tolist() == [2, -1, 0]
@@ -301,7 +301,7 @@ def test_a_row_without_its_label_uses_the_prediction(score, tmp_path, texts, nam
 
 
 def test_pairs_of_texts(score, tmp_path, texts):
-    """Two columns become one input, and which they were is noted."""
+    """Two text columns become one input, and the manifest records them."""
     rows = Dataset.from_dict({"a": ["w4 w5", "w6"], "b": ["w7", "w8 w9"], "label": [0, 1]})
     rows.to_json(tmp_path / "pairs.jsonl")
     given = [texts.folder, "-d", tmp_path / "pairs.jsonl"]
@@ -312,7 +312,7 @@ def test_pairs_of_texts(score, tmp_path, texts):
 
 
 def test_sounds_go_through_the_feature_extractor(score, tmp_path):
-    """Waveforms of varying length, padded under a mask: as the scorer has them from the model's own inputs."""
+    """Waveforms of different lengths, padded with a mask, get the same scores as the model's own inputs."""
     case = models.wav2vec2()
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=16_000, do_normalize=False, return_attention_mask=True)
     for step, state in enumerate(models.perturbed_states(case.model, 2), 1):
@@ -330,7 +330,7 @@ def test_sounds_go_through_the_feature_extractor(score, tmp_path):
 
 
 def test_checkpoints_in_names_that_memory_does_not_have_are_scored(score, tmp_path, images):
-    """A ViT, which transformers saves under other names: the scores of the models that from_pretrained loads."""
+    """Checkpoints of a ViT, which transformers saves under other names, are scored as from_pretrained loads them."""
     config = ViTConfig(
         image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=10
     )
@@ -353,7 +353,7 @@ def test_checkpoints_in_names_that_memory_does_not_have_are_scored(score, tmp_pa
 
 
 def test_options_reach_the_scores(score, images):
-    """Targets, whose class, precision and heat maps are in the manifest, and the columns are there."""
+    """The options for targets, label, precision and heat maps reach the manifest and the columns."""
     options = ["--target", "loss", "--target", "logit", "--label", "predicted", "--dtype", "model", "--no-heat-maps"]
     got = score(
         images.folder, "-d", images.data, *options, "--batch-size", "9", "--memory-budget", "1MB", "--workers", "1"
@@ -369,12 +369,12 @@ def test_options_reach_the_scores(score, images):
     ("text", "size"), [("1000", 1000), ("4GiB", 2**32), ("4g", 2**32), ("1.5 MB", 3 * 2**19), ("2kb", 2048)]
 )
 def test_sizes_are_read_as_people_write_them(text, size):
-    """In powers of 1,024."""
+    """Sizes of memory use powers of 1,024."""
     assert memory(text) == size
 
 
 def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score, tmp_path, images):
-    """The second call reads the scores; with other options the folder is left alone. `report` finds the data set."""
+    """A second call reads the scores, other options leave the folder unchanged, and `report` finds the dataset."""
     first = score(images.folder, "-d", images.data)
     written = (tmp_path / "scores" / "manifest.json").stat().st_mtime_ns
     second = score(images.folder, "-d", images.data)
@@ -395,7 +395,7 @@ def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score,
 
 
 def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
-    """A file of that name is refused before the work, and so is a data set that has the columns already."""
+    """An existing output and a dataset with the same columns are refused before the work."""
     (tmp_path / "scored.parquet").write_text("mine")
     said = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "scored.parquet")
     assert "already exists; choose another path" in said
@@ -442,7 +442,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     ],
 )
 def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, arguments, said):  # noqa: PLR0917 (fixtures)
-    """One line that says what was expected, what came and what to do; nothing is written."""
+    """Each mistake is one line with problem, value and fix; nothing is written."""
     paths = {
         "RUN": images.folder,
         "TEXT_RUN": texts.folder,
@@ -476,14 +476,14 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
     ids=["RoBERTa", "BERT", "relative"],
 )
 def test_texts_are_cut_at_the_positions_that_a_model_has(model, positions):
-    """The family of RoBERTa starts behind its padding, and relative positions have no end."""
+    """The number of positions is found for RoBERTa, which starts after its padding; relative ones have no limit."""
     assert n_positions(model.eval(), trainers.tokenizer()) == positions
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("kind", ["Config", "Model", "ModelForImageClassification", "ImageProcessor", "Tokenizer"])
 def test_code_in_a_model_folder_never_runs(tmp_path, monkeypatch, file, kind):
-    """Whatever class a file of the folder maps to its code: nobody is asked, nothing runs, and a refusal is ours."""
+    """Code of a model folder never runs, no question is asked, and a refusal is a VoGError."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run the code"))
     trace = tmp_path / "trace"
     (tmp_path / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Own: ...\n")
@@ -498,14 +498,14 @@ def test_code_in_a_model_folder_never_runs(tmp_path, monkeypatch, file, kind):
 
 
 def _named(argument, paths):
-    """An argument with the path that its first word stands for."""
+    """An argument with its placeholder replaced by a path."""
     name, slash, rest = argument.partition("/")
     return f"{paths[name]}{slash}{rest}" if name in paths else argument
 
 
 @pytest.mark.parametrize(("top", "refused"), [(255, False), (256, True)])
 def test_images_of_16_bits_are_not_clipped(top, refused):
-    """Images that 8 bits hold are taken; others are refused with their mode and values, as training scaled them."""
+    """Images that fit 8 bits are scored; others are refused with their mode and values."""
     import numpy as np
     from PIL import Image
 

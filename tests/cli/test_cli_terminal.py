@@ -1,4 +1,4 @@
-"""What commands print where the terminal or the log takes ASCII alone, and where texts are no valid Unicode."""
+"""Output on terminals and logs that accept only ASCII, and of texts with invalid Unicode."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ NAMES = ["gr\udcfcn", "Übergröße", "猫 → 🐈"]  # the first as a file sys
 
 @pytest.fixture
 def folder(tmp_path):
-    """Scores of classes whose names no ASCII terminal can show."""
+    """Scores of classes with names outside ASCII."""
     values = np.array([0.1, 0.2, 0.3, 0.4])
     columns = {"label": np.array([0, 1, 2, 0]), "prediction": np.array([0, 1, 1, 2]), "vog": values, "loss": values}
     snapshots = [{"name": "é\udcff", "step": 1}, {"name": "ü", "step": 2}]
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def printed(encoding, write):
-    """What a command writes to a stream of this encoding, decoded again."""
+    """The decoded output of a command on a stream with this encoding."""
     raw, before = io.BytesIO(), (sys.stdout, sys.stderr)
     stream = sys.stdout = sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors="strict")
     try:
@@ -47,20 +47,20 @@ def printed(encoding, write):
     ],
 )
 def test_a_result_is_printed_in_every_encoding(encoding, shown):
-    """What an encoding lacks becomes ASCII: marks of ours a like sign, letters their escape; the rest stays."""
+    """Characters missing in the encoding become ASCII: our marks a similar sign, letters their escape."""
     text = "3 rows: gr\udcfcn é → 猫 ❤… · 1\N{EN DASH}2"
     assert printed(encoding, lambda out: out.result(text, {})).strip() == shown
 
 
 def test_a_table_and_a_failure_are_printed_in_ascii():
-    """Rules of a table become dashes and bars, a name in an error its escape, and nothing raises."""
+    """Table rules become dashes and bars, a name in an error becomes its escape, and nothing raises."""
     lines = printed("ascii", lambda out: print("━┃╇ █▌", file=sys.stderr))
     assert lines == "-|- ##\n"
     assert "Error: " in printed("ascii", lambda out: out.error(ValueError("no column 'größe'")))
 
 
 def test_streams_are_left_as_they_were():
-    """The way a stream treats errors is restored, also where the command fails."""
+    """The error handling of a stream is restored, also after a failure."""
     stream, before = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"), sys.stdout
     sys.stdout = stream
     try:
@@ -78,7 +78,7 @@ def test_streams_are_left_as_they_were():
     ids=["ascii", "latin-1", "C"],
 )
 def test_commands_end_well_in_every_locale(folder, tmp_path, environment):
-    """`info`, `compare` and `report` of names with any character; the JSON is ASCII and the same names."""
+    """`info`, `compare` and `report` accept names with any character, and the JSON is ASCII with the same names."""
     described = launch(MODULE, "info", folder, "--json", **environment)
     assert described.values["scores"]["class_names"] == NAMES
     for arguments in (

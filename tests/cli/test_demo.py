@@ -16,7 +16,7 @@ COMMAND = [sys.executable, "-m", "vog_hf"]
 
 
 def run_cli(*arguments, cwd):
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
@@ -31,7 +31,7 @@ def demo(tmp_path_factory):
 
 
 def test_demo_scores_every_digit(demo):
-    """All 1,797 digits are in the scored data set, pictures and labels as they were, with typed score columns."""
+    """The scored dataset has all 1,797 digits with unchanged images and labels, and typed score columns."""
     scored = load_from_disk(str(demo[0] / "scored"))
     digits = load_digits_dataset()
     assert len(scored) == 1797
@@ -43,7 +43,7 @@ def test_demo_scores_every_digit(demo):
 
 
 def test_demo_files_agree(demo):
-    """The parquet file, the saved data set and the scores folder hold the same numbers."""
+    """The parquet file, the saved dataset and the scores folder have the same numbers."""
     scored = load_from_disk(str(demo[0] / "scored"))
     table = pd.read_parquet(demo[0] / "scored.parquet")
     scores = VoGScores.load(demo[0] / "trainer" / "_vog" / "scores")
@@ -52,13 +52,13 @@ def test_demo_files_agree(demo):
 
 
 def test_demo_prints_what_it_found(demo):
-    """Highest and lowest rows, the error by decile and the rank correlations are printed, and where the files are."""
+    """The demo prints the highest and lowest rows, the error by decile, the rank correlations and the output folder."""
     for expected in ("highest", "lowest", "10 (highest)", "gradient_magnitude", "vog-demo", "contact-sheet.png"):
         assert expected in demo[1]
 
 
 def test_demo_contact_sheet_is_a_picture(demo):
-    """The contact sheet opens and is not of one colour."""
+    """The contact sheet opens and is not of a single color."""
     with PILImage.open(demo[0] / "contact-sheet.png") as sheet:
         assert sheet.width > sheet.height > 400
         assert len(sheet.convert("L").getcolors(maxcolors=256) or [0] * 257) > 50
@@ -70,13 +70,13 @@ def test_demo_keeps_the_run_offline(demo):
 
 
 def test_version_and_help():
-    """The command line says its version, and lists its commands when called bare."""
+    """The command line prints its version, and lists its commands without arguments."""
     assert run_cli("--version", cwd=".").stdout.strip() == vog_hf.__version__
     assert "demo" in run_cli("--help", cwd=".").stdout
 
 
 def test_user_errors_are_one_line(tmp_path):
-    """A folder of somebody else's ends with one line and exit code 1, without a traceback."""
+    """A foreign folder is refused in one line with exit code 1, without a traceback."""
     foreign = tmp_path / "vog-demo" / "trainer" / "_vog"
     foreign.mkdir(parents=True)
     (foreign / "thesis.txt").write_text("mine")

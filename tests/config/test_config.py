@@ -8,27 +8,27 @@ from vog_hf.gradients.tasks import TASKS
 
 
 def my_target(outputs, batch):
-    """A target of one's own."""
+    """A custom target."""
     return outputs.logits[:, 0]
 
 
 def other_target(outputs, batch):
-    """Another one."""
+    """Another custom target."""
     return outputs.logits[:, 1]
 
 
 def loss(outputs, batch):
-    """A function that is called like a target."""
+    """A function named like a target."""
     return outputs.loss
 
 
 def early(outputs, batch):
-    """A function that is called like a window."""
+    """A function named like a window."""
     return outputs.logits[:, 0]
 
 
 class Unique:
-    """A target that holds what cannot be copied: a model, a lock."""
+    """A target with state that cannot be copied: a model, a lock."""
 
     def __call__(self, outputs, batch):
         return outputs.logits[:, 0]
@@ -38,7 +38,7 @@ class Unique:
 
 
 def test_the_defaults_are_the_papers():
-    """Without a word, VoG is of the given label's logit, averaged over channels, in float32."""
+    """By default VoG uses the given label's logit, averaged over channels, in float32."""
     config = VoGConfig()
     assert config.to_dict() == {
         "target": ["logit"],
@@ -64,7 +64,7 @@ def test_the_defaults_are_the_papers():
     ],
 )
 def test_every_configuration_of_names_survives_json(options):
-    """What a manifest holds brings the same configuration back."""
+    """A configuration is restored from its JSON."""
     config = VoGConfig(**options)
     assert VoGConfig.from_json(config.to_json()) == config
     assert VoGConfig.from_dict(config.to_dict()) == config
@@ -80,7 +80,7 @@ def test_targets_may_be_a_list_and_one_target_may_stand_alone():
 
 
 def test_a_callable_target_stands_by_its_qualified_name_and_cannot_be_read_back():
-    """The manifest says which function it was; a name alone brings no function back, and the error says so."""
+    """JSON records the name of a function, from which the function cannot be restored; the error says so."""
     config = VoGConfig(target=("logit", my_target))
     assert config.target_names == ("logit", f"{__name__}.my_target")
     assert config.to_dict()["target"] == ["logit", f"{__name__}.my_target"]
@@ -128,7 +128,7 @@ def test_the_first_target_fills_vog_and_the_others_are_named(target, names):
     ],
 )
 def test_a_columns_target_is_known_by_its_name(column, target):
-    """Every window and normalisation of a target's VoG is traced back to it; companions belong to none."""
+    """Every window and normalization of a VoG column is traced to its target; companions have none."""
     assert target_of_column(column, ["logit", "loss", "module.<locals>.scalar"]) == target
     assert target_of_column(column, []) is None
 
@@ -161,13 +161,13 @@ def test_a_columns_target_is_known_by_its_name(column, target):
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(options, message):
-    """A wrong choice is an error at construction, not after training; the message has the choices and what came."""
+    """A wrong value is an error at construction; the message has the choices and the value."""
     with pytest.raises(ConfigError, match=message):
         VoGConfig(**options)
 
 
 def test_unknown_options_are_refused_by_name():
-    """A misspelt option in a file is not ignored."""
+    """A misspelled option in a file is refused."""
     with pytest.raises(ConfigError, match=r"unknown options \['targets'\]; a VoGConfig has \['target', "):
         VoGConfig.from_dict({"targets": "loss"})
     with pytest.raises(TypeError, match="targets"):

@@ -22,7 +22,7 @@ from vog_hf.runtime.files import (
 
 
 def names(folder):
-    """What lies in a folder."""
+    """The contents of a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -68,7 +68,7 @@ def test_json_comes_back_and_what_is_not_json_is_named(tmp_path):
 
 
 def test_free_space_is_asked_of_the_nearest_folder_there_is(tmp_path, monkeypatch):
-    """A folder still to be made is measured by the one it will be in; too little is refused with both numbers."""
+    """Free space of a missing folder is that of its parent; too little is refused with both numbers."""
     asked = []
     usage = namedtuple("usage", "total used free")  # noqa: PYI024 (shutil's own is one)
 
@@ -111,7 +111,7 @@ with locked(pathlib.Path({str(tmp_path)!r})):
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
-    """Where no folder can be made (here: under a file) the message says to choose another output_dir."""
+    """If no folder can be created (here: under a file), the message says to choose another output_dir."""
     (tmp_path / "file").touch()
     with (
         pytest.raises(OutputFolderError, match=r"cannot write to .*; choose another output_dir"),
@@ -149,7 +149,7 @@ def test_bytes_are_written_for_people(count, text):
 
 
 def test_what_kills_left_half_written_is_removed_and_nothing_else(tmp_path):
-    """Names that `write_atomically` and safetensors give, and no file that only looks like them."""
+    """Incomplete files of `write_atomically` and safetensors are removed, and no similar ones."""
     left = [".step-000000010.safetensors.41.tmp", ".plan.json.7.tmp", ".tmpA1b2C3"]
     other = [
         ".tmp",
@@ -169,7 +169,7 @@ def test_what_kills_left_half_written_is_removed_and_nothing_else(tmp_path):
 
 
 def test_a_write_removes_what_dead_writers_of_the_same_file_left(tmp_path):
-    """In a folder of the user's, too, where a living writer's file and those of other names are left alone."""
+    """Incomplete files are also removed from a user's folder, but not those of a living process or with other names."""
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     left = tmp_path / f".report[1].html.{ended.pid}.tmp"
@@ -181,12 +181,12 @@ def test_a_write_removes_what_dead_writers_of_the_same_file_left(tmp_path):
 
 
 def without_flock(*_):
-    """Answer as the kernel does on NFS without lockd."""
+    """Respond like the kernel on NFS without lockd."""
     raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_a_disk_without_flock_is_locked_by_a_file(tmp_path, monkeypatch):
-    """A second run is refused while the first holds it; what a dead process left is taken over; nothing is left."""
+    """Without flock, a second run is refused while the first holds the lock; the lock of a dead process is replaced."""
     monkeypatch.setattr("fcntl.flock", without_flock)
     monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.1)
     marker = tmp_path / ".lock.held"
@@ -212,7 +212,7 @@ def test_a_disk_without_flock_is_locked_by_a_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [".lock", ".lock.held"])
 def test_a_lock_is_no_way_out_of_its_folder(tmp_path, monkeypatch, name):
-    """A link that a folder brings along neither empties nor makes the file that it leads to."""
+    """A link as a lock neither empties nor creates its target."""
     if name == ".lock.held":
         monkeypatch.setattr("fcntl.flock", without_flock)
     monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.1)

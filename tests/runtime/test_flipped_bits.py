@@ -1,4 +1,4 @@
-"""Small files of ours with a bit turned over: the same contents, or an error that says so."""
+"""Our small files with a flipped bit: the same contents, or an error."""
 
 import json
 
@@ -21,7 +21,7 @@ SCORES = VoGScores({"label": np.array([0, 1, 1]), "vog": np.array([0.1, 0.3, 0.2
 
 
 def plan(folder):
-    """A plan of blocks, and what it says."""
+    """A plan of blocks with its contents."""
     BlockFolder.prepare(folder, {"rows": 7, "data": {"text": "0a"}}, BlockPlan(7, 1, 2, 4))
     return folder / "plan.json", lambda: BlockPlan.read(folder)
 
@@ -37,7 +37,7 @@ def index(folder):
 
 
 def moments(folder):
-    """The header of live moments; what nothing reads may be there besides."""
+    """The header of live moments, with ignored extra keys."""
     header = {"rows": 7, "data": {"text": "0a"}, "snapshots": [{"name": "3", "step": 3, "digest": None}]}
     save_state(folder, current_processes(), [], header)
     known = read_header(folder)
@@ -63,7 +63,7 @@ def journal(folder):
 @pytest.mark.parametrize("write", [plan, index, moments, manifest, journal])
 @pytest.mark.parametrize("bit", [0, 4])
 def test_no_flipped_bit_changes_what_is_read(tmp_path, write, bit):
-    """Whichever byte of a small file is damaged, it says what was written, or an error of ours is raised."""
+    """With any damaged byte, a small file is read correctly or raises a VoGError."""
     path, read = write(tmp_path)
     expected, whole = read(), path.read_bytes()
     refused = 0
@@ -78,7 +78,7 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path, write, bit):
 
 @pytest.mark.parametrize("write", [plan, index, moments, manifest, journal])
 def test_files_without_a_checksum_are_read(tmp_path, write):
-    """Earlier versions wrote none: their files say what they said."""
+    """Files of earlier versions without a checksum are still read."""
     path, read = write(tmp_path)
     expected = read()
     lines = path.read_text().splitlines() if write is journal else [path.read_text()]
@@ -107,7 +107,7 @@ def test_files_without_a_checksum_are_read(tmp_path, write):
     ],
 )
 def test_wrong_values_without_a_checksum_are_refused(tmp_path, write, change):
-    """Types and ranges are looked at, too: a file of an earlier version has nothing else that protects it."""
+    """Types and ranges are also checked, which protects files without a checksum."""
     path, read = write(tmp_path)
     first, *others = path.read_text().splitlines(keepends=True) if write is journal else [path.read_text()]
     values = {**json.loads(first), **change}
@@ -118,7 +118,7 @@ def test_wrong_values_without_a_checksum_are_refused(tmp_path, write, change):
 
 
 def test_a_checksum_is_of_the_values_and_not_of_their_order_or_spaces(tmp_path):
-    """A file that another program has written again, with the same values, is still read."""
+    """A file rewritten by another program with the same values is still read."""
     write_json(tmp_path / "values.json", {"b": [1, 2.5, None], "a": "\u00e9"})
     written = json.loads((tmp_path / "values.json").read_text())
     (tmp_path / "values.json").write_text(json.dumps(dict(sorted(written.items())), ensure_ascii=False))
@@ -129,7 +129,7 @@ def test_a_checksum_is_of_the_values_and_not_of_their_order_or_spaces(tmp_path):
 
 
 def test_a_decision_that_was_damaged_is_refused(tmp_path):
-    """A row number with a flipped bit is one of another row: the line's checksum tells."""
+    """A row number with a flipped bit is detected by the checksum of its line."""
     path, read = journal(tmp_path)
     path.write_text(path.read_text().replace('"row": 2', '"row": 0'))
     with pytest.raises(VoGError, match=r"line 3 .*checksum"):

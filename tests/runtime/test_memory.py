@@ -21,7 +21,7 @@ SIZES = []  # of the forward passes; what a model counts in itself is put back
 
 
 class Small(nn.Module):
-    """A model on a device that holds so many rows at a time."""
+    """A model on a device with room for a limited number of rows."""
 
     def __init__(self, model, holds):
         super().__init__()
@@ -51,7 +51,7 @@ def scored(holds, **options):
 
 @pytest.mark.parametrize("label", ["given", "predicted"])
 def test_out_of_memory_halves_the_batch_and_changes_no_score(label, caplog):
-    """With room for 7 rows, batches are computed in parts of 5; the log says so, and with room it says nothing."""
+    """With room for 7 rows, batches are computed in parts of 5 with a warning; otherwise without one."""
     config = VoGConfig(target=("logit", "loss"), label=label)
     expected, sizes = scored(64, config=config)
     assert max(sizes) == 20
@@ -70,7 +70,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(label, caplog):
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error(caplog):
-    """When halving has come to one row and it does not fit, the error says so; one row, as two copies, is scored."""
+    """If a single row does not fit, the error says so; if it fits, it is scored."""
     with pytest.raises(MemoryBudgetError, match="a single row does not fit into memory"):
         scored(0)
     scores, _ = scored(2)
@@ -78,7 +78,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error(caplog):
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    """Only an allocator's message halves the batch."""
+    """Only out-of-memory errors halve the batch."""
     at_a_time = AdaptiveBatchSize()
 
     def fails(rows):
@@ -91,7 +91,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):
-    """Four processes do not each plan with all that is free; one alone does."""
+    """Processes on one machine share its free memory."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * 10**9))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert free_memory(torch.device("cpu")) == 4 * 10**9

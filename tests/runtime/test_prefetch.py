@@ -6,7 +6,7 @@ from vog_hf.runtime.prefetch import prefetch
 
 
 def test_the_next_item_is_made_while_one_is_used():
-    """Order is kept; while item 0 is in use, item 1 is made, and no more than that."""
+    """Order is kept, and only one item is prepared while another is in use."""
     made, one_is_made = [], threading.Event()
 
     def items():
@@ -25,7 +25,7 @@ def test_the_next_item_is_made_while_one_is_used():
 
 
 def test_an_error_comes_where_its_item_would():
-    """The items before it are given; nothing goes on in the thread afterwards."""
+    """An error is raised after the items before it, and the thread ends."""
 
     def items():
         yield "a"
@@ -39,7 +39,7 @@ def test_an_error_comes_where_its_item_would():
 
 
 def test_nothing_goes_on_after_the_last_use():
-    """Who stops in the middle leaves no thread behind."""
+    """Stopping early leaves no thread behind."""
     coming = prefetch(range(100))
     next(coming)
     coming.close()
