@@ -279,7 +279,7 @@ def test_info_in_a_process_of_its_own(command, scores):
 
 
 def test_compare_measures_agreement_and_finds_what_moved(capfd, scores, others):
-    """compare prints rank correlation, shared rows and the rows with the largest change, with class names."""
+    """`compare` prints rank correlation, shared rows and the rows with the largest change, with class names."""
     values = run(capfd, "compare", scores, others, "--json", "--top", "3").values
     # One row falls from the last place to the first, 19 rise by one: Spearman is 1 - 6 * (19^2 + 19) / (20 * 399).
     assert values["agreement"]["spearman"] == pytest.approx(1 - 6 * (19**2 + 19) / (20 * 399))
@@ -311,7 +311,7 @@ def test_compare_of_scores_with_themselves(capfd, scores):
     ],
 )
 def test_compare_refuses_what_cannot_be_compared(capfd, tmp_path, scores, other, said):
-    """compare refuses other rows, another order, a missing column and values without ranks."""
+    """`compare` refuses other rows, another order, a missing column and values without ranks."""
     given, options = [scores, tmp_path / "scores"], []
     known = VoGScores.load(scores)
     columns = {name: known.column(name) for name in known.column_names}
@@ -345,7 +345,7 @@ def test_compare_in_a_process_of_its_own(scores, others):
 
 
 def test_report_finds_the_data_set_that_was_noted(capfd, tmp_path, scores):
-    """report writes one HTML file with the images and prints its path."""
+    """`report` writes one HTML file with the images and prints its path."""
     done = run(capfd, "report", scores, "-o", tmp_path / "report.html", "--title", "Digits & more", "--json")
     assert done.code == 0, done.stderr
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -376,7 +376,7 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
     ],
 )
 def test_report_refuses(capfd, tmp_path, scores, options, said):
-    """report refuses options out of range, missing or different datasets, and foreign files."""
+    """`report` refuses options out of range, missing or different datasets, and foreign files."""
     (tmp_path / "notes.txt").write_text("mine")
     trainers.digits(20, start=7).to_parquet(tmp_path / "other.parquet")
     if options == ["--dataset-revision", "v1"]:

@@ -131,7 +131,7 @@ def test_what_the_library_refuses_is_said_in_options(hub, push, tmp_path):
 
 
 def test_what_cannot_be_pushed_is_one_line(hub, push, scores, tmp_path):
-    """push refuses bad tokens, different rows, invalid names and missing scores."""
+    """`push` refuses bad tokens, different rows, invalid names and missing scores."""
     Dataset.from_dict({"label": [0] * 20}).to_parquet(tmp_path / "other.parquet")
     cases = [
         ([scores, REPO], "hf_wrong"),
