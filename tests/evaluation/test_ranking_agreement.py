@@ -144,7 +144,7 @@ def test_stability_in_words_says_what_was_measured():
     for name in ("spearman_previous", "overlap_top_10_previous"):
         assert "change it further" in stability_in_words(table.assign(**{name: 0.5}))
     assert "cannot be estimated" in stability_in_words(ranking_stability(settled[:, :2]))
-    assert "all scores are equal" in stability_in_words(ranking_stability(np.zeros((N, 3))))
+    assert "All scores are equal" in stability_in_words(ranking_stability(np.zeros((N, 3))))
 
 
 def test_merge_rankings_by_hand():

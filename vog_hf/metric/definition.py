@@ -61,7 +61,7 @@ def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
     if bool((counted == 0).any()):
         row = int((counted == 0).nonzero()[0])
         raise ConfigError(
-            f"example {row} has no included element: its mask is all false; leave the example out or fix its mask"
+            f"example {row} has no element that counts: its mask is all false; leave the example out or fix its mask"
         )
     return torch.where(full, values, torch.zeros_like(values)).flatten(1).sum(1) / counted
 
