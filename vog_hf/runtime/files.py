@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, a folder's lock, free space."""
+"""Safe file operations: atomic writes, checksums, folder locks, free space."""
 
 import errno
 import fcntl
@@ -21,27 +21,27 @@ from safetensors import SafetensorError
 
 from vog_hf.errors import OutputFolderError
 
-LOCK_PATIENCE = 6.0  # seconds; torch's workers look every 5 whether their parent lives
+LOCK_PATIENCE = 6.0  # seconds; torch's workers check every 5 seconds whether their parent lives
 LOCK_NAME = ".lock"
 LOCK_NAMES = (LOCK_NAME, f"{LOCK_NAME}.held")
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # NFS without lockd, Lustre without -o flock
-JSON_CHECKSUM = "checksum"  # key of a JSON object of ours
-OWN_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # as `write_atomically` names them, with the process
+JSON_CHECKSUM = "checksum"  # key in our JSON objects
+OWN_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # names given by `write_atomically`, with the process id
 SAFETENSORS_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, make it durable, and rename it: no half-written files.
+    """Let ``write`` fill a temporary file next to ``path``, sync it to disk, and rename it, so no file is incomplete.
 
     Raises:
-        OutputFolderError: The disk is full or cannot be written to.
+        OutputFolderError: The disk is full or not writable.
     """
     for killed in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         named = OWN_TEMPORARY.fullmatch(killed.name)
         if named and not _is_alive(int(named[1])):
             killed.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # it could be a link that leads elsewhere
+    temporary.unlink(missing_ok=True)  # it could be a link to another place
     try:
         with explained_disk_errors(path):
             write(temporary)
@@ -59,12 +59,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def explained_disk_errors(path: Path) -> Iterator[None]:
-    """Raise a full or broken disk as OutputFolderError that names ``path``."""
+    """Raise errors of a full or broken disk as OutputFolderError that names ``path``."""
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
         raise OutputFolderError(
-            f"cannot write {path} ({error}); free some space or choose another output_dir. What was finished is kept"
+            f"cannot write {path} ({error}); free some space or choose another output_dir; finished work is kept"
         ) from error
 
 
@@ -74,10 +74,10 @@ def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_checksum(values: Any) -> Any:
-    """What `with_checksum` was given; JSON without a checksum, as earlier versions wrote it, is given back as it is.
+    """Verify and remove the checksum of `with_checksum`; values of earlier versions without one are returned unchanged.
 
     Raises:
-        ValueError: The values are not those that the checksum was computed of.
+        ValueError: The checksum does not match the values.
     """
     if not isinstance(values, dict) or JSON_CHECKSUM not in values:
         return values
@@ -100,10 +100,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote.
+    """Read a file written by `write_json`.
 
     Raises:
-        OutputFolderError: It is not JSON, or not what its checksum says: damaged, or not ours.
+        OutputFolderError: Not JSON, or the checksum does not match.
     """
     try:
         return without_checksum(json.loads(path.read_text(encoding="utf-8")))
@@ -120,7 +120,7 @@ def file_digest(path: Path) -> str:
 
 
 def file_checksum(path: Path) -> str:
-    """CRC-32 of a file's bytes: finds damage, at the speed of reading."""
+    """CRC-32 of a file's bytes, which detects damage at reading speed."""
     checksum = 0
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -129,32 +129,32 @@ def file_checksum(path: Path) -> str:
 
 
 def foreign_names(folder: Path) -> list[str]:
-    """The names in a folder, without its lock and what killed runs left half-written; none where it is not there."""
+    """The names in a folder without its lock and incomplete files of killed runs; empty for a missing folder."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [name for name in names if name not in LOCK_NAMES and not _is_half_written(name)]
 
 
 def remove_half_written(folder: Path) -> None:
-    """Delete what killed runs left half-written in a folder that is ours alone; nothing where it is not there."""
+    """Delete incomplete files of killed runs in a folder of ours, if it exists."""
     for path in list(folder.iterdir()) if folder.is_dir() else []:
         if _is_half_written(path.name) and (path.is_file() or path.is_symlink()):
             path.unlink(missing_ok=True)
 
 
 def _is_half_written(name: str) -> bool:
-    """Whether a name is one that `write_atomically`, or safetensors beneath it, gives to an unfinished file."""
+    """True for the names that `write_atomically` and safetensors give to incomplete files."""
     return bool(OWN_TEMPORARY.fullmatch(name) or SAFETENSORS_TEMPORARY.fullmatch(name))
 
 
 def inside(path: Path) -> Path:
-    """The file that a path in a folder of ours means, which must lie in that folder.
+    """The path, after checking that it does not lead out of its folder.
 
     Raises:
-        OutputFolderError: It is a symbolic link that leads elsewhere.
+        OutputFolderError: The path is a symbolic link to another folder.
     """
     if path.is_symlink() and path.resolve().parent != path.parent.resolve():
         raise OutputFolderError(
-            f"{path} is a symbolic link to {path.resolve()}, outside its folder; delete the link, or name that file"
+            f"{path} is a symbolic link to {path.resolve()}, outside its folder; delete the link, or pass that file"
         )
     return path
 
@@ -166,7 +166,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_free(folder: Path, needed: int, purpose: str) -> None:
-    """Raise OutputFolderError where the disk cannot hold what is about to be written."""
+    """Raise OutputFolderError if the disk has less free space than needed."""
     free = free_bytes(folder)
     if free < needed:
         raise OutputFolderError(
@@ -180,7 +180,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, so that two runs never write into one folder; see `exclusively`.
 
     Raises:
-        OutputFolderError: Another run holds it, or the folder cannot be written to.
+        OutputFolderError: Another run holds the lock, or the folder is not writable.
     """
     path = folder / LOCK_NAME
     try:
@@ -199,19 +199,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusively(handle: int, path: Path, in_use: str) -> Iterator[None]:
-    """Hold the lock of an open file: flock, which is gone with the process, or a file beside it on disks without flock.
+    """Hold the lock of an open file: flock, which ends with the process, or a marker file on disks without flock.
 
-    Waits `LOCK_PATIENCE` seconds: the reading workers of a killed run hold its lock until they notice.
+    Waits up to `LOCK_PATIENCE` seconds, because the data workers of a killed run hold its lock until they notice.
 
     Raises:
-        OutputFolderError: Another process holds it; with the message ``in_use``.
+        OutputFolderError: Another process holds the lock; with the message ``in_use``.
     """
     marker = path.with_name(f".{path.name.removeprefix('.')}.held")
     deadline = time.monotonic() + LOCK_PATIENCE
     while (held := _flock(handle)) is False or (held is None and not _mark(marker)):
         if time.monotonic() >= deadline:
-            says = f" ({marker} says so; delete it if that process has ended)" if held is None else ""
-            raise OutputFolderError(in_use + says)
+            hint = f" ({marker} says so; delete it if that process has ended)" if held is None else ""
+            raise OutputFolderError(in_use + hint)
         time.sleep(0.02)
     try:
         yield
@@ -224,7 +224,7 @@ def exclusively(handle: int, path: Path, in_use: str) -> Iterator[None]:
 
 
 def _flock(handle: int) -> bool | None:
-    """Whether an open file's lock is ours now; None where the disk has no locks."""
+    """True if the lock of an open file was acquired, False if it is taken; None if the disk has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -240,7 +240,7 @@ _marked: set[Path] = set()  # by this process
 
 
 def _mark(marker: Path) -> bool:
-    """Make a file that names this process; False where one names another process that is alive, or on another host."""
+    """Create a marker that names this process; False if a living process or another host has one."""
     here = f"{os.getpid()} on {socket.gethostname()}"
     with explained_disk_errors(marker):
         try:
@@ -249,7 +249,7 @@ def _mark(marker: Path) -> bool:
             if not _is_stale(marker):
                 return False
             marker.unlink(missing_ok=True)
-            return False  # whoever makes it next, holds it
+            return False  # the process that creates it next gets the lock
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(here)
     _marked.add(marker.absolute())
@@ -257,7 +257,7 @@ def _mark(marker: Path) -> bool:
 
 
 def _is_stale(marker: Path) -> bool:
-    """Whether the process that a marker names has ended, as far as this host can tell."""
+    """True if the process named in a marker has ended, as far as this host knows."""
     try:
         pid, _, host = marker.read_text(encoding="utf-8").partition(" on ")
         if host != socket.gethostname():
@@ -268,7 +268,7 @@ def _is_stale(marker: Path) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of this host is running."""
+    """True if a process of this host is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -279,7 +279,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def format_bytes(count: float) -> str:
-    """A number of bytes as a person reads it: ``"1.5 GiB"``."""
+    """A number of bytes as readable text: ``"1.5 GiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

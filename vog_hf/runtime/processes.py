@@ -1,4 +1,4 @@
-"""Processes that act as one: a failure on one of them ends the work on all, with that one's message."""
+"""Collective steps of several processes: a failure on one ends the work on all, with its message."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 
 
 def current_processes() -> PartialState:
-    """The processes of this run, as an `Accelerator` of the user's or the Trainer's has set them up or would."""
+    """The processes of this run, set up as by an `Accelerator`."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator() does; PartialState() does not
 
 
@@ -26,32 +26,32 @@ def meet(processes: Processes, what: str, patience: float) -> None:
     """Wait until every process is here; no collective, since one that stays away would leave the others in it for ever.
 
     Args:
-        processes: All that are expected.
-        what: What belongs on each of them, for the message.
+        processes: Expected processes.
+        what: Name of the missing object, for the message.
         patience: Seconds to wait.
 
     Raises:
-        ProcessError: Some have not come.
+        ProcessError: Some processes did not arrive.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     store = torch.distributed.distributed_c10d._get_default_store()  # noqa: SLF001 (monitored_barrier is gloo's alone)
-    meeting, own = next(_meetings), processes.process_index
+    meeting, own_rank = next(_meetings), processes.process_index
     names = [f"vog_hf/meeting-{meeting}/{rank}" for rank in range(processes.num_processes)]
-    store.set(names[own], "here")
+    store.set(names[own_rank], "here")
     deadline = time.monotonic() + patience
     while absent := [rank for rank, name in enumerate(names) if not store.check([name])]:
         if time.monotonic() >= deadline:
             others = f"{', '.join(map(str, absent[:8]))}{' and others' if len(absent) > 8 else ''}"
             raise ProcessError(
-                f"{what} belongs on every process: it is on process {own}, and {patience:g} s later not on {others} of "
-                f"{processes.num_processes}; add it on each of them (only the main one writes), or give slow ones "
-                "longer with process_timeout"
+                f"{what} belongs on every process: it is on process {own_rank}, and {patience:g} s later not on "
+                f"{others} of {processes.num_processes}; add it on each of them (only the main one writes), or "
+                "give slow ones longer with process_timeout"
             )
         time.sleep(0.05)
 
 
-_meetings = count()  # the same on every process, since all of them meet equally often
+_meetings = count()  # the same on every process, because all meet equally often
 
 
 @contextmanager
@@ -70,8 +70,8 @@ def together(processes: Processes, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 (raised again below, once every process knows)
         failure = error
-    told = None if failure is None else (processes.process_index, _description(failure))
-    failures = [entry for entry in gather_object([told]) if entry is not None]
+    report = None if failure is None else (processes.process_index, _description(failure))
+    failures = [entry for entry in gather_object([report]) if entry is not None]
     if failure is not None:
         raise failure
     if failures:
@@ -97,12 +97,12 @@ def from_main(processes: Processes, what: str, work: Callable[P, T], *args: P.ar
 
 
 def gathered(processes: Processes, value: T) -> list[T]:
-    """The value of every process, by rank, on all of them."""
+    """The values of all processes, by rank, on every process."""
     return [value] if processes.num_processes == 1 else gather_object([value])
 
 
 def gathered_on_main(processes: Processes, value: T) -> list[T]:
-    """The value of every process, by rank, on the main one; nothing on the others."""
+    """The values of all processes, by rank, on the main process; empty on the others."""
     if processes.num_processes == 1:
         return [value]
     values: list[Any] | None = [None] * processes.num_processes if processes.is_main_process else None
@@ -111,7 +111,7 @@ def gathered_on_main(processes: Processes, value: T) -> list[T]:
 
 
 def same_everywhere(processes: Processes, what: str, value: Any) -> None:
-    """Raise ProcessError, listing what each process holds, where a value is not the same on all of them."""
+    """Raise ProcessError with each process's value if a value is not the same on all of them."""
     if processes.num_processes == 1:
         return
     held = gather_object([value])
@@ -123,7 +123,7 @@ def same_everywhere(processes: Processes, what: str, value: Any) -> None:
 
 
 def _differing(held: list[Any]) -> list[Any]:
-    """Of mappings, and of lists of one length, only what is not the same in all of them."""
+    """The differing entries of mappings or of lists of equal length; other values unchanged."""
     if all(isinstance(value, list) and len(value) == len(held[0]) for value in held):
         held = [dict(enumerate(value)) for value in held]
     if not all(isinstance(value, Mapping) for value in held):
