@@ -114,7 +114,7 @@ def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
 
 
 def test_a_journal_of_other_data_is_refused(scores, tmp_path, capfd):
-    """The review of one data set does not change another."""
+    """The review of one dataset does not change another."""
     other = made_scores(tmp_path / "other", range(N - 1))
     done = run(capfd, "apply", other, tmp_path / "scores.review.jsonl", "--output", tmp_path / "new")
     assert done.code == 1

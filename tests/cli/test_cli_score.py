@@ -247,7 +247,7 @@ def test_the_model_is_of_the_revision_that_was_loaded():
         assert wanted.model_revision == loaded
 
 
-# --- data sets --------------------------------------------------------------------------------------------------------
+# --- datasets ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_images_is_scored_by_its_classes(score, tmp_path, images):

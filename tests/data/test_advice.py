@@ -61,7 +61,7 @@ def texts():
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_random_collator_is_named_and_its_wrapper_scores(side):
-    """Masks drawn anew are refused as the collator's; with a seed per row, scores do not depend on the batch."""
+    """Masks drawn again are refused as the collator's; with a seed per row, scores do not depend on the batch."""
     model, rows = masked_model(), texts()
     with pytest.raises(DataError, match=r"the collator is random.*SeededPerRow\(collator\), from vog_hf\.data"):
         vog_of(model, rows, collate_fn=masking(side=side))
@@ -74,7 +74,7 @@ def test_a_random_collator_is_named_and_its_wrapper_scores(side):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_rows_mask_is_its_own(side):
-    """A row is masked alike alone, in any batch and any order; padding keeps its place and another seed masks anew."""
+    """A row is masked alike alone, in any batch and any order; padding keeps its place and another seed masks again."""
     rows, collate = texts(), SeededPerRow(masking(side=side))
     whole = collate(rows)
     for at, n in enumerate(LENGTHS):
@@ -131,7 +131,7 @@ def objectness(outputs, batch):
 
 
 def test_a_detector_is_scored_by_the_target_that_the_message_names():
-    """One mapping of boxes per row is no class; a callable target does without labels and companions."""
+    """One mapping of boxes per row is not a class; a callable target does without labels and companions."""
     rows = [{"features": torch.rand(5), "labels": {"class_labels": [1], "boxes": [[0, 0, 1, 1]]}} for _ in range(4)]
 
     def collate(batch):
@@ -204,7 +204,7 @@ def test_a_training_of_one_step_is_not_told_to_use_what_is_set():
 
 
 def test_a_model_around_a_module_names_the_module_inside():
-    """SetFit's model is no torch module; the one inside it is scored."""
+    """SetFit's model is not a torch module; the one inside it is scored."""
     outer = SimpleNamespace(model_body=models.mlp().model)
     with pytest.raises(ModelError, match=r"a torch\.nn\.Module is expected .*SimpleNamespace; .*\(model_body\)"):
         VoGScorer(outer)

@@ -33,7 +33,7 @@ def states_of(model, n=3):
 
 
 def score(dataset, *, model=None, states=None, batch_size=7, collate_fn=None, num_workers=0, **options):
-    """Scores of a data set in blocks of one batch; what is left over is the configuration's."""
+    """Scores of a dataset in blocks of one batch; what is left over is the configuration's."""
     model = model or models.mlp().model
     scorer = VoGScorer(
         model, config=VoGConfig(**options), batch_size=batch_size, memory_budget=1, num_workers=num_workers
@@ -47,14 +47,14 @@ def mappings(labels=None, vectors=None, name="label"):
 
 
 def table(labels=None, name="label", feature=None):
-    """Rows as a data set with typed columns."""
+    """Rows as a dataset with typed columns."""
     columns = {"features": [x.tolist() for x in VECTORS], name: labels or LABELS}
     kinds = {"features": List(Value("float32")), name: feature or Value("int64")}
     return Dataset.from_dict(columns, features=Features(kinds))
 
 
 def assert_scored(dataset, **options):
-    """The accepted neighbour: as many finite scores as rows."""
+    """The accepted neighbor: as many finite scores as rows."""
     scores = score(dataset, **options)
     assert len(scores) == len(dataset)
     assert np.isfinite(scores.column("vog")).all()
@@ -112,7 +112,7 @@ class Pairs(torch.utils.data.Dataset):
     ],
 )
 def test_every_map_style_data_set_gives_the_same_scores(dataset):
-    """Pairs, mappings, tensors, Dataset in any format, labels under any of Trainer's names or a column of one's own."""
+    """Pairs, mappings, tensors, Dataset in any format, labels under any of Trainer's names or your own column."""
     named = isinstance(dataset, Dataset) and "class" in dataset.column_names
     scores = score(dataset, label_column="class" if named else None)
     np.testing.assert_allclose(scores.column("vog"), expected_vog(), rtol=1e-6)
@@ -175,7 +175,7 @@ def test_a_label_column_goes_before_the_usual_names():
 
 
 def test_reading_draws_nothing_from_the_global_streams():
-    """Neither in the process nor with workers, so that a training that goes on is not disturbed."""
+    """Neither in the process nor with workers, so that a training that continues is not disturbed."""
     reader = BatchReader(mappings(), models.mlp().model)
     for workers in (0, 2):
         reader = BatchReader(mappings(), models.mlp().model, num_workers=workers)
@@ -331,11 +331,11 @@ def test_a_regression_cannot_do_without_a_number(form, missing_at):
     np.testing.assert_allclose(scores.column("label"), numbers, rtol=1e-6)
 
 
-# --- data sets that cannot be scored --------------------------------------------------------------------------------
+# --- datasets that cannot be scored ---------------------------------------------------------------------------------
 
 
 def test_an_empty_data_set_is_refused_and_two_rows_are_enough():
-    """No row, no score; two rows, or one, are a data set."""
+    """No row, no score; two rows, or one, are a dataset."""
     with pytest.raises(DataError, match="the data set is empty"):
         score([])
     with pytest.raises(DataError, match="the data set is empty"):
@@ -358,7 +358,7 @@ def test_rows_that_can_be_read_once_only_are_refused():
 
 
 def test_a_dict_of_splits_is_refused_and_a_split_accepted():
-    """A scorer scores one data set; the message lists the splits."""
+    """A scorer scores one dataset; the message lists the splits."""
     splits = DatasetDict(train=table(), test=table().select(range(9)))
     with pytest.raises(DataError, match=r"got a mapping of \['test', 'train'\]; pass one of its splits"):
         score(splits)
@@ -402,7 +402,7 @@ class Root(nn.Module):
 
 
 def test_a_gradient_that_is_not_finite_is_refused_with_row_and_snapshot():
-    """One row has, in one snapshot, no gradient: both are named; beside that point it is accepted."""
+    """One row has, in one snapshot, no gradient: both are named; next to that point it is accepted."""
     model = Root()
     states = states_of(model)
     states[1][1]["shift"][2] = -VECTORS[45][2]
@@ -455,7 +455,7 @@ def test_a_collator_that_drops_the_inputs_is_refused():
 
 
 def test_rows_without_any_column_of_the_model_are_refused():
-    """A data set whose transform was forgotten: its columns are listed."""
+    """A dataset whose transform was forgotten: its columns are listed."""
     rows = [{"picture": x, "class": y} for x, y in zip(VECTORS, LABELS, strict=True)]
     with pytest.raises(DataError, match=r"none of the row's columns \['class', 'picture'\].*with_transform"):
         score(rows)
@@ -512,7 +512,7 @@ def test_whole_numbers_without_a_known_embedding_are_refused():
 
 @dataclass
 class Pictures:
-    """A data set of drawn pictures, each of a size and a mode."""
+    """A dataset of drawn pictures, each of a size and a mode."""
 
     sizes: list[int]
     modes: list[str]
@@ -547,7 +547,7 @@ def test_pictures_of_different_sizes_are_refused_and_resized_ones_accepted():
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA"])
 def test_a_picture_of_another_mode_is_refused_and_a_converted_one_accepted(mode):
-    """One grey or transparent picture among RGB ones: the message names the modes; convert("RGB") is the way out."""
+    """One gray or transparent picture among RGB ones: the message names the modes; convert("RGB") is the way out."""
     model = models.conv_net().model
     modes = [mode if i == 4 else "RGB" for i in range(6)]
     with pytest.raises(DataError, match=r"convert them to one mode \(RGB\).*\(rows 0-5\)"):
@@ -557,7 +557,7 @@ def test_a_picture_of_another_mode_is_refused_and_a_converted_one_accepted(mode)
 
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
 def test_a_whole_data_set_of_another_mode_is_refused_by_the_models_forward(mode):
-    """All grey: the rows collate, and the model says what it cannot take; the shapes are given."""
+    """All gray: the rows collate, and the model says what it cannot take; the shapes are given."""
     model = models.conv_net().model
     channels = {"L": 1, "RGBA": 4}[mode]
     with pytest.raises(ModelError, match=rf"forward failed on rows 0-5 .*\(6, {channels}, 8, 8\).*same channels"):

@@ -39,7 +39,7 @@ def pictures(labels=None):
 
 
 def numbers(labels, kind="int64", name="label"):
-    """A data set of plain numbers."""
+    """A dataset of plain numbers."""
     return Dataset.from_dict({name: labels}, features=Features({name: Value(kind)}))
 
 
@@ -51,7 +51,7 @@ def numbers(labels, kind="int64", name="label"):
     seed=st.integers(0, 3),
 )
 def test_exactly_so_many_labelled_rows_change(kind, labels, named, fraction, seed):
-    """round(fraction * labelled rows) rows have another class, they are marked, and the others are as before."""
+    """round(fraction * labeled rows) rows have another class, they are marked, and the others are as before."""
     labels = [0, 1, 2, 3, *([label for label in labels if label != -100] if named else labels)]  # no name is -100
     feature = ClassLabel(names=NAMES) if named else Value("int64")
     dataset = Dataset.from_dict({"label": labels}, features=Features({"label": feature}))
@@ -85,7 +85,7 @@ def test_which_rows_is_drawn_evenly():
 
 
 def test_everything_else_is_as_it_was():
-    """Order of rows and columns, every feature, the split, the bytes of pictures, and the data set that was given."""
+    """Order of rows and columns, every feature, the split, the bytes of pictures, and the dataset that was given."""
     dataset = pictures()
     noisy = plant_label_noise(dataset, 0.5)
     assert noisy.column_names == ["image", "label", "id", "boxes", "original_label", "is_corrupted"]
@@ -99,7 +99,7 @@ def test_everything_else_is_as_it_was():
 
 
 def test_selected_and_shuffled_rows_stay_in_their_order():
-    """A view of a data set is corrupted as it is seen."""
+    """A view of a dataset is corrupted as it is seen."""
     dataset = pictures().shuffle(seed=0).select(range(20))
     noisy = plant_label_noise(dataset, 0.5)
     assert noisy["id"][:] == dataset["id"][:]
@@ -159,7 +159,7 @@ def test_no_noise_and_nothing_but_noise():
 
 
 def test_other_data_sets_are_refused():
-    """Splits, streams and torch data sets are named, with what to pass instead."""
+    """Splits, streams and torch datasets are named, with what to pass instead."""
     dataset = pictures()
     for other in (DatasetDict({"train": dataset}), dataset.to_iterable_dataset(), [{"label": 0}, {"label": 1}]):
         with pytest.raises(ConfigError, match=f"datasets.Dataset, got a {type(other).__name__}; pass one split"):
@@ -167,7 +167,7 @@ def test_other_data_sets_are_refused():
 
 
 def test_labels_that_have_no_classes_are_refused():
-    """Text, floats and lists are no class numbers; one class, or no labelled row, has no other class."""
+    """Text, floats and lists are not class numbers; one class, or no labeled row, has no other class."""
     for values, kind in (
         (["cat", "dog"], Value("string")),
         ([0.5, 1.5], Value("float32")),
@@ -189,7 +189,7 @@ def test_labels_that_have_no_classes_are_refused():
 
 
 def test_labels_outside_the_classes_are_refused_by_row():
-    """A negative number that is neither -1 nor -100 is no missing label."""
+    """A negative number that is neither -1 nor -100 is not a missing label."""
     with pytest.raises(LabelError, match="label -2 of row 1 is outside the classes") as caught:
         plant_label_noise(numbers([0, -2, 1]), 0.5)
     assert caught.value.position == 1

@@ -65,7 +65,7 @@ def test_load_rows(folder, name, split, expected):
     ],
 )
 def test_what_cannot_be_loaded(folder, name, split, message):
-    """One line that says which data set, which split and why."""
+    """One line that says which dataset, which split and why."""
     with pytest.raises(DataError, match=re.escape(message)) as raised:
         load_rows(str(folder / name), split)
     assert "\n" not in str(raised.value)
@@ -131,7 +131,7 @@ def test_large_texts_and_small_numbers():
 
 
 def test_format_transform_and_selection_stay():
-    """Nothing else of a data set changes."""
+    """Nothing else of a dataset changes."""
     rows = Dataset.from_dict({**ROWS, "label": list("xyxyxy")}).select([5, 0])
     assert as_classes(rows.with_format("numpy"), "label").format["type"] == "numpy"
     seen = as_classes(rows.with_transform(lambda batch: {"n": [len(batch["text"])]}), "label")

@@ -80,7 +80,7 @@ def test_ones_own_files_are_shown(tmp_path, private):
 
 
 def test_text_from_the_hub_that_was_cast_to_pictures_is_somebody_elses(tmp_path, private):
-    """The folder in which `datasets` keeps a commit of the Hub tells it from a table of one's own."""
+    """The folder in which `datasets` keeps a commit of the Hub tells it from your own table."""
     Dataset.from_dict({"image": [private]}).to_parquet(tmp_path / "paths.parquet")
     read = load_dataset("parquet", data_files=f"{tmp_path}/paths.parquet", split="train", cache_dir=f"{tmp_path}/cache")
     mine = read.cast_column("image", Image())
@@ -106,7 +106,7 @@ def test_a_report_of_somebody_elses_rows_holds_no_private_picture(tmp_path, priv
 
 
 def test_what_has_no_end_is_not_read(tmp_path):
-    """A device that a row of one's own names is not a picture either."""
+    """A device that your own row names is not a picture either."""
     rows = own("/dev/zero")
     assert show_rows(rows, [0]) == [None]
     with pytest.raises(OSError, match="not a regular file"):

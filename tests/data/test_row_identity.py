@@ -71,7 +71,7 @@ def columns(order=range(N)):
 
 @pytest.fixture(scope="module")
 def rows():
-    """A data set with a column of every kind."""
+    """A dataset with a column of every kind."""
     return Dataset.from_dict(columns(), features=FEATURES)
 
 
@@ -126,7 +126,7 @@ def test_rows_written_to_disk_and_read_back_are_the_same(rows, identity, tmp_pat
 
 
 def test_rows_with_columns_added_or_removed_share_the_others(rows, identity):
-    """Tokenised rows are the rows: what both have must agree, and is named."""
+    """Tokenized rows are the rows: what both have must agree, and is named."""
     tokenised = rows.map(lambda row: {"input_ids": [len(row["text"] or "")] * 3})
     assert identity.verify(identify_rows(tokenised)) == list(identity.columns)
     some = rows.select_columns(["label", "text"])
@@ -200,7 +200,7 @@ EDITS = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_value_is_refused_by_column(rows, identity, edit):
-    """One value of one row of any kind of column, and the data set is not the one that was scored."""
+    """One value of one row of any kind of column, and the dataset is not the one that was scored."""
     column = edit.split(" to ", maxsplit=1)[0].removesuffix("'s list")
     other = identify_rows(edited(column, 4, EDITS[edit]))
     with pytest.raises(RowMismatchError, match=f"column '{column}' of the data set is not the one that was scored"):
@@ -370,7 +370,7 @@ def test_a_few_long_texts_many_times_over_are_not_put_end_to_end():
 
 
 def test_only_the_rows_of_a_selection_are_read(folder):
-    """A few rows of a large data set cost their own bytes, whatever else is stored beside them."""
+    """A few rows of a large dataset cost their own bytes, whatever else is stored next to them."""
     rows = in_folder(folder)
     expected = identify_rows(rows).row_hash
     for i in (1, 2, 4):
@@ -522,7 +522,7 @@ def test_nulls_that_hide_values_are_nulls():
     assert np.array_equal(ValueHashes().of(lists), ValueHashes().of(pa.array([[1], None])))
 
 
-# --- data sets without a table, and labels --------------------------------------------------------------------------
+# --- datasets without a table, and labels ---------------------------------------------------------------------------
 
 
 def test_a_torch_data_set_has_only_a_number_of_rows():
@@ -537,7 +537,7 @@ def test_a_torch_data_set_has_only_a_number_of_rows():
 
 
 def test_an_empty_data_set_has_an_identity():
-    """No rows are no error here: whether they can be scored is another's question."""
+    """No rows are not an error here: whether they can be scored is another's question."""
     empty = identify_rows(Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES))
     assert empty.n_rows == 0
     assert empty.row_hash.shape == (0,)

@@ -41,7 +41,7 @@ class Rows(torch.utils.data.IterableDataset):
 
 
 def hugging_face_stream(n_shards=3):
-    """A streaming data set of `datasets`, in several shards."""
+    """A streaming dataset of `datasets`, in several shards."""
     return Dataset.from_list(ROWS, features=FEATURES).to_iterable_dataset(num_shards=n_shards)
 
 
@@ -54,7 +54,7 @@ def collate(rows):
 
 
 def score(dataset, folder=None, **options):
-    """Scores of a stream or data set in blocks of 14 rows, batches of 7."""
+    """Scores of a stream or dataset in blocks of 14 rows, batches of 7."""
     plan = {"batch_size": 7, "memory_budget": BLOCK * (3 * 8 * 8 * 4 + 2 * 2 * 8 * 8 * 4), "progress": False}
     config = options.pop("config", None)
     scorer = VoGScorer(CASE.model, config=config, **{**plan, **options.pop("scorer", {})})
@@ -64,7 +64,7 @@ def score(dataset, folder=None, **options):
 @pytest.mark.parametrize("label", ["given", "predicted"])
 @pytest.mark.parametrize("stream", [Rows, hugging_face_stream, lambda: hugging_face_stream(1)])
 def test_a_stream_scores_what_its_rows_score(stream, label):
-    """Columns, trajectories and maps are those of the same rows in a map-style data set, bit by bit."""
+    """Columns, trajectories and maps are those of the same rows in a map-style dataset, bit by bit."""
     config = VoGConfig(target=("logit", "loss"), label=label)
     expected = score(ROWS, config=config)
     scores = score(stream(), config=config)
@@ -79,7 +79,7 @@ def test_a_stream_may_end_anywhere(n_rows):
 
 
 def test_a_stream_is_read_once(tmp_path):
-    """Beside the rows of the dry run, every row is read once, and a finished folder needs none but the first."""
+    """Next to the rows of the dry run, every row is read once, and a finished folder needs none but the first."""
     stream = Rows()
     score(stream, tmp_path / "scores")
     in_dry_run = stream.read - N
@@ -132,7 +132,7 @@ def test_an_interrupted_stream_goes_on_after_its_last_block(stream, tmp_path, mo
 
 
 def test_a_stream_in_another_order_is_not_mixed_in(tmp_path):
-    """Rows that differ in the first batch, or in the last finished block, are refused; the same rows go on."""
+    """Rows that differ in the first batch, or in the last finished block, are refused; the same rows continue."""
     with pytest.raises(ConnectionError):
         score(Rows(fails_at=47), tmp_path / "scores")
     swapped = [*ROWS[:32], ROWS[33], ROWS[32], *ROWS[34:]]
@@ -162,7 +162,7 @@ def test_the_scores_of_a_stream_are_not_taken_for_those_of_a_longer_or_shorter_o
 
 @pytest.mark.parametrize(("first", "second"), [("name", "uid"), ("name", None), (None, "name")])
 def test_ids_of_two_columns_are_not_mixed(first, second, tmp_path):
-    """Whether the folder is finished or was interrupted; the same column goes on."""
+    """Whether the folder is finished or was interrupted; the same column continues."""
     rows = [{**row, "uid": f"u{i}"} for i, row in enumerate(ROWS)]
     with pytest.raises(ConnectionError):
         score(Rows(rows, fails_at=33), tmp_path / "scores", id_column=first)
@@ -175,7 +175,7 @@ def test_ids_of_two_columns_are_not_mixed(first, second, tmp_path):
 
 
 def test_no_more_rows_of_a_stream_are_held_than_a_batch(monkeypatch):
-    """Whatever they hold beside what the model is fed: a block is of collated rows, not of raw ones."""
+    """Whatever they hold next to what the model is fed: a block is of collated rows, not of raw ones."""
     held, hold = [], StreamRows.hold
 
     def spied(self, rows):
@@ -213,7 +213,7 @@ def test_an_empty_stream_and_a_missing_id_are_refused():
 
 
 def test_a_generator_stream_of_datasets_is_scored():
-    """IterableDataset.from_generator is iterated anew for each pass."""
+    """IterableDataset.from_generator is iterated again for each pass."""
     stream = IterableDataset.from_generator(lambda: iter(ROWS), features=FEATURES)
     assert_identical(score(stream), score(ROWS))
 
@@ -268,7 +268,7 @@ def test_ids_that_are_none_are_refused_before_any_work(ids, tmp_path):
 
 @pytest.mark.parametrize("mended", [list(range(N)), [str(i) for i in range(N)]], ids=["as before", "all as texts"])
 def test_a_run_whose_ids_were_mended_continues(mended, tmp_path):
-    """After the data was mended the same folder gives every row its new id, also where their kind is another now."""
+    """After the data was fixed the same folder gives every row its new id, also where their kind is another now."""
     with pytest.raises(DataError, match="of one kind"):
         score(Rows(with_ids(changed_at(40, "x"))), tmp_path / "scores", id_column="key")
     assert len(list((tmp_path / "scores" / "blocks").glob("*.safetensors"))) == 2

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # every attempt would import it anew
+import torch._dynamo  # every attempt would import it again
 from scorings import Scoring
 
 from vog_hf.config import VoGConfig

@@ -29,7 +29,7 @@ class Rows:
 
 
 class Stream(torch.utils.data.IterableDataset):
-    """The same rows, one after another, each beside 40 kB that the model is not fed."""
+    """The same rows, one after another, each next to 40 kB that the model is not fed."""
 
     def __init__(self, n: int) -> None:
         self.rows = Rows(n)

@@ -1,4 +1,4 @@
-"""Program: what sharded models cannot do is refused on every process, and what stands beside it is done."""
+"""Program: what sharded models cannot do is refused on every process, and what is next to it is done."""
 
 import tempfile
 from functools import partial
@@ -140,7 +140,7 @@ def a_row_that_breaks_before_training_is_known_to_all(rank: int) -> None:
 
 
 def sharded_models_are_not_scored() -> None:
-    """A part of a weight is no weight; its unsharded copy is scored."""
+    """A part of a weight is not a weight; its unsharded copy is scored."""
     case = models.vit()
     rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
     model = sharded(case.model)

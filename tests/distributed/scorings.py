@@ -67,7 +67,7 @@ class Scoring:
         return models.CASES[MODELS[self.kind]]().model.double()
 
     def rows(self) -> Any:
-        """The data set."""
+        """The dataset."""
         return ROWS[self.kind](self.n_rows)
 
     def states(self) -> list[tuple[str, dict[str, torch.Tensor]]]:

@@ -132,7 +132,7 @@ def test_no_block_can_be_cut_short_unnoticed(interrupted):
     ids=["last byte", "payload", "header", "half", "zeros", "empty"],
 )
 def test_a_damaged_block_is_scored_again(interrupted, whole, damage):
-    """The run goes on as if the block had not been finished."""
+    """The run continues as if the block had not been finished."""
     path = block_files(interrupted)[0]
     path.write_bytes(damage(path.read_bytes()))
     go_on(interrupted, whole)
@@ -172,7 +172,7 @@ def same_arrays(stored, expected):
     ids=["missing", "cut short", "one bit"],
 )
 def test_a_snapshot_that_is_not_what_was_written_is_refused(interrupted, whole, name, damage, message):
-    """By its name, before anything is scored; restored, the interrupted run goes on."""
+    """By its name, before anything is scored; restored, the interrupted run continues."""
     path = interrupted / "snapshots" / f"{name}.safetensors"
     before = [file.stat().st_mtime_ns for file in block_files(interrupted)]
     good = path.read_bytes()
@@ -251,7 +251,7 @@ def test_a_disk_that_others_fill_up_ends_the_run_and_room_continues_it(disk, pro
     ],
 )
 def test_files_that_may_not_grow_are_an_error_in_every_phase(when, limit, stops, whole, request):
-    """A quota stops a block, a trajectory, the maps or the table: no scores, and a run that goes on later."""
+    """A quota stops a block, a trajectory, the maps or the table: no scores, and a run that continues later."""
     folder = request.getfixturevalue(when)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -277,7 +277,7 @@ def test_a_read_only_file_system_is_refused_before_the_work(disk, whole):
 
 
 def test_everything_is_on_the_disk_before_the_manifest_says_so(unassembled, monkeypatch):
-    """Blocks may go then: whatever was made of them was synchronised, and not only handed to the kernel."""
+    """Blocks may go then: whatever was made of them was synchronized, and not only handed to the kernel."""
     fsync, synchronised = os.fsync, []
 
     def note(handle):

@@ -22,7 +22,7 @@ def killed(folder, n_processes, *, moments=0, in_blocks=False, every=0, limit=60
 
 
 def assert_scores_are_exact(kills, n_processes):
-    """Every file as if nothing had happened, none besides, and no process that went on after another was killed."""
+    """Every file as if nothing had happened, none besides, and no process that continued after another was killed."""
     for kill in kills:
         assert kill["different"] == []
         assert kill["stage"] == WHOLE or kill["left over"] == []
@@ -80,7 +80,7 @@ def blocks_of(folder):
 
 
 def interrupt(folder, send, *, at_block, processes=None):
-    """Start a scoring, or go on with one, and interrupt it when so many blocks are there; its exit code."""
+    """Start a scoring, or continue with one, and interrupt it when so many blocks are there; its exit code."""
     with launched("score_long.py", folder, processes=processes) as launch:
         while blocks_of(folder) < at_block:
             assert launch.process.poll() is None, launch.output

@@ -108,7 +108,7 @@ def test_the_interval_of_shares_covers_their_mean():
 
 
 def test_errors_are_shares():
-    """What is no share 0..1 of an error is refused, by row; both ends are accepted."""
+    """What is not a share 0..1 of an error is refused, by row; both ends are accepted."""
     for bad in (-0.1, 1.5):
         with pytest.raises(ConfigError, match=f"true, false or a share 0..1, got {bad} at row 2; pass prediction !="):
             error_by_decile([1, 2, 3], [0, 1, bad], bins=1)

@@ -271,7 +271,7 @@ class Encoder(nn.Module):
 
 
 def test_a_callable_target_needs_no_logits():
-    """An encoder that returns embeddings can be scored with a target of one's own, and only so."""
+    """An encoder that returns embeddings can be scored with your own target, and only so."""
     model, batch = Encoder(), {"features": torch.ones(3, 5)}
     with pytest.raises(ModelError, match=r"must return logits .* got a mapping with \['embedding'\]"):
         input_gradients(model, batch)
@@ -691,7 +691,7 @@ def test_embeddings_with_tokens_first_are_turned_round(n):
     assert_agrees(case)
 
 
-# --- models that cannot be scored, and their nearest neighbours that can --------------------------------------------
+# --- models that cannot be scored, and their nearest neighbors that can ---------------------------------------------
 
 
 class Bag(nn.Module):
@@ -824,7 +824,7 @@ def test_a_label_out_of_range_is_refused_and_the_last_class_is_not():
 
 
 def test_an_unknown_target_is_refused_with_those_there_are():
-    """A misspelt target names the ones that exist."""
+    """A misspelled target names the ones that exist."""
     case = case_of("mlp")
     for target in ("logits", "margin", ""):
         with pytest.raises(ConfigError, match=rf"target '{target}' does not exist .* logit, probability, loss"):

@@ -61,7 +61,7 @@ def test_what_computes_something_else_has_another_digest(one, other):
 
 @pytest.mark.parametrize("make", [lambda: made(FIRST), lambda: closing_over((1.0, "x")), Weighted])
 def test_the_same_code_has_the_same_digest(make):
-    """Made anew, in another process or import, it is the same target."""
+    """Made again, in another process or import, it is the same target."""
     assert target_digest(make()) == target_digest(make())
 
 

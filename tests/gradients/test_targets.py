@@ -144,7 +144,7 @@ def test_observation_of_tokens_is_the_mean_over_the_label_tokens(task):
     ],
 )
 def test_class_labels_out_of_range_are_refused_with_their_place(labels, message, position):
-    """The first label that is no class is named with its place, so that the row can be found."""
+    """The first label that is not a class is named with its place, so that the row can be found."""
     with pytest.raises(LabelError, match=message) as caught:
         TASKS["single_label_classification"].check_labels(torch.tensor(labels), CLASSES)
     assert caught.value.position == position
@@ -152,7 +152,7 @@ def test_class_labels_out_of_range_are_refused_with_their_place(labels, message,
 
 @pytest.mark.parametrize("labels", [[0, 1, 3], [-1, -100, 0]])
 def test_class_labels_in_range_and_missing_ones_are_accepted(labels):
-    """Beside the refused: the highest class, and the two numbers that mean no label."""
+    """Next to the refused: the highest class, and the two numbers that mean no label."""
     TASKS["single_label_classification"].check_labels(torch.tensor(labels), CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""Scored data sets pushed to a Hub on the loopback interface by the real clients, in a process of their own."""
+"""Scored datasets pushed to a Hub on the loopback interface by the real clients, in a process of their own."""
 
 import re
 
@@ -228,7 +228,7 @@ def test_other_configurations_stay(hub, client):
 
 @pytest.mark.parametrize("mark", ["", "  default: true\n- config_name: other\n  data_files: other/*.parquet\n"])
 def test_two_configurations_that_would_load_where_none_is_named_are_refused(hub, client, mark):
-    """Which `datasets` refuses, too, and then loads neither; by a name of its own the same goes beside it."""
+    """Which `datasets` refuses, too, and then loads neither; by a name of its own the same goes next to it."""
     client("push_raw", {"train": "numbers"}, REPO, config_name="plain")
     repository = hub.dataset(REPO)
     card = readme(hub)
@@ -262,7 +262,7 @@ def test_scores_alone_give_way_to_data(hub, client):
 
 @pytest.mark.parametrize("config", ["default", "plain"])
 def test_shards_that_an_older_version_of_datasets_has_left_are_replaced(hub, client, config):
-    """They have a fingerprint in their names; beside ours they would double the rows."""
+    """They have a fingerprint in their names; next to ours they would double the rows."""
     client("push_raw", {"train": "numbers"}, REPO, config_name=config)
     repository, folder = hub.dataset(REPO), {"default": "data", "plain": "plain"}[config]
     files = dict(repository.files())
@@ -339,7 +339,7 @@ def test_what_datasets_cannot_read_beside_the_card_is_one_clear_error(hub, clien
 
 
 def test_what_else_the_card_says_of_the_configuration_stays(hub, client):
-    """Beside its columns and its splits."""
+    """Next to its columns and its splits."""
     client("push_raw", {"train": "numbers"}, REPO)
     told = readme(hub).replace("dataset_info:\n", "dataset_info:\n  homepage: https://example.org\n")
     hub.dataset(REPO).edit({"README.md": told.encode()})
@@ -351,7 +351,7 @@ def test_what_else_the_card_says_of_the_configuration_stays(hub, client):
 
 
 def test_scores_alone(hub, client):
-    """Beside the data, which is not sent again and loads as before, also where the card names no configurations."""
+    """Next to the data, which is not sent again and loads as before, also where the card names no configurations."""
     client("push_raw", {"train": "pictures", "test": "pictures"}, REPO)
     repository = hub.dataset(REPO)
     repository.edit({"README.md": b"# Birds\n"})
@@ -385,7 +385,7 @@ def test_a_configuration_in_short_form_is_understood(hub, client):
 
 
 def test_a_split_of_which_others_are_made_is_not_replaced(hub, client):
-    """Its files would be gone from under another configuration, which would no longer load; beside them is room."""
+    """Its files would be gone from under another configuration, which would no longer load; next to them is room."""
     client("push_raw", {"train": "numbers"}, REPO)
     repository = hub.dataset(REPO)
     configs = "- config_name: default\n  data_files: data/*.parquet\n- config_name: all\n  data_dir: data\n"
@@ -403,7 +403,7 @@ def test_a_split_of_which_others_are_made_is_not_replaced(hub, client):
 
 
 def test_data_of_another_kind_is_not_lost(hub, client):
-    """Beside data that is read as CSV nothing can be pushed, since it would not load any more."""
+    """Next to data that is read as CSV nothing can be pushed, since it would not load any more."""
     client("make_repo", REPO)
     repository = hub.dataset(REPO)
     repository.edit({"train.csv": b"a,b\n1,2\n", "test.csv": b"a,b\n3,4\n"})
@@ -706,7 +706,7 @@ def test_scores_without_a_record_are_pushed_as_such(hub, client):
 
 @pytest.mark.parametrize("form", ["columns", "bare"])
 def test_scores_know_the_rows_whose_files_were_put_in(hub, client, form):
-    """Pictures that lay beside the data set are in it on the Hub: the pulled scores are of those rows all the same."""
+    """Pictures that lay next to the dataset are in it on the Hub: the pulled scores are of those rows all the same."""
     client("push", "files", REPO, form=form)
     known = client("belong", REPO)
     assert {"label", "image"} <= set(known)

@@ -25,7 +25,7 @@ def picture(tmp_path):
 
 
 def read_parquet(tmp_path, feature, values, name="image"):
-    """A data set read from a parquet file that says by itself that it has pictures or sounds."""
+    """A dataset read from a parquet file that says by itself that it has pictures or sounds."""
     features = Features({name: feature})
     table = pa.table({name: pa.array(values, features.arrow_schema.field(name).type)}, schema=features.arrow_schema)
     pq.write_table(table, tmp_path / "theirs.parquet")
@@ -46,7 +46,7 @@ def read_parquet(tmp_path, feature, values, name="image"):
     ids=["image", "audio", "list", "nested"],
 )
 def test_a_file_that_a_table_of_somebody_elses_names_is_refused(tmp_path, picture, feature, nested, path):
-    """Pictures and sounds, also within others, whatever was made of the data set since; with bytes all is well."""
+    """Pictures and sounds, also within others, whatever was made of the dataset since; with bytes all is well."""
     held = {"bytes": picture.read_bytes(), "path": path}
     rows = read_parquet(tmp_path, feature, [nested(held), nested({"bytes": None, "path": path})])
     made = [rows, rows.select([1, 0]), rows.rename_column("image", "x"), add_vog_columns(rows, SCORES, ["vog"])]
@@ -85,7 +85,7 @@ def test_files_that_one_knows_can_be_put_in(tmp_path, picture):
 
 
 def test_what_was_saved_holds_its_files(tmp_path, picture):
-    """So that a row of a saved data set with a path alone was written by hand."""
+    """So that a row of a saved dataset with a path alone was written by hand."""
     rows = Dataset.from_dict({"image": [str(picture)]}, features=Features({"image": Image()}))
     rows.save_to_disk(tmp_path / "saved")
     saved = load_from_disk(tmp_path / "saved")
@@ -119,7 +119,7 @@ def test_files_of_ones_own_are_published(tmp_path, picture):
 
 
 def test_a_folder_whose_paths_lead_out_of_it_is_refused(tmp_path, picture):
-    """As older versions of `datasets` make them of a table beside the pictures."""
+    """As older versions of `datasets` make them of a table next to the pictures."""
     folder = load_dataset("imagefolder", data_dir=str(picture.parent), cache_dir=str(tmp_path), split="train")
     out = folder.map(lambda: {"image": {"bytes": None, "path": f"{picture.parent}/../token"}}, input_columns=[])
     with pytest.raises(DataError, match=r"mine/\.\./token"):

@@ -162,7 +162,7 @@ def test_a_padded_map_is_that_of_the_row_alone(axes):
 
 
 def test_tiny_maps_do_not_vanish_in_float16():
-    """Shares of the row's largest value are kept, with that value beside them; a map of zeros stays zeros."""
+    """Shares of the row's largest value are kept, with that value next to them; a map of zeros stays zeros."""
     deviation = torch.stack([torch.linspace(1, 2, 8) * 1e-20, torch.linspace(1, 2, 8) * 1e20, torch.zeros(8)])
     maps = pooled_maps(deviation, None)
     for row in range(3):

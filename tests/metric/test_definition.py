@@ -81,7 +81,7 @@ def test_a_full_mask_changes_nothing():
 
 
 def test_a_row_of_which_nothing_counts_is_refused_by_number():
-    """A mean over no element is no score; one element is enough."""
+    """A mean over no element is not a score; one element is enough."""
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1] = False
     with pytest.raises(ConfigError, match="example 1 has no element that counts"):

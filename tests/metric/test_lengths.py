@@ -89,7 +89,7 @@ def test_padding_that_nobody_tells_from_text_keeps_the_batches(caplog):
 
 
 def test_lengths_are_read_from_the_table_alone():
-    """Of lists of numbers, in the order of a selection; None for other columns and other data sets."""
+    """Of lists of numbers, in the order of a selection; None for other columns and other datasets."""
     rows = Dataset.from_dict({"ids": [[1, 2, 3], [], [4], None], "name": ["a", "b", "c", "d"], "n": [1, 2, 3, 4]})
     assert list_lengths(rows, "ids").tolist() == [3, 0, 1, 0]
     assert list_lengths(rows.select([2, 0]), "ids").tolist() == [1, 3]

@@ -62,7 +62,7 @@ def opened(browser):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["pictures", "texts", "regression", "splits"])
 def test_page(opened, reports, name, size, scheme):
-    """At every width and in both colour schemes: no overflow, every picture decoded, texts with enough contrast."""
+    """At every width and in both color schemes: no overflow, every picture decoded, texts with enough contrast."""
     page = opened(reports[name], size, scheme)
     page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]

@@ -1,4 +1,4 @@
-"""Bad calls of the public names: an error of ours that names what came, beside neighbors that are accepted."""
+"""Bad calls of the public names: an error of ours that names what came, next to neighbors that are accepted."""
 
 import numpy as np
 import pytest
@@ -211,5 +211,5 @@ def test_a_bad_call_is_an_error_that_names_what_came(place, name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_its_neighbor_is_accepted(place, name):
-    """What is checked is no stricter than what works."""
+    """What is checked is not stricter than what works."""
     GOOD[name](place)

@@ -38,7 +38,7 @@ TOP = {"demo", "cli", "__main__"}  # what may import the package's own names: ev
 HUGGING_FACE = {"transformers", "datasets", "accelerate", "huggingface_hub", "peft"}
 WITHOUT_HUGGING_FACE = {"errors", "metric", "evaluation"}  # tensors and arrays in, tensors and tables out
 MAX_PERMITTED = 0.45  # of all pairs of modules; a table that permits more than this separates nothing
-# Beside the names of `vog_hf` itself, recipes may use what these rooms define.
+# Next to the names of `vog_hf` itself, recipes may use what these rooms define.
 OPEN_TO_RECIPES = {"data", "demo", "evaluation", "hub", "report", "review", "scores", "snapshots", "tracking"}
 
 

@@ -1,4 +1,4 @@
-"""Every snippet of docs/interoperability.md, on a scored data set, with the real library where it is installed."""
+"""Every snippet of docs/interoperability.md, on a scored dataset, with the real library where it is installed."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def blocks(part):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the page begins with: scores and a scored data set of a training on digits."""
+    """What the page begins with: scores and a scored dataset of a training on digits."""
     made = tmp_path_factory.mktemp("interoperability")
     return made, train_on_images(made)
 
@@ -57,7 +57,7 @@ def test_every_part_is_run():
 
 
 def test_pandas(names):
-    """The table has the scores, row by row, beside the columns of the data."""
+    """The table has the scores, row by row, next to the columns of the data."""
     table = names("pandas")["table"]
     np.testing.assert_array_equal(table["vog"], VoGScores.load("scores").column("vog"))
     assert {"image", "label", "loss"} <= set(table.columns)

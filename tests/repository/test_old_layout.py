@@ -40,7 +40,7 @@ def assert_close(scores, expected):
 
 
 def test_old_scores_load_and_rank_as_they_did(old):
-    """Columns, manifest, trajectories and heat maps are those that were written beside the rows."""
+    """Columns, manifest, trajectories and heat maps are those that were written next to the rows."""
     scores, columns = VoGScores.load(old / "scores"), load_from_disk(str(old / "scored"))
     written = read_json(old / "scores" / "manifest.json")
     assert scores.manifest == {key: value for key, value in written.items() if key != "files"}
@@ -94,7 +94,7 @@ def test_an_old_scoring_continues_where_it_was_interrupted(old, tmp_path):
 
 @pytest.mark.slow  # two trainings
 def test_an_old_live_training_resumes(old, tmp_path):
-    """Moments beside an old checkpoint are restored, and the scores are those of a training without a break."""
+    """Moments next to an old checkpoint are restored, and the scores are those of a training without a break."""
     again, whole = live_callback(rows()), live_callback(rows())
     train(rows(), again, old / "live", resume=str(old / "live" / "checkpoint-10"))
     train(rows(), whole, tmp_path / "whole")

@@ -90,11 +90,11 @@ def test_the_changes_are_exactly_the_decisions(data, journal, mode, tmp_path):
         assert found["label"][:] == (reviewed if corrected else [LABELS[row] for row in kept])
         assert found["id"][:] == [f"row {row}" for row in kept]
         assert [picture.getpixel((0, 0))[0] for picture in found["image"]] == kept
-    assert dataset["label"][:] == LABELS  # the data set that was given is as it was
+    assert dataset["label"][:] == LABELS  # the dataset that was given is as it was
 
 
 def test_a_review_is_applied_again(data, journal, caplog):
-    """The same journal, gone on with, replaces its columns; where another one says nothing of a row, it is warned."""
+    """The same journal, continued, replaces its columns; where another one says nothing of a row, it is warned."""
     dataset, scores = data
     flagged = apply_review(add_vog_columns(dataset, scores), journal)
     journal.decide(12, "drop", reviewer="Ada")
@@ -122,7 +122,7 @@ def test_a_path_a_journal_and_decisions_give_the_same(data, journal):
 
 
 def test_columns_of_scores_are_no_other_data(data, journal):
-    """The scored data set is the data that was reviewed; without some of its columns it still is."""
+    """The scored dataset is the data that was reviewed; without some of its columns it still is."""
     dataset, scores = data
     scored = add_vog_columns(dataset, scores)
     assert apply_review(scored, journal)["review"][:] == [REVIEW.get(row) for row in range(N)]
@@ -151,7 +151,7 @@ def test_a_journal_of_other_data_is_refused(data, journal, other, message):
 
 
 def test_decisions_alone_tell_their_rows_by_hash_and_label(data, journal):
-    """Without a journal the hash of each row counts: a row that was edited is refused, one beside it is no matter."""
+    """Without a journal the hash of each row counts: a row that was edited is refused, one next to it is no matter."""
     dataset, scores = data
     decisions = list(journal.standing().values())
     with pytest.raises(RowMismatchError, match="row 4 has the hash"):
@@ -301,7 +301,7 @@ def test_conflicts_leave_the_given_label(data, tmp_path):
 
 
 def test_agreement_counts_rows_that_several_decided():
-    """Shares and Cohen's kappa by pair, by hand: relabelling to two classes is two answers."""
+    """Shares and Cohen's kappa by pair, by hand: relabeling to two classes is two answers."""
     decisions = [
         *votes(0, "keep", "keep"),
         *votes(1, "keep", "drop"),
@@ -349,7 +349,7 @@ def test_the_summary_says_what_was_done_and_names_nobody(data, journal):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_scores_that_go_along_are_those_of_the_rows(data, journal, mode):
-    """Values, trajectories and heat maps of the kept rows, which are verified to be those of the data set's."""
+    """Values, trajectories and heat maps of the kept rows, which are verified to be those of the dataset's."""
     dataset, scores = data
     review = plan_review(add_vog_columns(dataset, scores), journal, scores)
     applied = review.apply(mode)
@@ -372,7 +372,7 @@ def test_the_scores_that_go_along_are_those_of_the_rows(data, journal, mode):
 
 
 def test_scores_keep_their_source_and_their_number_of_rows(data, journal, tmp_path):
-    """Through two rounds: of which data set they are, among how many rows they were computed, that labels changed."""
+    """Through two rounds: of which dataset they are, among how many rows they were computed, that labels changed."""
     dataset, scores = data
     source = {"name": "someone/pictures", "config": None, "split": None, "revision": None}
     scores = VoGScores(

@@ -187,7 +187,7 @@ def test_labels_tell_where_no_column_does(path):
 
 @pytest.mark.parametrize("kept", [1, 40, -1])
 def test_a_torn_last_line_is_dropped_with_a_warning(scores, path, caplog, kept):
-    """Of a process killed in mid-write the unconfirmed line goes, everything before it stays, and writing goes on."""
+    """Of a process killed in mid-write the unconfirmed line goes, everything before it stays, and writing continues."""
     journal = Journal.open(path, scores)
     first = journal.decide(0, "keep", reviewer="Ada")
     whole = path.read_bytes()
@@ -228,7 +228,7 @@ def test_a_header_that_was_cut_off_is_written_again(scores, path):
     "content", [b"my notes", b"{}\n", b"a,b\n1,2\n", b'{"journal": "other", "format": 1}\n', b"[]\n"]
 )
 def test_a_file_of_somebody_else_is_left_alone(scores, path, content):
-    """A file that is no journal is refused and not touched, with or without an end of its line."""
+    """A file that is not a journal is refused and not touched, with or without an end of its line."""
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(JournalError, match=r"is no journal|line 1 of .* is not what a journal has"):
@@ -253,7 +253,7 @@ def test_a_file_of_somebody_else_is_left_alone(scores, path, content):
     ],
 )
 def test_damage_elsewhere_is_an_error_that_names_the_line(scores, path, damage, message):
-    """A line in the middle that is no event stops everything, and nothing is mended silently."""
+    """A line in the middle that is not an event stops everything, and nothing is fixed silently."""
     journal = Journal.open(path, scores)
     for row, decision in enumerate(["keep", "drop", "keep"]):
         journal.decide(row, decision, reviewer="Ada")
@@ -292,7 +292,7 @@ def test_a_journal_that_was_replaced_or_removed_is_noticed(scores, path, tmp_pat
 
 
 def test_a_journal_of_other_data_put_in_its_place_is_refused_each_time(scores, path, tmp_path):
-    """Nothing of the other is taken in or written to, however often it is tried; the own one back, all goes on."""
+    """Nothing of the other is taken in or written to, however often it is tried; the own one back, all continues."""
     journal = Journal.open(path, scores)
     made = journal.decide(0, "keep", reviewer="Ada")
     kept, other = path.read_bytes(), tmp_path / "other.jsonl"
@@ -338,7 +338,7 @@ def test_a_longer_journal_written_over_it_is_read_anew(scores, path, tmp_path):
 
 
 def test_damage_by_others_is_named_alike_each_time(scores, path):
-    """While the review is open: the line that is damaged, until it is mended; then all goes on."""
+    """While the review is open: the line that is damaged, until it is fixed; then all continues."""
     journal = Journal.open(path, scores)
     journal.decide(0, "keep", reviewer="Ada")
     Journal.open(path, scores).decide(1, "keep", reviewer="Bob")
@@ -452,7 +452,7 @@ def test_a_killed_process_loses_nothing_it_confirmed(scores, path, delay):
 
 
 def test_a_journal_on_a_disk_without_flock_takes_decisions_in_turn(scores, path, monkeypatch):
-    """A file beside it says who writes; a writer that does not let go is named, and the journal can be read."""
+    """A file next to it says who writes; a writer that does not let go is named, and the journal can be read."""
 
     def without_flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -71,7 +71,7 @@ def test_order_and_filters_agree_with_a_sorted_table():
 
 
 def test_the_ranking_column_is_the_first_order():
-    """Rows come by the class-normalised score unless another column is named; labels are no order."""
+    """Rows come by the class-normalized score unless another column is named; labels are not order."""
     queue = Queue(make_scores())
     assert queue.columns[0] == "vog_class_normalized"
     assert {"vog", "vog_early", "vog_late", "loss"} <= set(queue.columns)
@@ -97,7 +97,7 @@ def test_neighbours_stand_next_to_the_row_in_its_class(row, count, tail, near):
 
 
 def test_rows_without_classes_have_neighbours_of_any_kind():
-    """Where rows have no class, the neighbours are simply next in the order."""
+    """Where rows have no class, the neighbors are simply next in the order."""
     queue = Queue(make_regression())
     ordered = queue.rows(Filter())
     assert queue.neighbours(int(ordered[10]), Filter(), 4).tolist() == ordered[[8, 9, 11, 12]].tolist()

@@ -1,4 +1,4 @@
-"""Sounds of rows: as they are stored, and nothing that is no sound."""
+"""Sounds of rows: as they are stored, and nothing that is not a sound."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def tone(rate=8000):
 
 
 def stored(values):
-    """A data set with a column of audio files, as `save_to_disk` and the Hub hold them; no codec is needed."""
+    """A dataset with a column of audio files, as `save_to_disk` and the Hub hold them; no codec is needed."""
     features = Features({"clip": {"bytes": Value("binary"), "path": Value("string")}})
     return Dataset.from_dict({"clip": values}, features=features).cast_column("clip", Audio())
 
@@ -44,7 +44,7 @@ def test_a_stored_sound_is_passed_on_as_it_is():
 
 
 def test_files_that_are_no_sound_are_not_read_out(tmp_path):
-    """A data set that names a file of the machine as a row's sound shows it only where it is one, and not too large."""
+    """A dataset that names a file of the machine as a row's sound shows it only where it is one, and not too large."""
     secret, real, large = (tmp_path / name for name in ("secret.wav", "real", "large.wav"))
     secret.write_text("password")
     real.write_bytes(tone())

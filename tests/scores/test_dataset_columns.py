@@ -64,7 +64,7 @@ def evaluation_transform(rows):
 
 
 def scores_of(dataset, *, model=None, transform=evaluation_transform, states=None, **options):
-    """Scores of a data set, seen through a transform."""
+    """Scores of a dataset, seen through a transform."""
     model = model or models.conv_net().model
     named = [(f"epoch-{k}", state) for k, state in enumerate(states or models.perturbed_states(model, 3))]
     shown = dataset.with_transform(transform) if transform else dataset
@@ -126,7 +126,7 @@ def test_columns_are_typed_for_the_hub():
 
 
 def test_the_prediction_has_the_names_of_the_configured_label_column():
-    """``label_column`` decides whose class names the prediction gets, also beside a column called label."""
+    """``label_column`` decides whose class names the prediction gets, also next to a column called label."""
     coarse = images().rename_column("label", "animal").add_column("label", [0] * N)
     coarse = coarse.cast_column("label", ClassLabel(names=["a", "b", "c", "d"]))
 
@@ -140,7 +140,7 @@ def test_the_prediction_has_the_names_of_the_configured_label_column():
 
 
 def test_rows_without_a_class_have_another_core():
-    """A regression is normalised over the whole data set; its label and prediction are numbers."""
+    """A regression is normalized over the whole dataset; its label and prediction are numbers."""
 
     class Line(nn.Module):
         def __init__(self):
@@ -160,7 +160,7 @@ def test_rows_without_a_class_have_another_core():
 
 
 def test_a_float64_model_gives_float32_columns():
-    """The data set does not change its types with the precision of the scoring."""
+    """The dataset does not change its types with the precision of the scoring."""
     model = models.conv_net().model.double()
     scores = scores_of(images(), model=model)
     assert scores.column("vog").dtype == np.float64
@@ -202,7 +202,7 @@ def test_a_selection_made_before_scoring_is_a_data_set_like_any_other(select):
 
 
 def test_tokenised_rows_are_the_raw_rows(caplog):
-    """Scored with the tokens beside the text: the scores go onto the data set that has only the text."""
+    """Scored with the tokens next to the text: the scores go onto the dataset that has only the text."""
     case = models.bert()
     raw = Dataset.from_dict({"text": ["a b", "c", "d e f", "g", "h i"], "label": case.labels})
     tokens = [row["input_ids"].tolist() for row in case.rows]
@@ -245,7 +245,7 @@ def test_a_data_set_dict_gets_the_scores_of_each_split():
 
 
 def edited(column, row, value):
-    """A data set with one value changed."""
+    """A dataset with one value changed."""
 
     def edit(dataset):
         return dataset.map(lambda example, i: {column: value} if i == row else {}, with_indices=True)
@@ -310,7 +310,7 @@ def test_a_column_of_ones_own_is_not_replaced():
 
 @pytest.mark.parametrize(("columns", "taken"), [("core", CORE), (["loss", "vog"], ["vog"])])
 def test_scores_of_an_earlier_run_are_not_replaced(columns, taken):
-    """They are recognised by what every run adds; the message says what to drop, and then it works."""
+    """They are recognized by what every run adds; the message says what to drop, and then it works."""
     dataset = add_vog_columns(images(), image_scores())
     with pytest.raises(ConfigError) as refused:
         add_vog_columns(dataset, image_scores(), columns)
@@ -331,7 +331,7 @@ def test_names_are_checked_before_there_are_scores(has_classes):
     if has_classes:
         assert add_vog_columns(images(), image_scores(target=("logit", "loss"))).column_names[-6:] == names
     check_column_names(images(), names)
-    check_column_names([(0, 1)], names)  # a torch data set
+    check_column_names([(0, 1)], names)  # a torch dataset
     with pytest.raises(
         ConfigError, match=rf"the data set has \['vog_loss_{normalized}'\] already; pass prefix= .* or rename"
     ):
@@ -363,14 +363,14 @@ def test_a_torch_data_set_has_no_columns():
 
 
 def scores_of_pairs(pairs):
-    """Scores of a torch data set."""
+    """Scores of a torch dataset."""
     model = models.conv_net().model
     states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(model, 3))]
     return VoGScorer(model).score(pairs, states)
 
 
 def test_without_a_shared_column_the_labels_are_compared_and_a_warning_says_so(caplog):
-    """Scores of a torch data set go onto the Dataset it was made of, if length and labels agree."""
+    """Scores of a torch dataset go onto the Dataset it was made of, if length and labels agree."""
     pairs = [(row["image"], row["label"]) for row in images().with_transform(evaluation_transform)]
     scores = scores_of_pairs(pairs)
     with caplog.at_level(logging.WARNING, logger="vog_hf"):
@@ -439,19 +439,19 @@ OWN = {"loss": [400.0, 20.0, 1.0, 7.0], "prediction": ["spam", "ham", "ham", "sp
 
 
 def through_disk(dataset, folder):
-    """The data set as `load_from_disk` gives it."""
+    """The dataset as `load_from_disk` gives it."""
     dataset.save_to_disk(str(folder))
     return load_from_disk(str(folder))
 
 
 def through_parquet(dataset, folder):
-    """The data set as it is read from a parquet file."""
+    """The dataset as it is read from a parquet file."""
     dataset.to_parquet(folder / "rows.parquet")
     return Dataset.from_parquet(str(folder / "rows.parquet"), cache_dir=str(folder / "cache"))
 
 
 def through_a_card(dataset, folder):
-    """The data set with the features that a card on the Hub keeps."""
+    """The dataset with the features that a card on the Hub keeps."""
     features = Features._from_yaml_list(dataset.features._to_yaml_list())
     return Dataset.from_dict(dataset.to_dict(), features=features)
 
@@ -481,7 +481,7 @@ def test_a_column_in_place_of_a_score_is_ones_own():
 
 
 def test_scores_of_two_runs_stay_apart():
-    """Two scorings of a data set have a prefix each; which one is read has to be said."""
+    """Two scorings of a dataset have a prefix each; which one is read has to be said."""
     rows = Dataset.from_dict({"x": [1, 2]})
     one, two = (VoGScores({"vog": np.float32(values)}, {}) for values in ([0.5, 0.25], [3.0, 4.0]))
     scored = add_vog_columns(add_vog_columns(rows, one, ["vog"]), two, ["vog"], prefix="run2_")
@@ -524,7 +524,7 @@ def test_an_own_column_of_text_does_not_stop_a_push():
 
 @pytest.mark.parametrize("order", ["shuffled", "some"])
 def test_a_selection_is_not_copied(order):
-    """Scores are put beside rows where they are stored: no image of a shuffled data set moves, and the order stays."""
+    """Scores are put next to rows where they are stored: no image of a shuffled dataset moves, and the order stays."""
     chunk = pa.array([bytes([i]) * 2**23 for i in range(4)], pa.binary())  # its memory is shared by all chunks
     stored = pa.table({"raw": pa.chunked_array([chunk] * 65), "row": pa.chunked_array([pa.array(range(260))])})
     rows = Dataset(stored, fingerprint="large")

@@ -1,4 +1,4 @@
-"""Pictures, texts, heat maps and sheets of rows, whatever kind of data set they come from."""
+"""Pictures, texts, heat maps and sheets of rows, whatever kind of dataset they come from."""
 
 import io
 import logging
@@ -58,7 +58,7 @@ def make_scores(n=30, *, names=("cat", "dog", "ship"), maps=None, target=("logit
 
 
 def coloured(n, size=(12, 12)):
-    """One picture per row; its colour tells the row."""
+    """One picture per row; its color tells the row."""
     return [Image.new("RGB", size, (8 * i, 255 - 8 * i, 0)) for i in range(n)]
 
 
@@ -91,7 +91,7 @@ class TestMostExtreme:
             most_extreme(scores, "vog", 0)
 
     def test_ranking_column(self):
-        """Ranked by the normalised score where there is one."""
+        """Ranked by the normalized score where there is one."""
         assert ranking_column(make_scores()) == "vog_class_normalized"
         assert ranking_column(VoGScores({"vog": np.ones(1)}, {})) == "vog"
 
@@ -127,7 +127,7 @@ class TestRowPicture:
         assert [picture.getpixel((x, 0))[0] for x in range(3)] == [0, 0, 255]
 
     def test_transparent_is_white(self):
-        """What is transparent shows the page, not the colour that happens to be stored below."""
+        """What is transparent shows the page, not the color that happens to be stored below."""
         picture = row_picture(Image.new("RGBA", (2, 2), (255, 0, 0, 0)))
         palette = Image.new("P", (2, 2), 0)
         palette.info["transparency"] = 0
@@ -193,7 +193,7 @@ class TestRowText:
         ],
     )
     def test_which_column(self, row, text):
-        """Known names first, pairs together, else the first text that is no label and no number of a row."""
+        """Known names first, pairs together, else the first text that is not a label and no number of a row."""
         assert row_text(row) == text
 
 
@@ -250,7 +250,7 @@ class TestShowRows:
         assert show_rows(dataset, [0])[0].size == (4, 4)
 
     def test_torch_data_set(self):
-        """Pairs of a torch data set show their tensor; rows of tokens show nothing."""
+        """Pairs of a torch dataset show their tensor; rows of tokens show nothing."""
         images = torch.utils.data.TensorDataset(torch.rand(3, 3, 4, 5), torch.arange(3))
         tokens = torch.utils.data.TensorDataset(torch.arange(6).reshape(3, 2))
         assert show_rows(images, [2])[0].size == (5, 4)
@@ -275,7 +275,7 @@ class TestThumbnail:
         assert (picture.size, picture.mode) == (expected, "RGB")
 
     def test_small_pictures_keep_their_pixels(self):
-        """Enlarging makes up no colour."""
+        """Enlarging makes up no color."""
         small = Image.new("RGB", (8, 8), BLUE)
         small.putpixel((0, 0), RED)
         large = np.asarray(thumbnail(small, side=64))
@@ -336,7 +336,7 @@ class TestOverlay:
 
 class TestSheets:
     def test_tiles_are_where_they_belong(self):
-        """Highest left, lowest right, in order, each picture beside itself with its map."""
+        """Highest left, lowest right, in order, each picture next to itself with its map."""
         scores = make_scores(30, maps=np.zeros((30, 4, 4)))
         dataset = Dataset.from_dict({"image": coloured(30)}, features=Features({"image": ImageFeature()}))
         sheet = contact_sheet(scores, dataset, column="vog", count=4, side=40)

@@ -214,7 +214,7 @@ class TwoInputs(models.MLP):
 
 
 def test_an_input_that_the_batch_lacks_is_named():
-    """A required parameter that is no label is reported by its name."""
+    """A required parameter that is not a label is reported by its name."""
     model = TwoInputs()
     with pytest.raises(ModelError, match=r"forward of TwoInputs requires 'scale', and the batch has \['features'\]"):
         vog_of(model, vectors(), states_of(model))

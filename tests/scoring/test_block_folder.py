@@ -510,7 +510,7 @@ def test_corrected_labels_are_not_answered_with_the_old_scores(tmp_path):
 
 
 def test_blocks_of_edited_rows_are_not_mixed_in(tmp_path):
-    """An interrupted run goes on with the same rows, and with rows that differ only where none was scored."""
+    """An interrupted run continues with the same rows, and with rows that differ only where none was scored."""
     with pytest.raises(KeyboardInterrupt):
         score(tmp_path / "scores", data=rows_of(LABELS), after=DRY_RUN + 6 * PER_BLOCK)  # 6 blocks of 7 rows
     for place, refused in ((40, True), (45, False)):

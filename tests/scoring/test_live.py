@@ -108,7 +108,7 @@ def test_one_snapshot_is_too_few_and_two_are_enough():
 
 
 def test_the_predicted_label_is_refused_with_replay_named():
-    """The last prediction is not known while training goes on: refused when it starts; label='given' is accepted."""
+    """The last prediction is not known while training continues: refused when it starts; label='given' is accepted."""
     case, _ = case_of("conv_net")
     with pytest.raises(ConfigError, match=r"label='predicted'.*use collect='replay'"):
         start(case, config=VoGConfig(label="predicted"))

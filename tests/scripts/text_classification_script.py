@@ -58,7 +58,7 @@ def main():
     transformers.utils.logging.set_verbosity(training_args.get_process_log_level())
     logger.warning("device %s, 16 bits: %s", training_args.device, training_args.fp16 or training_args.bf16)
 
-    # A training that was interrupted goes on.
+    # A training that was interrupted continues.
     last_checkpoint = None
     if os.path.isdir(training_args.output_dir) and training_args.do_train:
         last_checkpoint = get_last_checkpoint(training_args.output_dir)

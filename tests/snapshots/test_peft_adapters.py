@@ -35,7 +35,7 @@ def adapted(seed=0, base=0, **options):
 
 
 def rows():
-    """Tokenised texts without their strings."""
+    """Tokenized texts without their strings."""
     return texts().remove_columns("text")
 
 
@@ -81,7 +81,7 @@ def assert_equal_scores(scores, expected):
 
 @pytest.mark.parametrize("kind", ["lora", "modules_to_save"])
 def test_checkpoints_of_an_adapter_score_what_the_callback_scores(tmp_path, kind):
-    """Trainer's checkpoint-* folders beside the callback's own snapshots of the same steps: the same scores."""
+    """Trainer's checkpoint-* folders next to the callback's own snapshots of the same steps: the same scores."""
     vog = VoGCallback(rows(), snapshots="epoch", collate_fn=collate, batch_size=16)
     options = {"save_strategy": "epoch", "learning_rate": 0.05, "remove_unused_columns": True}
     model = adapted(**KINDS[kind])

@@ -16,7 +16,7 @@ ROWS = [(x, k % 3) for k, x in enumerate(torch.randn(7, 4, generator=torch.Gener
 
 
 class Teacher(nn.Module):
-    """A head that trains beside a frozen teacher, with more frozen weights on request."""
+    """A head that trains next to a frozen teacher, with more frozen weights on request."""
 
     def __init__(self, n_more=0):
         super().__init__()

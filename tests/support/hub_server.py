@@ -1,6 +1,6 @@
 """A small Hugging Face Hub on the loopback interface, which the real, unmodified clients read from and write to.
 
-It serves what `huggingface_hub` and `datasets` need of models, data sets and Spaces: create, settings, upload (regular
+It serves what `huggingface_hub` and `datasets` need of models, datasets and Spaces: create, settings, upload (regular
 files and LFS), commits, branches, tags and pull requests, listings and downloads; and it fails on request::
 
     with HubServer() as hub:
@@ -175,7 +175,7 @@ class HubServer:
         return self.repositories[kind, repo_id]
 
     def dataset(self, repo_id: str) -> Repository:
-        """The repository of a data set that is there."""
+        """The repository of a dataset that is there."""
         return self.repositories["datasets", repo_id]
 
     def fail(
@@ -244,7 +244,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was cut off, or was killed, is no fault of the server's."""
+        """A client that was cut off, or was killed, is not a fault of the server's."""
 
 
 _REPO = r"(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)"
@@ -253,7 +253,7 @@ _FILES = r"/(?:(?P<prefix>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+?)"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer in one piece: of two, the second would wait for the client's acknowledgement
+    wbufsize = -1  # an answer in one piece: of two, the second would wait for the client's acknowledgment
     disable_nagle_algorithm = True
     hub: HubServer
 
@@ -357,7 +357,7 @@ def whoami(call: Call) -> object:
 
 
 def validate_yaml(call: Call) -> object:
-    """Refuses a card whose metadata is no YAML mapping."""
+    """Refuses a card whose metadata is not a YAML mapping."""
     require_card(call.json["content"])
     return {"errors": [], "warnings": []}
 

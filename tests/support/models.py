@@ -1,6 +1,6 @@
 """Small models with random weights, one `Case` per kind: the model, rows of varying length, labels, a collator.
 
-`CASES` maps a name to a function that builds its case anew, the same one for the same seed. Every model is float32, in
+`CASES` maps a name to a function that builds its case again, the same one for the same seed. Every model is float32, in
 evaluation mode; tests that need float64 call ``case.model.double()``. Rows are as `reference` wants them.
 """
 

@@ -38,7 +38,7 @@ BREAKING = [
 
 @cache
 def dataset(kind):
-    """A data set of a kind, the same every time."""
+    """A dataset of a kind, the same every time."""
     label = np.arange(ROWS) % 2
     features = {"label": ClassLabel(names=NAMES)}
     columns = {"label": label.tolist()}
@@ -108,7 +108,7 @@ def push(
     given_token=None,
     **given,
 ):
-    """Push a data set.
+    """Push a dataset.
 
     Args:
         kind: Of `dataset`.
@@ -183,7 +183,7 @@ def pull(repo_id, kind=None, **given):
 
 
 def belong(repo_id, split="train"):
-    """Pulled scores to the rows that load from beside them: the columns by which they know them."""
+    """Pulled scores to the rows that load from next to them: the columns by which they know them."""
     return pull_scores(repo_id).identity.verify(identify_rows(load_dataset(repo_id, split=split)))
 
 

@@ -1,4 +1,4 @@
-"""Scores and data sets for the tests of the report: random but for the seed, with names that would break a page."""
+"""Scores and datasets for the tests of the report: random but for the seed, with names that would break a page."""
 
 import numpy as np
 from datasets import Dataset, Features, Value
@@ -97,7 +97,7 @@ def make_regression(n_rows=N):
 
 
 def make_pictures(n_rows=N, side=8):
-    """Tiny pictures whose colour tells the row."""
+    """Tiny pictures whose color tells the row."""
     features = Features({"image": ImageFeature()})
     pictures = [Image.new("RGB", (side, side), (i % 256, 100, 255 - i % 256)) for i in range(n_rows)]
     return Dataset.from_dict({"image": pictures}, features=features)

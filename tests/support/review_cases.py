@@ -32,7 +32,7 @@ class Launched:
     Args:
         arguments: Its arguments.
         output: File for what it says.
-        environment: Variables beside those of this process.
+        environment: Variables next to those of this process.
     """
 
     def __init__(self, *arguments, output, command=(*MODULE, "review"), cwd=None, **environment):

@@ -1,6 +1,6 @@
 """Small trainings with `transformers.Trainer`: handwritten digits, a network with BatchNorm and dropout, their pieces.
 
-A model is built anew, from its own seed, for each training. `arguments` must be called right before the Trainer is
+A model is built again, from its own seed, for each training. `arguments` must be called right before the Trainer is
 made: a second ``TrainingArguments`` resets the Accelerator's state.
 """
 
@@ -88,7 +88,7 @@ def tokenizer():
 
 
 def texts(n=40):
-    """Tokenised texts of 3 to 9 words with their string column left in: text, label, input_ids, attention_mask."""
+    """Tokenized texts of 3 to 9 words with their string column left in: text, label, input_ids, attention_mask."""
     rng = np.random.default_rng(0)
     words = [[f"w{i}" for i in rng.integers(4, models.VOCABULARY, rng.integers(3, 10))] for _ in range(n)]
     rows = Dataset.from_dict({"text": [" ".join(row) for row in words], "label": rng.integers(0, 3, n)})

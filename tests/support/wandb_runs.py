@@ -56,7 +56,7 @@ class Run:
         return spec, self.table(f"{key}_table")
 
     def file(self, key):
-        """A medium that lies beside the run."""
+        """A medium that lies next to the run."""
         return self.folder / "files" / self.logged[f"{key}.path"]
 
     def artifact(self, kind, name=""):

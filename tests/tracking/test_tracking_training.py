@@ -268,7 +268,7 @@ def test_in_a_loop_that_reports_to_trackio():
 
 
 def test_a_loop_without_a_tracker(caplog):
-    """What Accelerate gives where no tracker was started is no run: nothing is logged, and nobody is told off."""
+    """What Accelerate gives where no tracker was started is not a run: nothing is logged, and nobody is told off."""
     tracker = Accelerator(cpu=True).get_tracker("wandb")
     with caplog.at_level(logging.DEBUG, logger="vog_hf"):
         assert log_scores(make_scores(), None, run=tracker) is False

@@ -160,7 +160,7 @@ def test_the_configuration_is_used(collect, tmp_path):
 
 @BOTH
 def test_a_dataset_gets_its_columns(collect, tmp_path):
-    """`scored_dataset` is the data set that was passed, every row in place, with the core columns."""
+    """`scored_dataset` is the dataset that was passed, every row in place, with the core columns."""
     vog = VoGCallback(pixel_rows(), collect=collect)
     scores = scores_of(tmp_path, vog)
     scored = vog.scored_dataset()
@@ -189,7 +189,7 @@ def test_a_dataset_dict_gives_scores_per_split(collect, tmp_path):
 
 
 class Pairs(torch.utils.data.Dataset):
-    """Digits as a map-style torch data set of mappings."""
+    """Digits as a map-style torch dataset of mappings."""
 
     def __len__(self):
         return 64
@@ -212,7 +212,7 @@ def test_a_torch_data_set_is_scored_but_has_no_columns(given, collect, tmp_path)
 
 
 def stored_pixels():
-    """Digits whose pixels are a column, beside a column that no model takes."""
+    """Digits whose pixels are a column, next to a column that no model takes."""
     rows = pixel_rows()[:]
     return Dataset.from_dict(
         {
@@ -278,7 +278,7 @@ def test_a_collator_of_ones_own_gets_whole_rows(remove_unused_columns, tmp_path)
 @BOTH
 @pytest.mark.parametrize("given", [True, False])
 def test_padded_text_with_its_string_column_left_in(given, collect, tmp_path):
-    """The usual tokenised data set: the string stays in the scored data set and away from the collator."""
+    """The usual tokenized dataset: the string stays in the scored dataset and away from the collator."""
     rows = texts()
     train = partial(
         scores_of,
@@ -294,7 +294,7 @@ def test_padded_text_with_its_string_column_left_in(given, collect, tmp_path):
 
 
 def test_label_column_overrides_the_labels_of_training(tmp_path):
-    """The class that is differentiated is the one in the column, here the true one beside a noisy one."""
+    """The class that is differentiated is the one in the column, here the true one next to a noisy one."""
     rows = digits().add_column("noisy", [(y + 1) % 10 for y in digits()["label"]])
 
     def transform(batch):
@@ -341,7 +341,7 @@ def test_labels_are_found_under_the_trainers_label_names(collect, tmp_path):
 
 
 def test_rows_without_a_label_use_the_last_prediction(tmp_path):
-    """None, -1 and -100 are no label: replay scores such a row by what the trained model takes it for."""
+    """None, -1 and -100 are not a label: replay scores such a row by what the trained model takes it for."""
 
     def transform(rows):
         return {**plain(rows), "labels": [-100 if y == 3 else y for y in rows["label"]]}
@@ -520,7 +520,7 @@ def tensor_rows():
 
 
 def test_a_stream_is_scored_as_its_rows_are(tmp_path):
-    """An IterableDataset beside the training data gives the scores of the same rows by number."""
+    """An IterableDataset next to the training data gives the scores of the same rows by number."""
     rows = tensor_rows()
     expected = scores_of(tmp_path / "rows", VoGCallback(rows, snapshots="epoch"), rows=rows)
     vog = VoGCallback(rows.to_iterable_dataset(num_shards=2), snapshots="epoch")
@@ -530,7 +530,7 @@ def test_a_stream_is_scored_as_its_rows_are(tmp_path):
 
 
 def test_rows_of_a_stream_keep_their_names(tmp_path):
-    """`id_column` is kept beside the row numbers; rows that have numbers of their own are refused at construction."""
+    """`id_column` is kept next to the row numbers; rows that have numbers of their own are refused at construction."""
     rows = tensor_rows()
     named = rows.add_column("name", [f"digit {i}" for i in range(len(rows))])
     vog = VoGCallback(named.to_iterable_dataset(), snapshots="epoch", id_column="name", collate_fn=pixels_and_labels)
@@ -597,7 +597,7 @@ def test_a_second_training_replaces_the_first(collect, tmp_path):
 
 @BOTH
 def test_the_same_trainer_can_train_twice(collect, tmp_path):
-    """``train()`` again goes on from the weights in hand and is scored anew, the model's state left as it is."""
+    """``train()`` again continues from the weights in hand and is scored again, the model's state left as it is."""
     vog = VoGCallback(pixel_rows(), collect=collect, snapshots="epoch")
     trainer = trained(tmp_path, [vog])
     first = vog.scores
@@ -685,7 +685,7 @@ def test_a_scoring_that_was_cut_goes_on_when_training_is_resumed(cut_while_scori
 
 @pytest.mark.parametrize("other", ["snapshots", "rows"])
 def test_blocks_of_something_else_are_scored_anew_when_training_is_resumed(other, cut_while_scoring):
-    """Training that goes on otherwise from an older checkpoint gives other snapshots, other rows other gradients."""
+    """Training that continues otherwise from an older checkpoint gives other snapshots, other rows other gradients."""
     folder = cut_while_scoring
     others = digits(64, start=64).with_transform(plain)
     vog = in_blocks(others if other == "rows" else None)

@@ -108,7 +108,7 @@ def test_a_random_transform_is_refused(transform, given, collect, tmp_path):
 
 
 def test_the_same_rows_with_the_evaluation_transform_are_accepted(tmp_path):
-    """The neighbour: ``rows.with_transform`` leaves the trainer's own object random."""
+    """The neighbor: ``rows.with_transform`` leaves the trainer's own object random."""
     rows = digits()
     rows.set_transform(augmented)
     assert_accepted(tmp_path, VoGCallback(rows.with_transform(plain)), rows=rows)
@@ -202,7 +202,7 @@ def test_schedules_that_this_training_cannot_keep_are_refused(schedule, options,
     ("schedule", "options"), [("epoch", {"num_train_epochs": 2}), ("auto", {"max_steps": 2}), (6, {}), ([5, 12], {})]
 )
 def test_two_snapshots_are_enough(schedule, options, tmp_path):
-    """The neighbours of the schedules above."""
+    """The neighbors of the schedules above."""
     scores = assert_accepted(tmp_path, VoGCallback(pixel_rows(), snapshots=schedule), **options)
     assert len(scores.manifest["snapshots"]) == 2
 
@@ -234,7 +234,7 @@ def test_a_late_image_that_is_missing_is_named(collect, tmp_path):
 
 
 def test_images_must_have_one_size(tmp_path):
-    """What cannot be stacked is refused with the advice to resize; other sizes than in training are no problem."""
+    """What cannot be stacked is refused with the advice to resize; other sizes than in training are not a problem."""
     one_larger = changed_pixels(lambda pixels: pixels.repeat_interleave(2, dim=-1))
     message = "collating .* failed: .*resize images to one size"
     assert_refused(tmp_path, DataError, message, VoGCallback(one_larger), rows=pixel_rows())
@@ -319,7 +319,7 @@ def test_two_callbacks_of_one_training_need_a_folder_each(collect, tmp_path):
 
 
 def test_a_training_that_was_killed_while_it_made_its_folder_can_be_started_again(tmp_path, monkeypatch):
-    """A lock and half-written files are ours; a file that is not, beside them, is refused as ever."""
+    """A lock and half-written files are ours; a file that is not, next to them, is refused as ever."""
 
     def killed(*args):
         raise KeyboardInterrupt
@@ -426,7 +426,7 @@ def test_numbers_out_of_range_are_refused_when_the_callback_is_made(options, mes
 
 
 def test_options_at_the_edge_of_their_range_are_accepted(tmp_path):
-    """The neighbours of the values above."""
+    """The neighbors of the values above."""
     edge = {"store": "all", "batch_size": 1, "num_workers": 0, "memory_budget": 1, "max_snapshots": 2, "top_k": 1}
     assert_accepted(tmp_path, VoGCallback(pixel_rows(9), **edge))
 
@@ -586,7 +586,7 @@ def test_a_snapshot_that_cannot_be_written(tmp_path, caplog, monkeypatch, withou
 
 @pytest.mark.parametrize("store", ["trainable", "all"])
 def test_a_weight_that_thaws_in_mid_training(store, tmp_path, caplog):
-    """Earlier snapshots lack it: said with the option that stores everything, which is the accepted neighbour."""
+    """Earlier snapshots lack it: said with the option that stores everything, which is the accepted neighbor."""
 
     def thaw(model, control):
         model.requires_grad_()

@@ -153,7 +153,7 @@ class Setting:
     options: dict[str, Any]  # of TrainingArguments
     model: Callable[[], torch.nn.Module] = network
     rows: Callable[[], tuple[Any, Any]] = lambda: (digits().with_transform(augmented), digits().with_transform(plain))
-    pieces: Callable[[], dict[str, Any]] = dict  # of the Trainer, made anew for each training
+    pieces: Callable[[], dict[str, Any]] = dict  # of the Trainer, made again for each training
     callback: dict[str, Any] = field(default_factory=dict)
     others: Callable[[], list[TrainerCallback]] = list
 
@@ -400,7 +400,7 @@ def searched(folder, collect=None):
 
 @pytest.mark.parametrize("collect", ["replay", "live"])
 def test_a_search_for_hyper_parameters_is_the_same_and_its_pruned_trial_is_not_scored(collect, tmp_path):
-    """Every trial trains as without the callback; finished ones are scored anew, the pruned one has no scores."""
+    """Every trial trains as without the callback; finished ones are scored again, the pruned one has no scores."""
     without, _, _ = searched(tmp_path / "without")
     trace, scored, vog = searched(tmp_path / "with", collect)
     assert differing(trace, without) == []

@@ -49,7 +49,7 @@ def script(data, tmp_path, monkeypatch):
 
 
 def check(callback, *, snapshots=9):
-    """Every training row has its scores, and the data set has them as columns."""
+    """Every training row has its scores, and the dataset has them as columns."""
     scores = callback.scores
     assert len(scores) == N_TRAIN
     assert len(scores.manifest["snapshots"]) == snapshots
@@ -141,7 +141,7 @@ def test_columns_that_trainer_strips_or_not(script):
 
 
 def test_a_script_that_is_started_again(script):
-    """A finished training has its scores again; an interrupted one goes on and ends with those of one that was not."""
+    """A finished training has its scores again; an interrupted one continues to those of an uninterrupted one."""
     saving = ("--save_strategy", "steps", "--save_steps", "3")
     trainer, whole = script("text", *OWN_PADDING, *saving)
     expected = check(whole).column("vog")

@@ -191,7 +191,7 @@ def is_time(kind: pa.DataType) -> bool:
 
 
 def mix(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): every bit of the input reaches every bit of the hash."""
+    """The finalizer of splitmix64 (Steele, Lea & Flood 2014): every bit of the input reaches every bit of the hash."""
     with np.errstate(over="ignore"):
         z = values + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -238,7 +238,7 @@ def _content(path: str) -> int | None:
     """The hash of a file's bytes; None where it is not a regular file that can be read (a pipe would not end)."""
     digest = xxhash.xxh3_64()
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (an address is no Path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (an address is not a Path)
             return None
         with Path(path).open("rb", buffering=0) as file:
             while part := file.read(READ_BYTES):

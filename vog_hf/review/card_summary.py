@@ -1,4 +1,4 @@
-"""A review in words, for the card of a data set: counts and classes, and neither names of reviewers nor their notes."""
+"""A review in words, for the card of a dataset: counts and classes, and neither names of reviewers nor their notes."""
 
 from collections import Counter
 
@@ -42,7 +42,7 @@ def summary(review: Review, mode: str) -> str:
 
 
 def changes_by_class(review: Review) -> list[tuple[str, str, int]]:
-    """Given class, new class and how many rows were relabelled so, the most frequent first."""
+    """Given class, new class and how many rows were relabeled so, the most frequent first."""
     if review.labels is None:
         return []
     pairs = Counter((int(review.labels[row]), label) for row, label in review.relabelled.items())

@@ -40,7 +40,7 @@ class JournalHeader:
 
     Attributes:
         n_rows: Number of rows.
-        columns: Digest of every column of the data set, in its order; empty where it has no table.
+        columns: Digest of every column of the dataset, in its order; empty where it has no table.
         label_digest: Digest of the given labels; None where rows have no single class.
         n_classes: How many classes there are; None where rows have no single class.
         class_names: Their names, where they have any.

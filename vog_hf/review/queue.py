@@ -1,4 +1,4 @@
-"""Which rows a reviewer sees, in which order, and which stand beside them for comparison."""
+"""Which rows a reviewer sees, in which order, and which are next to them for comparison."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -25,7 +25,7 @@ class Filter:
     """Which rows are in the queue, and what comes first. What is not given leaves nothing out.
 
     Attributes:
-        order: Column of the scores to go by; None: the one the scores are ranked by (class-normalised VoG).
+        order: Column of the scores to go by; None: the one the scores are ranked by (class-normalized VoG).
         tail: Which end comes first: ``"highest"`` or ``"lowest"``.
         classes: Only rows with one of these given labels (-1: rows without a label).
         mismatched: Only rows whose last prediction is not their given label.
@@ -61,7 +61,7 @@ class Queue:
     """The rows of scores, ordered and filtered.
 
     Args:
-        scores: Of one data set.
+        scores: Of one dataset.
         texts: ``[rows]``, a text of each row to search in; None: there is nothing to search.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The folder of a Hugging Face Space that runs the review of a scored data set on the Hub."""
+"""The folder of a Hugging Face Space that runs the review of a scored dataset on the Hub."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ class SpaceOf:
     """What a Space shows.
 
     Attributes:
-        repo_id: The data set on the Hub.
+        repo_id: The dataset on the Hub.
         config_name: Its configuration.
         split: Its split.
         revision: A branch, tag or commit; None = the main branch, as it is when the Space starts.
@@ -40,7 +40,7 @@ def write_space(folder: str | Path, shown: SpaceOf, *, package: str | None = Non
 
     Args:
         folder: Where to; must be empty or not be there.
-        shown: The data set.
+        shown: The dataset.
         package: What to install vog_hf from, e.g. ``"vog-hf[review]==0.1.0"``; None = a copy of this package is
             put into the folder and only what it depends on is installed.
 
@@ -48,7 +48,7 @@ def write_space(folder: str | Path, shown: SpaceOf, *, package: str | None = Non
         The folder, to be uploaded with ``hf upload OWNER/NAME FOLDER --repo-type space``.
 
     Raises:
-        ConfigError: What cannot be the name of a data set.
+        ConfigError: What cannot be the name of a dataset.
         OutputFolderError: Something is in the folder.
     """
     folder = Path(folder)

@@ -51,7 +51,7 @@ COMPANIONS = (
 
 
 class VoGScores:
-    """The scores of a data set, aligned with its rows.
+    """The scores of a dataset, aligned with its rows.
 
     Columns (each ``[rows]``): ``vog`` (unit: target per input unit, >= 0, higher = the gradient changed more between
     snapshots), ``vog_class_normalized`` (or ``vog_normalized`` where rows have no class), ``vog_percentile``,
@@ -65,7 +65,7 @@ class VoGScores:
         trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``.
         heat_maps: One map per row.
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
-        ids: ``[rows]`` names of the rows, beside their numbers.
+        ids: ``[rows]`` names of the rows, next to their numbers.
 
     Example:
         >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {"target": "logit"})
@@ -128,7 +128,7 @@ class VoGScores:
 
     @property
     def identity(self) -> RowIdentity:
-        """What tells whether another data set holds the same rows."""
+        """What tells whether another dataset holds the same rows."""
         return RowIdentity(len(self), dict(self.manifest.get("data", {}).get("columns", {})), self.row_hash)
 
     def column(self, name: str) -> Array:
@@ -174,7 +174,7 @@ class VoGScores:
     def select(self, rows: npt.ArrayLike) -> "VoGScores":
         """The scores of some of the rows, in their order, as they were computed among all of them.
 
-        The manifest stays but for the digests of the data set, which are of all rows.
+        The manifest stays but for the digests of the dataset, which are of all rows.
 
         Args:
             rows: Numbers of rows.
@@ -342,7 +342,7 @@ def _fault_in_trajectories(scores: VoGScores) -> str | None:
 
 
 def _length(values: Any) -> int | None:
-    """Number of rows; None where this is no list of values."""
+    """Number of rows; None where this is not a list of values."""
     is_list = isinstance(values, Sized) and not isinstance(values, str | bytes) and getattr(values, "ndim", 1) > 0
     return len(values) if is_list else None
 

@@ -40,7 +40,7 @@ def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75)
     """The picture with a heat map over it: the brighter, the larger; where the map is 0 the picture shows unchanged.
 
     The map is smoothed by a thirty-second of its side, so that regions show where single pixels would only sparkle, and
-    divided by its own largest value: colours compare places of one picture, not two pictures. It is stretched over the
+    divided by its own largest value: colors compare places of one picture, not two pictures. It is stretched over the
     whole picture: where the model's transform crops, places are approximate.
 
     Args:
@@ -84,7 +84,7 @@ def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
 
     Args:
         heat_map: ``[height, width]``, smoothed as in `overlay`; or ``[positions]``, then a strip with a cell for each
-            (of more than `MAX_STRIP` positions, a cell for the largest of its neighbours).
+            (of more than `MAX_STRIP` positions, a cell for the largest of its neighbors).
         side: Longer side of a map of two axes, in pixels.
 
     Example:
