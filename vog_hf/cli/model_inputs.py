@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
+    from vog_hf.data.column_kinds import Kind
+
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -276,9 +278,14 @@ def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
     return transformed
 
 
-def _kind_of(model: "nn.Module") -> str:
+def _kind_of(model: "nn.Module") -> "Kind":
     name = str(model.main_input_name)
-    kinds = {"pixel_values": "image", "input_ids": "text", "input_values": "audio", "input_features": "audio"}
+    kinds: dict[str, Kind] = {
+        "pixel_values": "image",
+        "input_ids": "text",
+        "input_values": "audio",
+        "input_features": "audio",
+    }
     if name not in kinds:
         raise ModelError(
             f"vog-hf score supports the inputs {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
@@ -330,28 +337,25 @@ def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: Any) -
         first += len(part)
 
 
-def _find_input(dataset: "Dataset", kind: str, label: str | None) -> str:
-    from datasets import Audio, Image, Value
+def _find_input(dataset: "Dataset", kind: "Kind", label: str | None) -> str:
+    from vog_hf.data.column_kinds import columns_of_kind
 
-    features = {name: feature for name, feature in dataset.features.items() if name != label}
-    if kind == "text":
-        candidates = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
-    else:
-        candidates = [n for n, f in features.items() if isinstance(f, Image if kind == "image" else Audio)]
+    others = [name for name in dataset.column_names if name != label]
+    candidates = [name for name in columns_of_kind(dataset, kind) if name != label]
     if len(candidates) != 1:
         which = f"several columns of {kind} ({', '.join(candidates)})" if candidates else f"no column of {kind}"
         pairs = ", twice for pairs of texts" if kind == "text" and len(candidates) > 1 else ""
-        raise ConfigError(f"the dataset has {which}; name one of {', '.join(features)} with --input-column{pairs}")
+        raise ConfigError(f"the dataset has {which}; name one of {', '.join(others)} with --input-column{pairs}")
     return candidates[0]
 
 
 def _find_label(dataset: "Dataset") -> str | None:
-    from datasets import ClassLabel
+    from vog_hf.data.column_kinds import columns_of_kind
 
     usual = [name for name in LABEL_NAMES if name in dataset.column_names]
     if usual:
         return usual[0]
-    classes = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    classes = columns_of_kind(dataset, "class")
     if len(classes) > 1:
         raise ConfigError(
             f"the dataset has several columns of classes ({', '.join(classes)}); name one with --label-column"

@@ -3,11 +3,21 @@
 `batch_reader` turns rows into collated batches (`labels` reads their labels, `collating` fixes what a collator draws
 at random) and `batch_digests` tells batches from others, as `row_identity` does rows by their Arrow table
 (`arrow_columns`, `row_hashes`); `streams` numbers the rows of a stream; `referenced_files` decides which files that
-rows name may be shown; `loading` loads a split by name and `label_noise` plants wrong labels.
+rows name may be shown; `loading` loads a split by name, `column_kinds` finds its columns and `label_noise` plants
+wrong labels.
 """
 
 from vog_hf.data.collating import SeededPerRow
+from vog_hf.data.column_kinds import columns_of_kind, find_column
 from vog_hf.data.label_noise import plant_label_noise
 from vog_hf.data.loading import as_classes, load_rows, part_of
 
-__all__ = ["SeededPerRow", "as_classes", "load_rows", "part_of", "plant_label_noise"]
+__all__ = [
+    "SeededPerRow",
+    "as_classes",
+    "columns_of_kind",
+    "find_column",
+    "load_rows",
+    "part_of",
+    "plant_label_noise",
+]

@@ -1,12 +1,12 @@
-"""Run the recipes as runs.toml lists them, keep what came out in results/, and write the table of README.md from that.
+"""Run recipes and experiments as runs.toml lists them, record the results, and write results/README.md from them.
 
-    python recipes/runs.py run label_noise --data FOLDER --hardware "two CPU cores; one thread"
-    python recipes/runs.py table
+    python recipes/experiments/runs.py run label_noise --data FOLDER --hardware "two CPU cores; one thread"
+    python recipes/experiments/runs.py table
 
-`run` starts each recipe through its own command line, once per seed, in the folder --data: the data files of runs.toml
-are named relative to it, as a user would name them. Each recipe leaves results.json in its output folder, with the few
-figures for the table under "headline": {name: number}. After each seed results/<name>.json is written, and at the end
-the table. `table` writes the table alone; it holds what was recorded, and nothing is typed by hand.
+`run` starts each program through its own command line, once per seed, in the folder --data: the data files of runs.toml
+are named relative to it, as a user would name them. The figures of the table are the "headline" ({name: number}) of the
+results.json that an experiment leaves in its output folder; of a recipe without one they are computed from its scores.
+After each seed results/<name>.json is written, and at the end the page. `table` writes the page alone.
 """
 
 import argparse
@@ -25,11 +25,14 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t as student_t
 
+from vog_hf.evaluation import auroc, error_by_decile, rank_correlations
+
 HERE = Path(__file__).resolve().parent
-RUNS, RESULTS, README = HERE / "runs.toml", HERE / "results", HERE / "README.md"
-BEGIN, END = "<!-- table by runs.py: begin -->", "<!-- table by runs.py: end -->"
+RECIPES, RUNS, RESULTS = HERE.parent, HERE / "runs.toml", HERE / "results"
+PAGE = RESULTS / "README.md"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "timm", "peft", "trl", "vog-hf")
 SEEDS = [0, 1, 2]
 
@@ -38,20 +41,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run recipes, record the results, write the table")
-    run.add_argument("names", nargs="+", help="runs of runs.toml")
+    run.add_argument("names", nargs="*", help="runs of runs.toml; default: all")
     run.add_argument("--data", required=True, type=Path, help="folder with the data files that runs.toml names")
     run.add_argument("--hardware", required=True, help="what it runs on, in words; goes into the table")
     run.add_argument("--seeds", nargs="+", type=int, help="only these; default: those of runs.toml, else 0, 1 and 2")
     run.add_argument("--output", type=Path, help="keep what the recipes write in this folder; default: it is dropped")
-    commands.add_parser("table", help="write the table of README.md from results/")
+    commands.add_parser("table", help="write results/README.md from the records")
     args = parser.parse_args()
     if args.command == "run":
         unknown = sorted(set(args.names) - set(read_runs()))
         if unknown or not args.data.is_dir():
             sys.exit(f"error: not in runs.toml: {unknown}" if unknown else f"error: --data {args.data} is no folder")
-        for name in args.names:
+        for name in args.names or read_runs():
             record_run(name, args)
-    README.write_text(with_table(README.read_text(encoding="utf-8"), make_table()), encoding="utf-8")
+    PAGE.write_text(make_page(), encoding="utf-8")
 
 
 def read_runs():
@@ -98,7 +101,7 @@ def prepare(first, data):
 
 def start(run, output, data, *options):
     """A recipe as a user would start it: its own command line, in the data folder."""
-    command = [sys.executable, str(HERE / run["recipe"]), *run["arguments"], *options]
+    command = [sys.executable, str(RECIPES / run["recipe"]), *run["arguments"], *options]
     done = subprocess.run([*command, "--output_dir", str(output)], cwd=data, check=False)  # noqa: S603 (our own recipe)
     if done.returncode:
         sys.exit(f"error: {shlex.join(command)} ended with {done.returncode}; nothing was recorded of it")
@@ -109,12 +112,31 @@ def run_once(run, seed, output, data):
     started = time.perf_counter()
     start(run, output, data, "--seed", str(seed))
     seconds = time.perf_counter() - started
-    headline = json.loads((output / "results.json").read_text(encoding="utf-8")).get("headline")
+    path = output / "results.json"
+    headline = json.loads(path.read_text(encoding="utf-8")).get("headline") if path.is_file() else figures_of(output)
     if not headline or not all(isinstance(v, int | float) and math.isfinite(v) for v in headline.values()):
-        sys.exit(
-            f"error: results.json of {run['recipe']} must have 'headline': names and finite numbers, got {headline}"
-        )
+        sys.exit(f"error: the headline of {run['recipe']} must be names and finite numbers, got {headline}")
     return {"seconds": round(seconds, 1), "headline": headline}
+
+
+def figures_of(output):
+    """The figures of a recipe: accuracy, error at both ends of two rankings, and what finds rows known to be wrong."""
+    table = pd.read_parquet(output / "scored.parquet")
+    evaluated = output / "eval_results.json"
+    figures = {}
+    if "label" in table:
+        figures["accuracy on the training rows"] = float((table["prediction"] == table["label"]).mean())
+    if evaluated.is_file():
+        figures["accuracy on the evaluation rows"] = json.loads(evaluated.read_text(encoding="utf-8"))["eval_accuracy"]
+    for column in ("vog_class_normalized", "loss") if "label" in table else ():
+        error = list(error_by_decile(table[column], 1 - table["correctness"])["error"])
+        figures |= {f"training error, lowest tenth by {column}": error[0]}
+        figures |= {f"training error, highest tenth by {column}": error[-1]}
+    if "is_corrupted" in table:
+        names = [name for name in ("vog", "vog_answer", "gradient_magnitude", "loss") if name in table]
+        figures |= {f"AUROC of high {name} for wrong rows": auroc(table[name], table["is_corrupted"]) for name in names}
+    correlations = rank_correlations(table[["vog", "gradient_magnitude", "loss"]]).loc["vog"].drop("vog").dropna()
+    return figures | {f"rank correlation of vog with {name}": float(value) for name, value in correlations.items()}
 
 
 def versions():
@@ -127,8 +149,18 @@ def versions():
     return found
 
 
-def make_table():
-    """The recorded runs in the order of runs.toml, as Markdown: what came out, and the command of each."""
+ABOUT = """# Results
+
+Written by [runs.py](../runs.py) from the records in this folder: mean and range (lowest to highest) over the seeds, and
+what became of the paper's claim in these runs. A claim holds, or is contradicted, if the 95 % interval of the mean
+difference over the seeds (in brackets; Student's t) lies on one side of 0. Times are by the clock, two programs at a
+time, each on a core of its own.
+
+"""
+
+
+def make_page():
+    """Write the recorded runs in the order of runs.toml as Markdown: results, and the command of each."""
     lines = ["| run | on | time per seed | result | the paper's claim, in this run |", "|---|---|---|---|---|"]
     commands = []
     for name, run in read_runs().items():
@@ -145,7 +177,7 @@ def make_table():
             first = shlex.join([*run["first"]["arguments"], "--output_dir", run["first"]["output"]])
             commands.append(f"{threads}python recipes/{run['first']['recipe']} {first}")
         commands.append(f"{threads}python recipes/{run['recipe']} {shlex.join(run['arguments'])}".strip())
-    return "\n".join([*lines, "", "```bash", *commands, "```"])
+    return "\n".join([ABOUT + lines[0], *lines[1:], "", "```bash", *commands, "```", ""])
 
 
 def cells(name, run, record):
@@ -154,7 +186,7 @@ def cells(name, run, record):
     minutes = [seed["seconds"] / 60 for seed in seeds]
     figures = {figure: [seed["headline"][figure] for seed in seeds] for figure in seeds[0]["headline"]}
     return [
-        f"[{name}]({run['recipe']}): {run['about']}",
+        f"[{name}](../../{run['recipe']}): {run['about']}",
         f"{record['hardware']}, {record['date']}",
         f"{in_words(minutes, '{:.1f}'.format)} min, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
         "<br>".join(f"{figure}: {in_words(values)}" for figure, values in figures.items()),
@@ -198,15 +230,6 @@ def judged(claim, figures):
     else:
         verdict = "holds" if (mean > 0) == says_above else "**contradicted**"
     return f"{claim['says']}: {verdict}; {found} ({mean - half:+.3f} to {mean + half:+.3f})"
-
-
-def with_table(text, table):
-    """README.md with this table between the two markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"error: README.md must hold {BEGIN} and, below it, {END}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

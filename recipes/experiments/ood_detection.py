@@ -4,7 +4,8 @@ Needs: pip install "vog-hf[timm]"  (torchvision for the transforms).
 
 The command, which trains a small ResNet on 3,000 rows and compares 1,000 test rows with as many other images:
 
-    python recipes/ood_detection.py --dataset uoft-cs/cifar10 --max_train_samples 3000 --max_eval_samples 1000
+    python recipes/experiments/ood_detection.py --dataset uoft-cs/cifar10 \
+        --max_train_samples 3000 --max_eval_samples 1000
 
 What the other images are is said by --others: the test rows themselves, changed (noise added, blurred, inverted, cut
 into 16 squares that are shuffled), pure noise, scikit-learn's handwritten digits, or any data set: a Hub id, a file, a
@@ -21,64 +22,36 @@ Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the p
 
 In --output_dir: results.json, detection.csv, ood-detection.png, and the snapshots and scores in _vog/.
 
-Time and figures to expect: recipes/README.md, with hardware and seeds.
+Time and figures to expect: recipes/experiments/FINDINGS.md, with hardware and seeds.
 """
 
 import json
-import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import PIL.Image
-import torch
 from datasets import (
-    ClassLabel,
     Dataset,
     Features,
     Image,
     Value,
     concatenate_datasets,
 )
+from image_training import first_rows, load_images, log_on_main_process, make_parser, make_trainer, prepare_model, stop
 from matplotlib.figure import Figure
 from PIL import ImageFilter, ImageOps
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import average_precision_score, roc_curve
-from torchvision.transforms import v2
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    HfArgumentParser,
-    ResNetConfig,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import set_seed
 
 from vog_hf import VoGCallback, VoGConfig, VoGError
-from vog_hf.data import as_classes, load_rows
+from vog_hf.data import find_column, load_rows
 from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import auroc
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, for a model from scratch
-WIDTHS = {"small-resnet": [32, 64, 128], "resnet18": [64, 128, 256, 512]}
-DEPTHS = {"small-resnet": [1, 1, 1], "resnet18": [2, 2, 2, 2]}
 SQUARES = 4  # a side, of the shuffled images
-
-
-@dataclass
-class DataArguments:
-    dataset: str = field(metadata={"help": "Hub id, parquet file, folder of images, or folder from save_to_disk."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
-    train_split: str = field(default="train", metadata={"help": "Rows to train on and to score, e.g. 'train[:90%%]'."})
-    eval_split: str = field(default="test", metadata={"help": "Rows of the same kind, to tell from others."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Only the first n rows of the split."})
-    image_column: str | None = field(default=None, metadata={"help": "Default: the first column of images."})
-    label_column: str | None = field(default=None, metadata={"help": "Default: the first ClassLabel column."})
-    image_size: int = field(default=32, metadata={"help": "Side that images are brought to."})
 
 
 @dataclass
@@ -90,37 +63,12 @@ class OtherArguments:
     others_split: str = field(default="test", metadata={"help": "Split of those that are data sets; of a file: train."})
 
 
-@dataclass
-class ModelArguments:
-    model: str = field(
-        default="scratch:small-resnet",
-        metadata={"help": f"Hub id (timm/... for timm), local folder, or scratch:{{{','.join(WIDTHS)}}}."},
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Give the model a new head where its own has another number of classes."}
-    )
-
-
 def main():
-    parser = HfArgumentParser((DataArguments, OtherArguments, ModelArguments, TrainingArguments))
-    parser.set_defaults(
-        output_dir="ood-detection",
-        num_train_epochs=12,
-        learning_rate=2e-3,
-        weight_decay=0.05,
-        per_device_train_batch_size=64,
-        per_device_eval_batch_size=256,
-        save_strategy="no",
-        logging_strategy="no",
-        dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it is a warning
-        remove_unused_columns=False,  # the transform below reads the image column
-    )
+    parser = make_parser(OtherArguments, output_dir="ood-detection", num_train_epochs=12)
     data_args, other_args, model_args, args = parser.parse_args_into_dataclasses()
-    on_main_process = args.process_index == 0
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("vog_hf").setLevel(logging.INFO if on_main_process else logging.WARNING)
+    log_on_main_process(args)
 
-    rows, eval_rows, image_column, label_column = rows_to_use(data_args)
+    rows, eval_rows, image_column, label_column = load_images(data_args)
     classes = rows.features[label_column].names
     build, transform = prepare_model(model_args, classes, image_column, label_column, data_args.image_size)
 
@@ -137,19 +85,13 @@ def main():
     # The paper's target, and the softmax probability; no heat maps, since nobody looks at single rows here.
     config = VoGConfig(target=("logit", "probability"), label="predicted", heat_maps=False)
     vog = VoGCallback(together.with_transform(transform), config=config, log=bool(args.report_to))
-    trainer = Trainer(
-        model=build(),
-        args=args,
-        train_dataset=rows.with_transform(transform),
-        eval_dataset=eval_rows.with_transform(transform),
-        compute_metrics=lambda p: {"accuracy": float(np.mean(p.predictions.argmax(-1) == p.label_ids))},
-        callbacks=[vog],
-    )
+    train_rows, test = rows.with_transform(transform), eval_rows.with_transform(transform)
+    trainer = make_trainer(build(), args, train_rows, test, [vog])
     trainer.train(args.resume_from_checkpoint)
     accuracy = trainer.evaluate()["eval_accuracy"]
     logits = trainer.predict(together.with_transform(transform)).predictions.astype(float)
     scores = vog.scores.to_pandas()
-    if not on_main_process:
+    if args.process_index != 0:
         return
 
     # High = another kind of image, for every column.
@@ -238,7 +180,7 @@ def shuffle_squares(image, rng):
 def load_others(name, split, n):
     """The first n images of a data set."""
     rows = load_rows(name, "train" if Path(name).is_file() else split)
-    column = find_column(rows, None, Image, f"--others {name}")
+    column = find_column(rows, "image")
     return [row[column].convert("RGB") for row in first_rows(rows.select_columns(column), n)]
 
 
@@ -265,87 +207,6 @@ def print_results(results, table, mean):
         wide = table.pivot_table(index="others", columns="column", values=measure, sort=False)[list(mean.index)]
         wide.loc["mean"] = mean[measure]
         print(f"{measure}\n{wide.to_string(float_format='{:.3f}'.format)}\n")
-
-
-def rows_to_use(args):
-    """Training rows, evaluation rows, and the names of their image column and their label column."""
-    rows = load_rows(args.dataset, args.train_split, config=args.dataset_config)
-    eval_rows = load_rows(args.dataset, args.eval_split, config=args.dataset_config)
-    image_column = find_column(rows, args.image_column, Image, "--image_column")
-    label_column = find_column(rows, args.label_column, ClassLabel, "--label_column")
-    if not isinstance(rows.features[image_column], Image):
-        stop(f"--image_column {image_column!r} holds {rows.features[image_column]}, expected images")
-    missing = sorted({image_column, label_column} - set(eval_rows.column_names))
-    if missing:
-        stop(f"the rows of --eval_split have no column {missing}, as the training rows have: {eval_rows.column_names}")
-    rows = as_classes(rows, label_column)
-    eval_rows = as_classes(eval_rows, label_column, rows.features[label_column].names)
-    return (
-        first_rows(rows, args.max_train_samples),
-        first_rows(eval_rows, args.max_eval_samples),
-        image_column,
-        label_column,
-    )
-
-
-def first_rows(rows, n):
-    return rows if n is None else rows.select(range(min(n, len(rows))))
-
-
-def find_column(rows, name, feature, option):
-    if name is None:
-        name = next((name for name, found in rows.features.items() if isinstance(found, feature)), None)
-        if name is None:
-            stop(f"no column is of type {feature.__name__}; name one of {rows.column_names} with {option}")
-    elif name not in rows.column_names:
-        stop(f"{option} {name!r} is not a column of the data set; it has {rows.column_names}")
-    return name
-
-
-def prepare_model(args, classes, image_column, label_column, side):
-    """A function that builds the model anew, and the transform from a batch of rows to what it is fed."""
-    names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
-    labels = {"num_labels": len(classes), **names}  # timm's models keep their outputs unless the number is said
-    mean, std = MEAN, STD
-    source, _, name = args.model.partition(":")
-    if source == "scratch":
-        if name not in WIDTHS:
-            stop(f"--model {args.model!r} does not exist; from scratch there are {', '.join(WIDTHS)}")
-        shape = {"hidden_sizes": WIDTHS[name], "depths": DEPTHS[name], "embedding_size": WIDTHS[name][0]}
-        config = ResNetConfig(layer_type="basic", **shape, **labels)
-
-        def build():
-            return AutoModelForImageClassification.from_config(config)
-    else:
-        options = {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, **labels}
-
-        def build():
-            return AutoModelForImageClassification.from_pretrained(args.model, trust_remote_code=False, **options)
-
-        try:
-            processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=False)
-            build()
-        except RuntimeError:
-            stop(f"--model {args.model} has not {len(classes)} outputs; --ignore_mismatched_sizes gives it a new head")
-        except (OSError, ValueError) as error:  # not there, or no image classifier
-            stop(f"--model {args.model} cannot be loaded: {error}")
-        data_config = getattr(processor, "data_config", None)  # timm's
-        mean, std = (
-            (data_config["mean"], data_config["std"]) if data_config else (processor.image_mean, processor.image_std)
-        )
-    to_pixels = v2.Compose(
-        [v2.ToImage(), v2.Resize((side, side)), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    )
-
-    def transform(batch):
-        pixels = {"pixel_values": [to_pixels(image.convert("RGB")) for image in batch[image_column]]}
-        return pixels | ({"labels": batch[label_column]} if label_column in batch else {})
-
-    return build, transform
-
-
-def stop(reason):
-    sys.exit(" ".join(f"error: {reason}".split()))
 
 
 if __name__ == "__main__":

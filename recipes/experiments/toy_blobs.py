@@ -4,7 +4,7 @@ Needs: pip install vog-hf
 
 The command, which trains three networks of 10 hidden units on 450 points and scores the points:
 
-    python recipes/toy_blobs.py
+    python recipes/experiments/toy_blobs.py
 
 In --output_dir: results.json and toy-blobs.png. Several processes: `accelerate launch` in the place of `python`; each
 trains the same small networks, and the rows are shared among them for scoring.
@@ -22,7 +22,7 @@ The recipe computes both, and goes from one to the other step by step, so that i
 step to another training changes optimizer, rate, batches, first weights and number of epochs at once.)
 
 Time: 14 s of one CPU core. Expected: a rank correlation with the distance of about -0.9 (nearest points highest) for
-probability and loss, and a weaker one, -0.15 to -0.64, for the logit: recipes/README.md.
+probability and loss, and a weaker one, -0.15 to -0.64, for the logit: recipes/experiments/FINDINGS.md.
 """
 
 import json
