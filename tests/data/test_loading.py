@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, NamedSplit, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, NamedSplit, Value
 from transformers import BertConfig
 
 from vog_hf.data.loading import as_classes, class_numbers, load_rows, model_classes, part_of
@@ -49,6 +49,21 @@ def folder(tmp_path_factory):
 def test_load_rows(folder, name, split, expected):
     """Files, folders of save_to_disk and folders of files; the same notation of splits for all of them."""
     assert "".join(load_rows(str(folder / name), split)["text"]) == expected
+
+
+def test_a_folder_of_sounds_needs_no_codec(tmp_path):
+    """WAV files with a subfolder per class are rows in the order of classes and files, and stay undecoded."""
+    for name in ("low/b", "high/a", "low/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.wav").write_bytes(b"RIFF")
+    rows = load_rows(str(tmp_path))
+    assert rows.features["label"].names == ["high", "low"]
+    assert rows["label"][:] == [0, 1, 1]
+    sounds = rows.cast_column("audio", Audio(decode=False))["audio"]
+    assert [sound["path"][-9:] for sound in sounds] == ["igh/a.wav", "low/a.wav", "low/b.wav"]
+    assert load_rows(str(tmp_path), "train[:1]")["label"][:] == [0]
+    with pytest.raises(DataError, match="Unknown split"):
+        load_rows(str(tmp_path), "test")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from glob import escape, has_magic
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import (
+    Audio,
     ClassLabel,
     Dataset,
     Features,
@@ -34,8 +36,8 @@ def load_rows(
     """One split of a data set, from wherever it is.
 
     Args:
-        name: Id on the Hub, folder of `save_to_disk`, folder that `load_dataset` reads (of images, of parquet files),
-            or a parquet, csv or json file.
+        name: Id on the Hub, folder of `save_to_disk`, folder that `load_dataset` reads (of images, of sounds, of
+            parquet files), or a parquet, csv or json file.
         split: As `load_dataset` names it, also a part (``"train[:10%]"``). A file is the split ``train``, and so is a
             data set that was saved alone, unless it was another one when it was saved. Default: that one, else
             ``train``.
@@ -71,7 +73,20 @@ def _load_folder(path: Path, config: str | None, split: str) -> Dataset:
     path = path.resolve()
     if has_magic(str(path)):
         raise ValueError(f"datasets reads the [, *, or ? in {path} as a pattern, not as a name; rename the folder")
+    if any(path.glob("*/*.wav")) and config is None and find_spec("torchcodec") is None:
+        return part_of(_folder_of_sounds(path), split)
     return load_dataset(str(path), config, split=split, keep_in_memory=False)
+
+
+def _folder_of_sounds(path: Path) -> Dataset:
+    """Undecoded WAV files of a folder with a subfolder per class; `datasets` itself reads them only with torchcodec."""
+    files = sorted(path.glob("*/*.wav"))
+    stored = {"bytes": Value("binary"), "path": Value("string")}
+    classes = ClassLabel(names=sorted({file.parent.name for file in files}))
+    sounds = [{"bytes": None, "path": str(file)} for file in files]
+    columns = {"audio": sounds, "label": [file.parent.name for file in files]}
+    rows = Dataset.from_dict(columns, features=Features({"audio": stored, "label": classes}))
+    return rows.cast_column("audio", Audio(decode=False))
 
 
 def _refuse_idle(path: Path, config: str | None, revision: str | None) -> None:
