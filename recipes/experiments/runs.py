@@ -25,10 +25,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.stats import t as student_t
-
-from vog_hf.evaluation import auroc, error_by_decile, rank_correlations
 
 HERE = Path(__file__).resolve().parent
 RECIPES, RUNS, RESULTS = HERE.parent, HERE / "runs.toml", HERE / "results"
@@ -121,6 +118,10 @@ def run_once(run, seed, output, data):
 
 def figures_of(output):
     """The figures of a recipe: accuracy, error at both ends of two rankings, and what finds rows known to be wrong."""
+    import pandas as pd  # here, so that the table is written at once
+
+    from vog_hf.evaluation import auroc, error_by_decile, rank_correlations
+
     table = pd.read_parquet(output / "scored.parquet")
     evaluated = output / "eval_results.json"
     figures = {}
