@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -140,6 +142,30 @@ def test_what_a_run_reads_is_made_first(runner):
     assert record(runner).returncode == 0
     assert (runner.data / "made").is_dir()
     assert "python recipes/first.py --output_dir made\n" in runner.page.read_text()
+
+
+def test_the_figures_of_a_recipe_are_those_of_its_rows(tmp_path):
+    """Without a results.json they are computed from the scored rows: accuracy, errors, detection."""
+    loss = np.arange(20.0)
+    table = {"label": [0] * 20, "prediction": [0] * 15 + [1] * 5, "correctness": [1.0] * 15 + [0.0] * 5, "loss": loss}
+    table |= {"vog": loss[::-1], "vog_class_normalized": loss[::-1], "gradient_magnitude": loss}
+    pd.DataFrame({**table, "is_corrupted": loss > 17}).to_parquet(tmp_path / "scored.parquet")
+    (tmp_path / "eval_results.json").write_text('{"eval_accuracy": 0.25}')
+    assert runpy.run_path(str(FOLDER / "runs.py"))["figures_of"](tmp_path) == pytest.approx(
+        {
+            "accuracy on the training rows": 0.75,
+            "accuracy on the evaluation rows": 0.25,
+            "training error, lowest tenth by vog_class_normalized": 1,
+            "training error, highest tenth by vog_class_normalized": 0,
+            "training error, lowest tenth by loss": 0,
+            "training error, highest tenth by loss": 1,
+            "AUROC of high vog for wrong rows": 0,
+            "AUROC of high gradient_magnitude for wrong rows": 1,
+            "AUROC of high loss for wrong rows": 1,
+            "rank correlation of vog with gradient_magnitude": -1,
+            "rank correlation of vog with loss": -1,
+        }
+    )
 
 
 def test_one_seed_judges_nothing(runner):
