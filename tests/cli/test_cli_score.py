@@ -380,7 +380,7 @@ def test_a_finished_folder_is_returned_and_another_scoring_refused(capfd, score,
     second = score(images.folder, "-d", images.data)
     assert (tmp_path / "scores" / "manifest.json").stat().st_mtime_ns == written
     assert second.manifest == first.manifest
-    assert "holds scores of something else: config differ" in score(
+    assert "holds scores from a different run (it differs in config)" in score(
         images.folder, "-d", images.data, "--target", "loss"
     )
     assert "choose another --output, or delete the folder" in score(

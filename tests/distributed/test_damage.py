@@ -191,7 +191,7 @@ def test_an_index_without_one_of_its_snapshots_is_another_run(interrupted, whole
     entries = read_json(index)
     entries["snapshots"].pop()
     index.write_text(json.dumps(entries))
-    with pytest.raises(OutputFolderError, match="holds scores of something else: snapshots differ"):
+    with pytest.raises(OutputFolderError, match=r"holds scores from a different run \(it differs in snapshots\)"):
         score(SHORT, interrupted / "scores", interrupted / "snapshots")
     index.write_text(kept)
     go_on(interrupted, whole)

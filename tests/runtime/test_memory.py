@@ -66,7 +66,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(label, caplog):
     np.testing.assert_array_equal(scores.trajectory("prediction"), expected.trajectory("prediction"))
     tried = [size for size in sizes if size > 7]
     assert tried == [20, 10]  # once, at the start, for the whole run
-    assert "out of memory with 10 rows at a time, going on with 5" in caplog.text
+    assert "out of memory with 10 rows per pass; retrying with 5" in caplog.text
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error(caplog):

@@ -247,15 +247,15 @@ def test_a_block_whose_ids_are_damaged_is_scored_anew(damage, tmp_path):
 @pytest.mark.parametrize(
     ("change", "differing"),
     [
-        (lambda: {"config": VoGConfig(target="loss")}, "config differ"),
-        (lambda: {"data": dataset(seed=8)}, "data, first batch differ"),
-        (lambda: {"data": dataset(n=52)}, "rows, data differ"),
-        (lambda: {"states": model_and_states(seed=1)[1]}, "snapshots differ"),
+        (lambda: {"config": VoGConfig(target="loss")}, "config"),
+        (lambda: {"data": dataset(seed=8)}, "data, first batch"),
+        (lambda: {"data": dataset(n=52)}, "rows, data"),
+        (lambda: {"states": model_and_states(seed=1)[1]}, "snapshots"),
         (
             lambda: {
                 "data": dataset().with_transform(lambda rows: {**rows, "features": 2 * torch.tensor(rows["features"])})
             },
-            "something else: first batch differ",
+            "first batch",
         ),
     ],
     ids=["config", "data", "length", "snapshots", "transform"],
@@ -264,7 +264,9 @@ def test_scores_of_something_else_are_refused(tmp_path, change, differing, finis
     """A folder begun with other choices, rows, snapshots or another transform is left alone; what differs is named."""
     score(tmp_path / "scores") if finished else interrupted(tmp_path / "scores")
     held = {path: path.read_bytes() for path in (tmp_path / "scores").rglob("*") if path.is_file()}
-    with pytest.raises(OutputFolderError, match=rf"{differing}; choose another output_dir"):
+    with pytest.raises(
+        OutputFolderError, match=rf"a different run \(it differs in {differing}\); choose another output_dir"
+    ):
         score(tmp_path / "scores", **change())
     assert {path: path.read_bytes() for path in (tmp_path / "scores").rglob("*") if path.is_file()} == held
     score(tmp_path / "others", **change())
@@ -563,7 +565,7 @@ def test_a_snapshot_that_is_written_to_while_it_is_scored_is_noticed(tmp_path, m
     with pytest.raises(SnapshotError, match="was changed while it was being scored"):
         score(tmp_path / "scores", states=files)
     assert not (tmp_path / "scores" / "manifest.json").exists()
-    with pytest.raises(OutputFolderError, match="snapshots differ"):
+    with pytest.raises(OutputFolderError, match="it differs in snapshots"):
         score(tmp_path / "scores", states=files)
     assert len(score(tmp_path / "others", states=files)[0]) == N
 

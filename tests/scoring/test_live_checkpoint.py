@@ -124,7 +124,7 @@ def test_moments_of_something_else_are_refused(other, differing, tmp_path):
     if other.get("rows"):
         other = {"rows": labelled(case)[:-1]}
     _, live = start(case, **other)
-    with pytest.raises(OutputFolderError, match=rf"moments of something else: .*{differing}.* differ"):
+    with pytest.raises(OutputFolderError, match=rf"moments from a different run \(it differs in .*{differing}.*\)"):
         live.restore(folder)
     _, live = start(case, batch_size=9)
     live.restore(folder)
@@ -141,7 +141,7 @@ def test_moments_and_scores_have_formats_of_their_own(tmp_path, monkeypatch):
     header = read_json(folder / STATE_NAME)
     assert (header["format"], header["state format"]) == (7, 1)
     (folder / STATE_NAME).write_text(json.dumps({**header, "state format": 2}))
-    with pytest.raises(OutputFolderError, match="has format 2, this version reads 1; train anew"):
+    with pytest.raises(OutputFolderError, match="has format 2, this version reads 1; train again"):
         live.restore(folder)
 
 

@@ -789,5 +789,5 @@ def test_a_folder_of_a_refused_scoring_is_taken_over_by_the_corrected_one(tmp_pa
     assert (tmp_path / "s" / "plan.json").is_file()
     found = scorer.score(rows, states, output_dir=tmp_path / "s")
     np.testing.assert_array_equal(found.column("vog"), scorer.score(rows, states).column("vog"))
-    with pytest.raises(OutputFolderError, match="holds scores of something else"):  # a scored one is not
+    with pytest.raises(OutputFolderError, match="holds scores from a different run"):  # a scored one is not
         scorer.score(rows, states[1:], output_dir=tmp_path / "s")

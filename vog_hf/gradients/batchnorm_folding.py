@@ -204,7 +204,7 @@ class FoldedModules:
 
 
 def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
-    """What can be folded in a model, found by watching one forward pass and its graph.
+    """Find what can be folded in a model by watching one forward pass and its graph.
 
     Folded are modules of torch's own classes (and timm's BatchNormAct2d), without hooks or parametrizations, that run
     once and with their own tensors; a convolution only if nothing but its BatchNorm reads its output.
@@ -264,7 +264,7 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Watch:
-    """Which module made and which BatchNorm read which node of the graph, and how often each ran.
+    """Record of a forward pass: the module that made and the BatchNorm that read each node, and how often each ran.
 
     Reads are counted in two ways, as neither sees all of them: the graph knows what the model returns and what an
     autograd function of one's own reads; `_Reads` knows what is read under no_grad or behind detach.
@@ -319,7 +319,7 @@ def graph_nodes(outputs: Any) -> Iterable[Any]:
 
 
 def _readers(outputs: Sequence[Tensor]) -> Counter[Any]:
-    """How many operations, and outputs, read what each node of the graph of ``outputs`` made."""
+    """Count the operations, and outputs, that read what each node of the graph of ``outputs`` made."""
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
     readers: Counter[Any] = Counter(waiting)
     visited = set()
@@ -346,14 +346,14 @@ def _tensors(outputs: Any) -> list[Tensor]:
 
 
 def _is_affine_in_eval(module: nn.Module) -> bool:
-    """Whether this is a BatchNorm of torch's, or timm's with an activation behind it, that uses running statistics."""
+    """Tell whether this is torch's BatchNorm, or timm's with an activation behind it, and uses running statistics."""
     if type(module) not in BATCH_NORMS and type(module).__name__ != "BatchNormAct2d":
         return False
     return not module.training and getattr(module, "running_var", None) is not None and not _is_changed(module)
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether hooks, a parametrization, tensors of another class or its own forward make it another function."""
+    """Tell whether hooks, a parametrization, other classes of tensors or its own forward make it another function."""
     hooked = any(getattr(module, name) for name in WATCHED) or any(
         getattr(torch.nn.modules.module, f"_global{name}", None) for name in WATCHED
     )
@@ -363,7 +363,7 @@ def _is_changed(module: nn.Module) -> bool:
 
 
 def _behind(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What timm's BatchNormAct2d does behind the normalisation; nothing for torch's own."""
+    """The part of timm's BatchNormAct2d behind the normalization; nothing for torch's own."""
     layers = [layer for layer in (getattr(norm, "drop", None), getattr(norm, "act", None)) if layer is not None]
 
     def forward(x: Tensor) -> Tensor:

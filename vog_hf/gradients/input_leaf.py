@@ -30,7 +30,7 @@ class Forward:
 class EmbeddingCut:
     """One forward pass on token ids, in which a forward hook cuts the embedding's output out of the graph.
 
-    ``caught`` are the outputs that were cut, each now a leaf; the model goes on with a copy.
+    ``caught`` are the outputs that were cut, each now a leaf; the model continues with a copy.
     """
 
     def __init__(self, ids: Tensor) -> None:
@@ -80,7 +80,7 @@ class InputLeaf:
     """The input with respect to which the gradient is taken: a floating tensor, or an embedding's output."""
 
     name: str  # key in the batch
-    embedding: nn.Module | None  # the module whose output is the leaf; None: the tensor itself
+    embedding: nn.Module | None  # the leaf is its output; None: the tensor itself
 
     @property
     def kind(self) -> InputKind:
@@ -90,7 +90,7 @@ class InputLeaf:
         return PIXELS if self.name.startswith("pixel") else FLOATS
 
     def element_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
-        """Which elements of ``shape = [batch, *input']`` (after a channel mean) count; None = all of them."""
+        """Mask of the elements of ``shape = [batch, *input']`` (after a channel mean) that count; None = all."""
         mask = self.padding_mask(inputs, shape)
         return self.kind.unpadded(inputs[self.name]) if mask is None else mask
 
@@ -101,7 +101,7 @@ class InputLeaf:
 
 
 def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
-    """What of ``inputs`` is differentiated: ``main_input_name``, else the first parameter of forward in the batch."""
+    """Find the input to differentiate: ``main_input_name``, else the first parameter of forward in the batch."""
     main = getattr(model, "main_input_name", None)
     names = [name for name in ([main] if isinstance(main, str) else []) if name in inputs]
     if "inputs_embeds" in inputs:
@@ -121,7 +121,7 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
 
 
 def _is_beside_the_input(name: str) -> bool:
-    """Whether a parameter of forward is a mask or feeds a decoder, which is differentiated only for want of others."""
+    """Tell whether a parameter is a mask or feeds a decoder: differentiated only if there is nothing else."""
     return name in MASK_NAMES or name.startswith("decoder_")
 
 
@@ -164,7 +164,7 @@ def _path_to(root: nn.Module, module: nn.Module) -> str | None:
 
 
 def _named_embedding(owner: Any) -> nn.Module | None:
-    """What a module returns from ``get_input_embeddings()``, None where it has no such method or no answer."""
+    """Module that ``get_input_embeddings()`` returns, None where there is no such method or no answer."""
     try:
         embedding = owner.get_input_embeddings() if hasattr(owner, "get_input_embeddings") else None
     except NotImplementedError:
@@ -213,12 +213,12 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
 
 
 def is_lonely(forward: Forward) -> bool:
-    """Whether this is a pass over one row that must be scored as two copies (see `has_wrong_single_rows`)."""
+    """Tell whether this is a pass over one row that must be scored as two copies (see `has_wrong_single_rows`)."""
     return len(forward.x) == 1 and has_wrong_single_rows(forward)
 
 
 def has_wrong_single_rows(forward: Forward) -> bool:
-    """Whether torch may give wrong gradients of a batch of one row: on a CPU, behind BatchNorm.
+    """Tell whether torch may give wrong gradients of a batch of one row: on a CPU, behind BatchNorm.
 
     In torch 2.15 they are wrong in evaluation mode where the gradient that comes in is in another memory format than
     the input.
@@ -227,7 +227,7 @@ def has_wrong_single_rows(forward: Forward) -> bool:
 
 
 def _has_tokens_first(ids: Tensor, args: tuple[Any, ...], output: Tensor) -> bool:
-    """Whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
+    """Tell whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
     if ids.dim() != 2 or output.shape[:2] != ids.shape[::-1]:
         return False
     if ids.shape[0] != ids.shape[1]:

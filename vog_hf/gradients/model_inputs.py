@@ -113,7 +113,7 @@ def to_device(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtyp
 
 
 def forward_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Names of forward's parameters, of the model under an adapter or a wrapper whose own forward names none."""
+    """Names of forward's parameters, of the model under an adapter or a wrapper that names none itself."""
     return tuple(p.name for p in _parameters(model) if p.kind in NAMED)
 
 
@@ -123,7 +123,7 @@ def required_parameters(model: nn.Module) -> tuple[str, ...]:
 
 
 def takes_any_input(model: nn.Module) -> bool:
-    """Whether forward takes inputs that it does not name (``**kwargs``); what transformers takes so are options."""
+    """Tell whether forward takes inputs that it does not name (``**kwargs``); in transformers those are options."""
     if type(base_model(model)).forward.__module__.startswith("transformers."):
         return False
     return any(p.kind is p.VAR_KEYWORD for p in _parameters(model))

@@ -142,13 +142,13 @@ def drop_caches(model: nn.Module) -> None:
 
 
 def _acts_on_train(module: nn.Module) -> bool:
-    """Whether ``train`` is the module's own: not torch's, nor the one that all transformers models share."""
+    """Tell whether ``train`` is the module's own: not torch's, nor the one that all transformers models share."""
     home = getattr(type(module).train, "__module__", "")
     return not home.startswith(("torch.", "transformers.modeling_utils"))
 
 
 def _holds_tensors(module: nn.Module) -> bool:
-    """Whether a module has tensors, or collections of them, that are neither parameters nor buffers."""
+    """Tell whether a module has tensors, or collections of them, that are neither parameters nor buffers."""
     kept = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
     return any(_has_tensor(value) for value in kept)
 

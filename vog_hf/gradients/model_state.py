@@ -1,4 +1,4 @@
-"""What a model holds besides its weights: recorded before a pass, and put back bit by bit after it.
+"""The state of a model besides its weights: recorded before a pass, and put back bit by bit after it.
 
 Many models change something in evaluation mode, too: observers of quantization, running statistics, memory queues,
 counters, recurrent states, tables that grow with the longest batch, weights derived from others.
@@ -61,7 +61,7 @@ class ModelState:
             waiting += _parts(value)
 
     def is_changed(self) -> bool:
-        """Whether anything differs from what was recorded."""
+        """Tell whether anything differs from what was recorded."""
         return any(record.is_changed() for record in self._records)
 
     def put_back(self) -> None:
@@ -150,7 +150,7 @@ class DerivedTensors:
 
 
 def _tensors_beside_weights(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where a module holds floating tensors that no state dict has."""
+    """Find the floating tensors of a module that no state dict has."""
     for name, value in vars(module).items():
         if name not in ("_parameters", "_buffers", "_modules") and _holds_floating(value):
             yield vars(module), name
@@ -160,7 +160,7 @@ def _tensors_beside_weights(module: nn.Module) -> Iterator[tuple[dict[str, Any],
 
 
 def _holds_floating(value: Any) -> bool:
-    """Whether a value is a floating tensor (not a parameter), or a collection with one in it."""
+    """Tell whether a value is a floating tensor (not a parameter), or a collection with one in it."""
     if isinstance(value, dict):
         return any(map(_holds_floating, value.values()))
     if isinstance(value, (list, tuple)):

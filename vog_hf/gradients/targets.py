@@ -1,4 +1,4 @@
-"""Which scalar per row is differentiated: a task knows its logits and labels, a target picks the scalar."""
+"""The scalar of a row that is differentiated: a task knows its logits and labels, a target picks the scalar."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,7 +66,7 @@ def check_target(target: Target, task: Task) -> None:
 def row_scalar(
     target: Target, task: Task | None, outputs: Any, batch: Mapping[str, Any], labels: Tensor | None
 ) -> Tensor:
-    """The scalar of each row that a target stands for, ``[batch]``.
+    """The scalar of each row that a target means, ``[batch]``.
 
     A callable gets the model's outputs and the batch as the model was fed, with the labels (if any) under ``labels``.
     """
@@ -106,7 +106,7 @@ def find_logits(outputs: Any) -> Tensor:
 
 
 def _is_no_logits(value: Any) -> bool:
-    """Whether a tuple's first entry is the loss: a single number, or None without labels."""
+    """Tell whether a tuple's first entry is the loss: a single number, or None without labels."""
     return value is None or (isinstance(value, Tensor) and value.dim() == 0)
 
 
@@ -116,7 +116,7 @@ def fill_missing_labels(labels: Tensor | None, prediction: Tensor) -> Tensor:
 
 
 def target_name(target: Target) -> str:
-    """The name under which a target stands in a manifest: itself, or a callable's qualified name."""
+    """Name of a target in a manifest: itself, or a callable's qualified name."""
     if isinstance(target, str):
         return target
     owner: Any = target if hasattr(target, "__qualname__") else type(target)
@@ -130,7 +130,7 @@ def base_model(model: nn.Module) -> nn.Module:
 
 
 def _is_causal(model: nn.Module) -> bool:
-    """Whether position i - 1 predicts label i: known by the name of the head, or of the model under an adapter.
+    """Tell whether position i - 1 predicts label i: known by the name of the head, or of the model under an adapter.
 
     ``...ForConditionalGeneration`` is an encoder-decoder (T5, Whisper), or else a decoder of text that is also given
     images or sounds (Llava, Qwen-VL, Gemma 3).

@@ -17,7 +17,7 @@ CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `lo
 
 
 class Task:
-    """What the logits and labels of a kind of model mean, row by row. `logits` and `labels` are of one batch."""
+    """The meaning of a kind of model's logits and labels, row by row. `logits` and `labels` are of one batch."""
 
     name: ClassVar[str]
     has_classes: ClassVar[bool] = False  # each row has one class: scores are normalised within it
@@ -38,7 +38,7 @@ class Task:
         raise NotImplementedError
 
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """What this snapshot says about each row, for `vog_hf.metric.training_dynamics.TrainingDynamics`."""
+        """Observe each row at this snapshot, for `vog_hf.metric.training_dynamics.TrainingDynamics`."""
         raise NotImplementedError
 
 

@@ -59,7 +59,7 @@ class AdaptiveBatchSize:
                     f"the gradient of a single row does not fit into memory ({error}); use a larger device"
                 ) from error
             self.limit, self._is_full = size // 2, True
-            logger.warning("VoG: out of memory with %d rows at a time, going on with %d", size, self.limit)
+            logger.warning("VoG: out of memory with %d rows per pass; retrying with %d", size, self.limit)
 
     def run(self, n_rows: int, work: Callable[[slice], T]) -> list[T]:
         """What ``work`` returns for the `slices` of a batch, in their order, with as many rows at a time as fit."""

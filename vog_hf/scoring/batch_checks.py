@@ -1,4 +1,4 @@
-"""What is unusual about the first rows: scores that depend on the batch, rows without a positive label."""
+"""Warnings about the first rows: scores that depend on the batch, rows without a positive label."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -24,7 +24,7 @@ NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is 
 
 
 def warnings_for(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
-    """What a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
+    """List what a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
     try:
         with preserved_rng(), model_in_use(model, plan.config):
             torch.manual_seed(torch.initial_seed() + 1)  # other numbers than in the first pass, if the model draws any
@@ -35,7 +35,7 @@ def warnings_for(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first
 
 
 def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
-    """What is to be said where a row has another gradient alone than in its batch.
+    """Warn where a row has another gradient alone than in its batch.
 
     Looked at are the longest row, which has no padding, the shortest, and the one with the fewest label tokens. Alone
     is a batch of two copies: in a batch of one, torch 2.15 has a wrong gradient of BatchNorm2d in evaluation mode (on a
@@ -82,7 +82,7 @@ def _means(plan: ScoringPlan, inputs: dict[str, Any], gradients: list[Tensor]) -
 
 
 def _labels_alone(plan: ScoringPlan, first: FirstPass, alone: Batch, at: int) -> Tensor | None:
-    """The class that the row had in its batch, also where the model said it; other labels as the row alone has them."""
+    """The class that the row had in its batch, also a predicted one; other labels as the row alone has them."""
     used = first.labels.target_labels
     if plan.task is not None and plan.task.can_predict_label and used is not None:
         return used[[at, at]]
@@ -95,7 +95,7 @@ def _padding_mask(plan: ScoringPlan, batch: Batch) -> Tensor | None:
 
 
 def _lengths(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> Tensor:
-    """How many elements of each row are no padding: as the mask says, else of the row when it is alone."""
+    """Number of elements of each row that are not padding: by the mask, else those of the row when it is alone."""
     mask = _padding_mask(plan, batch)
     if mask is not None:
         return mask.flatten(1).sum(1)

@@ -39,7 +39,7 @@ BATCH_DIGEST = "note"  # the key in files since the first version
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Who scores which rows in which order: rows ``rank::n_processes``, in blocks of batches, never padded."""
+    """The rows of each process and their order: rows ``rank::n_processes``, in blocks of batches, never padded."""
 
     n_rows: int
     n_processes: int
@@ -103,8 +103,8 @@ def batches(rows: range, batch_size: int) -> list[range]:
 
 def _other_scores(folder: Path, differing: Sequence[str]) -> OutputFolderError:
     return OutputFolderError(
-        f"{folder} holds scores of something else: {', '.join(differing)} differ; choose another output_dir, or delete "
-        "the folder to score again"
+        f"{folder} holds scores from a different run (it differs in {', '.join(differing)}); choose another "
+        "output_dir, or delete the folder to score again"
     )
 
 
@@ -153,7 +153,7 @@ class BlockFolder:
         folder.mkdir(parents=True, exist_ok=True)
         written = {"fingerprint": blocks.fingerprint, "plan": asdict(blocks.plan)}
         if not existing or read_json(folder / PLAN_NAME) != written:
-            write_json(folder / PLAN_NAME, written)  # first: it says whose the folder is
+            write_json(folder / PLAN_NAME, written)  # first: it marks the folder as ours
         blocks._blocks.mkdir(exist_ok=True)
         remove_half_written(folder)
         remove_half_written(blocks._blocks)
@@ -177,7 +177,7 @@ class BlockFolder:
         return [key for key in self.fingerprint if begun.get(key) != self.fingerprint[key]]
 
     def _holds_scores(self) -> bool:
-        """Whether a block of rows, or all of them, were scored here."""
+        """Tell whether a block of rows, or all of them, were scored here."""
         return (self.folder / MANIFEST_NAME).is_file() or any(self._blocks.glob("*.safetensors"))
 
     @staticmethod
@@ -194,7 +194,7 @@ class BlockFolder:
 
     @staticmethod
     def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
-        """Whether the folder already holds the scores of this fingerprint.
+        """Tell whether the folder already holds the scores of this fingerprint.
 
         Raises:
             OutputFolderError: It does, and a file is missing or damaged.
@@ -206,7 +206,7 @@ class BlockFolder:
 
     @staticmethod
     def is_of(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
-        """Whether the folder holds scores, or blocks of them, of this fingerprint."""
+        """Tell whether the folder holds scores, or blocks of them, of this fingerprint."""
         if not (folder / PLAN_NAME).is_file():
             return False
         return _read_plan(folder)[0] == json.loads(json.dumps(fingerprint))
@@ -226,7 +226,7 @@ class BlockFolder:
         shutil.rmtree(folder, ignore_errors=True)
 
     def path(self, rank: int, block: int) -> Path:
-        """Where a finished block is."""
+        """Path of a finished block."""
         return self._blocks / f"process-{rank:05d}-of-{self.plan.n_processes:05d}-block-{block:06d}.safetensors"
 
     def end_at(self, n_rows: int) -> None:
@@ -311,7 +311,7 @@ class BlockFolder:
         return sum(path.stat().st_size for path in self._blocks.iterdir())
 
     def finished(self, rank: int, block: int) -> bool:
-        """Whether a block need not be scored again."""
+        """Tell whether a block need not be scored again."""
         return self.read(rank, block) is not None
 
     def remove_blocks(self) -> None:

@@ -1,4 +1,4 @@
-"""The dry run: what scoring needs and what would go wrong, found on the first rows before the long work."""
+"""The dry run: plan a scoring on the first rows, and find what would go wrong before the long work."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -105,13 +105,13 @@ def plan_scoring(
         plan = replace(plan, derived=DerivedTensors.find(model, lambda: _few_rows(plan, inputs)))
         if fold or torch_compile:
             plan, why_not_fast = fast_path(plan, forward, labels, gradients, fold=fold, torch_compile=torch_compile)
-        if device.type != "cpu":  # whose first pass is not like the others
+        if device.type != "cpu":  # the first pass on a device is not like the others
             plan = replace(plan, batch_seconds=_seconds(plan, inputs, labels))
     return plan, FirstPass(batch, labels, gradients, why_not_fast)
 
 
 def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> float:
-    """How long a pass over a batch takes on a device."""
+    """Time a pass over a batch on a device, in seconds."""
     with plan.folding.installed():
         torch.accelerator.synchronize()
         began = time.perf_counter()

@@ -135,14 +135,14 @@ def _line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a forward pass and its gradients gave; a callable target may do without logits."""
+    """Logits and gradients of a forward pass; a callable target may do without logits."""
 
     logits: Tensor | None
     gradients: list[Tensor]
 
     @classmethod
     def joined(cls, parts: Sequence["_Outcome"]) -> "_Outcome":
-        """What would have come for all rows at once."""
+        """Join the outcomes of parts of a batch."""
         logits = [part.logits for part in parts if part.logits is not None]
         gradients = zip(*(part.gradients for part in parts), strict=True)
         return cls(torch.cat(logits) if logits else None, [torch.cat(several) for several in gradients])
@@ -167,10 +167,10 @@ def _difference(
     expected: _Outcome,
     found: _Outcome,
 ) -> float | None:
-    """By how much two ways differ on a batch, None where that is rounding; the folding is installed.
+    """Difference between two ways on a batch, None where that is rounding; the folding is installed.
 
     They may differ by `rounding_tolerance` (relative, in Euclidean norm). Where they differ by more, rounding may have
-    switched a ReLU whose input is next to zero, so that a few rows are compared again in float64, where it does not:
+    switched a ReLU with an input next to zero, so that a few rows are compared again in float64, where it does not:
     there they may differ by a millionth.
     """
     difference = expected.difference(found)
@@ -181,7 +181,7 @@ def _difference(
 def _agree_in_double(
     plain: ScoringPlan, fast: ScoringPlan, folded: FoldedModules, inputs: Mapping[str, Any], labels: LabelsForPass
 ) -> bool:
-    """Whether both ways are one function in float64, on a few rows; no, where the model cannot compute in float64."""
+    """Tell whether both ways are one function in float64, on a few rows; no if the model cannot compute in float64."""
     rows, model = slice(0, FEW_ROWS), plain.module
     few = sliced(inputs, rows, len(inputs[plain.leaf.name]))
     few = {name: _in_double(value) for name, value in few.items()}
@@ -223,7 +223,7 @@ def _in_double(value: Any) -> Any:
 
 
 def _compiled(model: nn.Module) -> nn.Module:
-    """The model through ``torch.compile``, whose backward pass can be run once for each of several targets."""
+    """Compile the model, so that its backward pass can be run once for each of several targets."""
 
     def backend(graph: Any, example_inputs: Any) -> Any:
         from torch._functorch import config as functorch_config

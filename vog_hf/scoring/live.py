@@ -36,7 +36,7 @@ from vog_hf.scoring.shared_folder import folder_in_use, output_folder, require_s
 
 
 class LiveScoring:
-    """Moments, dynamics and trajectories of all rows of this process; rows are read anew at each snapshot.
+    """Moments, dynamics and trajectories of all rows of this process; rows are read again at each snapshot.
 
     Args:
         model: Model that trains, unwrapped.
@@ -75,8 +75,8 @@ class LiveScoring:
         self._snapshots: list[dict[str, Any]] = []
         if plan.config.label == "predicted":
             raise ConfigError(
-                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known while "
-                "training goes on; use collect='replay'"
+                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known during "
+                "training; use collect='replay'"
             )
         self._check_all_labels()
         needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(model)[0])
@@ -96,7 +96,7 @@ class LiveScoring:
         return self._progress and self._processes.is_main_process
 
     def memory_bytes(self) -> int:
-        """What the moments and trajectories of this process's rows will take."""
+        """Memory that the moments and trajectories of this process's rows will take."""
         per_row = self._plan.moment_bytes_per_row + 12 * self._windows.n_snapshots
         return per_row * sum(map(len, self._batches))
 
@@ -120,10 +120,10 @@ class LiveScoring:
         save_state(folder, processes, self._held, run_together(processes, "reading rows", self._header))
 
     def restore(self, folder: Path) -> None:
-        """Go on from what `save` wrote, on as many processes as there are now, bit by bit.
+        """Continue from what `save` wrote, on as many processes as there are now, bit by bit.
 
         Raises:
-            OutputFolderError: The folder is not whole, or holds the moments of something else.
+            OutputFolderError: The folder is not whole, or holds moments from a different run.
         """
         run_together(self._processes, "restoring the moments", self._restore, folder)
 
@@ -134,8 +134,8 @@ class LiveScoring:
         differing = [name for name in own if name != "snapshots" and saved.get(name) != own[name]]
         if differing:
             raise OutputFolderError(
-                f"{folder} holds the moments of something else: {', '.join(differing)} differ; go on with the data, "
-                "configuration and schedule that training began with, or train anew"
+                f"{folder} holds moments from a different run (it differs in {', '.join(differing)}); resume with the "
+                "data, configuration and schedule that training began with, or train again"
             )
         self._snapshots = saved["snapshots"]
         device = model_device_and_dtype(self._model)[0]
@@ -155,7 +155,7 @@ class LiveScoring:
         )
 
     def _header(self) -> dict[str, Any]:
-        """What the moments are of, with the snapshots seen so far."""
+        """Header of the saved moments: data, configuration and the snapshots seen so far."""
         return self._data_fingerprint | {
             "snapshots": self._snapshots,
             "planned snapshots": self._windows.n_snapshots,
@@ -280,7 +280,7 @@ class LiveScoring:
         if needs_prediction(self._plan, [batch]):
             row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
             raise ConfigError(
-                f"row {row} has no label, and collect='live' cannot know its last prediction while training goes on; "
+                f"row {row} has no label, and collect='live' cannot know its last prediction during training; "
                 "use collect='replay', or leave rows without a label out"
             )
 

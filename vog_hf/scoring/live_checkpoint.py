@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class LiveBatch:
-    """A batch of rows whose moments are kept: their numbers, labels and accumulator."""
+    """A batch of rows with their moments: row numbers, labels and accumulator."""
 
     rows: range
     labels: Tensor | None
@@ -71,12 +71,12 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"{folder / STATE_NAME} is damaged: it names no moments; resume from an earlier checkpoint"
         )
     if header[FORMAT_KEY] != FORMAT:
-        raise OutputFolderError(f"{folder} has format {header[FORMAT_KEY]!r}, this version reads {FORMAT}; train anew")
+        raise OutputFolderError(f"{folder} has format {header[FORMAT_KEY]!r}, this version reads {FORMAT}; train again")
     return dict(header)
 
 
 def _is_header(header: Any) -> bool:
-    """Whether this is what `save_state` writes: every batch in a file that has a digest, and named snapshots."""
+    """Tell whether this is what `save_state` writes: every batch in a file that has a digest, and named snapshots."""
     if not isinstance(header, dict) or not {FORMAT_KEY, "batches", "digests", "snapshots"} <= set(header):
         return False
     batches, digests, snapshots = header["batches"], header["digests"], header["snapshots"]
@@ -91,7 +91,7 @@ def _is_header(header: Any) -> bool:
 
 
 def _is_batch(batch: Any) -> bool:
-    """Whether this is start, stop and step of a batch of rows, and the name of its file."""
+    """Tell whether this is start, stop and step of a batch of rows, and the name of its file."""
     if not isinstance(batch, list) or len(batch) != 4 or any(type(number) is not int for number in batch[:3]):
         return False
     start, stop, step, name = batch
@@ -103,7 +103,7 @@ def load_batches(
 ) -> list[LiveBatch]:
     """This process's share of the batches that `save_state` wrote, however many processes there were.
 
-    Batches stay what they were, so that moments go on bit by bit.
+    Batches stay what they were, so that moments continue bit by bit.
 
     Args:
         folder: Of the state.
@@ -136,7 +136,7 @@ def _emptied(folder: Path) -> None:
 
 
 def _write_parts(folder: Path, prefix: str, held: Sequence[LiveBatch]) -> tuple[list[list[Any]], dict[str, str]]:
-    """Where each batch is, and each file's digest; a part is copied while it is written, so parts are small."""
+    """Write parts, small ones (each is copied while it is written): the place of each batch, and each file's digest."""
     batches: list[list[Any]] = []
     digests: dict[str, str] = {}
     part: dict[str, Tensor] = {}
@@ -158,7 +158,7 @@ def _write_parts(folder: Path, prefix: str, held: Sequence[LiveBatch]) -> tuple[
 def _check_digest(path: Path, digest: str) -> None:
     if not path.is_file() or file_digest(path) != digest:
         raise OutputFolderError(
-            f"the file of moments {path} is missing or damaged: resume from an earlier checkpoint, or train anew"
+            f"the file of moments {path} is missing or damaged: resume from an earlier checkpoint, or train again"
         )
 
 

@@ -41,7 +41,7 @@ def score_rows(
 
 
 def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") -> dict[str, Tensor]:
-    """What the companions are computed from; nothing where outputs have no logits."""
+    """Observe what the companions are computed from; nothing where outputs have no logits."""
     if plan.task is None:
         return {}
     with torch.no_grad():
@@ -63,7 +63,7 @@ def state_kept(plan: ScoringPlan) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class LabelsForPass:
-    """The labels of one pass over a batch: whose scalar is differentiated, and whose companions are observed.
+    """Labels of one pass over a batch: those to differentiate the scalar of, and those to observe companions of.
 
     They are one and the same, but for ``label="predicted"``: companions are of the given label where a row has one.
     """
@@ -104,7 +104,7 @@ def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, 
 
 
 def joined(parts: Sequence[tuple[list[Tensor], dict[str, Tensor]]]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """What `score_rows` would have given for all rows at once."""
+    """Join the results of `score_rows` for the parts of a batch."""
     if len(parts) == 1:
         return parts[0]
     gradients = [torch.cat(several) for several in zip(*(part for part, _ in parts), strict=True)]

@@ -22,7 +22,7 @@ from vog_hf.runtime.files import format_bytes
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """Everything that is the same for all batches and snapshots; a value, whose state is a `ModelRunner`'s.
+    """Everything that is the same for all batches and snapshots; a value: a `ModelRunner` has the state.
 
     Attributes:
         task: None where every target is a callable and the outputs have no logits.
@@ -61,7 +61,7 @@ class ScoringPlan:
 
     @property
     def has_classes(self) -> bool:
-        """Whether each row has one class, within which scores are normalised."""
+        """True where each row has one class, within which scores are normalized."""
         return self.task is not None and self.task.has_classes
 
     @property
@@ -118,7 +118,7 @@ class ScoringPlan:
         return {**inputs, self.leaf.name: self.folding.to_memory_format(inputs[self.leaf.name])}
 
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
-        """What scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
+        """Bytes that scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
 
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
@@ -137,7 +137,7 @@ class ScoringPlan:
         )
 
     def element_mask(self, batch: Batch) -> Tensor | None:
-        """Which elements of a batch count; None = all of them.
+        """Mask of the elements of a batch that count; None = all of them.
 
         Raises:
             DataError: A row has none; names the row.

@@ -168,7 +168,7 @@ class Replay:
         return {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
 
     def _pass_over(self, number: int, bar: Any) -> None:
-        """What is to be done for a block that is finished, or that only other processes have."""
+        """Pass over a block that only other processes have, or a finished one, with the very rows that were scored."""
         rank = self.processes.process_index
         block = self.folder.plan.block(rank, number)
         if block and not has_table(self.reader.dataset):
@@ -206,5 +206,5 @@ def require_same_rows(found: str, scored: str, folder: Path) -> None:
     if found != scored:
         raise OutputFolderError(
             f"the rows are not those that the scores in {folder} were computed on: some were edited, or they come in "
-            "another order each time; choose another output_dir, or delete the folder to score anew"
+            "another order each time; choose another output_dir, or delete the folder to score again"
         )

@@ -17,7 +17,7 @@ from vog_hf.scoring.plan import ScoringPlan
 
 
 def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
-    """What the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
+    """Collect what the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
     with preserved_rng():
         n_rows = min(len(reader.dataset), TRANSFORM_CHECK_ROWS)
         first = [batch_digest(batch) for batch in reader.read([range(row, row + 1) for row in range(n_rows)])]
@@ -35,7 +35,7 @@ def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdenti
 def make_manifest(
     model: nn.Module, plan: ScoringPlan, reader: BatchReader, identity: RowIdentity, *, n_processes: int
 ) -> dict[str, Any]:
-    """How the scores were computed, but for the snapshots; JSON-ready."""
+    """Record how the scores were computed, but for the snapshots; JSON-ready."""
     model_config = getattr(model, "config", None)
     return {
         "format": FORMAT,

@@ -169,7 +169,7 @@ class ModelRunner:
 
 
 def needs_prediction(plan: ScoringPlan, batches: Sequence[Batch]) -> bool:
-    """Whether the last snapshot has to say a class for some of the rows."""
+    """Tell whether some of the rows need a class that the last snapshot predicts."""
     if plan.task is None or not plan.task.can_predict_label:
         return False
     return plan.config.label == "predicted" or any(b.labels is None or bool((b.labels < 0).any()) for b in batches)

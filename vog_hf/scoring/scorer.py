@@ -115,7 +115,7 @@ class VoGScorer:
         self.num_workers = whole_number("num_workers", num_workers, 0)
         self.fold = fold
         self.torch_compile = torch_compile
-        self._looked_at: WeakSet[BatchReader] = WeakSet()  # what is unusual about their rows was said
+        self._looked_at: WeakSet[BatchReader] = WeakSet()  # readers with rows that were warned about, if need be
         self._processes = accelerator or current_processes()
         self._progress = progress
         self._rows_per_pass = AdaptiveBatchSize()  # of all passes: what did not fit once is not tried again
@@ -143,7 +143,7 @@ class VoGScorer:
             collate_fn: From a list of whole rows to a batch; default: transformers' or torch's default collator.
             output_dir: Where the scores are kept. An interrupted run continues there, and a finished one is returned
                 as it is, if data, configuration and snapshots are the same. None: a temporary folder.
-            id_column: Of a stream: key of each row that names it; kept beside its number (`VoGScores.ids`).
+            id_column: Of a stream: key of each row that names it; kept with its number (`VoGScores.ids`).
 
         Raises:
             VoGError: What is wrong with rows, labels, model, snapshots or folder; before the long work where possible.
@@ -268,7 +268,7 @@ class VoGScorer:
     def score_rows(
         self, reader: BatchReader, snapshots: SnapshotSet, *, output_dir: str | Path | None = None
     ) -> VoGScores:
-        """As `score`, of rows behind a reader and snapshots that are open."""
+        """Score the rows behind a reader from open snapshots, as `score` does."""
         processes = self._processes
         folder, temporary = output_folder(processes, output_dir)
         stamps = snapshots.stamps()
@@ -320,7 +320,7 @@ class VoGScorer:
     def identified(
         self, reader: BatchReader, snapshots: SnapshotSet, folder: Path
     ) -> tuple[RowIdentity, dict[str, Any]]:
-        """What tells the rows from others, and all that the scores will depend on; reads every snapshot once.
+        """Identity of the rows, and the fingerprint of all that the scores depend on; reads every snapshot once.
 
         Args:
             reader: Reader over all rows.
@@ -383,7 +383,7 @@ class VoGScorer:
         logger.info("VoG: %s; scores in %s", self.estimate(plan, known, n_snapshots), folder)
 
     def _resident_bytes(self) -> int:
-        """How much of the snapshots may stay on a device; a CPU has the files in its page cache anyway."""
+        """Bytes of snapshots that may stay on a device; a CPU has the files in its page cache anyway."""
         device = model_device_and_dtype(self.model)[0]
         return 0 if device.type == "cpu" else int(RESIDENT_MEMORY_SHARE * free_memory(device))
 
@@ -404,7 +404,7 @@ def _batch_digests(reader: BatchReader, batches: Sequence[Sequence[int]]) -> lis
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What a chain of errors began with."""
+    """First error of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
