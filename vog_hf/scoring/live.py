@@ -44,7 +44,7 @@ class LiveScoring:
         plan: Plan of the scoring.
         n_snapshots: Number of planned snapshots: the windows early and late need to know it.
         processes: Processes that share the rows.
-        progress: Whether to show a progress bar.
+        shows_progress: Whether this process shows a progress bar.
         rows_per_pass: Rows that fit into one pass.
 
     Raises:
@@ -60,14 +60,14 @@ class LiveScoring:
         n_snapshots: int,
         *,
         processes: Processes,
-        progress: bool,
+        shows_progress: bool,
         rows_per_pass: AdaptiveBatchSize,
     ) -> None:
         self._model = model
         self._reader = reader
         self._runner = ModelRunner(model, plan, rows_per_pass=rows_per_pass)
         self._processes = processes
-        self._progress = progress
+        self._shows_progress = shows_progress
         self._windows = Windows(n_snapshots)
         mine = range(len(reader.dataset))[processes.process_index :: processes.num_processes]
         self._batches = batches(mine, plan.batch_size)
@@ -90,10 +90,6 @@ class LiveScoring:
     def _plan(self) -> ScoringPlan:
         """The plan, with the way that the model is run in now."""
         return self._runner.plan
-
-    @property
-    def _shows_progress(self) -> bool:
-        return self._progress and self._processes.is_main_process
 
     def memory_bytes(self) -> int:
         """Memory that the moments and trajectories of this process's rows will take."""

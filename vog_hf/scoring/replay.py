@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedBatches:
-    """Batches of one block that are in memory together, placed, with their digest as they were read."""
+    """Batches of one block that are in memory together, on the device, with their digest as they were read."""
 
     batches: list[Batch]
     digests: list[int]
@@ -99,7 +99,7 @@ class Replay:
         """Score one block, the next one of ``groups``; the bar counts rows times snapshots. None: it has no rows.
 
         Raises:
-            VoGError: What is wrong with a row, a label, a gradient or a snapshot.
+            VoGError: A row, a label, a gradient or a snapshot is not sound.
         """
         rows: list[np.ndarray] = []
         results: list[RowResults] = []

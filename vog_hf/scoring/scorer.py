@@ -117,7 +117,7 @@ class VoGScorer:
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # readers with rows that were warned about, if need be
         self._processes = accelerator or current_processes()
-        self._progress = progress
+        self._shows_progress = progress and self._processes.is_main_process
         self._rows_per_pass = AdaptiveBatchSize()  # of all passes: what did not fit once is not tried again
 
     def score(
@@ -297,8 +297,7 @@ class VoGScorer:
                 rows_per_pass=self._rows_per_pass,
             ) as runner:
                 lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.has_padding_mask else None
-                shows_progress = self._progress and processes.is_main_process
-                replay = Replay(runner, reader, snapshots, blocks, processes, budget, lengths, shows_progress)
+                replay = Replay(runner, reader, snapshots, blocks, processes, budget, lengths, self._shows_progress)
                 n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:
                 raise SnapshotError(
@@ -350,7 +349,7 @@ class VoGScorer:
             plan,
             n_snapshots,
             processes=self._processes,
-            progress=self._progress,
+            shows_progress=self._shows_progress,
             rows_per_pass=self._rows_per_pass,
         )
 
