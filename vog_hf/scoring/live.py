@@ -22,7 +22,7 @@ from vog_hf.metric.batch_accumulator import BatchAccumulator, RowResults
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.files import format_bytes
 from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
-from vog_hf.runtime.processes import Processes, from_main, run_together
+from vog_hf.runtime.processes import Processes, run_together
 from vog_hf.runtime.progress import progress_bar
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder, with_label
@@ -32,7 +32,7 @@ from vog_hf.scoring.live_ranking import current_ranking, gathered_heat_maps
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
 from vog_hf.scoring.runner import ModelRunner, needs_prediction, require_finite
-from vog_hf.scoring.shared_folder import folder_in_use, output_folder, require_shared
+from vog_hf.scoring.shared_folder import folder_in_use, open_everywhere, output_folder
 
 
 class LiveScoring:
@@ -226,9 +226,7 @@ class LiveScoring:
             )
         with folder_in_use(processes, folder):
             prepare = partial(BlockFolder.prepare, folder, fingerprint, in_one_block)
-            from_main(processes, f"preparing {folder}", prepare)
-            run_together(processes, f"looking for {folder}", require_shared, folder)
-            blocks = run_together(processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
+            blocks = open_everywhere(processes, folder, fingerprint, prepare)
             run_together(processes, "writing the moments", self._write, blocks)
             return finish_folder(processes, blocks, self._plan, identity, manifest, temporary=temporary)
 

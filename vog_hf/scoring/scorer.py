@@ -42,7 +42,7 @@ from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.replay import Replay, require_same_rows
 from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
 from vog_hf.scoring.runner import ModelRunner
-from vog_hf.scoring.shared_folder import folder_in_use, output_folder, require_shared
+from vog_hf.scoring.shared_folder import folder_in_use, open_everywhere, output_folder
 from vog_hf.scoring.stream_replay import require_length, score_stream
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
 
@@ -284,9 +284,7 @@ class VoGScorer:
                 return scores
             plan = run_together(processes, "the dry run", self.plan, reader, require_finite=False)
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
-            from_main(processes, f"preparing {folder}", prepare)
-            run_together(processes, f"looking for {folder}", require_shared, folder)
-            blocks = run_together(processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
+            blocks = open_everywhere(processes, folder, fingerprint, prepare)
             free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
             budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
             with ModelRunner(

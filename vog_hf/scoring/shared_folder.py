@@ -1,14 +1,15 @@
 """One folder of scores for several processes: the main one makes and locks it, and all of them see it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from vog_hf.errors import OutputFolderError, as_path
 from vog_hf.runtime.files import locked
 from vog_hf.runtime.processes import Processes, from_main, run_together
-from vog_hf.scoring.block_folder import PLAN_NAME
+from vog_hf.scoring.block_folder import PLAN_NAME, BlockFolder
 
 
 def output_folder(processes: Processes, output_dir: str | Path | None) -> tuple[Path, "TemporaryDirectory[str] | None"]:
@@ -28,7 +29,20 @@ def folder_in_use(processes: Processes, folder: Path) -> Iterator[None]:
         yield
 
 
-def require_shared(folder: Path) -> None:
+def open_everywhere(
+    processes: Processes, folder: Path, fingerprint: Mapping[str, Any], prepare: Callable[[], object]
+) -> BlockFolder:
+    """Prepare a folder on the main process, then open it on every process.
+
+    Raises:
+        OutputFolderError: The folder is not ours, or not on a disk that all processes see.
+    """
+    from_main(processes, f"preparing {folder}", prepare)
+    run_together(processes, f"looking for {folder}", _require_shared, folder)
+    return run_together(processes, f"opening {folder}", BlockFolder.open, folder, fingerprint)
+
+
+def _require_shared(folder: Path) -> None:
     """Raise OutputFolderError where this process does not see the folder that the main process has prepared."""
     if not (folder / PLAN_NAME).is_file():
         raise OutputFolderError(
