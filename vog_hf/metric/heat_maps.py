@@ -41,7 +41,7 @@ class RaggedMaps:
         return RaggedMaps(joined, self.shapes[rows], self.scale[rows])
 
     def fault(self, n_rows: int) -> str | None:
-        """What is wrong if these are to be the heat maps of this number of rows; None if nothing is."""
+        """The fault of these heat maps for ``n_rows`` rows; None if there is none."""
         shapes, scale = self.shapes, self.scale
         if shapes.ndim != 2 or len(shapes) != n_rows or scale.shape != (n_rows,) or self.values.ndim != 1:
             return f"heat maps of the shapes {shapes.shape} and scales {scale.shape}, expected {n_rows:,} rows"

@@ -1,4 +1,4 @@
-"""What fits: free memory of a device, and as many rows at a time as it can hold."""
+"""Memory: free bytes of a device, and batch sizes that adapt to it."""
 
 import logging
 import os
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of the device that scores are computed on; of a machine's memory, the share of this process."""
+    """Free bytes of the device; for the CPU, the share of this process."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
 
 
 class AdaptiveBatchSize:
-    """How many rows are computed at a time: all of a batch, halved for good whenever the device runs out of memory.
+    """The number of rows per pass: the whole batch, permanently halved whenever the device runs out of memory.
 
-    As `accelerate.utils.find_executable_batch_size`, which collects garbage at every call: too slow for every batch.
+    Unlike `accelerate.utils.find_executable_batch_size`, it does not collect garbage at every call, which is slow.
     """
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class AdaptiveBatchSize:
         self._is_full = False
 
     def slices(self, n_rows: int) -> list[slice]:
-        """The parts of a batch of so many rows that are computed at a time, in their order."""
-        if self._is_full:  # cleared here: by now the exception, whose traceback holds tensors, is gone
+        """The parts of a batch of ``n_rows`` for one pass each, in order."""
+        if self._is_full:  # cleared here, after the exception with its tensors is gone
             clear_device_cache(garbage_collection=True)
             self._is_full = False
         size = self._size(n_rows)
@@ -43,7 +43,7 @@ class AdaptiveBatchSize:
 
     @contextmanager
     def halved_when_full(self, n_rows: int) -> Iterator[None]:
-        """Suppress that the device ran out of memory, and halve the `slices` of a batch: try again with those.
+        """Suppress an out-of-memory error and halve the `slices` of a batch, with which the caller tries again.
 
         Raises:
             MemoryBudgetError: Not even one row fits.
@@ -62,7 +62,7 @@ class AdaptiveBatchSize:
             logger.warning("VoG: out of memory with %d rows per pass; retrying with %d", size, self.limit)
 
     def run(self, n_rows: int, work: Callable[[slice], T]) -> list[T]:
-        """What ``work`` returns for the `slices` of a batch, in their order, with as many rows at a time as fit."""
+        """Results of ``work`` for the `slices` of a batch, in order, with as many rows per pass as fit."""
         results: list[T] | None = None
         while results is None:
             with self.halved_when_full(n_rows):

@@ -6,5 +6,5 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(total: int | None, *, is_shown: bool) -> Any:
-    """Bar that counts rows times snapshots (of how many, if known); where it is shown, on a terminal."""
+    """A bar that counts rows times snapshots up to ``total``, if known; only shown on a terminal."""
     return tqdm(total=total, unit="row", desc="VoG", disable=None if is_shown else True)
