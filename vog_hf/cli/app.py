@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from vog_hf.cli.output import Output
 from vog_hf.cli.terminal import any_encoding
 
-HELP = "Variance of Gradients for the Hugging Face ecosystem: which rows of your data deserve a look."
+HELP = "Variance of Gradients for the Hugging Face ecosystem: find the rows of your dataset that deserve a look."
 EXIT_CODES = """\
 Exit codes
   0  done
