@@ -324,7 +324,7 @@ class TrainingRun:
             raise OutputFolderError(f"output_dir {folder} is a file; pass a folder")
         if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
             raise OutputFolderError(
-                f"{folder} holds files that vog_hf did not write; pass a separate folder as output_dir"
+                f"{folder} holds files that vog_hf did not write; pass another output_dir (a separate folder)"
             )
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
         _hold(folder, state)
