@@ -8,7 +8,7 @@ fits them with a fifth of the labels wrong) and scores 2,000 test rows after eac
     python recipes/experiments/error_by_decile.py --dataset uoft-cs/cifar10 \
         --max_train_samples 3000 --max_eval_samples 2000
 
-Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the place of `python`.
+Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` instead of `python`.
 
 In --output_dir: results.json, deciles.csv, classes.csv, error-by-decile.png, and of each training a folder with its
 snapshots and scores.
@@ -41,7 +41,7 @@ BINS = 10
 class RunArguments:
     short_epochs: int = field(default=4, metadata={"help": "Of the short training; --num_train_epochs of the others."})
     label_noise: float = field(
-        default=0.2, metadata={"help": "Share of wrong labels in the training that is to memorise them."}
+        default=0.2, metadata={"help": "Share of wrong labels in the training that is to memorize them."}
     )
 
 
@@ -49,7 +49,7 @@ def main():
     parser = make_parser(RunArguments, output_dir="error-by-decile", num_train_epochs=20)
     data_args, run_args, model_args, args = parser.parse_args_into_dataclasses()
     if args.resume_from_checkpoint is not None:
-        stop("--resume_from_checkpoint: several trainings follow one another here, and none is gone on with")
+        stop("--resume_from_checkpoint: several trainings follow one another here, and none is continued")
     log_on_main_process(args)
 
     rows, eval_rows, image_column, label_column = load_images(data_args)
@@ -64,7 +64,7 @@ def main():
     trainings = {
         "short": (rows, run_args.short_epochs),
         "converged": (rows, args.num_train_epochs),
-        "memorising": (noisy, args.num_train_epochs),
+        "memorizing": (noisy, args.num_train_epochs),
     }
     output = Path(args.output_dir)
     deciles, by_class, accuracy = [], [], {}
@@ -111,22 +111,22 @@ def main():
 
 
 def decile_lines(scores, wrong, of_class, **run):
-    """Error by tenth of each target's score in each window, as it is and normalised within the class."""
+    """Error by decile of each target's score in each window, as it is and normalized within the class."""
     lines = []
     for target, column in COLUMNS.items():
         for window, end in WINDOWS.items():
             raw = scores[column + end].to_numpy()
             normalized = class_normalize(torch.tensor(raw), torch.tensor(of_class.to_numpy())).numpy()
-            for kind, values in (("raw", raw), ("class-normalised", normalized)):
+            for kind, values in (("raw", raw), ("class-normalized", normalized)):
                 errors = error_by_decile(values, wrong, bins=BINS)["error"]
                 lines.append({**run, "target": target, "window": window, "score": kind, **dict(enumerate(errors, 1))})
     return lines
 
 
 def make_headline(table, accuracy):
-    """The paper's choice (logit of the given label, class-normalised): error of the extreme tenths, and of all rows."""
+    """The paper's choice (logit of the given label, class-normalized): error of the extreme tenths, and of all rows."""
     headline = {}
-    chosen = table[(table.label == "given") & (table.target == "logit") & (table.score == "class-normalised")]
+    chosen = table[(table.label == "given") & (table.target == "logit") & (table.score == "class-normalized")]
     for name, found in accuracy.items():
         headline[f"{name}: training labels fitted"] = found["training labels"]
         headline[f"{name}: all"] = 1 - found["test"]
@@ -137,19 +137,17 @@ def make_headline(table, accuracy):
 
 
 def draw(table, accuracy, path):
-    """Error by tenth of the class-normalised score: a column for each training, a row for each label."""
+    """Error by decile of the class-normalized score: a column for each training, a row for each label."""
     figure = Figure(figsize=(13, 7), layout="constrained")
     axes = figure.subplots(2, len(accuracy), sharex=True, sharey=True)
     for column, (name, found) in zip(axes.T, accuracy.items(), strict=True):
         for plot, label in zip(column, ("given", "predicted"), strict=True):
-            plot.axhline(1 - found["test"], color="grey", lw=1, label="all test rows")
-            part = table[(table.training == name) & (table.label == label) & (table.score == "class-normalised")]
-            for colour, target in enumerate(TARGETS):
+            plot.axhline(1 - found["test"], color="gray", lw=1, label="all test rows")
+            part = table[(table.training == name) & (table.label == label) & (table.score == "class-normalized")]
+            for color, target in enumerate(TARGETS):
                 for window, style in (("early", "--"), ("late", "-")):
                     errors = part[(part.target == target) & (part.window == window)][list(range(1, BINS + 1))]
-                    plot.plot(
-                        range(1, BINS + 1), errors.iloc[0], style, color=f"C{colour}", label=f"{target}, {window}"
-                    )
+                    plot.plot(range(1, BINS + 1), errors.iloc[0], style, color=f"C{color}", label=f"{target}, {window}")
             plot.set(title=f"{name}; {label} label", xlabel="tenth of the score, 10 = highest", ylabel="test error")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=80)
@@ -158,8 +156,10 @@ def draw(table, accuracy, path):
 def print_results(results, table, by_class):
     for name, found in results["accuracy"].items():
         print(f"\n{name}: agrees with {found['training labels']:.3f} of its training labels; test error ", end="")
-        print(f"{1 - found['test']:.3f}. Test error by tenth of each score, 1 = lowest, normalised within the class:\n")
-        part = table[(table.training == name) & (table.score == "class-normalised")]
+        print(
+            f"{1 - found['test']:.3f}. Test error by decile of each score, 1 = lowest, normalized within the class:\n"
+        )
+        part = table[(table.training == name) & (table.score == "class-normalized")]
         print(part.drop(columns=["training", "score"]).to_string(index=False, float_format="{:.2f}".format))
         print("\nClasses, with the late VoG of the logit of the given label:\n")
         classes = by_class[by_class.training == name].drop(columns="training")

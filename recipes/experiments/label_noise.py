@@ -8,8 +8,8 @@ column, and trains again without a fifth of the rows, chosen in several ways:
     python recipes/experiments/label_noise.py --dataset uoft-cs/cifar10 \
         --max_train_samples 3000 --max_eval_samples 2000
 
-Noise of one's own: a data set with a column `is_corrupted` (true where the label is known to be wrong) stays as it is.
-Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the place of `python`.
+Your own noise: a dataset with a column `is_corrupted` (true where the label is known to be wrong) stays as it is.
+Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` instead of `python`.
 
 In --output_dir: results.json, detection.csv, dropped.csv, and the snapshots and scores in _vog/.
 
@@ -46,7 +46,7 @@ def main():
     parser = make_parser(NoiseArguments, output_dir="label-noise", num_train_epochs=12)
     data_args, noise_args, model_args, args = parser.parse_args_into_dataclasses()
     if args.resume_from_checkpoint is not None:
-        stop("--resume_from_checkpoint: several trainings follow one another here, and none is gone on with")
+        stop("--resume_from_checkpoint: several trainings follow one another here, and none is continued")
     log_on_main_process(args)
 
     rows, eval_rows, image_column, label_column = load_images(data_args)

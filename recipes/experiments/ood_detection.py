@@ -8,7 +8,7 @@ The command, which trains a small ResNet on 3,000 rows and compares 1,000 test r
         --max_train_samples 3000 --max_eval_samples 1000
 
 What the other images are is said by --others: the test rows themselves, changed (noise added, blurred, inverted, cut
-into 16 squares that are shuffled), pure noise, scikit-learn's handwritten digits, or any data set: a Hub id, a file, a
+into 16 squares that are shuffled), pure noise, scikit-learn's handwritten digits, or any dataset: a Hub id, a file, a
 folder.
 
     ... --others blurred digits ufldl-stanford/svhn
@@ -18,7 +18,7 @@ Each column is judged in the direction that was said beforehand for it: high VoG
 |gradient| of the logit with respect to the input. An AUROC below 0.5 says that the other direction would have done.
 No label is used: VoG is that of the class which the last snapshot predicts.
 
-Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` in the place of `python`.
+Several processes: `accelerate launch` or `torchrun --nproc_per_node 2` instead of `python`.
 
 In --output_dir: results.json, detection.csv, ood-detection.png, and the snapshots and scores in _vog/.
 
@@ -60,7 +60,7 @@ class OtherArguments:
         default_factory=lambda: ["noisy", "blurred", "inverted", "shuffled", "noise", "digits"],
         metadata={"help": "Any of those, Hub ids, parquet files and folders of images."},
     )
-    others_split: str = field(default="test", metadata={"help": "Split of those that are data sets; of a file: train."})
+    others_split: str = field(default="test", metadata={"help": "Split of those that are datasets; of a file: train."})
 
 
 def main():
@@ -72,7 +72,7 @@ def main():
     classes = rows.features[label_column].names
     build, transform = prepare_model(model_args, classes, image_column, label_column, data_args.image_size)
 
-    # One data set without labels: the test rows, then each kind of other images.
+    # One dataset without labels: the test rows, then each kind of other images.
     known = [row[image_column].convert("RGB") for row in eval_rows.select_columns(image_column)]
     kinds = {"test rows": known}
     rng = np.random.default_rng(args.seed)
@@ -147,7 +147,7 @@ def separation(values, source, kind):
 
 
 def make_others(kind, images, rng):
-    """As many images of a kind that is made here; None for the name of a data set."""
+    """As many images of a kind that is made here; None for the name of a dataset."""
     makers = {
         "noisy": lambda image: add_noise(image, rng),
         "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 16)),
@@ -178,7 +178,7 @@ def shuffle_squares(image, rng):
 
 
 def load_others(name, split, n):
-    """The first n images of a data set."""
+    """The first n images of a dataset."""
     rows = load_rows(name, "train" if Path(name).is_file() else split)
     column = find_column(rows, "image")
     return [row[column].convert("RGB") for row in first_rows(rows.select_columns(column), n)]

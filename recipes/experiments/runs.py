@@ -48,7 +48,7 @@ def main():
     if args.command == "run":
         unknown = sorted(set(args.names) - set(read_runs()))
         if unknown or not args.data.is_dir():
-            sys.exit(f"error: not in runs.toml: {unknown}" if unknown else f"error: --data {args.data} is no folder")
+            sys.exit(f"error: not in runs.toml: {unknown}" if unknown else f"error: --data {args.data} is not a folder")
         for name in args.names or read_runs():
             record_run(name, args)
     PAGE.write_text(make_page(), encoding="utf-8")

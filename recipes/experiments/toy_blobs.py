@@ -6,7 +6,7 @@ The command, which trains three networks of 10 hidden units on 450 points and sc
 
     python recipes/experiments/toy_blobs.py
 
-In --output_dir: results.json and toy-blobs.png. Several processes: `accelerate launch` in the place of `python`; each
+In --output_dir: results.json and toy-blobs.png. Several processes: `accelerate launch` instead of `python`; each
 trains the same small networks, and the rows are shared among them for scoring.
 
 The paper (arXiv 2008.11600, section 3) says that the points closest to the decision boundary get the highest scores.
@@ -215,8 +215,8 @@ def as_published(x, y):
 def published_spread(gradients, part):
     """The script's score: spread of a window's gradients about the sum of all steps divided by the window's length."""
     window = gradients[part]
-    centre = gradients.sum(0) / len(window)
-    return (window - centre).square().mean(0).sqrt().mean(-1)
+    center = gradients.sum(0) / len(window)
+    return (window - center).square().mean(0).sqrt().mean(-1)
 
 
 def ladder_of_differences(published, scores, distances):
@@ -242,7 +242,7 @@ def ladder(published, scores, distances, window):
 
 
 def draw(path, x, y, *, published, model, scores, distance):
-    """Points coloured by rank of their late score, and scores against distance, for the script and three targets."""
+    """Points colored by rank of their late score, and scores against distance, for the script and three targets."""
     panels = {"as published": (published["model"], published["as published"], published["distance"])}
     for target, column in COLUMNS.items():
         windows = {window: scores[column + end] for window, end in WINDOWS.items()}

@@ -124,7 +124,7 @@ def test_mean_over_elements_of_rows_without_elements_axes_is_the_row_itself():
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 2], [7, 3, 1000], [-5, -1, 4]])
-def test_scores_are_normalised_within_their_class(classes):
+def test_scores_are_normalized_within_their_class(classes):
     """`class_normalize` is scipy's zscore (ddof = 0) of each class, whatever numbers the classes have."""
     scores = drawn(N)
     labels = torch.tensor([classes[i % 3] for i in range(N)])
@@ -153,7 +153,7 @@ def test_a_class_that_differs_by_one_rounding_is_not_flattened():
     assert class_normalize(scores, torch.tensor([0, 0])).tolist() == [-1.0, 1.0]
 
 
-def test_normalised_scores_keep_the_dtype_of_the_scores():
+def test_normalized_scores_keep_the_dtype_of_the_scores():
     """float32 in, float32 out, computed in float64; whole numbers become float64."""
     labels = torch.zeros(3, dtype=torch.int64)
     assert class_normalize(torch.tensor([1.0, 2.0, 4.0]), labels).dtype == torch.float32
@@ -161,7 +161,7 @@ def test_normalised_scores_keep_the_dtype_of_the_scores():
     assert class_normalize(np.array([1.0, 2.0, 4.0]), [0, 0, 0]).dtype == torch.float64
 
 
-def test_no_scores_normalise_to_no_scores():
+def test_no_scores_normalize_to_no_scores():
     """An empty column is not an error."""
     assert class_normalize(torch.zeros(0), torch.zeros(0, dtype=torch.int64)).shape == (0,)
 

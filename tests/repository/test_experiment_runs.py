@@ -118,7 +118,7 @@ def test_a_run_that_fails_is_not_recorded(runner, file, text, message):
 
 
 def test_a_failure_costs_one_seed(runner):
-    """What was recorded before a seed that fails stays, and the others can be added; other hardware begins anew."""
+    """What was recorded before a seed that fails stays, and the others can be added; other hardware begins again."""
     (runner.recipes / "mine.py").write_text(RECIPE + "assert args.seed != '1'")
     assert "ended with 1; nothing was recorded of it" in record(runner).stderr
     assert recorded_seeds(runner) == [0]

@@ -210,11 +210,11 @@ def test_noise_results_are_those_of_the_scores(run_of, digits):
 
 @pytest.mark.slow
 def test_deciles_are_those_of_the_scores(run_of):
-    """Error by tenth follows from each training's stored scores of the test rows; memorising saw wrong labels."""
+    """Error by decile follows from each training's stored scores of the test rows; memorizing saw wrong labels."""
     output, results, _ = run_of("error_by_decile")
     table = pd.DataFrame(results["deciles"])
-    assert len(table) == 3 * 2 * 3 * 3 * 2  # trainings, labels, targets, windows, raw and normalised
-    for training in ("short", "converged", "memorising"):
+    assert len(table) == 3 * 2 * 3 * 3 * 2  # trainings, labels, targets, windows, raw and normalized
+    for training in ("short", "converged", "memorizing"):
         scores = VoGScores.load(output / training / "_vog" / "scores")
         assert len(scores) == TEST
         wrong = scores.column("prediction") != scores.column("label")
@@ -238,7 +238,7 @@ def test_decile_files_are_complete(run_of):
     classes = pd.read_csv(output / "classes.csv")
     assert len(classes) == 3 * 10
     assert (classes.groupby("training").rows.sum() == TEST).all()
-    assert set(results["class_error_with_class_vog"]) == {"short", "converged", "memorising"}
+    assert set(results["class_error_with_class_vog"]) == {"short", "converged", "memorizing"}
     assert Image.open(output / "error-by-decile.png").size[0] > 800
     assert printed.count("Rank correlation of a class's error") == 3
 
@@ -273,7 +273,7 @@ def test_ood_results_are_those_of_the_scores(run_of):
 
 
 def test_changed_images():
-    """Shuffled images keep their pixels, inverted ones are their complement, and any other name is a data set's."""
+    """Shuffled images keep their pixels, inverted ones are their complement, and any other name is a dataset's."""
     ood = functions_of("ood_detection")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -297,8 +297,8 @@ def sources(tmp_path_factory, digits):
     rows = load_digits_dataset().select(range(TRAIN + 20))
     rows.remove_columns("image").to_parquet(folder / "no-image.parquet")
     rows.rename_column("label", "y").cast_column("y", Value("int64")).to_parquet(folder / "no-class.parquet")
-    unlabelled = rows.remove_columns("label").add_column("label", [-1] * len(rows), feature=rows.features["label"])
-    unlabelled.to_parquet(folder / "unlabelled.parquet")
+    unlabeled = rows.remove_columns("label").add_column("label", [-1] * len(rows), feature=rows.features["label"])
+    unlabeled.to_parquet(folder / "unlabeled.parquet")
     (folder / "digits.parquet").symlink_to(digits)
     save_images(folder / "images", rows.select(range(20)))  # a train split only
     return folder
@@ -324,7 +324,7 @@ def sources(tmp_path_factory, digits):
         ),
         ("no-image.parquet", SPLITS, "the dataset has no image column; name one"),
         ("no-class.parquet", SPLITS, "the dataset has no class column; name one of its columns: image, y"),
-        ("unlabelled.parquet", SPLITS, "have no label in column 'label'"),
+        ("unlabeled.parquet", SPLITS, "have no label in column 'label'"),
         ("digits.parquet", (*SPLITS, "--model", "scratch:resnet99"), "there are small-resnet, resnet18"),
     ],
 )
@@ -378,7 +378,7 @@ def test_folder_of_images_and_timm_model(tmp_path, recipe):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", IMAGE_RECIPES)
 def test_hub_id(tmp_path, recipe):
-    """A data set is found on a Hub by its id, with its train and its test split; other images, too."""
+    """A dataset is found on a Hub by its id, with its train and its test split; other images, too."""
     rows = load_digits_dataset().select(range(TRAIN + TEST))
     parts = {"train": rows.select(range(TRAIN)), "test": rows.select(range(TRAIN, TRAIN + TEST))}
     files = {}
@@ -400,7 +400,7 @@ def test_hub_id(tmp_path, recipe):
 
 @pytest.mark.slow
 def test_known_noise_is_not_planted_again(tmp_path):
-    """A data set with a column is_corrupted is used as it is."""
+    """A dataset with a column is_corrupted is used as it is."""
     rows = plant_label_noise(load_digits_dataset().select(range(TRAIN + TEST)), 0.1, seed=5)
     rows.train_test_split(test_size=TEST, shuffle=False).save_to_disk(str(tmp_path / "saved"))
     finish(start("label_noise", "--dataset", tmp_path / "saved", *SMALL, "--output_dir", tmp_path / "out"))

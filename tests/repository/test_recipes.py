@@ -419,7 +419,7 @@ def test_a_training_on_hub_rows_is_pushed_there(sources, tmp_path):
 
 @pytest.mark.slow
 def test_a_hub_id_is_trained_on_and_its_revisions_are_scored(tmp_path):
-    """A recipe runs on a data set of the Hub; models pushed there as revisions are scored from there."""
+    """A recipe runs on a dataset of the Hub; models pushed there as revisions are scored from there."""
     with HubServer() as hub:
         online = {**hub.environment(tmp_path / "hub"), "HF_TOKEN": ACCEPTED}
         content = parquet_bytes(sentences())

@@ -139,7 +139,7 @@ def test_a_frozen_weight_that_changed_is_refused(tmp_path):
 
 
 def test_a_parameter_that_thaws_in_mid_run_is_refused(tmp_path):
-    """Earlier snapshots lack it; the message gives the step and names store='all'. Freezing more is no harm."""
+    """Earlier snapshots lack it; the message gives the step and names store='all'. Freezing more does no harm."""
     model = backbone()
     writer, _ = trained(model, tmp_path)
     model.head.bias.requires_grad_(False)
@@ -413,7 +413,7 @@ def test_a_folder_without_snapshots_is_refused(tmp_path):
 
 
 def test_pickled_weights_are_refused(tmp_path):
-    """Unpickling runs code: the file is named and the way to safetensors given; an optimizer's pickle is no matter."""
+    """Unpickling runs code: the file and the way to safetensors are named; an optimizer's pickle does not matter."""
     model = models.mlp().model
     states = models.perturbed_states(model, 2)
     saved(tmp_path, dict(enumerate(states)))

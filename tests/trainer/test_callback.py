@@ -348,10 +348,10 @@ def test_rows_without_a_label_use_the_last_prediction(tmp_path):
 
     rows = digits().with_transform(transform)
     scores = scores_of(tmp_path, VoGCallback(rows), rows=pixel_rows())
-    unlabelled = np.array(digits()["label"][:]) == 3
-    assert (scores.column("label")[unlabelled] == -1).all()
-    assert scores.column("prediction")[unlabelled].tolist() == scores.trajectory("prediction")[unlabelled, -1].tolist()
-    assert (scores.column("vog")[unlabelled] > 0).all()
+    unlabeled = np.array(digits()["label"][:]) == 3
+    assert (scores.column("label")[unlabeled] == -1).all()
+    assert scores.column("prediction")[unlabeled].tolist() == scores.trajectory("prediction")[unlabeled, -1].tolist()
+    assert (scores.column("vog")[unlabeled] > 0).all()
 
 
 # --- when snapshots are taken ---------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class VoGCallback(TrainerCallback):
             fold=fold,
             torch_compile=torch_compile,
         )
-        self._run: TrainingRun | None = None  # while training goes on
+        self._run: TrainingRun | None = None  # during training
         self._datasets: dict[str, Any] = {}
         self._trackers: dict[str, Any] = {}  # runs that were active when training began
         self._scores: dict[str, VoGScores] | None = None
