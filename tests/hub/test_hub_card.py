@@ -15,7 +15,8 @@ from report_cases import make_pictures, make_regression, make_scores
 
 from vog_hf import add_vog_columns
 from vog_hf.errors import ConfigError
-from vog_hf.hub.card import describe_split, merged_card, sections
+from vog_hf.evaluation import hard_tail, recommended_ranking
+from vog_hf.hub.card import as_text, describe_split, merged_card, sections
 from vog_hf.hub.card_yaml import WrittenCard
 from vog_hf.hub.commit_check import require_loadable
 from vog_hf.hub.repo_paths import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
@@ -60,6 +61,22 @@ def test_rows_are_shown_only_where_they_may_be(tmp_path):
     text, pictures = described(make_pictures(len(scores)), scores, tmp_path, with_rows=False)
     assert pictures == ["error-by-tenth.png"]
     assert "| row | label |" in text
+
+
+def test_a_card_opens_with_the_headline(tmp_path):
+    """Headline, the ranking to start with and the next command come first; numbers follow in a table."""
+    scores = make_scores()
+    text, _ = described(make_pictures(len(scores)), scores, tmp_path)
+    tail = hard_tail(scores)
+    opening = [
+        tail.headline,
+        str(recommended_ranking(scores)),
+        "Next: vog-hf review, with the name of this repository.",
+    ]
+    shown = [str(as_text(sentence, 1000)) for sentence in opening]
+    assert text.split("\n\n")[1] == f"**{shown[0]}** {shown[1]} {shown[2]}"
+    page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    assert page.count("<td>misclassified</td>") == page.count("<td>loss</td>") == 6
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n"])

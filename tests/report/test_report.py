@@ -32,6 +32,7 @@ from vog_hf.evaluation import (
     hard_tail,
     rank_correlations,
     ranking_stability,
+    recommended_ranking,
     stability_in_words,
 )
 from vog_hf.metric.heat_maps import RaggedMaps
@@ -175,7 +176,9 @@ class TestNumbers:
         assert tail.tail == "high"
         box = page.find(class_name="verdict")
         assert tail.evidence in box.text
-        assert "the highest rows are the hard ones" in box.text
+        assert box.find(class_name="lead").text == tail.headline
+        assert str(recommended_ranking(scores)) in box.text
+        assert "Next: vog-hf review SCORES" in box.text
         _, lines = table_of(box)
         for line, measure in zip(lines, tail.measures.values(), strict=True):
             expected = [measure.low, measure.middle, measure.high, measure.association]

@@ -78,7 +78,7 @@ def test_a_review(opened, texts):
     scores = make_scores()
     review = opened(url)
     page = review.page
-    order = np.argsort(-scores.column("vog_class_normalized"), kind="stable").tolist()
+    order = np.argsort(-scores.column("loss"), kind="stable").tolist()
     assert review.row == order[0]
     assert HOSTILE_TEXT in review.text("stage")
     assert review.text("title") == "<i>my</i> texts"
@@ -202,7 +202,7 @@ def test_two_reviewers_at_once(opened, pictures):
     """Two browsers under two names walk the same queue; neither loses a decision, and each sees the other's after."""
     url, journal = pictures
     ada, grace = opened(url, "ada"), opened(url, "grace", "tablet")
-    order = np.argsort(-make_scores().column("vog_class_normalized"), kind="stable").tolist()
+    order = np.argsort(-make_scores().column("loss"), kind="stable").tolist()
     for place in range(10):
         assert (ada.row, grace.row) == (order[place], order[place])
         ada.press("k")
@@ -245,7 +245,7 @@ def test_the_server_is_killed(opened, tmp_path):
     first = Launched(*arguments, output=tmp_path / "first.txt")
     url = first.url()
     review = opened(url)
-    order = np.argsort(-scores.column("vog_class_normalized"), kind="stable").tolist()
+    order = np.argsort(-scores.column("loss"), kind="stable").tolist()
     for place in range(3):
         assert review.row == order[place]
         review.press("k")
@@ -318,7 +318,7 @@ def test_everything_by_keys(opened, pictures):
     page.keyboard.press("t")
     review.settled()
     wrong = np.flatnonzero((scores.column("label") >= 0) & (scores.column("label") != scores.column("prediction")))
-    lowest = wrong[np.argsort(scores.column("vog_class_normalized")[wrong], kind="stable")]
+    lowest = wrong[np.argsort(scores.column("loss")[wrong], kind="stable")]
     assert review.row == lowest[0]
     page.keyboard.press("?")
     assert page.locator("dialog").is_visible()

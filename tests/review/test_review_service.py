@@ -14,6 +14,7 @@ from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regressio
 
 from vog_hf.data.referenced_files import is_cached
 from vog_hf.errors import ConfigError, DataError
+from vog_hf.evaluation import hard_tail, recommended_ranking
 from vog_hf.review.html import LABEL_NOTE
 from vog_hf.review.journal import Journal, read_decisions
 from vog_hf.review.row_records import RowRecords
@@ -48,7 +49,7 @@ def tree(html):
     return reader.root
 
 
-def highest(scores, name="vog_class_normalized"):
+def highest(scores, name="loss"):
     """The rows by a column, highest first."""
     return np.argsort(-scores.column(name), kind="stable").tolist()
 
@@ -256,8 +257,11 @@ def test_rows_of_the_hub_show_no_file_that_they_name(tmp_path, cache):
 
 
 def test_what_the_run_shows_of_its_tails(desk):
-    """The verdict is that of the evaluation, in one line."""
-    assert desk.facts({})["verdict"] == "In this run the highest rows are the hard ones (by vog_class_normalized)."
+    """The headline is that of the evaluation, and the ranking to start with follows it."""
+    assert desk.facts({})["verdict"] == (
+        f"{hard_tail(make_scores()).headline} {recommended_ranking(make_scores())} "
+        "Next: decide here, then vog-hf apply."
+    )
 
 
 def test_names_and_texts_are_shown_as_text(tmp_path):
@@ -312,7 +316,7 @@ def test_rows_without_classes(tmp_path):
     assert (answer["label"], answer["prediction"]) == (None, None)
     with pytest.raises(ConfigError, match="whole number"):
         desk.decide(asked(0, decision="relabel", label=0))
-    assert desk.show(asked(3, skip=""))["place"] == N
+    assert desk.show(asked(3, skip="", order="vog_normalized"))["place"] == N
 
 
 def test_the_next_row_is_made_ahead(desk, monkeypatch):
@@ -375,3 +379,33 @@ def test_scores_from_columns():
     verify_rows(rows, back)
     with pytest.raises(DataError, match="has no column of scores 'vog', but text, label, weight"):
         scores_from_columns(rows)
+
+
+def test_the_queue_starts_with_the_recommended_ranking(desk):
+    """The page opens with the mean loss, highest first; a column that is asked for starts with its highest rows."""
+    assert desk.about({})["start"] == {"order": "loss", "tail": "highest"}
+    assert desk.show(asked())["row"] == highest(make_scores(), "loss")[0]
+    assert desk.show(asked(order="vog"))["row"] == highest(make_scores(), "vog")[0]
+
+
+def test_the_queue_starts_with_what_decisions_show(tmp_path):
+    """Rows that were dropped or relabeled choose the ranking; contradictions, unsure rows and too few do not."""
+    scores = make_scores()
+    low = np.argsort(scores.column("vog_early"), kind="stable")
+    rows = [*(int(row) for row in low[:12]), *(int(row) for row in low[-12:])]
+
+    def start(decided):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        journal = Journal.open(folder / "journal.jsonl", scores)
+        for row, decision, reviewer in decided:
+            journal.decide(row, decision, reviewer=reviewer, label=0 if decision == "relabel" else None)
+        return ReviewService(ScoredSplit("", scores), journal).about({})["start"]
+
+    drops = [(row, "drop" if place % 2 else "relabel", "ada") for place, row in enumerate(rows[:12])]
+    keeps = [(row, "keep", "ada") for row in rows[12:]]
+    assert start([*drops, *keeps]) == {"order": "vog_early", "tail": "lowest"}
+    loss_first = {"order": "loss", "tail": "highest"}
+    assert start([*drops[:9], *keeps]) == loss_first
+    assert start([(row, "unsure", "ada") for row in rows]) == loss_first
+    assert start([*drops, *keeps, *((row, "keep", "grace") for row in rows[:12])]) == loss_first

@@ -25,6 +25,7 @@ from vog_hf.evaluation import (
     hard_tail,
     rank_correlations,
     ranking_stability,
+    recommended_ranking,
     stability_in_words,
 )
 from vog_hf.metric.heat_maps import RaggedMaps
@@ -235,13 +236,28 @@ class TestImages:
                 assert min(picture.size) > 200
             assert said in image_run.logged[f"vog/{name}.caption"]
 
+    def test_rows_to_review_first(self, image_run):
+        """The first rows of the recommended ranking, the mean loss, with the reason in the caption of the table."""
+        table = image_run.table("vog/review_first")
+        expected = np.argsort(-make_scores().column("loss"), kind="stable")[: len(table)]
+        assert table["row"].tolist() == expected.tolist()
+        assert "review_first: The 7 of 53 rows to review first. Start with loss, highest first" in html.unescape(
+            image_run.file("vog/about").read_text()
+        )
+
     def test_what_a_person_reads_first(self, image_run):
         """Which end is hard, on what evidence and what each table shows; markup in names is text."""
         tail = hard_tail(make_scores())
         assert image_run.summary["vog/hard_tail"] == tail.tail
         assert image_run.summary["vog/hard_tail_evidence"] == tail.evidence
         about = html.unescape(image_run.file("vog/about").read_text())
-        assert str(tail) in about
+        assert (
+            about.index(tail.headline)
+            < about.index(str(recommended_ranking(make_scores())))
+            < about.index(tail.evidence)
+        )
+        assert "Next: `vog-hf review SCORES`" in about
+        assert image_run.summary["vog/hard_tail_strength"] == tail.strength
         assert stability_in_words(ranking_stability(make_scores().trajectory("vog"))) in about
         assert "highest: The 7 highest of 53 rows by vog_class_normalized." in about
         assert "lowest_by_class: The lowest rows of each of 3 classes by vog_class_normalized, 15 of 53 rows." in about

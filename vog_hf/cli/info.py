@@ -59,12 +59,19 @@ def info(
 
 
 def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
-    """The options behind scores, as in the manifest."""
+    """What scores show of their run, then the options behind them, as in the manifest."""
+    from vog_hf.scores.findings import Findings
+    from vog_hf.scores.scored_rows import ScoredSplit
+
     manifest = scores.manifest
     config, model = manifest.get("config", {}), manifest.get("model", {})
     source = noted_source(folder)
     names = [entry["name"] for entry in manifest.get("snapshots", [])]
+    verdict, start, command = Findings(ScoredSplit("", scores)).opening(f"vog-hf review {folder}")
     return {
+        "in this run": verdict,
+        "start with": start.removeprefix("Start with "),
+        "next": command.removeprefix("Next: "),
         "rows": len(scores),
         "columns": scores.column_names,
         "created": manifest.get("created"),

@@ -235,7 +235,11 @@ def score(
             },
         )
     if summary is not None:
-        tail = summary["hard_tail"]
-        shown = {"output": summary["output"], "saved": summary["saved"], "in this run": tail and tail["in_words"]}
+        first = summary["review_first"]
+        shown = {
+            "in this run": summary["headline"],
+            "start with": first and first["sentence"].removeprefix("Start with "),
+            **{name: summary[name] for name in ("next", "output", "saved")},
+        }
         out.result(f"Scored {summary['n_rows']:,} rows from {summary['n_snapshots']} snapshots", summary, shown=shown)
         out.hint(f"`vog-hf report {output}` shows the rows, `vog-hf push {output} <user/name>` publishes them")

@@ -1,7 +1,8 @@
 """The work of `vog-hf score`: open, score and save."""
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from vog_hf.cli.sources import (
     saved,
 )
 from vog_hf.config import VoGConfig
+from vog_hf.data.label_noise import CORRUPTED
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.evaluation import RANKING_COLUMNS, hard_tail
+from vog_hf.evaluation import RANKING_COLUMNS
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names
+from vog_hf.scores.findings import Findings, headline
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import write_manifest
 from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
 from vog_hf.scoring.scorer import VoGScorer
@@ -112,7 +116,9 @@ def score_all(
     )
     from_main(processes, f"writing {output}", note, scores, output, request, inputs)
     from_main(processes, f"writing {save_dataset}", save_scored, inputs.rows, scores, save_dataset, columns, prefix)
-    return findings(scores, output, request.source, save_dataset) if processes.is_main_process else None
+    if not processes.is_main_process:
+        return None
+    return findings(scores, output, request.source, inputs.rows, save_dataset)
 
 
 def open_all(request: ScoreRequest, *, progress: bool) -> ScoringInputs:
@@ -178,17 +184,20 @@ def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: st
             pass
 
 
-def findings(scores: VoGScores, output: Path, source: Source, saved: Path | None) -> dict[str, Any]:
-    """Summary of a scoring: rows, paths, and the hard tail of the ranking."""
+def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, saved: Path | None) -> dict[str, Any]:
+    """Summary of a scoring: rows, paths, the verdict on the ranking, and the ranking to review first."""
     ranked = any(name in scores.column_names for name in RANKING_COLUMNS) and "loss" in scores.column_names
-    tail = hard_tail(scores) if ranked else None
+    found = Findings(ScoredSplit("", scores, rows if CORRUPTED in rows.column_names else None))
     return {
         "n_rows": len(scores),
         "n_snapshots": len(scores.manifest["snapshots"]),
         "dataset": str(source),
         "output": str(output),
         "saved": None if saved is None else str(saved),
-        "hard_tail": None if tail is None else {"in_words": str(tail).partition(":")[0], **tail.to_dict()},
+        "headline": headline(scores, found.tail) if ranked else None,
+        "hard_tail": found.tail.to_dict() if ranked else None,
+        "review_first": {"sentence": str(found.recommended), **asdict(found.recommended)} if ranked else None,
+        "next": f"vog-hf review {shlex.quote(str(output))}",
     }
 
 

@@ -2,21 +2,26 @@
 
 `error_tables` has the error by decile and by class, and `detection` measures how well columns find given rows;
 `ranking_agreement` compares rankings, and `rank_stability` those of one run from snapshot to snapshot; `tail_verdict`
-determines the hard tail from the resamples of `bootstrap`; `trajectories` has the changes of single rows; `validation`
-checks the input tables and `ties` shares places among tied rows.
+determines the hard tail from the resamples of `bootstrap`, and `guide_strength` how good a guide it is;
+`recommendation` names the ranking to review first; `trajectories` has the changes of single rows; `validation` checks
+the input tables and `ties` shares places among tied rows.
 """
 
 from vog_hf.evaluation.bootstrap import TailMeasure
 from vog_hf.evaluation.detection import auroc, detection_table
 from vog_hf.evaluation.error_tables import class_table, early_late_table, error_by_decile
+from vog_hf.evaluation.guide_strength import Strength
 from vog_hf.evaluation.rank_stability import ranking_stability, stability_in_words
 from vog_hf.evaluation.ranking_agreement import agreement_table, merge_rankings, rank_agreement, rank_correlations
+from vog_hf.evaluation.recommendation import RecommendedRanking, recommended_ranking
 from vog_hf.evaluation.tail_verdict import RANKING_COLUMNS, HardTail, hard_tail
 from vog_hf.evaluation.trajectories import total_change
 
 __all__ = [
     "RANKING_COLUMNS",
     "HardTail",
+    "RecommendedRanking",
+    "Strength",
     "TailMeasure",
     "agreement_table",
     "auroc",
@@ -29,6 +34,7 @@ __all__ = [
     "rank_agreement",
     "rank_correlations",
     "ranking_stability",
+    "recommended_ranking",
     "stability_in_words",
     "total_change",
 ]

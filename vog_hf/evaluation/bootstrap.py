@@ -2,6 +2,9 @@
 
 Each statistic is a function of how often every row counts: once each gives the estimate, counts of rows drawn with
 replacement a resample. Everything is sorted beforehand, so a resample costs a few cumulated sums and no sorting.
+
+The intervals are simultaneous: all of them together hold with 99 % confidence, so that a verdict that looks at six or
+seven of them is not six or seven times as likely to see something in noise.
 """
 
 import math
@@ -16,14 +19,17 @@ Interval = tuple[float, float]
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.99  # of all intervals together; pure noise is then called unclear in at least 95 of 100 runs
 TAIL_PARTS = 5  # each tail is one of so many equal parts of the rows, rounded up
+CHANCE = {"misclassified": 0.5, "loss": 0.0}  # the association of each measure where there is none
+RANGES = {"misclassified": (0.0, 1.0, 1.0), "loss": (-1.0, 1.0, 100.0)}  # of the association; of an excess, +/-
+LOSS_FOR_ERRORS = "loss for errors"
 DRAWN_AT_ONCE = 8192  # rows of a resample: few enough to stay in the cache
 
 
 @dataclass(frozen=True)
 class TailMeasure:
-    """A measure of difficulty in the tails of a column, with 95 % bootstrap intervals.
+    """A measure of difficulty in the tails of a column, with simultaneous 99 % bootstrap intervals.
 
     Attributes:
         measure: ``"misclassified"``, in shares 0..1 of rows, or ``"loss"``, in percentiles 0..100 of the rows by loss.
@@ -104,7 +110,10 @@ class RankedRows:
         return len(self.by_column.start)
 
     def statistics(self, weights: Array) -> dict[str, list[float]]:
-        """Association, low, middle and high of each measure, where each row counts ``weights`` times, ``[rows]``."""
+        """Association, low, middle and high of each measure, where each row counts ``weights`` times, ``[rows]``.
+
+        With both measures, also the AUROC of the loss for errors.
+        """
         cumulated, found = self.by_column.cumulated(weights), {}
         ranks = self.by_column.centred_ranks(cumulated)
         if self.is_error is not None:
@@ -112,6 +121,8 @@ class RankedRows:
             found["misclassified"] = [_area(ranks, weights, self.is_error), *parts]
         if self.by_loss is not None:
             loss_ranks = self.by_loss.centred_ranks(self.by_loss.cumulated(weights))
+            if self.is_error is not None:
+                found[LOSS_FOR_ERRORS] = [_area(loss_ranks, weights, self.is_error)]
             parts = self._part_means(weights, cumulated, loss_ranks)
             percentiles = [100 * (rank / float(cumulated[-1]) + 0.5) for rank in parts]
             found["loss"] = [_correlation(ranks, loss_ranks, weights), *percentiles]
@@ -149,12 +160,63 @@ def resampled(
     return estimate, resamples
 
 
-def tail_measure(measure: str, chance: float, n_rows: int, estimate: list[float], resamples: Array) -> TailMeasure:
-    """The record of a measure from its estimate ``[4]`` and its resamples ``[resamples, 4]``."""
+def tail_measures(
+    rows: RankedRows, n_resamples: int, seed: int
+) -> tuple[dict[str, TailMeasure], tuple[float, Interval] | None]:
+    """The measures that the rows allow, and by how much the loss orders errors better than the column does.
+
+    Returns:
+        The measures by name. AUROC of the loss for errors less that of the column in its better direction, with its
+        interval; None without both measures.
+    """
+    estimate, resamples = resampled(rows, n_resamples, seed)
+    drawn = {name: np.array([values, *(of[name] for of in resamples)]) for name, values in estimate.items()}
+    names = [name for name in CHANCE if name in drawn]
+    compared = [_association_and_excesses(drawn[name]) for name in names]
+    if LOSS_FOR_ERRORS in drawn:
+        area = drawn["misclassified"][:, :1]
+        compared.append(drawn[LOSS_FOR_ERRORS] - np.maximum(area, 1 - area))
+    statistics = np.concatenate(compared, axis=1)  # [1 + resamples, statistics], the estimate first
+    intervals = simultaneous_intervals(statistics[0], statistics[1:])
+    measures = {
+        name: _tail_measure(name, rows.n_rows, estimate[name], intervals[3 * place : 3 * place + 3])
+        for place, name in enumerate(names)
+    }
+    if LOSS_FOR_ERRORS not in drawn:
+        return measures, None
+    start, end = intervals[-1].tolist()
+    return measures, (float(statistics[0, -1]), (start, end))
+
+
+def simultaneous_intervals(estimate: Array, resamples: Array) -> Array:
+    """``[statistics, 2]`` intervals that hold together: estimates plus and minus one multiple of their standard errors.
+
+    The multiple is the quantile, over the resamples, of the largest deviation of any statistic in its standard errors
+    ("sup-t", Montiel Olea & Plagborg-Moller 2019, doi:10.1002/jae.2656, algorithm 2). Statistics that go together, as
+    AUROC and the tails do, so cost less than Bonferroni's correction takes from each.
+
+    Args:
+        estimate: ``[statistics]``.
+        resamples: ``[resamples, statistics]``.
+    """
+    error = resamples.std(axis=0)
+    deviation = np.abs(resamples - estimate) / np.where(error > 0, error, 1.0)
+    half = np.quantile(deviation.max(axis=1), CONFIDENCE) * error
+    return np.stack([estimate - half, estimate + half], axis=1)
+
+
+def _association_and_excesses(measure: Array) -> Array:
+    """``[draws, 3]`` association, low and high excess of ``[draws, 4]`` association, low, middle and high."""
+    association, low, middle, high = measure.T
+    return np.stack([association, low - middle, high - middle], axis=1)
+
+
+def _tail_measure(measure: str, n_rows: int, estimate: list[float], intervals: Array) -> TailMeasure:
+    """The record of a measure from its estimate ``[4]`` and the intervals of association, low and high excess."""
     association, low, middle, high = estimate
-    association_interval = _interval(resamples[:, 0])
-    low_interval = _interval(resamples[:, 1] - resamples[:, 2])
-    high_interval = _interval(resamples[:, 3] - resamples[:, 2])
+    lowest, highest, span = RANGES[measure]
+    within = np.clip(intervals, [[lowest], [-span], [-span]], [[highest], [span], [span]]).tolist()
+    association_interval, low_interval, high_interval = ((start, end) for start, end in within)
     return TailMeasure(
         measure=measure,
         rows=n_rows,
@@ -167,7 +229,7 @@ def tail_measure(measure: str, chance: float, n_rows: int, estimate: list[float]
         low_interval=low_interval,
         high_excess=high - middle,
         high_interval=high_interval,
-        verdict=verdict(association_interval, chance, low_interval, high_interval),
+        verdict=verdict(association_interval, CHANCE[measure], low_interval, high_interval),
     )
 
 
@@ -196,11 +258,6 @@ def verdict(association: Interval, chance: float, low: Interval, high: Interval)
     if low_is_hard or high_is_hard:
         return "low" if low_is_hard else "high"
     return "unclear"
-
-
-def _interval(resamples: Array) -> Interval:
-    low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return low, high
 
 
 def _area(ranks: Array, weights: Array, is_error: Array) -> float:

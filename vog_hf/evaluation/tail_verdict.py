@@ -9,30 +9,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.errors import ConfigError, require_type, whole_number
-from vog_hf.evaluation.bootstrap import (
-    Interval,
-    RankedRows,
-    Tail,
-    TailMeasure,
-    TiedOrder,
-    resampled,
-    tail_measure,
-)
+from vog_hf.evaluation.bootstrap import CHANCE, RankedRows, Tail, TailMeasure, TiedOrder, tail_measures
+from vog_hf.evaluation.guide_strength import Strength, guide_strength
 from vog_hf.evaluation.validation import real_numbers, require_one_value_per_row
 
 RANKING_COLUMNS = ("vog_class_normalized", "vog_normalized", "vog")
 MIN_ROWS = 50
-MIN_OF_EACH = 10  # misclassified rows, and rightly classified ones
-MIN_RESAMPLES = 40  # the outermost 2.5 % of fewer are less than one of them
-USED = ("label", "prediction", "loss")  # beside the ranking itself
-CHANCE = {"misclassified": 0.5, "loss": 0.0}
+MIN_OF_EACH = 10  # misclassified rows, and correctly classified ones
+MIN_RESAMPLES = 40  # fewer say nothing about a standard error, let alone about the largest deviation
+USED = ("label", "prediction", "loss")  # with the ranking itself
 _PARTS = {"high": "the highest values", "low": "the lowest values", "both": "both tails", "unclear": "neither tail"}
-_HEADLINES = {
-    "high": "high tail is the hard one",
-    "low": "low tail is the hard one",
-    "both": "both tails are hard",
-    "unclear": "which tail is hard is unclear",
-}
 
 
 @runtime_checkable
@@ -46,29 +32,50 @@ class Tabular(Protocol):
 
 @dataclass(frozen=True)
 class HardTail:
-    """Which tail of a column holds the hard rows of this run.
+    """Which tail of a column holds the hard rows of this run, and how good a guide to them the column is.
 
     Attributes:
         tail: ``"high"``, ``"low"``, ``"both"`` or ``"unclear"``.
-        column: What the rows are ranked by.
-        evidence: The reasons, with numbers and 95 % intervals, in one to three sentences.
-        measures: All numbers of ``"misclassified"`` and ``"loss"``; None for one that cannot tell.
+        column: Column that the rows are ranked by.
+        evidence: What decided, in words; the numbers are in `table`.
+        measures: All numbers of ``"misclassified"`` and ``"loss"``; None for a measure that cannot tell.
+        strength: ``"none"``, ``"weak"``, ``"moderate"`` or ``"strong"``: see `vog_hf.evaluation.guide_strength`.
+        headline: The verdict in one or two sentences.
+        loss_advantage: AUROC of the mean loss for errors less that of the column; None where either is missing.
     """
 
     tail: Tail
     column: str
     evidence: str
     measures: Mapping[str, TailMeasure | None]
+    strength: Strength = "none"
+    headline: str = ""
+    loss_advantage: float | None = None
 
     def __str__(self) -> str:
-        return f"{_HEADLINES[self.tail]}: {self.evidence}"
+        table = self.table()
+        if table.empty:
+            return self.headline
+        return f"{self.headline}\n{self.evidence}\n{table.to_string(index=False, float_format='{:.3f}'.format)}"
+
+    def table(self) -> pd.DataFrame:
+        """The numbers behind the verdict, one line per statistic with its interval.
+
+        Returns:
+            ``measure``, ``statistic``, ``value`` and the interval ``low``, ``high``. Errors are shares 0..1 of rows,
+            losses percentiles 0..100 of the rows by loss; the parts are the lowest 20 %, the middle 60 % and the
+            highest 20 % of the column. Intervals are simultaneous: all of them together hold with 99 % confidence. The
+            means of the parts have none.
+        """
+        lines = [line for found in self.measures.values() if found is not None for line in _lines(found)]
+        return pd.DataFrame(lines, columns=["measure", "statistic", "value", "low", "high"])
 
     def to_dict(self) -> dict[str, Any]:
         """The same as numbers, texts, lists and None, for JSON."""
         measures = {name: None if found is None else asdict(found) for name, found in self.measures.items()}
         for values in filter(None, measures.values()):
             values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-        return {"tail": self.tail, "column": self.column, "evidence": self.evidence, "measures": measures}
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "measures": measures}
 
 
 def hard_tail(
@@ -93,10 +100,13 @@ def hard_tail(
             those with a finite value and, in a classification (whole numbers as predictions), a label of at least 0.
         column: What to rank by; default: ``vog_class_normalized``, else ``vog_normalized``, else ``vog``.
         n_resamples: Bootstrap resamples, at least 40; a few milliseconds each for 200,000 rows.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Returns:
-        The verdict, its reasons in words, and all numbers. "unclear" for fewer than 50 rows.
+        The verdict with its strength, its reasons in words, and all numbers. "unclear", with the reason in the
+        headline, where there is no basis: fewer than 50 rows with a score (and a label, in a classification), equal
+        scores, or neither errors nor losses that differ. Fewer than 10 rows that are misclassified, or that are not,
+        leave the verdict to the loss.
 
     Raises:
         ConfigError: No such column, columns of different lengths, or too few resamples.
@@ -104,26 +114,40 @@ def hard_tail(
     Example:
         >>> vog = np.arange(200)
         >>> found = hard_tail({"vog": vog, "loss": np.sin(vog) + vog / 50})
-        >>> found.tail, found.measures["loss"].high
-        ('high', 83.45)
+        >>> found.tail, found.strength, found.measures["loss"].high
+        ('high', 'strong', 83.45)
+        >>> print(found.headline)
+        VoG is a strong guide in this run (rank correlation 0.86 with the loss). Its highest rows are the hard ones.
     """
     seed = whole_number("seed", seed, 0)
     n_resamples = whole_number("n_resamples", n_resamples)
     if n_resamples < MIN_RESAMPLES:
         raise ConfigError(
-            f"n_resamples must be at least {MIN_RESAMPLES} for 95 % intervals, got {n_resamples}; 1000 is usual"
+            f"n_resamples must be at least {MIN_RESAMPLES} for intervals, got {n_resamples}; 1000 is usual"
         )
     column, arrays = _columns(scores, column)
     usable, reasons = _usable_rows(column, arrays)
     measures: dict[str, TailMeasure | None] = dict.fromkeys(CHANCE)
+    advantage = None
     if usable is not None:
-        estimate, resamples = resampled(usable, n_resamples, seed)
-        for name, values in estimate.items():
-            drawn = np.array([resample[name] for resample in resamples])
-            measures[name] = tail_measure(name, CHANCE[name], usable.n_rows, values, drawn)
+        known, advantage = tail_measures(usable, n_resamples, seed)
+        measures |= known
     tail, conclusion = _together(measures["misclassified"], measures["loss"])
-    described = [_described(found, column) for found in measures.values() if found is not None]
-    return HardTail(tail, column, " ".join([*reasons, *described, *conclusion]), measures)
+    deciding = _deciding(measures["misclassified"], measures["loss"], tail)
+    strength: Strength = "none" if deciding is None else guide_strength(deciding, tail)
+    sentences = [
+        _verdict(tail, strength, column, deciding, _why_unclear(measures["misclassified"], measures["loss"], reasons)),
+        "Mean loss orders the same rows better." if advantage and column != "loss" and advantage[1][0] > 0 else "",
+    ]
+    return HardTail(
+        tail=tail,
+        column=column,
+        evidence=" ".join([*(f"{reason[0].upper()}{reason[1:]}." for reason in reasons), *conclusion]),
+        measures=measures,
+        strength=strength,
+        headline=" ".join(filter(None, sentences)),
+        loss_advantage=None if advantage is None else advantage[0],
+    )
 
 
 def _columns(
@@ -145,18 +169,21 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
     """The rows that can tell, with the measures that can, and why others cannot."""
     values = real_numbers(column, arrays[column])
     keep = np.isfinite(values)
-    has_classes = {"label", "prediction"} <= set(arrays) and np.issubdtype(arrays["prediction"].dtype, np.integer)
-    if has_classes:  # a row without a label has the loss of its prediction, and cannot be wrong
-        keep &= arrays["label"] >= 0
+    is_classification = "prediction" in arrays and np.issubdtype(arrays["prediction"].dtype, np.integer)
+    if is_classification:  # a row without a label has the loss of its prediction, and cannot be wrong
+        has_label = arrays["label"] >= 0 if "label" in arrays else np.zeros(len(keep), dtype=bool)
+        if not has_label.any():
+            return None, ["no row has a label"]
+        keep &= has_label
     rows = np.flatnonzero(keep)
     rows = rows[np.argsort(values[rows], kind="stable")]
     if len(rows) < MIN_ROWS:
-        needed = f"a label and a finite {column}" if has_classes else f"a finite {column}"
-        return None, [f"Rows with {needed} number {len(rows):,}, fewer than the {MIN_ROWS} that intervals need."]
+        needed = f"a label and a finite {column}" if is_classification else f"a finite {column}"
+        return None, [f"only {len(rows):,} of {len(keep):,} rows have {needed}; at least {MIN_ROWS} are needed"]
     values = values[rows]
     if values[0] == values[-1]:
-        return None, [f"All {len(rows):,} rows have the same {column}, which ranks nothing."]
-    is_error = (arrays["prediction"] != arrays["label"])[rows] if has_classes else None
+        return None, [f"all {len(rows):,} rows have the same {column}, which ranks nothing"]
+    is_error = (arrays["prediction"] != arrays["label"])[rows] if is_classification else None
     loss = real_numbers("loss", arrays["loss"])[rows] if "loss" in arrays else None
     against_errors, against_loss = _against_errors(is_error), _against_loss(loss)
     reasons = [reason for reason in (against_errors, against_loss) if reason]
@@ -172,23 +199,26 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
 def _against_errors(is_error: npt.NDArray[np.bool_] | None) -> str | None:
     """Why errors cannot tell the tails apart; None where they can."""
     if is_error is None:
-        return "There are no given and predicted classes to count errors by."
+        return "there are no given and predicted classes to count errors by"
     n_rows, n_errors = len(is_error), int(is_error.sum())
     if n_errors == 0:
-        return f"All {n_rows:,} rows are predicted as labelled (the model may have memorised them)."
-    if min(n_errors, n_rows - n_errors) < MIN_OF_EACH:
-        return f"Misclassified are {n_errors:,} of {n_rows:,} rows; {MIN_OF_EACH} of each kind are needed."
+        return f"all {n_rows:,} rows are predicted as labeled (the model may have memorized them)"
+    if n_errors == n_rows:
+        return f"all {n_rows:,} rows are misclassified"
+    kind, count = ("misclassified", n_errors) if 2 * n_errors <= n_rows else ("correctly classified", n_rows - n_errors)
+    if count < MIN_OF_EACH:
+        return f"only {count:,} of {n_rows:,} rows are {kind}; at least {MIN_OF_EACH} are needed"
     return None
 
 
 def _against_loss(loss: npt.NDArray[np.float64] | None) -> str | None:
     """Why the loss cannot tell the tails apart; None where it can."""
     if loss is None:
-        return "There is no loss."
+        return "there is no loss"
     infinite = int((~np.isfinite(loss)).sum())
     if infinite:
-        return f"The loss is not finite for {infinite:,} of the rows, so it is not used."
-    return "The loss is the same for all rows." if loss.min() == loss.max() else None
+        return f"the loss is not finite for {infinite:,} of the rows, so it is not used"
+    return "the loss is the same for all rows" if loss.min() == loss.max() else None
 
 
 def _together(errors: TailMeasure | None, loss: TailMeasure | None) -> tuple[Tail, list[str]]:
@@ -209,23 +239,54 @@ def _together(errors: TailMeasure | None, loss: TailMeasure | None) -> tuple[Tai
     return "unclear", [f"{said}, a contradiction."]
 
 
-def _described(found: TailMeasure, column: str) -> str:
-    """A sentence with the numbers of a measure and their intervals."""
-    what, statistic, scale, unit = "Mean loss percentile", "Spearman correlation with the loss", 1, ""
-    if found.measure == "misclassified":
-        what, statistic, scale, unit = "Misclassified", "AUROC of high values for errors", 100, " %"
-    low, middle, high = (f"{scale * mean:.1f}{unit}" for mean in (found.low, found.middle, found.high))
-    low_excess = _with_interval(found.low_excess, found.low_interval, scale, "+.1f")
-    high_excess = _with_interval(found.high_excess, found.high_interval, scale, "+.1f")
-    association = _with_interval(found.association, found.association_interval, 1, ".3f")
-    return (
-        f"{what}: {low} in the lowest 20 % of {found.rows:,} rows by {column}, {middle} in the middle 60 % and {high} "
-        f"in the highest 20 %, that is {low_excess} and {high_excess} points from the middle; {statistic} "
-        f"{association}, chance {CHANCE[found.measure]:g} (95 % intervals)."
-    )
+def _deciding(errors: TailMeasure | None, loss: TailMeasure | None, tail: Tail) -> TailMeasure | None:
+    """The measure that the verdict is taken from: errors, unless the loss alone singles out a tail."""
+    if errors is None or (loss is not None and errors.verdict == "unclear" and loss.verdict == tail != "unclear"):
+        return loss
+    return errors
 
 
-def _with_interval(value: float, interval: Interval, scale: float, form: str) -> str:
-    """A number with its interval: ``+3.1 [+1.0, +5.2]``."""
-    low, high = interval
-    return f"{scale * value:{form}} [{scale * low:{form}}, {scale * high:{form}}]"
+def _verdict(tail: Tail, strength: Strength, column: str, deciding: TailMeasure | None, why_unclear: str) -> str:
+    """The headline without what it says of the loss."""
+    name = "VoG" if column in RANKING_COLUMNS else column
+    figure = "" if deciding is None else f" ({_figure(deciding, tail)})"
+    if tail == "unclear":
+        return f"It is unclear whether {name} is a guide in this run, because {why_unclear}{figure}."
+    guide = "not a guide" if strength == "none" else f"a {strength} guide"
+    ends = {"high": "highest rows are", "low": "lowest rows are", "both": "highest and lowest rows are both"}
+    says = f" Its {ends[tail]} the hard ones." if strength in ("moderate", "strong") else ""
+    return f"{name} is {guide} in this run{figure}.{says}"
+
+
+def _why_unclear(errors: TailMeasure | None, loss: TailMeasure | None, reasons: list[str]) -> str:
+    """Why no tail is singled out, as a clause; of use only where none is."""
+    if errors is None and loss is None:
+        return " and ".join(reasons)
+    if errors is not None and loss is not None and {errors.verdict, loss.verdict} == {"high", "low"}:
+        return "errors and loss are at opposite ends of the ranking"
+    return "neither end of the ranking is reliably harder than its middle"
+
+
+def _figure(deciding: TailMeasure, tail: Tail) -> str:
+    """The association that the strength is named by, in the direction of the verdict."""
+    low_first = ", lowest rows first" if tail == "low" else ""
+    if deciding.measure == "misclassified":
+        area = 1 - deciding.association if low_first else deciding.association
+        figure = f"AUROC {area:.2f} for errors{low_first}"
+    else:
+        figure = f"rank correlation {deciding.association:.2f} with the loss"
+    return f"{figure}; both ends are harder than the middle" if tail == "both" else figure
+
+
+def _lines(found: TailMeasure) -> list[tuple[str, str, float, float | None, float | None]]:
+    """The numbers of a measure as lines of a table."""
+    name = found.measure
+    association = "AUROC of high values" if name == "misclassified" else "Spearman correlation of high values"
+    return [
+        (name, association, found.association, *found.association_interval),
+        (name, "lowest 20 %", found.low, None, None),
+        (name, "middle 60 %", found.middle, None, None),
+        (name, "highest 20 %", found.high, None, None),
+        (name, "lowest less middle", found.low_excess, *found.low_interval),
+        (name, "highest less middle", found.high_excess, *found.high_interval),
+    ]

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.repo_paths import DECILES_NAME, SHEET_NAME, scores_folder, split_key
 from vog_hf.hub.scored_splits import PushedSplit, published_scores
-from vog_hf.scores.descriptions import column_meanings, run_facts, verdict
+from vog_hf.scores.descriptions import NUMBERS_NOTE, column_meanings, run_facts
 from vog_hf.scores.findings import Findings
 from vog_hf.scores.formatting import number, printable, shortened
 from vog_hf.scores.pictures import RowView, RowViews, decile_plot, draw_contact_sheet
@@ -144,8 +144,13 @@ def describe_split(split: ScoredSplit, columns: Mapping[str, str], config: str, 
     name = split.name if config == "default" else f"{config}, {split.name}"
     text = _template("scored_split.md").render(
         heading=as_text(f"Scores of {name}: {len(scores):,} rows", NAME_WIDTH),
-        verdict=verdict(findings.tail.tail),
+        opening=[
+            as_text(sentence, SECTION_WIDTH)
+            for sentence in findings.opening("vog-hf review, with the name of this repository.")
+        ],
         evidence=findings.tail.evidence,
+        numbers=_numbers(findings),
+        numbers_note=NUMBERS_NOTE,
         no_errors=findings.no_errors,
         column=as_text(findings.column, NAME_WIDTH),
         deciles=quote(f"{in_repo}/{DECILES_NAME}") if deciles is not None else None,
@@ -268,6 +273,17 @@ def _row(view: RowView, column: str) -> Row:
 
 def _value(value: Any) -> Markup:
     return as_text(value if isinstance(value, str) else number(value), NAME_WIDTH)
+
+
+def _numbers(findings: Findings) -> list[list[str]]:
+    """The numbers behind the verdict, with their intervals where they have one."""
+    table = findings.tail.table()
+    intervals = [
+        f"{number(low)} to {number(high)}" if np.isfinite(low) else ""
+        for low, high in table[["low", "high"]].to_numpy(dtype=float)
+    ]
+    values = table["value"].map(number)
+    return [list(line) for line in zip(table["measure"], table["statistic"], values, intervals, strict=True)]
 
 
 def _facts(scores: VoGScores) -> list[tuple[str, str]]:

@@ -60,9 +60,9 @@ class Section:
         return self.findings.tail
 
     @property
-    def verdict(self) -> str:
-        """The same in one line."""
-        return wording.verdict(self.tail.tail)
+    def opening(self) -> list[str]:
+        """The verdict, the ranking to start with, and the next command, a sentence each."""
+        return self.findings.opening("vog-hf review SCORES, with the folder of the scores.")
 
     @property
     def measures(self) -> TextTable | None:

@@ -38,7 +38,7 @@ def measures_table(tail: HardTail) -> TextTable | None:
             interval = " to ".join(number(value) for value in found.association_interval)
             values = [number(value) for value in (found.low, found.middle, found.high, found.association)]
             lines.append([said, *values, interval, chance])
-    headings = ["measure", "lowest 20 %", "middle 60 %", "highest 20 %", "association", "95 % interval", "chance"]
+    headings = ["measure", "lowest 20 %", "middle 60 %", "highest 20 %", "association", "99 % interval", "chance"]
     return TextTable(f"Difficulty by {tail.column}", headings, lines, 1) if lines else None
 
 

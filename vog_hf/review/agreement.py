@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
@@ -92,6 +94,22 @@ def reviewer_agreement(decisions: Iterable[Decision]) -> Agreement:
     ]
     table = pd.DataFrame(pairs, columns=["a", "b", "rows", "share", "kappa"])
     return Agreement(len(shared), agreed / len(shared) if shared else float("nan"), table)
+
+
+def known_wrong(decisions: Iterable[Decision], n_rows: int) -> npt.NDArray[np.float64]:
+    """``[rows]``, 1 where reviewers dropped or relabeled a row, 0 where they kept it, else NaN.
+
+    Unsure says nothing, and neither do reviewers who contradict each other: a row that one kept and another did not.
+    """
+    votes: dict[int, set[float]] = {}
+    for decision in decisions:
+        if decision.decision != "unsure":
+            votes.setdefault(decision.row, set()).add(float(decision.decision != "keep"))
+    known = np.full(n_rows, np.nan)
+    for row, found in votes.items():
+        if len(found) == 1:
+            known[row] = found.pop()
+    return known
 
 
 def _by_row(decisions: Iterable[Decision]) -> dict[int, dict[str, tuple[str, int | None]]]:

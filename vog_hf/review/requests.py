@@ -23,12 +23,14 @@ class RequestReader:
     Attributes:
         n_rows: Number of rows.
         n_classes: Number of classes; 0 for rows without classes.
-        columns: Columns that rows can be ordered by, the default first.
+        columns: Columns that rows can be ordered by.
+        start: Column and end that the page opens with.
     """
 
     n_rows: int
     n_classes: int
     columns: list[str]
+    start: tuple[str, str]
 
     def row(self, request: Request) -> int:
         """The row that is named."""
@@ -75,7 +77,8 @@ class RequestReader:
         """The queue that the page walks through."""
         given = request.get("filter") or {}
         low, high = (share(given, name, default) for name, default in (("low", 0.0), ("high", 100.0)))
-        order, tail = given.get("order", self.columns[0]), given.get("tail", "highest")
+        start, end = self.start
+        order, tail = given.get("order", start), given.get("tail", "highest" if "order" in given else end)
         if order not in self.columns or tail not in TAILS or low > high:
             raise ConfigError(f"no queue can be ordered by {order!r}, {tail!r} first, from percentile {low} to {high}")
         return Filter(

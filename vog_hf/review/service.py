@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vog_hf.errors import VoGError
-from vog_hf.evaluation import hard_tail
-from vog_hf.review.agreement import reviewer_agreement
+from vog_hf.evaluation import RecommendedRanking, recommended_ranking
+from vog_hf.review.agreement import known_wrong, reviewer_agreement
 from vog_hf.review.decision import Decision
 from vog_hf.review.html import PageMaker
 from vog_hf.review.journal import Journal
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.requests import Request, RequestReader
 from vog_hf.review.row_records import TITLES, RowRecords
-from vog_hf.scores.descriptions import verdict
+from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.formatting import escaped, printable, signed
 from vog_hf.scores.pictures import row_texts
 from vog_hf.scores.ranking import class_names, has_classes, ranking_column
@@ -91,7 +91,9 @@ class ReviewService:
         self._queue = Queue(self._scores, texts)
         self._records = RowRecords(split, is_from_hub=is_from_hub)
         self._pages = PageMaker(self._scores)
-        self._reader = RequestReader(len(self._scores), len(self._classes), self._queue.columns)
+        self._findings = Findings(split)
+        start = (self._start.column, self._start.end)
+        self._reader = RequestReader(len(self._scores), len(self._classes), self._queue.columns, start)
         self._journal_lock = threading.Lock()
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="vog-review-prefetch")
         self._order = lru_cache(maxsize=16)(self._order_of)
@@ -106,6 +108,7 @@ class ReviewService:
             "rows": len(self._scores),
             "reviewer": printable(self._reviewer),
             "column": self._column,
+            "start": {"order": self._start.column, "tail": self._start.end},
             "columns": [[name, TITLES.get(name, name)] for name in self._queue.columns],
             "classes": self._classes,
             "heat": self._scores.has_heat_maps,
@@ -159,7 +162,12 @@ class ReviewService:
 
     def facts(self, _: Request) -> Answer:
         """What takes longer: which tail is the hard one in this run, and how far reviewers agree."""
-        return {"verdict": f"{verdict(self._tail)} (by {self._column}).", "agreement": self._agreement()}
+        sentences = [
+            headline(self._scores, self._findings.tail),
+            str(self._start),
+            "Next: decide here, then vog-hf apply.",
+        ]
+        return {"verdict": " ".join(sentences), "agreement": self._agreement()}
 
     def decisions(self, _: Request) -> Answer:
         """The whole journal, everybody's decisions, to be saved by the browser."""
@@ -176,8 +184,12 @@ class ReviewService:
         return ranking_column(self._scores)
 
     @cached_property
-    def _tail(self) -> str:
-        return hard_tail(self._scores, column=self._column).tail
+    def _start(self) -> RecommendedRanking:
+        """The queue that the page opens with; wrong rows are those of the dataset, else those of the decisions."""
+        known: Any = self._findings.known_wrong
+        if known is None:
+            known = known_wrong(self._journal.standing().values(), len(self._scores))
+        return recommended_ranking(self._scores, known_wrong=known)
 
     @cached_property
     def _classes(self) -> list[str]:

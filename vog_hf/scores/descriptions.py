@@ -8,6 +8,10 @@ from vog_hf.config import target_of_column
 from vog_hf.scores.vog_scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
+NUMBERS_NOTE = (
+    "Errors are shares of rows, losses percentiles 0..100; the parts are the lowest 20 %, the middle 60 % and the "
+    "highest 20 %. All intervals together hold with 99 % confidence."
+)
 DETECTION_NOTE = (
     "How well each column finds the rows whose label is known to be wrong (is_corrupted), in the direction that is the "
     "better one for these rows: a choice that takes knowing them. AUROC 0.5 and the line random tell nothing."
@@ -131,16 +135,6 @@ def tail_title(tail: str, name: str) -> str:
     if not hard:
         return f"{name.capitalize()} rows"
     return f"{name.capitalize()} rows: {'a' if tail == 'both' else 'the'} hard tail of this run"
-
-
-def verdict(tail: str) -> str:
-    """One line on which tail of the ranking is the hard one."""
-    return {
-        "high": "In this run the highest rows are the hard ones",
-        "low": "In this run the lowest rows are the hard ones",
-        "both": "In this run both ends of the ranking are hard",
-        "unclear": "This run does not show which end of the ranking is hard",
-    }[tail]
 
 
 def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:

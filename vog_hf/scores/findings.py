@@ -12,6 +12,7 @@ from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.label_noise import CORRUPTED
 from vog_hf.evaluation import (
     HardTail,
+    RecommendedRanking,
     class_table,
     detection_table,
     early_late_table,
@@ -19,14 +20,27 @@ from vog_hf.evaluation import (
     hard_tail,
     rank_correlations,
     ranking_stability,
+    recommended_ranking,
 )
 from vog_hf.scores.ranking import has_classes, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import ROW_ID
-from vog_hf.scores.vog_scores import COMPANIONS
+from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
 
 DECILES = 10
 MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 17
+
+
+def headline(scores: VoGScores, tail: HardTail) -> str:
+    """The verdict on a ranking, with what few snapshots mean for it.
+
+    Args:
+        scores: The scores that the verdict is about.
+        tail: The verdict of `vog_hf.evaluation.hard_tail` on them.
+    """
+    if len(scores.manifest.get("snapshots") or []) != 2:
+        return tail.headline
+    return f"{tail.headline} It is based on two snapshots, so the stability of the ranking cannot be estimated."
 
 
 class Findings:
@@ -81,6 +95,10 @@ class Findings:
         """Which tail of the ranking is the hard one in this run."""
         return hard_tail(self.scores, column=self.column)
 
+    def opening(self, next_command: str) -> list[str]:
+        """What a person reads first: the verdict, the ranking to start with, and the next command."""
+        return [headline(self.scores, self.tail), str(self.recommended), f"Next: {next_command}"]
+
     @property
     def deciles(self) -> pd.DataFrame | None:
         """Error by decile of the ranking."""
@@ -104,16 +122,27 @@ class Findings:
         return rank_correlations(self.table[compared]) if "vog" in compared and len(compared) > 1 else None
 
     @cached_property
-    def detection(self) -> pd.DataFrame | None:
-        """How well VoG and its companions find rows that are known to be mislabelled, by the column ``is_corrupted``.
+    def known_wrong(self) -> npt.NDArray[np.bool_] | None:
+        """``[rows]``, whether a row is known to be mislabeled, by the dataset's column ``is_corrupted``.
 
-        None where the data set has no such column (`vog_hf.data.plant_label_noise` leaves one), or no row, or
-        every row, is one of them.
+        None without that column (`vog_hf.data.plant_label_noise` adds it).
         """
         if not has_table(self._rows) or self._rows.features.get(CORRUPTED) != Value("bool"):
             return None
         known = self._rows.select_columns([CORRUPTED]).with_format("arrow")[:].column(CORRUPTED)
-        wrong = known.fill_null(False).to_numpy()[self.is_finite]
+        return np.asarray(known.fill_null(False).to_numpy())
+
+    @cached_property
+    def recommended(self) -> RecommendedRanking:
+        """The ranking to review first."""
+        return recommended_ranking(self.scores, known_wrong=self.known_wrong)
+
+    @cached_property
+    def detection(self) -> pd.DataFrame | None:
+        """How well VoG and its companions find rows that are known to be mislabeled; None if none or all are."""
+        if self.known_wrong is None:
+            return None
+        wrong = self.known_wrong[self.is_finite]
         if wrong.all() or not wrong.any():
             return None
         return detection_table(self.table[list(dict.fromkeys([self.column, *self._compared]))], wrong)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vog_hf.evaluation import auroc, stability_in_words
-from vog_hf.scores.descriptions import DETECTION_NOTE
+from vog_hf.scores.descriptions import DETECTION_NOTE, NUMBERS_NOTE
 from vog_hf.scores.findings import DECILES, Findings
 from vog_hf.scores.pictures import RowViews, data_map, draw_contact_sheet
 from vog_hf.scores.ranking import class_names
@@ -18,6 +18,7 @@ from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables
 
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
 MAX_BARS = 100
+REVIEW = "`vog-hf review SCORES`, with the folder of the scores."
 SHEET_ROWS = 25  # at each end
 
 
@@ -45,7 +46,7 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
     """
     findings, views = Findings(split), RowViews(split)
     tail = findings.tail
-    tables = row_tables(views, top_k, tail)
+    tables = row_tables(views, top_k, tail, findings.recommended)
     (scalars, values), (of_classes, values_of_classes) = _of_all_rows(findings), _of_classes(findings)
     scalars, values = scalars | of_classes, values | values_of_classes
     count = min(SHEET_ROWS, len(tables["highest"].columns["row"]))
@@ -55,11 +56,19 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
         values["contact_sheet"] = Picture(sheet, caption)
     stability, words = _stability(findings)
     values = {**tables, **values, **stability}
+    if not (numbers := tail.table()).empty:
+        values["hard_tail_numbers"] = Table(_table(numbers).columns, f"Difficulty by {findings.column}. {NUMBERS_NOTE}")
     captions = [f"{name}: {v.caption}" for name, v in values.items() if isinstance(v, Table) and v.caption]
     return Contents(
         {**values, **scalars},
-        [str(tail), *words, *captions],
-        {"hard_tail": tail.tail, "hard_tail_evidence": tail.evidence},
+        [*findings.opening(REVIEW), tail.evidence, *words, *captions],
+        {
+            "headline": findings.opening(REVIEW)[0],
+            "hard_tail": tail.tail,
+            "hard_tail_strength": tail.strength,
+            "hard_tail_evidence": tail.evidence,
+            "review_first": str(findings.recommended),
+        },
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vog_hf.evaluation import HardTail
+from vog_hf.evaluation import HardTail, RecommendedRanking, recommended_ranking
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
@@ -22,16 +22,19 @@ TAIL_OF_END = {"highest": "high", "lowest": "low"}
 Rows = npt.NDArray[np.int64]
 
 
-def row_tables(views: RowViews, top_k: int, tail: HardTail) -> dict[str, Table]:
-    """``highest`` and ``lowest``, and where rows have classes ``highest_by_class`` and ``lowest_by_class``.
+def row_tables(views: RowViews, top_k: int, tail: HardTail, recommended: RecommendedRanking) -> dict[str, Table]:
+    """``review_first``, ``highest`` and ``lowest``, and where rows have classes the last two of each class.
 
     Args:
         views: Views of the rows.
         top_k: Number of rows in each of the first two tables.
         tail: Hard end of the ranking, for the captions.
+        recommended: Ranking to review first.
     """
     scores = views.scores
-    tables = {
+    first = review_first_rows(scores, recommended, top_k)
+    caption = f"The {len(first):,} of {len(scores):,} rows to review first. {recommended}"
+    tables = {"review_first": _table(views, first, caption)} | {
         end: _table(views, rows, extreme_caption(scores, end, len(rows), tail))
         for end, rows in extreme_rows(scores, top_k).items()
     }
@@ -47,6 +50,12 @@ def row_tables(views: RowViews, top_k: int, tail: HardTail) -> dict[str, Table]:
 def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:
     """Which rows are shown of one end of the ranking, and what this run says of it."""
     return f"The {count:,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_verdict_on(end, tail)}"
+
+
+def review_first_rows(scores: VoGScores, recommended: RecommendedRanking, top_k: int) -> Rows:
+    """Numbers of the first rows of the recommended ranking."""
+    highest, lowest = most_extreme(scores, recommended.column, top_k)
+    return highest if recommended.direction == "high" else lowest
 
 
 def extreme_rows(scores: VoGScores, top_k: int) -> dict[str, Rows]:
@@ -79,7 +88,8 @@ def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
 def shown_rows(scores: VoGScores, top_k: int) -> Rows:
     """Numbers of all rows in these tables, in order."""
     tables = (extreme_rows(scores, top_k), extreme_rows_of_classes(scores))
-    return np.unique(np.concatenate([rows for table in tables for rows in table.values()]))
+    first = review_first_rows(scores, recommended_ranking(scores), top_k)
+    return np.unique(np.concatenate([first, *(rows for table in tables for rows in table.values())]))
 
 
 def _classes_in(scores: VoGScores, rows: Rows) -> str:

@@ -51,8 +51,8 @@ function filter() {
   };
 }
 function fill(values) {
-  field("order").value = values.order ?? about.column;
-  field("tail").value = values.tail ?? "highest";
+  field("order").value = values.order ?? about.start.order;
+  field("tail").value = values.tail ?? (values.order ? "highest" : about.start.tail);
   field("mismatched").checked = values.mismatched ?? false;
   field("low").value = values.low ?? 0;
   field("high").value = values.high ?? 100;
