@@ -161,7 +161,7 @@ class ReviewService:
         return {**self._answer(row, order, decided, chosen, skip), "message": message}
 
     def facts(self, _: Request) -> Answer:
-        """What takes longer: which tail is the hard one in this run, and how far reviewers agree."""
+        """What takes longer: the headline of the run, the ranking to start with, and how far reviewers agree."""
         sentences = [
             headline(self._scores, self._findings.tail),
             str(self._start),
