@@ -399,7 +399,8 @@ def test_the_queue_starts_with_what_decisions_show(tmp_path):
         folder.mkdir()
         journal = Journal.open(folder / "journal.jsonl", scores)
         for row, decision, reviewer in decided:
-            journal.decide(row, decision, reviewer=reviewer, label=0 if decision == "relabel" else None)
+            other = int(scores.column("label")[row] == 0)
+            journal.decide(row, decision, reviewer=reviewer, label=other if decision == "relabel" else None)
         return ReviewService(ScoredSplit("", scores), journal).about({})["start"]
 
     drops = [(row, "drop" if place % 2 else "relabel", "ada") for place, row in enumerate(rows[:12])]

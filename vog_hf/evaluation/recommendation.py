@@ -58,7 +58,7 @@ def recommended_ranking(
     Known rows decide, where at least 10 of them are wrong and 10 are right: the column with the highest AUROC for the
     wrong ones, if that is better than chance. Otherwise, and where it is within 0.01 of that column, the mean loss is
     recommended, highest first: it was the best column, or within 0.01 AUROC of the best, at finding wrong rows in all
-    recorded experiments (recipes/README.md).
+    recorded experiments (recipes/experiments).
 
     Args:
         scores: `VoGScores`, or columns by name. A column ``is_corrupted`` tells which rows are wrong.
