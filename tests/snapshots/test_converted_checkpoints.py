@@ -1,6 +1,7 @@
 """Checkpoints that transformers saves under other names, or in other shapes, than the model in memory has."""
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,35 @@ def saved_without_a_config(model: Any, path: Path) -> None:
     """The weights alone."""
     model.save_pretrained(path)
     (path / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "prefix", "max_shard_size"),
+    [
+        ("vit", "module._orig_mod.", "50GB"),
+        pytest.param("vit", "_orig_mod.module.", "4KB", marks=pytest.mark.slow),
+        pytest.param("bert", "_orig_mod.", "4KB", marks=pytest.mark.slow),
+        pytest.param("bert", "module.", "50GB", marks=pytest.mark.slow),
+    ],
+)
+def test_folders_of_compiled_and_parallel_models_are_those_of_the_plain_one(
+    architecture: str, prefix: str, max_shard_size: str, tmp_path: Path
+) -> None:
+    """A wrapper's prefix before every key next to a config, of one file or several, changes no score."""
+
+    def saved_wrapped(model: Any, path: Path) -> None:
+        model.save_pretrained(path, max_shard_size=max_shard_size)
+        for file in path.glob("*.safetensors"):
+            save_file({prefix + key: value for key, value in load_file(file).items()}, file, {"format": "pt"})
+        for index in path.glob("*.index.json"):
+            held = json.loads(index.read_text())
+            held["weight_map"] = {prefix + key: name for key, name in held["weight_map"].items()}
+            index.write_text(json.dumps(held))
+
+    model, wrapped = checkpoints(architecture, tmp_path / "wrapped", saved_wrapped)
+    _, plain = checkpoints(architecture, tmp_path / "plain", saved_whole)
+    scorer, expected = VoGScorer(model, progress=False), by_hand(model, plain, rows(model))
+    np.testing.assert_allclose(scorer.score(rows(model), wrapped).column("vog"), expected, rtol=2e-4)
 
 
 @pytest.mark.parametrize("architecture", ["vit", "mixtral", "bert"])

@@ -378,6 +378,87 @@ class Merging(Classifier):
         return self.head(torch.tanh(self.layer(x) + delta))
 
 
+class Fusing(Classifier):
+    """Two linear layers that ``eval()`` multiplies into one, and ``train()`` brings back."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
+        self.head, self.apart = nn.Linear(WIDTH, CLASSES), ()
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode and self.apart:
+            (self.first, self.second), self.apart = self.apart, ()
+        elif not mode and not self.apart:
+            self.apart = (self.first, self.second)
+            weight = self.second.weight.detach() @ self.first.weight.detach()
+            self.first, self.second = nn.Identity(), nn.Linear(WIDTH, WIDTH)
+            self.second.weight, self.second.bias = nn.Parameter(weight), self.apart[1].bias
+        return self
+
+    def logits(self, x):
+        return self.head(torch.tanh(self.second(self.first(x))))
+
+
+class Copying(Classifier):
+    """A layer for evaluation that ``eval()`` fills with the average of two that are trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.mean = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.mean.requires_grad_(requires_grad=False)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if not mode:
+            torch.lerp(self.first.weight.data, self.second.weight.data, 0.5, out=self.mean.weight.data)
+        return self
+
+    def logits(self, x):
+        hidden = (self.first(x) + self.second(x)) / 2 if self.training else self.mean(x)
+        return self.head(torch.tanh(hidden))
+
+
+class BiasOfEval(Classifier):
+    """A bias that ``eval()`` computes of a weight, and ``train()`` deletes: as attention biases in the first LeViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.biases = nn.Parameter(torch.randn(2 * WIDTH))
+
+    @torch.no_grad()
+    def train(self, mode=True):
+        super().train(mode)
+        if mode and hasattr(self, "bias"):
+            del self.bias
+        elif not mode:
+            self.bias = self.biases[::2].clone()
+        return self
+
+    def logits(self, x):
+        return self.head(torch.tanh(self.layer(x) + (self.biases[::2] if self.training else self.bias)))
+
+
+class Gated(Classifier):
+    """A factor that ``train()`` and ``eval()`` set."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.factor = 0.5
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.factor = 0.5 if mode else 1.0
+        return self
+
+    def logits(self, x):
+        return self.head(torch.tanh(self.factor * self.layer(x)))
+
+
 # --- signatures -----------------------------------------------------------------------------------------------------
 
 
@@ -644,7 +725,11 @@ MODELS = {
     "gradient reversal": Unusual(lambda: Reversing(nn.Linear(WIDTH, WIDTH))),
     "module under two names": Unusual(Twice),
     "noise from its own generator": Unusual(Noisy),
-    "low-rank difference merged by eval": Unusual(Merging),
+    "low-rank difference merged by eval": Unusual(Merging, refused="train.. or eval.. of a module changes the weight"),
+    "layers fused by eval": Unusual(Fusing, refused="train.. or eval.. of a module changes the weight"),
+    "weight copied by eval": Unusual(Copying, refused="train.. or eval.. of a module changes the weight"),
+    "bias computed by eval": Unusual(BiasOfEval),
+    "gate set by train": Unusual(Gated),
     "pruned": Unusual(lambda: vectors(prune.l1_unstructured(nn.Linear(WIDTH, WIDTH), "weight", 0.4))),
     "Conv1d, BatchNorm1d, ReLU in place": Unusual(OneChannelFirst, SEQUENCE),
     "LSTM in both directions": Unusual(Recurrent, SEQUENCE),

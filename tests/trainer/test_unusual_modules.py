@@ -38,10 +38,6 @@ ORDINARY = [  # their trainings are in the slow tier: nothing in them outlives a
     ),
     *("LSTM in both directions", "Conv1d, BatchNorm1d, ReLU in place", "Fourier transform", "keywords"),
 ]
-NOT_SCORED = {
-    "low-rank difference merged by eval": "snapshots of the training hold the weight without the difference, and a "
-    "model on which eval() was called before holds a flag that says it is merged"
-}
 REFUSED = [name for name, case in MODELS.items() if case.refused]
 
 
@@ -202,15 +198,7 @@ def perturbed(case, n=3):
     return states
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=NOT_SCORED[name]))
-        if name in NOT_SCORED
-        else name
-        for name in SCORED
-    ],
-)
+@pytest.mark.parametrize("name", SCORED)
 def test_scorer_gives_the_scores_of_the_loop(name):
     """The scorer, folding where it can, gives the oracle's scores, and leaves the model as it was."""
     case = MODELS[name]
@@ -252,3 +240,20 @@ def test_what_cannot_be_scored_is_refused_without_a_trainer(name):
         VoGScorer(case.model()).score(case.rows(), [(f"s{k}", state["tensors"]) for k, state in enumerate(states)])
     with pytest.raises(ModelError, match=case.refused):
         input_gradients(case.model(), batch_of(case))
+
+
+@pytest.mark.parametrize(
+    "name", ["low-rank difference merged by eval", "layers fused by eval", "weight copied by eval"]
+)
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_model_whose_eval_changes_weights_is_refused_and_left_alone(name, mode):
+    """In whichever mode it came, merged or not, every number in it is bit-identical after the error."""
+    case = MODELS[name]
+    model = case.model().train(mode)
+    before, modules = copy.deepcopy(held(model)), dict(model.named_modules())
+    with pytest.raises(ModelError, match="merge_weights=False"):
+        VoGScorer(model, progress=False).check(case.rows())
+    with pytest.raises(ModelError, match="merge_weights=False"):
+        input_gradients(model, batch_of(case))
+    assert_close(held(model), before, rtol=0, atol=0)
+    assert dict(model.named_modules()) == modules

@@ -4,12 +4,15 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vog_hf.errors import ModelError
 from vog_hf.gradients.model_state import clear_lru_caches, kept_state
@@ -68,13 +71,16 @@ def preserved_rng() -> Iterator[None]:
 def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
     """Evaluation mode without compilation, gradients on, autocast to a dtype or off; on leaving, all is as before.
 
-    Modes are set flag by flag, because ``train()`` and ``eval()`` of some modules do more than that. Whatever the
-    model changes in itself is put back (see `ModelState`); what modules keep of weights that they had before, or had
-    meanwhile, is dropped (see `drop_caches`). Recurrent networks run without cuDNN.
+    Flags are set one by one; modules with a ``train`` of their own, which may do more than that, have it called as
+    well. Whatever the model changes in itself is put back (see `ModelState`); what modules keep of weights that they
+    had before, or had meanwhile, is dropped (see `drop_caches`). Recurrent networks run without cuDNN.
+
+    Raises:
+        ModelError: ``train()`` or ``eval()`` of a module changes weights.
     """
     device, _ = model_device_and_dtype(model)
     with ExitStack() as stack:
-        stack.callback(drop_caches, model)
+        stack.callback(clear_lru_caches, model)
         stack.enter_context(_unwritten_problem_type(list(model.modules())))
         stack.enter_context(kept_state(model))
         stack.enter_context(torch.inference_mode(mode=False))
@@ -84,7 +90,10 @@ def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Itera
         stack.enter_context(casting)
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(_without_cudnn())
-        drop_caches(model)
+        modes = [(module, module.training) for module in _acting_on_train(model)]
+        with _weights_unwritten(model):
+            drop_caches(model)
+        stack.callback(_call_train, model, modes)
         for module in model.modules():
             module.training = False
             if module.__dict__.get("_compiled_call_impl") is not None:
@@ -121,44 +130,81 @@ def _unwritten_problem_type(modules: Sequence[nn.Module]) -> Iterator[None]:
 def drop_caches(model: nn.Module) -> None:
     """Have modules forget what they computed of their weights: to be called when a model's weights have changed.
 
-    Some keep it in evaluation mode until ``train(True)`` is called: attention biases (LeViT, EfficientFormer, TinyViT),
-    norms of weights (DoRA). It is called on those only that have a ``train`` of their own and hold tensors beside
-    their weights; modes and ``requires_grad`` stay as they are. Caches of ``functools`` are emptied.
+    Some keep it in evaluation mode until ``train(True)`` is called (attention biases of LeViT and TinyViT, norms of
+    weights of DoRA), some compute it in ``train(False)``. Both are called, on modules with a ``train`` of their own;
+    modes and ``requires_grad`` stay as they are. Caches of ``functools`` are emptied.
     """
     clear_lru_caches(model)
-    keeping = [m for m in model.modules() if _acts_on_train(m) and any(map(_holds_tensors, m.modules()))]
-    if not keeping:
+    acting = _acting_on_train(model)
+    for mode in (True, False):
+        _call_train(model, [(module, mode) for module in acting])
+
+
+def _acting_on_train(model: nn.Module) -> list[nn.Module]:
+    """Modules with a ``train`` of their own: not torch's, nor the one that all transformers models share."""
+    homes = [(module, getattr(type(module).train, "__module__", "")) for module in model.modules()]
+    return [module for module, home in homes if not home.startswith(("torch.", "transformers.modeling_utils"))]
+
+
+def _call_train(model: nn.Module, modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Call ``train(mode)`` of some modules; the flags of all modules and ``requires_grad`` stay as they are."""
+    if not modes:
         return
-    modes = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in model.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        for module in keeping:
-            module.train(True)
+        for module, mode in modes:
+            module.train(mode)
     finally:
-        for module, was_training in modes:
+        for module, was_training in flags:
             module.training = was_training
         for parameter, was_trainable in trainable:
             parameter.requires_grad_(was_trainable)
 
 
-def _acts_on_train(module: nn.Module) -> bool:
-    """Tell whether ``train`` is the module's own: not torch's, nor the one that all transformers models share."""
-    home = getattr(type(module).train, "__module__", "")
-    return not home.startswith(("torch.", "transformers.modeling_utils"))
+@contextmanager
+def _weights_unwritten(model: nn.Module) -> Iterator[None]:
+    """Raise ModelError where a weight is about to be overwritten, or was exchanged, removed or added."""
+    before = {name: (weight, _address(weight)) for name, weight in model.named_parameters()}
+    with _UnwrittenWeights({address: name for name, (_, address) in before.items() if address}):
+        yield
+    after = {name: (weight, _address(weight)) for name, weight in model.named_parameters()}
+    for name in after.keys() | before.keys():
+        now, then = after.get(name, (None, 0)), before.get(name, (None, 0))
+        if now[0] is not then[0] or now[1] != then[1]:
+            raise _changed_by_train(name)
 
 
-def _holds_tensors(module: nn.Module) -> bool:
-    """Tell whether a module has tensors, or collections of them, that are neither parameters nor buffers."""
-    kept = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
-    return any(_has_tensor(value) for value in kept)
+class _UnwrittenWeights(TorchDispatchMode):
+    """Raises ModelError before an operation that writes to a weight."""
+
+    def __init__(self, name_by_address: Mapping[int, str]) -> None:
+        super().__init__()
+        self._names = name_by_address
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        arguments = func._schema.arguments
+        for argument, value in chain(zip(arguments, args, strict=False), ((a, kwargs.get(a.name)) for a in arguments)):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for leaf in tree_leaves(value):
+                    name = self._names.get(_address(leaf)) if isinstance(leaf, Tensor) else None
+                    if name is not None:
+                        raise _changed_by_train(name)
+        return func(*args, **kwargs)
 
 
-def _has_tensor(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_has_tensor(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return any(_has_tensor(item) for item in value)
-    return isinstance(value, Tensor)
+def _address(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 for those without one (empty, sparse, on the meta device)."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided and not tensor.is_meta else 0
+
+
+def _changed_by_train(weight: str) -> ModelError:
+    return ModelError(
+        f"train() or eval() of a module changes the weight {weight!r} (a low-rank difference merged by eval(), layers "
+        "fused or norms removed), but VoG needs the weights of the training in evaluation mode; switch the merging off "
+        "(merge_weights=False in loralib), or fuse layers only after scoring"
+    )
 
 
 def _forward_before_accelerate(model: nn.Module) -> Callable[..., Any]:

@@ -6,10 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vog_hf.errors import SnapshotError
 from vog_hf.snapshots.snapshot_set import Snapshot
+from vog_hf.snapshots.whole_tensors import unwrapped_name
+
+DATA_PARALLEL = "module."  # what DistributedDataParallel and DataParallel write before each name
 
 
 def is_converted(model: nn.Module, snapshot: Snapshot, keys: Collection[str], names: Collection[str]) -> bool:
@@ -38,11 +43,30 @@ def converted_tensors(model: Any, snapshot: Snapshot) -> dict[str, Tensor]:
 
     mapping: Any = get_model_conversion_mapping(model)
     config = LoadStateDictConfig(weight_mapping=mapping)
+    files = [str(path) for path in snapshot.files]
+    state = _state_without_wrappers(model, files)
     with _tensors_given_back(model) as own, _without_progress_bar():
-        loaded = type(model)._load_pretrained_model(model, None, [str(path) for path in snapshot.files], config)  # noqa: SLF001 (from_pretrained would build another model)
+        loaded = type(model)._load_pretrained_model(model, state, files, config)  # noqa: SLF001 (from_pretrained would build another model)
         info = loaded[0] if isinstance(loaded, tuple) else loaded  # transformers 5.0 returns the report alone
         _require_whole_report(model, snapshot, info)
         return {name: held[key].detach() for name, held, key, tensor in own if held[key] is not tensor}
+
+
+def _state_without_wrappers(model: nn.Module, files: Sequence[str]) -> dict[str, Tensor] | None:
+    """The tensors of files that a compiled or data-parallel model wrote, by its own names; None of other files."""
+    state = {key: file for file in files for key in _keys_of(file)}
+    is_named_so = any(name.startswith(DATA_PARALLEL) for name in model.state_dict())
+    plain = {key: unwrapped_name(key) for key in state}
+    if not is_named_so and all(name.startswith(DATA_PARALLEL) for name in plain.values()):
+        plain = {key: name.removeprefix(DATA_PARALLEL) for key, name in plain.items()}
+    if all(key == name for key, name in plain.items()):
+        return None
+    return {plain[key]: tensor for file in files for key, tensor in load_file(file).items()}
+
+
+def _keys_of(file: str) -> Collection[str]:
+    with safe_open(file, framework="pt") as opened:
+        return opened.keys()
 
 
 def _require_whole_report(model: Any, snapshot: Snapshot, info: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vog_hf.errors import SnapshotError
 from vog_hf.gradients.model_state import ModelState
-from vog_hf.snapshots.conversion import converted_tensors, is_converted
+from vog_hf.snapshots.conversion import DATA_PARALLEL, converted_tensors, is_converted
 from vog_hf.snapshots.peft_adapters import adapter_names
 from vog_hf.snapshots.snapshot_set import Snapshot
 from vog_hf.snapshots.whole_tensors import aliases, is_storable, model_tensors, require_whole, unwrapped_name
@@ -103,7 +103,7 @@ class SnapshotLoader:
 
     def _plain(self, key: str) -> str:
         """A key without the prefixes of compiled and data-parallel modules, if only that is a name of the model."""
-        plain = unwrapped_name(key).removeprefix("module.")
+        plain = unwrapped_name(key).removeprefix(DATA_PARALLEL)
         return plain if key not in self._aliases and plain in self._aliases else key
 
     def _load_converted(self, snapshot: Snapshot, loaded_names: set[str]) -> None:
