@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import ClassLabel, Value
+from datasets import ClassLabel
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from vog_hf import VoGConfig, VoGScorer, VoGScores, add_vog_columns, write_report
-from vog_hf.data import as_classes, find_column, load_rows
+from vog_hf.data import as_classes, class_numbers, find_column, load_rows, model_classes
 from vog_hf.evaluation import hard_tail
 from vog_hf.snapshots import from_hub
 
@@ -87,17 +87,15 @@ def load_model(name, options):
 
 
 def with_classes_of(model, rows, label_column):
-    """The rows with the model's numbers of their classes: found by name, or those of the data where names differ."""
-    names, feature = [model.config.id2label[i] for i in range(model.config.num_labels)], rows.features[label_column]
-    if isinstance(feature, Value) and "int" in feature.dtype:
-        names = list(map(str, range(len(names))))
-    elif isinstance(feature, ClassLabel) and set(feature.names) != set(names):
-        if feature.num_classes != len(names):
-            raise SystemExit(
-                f"the model has {len(names)} outputs and {label_column!r} has {feature.num_classes} classes"
-            )
-        names = feature.names
-    return as_classes(rows, label_column, names)
+    """The rows with the model's numbers of their classes: by name where both have names, as at the command line."""
+    config, feature = model.config, rows.features[label_column]
+    if class_numbers(rows, label_column, config) is not None:
+        return as_classes(
+            rows, label_column, model_classes(config) or [config.id2label[n] for n in range(config.num_labels)]
+        )
+    return as_classes(
+        rows, label_column, None if isinstance(feature, ClassLabel) else [str(n) for n in range(config.num_labels)]
+    )
 
 
 def main():

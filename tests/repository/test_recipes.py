@@ -21,6 +21,7 @@ from safetensors import safe_open
 from scipy.io import wavfile
 from transformers import (
     HfArgumentParser,
+    PretrainedConfig,
     ResNetConfig,
     ResNetForImageClassification,
     ViTImageProcessor,
@@ -246,18 +247,22 @@ def test_tokenizer_of_the_same_texts_is_the_same():
     [
         (["low", "high"], ["high", "low", "high"], [1, 0, 1]),
         (["high", "low"], [0, 1, 0], [1, 0, 1]),  # the same names in another order
-        (["no", "yes"], [0, 1, 0], [0, 1, 0]),  # other names: their numbers
+        (["high", "low", "other"], [0, 1, 0], [1, 0, 1]),  # a class that no row has
+        (["high"], [0, 0, 0], [1, 1, 1]),  # one class of two
+        (["0", "1"], [0, 1, 0], [0, 1, 0]),  # classes without names: their numbers
         (None, [1, 0, 1], [1, 0, 1]),
     ],
 )
 def test_old_checkpoints_get_their_own_classes(names, labels, expected):
-    """Labels are the model's classes by name; numbers, and classes of other names, are its numbers."""
+    """Labels are the model's classes by name, as at the command line; a class of another name is refused."""
     match = runpy.run_path(str(RECIPES / f"{OLD}.py"))["with_classes_of"]
-    model = SimpleNamespace(config=SimpleNamespace(id2label={0: "low", 1: "high"}, num_labels=2))
+    model = SimpleNamespace(config=PretrainedConfig(id2label={0: "low", 1: "high"}, label2id={"low": 0, "high": 1}))
     rows = Dataset.from_dict({"label": labels})
     if names is not None and not isinstance(labels[0], str):
         rows = rows.cast_column("label", ClassLabel(names=names))
     assert match(model, rows, "label")["label"][:] == expected
+    with pytest.raises(LabelError, match="row 1: label column 'label' holds 'yes', which is no class of the model"):
+        match(model, Dataset.from_dict({"label": ["low", "yes"]}), "label")
     with pytest.raises(LabelError, match="1 of 1 rows have no label"):
         match(model, Dataset.from_dict({"label": [None]}, features=Features({"label": Value("int64")})), "label")
 

@@ -10,14 +10,16 @@ wrong labels.
 from vog_hf.data.collating import SeededPerRow
 from vog_hf.data.column_kinds import columns_of_kind, find_column
 from vog_hf.data.label_noise import plant_label_noise
-from vog_hf.data.loading import as_classes, load_rows, part_of
+from vog_hf.data.loading import as_classes, class_numbers, load_rows, model_classes, part_of
 
 __all__ = [
     "SeededPerRow",
     "as_classes",
+    "class_numbers",
     "columns_of_kind",
     "find_column",
     "load_rows",
+    "model_classes",
     "part_of",
     "plant_label_noise",
 ]
