@@ -1,9 +1,9 @@
 """Collective steps of several processes: a failure on one ends the work on all, with its message."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, count
+from itertools import chain
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
@@ -36,22 +36,35 @@ def meet(processes: Processes, what: str, patience: float) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     store = torch.distributed.distributed_c10d._get_default_store()  # noqa: SLF001 (monitored_barrier is gloo's alone)
-    meeting, own_rank = next(_meetings), processes.process_index
-    names = [f"vog_hf/meeting-{meeting}/{rank}" for rank in range(processes.num_processes)]
-    store.set(names[own_rank], "here")
+    own = processes.process_index
+    names = [f"vog_hf/meeting-{len(_meetings)}/{what}/{rank}" for rank in range(processes.num_processes)]
+    store.set(names[own], "here")
     deadline = time.monotonic() + patience
-    while absent := [rank for rank, name in enumerate(names) if not store.check([name])]:
+    while absent := _absent(store, names):
         if time.monotonic() >= deadline:
-            others = f"{', '.join(map(str, absent[:8]))}{' and others' if len(absent) > 8 else ''}"
-            raise ProcessError(
-                f"{what} belongs on every process: it is on process {own_rank}, and {patience:g} s later not on "
-                f"{others} of {processes.num_processes}; add it on each of them (only the main one writes), or "
-                "give slow ones longer with process_timeout"
-            )
+            store.delete_key(names[own])  # whoever comes from now on does not find this process here
+            absent = _absent(store, [name for name in names if name != names[own]])
+            if absent:
+                raise ProcessError(_not_everywhere(what, own, absent, names, patience))
+            store.set(names[own], "here")
         time.sleep(0.05)
+    _meetings.append(what)
 
 
-_meetings = count()  # the same on every process, because all meet equally often
+_meetings: list[str] = []  # as many on every process, because only meetings count that all attended
+
+
+def _absent(store: Any, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not store.check([name])]
+
+
+def _not_everywhere(what: str, own: int, absent: Sequence[str], names: Sequence[str], patience: float) -> str:
+    ranks = ", ".join(name.rpartition("/")[2] for name in absent[:8])
+    return (
+        f"{what} belongs on every process: it is on process {own}, and {patience:g} s later not on {ranks}"
+        f"{' and others' if len(absent) > 8 else ''} of {len(names)}; use it on each of them (only the main one "
+        "writes), or give slow ones longer with process_timeout"
+    )
 
 
 @contextmanager

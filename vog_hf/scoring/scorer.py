@@ -1,6 +1,7 @@
 """VoGScorer: rows -> blocks -> gradients -> moments -> scores, under Accelerate."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,13 +26,14 @@ from vog_hf.errors import (
     ForwardError,
     ModelError,
     SnapshotError,
+    real_number,
     require_type,
     whole_number,
 )
 from vog_hf.gradients.model_mode import model_device_and_dtype, require_module, unwrap
 from vog_hf.runtime.files import require_free
 from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
-from vog_hf.runtime.processes import current_processes, from_main, gathered, run_together, same_everywhere
+from vog_hf.runtime.processes import current_processes, from_main, gathered, meet, run_together, same_everywhere
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
 from vog_hf.scoring.batch_checks import warnings_for
@@ -73,6 +75,7 @@ class VoGScorer:
             ``batch_size`` rows. Then the model is tried with one row at a time.
         torch_compile: Run the model through ``torch.compile``, after the same comparison. Worth its minute of compiling
             where much is to be scored.
+        process_timeout: Seconds that `score` waits for the other processes of the run to call it, too.
 
     Example:
         >>> import torch
@@ -97,6 +100,7 @@ class VoGScorer:
         fold: bool = True,
         torch_compile: bool = False,
         training_batch_size: int | None = None,
+        process_timeout: float = 300.0,
     ) -> None:
         require_module(model)
         if not any(True for _ in chain(model.parameters(), model.buffers())):
@@ -113,6 +117,7 @@ class VoGScorer:
             self.training_batch_size = whole_number("training_batch_size", training_batch_size, 1)
         self.memory_budget = None if memory_budget is None else whole_number("memory_budget", memory_budget, 1)
         self.num_workers = whole_number("num_workers", num_workers, 0)
+        self.process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
         self.fold = fold
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # readers with rows that were warned about, if need be
@@ -146,8 +151,10 @@ class VoGScorer:
             id_column: Of a stream: key of each row that names it; kept with its number (`VoGScores.ids`).
 
         Raises:
+            ProcessError: Another process of the run did not call this.
             VoGError: What is wrong with rows, labels, model, snapshots or folder; before the long work where possible.
         """
+        meet(self._processes, "VoGScorer.score", self.process_timeout)
         with TemporaryDirectory(prefix="vog-spool-") as spool:
             options: dict[str, Any] = {"collate_fn": collate_fn, "id_column": id_column, "spool": Path(spool)}
             reader, snapshot_set = run_together(
