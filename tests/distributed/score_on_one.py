@@ -22,6 +22,7 @@ def main():
             VoGScorer(model, process_timeout=0.5, progress=False).score(rows, states)
         except ProcessError as error:
             print(f"process {processes.process_index}: {error}", flush=True)
+    torch.distributed.barrier()
     scores = VoGScorer(model, process_timeout=60, progress=False).score(rows, states)
     print(f"process {processes.process_index}: {len(scores)} rows", flush=True)
     leave_together()

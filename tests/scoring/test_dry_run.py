@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import random
 import re
 
 import models
@@ -10,9 +11,11 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.testing import assert_close
 from trainers import tokenizer
 
 from vog_hf.config import VoGConfig
+from vog_hf.data import SeededPerRow
 from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.scoring.scorer import VoGScorer
 
@@ -85,6 +88,67 @@ def test_rounding_in_low_precision_is_not_taken_for_it(said):
     for seed in (1, 2):
         model = models._made(functools.partial(BertForSequenceClassification, config), seed, noise=0.0).bfloat16()
         assert said(model, rows, dtype="model", batch_size=16) == []
+
+
+class Masked(nn.Module):
+    """A classifier of vectors that leaves out half of each, at random where no ``noise`` is given."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.out, self.draw = nn.Linear(8, 3), draw
+
+    def forward(self, features, noise=None):
+        noise = self.draw(features.shape) if noise is None else noise
+        return self.out((features * (noise > 0)).tanh())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        torch.randn,
+        lambda shape: torch.from_numpy(np.random.standard_normal(shape)),
+        lambda shape: torch.tensor([random.uniform(-1, 1) for _ in range(shape.numel())]).reshape(shape),
+    ],
+)
+@pytest.mark.parametrize("n_rows", [1, 7])
+def test_a_random_mask_in_forward_is_reported_with_a_remedy_that_works(draw, n_rows, said):
+    """Whatever stream it draws from; a collator with each row's draw fixed makes scores that hold in every batch."""
+    model = models._made(functools.partial(Masked, draw), 0)
+    rows = labelled(models._float_rows("features", (8,), seed=0, n=n_rows))
+    (line,) = said(model, rows)
+    assert "draws random numbers in forward in evaluation mode" in line
+    assert "noise is a parameter of forward" in line
+    assert "collate_fn=SeededPerRow(collator)" in line
+
+    def with_noise(rows):
+        batch = models.collate(rows)
+        return {**batch, "noise": torch.randn(batch["features"].shape)}
+
+    seeded = SeededPerRow(with_noise)
+    assert said(model, rows, collate_fn=seeded) == []
+    assert_close(vog_of(model, rows, 2, seeded), vog_of(model, rows, 5, seeded))
+
+
+@pytest.mark.slow
+def test_a_masked_autoencoder_is_scored_with_noise_as_an_input(said):
+    """ViTMAE draws its mask in forward; its own parameter for it silences the warning."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    decoder = {f"decoder_{name}": size for name, size in small.items()}
+    config = ViTMAEConfig(**small, **decoder, image_size=16, patch_size=4)
+    model = models._made(lambda: ViTMAEForPreTraining(config), 0, noise=0.05)
+    rows = models._float_rows("pixel_values", (3, 16, 16), seed=0, n=5)
+    options = {"target": squares, "label": "predicted"}
+    (line,) = said(model, rows, **options)
+    assert "noise is a parameter of forward" in line
+    fixed = SeededPerRow(lambda rows: {**models.collate(rows), "noise": torch.rand(len(rows), 16)})
+    assert said(model, rows, collate_fn=fixed, **options) == []
+
+
+def squares(outputs, batch):
+    """The mean square of what a model reconstructs, per row."""
+    return outputs.logits.square().mean((1, 2))
 
 
 def levit():

@@ -659,6 +659,7 @@ def fake_quantized(*, observing):
     return model
 
 
+DRAWS = "draws random numbers in forward in evaluation mode.*only while module.training"
 DEPENDS = "changes by .* with the rows that share its batch"
 IMAGE, SEQUENCE, IDS = (("x", "image"),), (("x", "sequence"),), (("input_ids", "tokens"),)
 MODELS = {
@@ -733,7 +734,7 @@ MODELS = {
     "pruned": Unusual(lambda: vectors(prune.l1_unstructured(nn.Linear(WIDTH, WIDTH), "weight", 0.4))),
     "Conv1d, BatchNorm1d, ReLU in place": Unusual(OneChannelFirst, SEQUENCE),
     "LSTM in both directions": Unusual(Recurrent, SEQUENCE),
-    "dropout in evaluation mode": Unusual(lambda: AlwaysDropping(nn.Linear(WIDTH, WIDTH)), warning=DEPENDS),
+    "dropout in evaluation mode": Unusual(lambda: AlwaysDropping(nn.Linear(WIDTH, WIDTH)), warning=DRAWS),
     "mean of the batch": Unusual(lambda: Centered(nn.Linear(WIDTH, WIDTH)), warning=DEPENDS),
     "features without gradients": Unusual(lambda: Detached(nn.Linear(WIDTH, WIDTH)), refused="does not depend on"),
     "frozen base": Unusual(frozen_base),

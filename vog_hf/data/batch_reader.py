@@ -1,6 +1,5 @@
 """From rows of a data set to collated batches a model can be fed: reading, collating, labels, checks."""
 
-import random
 import struct
 import warnings
 import zlib
@@ -27,7 +26,7 @@ from vog_hf.gradients.model_inputs import (
     split_batch,
     takes_any_input,
 )
-from vog_hf.gradients.model_mode import preserved_rng
+from vog_hf.gradients.model_mode import preserved_rng, seed_global_streams
 
 CollateFunction = Callable[[list[Any]], Any]
 TRANSFORM_CHECK_ROWS = 32
@@ -144,13 +143,13 @@ class BatchReader:
             readings: list[list[dict[str, Any]]] = []
             read: list[tuple[range, list[Any]]] = []
             for seed in (0, 1):
-                _seed_global_streams(seed)
+                seed_global_streams(seed)
                 read = list(zip(batches, self._read_or_say(batches), strict=True))
                 readings.append([self._collated(rows, several) for rows, several in read])
             for (rows, several), first, second in zip(read, *readings, strict=True):
                 name = _differing(first, second)
                 if name is not None:
-                    _seed_global_streams(0)
+                    seed_global_streams(0)
                     again = _differing(self._collated(rows, several), second)
                     raise DataError(_random(name, rows, in_collator=again is not None))
 
@@ -320,13 +319,6 @@ class BatchReader:
         if batch.labels is not None and len(batch.labels) != len(batch):
             raise DataError(f"{len(batch.labels)} labels came for {len(batch)} rows; VoG needs one label per row")
         return batch
-
-
-def _seed_global_streams(seed: int) -> None:
-    """Seed what a transform or a collator may draw from."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:

@@ -67,6 +67,13 @@ def preserved_rng() -> Iterator[None]:
             np.random.set_state(legacy)  # noqa: NPY002
 
 
+def seed_global_streams(seed: int) -> None:
+    """Seed what a model, a transform or a collator may draw from; within `preserved_rng`."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def scoring_mode(model: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
     """Evaluation mode without compilation, gradients on, autocast to a dtype or off; on leaving, all is as before.

@@ -1,7 +1,7 @@
 """Warnings about the first rows: scores that depend on the batch, rows without a positive label."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.errors import DataError
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import forward_from_leaf
-from vog_hf.gradients.model_inputs import to_device
-from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
+from vog_hf.gradients.model_inputs import forward_parameters, to_device
+from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, seed_global_streams
 from vog_hf.gradients.tasks import MultiLabelClassification
 from vog_hf.metric.definition import mean_over_elements
 from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, inputs_on_device, model_in_use
@@ -21,17 +21,50 @@ from vog_hf.scoring.passes import state_kept
 from vog_hf.scoring.plan import ScoringPlan
 
 NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
+OTHER_SEED = 3_141_592_653  # than anyone would set
+DRAWN_INPUTS = ("noise", "bool_masked_pos", "mask_time_indices")  # of transformers: drawn in forward where not given
 
 
 def warnings_for(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> list[str]:
     """List what a person should know before scoring, one line each; ``first`` as `plan_scoring` returned it."""
     try:
         with preserved_rng(), model_in_use(model, plan.config):
-            torch.manual_seed(torch.initial_seed() + 1)  # other numbers than in the first pass, if the model draws any
-            lines = list(islice(_dependence_on_batch(model, reader, plan, first), 1))
+            dependence = chain(_draws(model, plan, first), _dependence_on_batch(model, reader, plan, first))
+            lines = list(islice(dependence, 1))
     except DataError as error:
         lines = [f"whether scores depend on the batch is not known, because a row alone cannot be read: {error}"]
     return lines + list(_rows_without_positive_label(reader, plan, first.batch))
+
+
+def _draws(model: nn.Module, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
+    """What is to be said where the first batch has other gradients under another seed."""
+    n_rows, labels = len(first.batch), first.labels.target_labels
+    seed_global_streams(OTHER_SEED)
+    again = _mean_gradients(model, plan, first.batch, None if labels is None else labels[:n_rows])
+    before = _means(plan, inputs_on_device(model, first.batch), [gradient[:n_rows] for gradient in first.gradients])
+    difference = _difference(before, again).amax(0)
+    if float(difference.max()) <= rounding_tolerance(model, plan.config):
+        return
+    fixed = [name for name in forward_parameters(model) if name in DRAWN_INPUTS]
+    advice = (
+        f"Pass the draw as an input of each row: {', '.join(fixed)} is a parameter of forward. Let the collator make "
+        "it, with each row's draw fixed: collate_fn=SeededPerRow(collator), from vog_hf.data"
+        if fixed
+        else "Let it draw only while module.training, or take the draw as an input of forward that the collator makes "
+        "of each row (collate_fn=SeededPerRow(collator), from vog_hf.data)"
+    )
+    row, percent = first.batch.rows[int(difference.argmax())], 100 * float(difference.max())
+    yield (
+        f"the gradient of row {row} changes by {percent:.1f} % when its batch is run again: the model "
+        "draws random numbers in forward in evaluation mode, too (a random "
+        f"mask, noise, dropout that is left on), so VoG would measure its draws. {advice}"
+    )
+
+
+def _difference(before: Tensor, now: Tensor) -> Tensor:
+    """By how much of itself each row's mean gradient has changed, ``[targets, batch]``."""
+    scale = torch.maximum(now, NEGLIGIBLE * before.mean(1, keepdim=True))
+    return ((before - now).abs() / scale).nan_to_num(0.0)  # 0 of 0
 
 
 def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
@@ -60,8 +93,7 @@ def _dependence_on_batch(model: nn.Module, reader: BatchReader, plan: ScoringPla
                 f"with {shapes[0]} ({type(error).__name__}: {error}); pad every row to one fixed length"
             )
             continue
-        scale = torch.maximum(single[:, 0], NEGLIGIBLE * together.mean(1))
-        difference = float(((together[:, at] - single[:, 0]).abs() / scale).max())
+        difference = float(_difference(together, single[:, :1])[:, at].max())
         if difference > rounding_tolerance(model, plan.config):
             yield _changes(batch.rows[at], difference, is_padded=input_shapes(alone) != input_shapes(batch))
 
@@ -125,8 +157,8 @@ def _changes(row: int, difference: float, *, is_padded: bool) -> str:
         )
     return (
         f"the gradient of row {row} changes by {100 * difference:.1f} % with the rows that share its batch: in "
-        "evaluation mode the model takes statistics over the batch (BatchNorm with track_running_stats=False), takes "
-        "another axis for the rows, or draws random numbers, so that scores depend on batch size and order. Make it "
+        "evaluation mode the model takes statistics over the batch (BatchNorm with track_running_stats=False) or "
+        "takes another axis for the rows, so that scores depend on batch size and order. Make it "
         "treat each row by itself"
     )
 
