@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
+from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
 from vog_hf.gradients.input_gradients import input_gradients
 from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf
 from vog_hf.gradients.model_inputs import forward_inputs, forward_parameters, split_batch
@@ -940,3 +940,64 @@ def test_padding_does_not_count():
     assert torch.equal(image.element_mask({"pixel_mask": pixels}, (2, 4, 4)), pixels.bool())
     assert torch.equal(image.element_mask({"pixel_mask": pixels}, (2, 3, 4, 4))[:, 2], pixels.bool())
     assert image.element_mask({"attention_mask": tokens}, (2, 4, 4)) is None  # the text's mask of a two-part model
+
+
+# --- what does not fit together -------------------------------------------------------------------------------------
+
+
+class Sum(nn.Module):
+    """Logits of the sum of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x, y=None):
+        return self.layer(x if y is None else x + y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.tensor([0, 1]), ConfigError, r"one entry for each of the 4 rows, got torch.int64 of shape \(2,\)"),
+        (torch.tensor([0]), ConfigError, "one entry for each of the 4 rows"),
+        (torch.tensor(1), ConfigError, r"of shape \(\)"),
+        (torch.tensor([]), ConfigError, r"of shape \(0,\)"),
+        (torch.zeros(2, 3), ConfigError, r"of shape \(2, 3\)"),
+        (torch.zeros(4, dtype=torch.complex64), ConfigError, "must be real numbers"),
+        ([0, 1, 2, 0], ConfigError, "pass a tensor with one label per row"),
+        (torch.zeros(4, 5), DataError, "one 0 or 1 for each of 3 labels"),
+        (torch.zeros(4), DataError, "needs 3 numbers a row"),
+        (torch.tensor([0, 1, 3, 2]), LabelError, "label 3 is outside"),
+    ],
+)
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_labels_that_do_not_fit_the_rows_are_refused(labels, error, message, in_batch):
+    """Length, width, kind and range are checked, of an argument and of the batch's own labels."""
+    x = torch.rand(4, 3)
+    with pytest.raises(error, match=message):
+        input_gradients(Sum(), (x, labels)) if in_batch else input_gradients(Sum(), x, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (
+            {"x": torch.rand(4, 3), "y": torch.rand(3, 3)},
+            ForwardError,
+            "which differ in their number of rows",
+        ),
+        ({"x": torch.rand(1, 3), "y": torch.rand(4, 3)}, ModelError, "outputs of 4 rows for 1 rows of the input"),
+        (
+            {"x": torch.rand(4, 5)},
+            ForwardError,
+            r"failed on the batch with inputs {'x': \(4, 5\)}: RuntimeError",
+        ),
+        ({"x": torch.tensor(1.0)}, ForwardError, "forward failed on the batch"),
+    ],
+)
+def test_inputs_that_do_not_fit_together_are_refused(batch, error, message):
+    """A model that fails on a batch, or gives other rows than it was given, is named with the shapes."""
+    with pytest.raises(error, match=message):
+        input_gradients(Sum(), batch)
+    input_gradients(Sum(), {"x": torch.rand(4, 3), "y": torch.rand(1, 3)})  # shared by all rows

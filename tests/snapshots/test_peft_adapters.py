@@ -5,10 +5,21 @@ import models
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from trainers import texts, tokenizer, trained
-from transformers import DataCollatorWithPadding
+from transformers import BertForTokenClassification, DataCollatorWithPadding, LlamaConfig, LlamaForCausalLM
 
 from vog_hf import input_gradients, vog
 from vog_hf.errors import OutputFolderError, SnapshotError
@@ -302,3 +313,95 @@ def test_a_disabled_adapter_runs_the_original_embedding():
     expected = input_gradients(models.bert().model, case.batch())
     with model.disable_adapter():
         torch.testing.assert_close(input_gradients(model, case.batch()), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        IA3Config(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"]),
+        VeraConfig(r=2, target_modules=["query", "value"]),
+        LoKrConfig(r=2, alpha=2, target_modules=["query", "value"]),
+        LoHaConfig(r=2, alpha=2, target_modules=["query", "value"]),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+def test_adapters_of_other_kinds_are_read_back(tmp_path, config):
+    """What PEFT saves of them gives the scores of whole state dicts."""
+    model = get_peft_model(models.bert(0).model, config).eval()
+    states = saved_adapters(tmp_path, model)
+    scores = scored(model, tmp_path)
+    assert (scores.column("vog") > 0).all()
+    assert_equal_scores(scores, scored(model, states))
+
+
+# --- virtual tokens -------------------------------------------------------------------------------------------------
+
+
+def prompted(kind, base, task):
+    """A model with four virtual tokens before those of each row."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return get_peft_model(base, kind(task_type=task, num_virtual_tokens=4)).eval()
+
+
+def llama():
+    """A small decoder."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(vocab_size=models.VOCABULARY, max_position_embeddings=32, **sizes))
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+def test_labels_of_a_decoder_belong_to_the_tokens_behind_the_virtual_ones(kind):
+    """Also the first token of a row has a logit, that of the last virtual token: as in PEFT's own loss."""
+    model, ids = prompted(kind, llama(), "CAUSAL_LM"), torch.tensor([[5, 6, 7, 8, 9]])
+    embedding = model.get_base_model().get_input_embeddings()
+    leaf = embedding(ids).detach().requires_grad_()
+    handle = embedding.register_forward_hook(lambda _, args, output: leaf if args[0].shape == ids.shape else output)
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    handle.remove()
+    has_virtual_logits = logits.shape[1] > ids.shape[1]
+    assert has_virtual_logits == (kind is not PrefixTuningConfig)
+    before, labels = (logits[:, 3:-1], ids) if has_virtual_logits else (logits[:, :-1], ids[:, 1:])
+    (expected,) = torch.autograd.grad(before.gather(-1, labels[..., None]).mean(), leaf)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    torch.testing.assert_close(input_gradients(model, batch), expected)
+
+
+def test_labels_of_tokens_belong_to_those_behind_the_virtual_ones():
+    """Token classification under prompt tuning: each label is that of its own token, also through the scorer."""
+    base = BertForTokenClassification(models.bert_config()).eval()
+    model = prompted(PromptTuningConfig, base, "TOKEN_CLS")
+    rows = [{"input_ids": torch.arange(5, 10), "labels": torch.tensor([0, -100, 2, 1, 0])}]
+    states, expected = [], []
+    embedding = base.get_input_embeddings()
+    for k in range(2):
+        with torch.no_grad():
+            base.classifier.weight.mul_(1 + k)
+        states.append((f"s{k}", {name: t.detach().clone() for name, t in model_tensors(model).items()}))
+        ids, labels = rows[0]["input_ids"][None], rows[0]["labels"]
+        leaf = embedding(ids).detach().requires_grad_()
+        handle = embedding.register_forward_hook(lambda _, args, out, leaf=leaf: leaf if args[0].shape[1] == 5 else out)
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 4:]
+        handle.remove()
+        counted = labels >= 0
+        scalar = logits[counted].gather(-1, labels[counted][:, None]).mean()
+        expected.append(torch.autograd.grad(scalar, leaf)[0].numpy())
+    with_mask = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
+    scores = VoGScorer(model, progress=False).score(with_mask, states)
+    np.testing.assert_allclose(scores.column("vog"), np.stack(expected).std(0).mean((1, 2)), rtol=1e-4)
+
+
+def test_checkpoints_of_prompt_tuning_are_refused_with_what_works(tmp_path):
+    """PEFT computes the prompts again whenever it saves them; the callback's own snapshots are read."""
+    model = prompted(PromptTuningConfig, models.bert().model, "SEQ_CLS")
+    first = {name: t.detach().clone() for name, t in model_tensors(model).items()}
+    second = {name: t * 1.1 if t.is_floating_point() else t for name, t in first.items()}
+    states = [("checkpoint-1", first), ("checkpoint-2", second)]
+    for name, _ in states:
+        model.save_pretrained(tmp_path / name)
+    with pytest.raises(SnapshotError, match="take snapshots with VoGCallback or SnapshotWriter"):
+        scored(model, tmp_path)
+    assert (scored(model, states).column("vog") > 0).all()

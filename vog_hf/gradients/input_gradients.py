@@ -6,8 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vog_hf.errors import ModelError, require_type
-from vog_hf.gradients.input_leaf import Forward, explained_autograd_errors, find_leaf, forward_from_leaf, is_lonely
+from vog_hf.errors import ConfigError, ModelError, require_type
+from vog_hf.gradients.input_leaf import (
+    Forward,
+    explained_autograd_errors,
+    explained_forward,
+    find_leaf,
+    forward_from_leaf,
+    is_lonely,
+)
 from vog_hf.gradients.model_inputs import (
     doubled,
     forward_inputs,
@@ -47,7 +54,9 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         embeddings, ``[batch, tokens, width]``.
 
     Raises:
-        ConfigError: Labels that are no tensor, or a target that does not exist.
+        ConfigError: Labels that are not a tensor with one entry per row, or a target that does not exist.
+        DataError: Labels that the task cannot have.
+        ForwardError: The model fails on the batch.
         ModelError: The input or the logits cannot be found, the target does not depend on the input, or the model
             changes its weights in forward.
 
@@ -58,11 +67,11 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         True
     """
     require_module(model)
-    require_type("labels", labels, (Tensor, type(None)), "pass a tensor with one label per row, or leave them out")
     require_type("target", target, (str, Callable), f"pass one of {', '.join(TARGETS)} or a function")
     model = unwrap(model)
     given, found_labels = split_batch(batch, model)
     labels = found_labels if labels is None else labels
+    require_type("labels", labels, (Tensor, type(None)), "pass a tensor with one label per row, or leave them out")
     device, dtype = model_device_and_dtype(model)
     sums = weight_sums(model)
     with preserved_rng(), scoring_mode(model):
@@ -70,11 +79,12 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
         if isinstance(labels, Tensor):
             labels = to_device({"labels": labels}, device, None)["labels"]
         leaf = find_leaf(model, inputs)
-        forward = forward_from_leaf(model, inputs, leaf)
+        _require_label_per_row(labels, inputs[leaf.name])
+        forward = explained_forward(model, inputs, leaf)
         n_rows = len(forward.x)
         if is_lonely(forward):
             inputs = doubled(inputs)
-            labels = torch.cat([labels, labels]) if isinstance(labels, Tensor) else labels
+            labels = None if labels is None else torch.cat([labels, labels])
             forward = forward_from_leaf(model, inputs, leaf)
         task = None
         if isinstance(target, str):
@@ -91,6 +101,17 @@ def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", l
     return gradients
 
 
+def _require_label_per_row(labels: Tensor | None, leaf: Tensor) -> None:
+    """Raise ConfigError where labels are not real numbers, one entry for each row of the input."""
+    if labels is None or leaf.dim() == 0:
+        return
+    if labels.is_complex() or labels.shape[:1] != leaf.shape[:1]:
+        raise ConfigError(
+            f"labels must be real numbers with one entry for each of the {len(leaf)} rows, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}; pass those of the rows in the batch"
+        )
+
+
 def target_gradients(
     targets: Sequence[Target], task: Task | None, forward: Forward, labels: Tensor | None
 ) -> list[Tensor]:
@@ -98,6 +119,11 @@ def target_gradients(
     gradients = []
     for i, target in enumerate(targets):
         scalars = row_scalar(target, task, forward.outputs, forward.inputs, labels)
+        if scalars.shape != forward.x.shape[:1]:
+            raise ModelError(
+                f"the model gave outputs of {len(scalars)} rows for {len(forward.x)} rows of the input; pass inputs "
+                "with the same number of rows to a model that gives one output per row"
+            )
         with explained_autograd_errors():
             (gradient,) = torch.autograd.grad(
                 scalars.sum(), forward.x, retain_graph=i < len(targets) - 1, allow_unused=True
@@ -109,9 +135,3 @@ def target_gradients(
             )
         gradients.append(gradient)
     return gradients
-
-
-# --- what is fed to the model ---------------------------------------------------------------------------------------
-
-
-# --- leaving the model as it was found ------------------------------------------------------------------------------

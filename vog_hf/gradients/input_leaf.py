@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from vog_hf.errors import ConfigError, ModelError
+from vog_hf.errors import ConfigError, ForwardError, ModelError
 from vog_hf.gradients.batchnorm_folding import graph_nodes
 from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
-from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, takes_any_input
+from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, required_parameters, takes_any_input
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,44 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             f"reorders its tokens itself. {advice}"
         )
     return Forward(outputs, inputs, caught.pop())
+
+
+def explained_forward(
+    model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf, *, of: str = "the batch"
+) -> Forward:
+    """As `forward_from_leaf`, on a batch that the model may not take.
+
+    Args:
+        model: In evaluation mode.
+        inputs: All that forward gets.
+        leaf: What is differentiated.
+        of: Name of the rows, for the message.
+
+    Raises:
+        ForwardError: The model fails on the batch.
+        ModelError: The batch lacks what forward requires, or as `forward_from_leaf`.
+    """
+    try:
+        return forward_from_leaf(model, inputs, leaf)
+    except ModelError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if should_reduce_batch_size(error):  # then fewer rows at a time are tried
+            raise
+        missing = [name for name in required_parameters(model) if name not in inputs]
+        if missing and isinstance(error, TypeError):
+            raise ModelError(
+                f"forward of {type(model).__name__} requires {', '.join(map(repr, missing))}, and the batch has "
+                f"{sorted(inputs)}; let the collator return what is missing, or give the parameter a default"
+            ) from error
+        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
+        rows = {shape[0] for shape in shapes.values() if shape}
+        raise ForwardError(
+            f"the model's forward failed on {of} with inputs {shapes}"
+            f"{', which differ in their number of rows' if len(rows) > 1 else ''}: {type(error).__name__}: {error}. "
+            "The rows must be prepared as for evaluation (same channels, size and tokenizer as in training), in "
+            "batches of a size that the model takes (batch_size=)"
+        ) from error
 
 
 def is_lonely(forward: Forward) -> bool:

@@ -1,5 +1,6 @@
 """The scalar of a row that is differentiated: a task knows its logits and labels, a target picks the scalar."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,12 +25,25 @@ Target = str | TargetFunction
 CALLABLE_TARGET = "a callable target, VoGConfig(target=function(outputs, batch) -> [batch])"
 
 
-def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
-    """The task of a model: ``config.problem_type``, else its head, else the shapes of logits and labels.
+def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None, *, name: str | None = None) -> Task:
+    """The task of a model: as it is named, else by ``config.problem_type``, its head, the shapes of logits and labels.
 
     Raises:
         ModelError: None of these says what the logits mean.
     """
+    task = TASKS[name or _task_name(model, logits, labels)]
+    virtual_tokens = _n_virtual_tokens(model)
+    return type(task)(virtual_tokens) if virtual_tokens and isinstance(task, TokenPrediction) else task
+
+
+def _n_virtual_tokens(model: nn.Module) -> int:
+    """How many tokens PEFT puts before those of each row (prompt tuning, p-tuning)."""
+    peft_model = getattr(sys.modules.get("peft"), "PeftModel", ())  # a model of PEFT's has had it imported
+    config: Any = model.active_peft_config if isinstance(model, peft_model) else None
+    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
+
+
+def _task_name(model: nn.Module, logits: Tensor, labels: Tensor | None) -> str:
     config = getattr(model, "config", None)
     problem_type = getattr(config, "problem_type", None)
     if problem_type is not None and logits.dim() <= 2:
@@ -37,9 +51,9 @@ def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
             raise ModelError(
                 f"the model's configuration has problem_type {problem_type!r}, expected one of {', '.join(TASKS)}"
             )
-        return TASKS[problem_type]
+        return str(problem_type)
     if logits.dim() == 3:
-        return TASKS[CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name]
+        return CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name
     outputs = logits.shape[1] if logits.dim() == 2 else 1
     if logits.dim() > 2:
         raise ModelError(
@@ -47,12 +61,12 @@ def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Task:
             "target(outputs, batch) -> [batch], e.g. VoGConfig(target=my_target)"
         )
     if outputs == 1:
-        return TASKS[Regression.name]
+        return Regression.name
     if labels is not None and labels.is_floating_point():
-        return TASKS[MultiLabelClassification.name if labels.dim() == 2 else Regression.name]
+        return MultiLabelClassification.name if labels.dim() == 2 else Regression.name
     if labels is not None and labels.dim() == 2 and labels.shape[1] > 1:
-        return TASKS[MultiLabelClassification.name]
-    return TASKS[SingleLabelClassification.name]
+        return MultiLabelClassification.name
+    return SingleLabelClassification.name
 
 
 def check_target(target: Target, task: Task) -> None:

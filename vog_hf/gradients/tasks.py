@@ -161,9 +161,15 @@ class TokenPrediction(Task):
 
     The scalar is the mean over the row's label tokens: sequence-to-sequence and masked language models, token
     classification. Labels at padding do not count, whatever a collator puts there.
+
+    Args:
+        virtual_tokens: How many tokens the model puts before those of a row; they have logits and no label.
     """
 
     name = "token_prediction"
+
+    def __init__(self, virtual_tokens: int = 0) -> None:
+        self._virtual_tokens = virtual_tokens
 
     @override
     def counted_labels(self, labels: Tensor | None, batch: Mapping[str, Any]) -> Tensor | None:
@@ -231,8 +237,10 @@ class TokenPrediction(Task):
         return logits
 
     def _aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        labels = self._label_tokens(_required(labels, self.name)).long()
-        logits = self._label_logits(logits)
+        labels = _required(labels, self.name)
+        if self._virtual_tokens and logits.shape[1] == labels.shape[1] + self._virtual_tokens:
+            labels = F.pad(labels, (self._virtual_tokens, 0), value=IGNORED_TOKEN)
+        labels, logits = self._label_tokens(labels).long(), self._label_logits(logits)
         if logits.shape[:-1] != labels.shape:
             raise ModelError(
                 f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}"

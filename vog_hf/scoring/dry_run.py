@@ -8,27 +8,26 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch, BatchReader
-from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
+from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import (
     Forward,
     InputLeaf,
     averaged_axis,
+    explained_forward,
     find_leaf,
-    forward_from_leaf,
     has_wrong_single_rows,
     is_lonely,
 )
-from vog_hf.gradients.model_inputs import copied, doubled, required_parameters, to_device
+from vog_hf.gradients.model_inputs import copied, doubled, to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
 from vog_hf.gradients.model_state import DerivedTensors, ModelState, require_weights_unchanged, weight_sums
 from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
-from vog_hf.gradients.tasks import IGNORED_TOKEN, TASKS, Task
+from vog_hf.gradients.tasks import IGNORED_TOKEN, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
 from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
@@ -80,10 +79,10 @@ def plan_scoring(
         inputs = to_device(batch.inputs, device, dtype)
         leaf = find_leaf(model, inputs)
         state, sums = ModelState(model), weight_sums(model)
-        began = time.perf_counter()
-        forward = _first_forward(model, inputs, leaf, rows)
+        named, began = f"rows {rows[0]}-{rows[-1]}", time.perf_counter()
+        forward = explained_forward(model, inputs, leaf, of=named)
         if is_lonely(forward):
-            forward = _first_forward(model, doubled(inputs), leaf, rows)
+            forward = explained_forward(model, doubled(inputs), leaf, of=named)
         seconds = time.perf_counter() - began
         plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
         _check_labels(reader, plan, batch)
@@ -130,28 +129,6 @@ def model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
-def _first_forward(model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, rows: range) -> Forward:
-    try:
-        return forward_from_leaf(model, inputs, leaf)
-    except ModelError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if should_reduce_batch_size(error):  # then fewer rows at a time are tried
-            raise
-        missing = [name for name in required_parameters(model) if name not in inputs]
-        if missing and isinstance(error, TypeError):
-            raise ModelError(
-                f"forward of {type(model).__name__} requires {', '.join(map(repr, missing))}, and the batch has "
-                f"{sorted(inputs)}; let the collator return what is missing, or give the parameter a default"
-            ) from error
-        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
-        raise ForwardError(
-            f"the model's forward failed on rows {rows[0]}-{rows[-1]} with inputs {shapes}: {type(error).__name__}: "
-            f"{error}. The rows must be prepared as for evaluation (same channels, size and tokenizer as in training), "
-            "in batches of a size that the model takes (batch_size=)"
-        ) from error
-
-
 def _plan(
     model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch, *, batch_size: int
 ) -> ScoringPlan:
@@ -189,7 +166,7 @@ def _resolve_task(
 ) -> tuple[Task | None, int | None]:
     try:
         logits = find_logits(outputs)
-        task = TASKS[config.task] if config.task else find_task(model, logits, labels)
+        task = find_task(model, logits, labels, name=config.task)
     except ModelError:
         if any(isinstance(target, str) for target in config.targets):
             raise
