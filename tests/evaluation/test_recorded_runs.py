@@ -1,6 +1,6 @@
 """What the headline says of recorded experiments, against their deciles and their AUROC.
 
-`recorded_runs.npz` holds, of seed 0 of the runs of that name in recipes/runs.toml, each row's rank by
+`recorded_runs.npz` holds, of seed 0 of the runs of that name in recipes/experiments/runs.toml, each row's rank by
 ``vog_class_normalized`` and by mean loss, and whether its last prediction is wrong.
 """
 
