@@ -33,7 +33,7 @@ class TailMeasure:
 
     Attributes:
         measure: ``"misclassified"``, in shares 0..1 of rows, or ``"loss"``, in percentiles 0..100 of the rows by loss.
-        rows: How many there are.
+        rows: Number of rows.
         association: Of high values of the column with difficulty: AUROC for misclassified rows (0..1, chance 0.5), or
             Spearman correlation with the loss (-1..1, chance 0).
         association_interval: Its interval.
@@ -98,7 +98,7 @@ class TiedOrder:
 
 @dataclass(frozen=True)
 class RankedRows:
-    """What is resampled: rows sorted by the column, with the measures that are usable."""
+    """The data to resample: rows sorted by the column, with the usable measures."""
 
     by_column: TiedOrder
     is_error: Array | None
@@ -106,7 +106,7 @@ class RankedRows:
 
     @property
     def n_rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
         return len(self.by_column.start)
 
     def statistics(self, weights: Array) -> dict[str, list[float]]:

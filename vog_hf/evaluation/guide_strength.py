@@ -1,4 +1,4 @@
-"""How good a guide a ranking is to the hard rows of a run: none, weak, moderate or strong."""
+"""The strength of a ranking as a guide to the hard rows of a run: none, weak, moderate or strong."""
 
 from bisect import bisect_right
 from typing import Literal
@@ -19,7 +19,7 @@ EXCESS = {"misclassified": (1.15, 2.0, 3.0), "loss": (2.0, 12.0, 20.0)}
 
 
 def guide_strength(measure: TailMeasure, tail: Tail) -> Strength:
-    """How good a guide the ranking is, by one measure of difficulty and the tail that was singled out.
+    """The strength of the ranking as a guide, by one measure of difficulty and the hard tail.
 
     The level is that of the association: AUROC for errors from 0.53 weak, from 0.64 moderate, from 0.71 strong; rank
     correlation with the loss from 0.05, 0.30 and 0.50. The excess of the hard tail over the middle has levels, too:
@@ -44,7 +44,7 @@ def ends(tail: Tail) -> tuple[str, ...]:
 
 
 def _excess(measure: TailMeasure, end: str) -> float:
-    """By how much a tail is harder than the middle: odds of an error, or points of the loss percentile."""
+    """The excess of a tail over the middle: odds of an error, or points of the loss percentile."""
     value = measure.low if end == "low" else measure.high
     if measure.measure == "loss":
         return value - measure.middle

@@ -1,4 +1,4 @@
-"""Which ranking of the rows to review first, with its reason."""
+"""The recommended ranking of rows to review first, with its reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class RecommendedRanking:
     Attributes:
         column: Column of the scores.
         direction: ``"high"``: highest values first; ``"low"``: lowest first.
-        reason: Why, as a clause.
+        reason: Reason for it, as a clause.
         basis: ``"known rows"`` of this dataset, ``"recorded experiments"``, or ``"this run"`` where that column is
             missing or no row has a label.
     """
@@ -61,9 +61,9 @@ def recommended_ranking(
     recorded experiments (recipes/experiments).
 
     Args:
-        scores: `VoGScores`, or columns by name. A column ``is_corrupted`` tells which rows are wrong.
-        known_wrong: ``[rows]``, whether a row is wrong (true or false, 1 or 0); NaN where that is not known, as for
-            rows that no reviewer decided about.
+        scores: `VoGScores`, or columns by name. A column ``is_corrupted`` marks the wrong rows.
+        known_wrong: ``[rows]``, true (1) for wrong rows and false (0) for right ones; NaN if unknown, for example
+            for rows without a review decision.
 
     Raises:
         ConfigError: No column to rank by, lengths differ, or ``known_wrong`` holds other values.
@@ -106,19 +106,19 @@ def _known(known_wrong: Any, n_rows: int) -> Known | None:
 
 
 def _is_unlabeled(table: pd.DataFrame) -> bool:
-    """Whether this is a classification in which no row has a label."""
+    """True for a classification in which no row has a label."""
     is_classification = "prediction" in table and pd.api.types.is_integer_dtype(table["prediction"])
     return is_classification and not ("label" in table and (table["label"] >= 0).any())
 
 
 def _rankings(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that rows can be ranked by."""
+    """The columns by which rows can be ranked."""
     numeric = table.select_dtypes("number")
     return numeric[[name for name in numeric if name not in NOT_A_RANKING]]
 
 
 def _best_known(rankings: pd.DataFrame, known: Known | None) -> tuple[RecommendedRanking | None, str]:
-    """The column that finds known wrong rows best, or why there is none."""
+    """The column that finds known wrong rows best, or the reason why there is none."""
     if known is None or not (known == 1).any():
         return None, "no row is known to be wrong"
     rows = ~np.isnan(known)

@@ -1,4 +1,4 @@
-"""Which tail of a ranking is the hard one in this run: by the errors and by the loss, with intervals and in words."""
+"""The hard tail of a ranking in this run, by errors and by loss, with intervals and in words."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ from vog_hf.evaluation.validation import real_numbers, require_one_value_per_row
 RANKING_COLUMNS = ("vog_class_normalized", "vog_normalized", "vog")
 MIN_ROWS = 50
 MIN_OF_EACH = 10  # misclassified rows, and correctly classified ones
-MIN_RESAMPLES = 40  # fewer say nothing about a standard error, let alone about the largest deviation
+MIN_RESAMPLES = 40  # fewer do not determine a standard error, let alone the largest deviation
 USED = ("label", "prediction", "loss")  # with the ranking itself
 _PARTS = {"high": "the highest values", "low": "the lowest values", "both": "both tails", "unclear": "neither tail"}
 
 
 @runtime_checkable
 class Tabular(Protocol):
-    """What has columns by row, as `VoGScores` has."""
+    """An object with columns by row, like `VoGScores`."""
 
     def to_pandas(self) -> pd.DataFrame:
         """All columns, one line per row."""
@@ -32,7 +32,7 @@ class Tabular(Protocol):
 
 @dataclass(frozen=True)
 class HardTail:
-    """Which tail of a column holds the hard rows of this run, and how good a guide to them the column is.
+    """The tail of a column with the hard rows of this run, and the quality of the column as a guide to them.
 
     Attributes:
         tail: ``"high"``, ``"low"``, ``"both"`` or ``"unclear"``.
@@ -85,7 +85,7 @@ def hard_tail(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> HardTail:
-    """Which tail of a ranking is the hard one in this run: high, low, both or unclear.
+    """Determine the hard tail of a ranking in this run: high, low, both or unclear.
 
     Two measures of difficulty are compared between the lowest 20 %, the middle 60 % and the highest 20 % of the column:
     whether a row is misclassified, and the percentile of its loss. A measure says "both" where both tails lie above the
@@ -98,7 +98,7 @@ def hard_tail(
     Args:
         scores: `VoGScores`, or columns by name: the ranking, and ``loss``, or ``label`` and ``prediction``. Rows are
             those with a finite value and, in a classification (whole numbers as predictions), a label of at least 0.
-        column: What to rank by; default: ``vog_class_normalized``, else ``vog_normalized``, else ``vog``.
+        column: Column to rank by; default: ``vog_class_normalized``, else ``vog_normalized``, else ``vog``.
         n_resamples: Bootstrap resamples, at least 40; a few milliseconds each for 200,000 rows.
         seed: Seed of the resamples.
 
@@ -153,7 +153,7 @@ def hard_tail(
 def _columns(
     scores: Tabular | Mapping[str, npt.ArrayLike] | pd.DataFrame, column: str | None
 ) -> tuple[str, dict[str, npt.NDArray[Any]]]:
-    """The name of the column to rank by, and what is needed of the scores."""
+    """The name of the column to rank by, and the columns needed."""
     table: Any = scores.to_pandas() if isinstance(scores, Tabular) else scores
     require_type("scores", table, (Mapping, pd.DataFrame), "pass VoGScores, or arrays by name")
     require_type("column", column, (str, type(None)), "pass the name of a column")
@@ -162,11 +162,11 @@ def _columns(
         raise ConfigError(
             f"there is no column {name!r} to rank by; these scores have {', '.join(map(str, table)) or 'none'}"
         )
-    return name, require_one_value_per_row({wanted: table[wanted] for wanted in (name, *USED) if wanted in table})
+    return name, require_one_value_per_row({used: table[used] for used in (name, *USED) if used in table})
 
 
 def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[RankedRows | None, list[str]]:
-    """The rows that can tell, with the measures that can, and why others cannot."""
+    """The usable rows with their usable measures, and the reasons against the others."""
     values = real_numbers(column, arrays[column])
     keep = np.isfinite(values)
     is_classification = "prediction" in arrays and np.issubdtype(arrays["prediction"].dtype, np.integer)
@@ -197,7 +197,7 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
 
 
 def _against_errors(is_error: npt.NDArray[np.bool_] | None) -> str | None:
-    """Why errors cannot tell the tails apart; None where they can."""
+    """The reason why errors cannot distinguish the tails; None if they can."""
     if is_error is None:
         return "there are no given and predicted classes to count errors by"
     n_rows, n_errors = len(is_error), int(is_error.sum())
@@ -212,7 +212,7 @@ def _against_errors(is_error: npt.NDArray[np.bool_] | None) -> str | None:
 
 
 def _against_loss(loss: npt.NDArray[np.float64] | None) -> str | None:
-    """Why the loss cannot tell the tails apart; None where it can."""
+    """The reason why the loss cannot distinguish the tails; None if it can."""
     if loss is None:
         return "there is no loss"
     infinite = int((~np.isfinite(loss)).sum())
@@ -222,7 +222,7 @@ def _against_loss(loss: npt.NDArray[np.float64] | None) -> str | None:
 
 
 def _together(errors: TailMeasure | None, loss: TailMeasure | None) -> tuple[Tail, list[str]]:
-    """The verdict of both measures, and a sentence on how it came about."""
+    """The verdict of both measures, with a sentence on its origin."""
     if errors is None:
         return (
             ("unclear", []) if loss is None else (loss.verdict, [f"Singled out by the loss: {_PARTS[loss.verdict]}."])
@@ -231,12 +231,12 @@ def _together(errors: TailMeasure | None, loss: TailMeasure | None) -> tuple[Tai
         return errors.verdict, [f"Singled out by the errors: {_PARTS[errors.verdict]}."]
     if errors.verdict == loss.verdict:
         return errors.verdict, [f"Singled out by the errors and by the loss: {_PARTS[errors.verdict]}."]
-    said = f"Singled out by the errors: {_PARTS[errors.verdict]}; by the loss: {_PARTS[loss.verdict]}"
+    votes = f"Singled out by the errors: {_PARTS[errors.verdict]}; by the loss: {_PARTS[loss.verdict]}"
     if "unclear" in (errors.verdict, loss.verdict):
-        return (loss.verdict if errors.verdict == "unclear" else errors.verdict), [f"{said}."]
+        return (loss.verdict if errors.verdict == "unclear" else errors.verdict), [f"{votes}."]
     if "both" in (errors.verdict, loss.verdict):
-        return errors.verdict, [f"{said}, which says otherwise; the errors decide."]
-    return "unclear", [f"{said}, a contradiction."]
+        return errors.verdict, [f"{votes}, which says otherwise; the errors decide."]
+    return "unclear", [f"{votes}, a contradiction."]
 
 
 def _deciding(errors: TailMeasure | None, loss: TailMeasure | None, tail: Tail) -> TailMeasure | None:
@@ -247,7 +247,7 @@ def _deciding(errors: TailMeasure | None, loss: TailMeasure | None, tail: Tail) 
 
 
 def _verdict(tail: Tail, strength: Strength, column: str, deciding: TailMeasure | None, why_unclear: str) -> str:
-    """The headline without what it says of the loss."""
+    """The headline, without the sentence about the loss."""
     name = "VoG" if column in RANKING_COLUMNS else column
     figure = "" if deciding is None else f" ({_figure(deciding, tail)})"
     if tail == "unclear":
@@ -259,7 +259,7 @@ def _verdict(tail: Tail, strength: Strength, column: str, deciding: TailMeasure 
 
 
 def _why_unclear(errors: TailMeasure | None, loss: TailMeasure | None, reasons: list[str]) -> str:
-    """Why no tail is singled out, as a clause; of use only where none is."""
+    """The reason why no tail is singled out, as a clause."""
     if errors is None and loss is None:
         return " and ".join(reasons)
     if errors is not None and loss is not None and {errors.verdict, loss.verdict} == {"high", "low"}:

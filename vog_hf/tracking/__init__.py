@@ -1,7 +1,7 @@
 """Scores in a tracker: Weights & Biases, or Trackio. May import `scores` and the rooms below it.
 
-`log` is `log_scores`; `contents` puts together what is logged, `row_tables` the tables that show rows, in the terms of
-`media`; `wandb_backend` and `trackio_backend` translate.
+`log` is `log_scores`; `contents` puts together what is logged, `row_tables` the tables of rows with their images, in
+the terms of `media`; `wandb_backend` and `trackio_backend` translate.
 """
 
 from vog_hf.tracking.contents import MAX_TABLE_ROWS
