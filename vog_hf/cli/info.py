@@ -59,7 +59,7 @@ def info(
 
 
 def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
-    """What scores show of their run, then the options behind them, as in the manifest."""
+    """The findings of scores, then their options as in the manifest."""
     from vog_hf.scores.findings import Findings
     from vog_hf.scores.scored_rows import ScoredSplit
 
