@@ -186,6 +186,7 @@ def test_toy_refuses_what_has_no_variance(tmp_path, option):
 # --- label_noise ---
 
 
+@pytest.mark.slow
 def test_noise_results_are_those_of_the_scores(run_of, digits):
     """Detection follows from the stored scores and the labels that were planted; the table says what was left out."""
     output, results, printed = run_of("label_noise")
