@@ -77,7 +77,8 @@ class VoGConfig:
         _check_choice("heat_maps", self.heat_maps, (True, False))
         if self.task is not None and self.label == "predicted" and not TASKS[self.task].can_predict_label:
             raise ConfigError(
-                f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'"
+                f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'",
+                argument=("label='predicted'", "label='given'"),
             )
         if self.task is not None:
             for target in self.targets:
@@ -154,7 +155,9 @@ class VoGConfig:
     def _check_column_names(self) -> None:
         """Raise unless the label column is a name and every target has its own columns, with these endings."""
         if self.label_column is not None and not isinstance(self.label_column, str):
-            raise ConfigError(f"label_column must be the name of a column or None, got {self.label_column!r}")
+            raise ConfigError(
+                f"label_column must be the name of a column or None, got {self.label_column!r}", argument="label_column"
+            )
         columns = [name + ending for name in self.column_names for ending in COLUMN_ENDINGS]
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
@@ -182,7 +185,7 @@ def _column_names(target_names: Sequence[str]) -> tuple[str, ...]:
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:
     if not any(_is_same(value, choice) for choice in choices):
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ConfigError(f"{option} must be one of {listed}, got {value!r}")
+        raise ConfigError(f"{option} must be one of {listed}, got {value!r}", argument=option)
 
 
 def _is_same(value: object, choice: object) -> bool:

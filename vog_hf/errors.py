@@ -26,6 +26,7 @@ passes, so that a wrong value is a ConfigError here and no error of a library fu
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,17 @@ MAX_NAME_BYTES = 240  # of a file or folder: disks allow 255, and temporary file
 
 
 class VoGError(Exception):
-    """Base class of every error that vog_hf raises on purpose."""
+    """Base class of every error that vog_hf raises on purpose.
+
+    Args:
+        args: Message, as for any exception.
+        argument: The arguments of the caller that the message names, as it names them: ``"batch_size"``,
+            ``"split='train'"``. A command line shows its own options there.
+    """
+
+    def __init__(self, *args: object, argument: str | Iterable[str] = ()) -> None:
+        super().__init__(*args)
+        self.arguments = (argument,) if isinstance(argument, str) else tuple(argument)
 
 
 class ConfigError(VoGError, ValueError):
@@ -51,8 +62,8 @@ class CollationError(DataError):
 class LabelError(DataError):
     """A label that is invalid for the task; ``position`` in the batch lets a caller name the row."""
 
-    def __init__(self, message: str, position: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, position: int, *, argument: str | Iterable[str] = ()) -> None:
+        super().__init__(message, argument=argument)
         self.position = position
 
 
@@ -123,7 +134,9 @@ def whole_number(option: str, value: Any, least: int | None = None, most: int | 
         number = None
     is_in_range = number is not None and (least is None or number >= least) and (most is None or number <= most)
     if number is None or not is_in_range or isinstance(value, str | bytes | bool):
-        raise ConfigError(f"{option} must {_range(least, most)}, got {shown(value)}; pass a whole number")
+        raise ConfigError(
+            f"{option} must {_range(least, most)}, got {shown(value)}; pass a whole number", argument=option
+        )
     return number
 
 
@@ -142,7 +155,7 @@ def real_number(option: str, value: Any, least: float, most: float) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if not least <= number <= most:
-        raise ConfigError(f"{option} must {_range(least, most)}, got {shown(value)}; pass a number")
+        raise ConfigError(f"{option} must {_range(least, most)}, got {shown(value)}; pass a number", argument=option)
     return number
 
 
@@ -158,7 +171,7 @@ def require_type(option: str, value: Any, kinds: Any, advice: str) -> None:
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(value, kinds):
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{option} must be {names}, got {shown(value)}; {advice}")
+        raise ConfigError(f"{option} must be {names}, got {shown(value)}; {advice}", argument=option)
 
 
 def as_path(option: str, value: Any) -> Path:
@@ -177,7 +190,8 @@ def as_path(option: str, value: Any) -> Path:
     if isinstance(text, bytes) or "\0" in text or len(longest) > MAX_NAME_BYTES:
         raise ConfigError(
             f"{option} must be text without null characters and names of at most {MAX_NAME_BYTES} bytes, got "
-            f"{shown(value)}; pass a shorter path"
+            f"{shown(value)}; pass a shorter path",
+            argument=option,
         )
     return Path(text)
 

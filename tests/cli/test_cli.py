@@ -13,7 +13,7 @@ from cli_runs import MODULE, SCRIPT, launch, run
 from datasets import DatasetDict
 
 import vog_hf
-from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.output import Output, naming_options
 from vog_hf.cli.sources import Source, note_source, open_scored
 from vog_hf.errors import LabelError
 from vog_hf.scores.dataset_columns import identify_rows
@@ -188,22 +188,33 @@ def test_nothing_is_coloured_or_moving_without_a_terminal(capfd, scores, others)
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "arguments", "said"),
     [
-        ("pass another split=, config_name= or revision=", "pass another --split, --config or revision="),
-        ("got 'a b'; pass split='train'", "got 'a b'; pass --split 'train'"),
-        ("split= names one; the split 'x' of /data/split=x/y", "--split names one; the split 'x' of /data/split=x/y"),
-        ("choose another output_dir. It is /tmp/output_dir/x", "choose another --output. It is /tmp/output_dir/x"),
-        ("VoGConfig(output_dir=None), or output_dir=True", "VoGConfig(output_dir=None), or --output"),
+        (
+            "pass another split=, config_name= or revision=",
+            ("split=", "config_name=", "revision="),
+            "pass another --split, --config or revision=",
+        ),
+        ("got 'a b'; pass split='train'", "split='train'", "got 'a b'; pass --split 'train'"),
+        ("split= names one; the split 'x' of /split=x/y", "split=", "--split names one; the split 'x' of /split=x/y"),
+        (
+            "/output_dir/x is full; choose another output_dir",
+            "output_dir",
+            "/output_dir/x is full; choose another --output",
+        ),
+        ("output_dir must be text, got output_dir", "output_dir", "--output must be text, got output_dir"),
+        ("needs a folder: output_dir=True", "output_dir=True", "needs a folder: --output"),
+        ("pass split='train'", (), "pass split='train'"),
+        ("choose another folder", "output_dir=", "--output: choose another folder"),
     ],
 )
 def test_arguments_are_named_as_options(message, said):
     """Errors of the library name options instead of arguments, but values and paths stay unchanged."""
     with (
         pytest.raises(LabelError) as caught,
-        in_options(split="--split", config_name="--config", output_dir="--output"),
+        naming_options(split="--split", config_name="--config", output_dir="--output"),
     ):
-        raise LabelError(message, 7)
+        raise LabelError(message, 7, argument=arguments)
     assert (str(caught.value), caught.value.position) == (said, 7)
 
 

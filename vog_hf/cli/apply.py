@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.output import Output, naming_options
 from vog_hf.cli.sources import (
     PUSH_OPTIONS,
     Columns,
@@ -146,10 +146,10 @@ def apply(
     rows = opened.dataset
     if not has_scores:
         rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE), prefix=prefix)
-    with in_options(label_column="--label-column"):
+    with naming_options(label_column="--label-column"):
         review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
     applied, words, url = review.apply(mode), summary(review, mode), None
-    with saved(applied, output), in_options(**PUSH_OPTIONS):
+    with saved(applied, output), naming_options(**PUSH_OPTIONS):
         if push is not None:
             url = push_scored_dataset(
                 applied,

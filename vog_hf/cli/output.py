@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,33 +116,37 @@ class Output:
 
 
 @contextmanager
-def in_options(**options: str) -> Iterator[None]:
-    """Errors of the library meanwhile name options of the command line where it names its arguments.
+def naming_options(**options: str) -> Iterator[None]:
+    """Name options of the command line where errors of the library name arguments.
 
     Args:
         options: Option of each argument.
 
     Example:
-        >>> with in_options(split="--split-name"):
-        ...     raise VoGError("there is no split 'test'; pass split='train'")
+        >>> with naming_options(split="--split-name"):
+        ...     raise VoGError("there is no split 'test'; pass split='train'", argument="split='train'")
         Traceback (most recent call last):
         vog_hf.errors.VoGError: there is no split 'test'; pass --split-name 'train'
     """
     try:
         yield
     except VoGError as error:
-        error.args = tuple(_in_options(part, options) if isinstance(part, str) else part for part in error.args)
+        text, *rest = error.args or ("",)
+        for mention in error.arguments:
+            name, _, value = mention.partition("=")
+            if name in options:
+                option = options[name] if value in ("", "True") else f"{options[name]} {value}"
+                text = _replaced(str(text), mention, option)
+        error.args = (text, *rest)
         raise
 
 
-def _in_options(text: str, options: Mapping[str, str]) -> str:
-    for name, option in options.items():
-        # A word such as "split" is an argument where "=" follows it, and a value, a blank or the end of a part.
-        text = re.sub(rf"(?<![\w./(-]){name}=(?=[\s'\",;.)\[]|$)", f"{option} ", text)
-        if "_" in name:
-            text = re.sub(rf"(?<![\w./(-]){name}(=True\b)?(?![\w=/])", option, text)
-        text = re.sub(rf"{re.escape(option)} (?=[\s,;.)]|$)", option, text)
-    return text
+def _replaced(text: str, mention: str, option: str) -> str:
+    """Replace an argument that is the subject of a message, or else is in its advice at the end."""
+    if text.startswith(mention):
+        return option + text.removeprefix(mention)
+    before, found, after = text.rpartition(mention)
+    return f"{before}{option}{after}" if found else f"{option}: {text}"
 
 
 def in_words(value: Any) -> str:

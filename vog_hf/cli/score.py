@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vog_hf.cli.app import command
-from vog_hf.cli.output import Output, in_options
+from vog_hf.cli.output import Output, naming_options
 from vog_hf.cli.sources import (
     Columns,
     ConfigOption,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vog_hf.cli.output import in_options
+from vog_hf.cli.output import naming_options
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def open_scored(
     if dataset is None and is_saved(folder):
         return _from_disk(folder, Source(scored, config, split, revision), prefix or None)
     if not folder.exists() and scored.count("/") == 1 and not scored.startswith((".", "~", "/")):
-        with in_options(split="--split", config_name="--config", revision="--dataset-revision", token="--token"):  # noqa: S106 (no token)
+        with naming_options(split="--split", config_name="--config", revision="--dataset-revision", token="--token"):  # noqa: S106 (no token)
             return _from_hub(scored, dataset=dataset, config=config, split=split, revision=revision)
     scores = find_scores(folder)
     source = source_for(folder, dataset=dataset, config=config, split=split, revision=revision)

@@ -117,7 +117,7 @@ class BatchReader:
             try:
                 inputs, labels, masks = self._split(*next(loaded))
             except (DataError, NonFiniteError) as error:
-                raise type(error)(f"{error} ({_named(rows)})") from error
+                raise type(error)(f"{error} ({_named(rows)})", argument=error.arguments) from error
             except UNREADABLE as error:
                 raise self._unreadable(rows, error) from error
             yield self._checked(Batch(rows, inputs, labels, masks))
@@ -242,7 +242,7 @@ class BatchReader:
             labels = column
         elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
             msg = f"label_column {self.label_column!r} is neither a column of the rows ({keys}) nor of the batch"
-            raise DataError(text or msg)
+            raise DataError(text or msg, argument=() if text else "label_column")
         labels = label_tensor(labels, text)
         fed = forward_inputs(self._model, inputs, labels, names)
         masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
@@ -263,7 +263,8 @@ class BatchReader:
                 "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
                 "texts, and pass collate_fn= where the model needs its own, or batch_size= where the collator does"
             )
-            raise CollationError("; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))) from error
+            whole = "; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))
+            raise CollationError(whole, argument="batch_size=") from error
 
     def _filled(self, collate: CollateFunction, rows: list[Any]) -> Any:
         """The batch of a few rows, filled up while they are collated where the collator needs as many as in a batch."""

@@ -78,7 +78,8 @@ def _label_column(dataset: Dataset, label_column: str | None) -> tuple[str, npt.
     name = next((name for name in names if name in dataset.column_names), None)
     if name is None:
         raise ConfigError(
-            f"there is no label column {' or '.join(map(repr, names))} in {dataset.column_names}; pass label_column="
+            f"there is no label column {' or '.join(map(repr, names))} in {dataset.column_names}; pass label_column=",
+            argument="label_column=",
         )
     taken = [added for added in (ORIGINAL, CORRUPTED) if added in dataset.column_names]
     if taken:

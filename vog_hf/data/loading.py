@@ -315,7 +315,8 @@ def _require_whole_lists(column: str, values: pa.Array, config: Any) -> None:
     if config.problem_type != "multi_label_classification":
         raise DataError(
             f"label column {column!r} holds lists, and the model takes one class for each row; name another with "
-            "label_column=, or set problem_type to 'multi_label_classification' in its config.json"
+            "label_column=, or set problem_type to 'multi_label_classification' in its config.json",
+            argument="label_column=",
         )
     differing = pc.not_equal(pc.list_value_length(values), config.num_labels)
     row = pc.index(differing, True).as_py()

@@ -93,7 +93,8 @@ def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
     if labels is None:
         raise DataError(
             f"forward of {type(base_model(model)).__name__} requires {name!r}, and the batch has no labels; give the "
-            f"parameter a default ({name}=None), or name the labels (label_column=)"
+            f"parameter a default ({name}=None), or name the labels (label_column=)",
+            argument="label_column=",
         )
     is_classes = isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
     return labels.clamp(min=0) if is_classes else labels

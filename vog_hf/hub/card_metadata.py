@@ -116,7 +116,8 @@ class Declaration:
         if self._others:
             raise ConfigError(
                 "a column or class has a name that no card can hold (with a line end of an unusual kind), and the "
-                "other splits of the repository need the card; rename it, or pass a config_name="
+                "other splits of the repository need the card; rename it, or pass a config_name=",
+                argument="config_name=",
             )
         logger.warning("a column or class has a name that no card can hold; the columns stand in the files alone")
         infos = card.data["dataset_info"]
@@ -142,7 +143,10 @@ class Declaration:
         foreign = self._repository.foreign_file
         others = [c["config_name"] for c in self._repository.configs if c["config_name"] != self.config]
         if foreign and (self._others or others):
-            raise ConfigError(f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}")
+            raise ConfigError(
+                f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}",
+                argument="scores_only=True",
+            )
 
     def _require_unshared(self) -> None:
         others = {f"the split {name!r}": set(split.files) for name, split in self._others.items()}
@@ -156,7 +160,8 @@ class Declaration:
             who, file = shared[0]
             raise ConfigError(
                 f"the push replaces {file!r}, of which {who} of {self._repository.repo_id} is made, too; push under "
-                "another config_name=, or with scores_only=True"
+                "another config_name=, or with scores_only=True",
+                argument=("config_name=", "scores_only=True"),
             )
 
     def _with_others(self, features: Features) -> Features:
@@ -168,7 +173,8 @@ class Declaration:
                 if Features({column: ours}).type != Features({column: feature}).type:
                     raise ConfigError(
                         f"the column {column!r} is {ours}, and {feature} in the split {name!r} of "
-                        f"{self._repository.repo_id}; push all splits together, or under another config_name="
+                        f"{self._repository.repo_id}; push all splits together, or under another config_name=",
+                        argument="config_name=",
                     )
         return Features(found)
 
@@ -195,7 +201,8 @@ class Declaration:
             raise ConfigError(
                 f"{self._repository.repo_id} loads its configuration {others[0]!r} where none is named, and "
                 f"{self.config!r} would load there, too, which `datasets` refuses; push under another config_name= (on "
-                f"the command line --config-name): {others[0]!r} itself, or a new one"
+                f"the command line --config-name): {others[0]!r} itself, or a new one",
+                argument="config_name=",
             )
 
     def _kept(self, config: Mapping[str, Any]) -> dict[str, Any]:

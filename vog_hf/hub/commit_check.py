@@ -69,7 +69,8 @@ def _found(repo_id: str, root: Path, config: str) -> dict[str, list[str]]:
             raise ConnectionError(described(error)) from error
         raise ConfigError(
             f"after the push the configuration {config!r} of {repo_id} would not load ({described(error)}), so nothing "
-            f"is committed; {ELSEWHERE}"
+            f"is committed; {ELSEWHERE}",
+            argument="config_name=",
         ) from error
     return {str(split): [str(f).removeprefix(f"{root.as_posix()}/") for f in names] for split, names in found.items()}
 
@@ -84,5 +85,6 @@ def _require_splits(
             what = f"with {more[0]!r}, which is not of it" if more else f"without {fewer[0]!r}"
             raise ConfigError(
                 f"after the push the split {split!r} of the configuration {config!r} of {repo_id} would load {what}, "
-                f"so nothing is committed; {ELSEWHERE}"
+                f"so nothing is committed; {ELSEWHERE}",
+                argument="config_name=",
             )

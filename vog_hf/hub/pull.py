@@ -60,7 +60,8 @@ def pull_scores(
             there = ", ".join(splits) or "no scores"
             raise HubError(
                 f"{repo_id} has no scores of {', '.join(map(repr, missing)) or 'any split'} in the configuration "
-                f"{config_name!r}, but {there}; pass another split=, config_name= or revision="
+                f"{config_name!r}, but {there}; pass another split=, config_name= or revision=",
+                argument=("split=", "config_name=", "revision="),
             )
         patterns = [file for name in wanted for file in splits[name]]
         root = with_retries(

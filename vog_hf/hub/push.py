@@ -117,10 +117,11 @@ def _require_target(repo_id: str, revision: str | None, *, create_pr: bool) -> N
     if revision is None:
         return
     if create_pr:
-        msg = (
-            f"create_pr=True opens a pull request against the main branch, and revision={revision!r} names another one"
+        raise ConfigError(
+            "create_pr=True opens a pull request against the main branch, and "
+            f"revision={revision!r} names another one; pass one of the two",
+            argument=("create_pr=True", f"revision={revision!r}"),
         )
-        raise ConfigError(f"{msg}; pass one of the two")
     if re.fullmatch(r"[0-9a-f]{40}", revision) or not re.fullmatch(r"[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
         raise ConfigError(
             f"revision must be the name of a branch or 'refs/pr/<number>', got {revision!r}; commits cannot be changed"

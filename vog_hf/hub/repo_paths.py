@@ -25,7 +25,8 @@ def require_config_name(name: str) -> None:
     if not CONFIG_NAME.fullmatch(name) or name in reserved or is_scores_config(name):
         raise ConfigError(
             f"config_name must be letters, digits, _, - and dots, and none of {', '.join(reserved)}, got {name!r}; "
-            "'default' is usual"
+            "'default' is usual",
+            argument="config_name",
         )
 
 

@@ -53,14 +53,18 @@ def connect(token: str | None) -> HfApi:
 def require_writer(api: HfApi) -> str:
     """The name of the token's owner; raises HubError where there is no token or it may only read."""
     if not (api.token or get_token()):
-        raise HubError("pushing needs a token that may write, and there is none; run `hf auth login`, or pass token=")
+        raise HubError(
+            "pushing needs a token that may write, and there is none; run `hf auth login`, or pass token=",
+            argument="token=",
+        )
     with hub_errors("the token cannot be checked"):
         account = with_retries(api.whoami)
     role = (account.get("auth", {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise HubError(
             f"the token of {account.get('name')} may only read; make one that may write on "
-            "huggingface.co/settings/tokens and pass it as token="
+            "huggingface.co/settings/tokens and pass it as token=",
+            argument="token=",
         )
     return str(account["name"])
 
@@ -148,7 +152,8 @@ def hub_errors(
     except Exception as error:
         if not isinstance(error, (CLIENT_ERROR, OSError, *also)):
             raise
-        raise HubError(f"{what}: {_reason(error)}; {left}") from error
+        reason = _reason(error)
+        raise HubError(f"{what}: {reason}; {left}", argument="token=" if "token=" in reason else ()) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -79,7 +79,8 @@ def collect_splits(
     for name, rows, _ in splits:
         if not SPLIT_NAME.fullmatch(name):
             raise ConfigError(
-                f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'"
+                f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'",
+                argument="split='train'",
             )
         if not has_table(rows):
             raise DataError(f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}")
@@ -89,7 +90,8 @@ def collect_splits(
     if all(split.scored is None for split in pushed):
         raise ConfigError(
             "the data set has no column of scores 'vog' and no scores were given; pass scores=, or "
-            "add_vog_columns(...) first"
+            "add_vog_columns(...) first",
+            argument="scores=",
         )
     return _with_same_columns(pushed)
 
@@ -123,7 +125,8 @@ def _splits(
         dataset = by_split_name(dataset)
         if split is not None:
             raise ConfigError(
-                f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}"
+                f"split= names the split of one Dataset, and a DatasetDict has its own, {sorted(dataset)}",
+                argument="split=",
             )
         given: Any = {} if scores is None else scores
         if not isinstance(given, Mapping) or not set(given) <= set(dataset):
@@ -193,7 +196,8 @@ def _require_columns(columns_of: Mapping[str, str], scores: VoGScores | None, co
     if missing:
         raise ConfigError(
             f"the data set has columns of scores, {[*columns_of.values()]}, and columns={columns!r} asks for {missing} "
-            "beside them; leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)"
+            "beside them; leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)",
+            argument=(f"columns={columns!r}", "columns=", "scores="),
         )
 
 
@@ -231,13 +235,15 @@ def _with_columns_of_all(split: PushedSplit, features: Mapping[str, Any], scored
     if foreign:
         raise ConfigError(
             f"the splits of a dataset have the same columns, and {split.name!r} has no {foreign[0]!r}; push them "
-            "one by one with a config_name= each, or drop what is not shared"
+            "one by one with a config_name= each, or drop what is not shared",
+            argument="config_name=",
         )
     taken = [n for n in split.table.column_names if n in scored and n not in split.columns.values()]
     if taken:
         raise ConfigError(
             f"the split {split.name!r} has a column {taken[0]!r} of its own, and in another split that name holds "
-            "scores; pass prefix= to name the scores differently, or rename the column: dataset.rename_column(...)"
+            "scores; pass prefix= to name the scores differently, or rename the column: dataset.rename_column(...)",
+            argument="prefix=",
         )
     differing = [n for n, f in split.table.features.items() if f != features[n]]
     if differing:

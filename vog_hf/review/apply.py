@@ -211,7 +211,9 @@ def plan_review(
     if labels is None and any(one.label is not None for one in resolved.values()):
         lacking = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
         has = "has labels" if column is None else "has no such classes"
-        raise ConfigError(f"rows are relabelled by number of class, and {lacking} {has}; pass label_column=")
+        raise ConfigError(
+            f"rows are relabelled by number of class, and {lacking} {has}; pass label_column=", argument="label_column="
+        )
     _warn_of_lost(stored, resolved)
     return Review(stored, standing, resolved, column, labels, class_names)
 
@@ -259,7 +261,8 @@ def _label_column(dataset: Dataset, scores: VoGScores | None, label_column: str 
     scored = None if scores is None else scores.manifest.get("config", {}).get("label_column")
     if label_column is not None and label_column not in dataset.column_names:
         raise ConfigError(
-            f"there is no label column {label_column!r}, only {dataset.column_names}; pass another label_column="
+            f"there is no label column {label_column!r}, only {dataset.column_names}; pass another label_column=",
+            argument="label_column=",
         )
     names = [label_column or scored] if label_column or scored else LABEL_NAMES
     return next((name for name in names if name in dataset.column_names), None)
@@ -291,6 +294,7 @@ def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None)
     unknown = next((value for value in values if value is not None and value not in number), None)
     if unknown is not None:
         raise ConfigError(
-            f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column="
+            f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column=",
+            argument="label_column=",
         )
     return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64)

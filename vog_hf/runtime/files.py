@@ -171,7 +171,8 @@ def require_free(folder: Path, needed: int, purpose: str) -> None:
     if free < needed:
         raise OutputFolderError(
             f"{purpose} needs about {format_bytes(needed)} in {folder}, {format_bytes(free)} are free; free some "
-            "space or choose another output_dir"
+            "space or choose another output_dir",
+            argument="output_dir",
         )
 
 
@@ -189,9 +190,12 @@ def locked(folder: Path) -> Iterator[None]:
     except OutputFolderError:
         raise
     except OSError as error:
-        raise OutputFolderError(f"cannot write to {path} ({error.strerror}); choose another output_dir") from error
+        raise OutputFolderError(
+            f"cannot write to {path} ({error.strerror}); choose another output_dir", argument="output_dir"
+        ) from error
     try:
-        with exclusively(handle, path, f"{folder} is in use by another run; wait for it or choose another output_dir"):
+        in_use = f"{folder} is in use by another run; wait for it or choose another output_dir"
+        with exclusively(handle, path, in_use, argument="output_dir"):
             yield
     finally:
         os.close(handle)

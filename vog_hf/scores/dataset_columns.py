@@ -65,7 +65,10 @@ def add_vog_columns(
     require_scores(scores)
     require_type("prefix", prefix, str, "pass prefix='run2_', for example")
     if not re.fullmatch(r"\w*", prefix, re.ASCII):
-        raise ConfigError(f"prefix must be letters, digits and _, got {prefix!r}; pass prefix='run2_', for example")
+        raise ConfigError(
+            f"prefix must be letters, digits and _, got {prefix!r}; pass prefix='run2_', for example",
+            argument="prefix='run2_'",
+        )
     scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
     if isinstance(dataset, Mapping):
         dataset = by_split_name(dataset)
@@ -122,7 +125,8 @@ def check_column_names(dataset: Any, names: Iterable[str]) -> None:
         )
     raise ConfigError(
         f"the scores add the columns {names}, and the data set has {taken} already; pass prefix= to name them "
-        f"otherwise, e.g. 'run2_', {advice}"
+        f"otherwise, e.g. 'run2_', {advice}",
+        argument="prefix=",
     )
 
 
@@ -162,7 +166,8 @@ def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]
     if len(declared) > 1:
         raise ConfigError(
             f"the data set has scores with the prefixes {sorted(declared)}; choose one with prefix=, or drop the "
-            "columns of the others"
+            "columns of the others",
+            argument="prefix=",
         )
     return next(iter(declared.values())) if declared else _consistent(dataset)
 
@@ -232,7 +237,8 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
     if label_column is not None and label is None:
         raise ConfigError(
             f"label_column must name a column of whole numbers or classes, got {label_column!r}; the data set has "
-            f"{', '.join(dataset.column_names)}"
+            f"{', '.join(dataset.column_names)}",
+            argument="label_column",
         )
     table = dataset.select_columns(list(columns_of.values())).with_format("arrow")[:]
     columns = {name: _stored(table.column(columns_of[name]), name) for name in names}

@@ -189,7 +189,8 @@ class BlockFolder:
             foreign = [] if isinstance(plan, dict) and {"fingerprint", "plan"} <= set(plan) else [PLAN_NAME]
         if foreign:
             raise OutputFolderError(
-                f"{folder} holds files that vog_hf did not write ({foreign[0]}); choose another output_dir"
+                f"{folder} holds files that vog_hf did not write ({foreign[0]}); choose another output_dir",
+                argument="output_dir",
             )
 
     @staticmethod

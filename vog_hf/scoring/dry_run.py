@@ -177,7 +177,8 @@ def _resolve_task(
         check_target(target, task)
     if config.label == "predicted" and not task.can_predict_label:
         raise ConfigError(
-            f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'"
+            f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'",
+            argument=("label='predicted'", "label='given'"),
         )
     return task, logits.shape[-1] if logits.dim() > 1 else 1
 
@@ -206,7 +207,8 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
             )
             raise DataError(
                 f"no label was found: the collated batch has none of {list(reader.label_names)}; pass "
-                f"label_column= (a column of the rows), or {otherwise}"
+                f"label_column= (a column of the rows), or {otherwise}",
+                argument="label_column=",
             )
         return
     plan.check_labels(batch)

@@ -230,7 +230,9 @@ class VoGScorer:
             return
         cause = failures[0]
         if size == 1 and isinstance(cause, CollationError) and self.training_batch_size != 1:
-            raise CollationError(f"{cause}; rows can also be scored one at a time: pass batch_size=1") from cause
+            raise CollationError(
+                f"{cause}; rows can also be scored one at a time: pass batch_size=1", argument="batch_size=1"
+            ) from cause
         if self._processes.is_main_process:
             reason = _first_cause(cause)
             logger.warning(

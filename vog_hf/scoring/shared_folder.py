@@ -47,5 +47,6 @@ def _require_shared(folder: Path) -> None:
     if not (folder / PLAN_NAME).is_file():
         raise OutputFolderError(
             f"this process does not see what the main process has written to {folder}: the machines do not share that "
-            "disk; pass an output_dir on a disk that all of them see"
+            "disk; pass an output_dir on a disk that all of them see",
+            argument="output_dir",
         )

@@ -96,7 +96,8 @@ class SnapshotWriter:
         continued = [s for s in earlier if s.step is not None and s.step <= step]
         if continued and any(self._frozen.get(name) != digest for name, digest in frozen.items()):
             raise SnapshotError(
-                f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir"
+                f"{self.folder} holds snapshots of a model with other frozen weights; choose another output_dir",
+                argument="output_dir",
             )
         self._store_from_now_on(self._frozen.keys() - frozen.keys())
         missing = [str(s.files[0]) for s in continued if not s.files[0].is_file()]

@@ -321,7 +321,7 @@ class TrainingRun:
         folder, step = self.folder, state.global_step
         resumed = step > 0
         if folder.exists() and not folder.is_dir():
-            raise OutputFolderError(f"output_dir {folder} is a file; pass a folder")
+            raise OutputFolderError(f"output_dir {folder} is a file; pass a folder", argument="output_dir")
         if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
             raise OutputFolderError(
                 f"{folder} holds files that vog_hf did not write; pass another output_dir (a separate folder)"
