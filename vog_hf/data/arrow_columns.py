@@ -3,23 +3,26 @@
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
+
+from vog_hf.data.rows import AnyDataset
 
 SHORT_LIST, SHORT_TEXT = 2, 8  # below: a language model has no next token to predict, a tokenizer may make no token
 LONG = np.iinfo(np.int64).max
 
 
-def has_table(dataset: Any) -> bool:
+def has_table(dataset: AnyDataset) -> TypeGuard[Dataset]:
     """Whether this is a `datasets.Dataset`, with columns that can be read without decoding."""
     return isinstance(getattr(getattr(dataset, "data", None), "table", None), pa.Table)
 
 
-def integer_column(dataset: Any, names: Sequence[str]) -> npt.NDArray[np.int64] | None:
+def integer_column(dataset: AnyDataset, names: Sequence[str]) -> npt.NDArray[np.int64] | None:
     """The first of these columns that holds whole numbers, in row order, -1 where it is null; None without one."""
     if not has_table(dataset):
         return None
@@ -32,7 +35,7 @@ def integer_column(dataset: Any, names: Sequence[str]) -> npt.NDArray[np.int64] 
 
 
 def list_column(
-    dataset: Any, names: Sequence[str], parts: Sequence[Sequence[int]]
+    dataset: AnyDataset, names: Sequence[str], parts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]] | None:
     """The first of these columns that holds lists of numbers, in some rows after the other; None without one.
 
@@ -47,7 +50,7 @@ def list_column(
     return None
 
 
-def list_lengths(dataset: Any, name: str) -> npt.NDArray[np.int64] | None:
+def list_lengths(dataset: AnyDataset, name: str) -> npt.NDArray[np.int64] | None:
     """How long each row's list is in a column, without reading what is in it; None where there is no such column."""
     if not has_table(dataset) or name not in dataset.column_names:
         return None
@@ -59,7 +62,7 @@ def list_lengths(dataset: Any, name: str) -> npt.NDArray[np.int64] | None:
     return lengths if indices is None else lengths[indices]
 
 
-def doubtful_rows(dataset: Any, masks: Sequence[str], limit: int) -> Iterator[tuple[str, list[int]]]:
+def doubtful_rows(dataset: AnyDataset, masks: Sequence[str], limit: int) -> Iterator[tuple[str, list[int]]]:
     """For each column, the row numbers of its poorest values: null, empty, not finite, short, or a missing file.
 
     Values of a transform or a collator are not looked at, so such a row may still be a good one.
@@ -69,7 +72,9 @@ def doubtful_rows(dataset: Any, masks: Sequence[str], limit: int) -> Iterator[tu
         masks: Names of columns in which only elements other than 0 count.
         limit: Maximum number of rows of each column, the poorest first.
     """
-    for name in dataset.column_names if has_table(dataset) else ():
+    if not has_table(dataset):
+        return
+    for name in dataset.column_names:
         listing = functools.cache(_files_in)
         column = dataset.data.column(name)
         parts = [_sizes(chunk, is_mask=name in masks, listing=listing) for chunk in column.chunks]
@@ -153,6 +158,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def stored_rows(dataset: Any) -> npt.NDArray[np.int64] | None:
+def stored_rows(dataset: Dataset) -> npt.NDArray[np.int64] | None:
     """Which stored rows a selected or shuffled data set shows; None = all, in order."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.labels import LabelReader, label_tensor
 from vog_hf.data.row_identity import by_split_name
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import CollationError, DataError, NonFiniteError, require_type
 from vog_hf.gradients.input_leaf import find_leaf
 from vog_hf.gradients.model_inputs import (
@@ -75,7 +76,7 @@ class BatchReader:
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: AnyDataset,
         model: nn.Module,
         *,
         collate_fn: CollateFunction | None = None,
@@ -86,7 +87,7 @@ class BatchReader:
         batch_size: int = 64,
     ) -> None:
         check_map_style(dataset)
-        self.dataset = dataset
+        self.dataset: Any = dataset
         self.label_column = label_column
         self.label_names = tuple(dict.fromkeys([*(label_names or ()), *LABEL_NAMES]))
         self._model = model
@@ -341,7 +342,7 @@ def _random(name: str, rows: range, *, in_collator: bool) -> str:
     )
 
 
-def check_map_style(dataset: Any) -> None:
+def check_map_style(dataset: AnyDataset) -> None:
     """Raise DataError where a data set is empty or has no rows by number."""
     if isinstance(dataset, (str, PurePath)):
         raise DataError(

@@ -21,6 +21,7 @@ from datasets.features.features import require_storage_embed
 from datasets.table import InMemoryTable, MemoryMappedTable
 
 from vog_hf.data.arrow_columns import stored_rows
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError
 
 BATCH = 1_000  # rows
@@ -81,7 +82,7 @@ class NamedFiles:
         is_from_hub: Whether the rows are known to be from the Hub, whatever the dataset says.
     """
 
-    def __init__(self, dataset: Any, *, is_from_hub: bool = False) -> None:
+    def __init__(self, dataset: AnyDataset, *, is_from_hub: bool = False) -> None:
         self._origins: dict[str, Origin] = {}
         self._rows, self._default = None, Origin.FOREIGN if is_from_hub else Origin.OWN
         if isinstance(dataset, Dataset):

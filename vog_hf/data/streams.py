@@ -9,13 +9,14 @@ import pyarrow as pa
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError
 
 UNKNOWN_LENGTH = 2**62  # rows of a stream until its end is seen
 ID_TYPES = {str: pa.string(), int: pa.int64()}
 
 
-def is_stream(dataset: Any) -> bool:
+def is_stream(dataset: AnyDataset) -> bool:
     """Whether this is an iterable data set (of torch, or a streaming one of `datasets`), without rows by number."""
     if isinstance(dataset, IterableDataset):
         return True
@@ -38,7 +39,7 @@ class StreamRows:
         DataError: The stream is empty, or rows have no ``id_column``.
     """
 
-    def __init__(self, stream: Any, *, id_column: str | None = None) -> None:
+    def __init__(self, stream: AnyDataset, *, id_column: str | None = None) -> None:
         self.stream = stream
         self.id_column = id_column
         self._id_kind: type = str  # of row 0, which every process reads

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.referenced_files import columns_of_named_files, with_more_columns
 from vog_hf.data.row_identity import by_split_name, identify_rows, is_first_version
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.repo_paths import SPLIT_NAME
 from vog_hf.scores.dataset_columns import (
@@ -118,7 +119,7 @@ def published_scores(split: ScoredSplit, *, with_rows: bool, heat_maps: bool | N
 
 
 def _splits(
-    dataset: Any, scores: VoGScores | Mapping[str, VoGScores] | None, split: str | None
+    dataset: AnyDataset, scores: VoGScores | Mapping[str, VoGScores] | None, split: str | None
 ) -> list[tuple[str, Any, VoGScores | None]]:
     scores = by_split_name(scores) if isinstance(scores, Mapping) else scores
     if isinstance(dataset, Mapping):

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
 from vog_hf.report.page import GENERATOR, page
 from vog_hf.report.section import Options, Section
@@ -19,7 +20,7 @@ HEAD = 4_096  # bytes in which a file says that it is a report
 
 def write_report(
     scores: VoGScores | Mapping[str, VoGScores],
-    dataset: Any,
+    dataset: AnyDataset,
     path: str | Path,
     *,
     title: str | None = None,

@@ -20,7 +20,7 @@ CLOSED = {"allowed_paths": [], "max_file_size": 1, "footer_links": [], "ssr_mode
 
 def review_app(
     scores: VoGScores,
-    dataset: Any,
+    dataset: AnyDataset,
     journal: str | Path,
     *,
     title: str = "",

@@ -225,7 +225,7 @@ def require_mode(mode: str) -> None:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
 
 
-def _require_table(dataset: Any) -> None:
+def _require_table(dataset: AnyDataset) -> None:
     if not has_table(dataset):
         advice = "pass one split, dataset['train']" if isinstance(dataset, dict) else "pass what was reviewed"
         raise DataError(f"a review is applied to a datasets.Dataset, got a {type(dataset).__name__}; {advice}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, RowMismatchError
 from vog_hf.review.decision import DECISIONS, Decision, hex_of
 from vog_hf.review.journal import Journal
@@ -24,7 +25,7 @@ SUBMITTED = "submitted"
 SIDE = 640  # pixels of a picture's longer side; larger pictures are reduced to a few times that
 
 
-def to_argilla(scores: VoGScores, dataset: Any, rows: Sequence[int]) -> list[Any]:
+def to_argilla(scores: VoGScores, dataset: AnyDataset, rows: Sequence[int]) -> list[Any]:
     """Rows as records with what the model predicts as a suggestion, where it is not the given label.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vog_hf.data.referenced_files import HiddenFileError, NamedFiles
+from vog_hf.data.rows import AnyDataset
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Sounds:
         any: Whether a column of sounds is known.
     """
 
-    def __init__(self, dataset: Any, *, is_from_hub: bool = False) -> None:
+    def __init__(self, dataset: AnyDataset, *, is_from_hub: bool = False) -> None:
         self._rows, self._name = _undecoded(dataset)
         self._files = NamedFiles(self._rows, is_from_hub=is_from_hub)
         self._cells = None if self._name is None else self._rows.with_format("arrow")
@@ -86,7 +87,7 @@ class Sounds:
         return content if len(content) <= MAX_BYTES else None
 
 
-def _undecoded(dataset: Any) -> tuple[Any, str | None]:
+def _undecoded(dataset: AnyDataset) -> tuple[Any, str | None]:
     """The data set with its column of sounds alone, as stored; None where it has none."""
     from datasets import Audio, Dataset
 

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.referenced_files import with_more_columns
 from vog_hf.data.row_identity import by_split_name, identify_rows
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
@@ -102,7 +103,7 @@ def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
     return [name + ending for name in names for ending in CORE_ENDINGS[has_classes]]
 
 
-def check_column_names(dataset: Any, names: Iterable[str]) -> None:
+def check_column_names(dataset: AnyDataset, names: Iterable[str]) -> None:
     """Raise where a data set has a column that is to be added; a torch data set has no columns.
 
     Args:
@@ -116,7 +117,8 @@ def check_column_names(dataset: Any, names: Iterable[str]) -> None:
     taken = taken_columns(dataset, names)
     if not taken:
         return
-    if set(taken) <= {column for columns in _declared(dataset.features).values() for column in columns.values()}:
+    features: Features = getattr(dataset, "features", {})
+    if set(taken) <= {column for columns in _declared(features).values() for column in columns.values()}:
         advice = f"or drop the scores of the earlier run first: dataset.remove_columns({taken})"
     else:
         advice = (
@@ -130,7 +132,7 @@ def check_column_names(dataset: Any, names: Iterable[str]) -> None:
     )
 
 
-def taken_columns(dataset: Any, names: Iterable[str]) -> list[str]:
+def taken_columns(dataset: AnyDataset, names: Iterable[str]) -> list[str]:
     """Which of these names the columns of a data set have; a torch data set has no columns.
 
     Example:

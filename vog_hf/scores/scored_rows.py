@@ -12,6 +12,7 @@ from datasets import Dataset
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.batch_reader import check_map_style
 from vog_hf.data.row_identity import by_split_name, identify_rows
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.scores.vog_scores import VoGScores

@@ -19,6 +19,7 @@ from vog_hf.data.arrow_columns import has_table, list_lengths
 from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.data.row_identity import RowIdentity, identify_rows
+from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
 from vog_hf.errors import (
     CollationError,
@@ -127,7 +128,7 @@ class VoGScorer:
 
     def score(
         self,
-        dataset: Any,
+        dataset: AnyDataset,
         snapshots: SnapshotSource,
         *,
         collate_fn: CollateFunction | None = None,

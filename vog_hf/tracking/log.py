@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, require_type, whole_number
 from vog_hf.scores.scored_rows import pair_with_rows, require_scores
 from vog_hf.scores.vog_scores import VoGScores
@@ -43,7 +44,7 @@ class Backend(Protocol):
 
 def log_scores(
     scores: VoGScores | Mapping[str, VoGScores],
-    dataset: Any,
+    dataset: AnyDataset,
     *,
     to: str = "wandb",
     step: int | None = None,

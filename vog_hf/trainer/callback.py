@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import CollateFunction, check_map_style
+from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng
@@ -74,7 +75,7 @@ class VoGCallback(TrainerCallback):
 
     def __init__(
         self,
-        dataset: Any = None,
+        dataset: AnyDataset = None,
         *,
         config: VoGConfig | None = None,
         collate_fn: CollateFunction | None = None,

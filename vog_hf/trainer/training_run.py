@@ -19,6 +19,7 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.batch_reader import BatchReader, CollateFunction
 from vog_hf.data.row_identity import by_split_name
+from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.gradients.model_mode import require_module

@@ -59,7 +59,7 @@ class _Layout:
 
 
 def contact_sheet(
-    scores: VoGScores, dataset: Any, *, column: str | None = None, count: int = 25, side: int = 96
+    scores: VoGScores, dataset: AnyDataset, *, column: str | None = None, count: int = 25, side: int = 96
 ) -> Image.Image:
     """Two grids side by side: the rows with the highest and those with the lowest value of a column.
 

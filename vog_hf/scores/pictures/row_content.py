@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vog_hf.data.referenced_files import HiddenFileError, NamedFiles
+from vog_hf.data.rows import AnyDataset
 from vog_hf.scores.pictures.decoding import GAP, MAX_TEXT, decoded, reduced, require_small_array, text_of
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class ShownRows:
         is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
     """
 
-    def __init__(self, dataset: Any, *, is_from_hub: bool = False) -> None:
+    def __init__(self, dataset: AnyDataset, *, is_from_hub: bool = False) -> None:
         from datasets import Dataset
         from datasets import Image as ImageFeature
 
@@ -105,7 +106,7 @@ class ShownRows:
             return _as_picture(decoded(file, side), side)
 
 
-def show_rows(dataset: Any, rows: Iterable[int], *, side: int = SIDE) -> list[Image.Image | str | None]:
+def show_rows(dataset: AnyDataset, rows: Iterable[int], *, side: int = SIDE) -> list[Image.Image | str | None]:
     """The picture of each of these rows, or their text where the dataset has no pictures, or None: see `ShownRows`.
 
     Args:
@@ -117,7 +118,7 @@ def show_rows(dataset: Any, rows: Iterable[int], *, side: int = SIDE) -> list[Im
     return [shown.show(int(row), side) for row in rows]
 
 
-def row_texts(dataset: Any) -> list[str] | None:
+def row_texts(dataset: AnyDataset) -> list[str] | None:
     """The text of every row of a `datasets.Dataset`, as `show_rows` shows it, to be searched; None where it shows none.
 
     Example:
@@ -179,7 +180,7 @@ def row_text(row: Any) -> str | None:
     return "\n".join(str(texts[name]) for name in columns) if columns else None
 
 
-def _shown_columns(dataset: Any) -> Any:
+def _shown_columns(dataset: AnyDataset) -> Any:
     """The data set with nothing but the columns to show, so that no other is decoded; None: nothing to show."""
     from datasets import Dataset
     from datasets import Image as ImageFeature
