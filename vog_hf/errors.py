@@ -159,7 +159,7 @@ def real_number(option: str, value: Any, least: float, most: float) -> float:
     return number
 
 
-def require_type(option: str, value: Any, kinds: Any, advice: str) -> None:
+def require_type(option: str, value: object, kinds: Any, advice: str) -> None:
     """Raise ConfigError where a value is of none of some kinds.
 
     Example:

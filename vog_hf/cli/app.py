@@ -28,12 +28,12 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 class _Group(TyperGroup):
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+    def format_epilog(self, ctx: object, formatter: object) -> None:
         _write_epilog(self.epilog, formatter)
 
 
 class _Command(TyperCommand):
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+    def format_epilog(self, ctx: object, formatter: object) -> None:
         _write_epilog(self.epilog, formatter)
 
 

@@ -426,7 +426,7 @@ def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
     return min(limits, default=None)
 
 
-def _image(value: Any, column: str) -> Any:
+def _image(value: object, column: str) -> Any:
     if not hasattr(value, "convert"):
         raise DataError(
             f"column {column!r} holds values of type {type(value).__name__}, expected images; see --input-column"

@@ -234,7 +234,7 @@ class BatchReader:
         return self._batch(rows, text), column, text, _keys(rows)
 
     def _split(
-        self, batch: Any, column: list[Any] | None, text: str | None, keys: list[str] | str
+        self, batch: object, column: list[Any] | None, text: str | None, keys: list[str] | str
     ) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
         """What `_collate_rows` gave, as `_collate` gives it."""
         names = (self.label_column, *self.label_names) if self.label_column else self.label_names
@@ -396,7 +396,7 @@ def _equal(first: Tensor, second: Any) -> bool:
     return bool((same | (first.isnan() & second.isnan())).all() if first.is_floating_point() else same.all())
 
 
-def _first_rows(value: Any, n_rows: int, of: int) -> Any:
+def _first_rows(value: object, n_rows: int, of: int) -> Any:
     """The first rows of everything in a batch that has an entry per row."""
     if isinstance(value, Mapping):
         return {name: _first_rows(item, n_rows, of) for name, item in value.items()}

@@ -55,7 +55,7 @@ class SeededPerRow:
                         _put(batch, name, at, value, start)
         return batch
 
-    def _alone(self, row: Any) -> dict[str, Any]:
+    def _alone(self, row: object) -> dict[str, Any]:
         """A row as its own seed makes it; drawn again where the collator has masked nothing of it."""
         values = pickle.dumps(_plain(row))
         alone: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def _padding_on_the_left(batch: Mapping[str, Any], alone: Mapping[str, Any], at:
     return whole.shape[1] - single.shape[1] if is_left else 0
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A value that pickles to the same bytes whenever it is equal."""
     if isinstance(value, Mapping):
         return [(name, _plain(value[name])) for name in sorted(value, key=str)]

@@ -174,7 +174,7 @@ def _origins(dataset: Dataset, names: list[str]) -> dict[str, Origin]:
     return {name: origin(dataset, name) for name in names}
 
 
-def _origin_of(block: Any, dataset: Dataset, *, joined: bool) -> Origin:
+def _origin_of(block: object, dataset: Dataset, *, joined: bool) -> Origin:
     """Who wrote the paths in a part of a table: `datasets` notes beside a file what has read it, and in the info."""
     if isinstance(block, MemoryMappedTable):
         return _origin_of_folder(str(Path(block.path).parent))

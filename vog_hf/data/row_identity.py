@@ -48,7 +48,7 @@ class RowIdentity:
         return cls(fingerprint.get("rows", 0), fingerprint.get("data", {}), None)
 
     @staticmethod
-    def is_fingerprint(fingerprint: Any) -> bool:
+    def is_fingerprint(fingerprint: object) -> bool:
         """Whether `of_fingerprint` can read this: rows are a number, and data a digest per column."""
         if not isinstance(fingerprint, Mapping):
             return False
@@ -177,7 +177,7 @@ def by_split_name(splits: Mapping[Any, T]) -> dict[str, T]:
     return named
 
 
-def _payload(value: Any) -> bytes:
+def _payload(value: object) -> bytes:
     """The bytes of a value that go into a digest; of an image or a sound not its path."""
     if isinstance(value, bytes):
         return value

@@ -284,7 +284,7 @@ class _Watch:
         if any(now is not own for now, own in zip(_tensors_of(module), self._tensors[module], strict=True)):
             self.lent.add(module)
 
-    def convolution(self, module: nn.Module, _args: Any, output: Tensor) -> None:
+    def convolution(self, module: nn.Module, _args: object, output: Tensor) -> None:
         self._called(module)
         self.outputs[id(output)] = output, module  # held, so that no other tensor gets its id
         if output.grad_fn is not None:
@@ -313,7 +313,7 @@ class _Reads(TorchFunctionMode):
         return result
 
 
-def graph_nodes(outputs: Any) -> Iterable[Any]:
+def graph_nodes(outputs: object) -> Iterable[Any]:
     """Every node of the autograd graph of what a model returned."""
     return _readers(_tensors(outputs)).keys()
 
@@ -334,7 +334,7 @@ def _readers(outputs: Sequence[Tensor]) -> Counter[Any]:
     return readers
 
 
-def _tensors(outputs: Any) -> list[Tensor]:
+def _tensors(outputs: object) -> list[Tensor]:
     """All tensors in what a model returned."""
     if isinstance(outputs, Tensor):
         return [outputs]

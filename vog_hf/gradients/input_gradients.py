@@ -1,7 +1,6 @@
 """Gradients of a scalar per row with respect to the model's input, with the model left as it was found."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,9 @@ from vog_hf.gradients.targets import (
 from vog_hf.gradients.tasks import TARGETS, Task
 
 
-def input_gradients(model: nn.Module, batch: Any, *, target: Target = "logit", labels: Tensor | None = None) -> Tensor:
+def input_gradients(
+    model: nn.Module, batch: object, *, target: Target = "logit", labels: Tensor | None = None
+) -> Tensor:
     """Gradient of each row's target with respect to that row's input, ``[batch, *input]``.
 
     In evaluation mode, outside autocast; weights, ``.grad``, ``requires_grad``, module modes, buffers, the model's

@@ -32,7 +32,9 @@ def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-def split_batch(batch: Any, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES) -> tuple[dict[str, Any], Any]:
+def split_batch(
+    batch: object, model: nn.Module, label_names: Sequence[str] = LABEL_NAMES
+) -> tuple[dict[str, Any], Any]:
     """A collated batch as (inputs by name, labels or None): mappings, pairs (inputs, labels) and bare tensors."""
     required = required_parameters(model)
     if isinstance(batch, Mapping):

@@ -32,7 +32,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def require_module(model: Any) -> None:
+def require_module(model: object) -> None:
     """Raise ModelError where a model is not a torch module, as those of SetFit and pipelines are not."""
     if not isinstance(model, nn.Module):
         inside = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]

@@ -168,12 +168,12 @@ def _holds_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and not isinstance(value, nn.Parameter)
 
 
-def _ways_to_be_missing(value: Any) -> tuple[Any, ...]:
+def _ways_to_be_missing(value: object) -> tuple[Any, ...]:
     return (type(value)(),) if type(value) in (dict, list, OrderedDict) else (None, _ABSENT)
 
 
 def _is_made_again(
-    model: nn.Module, forward: Callable[[], object], places: list[dict[str, Any]], name: str, missing: Any
+    model: nn.Module, forward: Callable[[], object], places: list[dict[str, Any]], name: str, missing: object
 ) -> bool:
     with kept_state(model):
         for attributes in places:
@@ -185,7 +185,7 @@ def _is_made_again(
         return all(_holds_floating(attributes.get(name)) for attributes in places)
 
 
-def _set(attributes: dict[str, Any], name: str, value: Any) -> None:
+def _set(attributes: dict[str, Any], name: str, value: object) -> None:
     if value is _ABSENT:
         attributes.pop(name, None)
     else:
@@ -315,7 +315,7 @@ class _Saved:
 class _Slots:
     """The attributes of an object without a dictionary."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self._value = value
         self._saved = self._now()
 
@@ -334,11 +334,11 @@ class _Slots:
             object.__setattr__(self._value, name, value)
 
 
-def _scales_its_weight(module: Any) -> bool:
+def _scales_its_weight(module: object) -> bool:
     return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
 
 
-def _record(value: Any, *, with_values: bool) -> _Record | None:
+def _record(value: object, *, with_values: bool) -> _Record | None:
     record: _Record | None = None
     if isinstance(value, Tensor):
         if not isinstance(value, (nn.UninitializedParameter, nn.UninitializedBuffer)):
@@ -375,7 +375,7 @@ def _items(value: Any) -> list[Any]:
     return list(value)
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: object) -> list[Any]:
     """The objects that an object refers to."""
     if isinstance(value, (dict, list, deque, set, tuple, frozenset, _ClassAttributes)):
         parts = _items(value)

@@ -78,7 +78,7 @@ def check_target(target: Target, task: Task) -> None:
 
 
 def row_scalar(
-    target: Target, task: Task | None, outputs: Any, batch: Mapping[str, Any], labels: Tensor | None
+    target: Target, task: Task | None, outputs: object, batch: Mapping[str, Any], labels: Tensor | None
 ) -> Tensor:
     """The scalar of each row that a target means, ``[batch]``.
 
@@ -98,7 +98,7 @@ def row_scalar(
     return values
 
 
-def find_logits(outputs: Any) -> Tensor:
+def find_logits(outputs: object) -> Tensor:
     """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry behind the loss) or a tensor."""
     if isinstance(outputs, Tensor) and outputs.dim() > 0:
         return outputs

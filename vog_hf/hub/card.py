@@ -272,7 +272,7 @@ def _row(view: RowView, column: str) -> Row:
     return Row(view.row, _value(view.label), _value(view.prediction), number(view.value(column)), text)
 
 
-def _value(value: Any) -> Markup:
+def _value(value: object) -> Markup:
     return as_text(value if isinstance(value, str) else number(value), NAME_WIDTH)
 
 

@@ -274,7 +274,7 @@ def _keep_default(configs: list[dict[str, Any]], pushed: str) -> None:
         configs[0]["default"] = True
 
 
-def _infos(declared: Any) -> dict[str, dict[str, Any]]:
+def _infos(declared: object) -> dict[str, dict[str, Any]]:
     """The metadata ``dataset_info`` by configuration; `datasets` reads lists and mappings, and passes over others."""
     entries = declared if isinstance(declared, list) else [declared] if isinstance(declared, Mapping) else []
     return {str(e.get("config_name", "default")): {k: v for k, v in e.items() if k != "config_name"} for e in entries}

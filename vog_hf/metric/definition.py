@@ -1,7 +1,5 @@
 """The definition: Variance of Gradients of stacked gradients, its class-normalized form, and percentiles."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from scipy.stats import rankdata

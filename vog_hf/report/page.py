@@ -48,6 +48,6 @@ def _policy(script: str) -> str:
     )
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: object) -> Any:
     """Values of the template without what no page can hold; what is HTML already was made so by us."""
     return printable(value) if type(value) is str else value

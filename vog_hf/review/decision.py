@@ -84,7 +84,7 @@ def hex_of(row_hash: Any) -> str:
     return f"{int(row_hash):016x}"
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> bool:
     """Whether this is a whole number, of Python or numpy."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 

@@ -72,6 +72,6 @@ def shell(name: str) -> str:
     return files("vog_hf.review").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: object) -> Any:
     """Values of the template without what no page can hold."""
     return printable(value) if type(value) is str else value

@@ -1,7 +1,5 @@
 """Validation of names on the Hub, before any request."""
 
-from typing import Any
-
 from vog_hf.errors import ConfigError, shown
 
 

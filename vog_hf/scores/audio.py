@@ -64,7 +64,7 @@ class Sounds:
         values = {name: stored[name] for name in names if isinstance(stored, Mapping) and name in stored}
         return next((s for name, value in values.items() if (s := self._source(name, value)) is not None), None)
 
-    def _source(self, column: str, value: Any) -> str | None:
+    def _source(self, column: str, value: object) -> str | None:
         if not isinstance(value, Mapping):
             return None
         if value.get("array") is not None and value.get("sampling_rate"):
@@ -102,7 +102,7 @@ def _undecoded(dataset: AnyDataset) -> tuple[Any, str | None]:
     return (dataset.with_format(None).select_columns(arrays[:1]), arrays[0]) if arrays else (None, None)
 
 
-def _fields(feature: Any) -> Mapping[str, Any]:
+def _fields(feature: object) -> Mapping[str, Any]:
     return feature if isinstance(feature, Mapping) else {}
 
 

@@ -174,7 +174,7 @@ def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]
     return next(iter(declared.values())) if declared else _consistent(dataset)
 
 
-def is_declared(feature: Any) -> bool:
+def is_declared(feature: object) -> bool:
     """Whether a feature is that of a column that `add_vog_columns` has added."""
     return DECLARATION.fullmatch(str(getattr(feature, "id", None))) is not None
 
@@ -273,7 +273,7 @@ def _label_columns(dataset: Dataset, columns_of: Mapping[str, str]) -> list[str]
     return [name for name in same if name != "prediction"]  # of another model
 
 
-def _is_number(feature: Any) -> bool:
+def _is_number(feature: object) -> bool:
     return str(getattr(feature, "dtype", "")).startswith(("float", "int", "uint"))
 
 

@@ -228,7 +228,7 @@ def _computed(computed: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _short(digest: Any) -> str:
+def _short(digest: object) -> str:
     return str(digest)[:DIGEST] if digest else ""
 
 

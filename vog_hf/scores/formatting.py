@@ -1,7 +1,6 @@
 """Values as a reader wants them: numbers of few digits, texts without what a page cannot hold."""
 
 import re
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ def escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """A number of four digits, whole numbers whole; a dash where there is none.
 
     Example:

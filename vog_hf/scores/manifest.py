@@ -84,7 +84,7 @@ def fault_in(value: Any, kind: Any = MANIFEST, place: str = "the manifest") -> s
     return f"{place} must be {' or '.join(WORDS[one] for one in kind)}, got {_shown(value)}"
 
 
-def _fault_in_record(value: Any, kind: Record, place: str) -> str | None:
+def _fault_in_record(value: object, kind: Record, place: str) -> str | None:
     if not isinstance(value, Mapping):
         return f"{place} must be an object, got {_shown(value)}"
     missing = next((name for name in kind.required if name not in value), None)
@@ -98,5 +98,5 @@ def _fault_in_record(value: Any, kind: Record, place: str) -> str | None:
     return None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return ascii(value)[:60]

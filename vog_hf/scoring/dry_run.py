@@ -162,7 +162,7 @@ def _few_rows(plan: ScoringPlan, inputs: Mapping[str, Any]) -> None:
 
 
 def _resolve_task(
-    model: nn.Module, config: VoGConfig, outputs: Any, labels: Tensor | None
+    model: nn.Module, config: VoGConfig, outputs: object, labels: Tensor | None
 ) -> tuple[Task | None, int | None]:
     try:
         logits = find_logits(outputs)

@@ -218,7 +218,7 @@ def _logits(forward: Forward) -> Tensor | None:
     return None
 
 
-def _in_double(value: Any) -> Any:
+def _in_double(value: object) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 

@@ -64,13 +64,13 @@ def make_manifest(
     }
 
 
-def _model_name(model_config: Any) -> str | None:
+def _model_name(model_config: object) -> str | None:
     """The model's id on the Hub; of a local folder just its last part, because manifests are published."""
     name = str(getattr(model_config, "name_or_path", None) or "")
     return (Path(name).name if Path(name).is_dir() or Path(name).is_absolute() else name) or None
 
 
-def class_names(reader: BatchReader, model_config: Any) -> list[str] | None:
+def class_names(reader: BatchReader, model_config: object) -> list[str] | None:
     """Names of the classes: of the data set's ClassLabel, else of the model's ``id2label`` where somebody set it."""
     features = getattr(reader.dataset, "features", None) or {}
     for name in (reader.label_column, *reader.label_names):

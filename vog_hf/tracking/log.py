@@ -32,13 +32,13 @@ class Backend(Protocol):
     def about(self, sentences: list[str]) -> Any:
         """Sentences to be read first, as the tracker's own object."""
 
-    def summarize(self, run: Any, summary: Mapping[str, str]) -> None:
+    def summarize(self, run: object, summary: Mapping[str, str]) -> None:
         """Put words where runs are compared."""
 
-    def log_artifact(self, run: Any, split: str, scores: VoGScores) -> None:
+    def log_artifact(self, run: object, split: str, scores: VoGScores) -> None:
         """Put the scores themselves beside the run, where the tracker can."""
 
-    def reopened(self, run: Any) -> AbstractContextManager[Any]:
+    def reopened(self, run: object) -> AbstractContextManager[Any]:
         """A run that was active before, active again for as long."""
 
 
@@ -49,7 +49,7 @@ def log_scores(
     to: str = "wandb",
     step: int | None = None,
     top_k: int = 50,
-    run: Any = None,
+    run: object = None,
     artifact: bool = True,
 ) -> bool:
     """Log scores to the active run of a tracker; call it on the main process.
@@ -115,7 +115,7 @@ def active_runs() -> dict[str, Any]:
     return {name: run for name, run in runs.items() if run is not None}
 
 
-def reopened(to: str, run: Any) -> AbstractContextManager[Any]:
+def reopened(to: str, run: object) -> AbstractContextManager[Any]:
     """A run that was active before, active again for as long: Trainer finishes those of Trackio."""
     return _backend(to).reopened(run)
 

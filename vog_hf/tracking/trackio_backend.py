@@ -57,11 +57,11 @@ def about(sentences: list[str]) -> Any:
     return _trackio().Markdown("\n\n".join(sentences))
 
 
-def summarize(run: Any, summary: Mapping[str, str]) -> None:
+def summarize(run: object, summary: Mapping[str, str]) -> None:
     """Nothing: a run of Trackio has no summary, and the words are in `about`."""
 
 
-def log_artifact(run: Any, split: str, scores: VoGScores) -> None:
+def log_artifact(run: object, split: str, scores: VoGScores) -> None:
     """Nothing: scores stay in their folder."""
 
 
@@ -74,7 +74,7 @@ def _trackio() -> Any:
 
 
 @singledispatch
-def _translated(value: Any) -> Any:
+def _translated(value: object) -> Any:
     return value
 
 
@@ -104,5 +104,5 @@ def _(value: Histogram) -> Any:
     return _trackio().Histogram(value.values)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> Any:
     return _trackio().Image(value) if isinstance(value, Image.Image) else value

@@ -85,7 +85,7 @@ def artifact_name(split: str, run_id: str) -> str:
 
 
 @singledispatch
-def _translated(value: Any) -> Any:
+def _translated(value: object) -> Any:
     return value
 
 
@@ -136,7 +136,7 @@ def _(value: Histogram) -> Any:
     return wandb.Histogram(np_histogram=np.histogram(value.values, bins=64))
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> Any:
     import wandb
 
     return wandb.Image(value) if isinstance(value, Image.Image) else value

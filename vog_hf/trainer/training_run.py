@@ -79,7 +79,7 @@ class TrainingRun:
         args: TrainingArguments,
         state: TrainerState,
         model: nn.Module,
-        train_dataloader: Any,
+        train_dataloader: object,
     ) -> None:
         self._options = options
         self._args = args

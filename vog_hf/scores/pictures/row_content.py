@@ -139,7 +139,7 @@ def row_texts(dataset: AnyDataset) -> list[str] | None:
     return ["\n".join(text_of(cell) or "" for cell in cells) for cells in zip(*columns, strict=True)]
 
 
-def row_picture(row: Any, *, side: int | None = None) -> Image.Image | None:
+def row_picture(row: object, *, side: int | None = None) -> Image.Image | None:
     """The picture of a row in RGB and its own size; None where it has none.
 
     Args:
@@ -162,7 +162,7 @@ def row_picture(row: Any, *, side: int | None = None) -> Image.Image | None:
     return next((picture for value in values if (picture := _as_picture(value, side)) is not None), None)
 
 
-def row_text(row: Any) -> str | None:
+def row_text(row: object) -> str | None:
     r"""The text of a row: of a pair of sentences both, on two lines; None where it has none.
 
     Args:
@@ -208,18 +208,18 @@ def _text_columns(names: Sequence[str]) -> Sequence[str]:
     return (preferred or [name for name in names if name not in NOT_TEXT])[:1]
 
 
-def _is_text(feature: Any) -> bool:
+def _is_text(feature: object) -> bool:
     item = getattr(feature, "feature", feature)  # of a list: texts that were split into words
     return getattr(item, "dtype", None) in ("string", "large_string")
 
 
-def _as_text(value: Any) -> str | None:
+def _as_text(value: object) -> str | None:
     if isinstance(value, (list, tuple)) and value and all(isinstance(word, str) for word in value):
         return " ".join(value)
     return value if isinstance(value, str) else None
 
 
-def _as_picture(value: Any, side: int | None) -> Image.Image | None:
+def _as_picture(value: object, side: int | None) -> Image.Image | None:
     if isinstance(value, Image.Image):
         return rgb(value if side is None else reduced(value, side)) if min(value.size) else None
     if isinstance(value, Tensor):
