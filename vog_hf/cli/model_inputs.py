@@ -18,6 +18,7 @@ from vog_hf.snapshots import in_order
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from vog_hf.data.column_kinds import Kind
 
@@ -178,7 +179,7 @@ class Preparation:
             **({"max_length": self.max_length} if self.kind == "text" else {}),
         }
 
-    def _images(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def _images(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
         images = [_eight_bits(_image(value, self.inputs[0])).convert(self.mode) for value in rows[self.inputs[0]]]
         options: dict[str, Any] = {}
         if self.mode == "L":  # older processors accept gray images only as arrays with a channel
@@ -191,11 +192,11 @@ class Preparation:
                 f"{type(self.processor).__name__} cannot process these images ({_line(error)}); see --processor"
             ) from error
 
-    def _texts(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def _texts(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
         texts = [rows[name] for name in self.inputs]
         return dict(self.processor(*texts, truncation=self.max_length is not None, max_length=self.max_length))
 
-    def _sounds(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def _sounds(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
         waves = [_wave(value) for value in rows[self.inputs[0]]]
         return dict(self.processor(waves, sampling_rate=self.processor.sampling_rate))
 
@@ -414,7 +415,7 @@ def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
     class Reads(TorchDispatchMode):
         """Records each table that is read at consecutive rows, one per token."""
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.embedding.default:
                 table, rows = args[0], args[1].flatten()[:n_tokens]
                 if n_tokens > 1 and len(rows) == n_tokens and bool((rows.diff() == 1).all()):

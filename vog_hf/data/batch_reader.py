@@ -234,7 +234,7 @@ class BatchReader:
         return self._batch(rows, text), column, text, _keys(rows)
 
     def _split(
-        self, batch: object, column: list[Any] | None, text: str | None, keys: list[str] | str
+        self, batch: object, column: Sequence[object] | None, text: str | None, keys: list[str] | str
     ) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
         """What `_collate_rows` gave, as `_collate` gives it."""
         names = (self.label_column, *self.label_names) if self.label_column else self.label_names
@@ -282,7 +282,7 @@ class BatchReader:
                 raise
         return _first_rows(batch, len(rows), self.batch_size)
 
-    def _uncollated_texts(self, rows: list[Any]) -> str | None:
+    def _uncollated_texts(self, rows: Sequence[object]) -> str | None:
         """What to do about columns of text that came to the collator, which makes no tensors of them."""
         row = rows[0] if isinstance(rows[0], Mapping) else {}
         names = [name for name, value in row.items() if isinstance(value, str) and name not in self.label_names]
@@ -368,7 +368,7 @@ def _named(rows: Sequence[int]) -> str:
     return f"rows {', '.join(map(str, rows[:3]))}{f' and {len(rows) - 3} others' if len(rows) > 3 else ''}"
 
 
-def _default_collator(rows: Sequence[Any]) -> CollateFunction:
+def _default_collator(rows: Sequence[object]) -> CollateFunction:
     if rows and isinstance(rows[0], Mapping):
         from transformers import default_data_collator
 
@@ -376,7 +376,7 @@ def _default_collator(rows: Sequence[Any]) -> CollateFunction:
     return default_collate
 
 
-def _what_makes_inputs(row: Mapping[str, Any], parameters: set[str]) -> str:
+def _what_makes_inputs(row: Mapping[str, object], parameters: set[str]) -> str:
     """What to do about rows that have no input of the model."""
     of_several = [name for name in row if any(name.endswith(f"_{parameter}") for parameter in parameters)]
     is_preference = {"chosen", "rejected"} <= row.keys()
@@ -388,7 +388,7 @@ def _what_makes_inputs(row: Mapping[str, Any], parameters: set[str]) -> str:
     return "set the transform that makes them, dataset.with_transform(...), or pass collate_fn="
 
 
-def _equal(first: Tensor, second: Any) -> bool:
+def _equal(first: Tensor, second: object) -> bool:
     """Same values, NaN equal to NaN (a NaN input is another check's to name)."""
     if not isinstance(second, Tensor) or first.shape != second.shape:
         return False
@@ -405,5 +405,5 @@ def _first_rows(value: object, n_rows: int, of: int) -> Any:
     return type(value)(_first_rows(item, n_rows, of) for item in value) if isinstance(value, (tuple, list)) else value
 
 
-def _keys(rows: Sequence[Any]) -> list[str] | str:
+def _keys(rows: Sequence[object]) -> list[str] | str:
     return sorted(rows[0]) if rows and isinstance(rows[0], Mapping) else f"of type {type(rows[0]).__name__}"

@@ -35,7 +35,7 @@ class SeededPerRow:
         True
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], *, seed: int = 0) -> None:
+    def __init__(self, collator: Callable[[list[object]], Mapping[str, object]], *, seed: int = 0) -> None:
         self.collator = collator
         self.seed = seed
 
@@ -78,7 +78,7 @@ class SeededPerRow:
         return dict(batch)
 
 
-def _put(batch: dict[str, Any], name: str, at: int, alone: Tensor, start: int) -> None:
+def _put(batch: Mapping[str, object], name: str, at: int, alone: Tensor, start: int) -> None:
     """Put what a row has alone into its place, behind ``start`` elements of padding where it is shorter there."""
     whole = batch.get(name)
     if not isinstance(whole, Tensor) or whole.dim() != alone.dim() or len(alone) != 1:
@@ -96,7 +96,7 @@ def _put(batch: dict[str, Any], name: str, at: int, alone: Tensor, start: int) -
     place.copy_(alone[0])
 
 
-def _padding_on_the_left(batch: Mapping[str, Any], alone: Mapping[str, Any], at: int) -> int:
+def _padding_on_the_left(batch: Mapping[str, object], alone: Mapping[str, object], at: int) -> int:
     """How many elements of padding stand before a row in its batch and not before it alone, by the attention mask."""
     whole, single = batch.get("attention_mask"), alone.get("attention_mask")
     if not isinstance(whole, Tensor) or not isinstance(single, Tensor) or whole.dim() != 2 or single.dim() != 2:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vog_hf.data.arrow_columns import has_table, integer_column, list_column
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError
 from vog_hf.gradients.tasks import IGNORED_TOKEN
 
@@ -25,7 +26,7 @@ class LabelReader:
         column: Column (or batch key) of the labels, over ``names``.
     """
 
-    def __init__(self, dataset: Any, names: Sequence[str], column: str | None) -> None:
+    def __init__(self, dataset: AnyDataset, names: Sequence[str], column: str | None) -> None:
         self._dataset = dataset
         self.names = tuple(names)
         self.column = column
@@ -54,7 +55,7 @@ class LabelReader:
         elif seen is not None and seen.dim() == 2:
             yield from self._stored_lists(rows, seen)
 
-    def text_fault(self, row: Mapping[str, Any]) -> str | None:
+    def text_fault(self, row: Mapping[str, object]) -> str | None:
         """Explain a label column of text, which is a fault unless the collator makes numbers of it."""
         for name in (self.column,) if self.column else self.names:
             value = row.get(name)
@@ -65,14 +66,14 @@ class LabelReader:
                 )
         return None
 
-    def values(self, rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    def values(self, rows: Sequence[Mapping[str, object]]) -> list[Any] | None:
         """Values of the label column, if the rows have it."""
         if self.column and self.column in rows[0]:
             missing = self.missing(self.column, rows)
             return [missing if row[self.column] is None else row[self.column] for row in rows]
         return None
 
-    def missing(self, name: str, rows: Sequence[Mapping[str, Any]]) -> float:
+    def missing(self, name: str, rows: Sequence[Mapping[str, object]]) -> float:
         """Replacement of a label that is None: -1 (no class), NaN among floats (a regression cannot do without)."""
         floats = self._dtype(name).startswith("float") or any(isinstance(row.get(name), float) for row in rows)
         return math.nan if floats else -1
@@ -125,7 +126,7 @@ def label_tensor(labels: Any, text: str | None) -> Tensor | None:
         raise DataError(text or msg) from error
 
 
-def _padded(values: npt.NDArray[Any], stops: npt.NDArray[np.int64]) -> Tensor:
+def _padded(values: npt.NDArray[np.generic], stops: npt.NDArray[np.int64]) -> Tensor:
     """Lists that lie end to end, each up to the next of ``stops``, as rows ``[lists, longest]``."""
     lengths = np.diff(stops, prepend=0, append=len(values))
     filled = np.full((len(lengths), lengths.max()), IGNORED_TOKEN, dtype=values.dtype)
@@ -133,6 +134,6 @@ def _padded(values: npt.NDArray[Any], stops: npt.NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(filled)
 
 
-def _same_labels(stored: npt.NDArray[Any], collated: npt.NDArray[Any]) -> bool:
+def _same_labels(stored: npt.NDArray[np.generic], collated: npt.NDArray[np.generic]) -> bool:
     """Whether a row's labels are the ones that are stored, but for padding and tokens that are left out."""
     return np.array_equal(stored[stored != IGNORED_TOKEN], collated[collated != IGNORED_TOKEN])

@@ -1,7 +1,5 @@
 """Stability of the ranking of a run: its agreement from snapshot to snapshot."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -79,7 +77,7 @@ def stability_in_words(table: pd.DataFrame) -> str:
     )
 
 
-def _ranking_after(running: npt.NDArray[Any], snapshots: int) -> Ranking:
+def _ranking_after(running: npt.NDArray[np.generic], snapshots: int) -> Ranking:
     column = real_numbers("running", running[:, snapshots - 1])
     bad = ~np.isfinite(column)
     if bad.any():

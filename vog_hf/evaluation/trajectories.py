@@ -1,7 +1,5 @@
 """Changes of single rows from snapshot to snapshot."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 

@@ -303,7 +303,7 @@ class _Reads(TorchFunctionMode):
         super().__init__()
         self._seen = seen
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         about = getattr(func, "__name__", "") == "__get__" and not isinstance(result, Tensor)
         if not about and not isinstance(result, (int, torch.Size)):  # shape, dim(), dtype

@@ -95,7 +95,7 @@ class InputLeaf:
         mask = self.padding_mask(inputs, shape)
         return self.kind.unpadded(inputs[self.name]) if mask is None else mask
 
-    def padding_mask(self, inputs: Mapping[str, Any], shape: Sequence[int]) -> Tensor | None:
+    def padding_mask(self, inputs: Mapping[str, object], shape: Sequence[int]) -> Tensor | None:
         """As `element_mask`, of a batch that says what is padding; None where it does not."""
         mask = inputs.get(self.kind.mask_name)
         return self.kind.padding_mask(mask, shape) if isinstance(mask, Tensor) else None

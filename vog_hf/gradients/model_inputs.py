@@ -19,7 +19,7 @@ MASK_NAMES = ("attention_mask", "pixel_mask")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def doubled(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def doubled(inputs: Mapping[str, object]) -> dict[str, Any]:
     """Inputs of one row as those of two copies of it."""
     return {
         name: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
@@ -27,7 +27,7 @@ def doubled(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def copied(inputs: Mapping[str, object]) -> dict[str, Any]:
     """``inputs`` with tensors of their own: a model that changes its input must not change the row."""
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
@@ -55,7 +55,7 @@ def split_batch(
 
 
 def forward_inputs(
-    model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | None, label_names: Sequence[str] = LABEL_NAMES
+    model: nn.Module, inputs: Mapping[str, object], labels: Tensor | None, label_names: Sequence[str] = LABEL_NAMES
 ) -> dict[str, Any]:
     """``inputs`` reduced to what forward accepts, without labels unless forward cannot do without.
 
@@ -102,7 +102,7 @@ def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
     return labels.clamp(min=0) if is_classes else labels
 
 
-def to_device(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+def to_device(inputs: Mapping[str, object], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
     """``inputs`` on a device, their floating tensors in a dtype (None: as they are).
 
     Tensors that were made in inference mode are copied: autograd takes none of those.

@@ -173,7 +173,7 @@ def _ways_to_be_missing(value: object) -> tuple[Any, ...]:
 
 
 def _is_made_again(
-    model: nn.Module, forward: Callable[[], object], places: list[dict[str, Any]], name: str, missing: object
+    model: nn.Module, forward: Callable[[], object], places: list[dict[str, object]], name: str, missing: object
 ) -> bool:
     with kept_state(model):
         for attributes in places:
@@ -301,7 +301,7 @@ class _Collection:
 class _Saved:
     """An object with a state that can be read, pickled and set."""
 
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
+    def __init__(self, read: Callable[[], object], write: Callable[[Any], Any]) -> None:
         self._read, self._write = read, write
         self._saved = pickle.dumps(read())
 

@@ -78,7 +78,7 @@ def check_target(target: Target, task: Task) -> None:
 
 
 def row_scalar(
-    target: Target, task: Task | None, outputs: object, batch: Mapping[str, Any], labels: Tensor | None
+    target: Target, task: Task | None, outputs: object, batch: Mapping[str, object], labels: Tensor | None
 ) -> Tensor:
     """The scalar of each row that a target means, ``[batch]``.
 

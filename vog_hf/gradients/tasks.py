@@ -1,7 +1,7 @@
 """Tasks: the scalar of a row, its companions and its labels, one class per kind of head."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class Task:
         """Raise DataError, naming the row of the batch, where a label is not one that this task can have."""
         raise NotImplementedError
 
-    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, Any]) -> Tensor | None:  # noqa: ARG002 (of some tasks)
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:  # noqa: ARG002 (of some tasks)
         """Labels without those that only exist because rows of a batch are padded to one length."""
         return labels
 
@@ -172,7 +172,7 @@ class TokenPrediction(Task):
         self._virtual_tokens = virtual_tokens
 
     @override
-    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, Any]) -> Tensor | None:
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:
         # The mask of an encoder's input says nothing of a decoder's labels, whatever their lengths.
         mask = batch.get("decoder_attention_mask" if "decoder_input_ids" in batch else "attention_mask")
         if labels is None or not isinstance(mask, Tensor) or mask.shape != labels.shape or labels.is_floating_point():

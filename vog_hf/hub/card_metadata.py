@@ -136,7 +136,7 @@ class Declaration:
             DatasetInfosDict.from_dataset_card_data(DatasetCard(text).data)[self.config].features == self.features
         )
 
-    def _own(self, configs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    def _own(self, configs: Sequence[dict[str, object]]) -> dict[str, Any] | None:
         return next((config for config in configs if config["config_name"] == self.config), None)
 
     def _require_one_reader(self) -> None:
@@ -194,7 +194,7 @@ class Declaration:
         own["data_files"] = data_files
         return configs
 
-    def _require_one_default(self, configs: Sequence[Mapping[str, Any]]) -> None:
+    def _require_one_default(self, configs: Sequence[Mapping[str, object]]) -> None:
         loaded = [c["config_name"] for c in configs if c["config_name"] == "default" or c.get("default")]
         others = [name for name in loaded if name != self.config]
         if others and self.config in loaded:
@@ -205,7 +205,7 @@ class Declaration:
                 argument="config_name=",
             )
 
-    def _kept(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _kept(self, config: Mapping[str, object]) -> dict[str, Any]:
         """A configuration that is there, its splits one by one; no pattern of theirs takes in a file of ours."""
         declared, is_own = config.get("data_files"), config["config_name"] == self.config
         if isinstance(declared, list) and all(isinstance(e, dict) for e in declared) and "data_dir" not in config:
@@ -223,7 +223,7 @@ class Declaration:
         entries = [self._exact({"split": n, "path": as_path(s.patterns)}, config) for n, s in splits.items()]
         return {**rest, "data_files": entries}
 
-    def _exact(self, entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    def _exact(self, entry: Mapping[str, object], config: Mapping[str, object]) -> dict[str, Any]:
         """A split as it is declared; by the names of its files, where its pattern would take in a file of ours."""
         if not any(map(self._takes_in, _flat(entry))):
             return dict(entry)
@@ -252,7 +252,7 @@ def _may_take_in(pattern: str, files: Sequence[str]) -> bool:
     return any(expression.match(file) or file.startswith(folder) for file in files)
 
 
-def _patterns_of(config: Mapping[str, Any]) -> list[str]:
+def _patterns_of(config: Mapping[str, object]) -> list[str]:
     """What the files of a configuration are named by; of one without such, everything."""
     return _flat(config.get("data_files") or "**") if "data_dir" not in config else ["**"]
 
@@ -266,7 +266,7 @@ def _flat(data_files: Any) -> list[str]:
     return [pattern for entry in data_files for pattern in _flat(entry)]
 
 
-def _keep_default(configs: list[dict[str, Any]], pushed: str) -> None:
+def _keep_default(configs: list[dict[str, object]], pushed: str) -> None:
     """Before a second configuration comes: the only one was the default, and stays it; scores alone give way."""
     if len(configs) != 1 or configs[0]["config_name"] == "default":
         return

@@ -255,7 +255,7 @@ def _with_columns_of_all(split: PushedSplit, features: Mapping[str, Any], scored
     return replace(split, table=_with_empty(split.table, missing))
 
 
-def _with_empty(dataset: Dataset, missing: Mapping[str, Any]) -> Dataset:
+def _with_empty(dataset: Dataset, missing: Mapping[str, object]) -> Dataset:
     if not missing:
         return dataset
     nothing = {name: [None] * len(dataset) for name in missing}

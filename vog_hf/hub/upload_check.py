@@ -66,7 +66,7 @@ def require_equal(
         )
 
 
-def _load(repo_id: str, options: Mapping[str, Any]) -> Any:
+def _load(repo_id: str, options: Mapping[str, object]) -> Any:
     """The data set, as a user loads it."""
     try:
         return load_dataset(repo_id, **options)

@@ -132,7 +132,7 @@ def stability_figure(table: pd.DataFrame, words: str, ident: str) -> Drawing:
 
 
 def data_map_figure(
-    variability: npt.NDArray[Any], confidence: npt.NDArray[Any], vog: npt.NDArray[Any], ident: str
+    variability: npt.NDArray[np.generic], confidence: npt.NDArray[np.generic], vog: npt.NDArray[np.generic], ident: str
 ) -> Drawing:
     """The data map of Swayamdipta et al. 2020 coloured by VoG; drawn as pixels, of at most `MAX_MAP_POINTS` rows."""
     with _drawing(height=HEIGHT + 16) as (figure, axes):

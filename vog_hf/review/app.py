@@ -55,7 +55,7 @@ def review_app(
     service = ReviewService(split, Journal.open(Path(journal), scores), **options)
 
     class ReviewApp(gradio.Blocks):  # type: ignore[name-defined]
-        def launch(self, *given: Any, **options: Any) -> Any:
+        def launch(self, *given: Any, **options: object) -> Any:
             return super().launch(*given, **CLOSED | options)
 
     with ReviewApp(title=f"Review {title}".strip(), analytics_enabled=False, fill_width=True) as app:

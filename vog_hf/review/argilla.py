@@ -66,7 +66,7 @@ def argilla_questions(scores: VoGScores) -> list[dict[str, Any]]:
     return questions
 
 
-def from_argilla(records: Iterable[Any], journal: Journal, *, reviewers: Mapping[str, str] | None = None) -> int:
+def from_argilla(records: Iterable[object], journal: Journal, *, reviewers: Mapping[str, str] | None = None) -> int:
     """Write the submitted answers of Argilla's users into a journal; those that stand there already are left.
 
     A label counts with the decision ``relabel`` alone, because Argilla fills it in with the suggestion. All answers are

@@ -8,7 +8,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -215,7 +215,7 @@ class Journal:
             self._take_in(file)
             self._drop_torn_line(file)
 
-            def append(event: dict[str, Any]) -> None:
+            def append(event: Mapping[str, object]) -> None:
                 append_line(file, event, self.path)
                 self._require_in_place(file)
                 self._take_in(file)

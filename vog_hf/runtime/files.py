@@ -68,7 +68,7 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(values: Mapping[str, object]) -> dict[str, Any]:
     """The values of a JSON object with the CRC-32 of their canonical JSON, which `without_checksum` verifies."""
     return {**values, JSON_CHECKSUM: _json_checksum(values)}
 
@@ -89,11 +89,11 @@ def without_checksum(values: Any) -> Any:
     return rest
 
 
-def _json_checksum(values: Mapping[str, Any]) -> str:
+def _json_checksum(values: Mapping[str, object]) -> str:
     return f"{zlib.crc32(json.dumps(json.loads(json.dumps(values)), sort_keys=True).encode()):08x}"
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write values as a JSON object with a checksum, atomically."""
     text = json.dumps(with_checksum(values), indent=2, sort_keys=False, allow_nan=False)
     write_atomically(path, partial(Path.write_text, data=text + "\n", encoding="utf-8"))

@@ -156,12 +156,12 @@ def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
     )
 
 
-def _model(model: Mapping[str, Any]) -> str:
+def _model(model: Mapping[str, object]) -> str:
     named = " ".join(str(part) for part in (model.get("class"), model.get("name")) if part)
     return f"{named}, revision {model['revision']}" if model.get("revision") else named
 
 
-def _source(source: Mapping[str, Any]) -> str:
+def _source(source: Mapping[str, object]) -> str:
     """Which data set, where it is noted: `vog-hf score` does."""
     rest = [f"{name} {source[name]}" for name in ("config", "split", "revision") if source.get(name)]
     return ", ".join([str(source["name"]), *rest]) if source.get("name") else ""
@@ -216,13 +216,13 @@ def _windows(manifest: Mapping[str, Any]) -> str:
     return str(manifest.get("windows_missing") or "")
 
 
-def _collected(manifest: Mapping[str, Any]) -> str:
+def _collected(manifest: Mapping[str, object]) -> str:
     return {"replay": "from stored snapshots (replay)", "live": "while the model was trained (live)"}.get(
         str(manifest.get("collect")), ""
     )
 
 
-def _computed(computed: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _computed(computed: Mapping[str, object], config: Mapping[str, object]) -> str:
     parts = [computed.get("device"), config.get("dtype"), computed.get("folding")]
     parts.append("torch.compile" if computed.get("torch_compile") else None)
     return ", ".join(str(part) for part in parts if part)
@@ -232,5 +232,5 @@ def _short(digest: object) -> str:
     return str(digest)[:DIGEST] if digest else ""
 
 
-def _step(snapshot: Mapping[str, Any]) -> str:
+def _step(snapshot: Mapping[str, object]) -> str:
     return f" (step {snapshot['step']})" if snapshot.get("step") is not None else ""

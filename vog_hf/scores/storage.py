@@ -58,7 +58,7 @@ def save_array(path: Path, values: Array) -> None:
     write_atomically(path, write)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
     """Write the manifest, with size and checksum of every other file, last: a folder that has it is whole."""
     paths = [path for pattern in ("*.parquet", "*.npy") for path in sorted(folder.glob(pattern))]
     files = {path.name: {"bytes": path.stat().st_size, "crc32": file_checksum(path)} for path in paths}

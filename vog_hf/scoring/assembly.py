@@ -57,7 +57,7 @@ class Assembler:
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
 
-    def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
+    def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Place one block."""
         with explained_disk_errors(self._folder):
             self._add(block)
@@ -111,7 +111,7 @@ class Assembler:
             save_array(self._folder / HEAT_MAP_FILES["shapes"], np.concatenate(self._shapes))
             save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))
 
-    def _trajectory(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _trajectory(self, name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[Any]:
         if values.shape[1] != self._n_snapshots:
             raise CoverageError(
                 f"a block holds {values.shape[1]} of {self._n_snapshots} snapshots; delete the folder and score again"
@@ -132,7 +132,7 @@ def _write_header(file: BinaryIO, n_values: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (n_values,)})
 
 
-def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[Any]]:
     if not parts:
         return {}
     if len(parts) == 1 and (np.diff(parts[0]["rows"]) > 0).all():  # live moments that were dealt out again are not
@@ -187,7 +187,7 @@ def finish_folder(
     return scores.own(temporary) if temporary else scores
 
 
-def _report_zeros(columns: dict[str, npt.NDArray[Any]], config: VoGConfig) -> None:
+def _report_zeros(columns: dict[str, npt.NDArray[np.generic]], config: VoGConfig) -> None:
     """Say which score is 0 in every row: no ranking at all."""
     for name in config.column_names:
         if not columns[name].any():
@@ -219,7 +219,7 @@ def to_numpy_labels(labels: torch.Tensor | None, n_rows: int) -> npt.NDArray[np.
 
 
 def normalized_columns(
-    columns: dict[str, npt.NDArray[Any]], config: VoGConfig, *, has_classes: bool
+    columns: dict[str, npt.NDArray[np.generic]], config: VoGConfig, *, has_classes: bool
 ) -> dict[str, npt.NDArray[Any]]:
     """The columns in reading order, with each target's normalised score and percentile behind it.
 

@@ -119,14 +119,14 @@ class BlockFolder:
         plan: Plan of the blocks.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> None:
+    def __init__(self, folder: Path, fingerprint: Mapping[str, object], plan: BlockPlan) -> None:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps(fingerprint))
         self.plan = plan
         self._blocks = inside(folder / BLOCKS_NAME)
 
     @classmethod
-    def prepare(cls, folder: Path, fingerprint: Mapping[str, Any], plan: BlockPlan) -> "BlockFolder":
+    def prepare(cls, folder: Path, fingerprint: Mapping[str, object], plan: BlockPlan) -> "BlockFolder":
         """Begin a folder or take up an interrupted run: write the plan, remove what a kill left half-written.
 
         Args:
@@ -160,7 +160,7 @@ class BlockFolder:
         return blocks
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: Mapping[str, Any]) -> "BlockFolder":
+    def open(cls, folder: Path, fingerprint: Mapping[str, object]) -> "BlockFolder":
         """Open a prepared folder. Nothing is written.
 
         Raises:
@@ -173,7 +173,7 @@ class BlockFolder:
             raise _other_scores(folder, differing)
         return blocks
 
-    def _differing(self, begun: Mapping[str, Any]) -> list[str]:
+    def _differing(self, begun: Mapping[str, object]) -> list[str]:
         return [key for key in self.fingerprint if begun.get(key) != self.fingerprint[key]]
 
     def _holds_scores(self) -> bool:
@@ -321,7 +321,7 @@ class BlockFolder:
         shutil.rmtree(self._blocks, ignore_errors=True)
 
 
-def _checksum(stored: Mapping[str, npt.NDArray[Any]], batch_digest: str) -> str:
+def _checksum(stored: Mapping[str, npt.NDArray[np.generic]], batch_digest: str) -> str:
     checksum = zlib.crc32(batch_digest.encode())
     for name in sorted(stored):
         checksum = zlib.crc32(np.ascontiguousarray(stored[name]).data.cast("B"), zlib.crc32(name.encode(), checksum))

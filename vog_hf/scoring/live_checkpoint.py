@@ -2,7 +2,7 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ class LiveBatch:
         return len(self.rows)
 
 
-def save_state(folder: Path, processes: Processes, held: Sequence[LiveBatch], header: dict[str, Any]) -> None:
+def save_state(folder: Path, processes: Processes, held: Sequence[LiveBatch], header: Mapping[str, object]) -> None:
     """Write the moments of all processes and a header; durable when this returns.
 
     Raises:

@@ -25,7 +25,7 @@ def current_ranking(
     held: Sequence[LiveBatch],
     *,
     identity: RowIdentity,
-    manifest: Mapping[str, Any],
+    manifest: Mapping[str, object],
 ) -> VoGScores | None:
     """Scores of all rows without heat maps, on the main process; None on the others. All must call this.
 

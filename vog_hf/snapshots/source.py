@@ -156,7 +156,7 @@ def _step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def _spooled(states: Iterable[Any], spool: Path) -> SnapshotSet:
+def _spooled(states: Iterable[object], spool: Path) -> SnapshotSet:
     spool.mkdir(parents=True, exist_ok=True)
     snapshots = []
     for i, item in enumerate(states):

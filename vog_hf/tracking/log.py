@@ -26,7 +26,7 @@ class Backend(Protocol):
     def active_run(self) -> Any:
         """The run that is active in this process; None: there is none, or the library is not loaded."""
 
-    def translated(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def translated(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Records as the tracker's own objects."""
 
     def about(self, sentences: list[str]) -> Any:

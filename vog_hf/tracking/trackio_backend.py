@@ -47,7 +47,7 @@ def reopened(run: Any) -> Iterator[Any]:
         trackio.finish()
 
 
-def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+def translated(values: Mapping[str, object]) -> dict[str, Any]:
     """Records as media and tables."""
     return {name: _translated(value) for name, value in values.items()}
 

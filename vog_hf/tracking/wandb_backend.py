@@ -38,7 +38,7 @@ def reopened(run: "wandb.Run | None") -> Iterator[Any]:
     yield active_run() or run
 
 
-def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+def translated(values: Mapping[str, object]) -> dict[str, Any]:
     """Records as media and custom charts."""
     return {name: _translated(value) for name, value in values.items()}
 

@@ -1,7 +1,6 @@
 """Charts as pictures: errors by decile, and the data map of Swayamdipta et al. 2020 (arXiv 2009.10795)."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +62,9 @@ def decile_plot(deciles: pd.DataFrame, *, column: str = "VoG", width: int = 640)
 
 def draw_data_map(
     axes: Axes,
-    variability: npt.NDArray[Any],
-    confidence: npt.NDArray[Any],
-    vog: npt.NDArray[Any],
+    variability: npt.NDArray[np.generic],
+    confidence: npt.NDArray[np.generic],
+    vog: npt.NDArray[np.generic],
     *,
     colors: str | Colormap = "cividis",
     max_points: int = MAX_POINTS,
@@ -106,7 +105,7 @@ def draw_data_map(
 
 
 def data_map(
-    variability: npt.NDArray[Any], confidence: npt.NDArray[Any], vog: npt.NDArray[Any]
+    variability: npt.NDArray[np.generic], confidence: npt.NDArray[np.generic], vog: npt.NDArray[np.generic]
 ) -> tuple[Image.Image, str]:
     """The same as a picture of its own, with a caption.
 
