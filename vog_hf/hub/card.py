@@ -16,7 +16,6 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.repo_paths import DECILES_NAME, SHEET_NAME, scores_folder, split_key
 from vog_hf.hub.scored_splits import PushedSplit, published_scores

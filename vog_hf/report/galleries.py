@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
-from vog_hf.data.rows import AnyDataset
 from vog_hf.evaluation import total_change
 from vog_hf.report.cards import Card, CardMaker
 from vog_hf.scores.ranking import class_names

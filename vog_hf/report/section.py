@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from vog_hf.data.rows import AnyDataset
 from vog_hf.evaluation import HardTail, stability_in_words
 from vog_hf.report import figures
 from vog_hf.report.cards import CardMaker

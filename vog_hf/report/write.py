@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
@@ -76,7 +75,7 @@ def write_report(
     return path
 
 
-def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[ScoredSplit]:
+def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: AnyDataset) -> list[ScoredSplit]:
     """The splits of the page; every one of them is verified before anything is drawn."""
     require_scores(scores)
     sizes = [len(of_split) for of_split in scores.values()] if isinstance(scores, Mapping) else [len(scores)]

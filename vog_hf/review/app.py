@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, require_type
 from vog_hf.review.html import shell
 from vog_hf.review.journal import Journal

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.loading import with_columns
 from vog_hf.data.row_identity import RowIdentity, identify_rows
+from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.review.agreement import Resolved, resolve

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def is_json(data: bytes) -> bool:
         return False
 
 
-def append_line(file: int, event: dict[str, Any], path: Path) -> None:
+def append_line(file: int, event: Mapping[str, object], path: Path) -> None:
     """Append an event to a locked file, and have it on disk; on a full disk the file is as it was."""
     # ASCII: a note may have halves of surrogate pairs or line separators in it.
     line = json.dumps(with_checksum(event), ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"

@@ -10,7 +10,6 @@ from datasets import Value
 
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.label_noise import CORRUPTED
-from vog_hf.data.rows import AnyDataset
 from vog_hf.evaluation import (
     HardTail,
     RecommendedRanking,

@@ -83,7 +83,7 @@ class ScoredSplit:
         return replace(self, rows=None)
 
 
-def pair_with_rows(scores: VoGScores | Mapping[str, VoGScores], dataset: Any) -> list[ScoredSplit]:
+def pair_with_rows(scores: VoGScores | Mapping[str, VoGScores], dataset: AnyDataset) -> list[ScoredSplit]:
     """Pair each split's scores with its rows; a dataset without splits gives one with an empty name.
 
     Args:

@@ -164,11 +164,13 @@ class VoGScorer:
             return self.score_rows(reader, snapshot_set, output_dir=output_dir)
 
     def _opened(
-        self, dataset: Any, snapshots: SnapshotSource, *, spool: Path, **options: Any
+        self, dataset: AnyDataset, snapshots: SnapshotSource, *, spool: Path, **options: Any
     ) -> tuple[BatchReader, SnapshotSet]:
         return self.reader(dataset, **options), open_snapshots(snapshots, spool=spool)
 
-    def check(self, dataset: Any, *, collate_fn: CollateFunction | None = None, id_column: str | None = None) -> None:
+    def check(
+        self, dataset: AnyDataset, *, collate_fn: CollateFunction | None = None, id_column: str | None = None
+    ) -> None:
         """Try the first rows, so that what is wrong is found before a training and not after it.
 
         Args:
@@ -181,7 +183,7 @@ class VoGScorer:
         """
         self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
 
-    def reader(self, dataset: Any, *, id_column: str | None = None, **options: Any) -> BatchReader:
+    def reader(self, dataset: AnyDataset, *, id_column: str | None = None, **options: Any) -> BatchReader:
         """A `BatchReader` of a data set or stream for this scorer's model; options as there."""
         if is_stream(dataset):
             dataset = StreamRows(dataset, id_column=id_column)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vog_hf.data.rows import AnyDataset
 from vog_hf.evaluation import auroc, stability_in_words
 from vog_hf.scores.descriptions import DETECTION_NOTE, NUMBERS_NOTE
 from vog_hf.scores.findings import DECILES, Findings
