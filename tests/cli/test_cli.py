@@ -208,7 +208,7 @@ def test_nothing_is_coloured_or_moving_without_a_terminal(capfd, scores, others)
         ("choose another folder", "output_dir=", "--output: choose another folder"),
     ],
 )
-def test_arguments_are_named_as_options(message, said):
+def test_arguments_are_named_as_options(message, arguments, said):
     """Errors of the library name options instead of arguments, but values and paths stay unchanged."""
     with (
         pytest.raises(LabelError) as caught,

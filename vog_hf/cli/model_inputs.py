@@ -18,7 +18,6 @@ from vog_hf.snapshots import in_order
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
     from vog_hf.data.column_kinds import Kind
 

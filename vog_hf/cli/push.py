@@ -103,7 +103,7 @@ def push(
     source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
     with hub_token(token):
         rows = scored_rows(source, selected, progress=out.shows_progress)
-    with in_options(**PUSH_OPTIONS):
+    with naming_options(**PUSH_OPTIONS):
         url = push_scored_dataset(
             rows,
             repo_id,

@@ -72,7 +72,7 @@ def report(
         source = source_for(scores, dataset=dataset, config=config, split=split, revision=dataset_revision)
         with hub_token(token):
             rows = scored_rows(source, selected, progress=out.shows_progress)
-    with in_options(top_k="--top-k", per_class="--per-class", max_table_rows="--max-table-rows"):
+    with naming_options(top_k="--top-k", per_class="--per-class", max_table_rows="--max-table-rows"):
         path = write_report(
             selected, rows, output, title=title, top_k=top_k, per_class=per_class, max_table_rows=max_table_rows
         )

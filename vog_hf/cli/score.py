@@ -213,7 +213,7 @@ def score(
         label_column=label_column,
         max_length=max_length,
     )
-    with hub_token(token), in_options(**OPTIONS):
+    with hub_token(token), naming_options(**OPTIONS):
         summary = score_all(
             request,
             output=output,

@@ -297,7 +297,7 @@ def saved(dataset: "Dataset", path: Path | None) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        with in_options(output_dir="path"), explained_disk_errors(path):
+        with naming_options(output_dir="path"), explained_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             folder = stack.enter_context(TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
             written = Path(folder) / path.name

@@ -45,7 +45,7 @@ def space(
     from vog_hf.review.space import SpaceOf, write_space
 
     import_gradio()  # the Space will run this version
-    with in_options(config_name="--config", token="--token"):  # noqa: S106 (the name of an option)
+    with naming_options(config_name="--config", token="--token"):  # noqa: S106 (the name of an option)
         splits = pushed_splits(repo_id, revision=revision, config_name=config, token=token)
     split = one_of(splits, split, repo_id)
     folder = write_space(output, SpaceOf(repo_id, config, split, revision), package=package)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def total_change(trajectory: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def total_change(trajectory: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     """Sum of the absolute steps of each row's values ``[rows, snapshots]``; ``[rows]``, >= 0, higher = larger change.
 
     Values are read column by column, because they may be memory-mapped.

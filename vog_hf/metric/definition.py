@@ -128,7 +128,7 @@ def percentile(scores: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(values)).to(scores.dtype if scores.is_floating_point() else torch.float64)
 
 
-def require_floats(name: str, values: Any) -> None:
+def require_floats(name: str, values: object) -> None:
     """Raise ConfigError unless the value is a tensor of real floating-point numbers."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
         got = values.dtype if isinstance(values, Tensor) else shown(values)
@@ -137,7 +137,7 @@ def require_floats(name: str, values: Any) -> None:
         )
 
 
-def as_values(name: str, values: Any) -> Tensor:
+def as_values(name: str, values: object) -> Tensor:
     """Real numbers as a tensor, also from lists and numpy; raises ConfigError for anything else."""
     try:
         tensor = torch.as_tensor(values)

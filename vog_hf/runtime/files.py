@@ -64,7 +64,8 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
         raise OutputFolderError(
-            f"cannot write {path} ({error}); free some space or choose another output_dir; finished work is kept"
+            f"cannot write {path} ({error}); free some space or choose another output_dir; finished work is kept",
+            argument="output_dir",
         ) from error
 
 

@@ -3,7 +3,7 @@
 from vog_hf.errors import ConfigError, shown
 
 
-def require_repo_id(repo_id: Any) -> None:
+def require_repo_id(repo_id: object) -> None:
     """Raise ConfigError unless this is a valid name of a repository."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # is found at run time

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -113,7 +113,8 @@ class VoGCallback(TrainerCallback):
         if collect == "live" and config.label == "predicted":
             raise ConfigError(
                 "collect='live' cannot use label='predicted': the last snapshot's prediction is not known "
-                "during training; use collect='replay'"
+                "during training; use collect='replay'",
+                argument="label=",
             )
         for split in splits_of(dataset).values():
             _check_split(split, collect, id_column)

@@ -354,7 +354,8 @@ def _hold(folder: Path, state: TrainerState) -> None:
     if holder is state:
         raise OutputFolderError(
             f"{folder} is in use by another VoGCallback of this training; pass output_dir=, a separate folder, to "
-            "one of them, or compute several targets with one callback: VoGConfig(target=('logit', 'loss'))"
+            "one of them, or compute several targets with one callback: VoGConfig(target=('logit', 'loss'))",
+            argument="output_dir=",
         )
     _release(folder)
     with ExitStack() as stack:
@@ -382,7 +383,7 @@ def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
     return min(saves, (args.save_total_limit or saves) + 1)
 
 
-def splits_of(dataset: Any) -> dict[str, Any]:
+def splits_of(dataset: AnyDataset) -> dict[str, Any]:
     """Datasets by split; a single dataset under `ONLY_SPLIT`."""
     if isinstance(dataset, Mapping) and not has_table(dataset):
         if not dataset:
