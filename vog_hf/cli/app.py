@@ -4,7 +4,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Annotated, Any
@@ -147,7 +147,7 @@ def _warnings_shown() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _run(function: Callable[..., None], out: Output, arguments: dict[str, Any]) -> None:
+def _run(function: Callable[..., None], out: Output, arguments: Mapping[str, object]) -> None:
     try:
         with _warnings_shown():
             function(out, **arguments)

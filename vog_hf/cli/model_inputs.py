@@ -18,6 +18,7 @@ from vog_hf.snapshots import in_order
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from vog_hf.data.column_kinds import Kind
 
@@ -147,7 +148,7 @@ class Preparation:
     numbers: Mapping[Any, int] | None = None
     class_names: list[str] | None = None
 
-    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
         """Inputs and labels of some rows, one list each."""
         inputs = {"image": self._images, "text": self._texts, "audio": self._sounds}[self.kind](rows)
         return inputs if self.label is None else {**inputs, self.label: self._labels(rows[self.label])}
@@ -157,7 +158,7 @@ class Preparation:
         """True if texts of different lengths cannot share a batch because the tokenizer has no padding token."""
         return self.kind == "text" and getattr(self.processor, "pad_token", None) is None
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, rows: list[dict[str, object]]) -> dict[str, Any]:
         """Collate transformed rows; text and audio are padded to the longest row."""
         from transformers import DataCollatorWithPadding, default_data_collator
 
@@ -306,7 +307,7 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
         ) from error
 
 
-def _require_padding(tokenizer: Any, config: Any) -> None:
+def _require_padding(tokenizer: "PreTrainedTokenizerBase", config: Any) -> None:
     """Set the tokenizer's padding token from the model's configuration if it has none.
 
     Raises:
@@ -322,7 +323,7 @@ def _require_padding(tokenizer: Any, config: Any) -> None:
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
 
 
-def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: Any) -> None:
+def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise DataError if a text is empty and the tokenizer adds no special tokens."""
     if len(tokenizer("")["input_ids"]):
         return
@@ -378,7 +379,7 @@ def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
             first += len(column)
 
 
-def _max_length(tokenizer: Any, model: "nn.Module", requested: int | None) -> int | None:
+def _max_length(tokenizer: "PreTrainedTokenizerBase", model: "nn.Module", requested: int | None) -> int | None:
     """Maximum length of texts in tokens; None: no known limit.
 
     Raises:
@@ -396,7 +397,7 @@ def _max_length(tokenizer: Any, model: "nn.Module", requested: int | None) -> in
     return min(known, default=None)
 
 
-def n_positions(model: "nn.Module", tokenizer: Any) -> int | None:
+def n_positions(model: "nn.Module", tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """Number of tokens for which a model has learned positions; None: positions are relative and unlimited.
 
     The table of positions is the embedding that a short text reads at consecutive rows. The first of these rows

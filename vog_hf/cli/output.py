@@ -49,7 +49,7 @@ class Output:
         if self.as_json:
             print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (--json prints to stdout)
 
-    def result(self, message: str, values: Mapping[str, Any], *, shown: Mapping[str, Any] | None = None) -> None:
+    def result(self, message: str, values: Mapping[str, object], *, shown: Mapping[str, object] | None = None) -> None:
         """Print a message and one line per value (of ``shown``, if given); for machines, only the values."""
         self.json(values)
         self._line(self.console, Text("✓ ", "green") + Text(message, "bold"))
@@ -63,7 +63,7 @@ class Output:
         """Print an indented line for people."""
         self.console.print(Text(f"  {in_words(text)}"), soft_wrap=True)
 
-    def values(self, values: Mapping[str, Any]) -> None:
+    def values(self, values: Mapping[str, object]) -> None:
         """Print one line per value that is not None, for people; wrapped next to its name on a terminal."""
         lines = [(Text(f"  {name}:", "dim"), Text(in_words(v))) for name, v in values.items() if v is not None]
         if not self.console.is_terminal:
@@ -77,7 +77,7 @@ class Output:
             grid.add_row(*line)
         self.console.print(grid)
 
-    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]], *, digits: int) -> None:
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], *, digits: int) -> None:
         """Print a table for people; numbers are right-aligned and floats have ``digits`` decimals."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for place, heading in enumerate(headings):

@@ -50,7 +50,7 @@ class EmbeddingCut:
             _running_cut.reset(token)
             handle.remove()
 
-    def cut(self, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def cut(self, args: tuple[object, ...], output: Tensor) -> Tensor:
         """Keep a leaf of what the embedding gave for ``args``, and return what the model is fed instead."""
         swapped = _has_tokens_first(self._ids, args, output)
         self.caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
@@ -61,7 +61,7 @@ class EmbeddingCut:
 _running_cut: ContextVar[EmbeddingCut] = ContextVar("_running_cut")
 
 
-def _hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _hook(_module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
     """As `torch.nn.Module.register_forward_hook` calls it; one function, because a compiled model keeps its hooks."""
     return _running_cut.get().cut(args, output)
 

@@ -223,7 +223,7 @@ def _with_same_columns(splits: list[PushedSplit]) -> list[PushedSplit]:
     return [_with_columns_of_all(split, features, scored) for split in splits]
 
 
-def _with_columns_of_all(split: PushedSplit, features: Mapping[str, Any], scored: Collection[str]) -> PushedSplit:
+def _with_columns_of_all(split: PushedSplit, features: Mapping[str, object], scored: Collection[str]) -> PushedSplit:
     """A split with empty columns for the scores of others.
 
     Args:

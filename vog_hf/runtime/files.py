@@ -203,7 +203,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusively(handle: int, path: Path, in_use: str) -> Iterator[None]:
+def exclusively(handle: int, path: Path, in_use: str, *, argument: str | tuple[()] = ()) -> Iterator[None]:
     """Hold the lock of an open file: flock, which ends with the process, or a marker file on disks without flock.
 
     Waits up to `LOCK_PATIENCE` seconds, because the data workers of a killed run hold its lock until they notice.
@@ -216,7 +216,7 @@ def exclusively(handle: int, path: Path, in_use: str) -> Iterator[None]:
     while (held := _flock(handle)) is False or (held is None and not _mark(marker)):
         if time.monotonic() >= deadline:
             hint = f" ({marker} says so; delete it if that process has ended)" if held is None else ""
-            raise OutputFolderError(in_use + hint)
+            raise OutputFolderError(in_use + hint, argument=argument)
         time.sleep(0.02)
     try:
         yield

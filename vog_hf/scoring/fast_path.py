@@ -161,7 +161,7 @@ def _difference(
     plain: ScoringPlan,
     fast: ScoringPlan,
     folded: FoldedModules,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     labels: LabelsForPass,
     *,
     expected: _Outcome,

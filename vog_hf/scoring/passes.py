@@ -20,7 +20,7 @@ from vog_hf.scoring.plan import ScoringPlan
 ALL_ROWS = slice(0, None)
 
 
-def predict_rows(model: nn.Module, inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Tensor:
+def predict_rows(model: nn.Module, inputs: Mapping[str, object], rows: slice, n_rows: int) -> Tensor:
     """The predicted class of each of some rows of a batch, ``[rows]``, of the model as it is."""
     with torch.no_grad():
         return find_logits(model(**copied(sliced(inputs, rows, n_rows)))).argmax(-1)
@@ -93,7 +93,7 @@ class LabelsForPass:
         return LabelsForPass(*(None if part is None else torch.cat([part, part]) for part in self._parts))
 
 
-def sliced(inputs: Mapping[str, Any], rows: slice, n_rows: int) -> Mapping[str, Any]:
+def sliced(inputs: Mapping[str, object], rows: slice, n_rows: int) -> Mapping[str, Any]:
     """Some rows of a batch of ``n_rows``: of what has a value per row; everything else is the same for all rows."""
     if rows.start == 0 and (rows.stop is None or rows.stop >= n_rows):
         return inputs

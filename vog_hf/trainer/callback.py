@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -322,7 +322,7 @@ class VoGCallback(TrainerCallback):
                 )
 
 
-def _shown(splits: dict[str, Any]) -> dict[str, Any]:
+def _shown(splits: Mapping[str, object]) -> dict[str, Any]:
     """Datasets that can show rows, by split; None for streams, which are read only once."""
     return {name: None if is_stream(rows) else rows for name, rows in splits.items()}
 
