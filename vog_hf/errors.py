@@ -196,7 +196,7 @@ def as_path(option: str, value: Any) -> Path:
     return Path(text)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A short text of a value and its type for an error message.
 
     Example:

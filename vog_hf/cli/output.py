@@ -44,7 +44,7 @@ class Output:
         """True if progress bars can be shown on a terminal."""
         return self.messages.is_terminal
 
-    def json(self, values: Any) -> None:
+    def json(self, values: object) -> None:
         """Print the JSON document under ``--json``; NaN and infinity become null."""
         if self.as_json:
             print(json.dumps(_finite(values), allow_nan=False))  # noqa: T201 (--json prints to stdout)
@@ -149,7 +149,7 @@ def _replaced(text: str, mention: str, option: str) -> str:
     return f"{before}{option}{after}" if found else f"{option}: {text}"
 
 
-def in_words(value: Any) -> str:
+def in_words(value: object) -> str:
     """A value as readable text: rounded, grouped, in one line."""
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -160,7 +160,7 @@ def in_words(value: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     """A value for JSON: Python numbers instead of numpy's, None instead of NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(name): _finite(item) for name, item in value.items()}

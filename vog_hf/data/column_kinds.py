@@ -1,6 +1,6 @@
 """Columns by what they hold: images, audio, texts or classes."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from datasets import Audio, ClassLabel, Dataset, Image, Value
 
@@ -58,7 +58,7 @@ def find_column(rows: Dataset, kind: Kind, name: str | None = None) -> str:
     return name
 
 
-def _is_of_kind(feature: Any, kind: Kind) -> bool:
+def _is_of_kind(feature: object, kind: Kind) -> bool:
     if kind == "text":
         return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
     return isinstance(feature, FEATURES[kind])

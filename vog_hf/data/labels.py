@@ -111,7 +111,7 @@ class LabelReader:
         return str(getattr(features.get(column), "dtype", "")) if isinstance(features, Mapping) else ""
 
 
-def label_tensor(labels: Any, text: str | None) -> Tensor | None:
+def label_tensor(labels: object, text: str | None) -> Tensor | None:
     """Labels as a tensor; ``text`` says what is wrong with a label column of which the collator made no numbers."""
     if labels is None and text:
         raise DataError(text)

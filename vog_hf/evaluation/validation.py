@@ -43,7 +43,7 @@ def finite_table(columns: Columns) -> pd.DataFrame:
     return pd.DataFrame(arrays)
 
 
-def one_array(name: str, values: Any) -> npt.NDArray[Any]:
+def one_array(name: str, values: object) -> npt.NDArray[Any]:
     """Values as an array of any shape and type; raises ConfigError if they are ragged."""
     try:
         return np.asarray(values)

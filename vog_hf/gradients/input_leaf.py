@@ -164,7 +164,7 @@ def _path_to(root: nn.Module, module: nn.Module) -> str | None:
     return next((path for path, found in root.named_modules() if found is module), None)
 
 
-def _named_embedding(owner: Any) -> nn.Module | None:
+def _named_embedding(owner: object) -> nn.Module | None:
     """Module that ``get_input_embeddings()`` returns, None where there is no such method or no answer."""
     try:
         embedding = owner.get_input_embeddings() if hasattr(owner, "get_input_embeddings") else None

@@ -159,7 +159,7 @@ def _tensors_beside_weights(module: nn.Module) -> Iterator[tuple[dict[str, Any],
             yield module._buffers, name
 
 
-def _holds_floating(value: Any) -> bool:
+def _holds_floating(value: object) -> bool:
     """Tell whether a value is a floating tensor (not a parameter), or a collection with one in it."""
     if isinstance(value, dict):
         return any(map(_holds_floating, value.values()))

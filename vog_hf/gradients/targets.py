@@ -119,7 +119,7 @@ def find_logits(outputs: object) -> Tensor:
     )
 
 
-def _is_no_logits(value: Any) -> bool:
+def _is_no_logits(value: object) -> bool:
     """Tell whether a tuple's first entry is the loss: a single number, or None without labels."""
     return value is None or (isinstance(value, Tensor) and value.dim() == 0)
 

@@ -74,7 +74,7 @@ def with_checksum(values: Mapping[str, object]) -> dict[str, Any]:
     return {**values, JSON_CHECKSUM: _json_checksum(values)}
 
 
-def without_checksum(values: Any) -> Any:
+def without_checksum(values: object) -> Any:
     """Verify and remove the checksum of `with_checksum`; values of earlier versions without one are returned unchanged.
 
     Raises:

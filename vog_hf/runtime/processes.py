@@ -123,7 +123,7 @@ def gathered_on_main(processes: Processes, value: T) -> list[T]:
     return values or []
 
 
-def same_everywhere(processes: Processes, what: str, value: Any) -> None:
+def same_everywhere(processes: Processes, what: str, value: object) -> None:
     """Raise ProcessError with each process's value if a value is not the same on all of them."""
     if processes.num_processes == 1:
         return

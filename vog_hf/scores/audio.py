@@ -112,7 +112,7 @@ def _kind(content: bytes) -> str | None:
     return next((kind for start, mark, kind in BEGINNINGS if content[start : start + len(mark)] == mark), None)
 
 
-def _wav(values: Any, rate: Any) -> bytes | None:
+def _wav(values: object, rate: Any) -> bytes | None:
     """Samples in -1..1, ``[time]`` or ``[channels, time]``, as a file of 16 bits each; None where they are too many."""
     try:
         samples, rate = np.asarray(values, dtype=np.float64), int(rate)

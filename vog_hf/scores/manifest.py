@@ -62,7 +62,7 @@ MANIFEST = Record(
 )
 
 
-def fault_in(value: Any, kind: Any = MANIFEST, place: str = "the manifest") -> str | None:
+def fault_in(value: object, kind: Any = MANIFEST, place: str = "the manifest") -> str | None:
     """What in a value is not of its kind, in words; None where all is well.
 
     Example:

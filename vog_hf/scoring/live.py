@@ -76,7 +76,8 @@ class LiveScoring:
         if plan.config.label == "predicted":
             raise ConfigError(
                 "collect='live' cannot use label='predicted': the last snapshot's prediction is not known during "
-                "training; use collect='replay'"
+                "training; use collect='replay'",
+                argument="label=",
             )
         self._check_all_labels()
         needed, free = self.memory_bytes(), free_memory(model_device_and_dtype(model)[0])

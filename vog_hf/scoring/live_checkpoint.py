@@ -75,7 +75,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     return dict(header)
 
 
-def _is_header(header: Any) -> bool:
+def _is_header(header: object) -> bool:
     """Tell whether this is what `save_state` writes: every batch in a file that has a digest, and named snapshots."""
     if not isinstance(header, dict) or not {FORMAT_KEY, "batches", "digests", "snapshots"} <= set(header):
         return False
@@ -90,7 +90,7 @@ def _is_header(header: Any) -> bool:
     )
 
 
-def _is_batch(batch: Any) -> bool:
+def _is_batch(batch: object) -> bool:
     """Tell whether this is start, stop and step of a batch of rows, and the name of its file."""
     if not isinstance(batch, list) or len(batch) != 4 or any(type(number) is not int for number in batch[:3]):
         return False

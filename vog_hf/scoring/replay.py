@@ -206,5 +206,6 @@ def require_same_rows(found: str, scored: str, folder: Path) -> None:
     if found != scored:
         raise OutputFolderError(
             f"the rows are not those that the scores in {folder} were computed on: some were edited, or they come in "
-            "another order each time; choose another output_dir, or delete the folder to score again"
+            "another order each time; choose another output_dir, or delete the folder to score again",
+            argument="output_dir",
         )

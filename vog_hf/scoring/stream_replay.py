@@ -80,5 +80,6 @@ def require_length(rows: "StreamRows", n_rows: int, folder: Path) -> None:
         change = "fewer" if left == 0 else "more"
         raise OutputFolderError(
             f"the stream has {change} rows than the {n_rows:,} whose scores are in {folder}; choose another "
-            "output_dir, or delete the folder to score again"
+            "output_dir, or delete the folder to score again",
+            argument="output_dir",
         )

@@ -174,6 +174,6 @@ def _spooled(states: Iterable[object], spool: Path) -> SnapshotSet:
     return SnapshotSet(tuple(snapshots), {})
 
 
-def _is_state(state: Any) -> bool:
+def _is_state(state: object) -> bool:
     """True for a state dict: a mapping by name, mostly of tensors."""
     return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
