@@ -325,7 +325,8 @@ class TrainingRun:
             raise OutputFolderError(f"output_dir {folder} is a file; pass a folder", argument="output_dir")
         if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
             raise OutputFolderError(
-                f"{folder} holds files that vog_hf did not write; pass another output_dir (a separate folder)"
+                f"{folder} holds files that vog_hf did not write; pass another output_dir (a separate folder)",
+                argument="output_dir",
             )
         require_free(folder, self._needed_bytes(), "storing snapshots and scores")
         _hold(folder, state)
