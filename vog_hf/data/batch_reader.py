@@ -323,7 +323,7 @@ class BatchReader:
         return batch
 
 
-def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+def _differing(first: Mapping[str, object], second: Mapping[str, object]) -> str | None:
     """The first tensor that is another one in two readings."""
     return next((n for n, value in first.items() if isinstance(value, Tensor) and not _equal(value, second[n])), None)
 

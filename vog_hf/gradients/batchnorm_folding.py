@@ -203,7 +203,7 @@ class FoldedModules:
         return forward
 
 
-def find_folding(model: nn.Module, forward: Callable[[], Any]) -> Folding:
+def find_folding(model: nn.Module, forward: Callable[[], object]) -> Folding:
     """Find what can be folded in a model by watching one forward pass and its graph.
 
     Folded are modules of torch's own classes (and timm's BatchNormAct2d), without hooks or parametrizations, that run

@@ -214,7 +214,7 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
 
 
 def explained_forward(
-    model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf, *, of: str = "the batch"
+    model: nn.Module, inputs: Mapping[str, object], leaf: InputLeaf, *, of: str = "the batch"
 ) -> Forward:
     """As `forward_from_leaf`, on a batch that the model may not take.
 
@@ -265,7 +265,7 @@ def has_wrong_single_rows(forward: Forward) -> bool:
     return forward.x.device.type == "cpu" and any("BatchNorm" in node.name() for node in graph_nodes(forward.outputs))
 
 
-def _has_tokens_first(ids: Tensor, args: tuple[Any, ...], output: Tensor) -> bool:
+def _has_tokens_first(ids: Tensor, args: tuple[object, ...], output: Tensor) -> bool:
     """Tell whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
     if ids.dim() != 2 or output.shape[:2] != ids.shape[::-1]:
         return False

@@ -301,7 +301,7 @@ class _Collection:
 class _Saved:
     """An object with a state that can be read, pickled and set."""
 
-    def __init__(self, read: Callable[[], object], write: Callable[[Any], Any]) -> None:
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
         self._read, self._write = read, write
         self._saved = pickle.dumps(read())
 

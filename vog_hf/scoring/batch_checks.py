@@ -1,6 +1,6 @@
 """Warnings about the first rows: scores that depend on the batch, rows without a positive label."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 
 import torch
@@ -104,7 +104,7 @@ def _mean_gradients(model: nn.Module, plan: ScoringPlan, batch: Batch, labels: T
     return _means(plan, inputs_on_device(model, batch), gradients)
 
 
-def _means(plan: ScoringPlan, inputs: dict[str, Any], gradients: list[Tensor]) -> Tensor:
+def _means(plan: ScoringPlan, inputs: Mapping[str, object], gradients: list[Tensor]) -> Tensor:
     """Mean |gradient| of each row over the elements that enter its score, ``[targets, batch]``."""
     if plan.channel_axis is not None:
         gradients = [gradient.mean(plan.channel_axis) for gradient in gradients]

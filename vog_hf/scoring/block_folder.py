@@ -194,7 +194,7 @@ class BlockFolder:
             )
 
     @staticmethod
-    def is_finished(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    def is_finished(folder: Path, fingerprint: Mapping[str, object]) -> bool:
         """Tell whether the folder already holds the scores of this fingerprint.
 
         Raises:
@@ -206,7 +206,7 @@ class BlockFolder:
         return finished
 
     @staticmethod
-    def is_of(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    def is_of(folder: Path, fingerprint: Mapping[str, object]) -> bool:
         """Tell whether the folder holds scores, or blocks of them, of this fingerprint."""
         if not (folder / PLAN_NAME).is_file():
             return False

@@ -109,7 +109,7 @@ def plan_scoring(
     return plan, FirstPass(batch, labels, gradients, why_not_fast)
 
 
-def _seconds(plan: ScoringPlan, inputs: Mapping[str, Any], labels: LabelsForPass) -> float:
+def _seconds(plan: ScoringPlan, inputs: Mapping[str, object], labels: LabelsForPass) -> float:
     """Time a pass over a batch on a device, in seconds."""
     with plan.folding.installed():
         torch.accelerator.synchronize()

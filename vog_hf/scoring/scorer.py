@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -382,7 +382,7 @@ class VoGScorer:
             require_same_rows(digest, scores.manifest["rows_digest"], folder)
 
     def _prepared(
-        self, plan: ScoringPlan, folder: Path, fingerprint: dict[str, Any], n_rows: int, n_snapshots: int
+        self, plan: ScoringPlan, folder: Path, fingerprint: Mapping[str, object], n_rows: int, n_snapshots: int
     ) -> None:
         """Begin or take up the folder, on the main process; all processes then open it."""
         blocks = BlockFolder.prepare(folder, fingerprint, self._block_plan(plan, n_rows, n_snapshots))

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from vog_hf.errors import OutputFolderError, as_path
 from vog_hf.runtime.files import locked
@@ -30,7 +29,7 @@ def folder_in_use(processes: Processes, folder: Path) -> Iterator[None]:
 
 
 def open_everywhere(
-    processes: Processes, folder: Path, fingerprint: Mapping[str, Any], prepare: Callable[[], object]
+    processes: Processes, folder: Path, fingerprint: Mapping[str, object], prepare: Callable[[], object]
 ) -> BlockFolder:
     """Prepare a folder on the main process, then open it on every process.
 
