@@ -10,6 +10,7 @@ from vog_hf.errors import ConfigError
 from vog_hf.evaluation import TailMeasure, hard_tail
 from vog_hf.evaluation.guide_strength import guide_strength
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.row_tables import extreme_caption
 
 N = 4000
 UNCLEAR = "It is unclear whether VoG is a guide in this run, because "
@@ -42,6 +43,7 @@ def test_the_strength_is_that_of_the_auroc_in_either_direction(distance, strengt
     assert found.headline.startswith(f"VoG is a {strength} guide in this run (AUROC ")
     assert ("lowest rows first" in found.headline) == (distance < 0)
     assert ("rows are the hard ones" in found.headline) == (strength != "weak")
+    assert found.named_tail == (found.tail if strength != "weak" else "unclear")
 
 
 def test_a_flat_ranking_is_not_called_the_hard_end():
@@ -53,6 +55,23 @@ def test_a_flat_ranking_is_not_called_the_hard_end():
         found.headline,
     )
     assert found.loss_advantage == pytest.approx(norm.cdf(3 / np.sqrt(2)) - 0.54, abs=0.02)
+
+
+def test_no_caption_calls_an_end_of_a_weak_guide_hard():
+    """A strong guide has a hard end, a weak one is called weak and an unclear one unclear, in both captions."""
+    captions = {
+        distance: [
+            extreme_caption(VoGScores(columns, {}), end, 5, hard_tail(columns, n_resamples=60))
+            for end in ("highest", "lowest")
+        ]
+        for distance, columns in ((distance, run_apart(distance)) for distance in (0.0, 0.3, -1.3))
+    }
+    assert [caption.split(". ")[1] for caption in captions[-1.3]] == [
+        "In this run the hard rows are at the other end.",
+        "In this run the hard rows are here.",
+    ]
+    assert all("too weak a guide to call either end the hard one" in caption for caption in captions[0.3])
+    assert all("is unclear in this run" in caption for caption in captions[0.0])
 
 
 def test_the_loss_is_named_only_where_it_is_reliably_better():

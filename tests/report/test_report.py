@@ -155,8 +155,8 @@ class TestEveryPage:
         scores = CASES[case]()[0]
         for place, part in enumerate(scores.values() if isinstance(scores, dict) else [scores]):
             split = page.find(id=f"s{place}")
-            tail = hard_tail(part).tail
-            assert tail in split.find(class_name="verdict").classes
+            assert hard_tail(part).tail in split.find(class_name="verdict").classes
+            tail = hard_tail(part).named_tail
             titles = {
                 g.classes[1]: g.content[1].text
                 for g in split.find_all("section", "gallery")

@@ -58,6 +58,11 @@ class HardTail:
             return self.headline
         return f"{self.headline}\n{self.evidence}\n{table.to_string(index=False, float_format='{:.3f}'.format)}"
 
+    @property
+    def named_tail(self) -> Tail:
+        """The tail that titles and captions may call the hard one: that of a moderate or strong guide, else unclear."""
+        return self.tail if self.strength in ("moderate", "strong") else "unclear"
+
     def table(self) -> pd.DataFrame:
         """The numbers behind the verdict, one line per statistic with its interval.
 

@@ -124,8 +124,8 @@ class Section:
         highest, lowest = most_extreme(self.scores, self.column, count)
         by = f"By {self.column}, most extreme first."
         wanted = [
-            (wording.tail_title(self.tail.tail, "highest"), by, "high", highest),
-            (wording.tail_title(self.tail.tail, "lowest"), by, "low", lowest),
+            (wording.tail_title(self.tail.named_tail, "highest"), by, "high", highest),
+            (wording.tail_title(self.tail.named_tail, "lowest"), by, "low", lowest),
         ]
         changed = most_changed(self.scores, self._options.top_k)
         if changed is not None:

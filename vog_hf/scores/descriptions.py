@@ -130,7 +130,12 @@ def digests(scores: VoGScores) -> list[tuple[str, str]]:
 
 
 def tail_title(tail: str, name: str) -> str:
-    """Title of the gallery of one end of the ranking (``highest`` or ``lowest``), hard only where the run shows it."""
+    """Title of the gallery of one end of the ranking (``highest`` or ``lowest``), hard only where the run shows it.
+
+    Args:
+        tail: `HardTail.named_tail` of the ranking.
+        name: ``"highest"`` or ``"lowest"``.
+    """
     hard = tail == "both" or tail == {"highest": "high", "lowest": "low"}[name]
     if not hard:
         return f"{name.capitalize()} rows"

@@ -102,6 +102,8 @@ def _verdict_on(end: str, tail: HardTail) -> str:
     """What this run says of one end of its ranking."""
     if tail.tail == "unclear":
         return "Which end holds the hard rows is unclear in this run."
+    if tail.named_tail == "unclear":
+        return "In this run VoG is too weak a guide to call either end the hard one."
     hard = tail.tail in (TAIL_OF_END[end], "both")
     return f"In this run the hard rows are {'here' if hard else 'at the other end'}."
 
