@@ -1001,3 +1001,30 @@ def test_inputs_that_do_not_fit_together_are_refused(batch, error, message):
     with pytest.raises(error, match=message):
         input_gradients(Sum(), batch)
     input_gradients(Sum(), {"x": torch.rand(4, 3), "y": torch.rand(1, 3)})  # shared by all rows
+
+
+class Pooling(nn.Module):
+    """Mean of token embeddings, pooled by the embedding or by forward."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding, self.out = embedding, nn.Linear(embedding.embedding_dim, 3)
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def forward(self, input_ids):
+        hidden = self.embedding(input_ids)
+        return self.out(torch.tanh(hidden.mean(1) if hidden.dim() == 3 else hidden))
+
+
+@pytest.mark.parametrize("width", [4, 5])  # of 5, as many as tokens
+def test_an_embedding_bag_is_refused_with_a_replacement_that_works(width):
+    """An embedding under the same name takes the same state dict, gives the same outputs, and is scored."""
+    bag, ids = Pooling(nn.EmbeddingBag(9, width)), torch.arange(10).reshape(2, 5) % 9
+    with pytest.raises(ModelError, match=r"use nn\.Embedding, under the same name .* take the mean over the tokens"):
+        input_gradients(bag, {"input_ids": ids})
+    replaced = Pooling(nn.Embedding(9, width))
+    replaced.load_state_dict(bag.state_dict())
+    torch.testing.assert_close(replaced(ids), bag(ids))
+    assert input_gradients(replaced, {"input_ids": ids}).shape == (2, 5, width)

@@ -237,6 +237,16 @@ def test_a_checkpoint_without_moments_is_refused_before_a_step_is_made(tmp_path)
         assert steps_of(vog.scores) == [6, 8]
 
 
+def test_another_number_of_epochs_is_refused_before_a_step_and_names_replay(tmp_path):
+    """Live moments know the number of snapshots in advance; the error says what takes another one."""
+    options = {"save_strategy": "epoch"}
+    trained(tmp_path, [VoGCallback(pixel_rows(), collect="live", snapshots="epoch")], num_train_epochs=2, **options)
+    weights, longer = WeightsByStep(), VoGCallback(pixel_rows(), collect="live", snapshots="epoch")
+    with pytest.raises(OutputFolderError, match=r"differs in planned snapshots.*collect='replay' if"):
+        trained(tmp_path, [longer, weights], resume=str(tmp_path / "checkpoint-4"), num_train_epochs=3, **options)
+    assert weights.weights == {}
+
+
 def test_snapshots_that_are_gone_are_named_when_training_resumes(tmp_path, caplog):
     """Replay goes on with the snapshots that are to come and says which it lacks; with all of them it says nothing."""
     options = {"save_strategy": "epoch", "num_train_epochs": 4}

@@ -197,20 +197,32 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             "times in one forward pass, expected exactly once; pass inputs_embeds, or return the embedding that is "
             "really used from get_input_embeddings()"
         )
-    if caught[0].shape[: ids.dim()] != ids.shape:
-        advice = (
-            "Pad them in the collator to the length that it wants (Longformer: pad_to_multiple_of="
-            "config.attention_window)"
-            if ids.dim() == 2
-            else "Rows with several texts (multiple choice) are not supported: score a model of one text per row "
-            "(...ForSequenceClassification), with each choice as a row of its own"
-        )
+    if caught[0].dim() <= ids.dim() or caught[0].shape[: ids.dim()] != ids.shape:
+        advice = _advice_on_tokens(leaf.embedding, ids)
         raise ModelError(
             f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {leaf.name!r} "
             f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
             f"reorders its tokens itself. {advice}"
         )
     return Forward(outputs, inputs, caught.pop())
+
+
+def _advice_on_tokens(embedding: nn.Module, ids: Tensor) -> str:
+    """Say what to do where an embedding does not give one vector per token."""
+    if isinstance(embedding, nn.EmbeddingBag):
+        return (
+            "An EmbeddingBag pools the tokens of a row: use nn.Embedding, under the same name (snapshots still fit), "
+            f"and take the {embedding.mode} over the tokens in forward"
+        )
+    if ids.dim() == 2:
+        return (
+            "Pad them in the collator to the length that it wants (Longformer: pad_to_multiple_of="
+            "config.attention_window)"
+        )
+    return (
+        "Rows with several texts (multiple choice) are not supported: score a model of one text per row "
+        "(...ForSequenceClassification), with each choice as a row of its own"
+    )
 
 
 def explained_forward(

@@ -132,7 +132,8 @@ class LiveScoring:
         if differing:
             raise OutputFolderError(
                 f"{folder} holds moments from a different run (it differs in {', '.join(differing)}); resume with the "
-                "data, configuration and schedule that training began with, or train again"
+                "data, configuration and number of epochs that training began with, or train again, with "
+                "collect='replay' if the number of epochs may change between runs"
             )
         self._snapshots = saved["snapshots"]
         device = model_device_and_dtype(self._model)[0]
