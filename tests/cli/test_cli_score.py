@@ -520,5 +520,12 @@ def test_images_of_16_bits_are_not_clipped(top, refused):
             _eight_bits(image)
     else:
         assert np.asarray(_eight_bits(image).convert("RGB")).max() == 255
+    big_endian = Image.frombytes("I;16B", (4, 4), pixels.astype(">u2").tobytes())
+    if refused:
+        with pytest.raises(DataError, match="mode 'I;16B' has values from 3 to 256"):
+            _eight_bits(big_endian)
+    else:
+        for each in (image, big_endian):
+            np.testing.assert_array_equal(np.asarray(_eight_bits(each).convert("RGB"))[..., 1], pixels)
     grey = Image.new("LA", (2, 2))
     assert _eight_bits(grey) is grey

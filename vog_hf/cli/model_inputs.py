@@ -439,14 +439,17 @@ def _eight_bits(image: Any) -> Any:
     """An image that conversion does not clip; raises if it has values beyond 8 bits, since their scaling is unknown."""
     if not image.mode.startswith(("I", "F")):
         return image
-    low, high = image.getextrema()
+    values = np.asarray(image)  # Pillow itself finds no extremes of big-endian numbers, and does not convert them
+    low, high = values.min(), values.max()
     if low < 0 or high > MOST_OF_8_BITS or image.mode == "F":
         raise DataError(
             f"an image of mode {image.mode!r} has values from {low:g} to {high:g}, expected 0 to 255: conversion to 8 "
             "bits would clip it, and how training scaled it is not known; store the images in 8 bits as they were "
             "scaled for training, or score from Python: VoGScorer(...).score(dataset.with_transform(...), ...)"
         )
-    return image
+    from PIL import Image
+
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _wave(value: Any) -> Any:
