@@ -263,6 +263,24 @@ def test_a_folder_of_images_is_scored_by_its_classes(score, tmp_path, images):
     np.testing.assert_allclose(got.column("vog"), images.scores.column("vog")[order], rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_folder_of_images_that_lacks_a_class_is_matched_by_name(score, tmp_path, images):
+    """Classes with other numbers as names, in another order and one of them missing, get the callback's scores."""
+    shutil.copytree(images.folder, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("config.json"):
+        names = {number: str(9 - number) for number in range(10)}
+        own = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    rows, order = load_from_disk(str(images.data)), []
+    for label in (9, 8, 7, 6, 5, 4, 2, 1, 0):
+        (tmp_path / "pictures" / str(9 - label)).mkdir(parents=True)
+        for number in np.flatnonzero(np.asarray(rows["label"]) == label):
+            rows[int(number)]["image"].save(tmp_path / "pictures" / str(9 - label) / f"{number:03d}.png")
+            order.append(number)
+    got = score(tmp_path / "run", "-d", tmp_path / "pictures")
+    np.testing.assert_allclose(got.column("vog"), images.scores.column("vog")[order], rtol=1e-6)
+
+
 def test_a_split_and_columns_of_other_names(score, tmp_path, images):
     """A split of a saved DatasetDict with unusual columns is scored by options and keeps its class names."""
     rows = load_from_disk(str(images.data)).rename_columns({"image": "picture", "label": "digit"})
