@@ -9,6 +9,8 @@ from scipy.stats import norm
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import TailMeasure, hard_tail
 from vog_hf.evaluation.guide_strength import guide_strength
+from vog_hf.scores.findings import Findings
+from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.row_tables import extreme_caption
 
@@ -213,3 +215,15 @@ def test_the_headline_names_another_column_by_its_name():
     assert found.headline.startswith("vog_late is a strong guide in this run (AUROC 0.8")
     with pytest.raises(ConfigError, match="no column 'vog' to rank by"):
         hard_tail(columns)
+
+
+@pytest.mark.parametrize(("snapshots", "is_cautious"), [(2, True), (3, False)])
+def test_two_snapshots_are_said_to_be_two(snapshots, is_cautious):
+    """The line that a person reads first says that two snapshots show no stability; the next two name what to do."""
+    scores = VoGScores(run_apart(1.3, n=400), {"snapshots": [{"name": str(number)} for number in range(snapshots)]})
+    verdict, start, command = Findings(ScoredSplit("", scores)).opening("vog-hf review ./scores")
+    assert verdict.startswith("VoG is a strong guide in this run")
+    caution = "It is based on two snapshots, so the stability of the ranking cannot be estimated."
+    assert verdict.endswith(caution) == is_cautious
+    assert start.startswith("Start with loss, highest first: no row is known to be wrong")
+    assert command == "Next: vog-hf review ./scores"
