@@ -3,7 +3,7 @@
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -14,10 +14,9 @@ import torch
 from vog_hf.errors import ConfigError, require_type, shown
 from vog_hf.gradients.targets import Target, target_name
 from vog_hf.gradients.tasks import TARGETS, TASKS
+from vog_hf.metric.vocabulary import ENDINGS, column_names
 
 logger = logging.getLogger(__name__)
-
-COLUMN_ENDINGS = ("", "_early", "_late", "_class_normalized", "_normalized", "_percentile")  # of each target's columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ class VoGConfig:
     @property
     def column_names(self) -> tuple[str, ...]:
         """The column of each target's VoG: ``vog`` for the first, then ``vog_loss``, ``vog_<function name>``."""
-        return _column_names(self.target_names)
+        return column_names(self.target_names)
 
     @property
     def casts_up(self) -> bool:
@@ -158,28 +157,13 @@ class VoGConfig:
             raise ConfigError(
                 f"label_column must be the name of a column or None, got {self.label_column!r}", argument="label_column"
             )
-        columns = [name + ending for name in self.column_names for ending in COLUMN_ENDINGS]
+        columns = [name + ending for name in self.column_names for ending in ENDINGS]
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(
                 f"targets must give different column names, got {self.column_names}, and two of them give the column "
                 f"{twice!r}; rename the function"
             )
-
-
-def target_of_column(column: str, target_names: Sequence[str]) -> str | None:
-    """The target of a VoG column; None for other columns (label, loss and so on).
-
-    Example:
-        >>> target_of_column("vog_late", ["logit", "loss"]), target_of_column("vog_loss_percentile", ["logit", "loss"])
-        ('logit', 'loss')
-    """
-    named = zip(target_names, _column_names(target_names), strict=True)
-    return next((target for target, name in named if column in {name + ending for ending in COLUMN_ENDINGS}), None)
-
-
-def _column_names(target_names: Sequence[str]) -> tuple[str, ...]:
-    return tuple("vog" if i == 0 else f"vog_{name.rpartition('.')[2]}" for i, name in enumerate(target_names))
 
 
 def _check_choice(option: str, value: object, choices: tuple[object, ...]) -> None:

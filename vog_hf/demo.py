@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
 from vog_hf.evaluation import error_by_decile, rank_correlations
+from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.pictures import contact_sheet
 from vog_hf.scores.ranking import most_extreme
 from vog_hf.scores.vog_scores import VoGScores
@@ -23,19 +24,6 @@ from vog_hf.trainer.callback import VoGCallback
 
 EPOCHS = 8
 SIDE = 32  # the 8 x 8 digits are enlarged, because the network halves its input three times
-COMPANIONS = (
-    "vog",
-    "vog_class_normalized",
-    "vog_early",
-    "vog_late",
-    "gradient_magnitude",
-    "loss",
-    "confidence",
-    "variability",
-    "margin",
-    "forgetting",
-    "el2n",
-)
 
 
 def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> VoGScores:
@@ -131,7 +119,8 @@ def print_findings(scores: VoGScores, console: Console) -> None:
     correlations = Table(title="Spearman rank correlation with vog")
     correlations.add_column("column")
     correlations.add_column("correlation", justify="right")
-    table = rank_correlations({name: scores.column(name) for name in COMPANIONS})["vog"]
+    compared = ("vog", "vog_class_normalized", "vog_early", "vog_late", *COMPANIONS)
+    table = rank_correlations({name: scores.column(name) for name in compared})["vog"]
     for column, value in zip(table.index[1:], table.to_numpy()[1:], strict=True):
         correlations.add_row(str(column), f"{value:.2f}")
     console.print(correlations)

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from vog_hf.config import VoGConfig, target_of_column
+from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError
 from vog_hf.gradients.tasks import TASKS
+from vog_hf.metric.vocabulary import target_of_column
 
 
 def my_target(outputs, batch):

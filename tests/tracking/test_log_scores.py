@@ -29,11 +29,12 @@ from vog_hf.evaluation import (
     stability_in_words,
 )
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.runtime.files import read_json
 from vog_hf.scores.pictures import overlay
 from vog_hf.scores.ranking import most_extreme
 from vog_hf.scores.scored_rows import ScoredSplit
-from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.tracking import log_scores
 from vog_hf.tracking.contents import contents

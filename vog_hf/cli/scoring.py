@@ -24,12 +24,13 @@ from vog_hf.data.label_noise import CORRUPTED
 from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.evaluation import RANKING_COLUMNS
 from vog_hf.gradients.model_inputs import LABEL_NAMES
+from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import write_manifest
-from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import from_hub
 

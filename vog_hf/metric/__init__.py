@@ -2,7 +2,8 @@
 
 `definition` is Variance of Gradients in five lines and its class normalization, `moments` the same value streamed over
 snapshots, `training_dynamics` the companions (loss, confidence, forgetting, ...), `windows` the early and late
-snapshots, `batch_accumulator` all of these for one batch, and `heat_maps` the variance per element of a row.
+snapshots, `batch_accumulator` all of these for one batch, `heat_maps` the variance per element of a row, and
+`vocabulary` the names and meanings of the columns of scores.
 """
 
 from vog_hf.metric.definition import class_normalize, vog

@@ -10,28 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vog_hf.metric.vocabulary import COLUMNS, title_of
 from vog_hf.scores.audio import Sounds
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.scored_rows import ScoredSplit
-from vog_hf.scores.vog_scores import COMPANIONS
 
 SIDE = 480  # pixels of a picture's longer side; smaller ones are enlarged with their pixels as squares
 SMALL_SIDE = 104
 QUALITY = 85  # of WebP
 MAX_TEXT = 20_000  # characters of a row's text
 SMALL_TEXT = 140
-TITLES = {
-    "vog_class_normalized": "VoG, class-normalized",
-    "vog_normalized": "VoG, normalized",
-    "vog": "VoG, raw",
-    "vog_early": "VoG, early snapshots",
-    "vog_late": "VoG, late snapshots",
-    "vog_percentile": "VoG percentile",
-    "gradient_magnitude": "mean |gradient|",
-    "el2n": "EL2N",
-}
-LISTED = (*(name for name in TITLES if name.startswith("vog")), *COMPANIONS)
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ class RowRecords:
         self._views = RowViews(split, SIDE, is_from_hub=is_from_hub, kept=0)
         self._small_views = RowViews(split, SMALL_SIDE, is_from_hub=is_from_hub, kept=0)
         self._sounds = Sounds(split.rows, is_from_hub=is_from_hub)
-        self._listed = [name for name in LISTED if name in split.scores.column_names]
+        self._listed = [name for name in COLUMNS if name in split.scores.column_names]
         self.record = lru_cache(maxsize=32)(self._record)
         self._small = lru_cache(maxsize=256)(self._small_record)
 
@@ -124,7 +113,7 @@ class RowRecords:
             label=_class(view.label),
             prediction=_class(view.prediction),
             differs=view.is_misclassified,
-            values=[(TITLES.get(name, name), number(view.value(name))) for name in self._listed],
+            values=[(title_of(name), number(view.value(name))) for name in self._listed],
             trace=_trace(view),
         )
 

@@ -19,13 +19,14 @@ import numpy.typing as npt
 
 from vog_hf.errors import VoGError
 from vog_hf.evaluation import RecommendedRanking, recommended_ranking
+from vog_hf.metric.vocabulary import title_of
 from vog_hf.review.agreement import known_wrong, reviewer_agreement
 from vog_hf.review.decision import Decision
 from vog_hf.review.html import PageMaker
 from vog_hf.review.journal import Journal
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.requests import Request, RequestReader
-from vog_hf.review.row_records import TITLES, RowRecords
+from vog_hf.review.row_records import RowRecords
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.formatting import escaped, printable, signed
 from vog_hf.scores.pictures import row_texts
@@ -109,7 +110,7 @@ class ReviewService:
             "reviewer": printable(self._reviewer),
             "column": self._column,
             "start": {"order": self._start.column, "tail": self._start.end},
-            "columns": [[name, TITLES.get(name, name)] for name in self._queue.columns],
+            "columns": [[name, title_of(name)] for name in self._queue.columns],
             "classes": self._classes,
             "heat": self._scores.has_heat_maps,
             "texts": self._has_texts,

@@ -18,6 +18,7 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
+from vog_hf.metric.vocabulary import core_endings
 from vog_hf.scores.scored_rows import ScoredSplit, given_label_names, remember_scores, require_scores
 from vog_hf.scores.vog_scores import VoGScores, class_count
 
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 # with the prefix and the name among the scores. A name alone proves nothing: rows can have their own `loss`.
 DECLARATION = re.compile(r"vog_hf:(?P<prefix>\w*):(?P<name>.+)")
 TARGET_NAME = re.compile(r"vog(_\w+)?")
-CORE_ENDINGS = {True: ("", "_class_normalized", "_percentile"), False: ("", "_normalized", "_percentile")}
 
 
 def add_vog_columns(
@@ -100,7 +100,7 @@ def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
         >>> core_column_names(["vog"], has_classes=True)
         ['vog', 'vog_class_normalized', 'vog_percentile']
     """
-    return [name + ending for name in names for ending in CORE_ENDINGS[has_classes]]
+    return [name + ending for name in names for ending in core_endings(has_classes=has_classes)]
 
 
 def check_column_names(dataset: AnyDataset, names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vog_hf.config import target_of_column
+from vog_hf.metric.vocabulary import COLUMNS, target_of_column
 from vog_hf.scores.vog_scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
@@ -16,48 +16,6 @@ DETECTION_NOTE = (
     "How well each column finds the rows whose label is known to be wrong (is_corrupted), in the direction that is the "
     "better one for these rows: a choice that takes knowing them. AUROC 0.5 and the line random tell nothing."
 )
-
-# Each column's meaning, unit and range, and what more of it says.
-MEANINGS = {
-    "vog": (
-        "Variance of Gradients: standard deviation of the gradient over the snapshots, averaged over the input",
-        "{unit}, at least 0",
-        "the gradient changed more between snapshots",
-    ),
-    "vog_class_normalized": (
-        "vog as a z-score within the row's class (the given label, else the last prediction); rankings are by this",
-        "standard deviations",
-        "higher than other rows of its class",
-    ),
-    "vog_normalized": (
-        "vog as a z-score over the whole data set, because rows have no single class; rankings are by this",
-        "standard deviations",
-        "higher than other rows",
-    ),
-    "vog_percentile": ("Percentile of the normalised score within this data set", "0 to 100", "higher in the ranking"),
-    "vog_early": ("vog of the first snapshots only", "{unit}, at least 0", "changed more early in the training"),
-    "vog_late": ("vog of the last snapshots only", "{unit}, at least 0", "changed more late in the training"),
-    "gradient_magnitude": (
-        "Mean absolute gradient over elements and snapshots",
-        "{unit}, at least 0",
-        "the output depends more on the input",
-    ),
-    "loss": ("Mean loss over the snapshots", "at least 0 for classification, in nats", "fits worse"),
-    "confidence": ("Mean probability of the given label over the snapshots", "0 to 1", "fits better"),
-    "variability": ("Standard deviation of that probability over the snapshots", "0 to 0.5", "more undecided"),
-    "correctness": ("Share of the snapshots that predict the given label", "0 to 1", "fits better"),
-    "forgetting": (
-        "How often a right prediction was followed by a wrong one; never right counts as the number of snapshots",
-        "whole number",
-        "less stable",
-    ),
-    "margin": ("Logit of the given label minus the largest other, mean over snapshots", "logits", "fits better"),
-    "el2n": (
-        "Length of the difference between predicted probabilities and label, mean over snapshots",
-        "0 to 1.41",
-        "fits worse",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -79,10 +37,10 @@ def column_meanings(scores: VoGScores) -> list[Meaning]:
         name = column
         if target is not None and target != targets[0]:  # vog_loss_late means what vog_late means, of another target
             name = column.replace(f"vog_{target.rpartition('.')[2]}", "vog", 1)
-        if name in MEANINGS:
-            what, unit, higher = MEANINGS[name]
-            of = f" (of the target {target})" if name != column else ""
-            found.append(Meaning(column, what + of, unit.format(unit=unit_of(target or first_target(scores))), higher))
+        if name in COLUMNS:
+            known, of = COLUMNS[name], f" (of the target {target})" if name != column else ""
+            unit = known.unit.format(unit=unit_of(target or first_target(scores)))
+            found.append(Meaning(column, known.meaning + of, unit, known.higher))
     return found
 
 

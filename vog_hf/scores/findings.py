@@ -22,10 +22,11 @@ from vog_hf.evaluation import (
     ranking_stability,
     recommended_ranking,
 )
+from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.ranking import has_classes, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import ROW_ID
-from vog_hf.scores.vog_scores import COMPANIONS, VoGScores
+from vog_hf.scores.vog_scores import VoGScores
 
 DECILES = 10
 MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 17

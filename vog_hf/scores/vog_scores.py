@@ -38,16 +38,6 @@ if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
 MAX_CLASSES = 100_000
-COMPANIONS = (
-    "gradient_magnitude",
-    "loss",
-    "confidence",
-    "variability",
-    "correctness",
-    "forgetting",
-    "margin",
-    "el2n",
-)
 
 
 class VoGScores:

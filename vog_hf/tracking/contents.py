@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from vog_hf.evaluation import auroc, stability_in_words
+from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.descriptions import DETECTION_NOTE, NUMBERS_NOTE
 from vog_hf.scores.findings import DECILES, Findings
 from vog_hf.scores.pictures import RowViews, data_map, draw_contact_sheet
 from vog_hf.scores.ranking import class_names
 from vog_hf.scores.scored_rows import ScoredSplit
-from vog_hf.scores.vog_scores import COMPANIONS
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
 from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables
 

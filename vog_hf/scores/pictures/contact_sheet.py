@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from vog_hf.config import target_of_column
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError, whole_number
+from vog_hf.metric.vocabulary import target_of_column
 from vog_hf.scores.formatting import printable, shortened
 from vog_hf.scores.pictures.charts import GREY, INK, drawn, figure_of
 from vog_hf.scores.pictures.heat_maps import row_overlay

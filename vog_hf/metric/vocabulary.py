@@ -1,0 +1,155 @@
+"""The columns of scores: one table of what each is called, means and is measured in.
+
+It is on the lowest floor, because the configuration, the scores and all outputs read it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of scores.
+
+    Attributes:
+        name: Name for the first target; another target's columns have its name after ``vog``.
+        title: Heading for people.
+        meaning: Description of a value.
+        unit: Unit and range; ``{unit}`` is the unit of the target's gradient.
+        higher: Meaning of a higher value.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    unit: str
+    higher: str
+
+
+# In the order of display: the scores of each target, then the companions, which do not depend on the target.
+TARGET_COLUMNS = (
+    Column(
+        "vog_class_normalized",
+        "VoG, class-normalized",
+        "vog as a z-score within the row's class (the given label, else the last prediction); rankings are by this",
+        "standard deviations",
+        "higher than other rows of its class",
+    ),
+    Column(
+        "vog_normalized",
+        "VoG, normalized",
+        "vog as a z-score over the whole data set, because rows have no single class; rankings are by this",
+        "standard deviations",
+        "higher than other rows",
+    ),
+    Column(
+        "vog",
+        "VoG, raw",
+        "Variance of Gradients: standard deviation of the gradient over the snapshots, averaged over the input",
+        "{unit}, at least 0",
+        "the gradient changed more between snapshots",
+    ),
+    Column(
+        "vog_early",
+        "VoG, early snapshots",
+        "vog of the first snapshots only",
+        "{unit}, at least 0",
+        "changed more early in the training",
+    ),
+    Column(
+        "vog_late",
+        "VoG, late snapshots",
+        "vog of the last snapshots only",
+        "{unit}, at least 0",
+        "changed more late in the training",
+    ),
+    Column(
+        "vog_percentile",
+        "VoG percentile",
+        "Percentile of the normalised score within this data set",
+        "0 to 100",
+        "higher in the ranking",
+    ),
+)
+COMPANION_COLUMNS = (
+    Column(
+        "gradient_magnitude",
+        "mean |gradient|",
+        "Mean absolute gradient over elements and snapshots",
+        "{unit}, at least 0",
+        "the output depends more on the input",
+    ),
+    Column("loss", "loss", "Mean loss over the snapshots", "at least 0 for classification, in nats", "fits worse"),
+    Column(
+        "confidence", "confidence", "Mean probability of the given label over the snapshots", "0 to 1", "fits better"
+    ),
+    Column(
+        "variability",
+        "variability",
+        "Standard deviation of that probability over the snapshots",
+        "0 to 0.5",
+        "more undecided",
+    ),
+    Column(
+        "correctness", "correctness", "Share of the snapshots that predict the given label", "0 to 1", "fits better"
+    ),
+    Column(
+        "forgetting",
+        "forgetting",
+        "How often a right prediction was followed by a wrong one; never right counts as the number of snapshots",
+        "whole number",
+        "less stable",
+    ),
+    Column(
+        "margin",
+        "margin",
+        "Logit of the given label minus the largest other, mean over snapshots",
+        "logits",
+        "fits better",
+    ),
+    Column(
+        "el2n",
+        "EL2N",
+        "Length of the difference between predicted probabilities and label, mean over snapshots",
+        "0 to 1.41",
+        "fits worse",
+    ),
+)
+COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS)}
+COMPANIONS = tuple(column.name for column in COMPANION_COLUMNS)
+ENDINGS = tuple(column.name.removeprefix("vog") for column in TARGET_COLUMNS)
+
+
+def title_of(name: str) -> str:
+    """Heading of a column; its name if it is not in the table.
+
+    Example:
+        >>> title_of("el2n"), title_of("my_column")
+        ('EL2N', 'my_column')
+    """
+    return COLUMNS[name].title if name in COLUMNS else name
+
+
+def core_endings(*, has_classes: bool) -> list[str]:
+    """Endings of the columns that ``columns="core"`` adds for a target: raw, normalized, percentile.
+
+    Args:
+        has_classes: Whether scores are normalized within classes.
+    """
+    return ["", "_class_normalized" if has_classes else "_normalized", "_percentile"]
+
+
+def column_names(target_names: Sequence[str]) -> tuple[str, ...]:
+    """Column of each target's VoG: ``vog`` for the first, ``vog_<target>`` for others."""
+    return tuple("vog" if i == 0 else f"vog_{name.rpartition('.')[2]}" for i, name in enumerate(target_names))
+
+
+def target_of_column(column: str, target_names: Sequence[str]) -> str | None:
+    """The target of a VoG column; None for other columns (label, loss and so on).
+
+    Example:
+        >>> target_of_column("vog_late", ["logit", "loss"]), target_of_column("vog_loss_percentile", ["logit", "loss"])
+        ('logit', 'loss')
+    """
+    named = zip(target_names, column_names(target_names), strict=True)
+    return next((target for target, name in named if column in {name + ending for ending in ENDINGS}), None)
