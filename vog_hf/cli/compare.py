@@ -103,7 +103,7 @@ def _label(scores: "VoGScores", row: int) -> dict[str, Any]:
     """The label of a row, as a class name if known."""
     if "label" not in scores.column_names:
         return {}
-    label, names = scores.column("label")[row], scores.manifest.get("class_names") or []
+    label, names = scores.column("label")[row], scores.facts.class_names or []
     if np.issubdtype(type(label), np.integer) and 0 <= label < len(names):
         return {"label": names[label]}
     return {"label": label.item()}

@@ -63,10 +63,9 @@ def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
     from vog_hf.scores.findings import Findings
     from vog_hf.scores.scored_rows import ScoredSplit
 
-    manifest = scores.manifest
-    config, model = manifest.get("config", {}), manifest.get("model", {})
+    known = scores.facts
     source = noted_source(folder)
-    names = [entry["name"] for entry in manifest.get("snapshots", [])]
+    names = [entry["name"] for entry in known.snapshots]
     verdict, start, command = Findings(ScoredSplit("", scores)).opening(f"vog-hf review {folder}")
     return {
         "in this run": verdict,
@@ -74,19 +73,19 @@ def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
         "next": command.removeprefix("Next: "),
         "rows": len(scores),
         "columns": scores.column_names,
-        "created": manifest.get("created"),
+        "created": known.created,
         "dataset": None if source is None else str(source),
-        "model": model.get("name") or model.get("class"),
+        "model": known.model.get("name") or known.model.get("class"),
         "snapshots": f"{len(names)} ({names[0]} to {names[-1]})" if names else None,
-        "task": manifest.get("task"),
-        "target": config.get("target"),
-        "label": config.get("label"),
-        "dtype": config.get("dtype"),
-        "normalized over": manifest.get("normalized_over"),
-        "collect": manifest.get("collect"),
-        "computed on": (manifest.get("computed") or {}).get("device"),
-        "processes": manifest.get("n_processes"),
-        "made with": [f"{name} {number}" for name, number in manifest.get("versions", {}).items()] or None,
+        "task": known.task,
+        "target": known.config.get("target"),
+        "label": known.config.get("label"),
+        "dtype": known.config.get("dtype"),
+        "normalized over": known.normalized_over,
+        "collect": known.collect,
+        "computed on": known.computed.get("device"),
+        "processes": known.n_processes,
+        "made with": [f"{name} {number}" for name, number in known.versions.items()] or None,
     }
 
 

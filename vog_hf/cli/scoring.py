@@ -191,7 +191,7 @@ def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, sav
     found = Findings(ScoredSplit("", scores, rows if CORRUPTED in rows.column_names else None))
     return {
         "n_rows": len(scores),
-        "n_snapshots": len(scores.manifest["snapshots"]),
+        "n_snapshots": len(scores.facts.snapshots),
         "dataset": str(source),
         "output": str(output),
         "saved": None if saved is None else str(saved),

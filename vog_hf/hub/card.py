@@ -288,8 +288,7 @@ def _numbers(findings: Findings) -> list[list[str]]:
 
 def _facts(scores: VoGScores) -> list[tuple[str, str]]:
     """How the scores were made; nothing where their manifest says nothing."""
-    manifest = scores.manifest
-    return run_facts(scores) if manifest.get("snapshots") or manifest.get("config", {}).get("target") else []
+    return run_facts(scores) if scores.facts.snapshots or scores.facts.targets else []
 
 
 def _slug(title: str) -> str:

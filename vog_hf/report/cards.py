@@ -82,7 +82,7 @@ class CardMaker:
         headings |= {column: "normalised" if column.endswith("normalized") else column}
         headings |= {"vog": "VoG", "loss": "loss"}
         self._values = [(name, heading) for name, heading in headings.items() if name in scores.column_names]
-        self._embedded = bool((scores.manifest.get("input") or {}).get("embedding"))
+        self._embedded = scores.facts.reads_tokens
 
     def cards(self, rows: Iterable[int]) -> list[Card]:
         """The cards of these rows, in this order."""

@@ -88,7 +88,7 @@ class Section:
     def key_figures(self) -> list[tuple[str, str]]:
         """A few numbers for the head of this part: name and value."""
         shown = [("rows", f"{len(self.scores):,}")]
-        if snapshots := self.scores.manifest.get("snapshots"):
+        if snapshots := self.scores.facts.snapshots:
             shown.append(("snapshots", str(len(snapshots))))
         if self.findings.no_errors is None:
             shown.append(("last prediction wrong", f"{self.findings.is_error.mean():.1%}"))

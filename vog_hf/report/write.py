@@ -85,7 +85,7 @@ def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: AnyDataset) ->
 
 
 def _default_title(sections: list[Section]) -> str:
-    model = sections[0].scores.manifest.get("model") or {}
+    model = sections[0].scores.facts.model
     name = model.get("name") or model.get("class")
     return f"VoG report: {name}" if name else "VoG report"
 

@@ -115,14 +115,14 @@ class Review:
         kept = scores.select(rows)
         names = [name for name in scored if name in applied.column_names]
         identity = identify_rows(applied.select_columns(names)) if names else RowIdentity(len(applied), {}, None)
-        earlier = scores.manifest.get("review", {})
+        earlier = scores.facts.review
         corrects = self.corrects(mode) and "label" in kept.column_names
         if corrects:
             label, new = kept.column("label"), self.relabelled  # the column is a copy: `select` has made it
             for place in np.flatnonzero(np.isin(rows, list(new))):
                 label[place] = new[int(rows[place])]
         kept.manifest |= {
-            "data": {**scores.manifest.get("data", {}), "columns": identity.columns},
+            "data": {**scores.facts.data, "columns": identity.columns},
             "review": {
                 "mode": mode,
                 "rows_scored": earlier.get("rows_scored", len(scores)),
@@ -259,7 +259,7 @@ def _warn_of_lost(dataset: Dataset, resolved: dict[int, Resolved]) -> None:
 
 
 def _label_column(dataset: Dataset, scores: VoGScores | None, label_column: str | None) -> str | None:
-    scored = None if scores is None else scores.manifest.get("config", {}).get("label_column")
+    scored = None if scores is None else scores.facts.label_column
     if label_column is not None and label_column not in dataset.column_names:
         raise ConfigError(
             f"there is no label column {label_column!r}, only {dataset.column_names}; pass another label_column=",

@@ -28,7 +28,7 @@ class PageMaker:
 
     def __init__(self, scores: VoGScores) -> None:
         self._scores = scores
-        labels = scores.manifest.get("review", {}).get("labels")
+        labels = scores.facts.review.get("labels")
         self._label_note = LABEL_NOTE if labels == "reviewed" else ""
         environment = Environment(
             loader=PackageLoader("vog_hf.review", "templates"),

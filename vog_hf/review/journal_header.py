@@ -57,7 +57,7 @@ class JournalHeader:
     @classmethod
     def of(cls, scores: VoGScores) -> "JournalHeader":
         """The header of a journal for these scores, begun now."""
-        label, names = given_labels(scores), scores.manifest.get("class_names")
+        label, names = given_labels(scores), scores.facts.class_names
         return cls(
             n_rows=len(scores),
             columns=scores.identity.columns,

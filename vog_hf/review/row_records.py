@@ -139,7 +139,7 @@ def _trace(view: RowView) -> Trace | None:
         return None
     known = np.flatnonzero(np.isfinite(values))
     across = 100 * known / (len(values) - 1)
-    names = [_snapshot_name(snapshot) for snapshot in view.scores.manifest.get("snapshots", [])] or ["first", "last"]
+    names = [_snapshot_name(snapshot) for snapshot in view.scores.facts.snapshots] or ["first", "last"]
     points = [
         (
             round(float(x), 1),

@@ -115,7 +115,7 @@ class ReviewService:
             "heat": self._scores.has_heat_maps,
             "texts": self._has_texts,
             "predictions": "prediction" in self._scores.column_names,
-            "key": f"{len(self._scores)}-{self._scores.manifest.get('rows_digest', '')}-{self.title}",
+            "key": f"{len(self._scores)}-{self._scores.facts.rows_digest}-{self.title}",
         }
 
     def show(self, request: Request) -> Answer:

@@ -320,7 +320,7 @@ def class_feature(split: ScoredSplit, name: str) -> ClassLabel | None:
     scores = split.scores
     features = (split.rows.features.get(label) for label in given_label_names(scores))
     feature = next((f for f in features if isinstance(f, ClassLabel)), None)
-    names = scores.manifest.get("class_names")
+    names = scores.facts.class_names
     if feature is not None and names and feature.names != names:  # the model numbers the same classes otherwise
         feature = ClassLabel(names=names)
     return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature

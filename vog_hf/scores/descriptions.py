@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vog_hf.metric.vocabulary import COLUMNS, target_of_column
+from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.vog_scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
@@ -30,7 +31,7 @@ class Meaning:
 
 def column_meanings(scores: VoGScores) -> list[Meaning]:
     """What each column of the scores is, its unit and what more of it says; of columns that have a meaning here."""
-    targets = scores.manifest.get("config", {}).get("target", [])
+    targets = scores.facts.targets
     found = []
     for column in scores.column_names:
         target = target_of_column(column, targets)
@@ -46,7 +47,7 @@ def column_meanings(scores: VoGScores) -> list[Meaning]:
 
 def first_target(scores: VoGScores) -> str | None:
     """The scalar whose gradient fills the column ``vog``; None where the manifest does not say."""
-    return next(iter(scores.manifest.get("config", {}).get("target", [])), None)
+    return next(iter(scores.facts.targets), None)
 
 
 def unit_of(target: str | None) -> str:
@@ -56,32 +57,30 @@ def unit_of(target: str | None) -> str:
 
 def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
     """How the scores were made: name and value of what the manifest says, in the order of reading."""
-    manifest: Mapping[str, Any] = scores.manifest
-    config, model, read = (manifest.get(name) or {} for name in ("config", "model", "input"))
-    computed = manifest.get("computed") or {}
+    known = scores.facts
     facts = [
-        ("Model", _model(model)),
-        ("Task", str(manifest.get("task") or "").replace("_", " ")),
-        ("Data", f"{len(scores):,} rows" + _columns_of_data(manifest)),
-        ("Data set", _source((manifest.get("data") or {}).get("source") or {})),
-        ("Transform", _transform(manifest.get("transform") or {})),
-        ("Target", _target(config)),
-        ("Gradient with respect to", _leaf(read)),
-        ("Snapshots", _snapshots(manifest)),
-        ("Windows", _windows(manifest)),
-        ("Collected", _collected(manifest)),
-        ("Computed on", _computed(computed, config)),
-        ("Digest of the rows after their transform", _short(manifest.get("rows_digest"))),
-        ("Versions", ", ".join(f"{name} {value}" for name, value in (manifest.get("versions") or {}).items())),
-        ("Scored", str(manifest.get("created") or "").replace("T", " ").replace("+00:00", " UTC")),
+        ("Model", _model(known.model)),
+        ("Task", (known.task or "").replace("_", " ")),
+        ("Data", f"{len(scores):,} rows" + _columns_of_data(known)),
+        ("Data set", _source(known.data.get("source") or {})),
+        ("Transform", _transform(known.transform)),
+        ("Target", _target(known.config)),
+        ("Gradient with respect to", _leaf(known.input)),
+        ("Snapshots", _snapshots(known)),
+        ("Windows", _windows(known)),
+        ("Collected", _collected(known)),
+        ("Computed on", _computed(known.computed, known.config)),
+        ("Digest of the rows after their transform", _short(known.rows_digest)),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in known.versions.items())),
+        ("Scored", (known.created or "").replace("T", " ").replace("+00:00", " UTC")),
     ]
     return [(name, value) for name, value in facts if value]
 
 
 def digests(scores: VoGScores) -> list[tuple[str, str]]:
     """What the rows and snapshots are told by: digests of the data's columns and of each snapshot's content."""
-    columns = (scores.manifest.get("data") or {}).get("columns") or {}
-    snapshots = [s for s in scores.manifest.get("snapshots", []) if s.get("digest")]
+    columns = scores.facts.column_digests
+    snapshots = [s for s in scores.facts.snapshots if s.get("digest")]
     return [(f"column {name}", _short(value)) for name, value in columns.items()] + [
         (f"snapshot {s.get('name')}" + _step(s), _short(s["digest"])) for s in snapshots
     ]
@@ -102,7 +101,7 @@ def tail_title(tail: str, name: str) -> str:
 
 def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
     """What the heat maps show, in the forms that they have here (see `vog_hf.report.galleries.Heat`)."""
-    of_tokens = bool((scores.manifest.get("input") or {}).get("embedding"))
+    of_tokens = scores.facts.reads_tokens
     forms = {
         "overlay": "over a picture the brighter, the more, and clear where it changed least",
         "plane": "a row without a picture has its map by itself",
@@ -139,8 +138,8 @@ def _transform(transform: Mapping[str, Any]) -> str:
     return f"{transform['processor']} of {columns}" + (f", cut at {limit} tokens" if limit else "")
 
 
-def _columns_of_data(manifest: Mapping[str, Any]) -> str:
-    columns = list((manifest.get("data") or {}).get("columns") or {})
+def _columns_of_data(known: Manifest) -> str:
+    columns = known.column_digests
     return f", columns {', '.join(columns)}" if columns else ""
 
 
@@ -165,23 +164,23 @@ def _leaf(read: Mapping[str, Any]) -> str:
     return f"{read['name']} ({told})" if told else str(read["name"])
 
 
-def _snapshots(manifest: Mapping[str, Any]) -> str:
-    snapshots = manifest.get("snapshots") or []
+def _snapshots(known: Manifest) -> str:
+    snapshots = known.snapshots
     steps = [str(s["step"]) for s in snapshots if s.get("step") is not None]
     return f"{len(snapshots)}" + (f", after the steps {', '.join(steps)}" if steps else "") if snapshots else ""
 
 
-def _windows(manifest: Mapping[str, Any]) -> str:
-    windows = manifest.get("windows") or {}
+def _windows(known: Manifest) -> str:
+    windows = known.windows
     if "early" in windows and "late" in windows:
         early, late, every = (len(windows.get(name, [])) for name in ("early", "late", "all"))
         return f"all {every}; early: the first {early}; late: the last {late}"
-    return str(manifest.get("windows_missing") or "")
+    return known.windows_missing or ""
 
 
-def _collected(manifest: Mapping[str, object]) -> str:
+def _collected(known: Manifest) -> str:
     return {"replay": "from stored snapshots (replay)", "live": "while the model was trained (live)"}.get(
-        str(manifest.get("collect")), ""
+        known.collect or "", ""
     )
 
 

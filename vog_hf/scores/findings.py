@@ -39,7 +39,7 @@ def headline(scores: VoGScores, tail: HardTail) -> str:
         scores: The scores that the verdict is about.
         tail: The verdict of `vog_hf.evaluation.hard_tail` on them.
     """
-    if len(scores.manifest.get("snapshots") or []) != 2:
+    if len(scores.facts.snapshots or []) != 2:
         return tail.headline
     return f"{tail.headline} It is based on two snapshots, so the stability of the ranking cannot be estimated."
 
@@ -169,7 +169,7 @@ class Findings:
     @property
     def _compared(self) -> list[str]:
         """VoG, its companions, other targets and windows, as far as there are."""
-        targets = self.scores.manifest.get("config", {}).get("target", [])
+        targets = self.scores.facts.targets
         others = [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
         windows = [str(name) for name in self.table if str(name).endswith(("_early", "_late"))]
         return [name for name in ("vog", *COMPANIONS, *others, *windows) if name in self.table]

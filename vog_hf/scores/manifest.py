@@ -3,8 +3,8 @@
 A folder of scores may come from elsewhere, or be damaged. Keys that are not listed are kept and never read.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 TEXT, WHOLE, FLAG = (str,), (int,), (bool,)
@@ -60,6 +60,66 @@ MANIFEST = Record(
     },
     required=("format",),
 )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The keys of a manifest that are read, each with an empty value where it is missing; see `MANIFEST`.
+
+    Attributes:
+        class_names: Names of the classes; None if rows have no single class.
+    """
+
+    class_names: list[Any] | None = None
+    collect: str | None = None
+    computed: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    created: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    n_processes: int | None = None
+    normalized_over: str | None = None
+    review: Mapping[str, Any] = field(default_factory=dict)
+    rows_digest: str = ""
+    snapshots: Sequence[Mapping[str, Any]] = ()
+    task: str | None = None
+    transform: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    windows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    windows_missing: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Manifest":
+        """Read the values of a manifest; null means missing.
+
+        Example:
+            >>> facts = Manifest.of({"config": {"target": ["loss"]}, "windows": None, "unknown": 1})
+            >>> facts.targets, facts.windows, facts.class_names
+            (['loss'], {}, None)
+        """
+        names = [key.name for key in fields(cls)]
+        return cls(**{name: values[name] for name in names if values.get(name) is not None})
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """Names of the targets; the first fills the column ``vog``."""
+        return self.config.get("target") or []
+
+    @property
+    def label_column(self) -> str | None:
+        """Column of the labels, if it was named."""
+        return self.config.get("label_column")
+
+    @property
+    def column_digests(self) -> Mapping[str, str]:
+        """Digest of each column of the dataset."""
+        return self.data.get("columns") or {}
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether gradients are with respect to the embedding of tokens."""
+        return bool(self.input.get("embedding"))
 
 
 def fault_in(value: object, kind: Any = MANIFEST, place: str = "the manifest") -> str | None:

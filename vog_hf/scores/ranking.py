@@ -57,12 +57,12 @@ def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[
 
 def has_classes(scores: VoGScores) -> bool:
     """Whether each row has one class (then, and only then, scores are normalised within it)."""
-    return "vog_class_normalized" in scores.column_names or bool(scores.manifest.get("class_names"))
+    return "vog_class_normalized" in scores.column_names or bool(scores.facts.class_names)
 
 
 def class_names(scores: VoGScores, classes: Iterable[int]) -> list[str | int | None]:
     """The names of class numbers; the numbers themselves where classes have no names; None for a negative number."""
-    names = scores.manifest.get("class_names")
+    names = scores.facts.class_names
     if not names:
         return [None if c < 0 else int(c) for c in classes]
     return [None if c < 0 else escaped(str(names[c])) if c < len(names) else str(c) for c in classes]

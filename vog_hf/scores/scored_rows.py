@@ -136,5 +136,5 @@ def remember_scores(dataset: Dataset, scores: VoGScores) -> None:
 
 def given_label_names(scores: VoGScores) -> Sequence[str]:
     """Where the labels that were scored may stand: in the column that was configured, else under the usual names."""
-    configured = scores.manifest.get("config", {}).get("label_column")
+    configured = scores.facts.label_column
     return LABEL_NAMES if configured is None else (configured,)

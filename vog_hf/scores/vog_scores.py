@@ -15,6 +15,7 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, as_path, require_type, shown, whole_number
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.runtime.files import explained_disk_errors
+from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.storage import (
     CHECKED_AT_LOAD,
     FILES,
@@ -117,9 +118,14 @@ class VoGScores:
         return list(self._trajectories)
 
     @property
+    def facts(self) -> Manifest:
+        """The keys of the manifest that are read, with their types."""
+        return Manifest.of(self.manifest)
+
+    @property
     def identity(self) -> RowIdentity:
         """What tells whether another dataset holds the same rows."""
-        return RowIdentity(len(self), dict(self.manifest.get("data", {}).get("columns", {})), self.row_hash)
+        return RowIdentity(len(self), dict(self.facts.column_digests), self.row_hash)
 
     def column(self, name: str) -> Array:
         """A column as a numpy array ``[rows]``.
@@ -281,7 +287,7 @@ def class_count(scores: VoGScores) -> int:
         >>> class_count(VoGScores({"vog": np.ones(2), "label": np.array([0, 4])}, {}))
         5
     """
-    count = names = len(scores.manifest.get("class_names") or [])
+    count = names = len(scores.facts.class_names or [])
     for name in {"label", "prediction"} & {*scores.column_names} if len(scores) else ():
         values = scores.column(name)
         highest, most = int(values.max()), names if names and name == "label" else MAX_CLASSES
@@ -309,7 +315,7 @@ def _fault_in_columns(scores: VoGScores) -> str | None:
         kind = scores.column(name).dtype
         if not (np.issubdtype(kind, np.number) or np.issubdtype(kind, np.bool_)):
             return f"the column {name!r} holds {kind}, expected numbers"
-    if not scores.manifest.get("class_names") and "vog_class_normalized" not in scores.column_names:
+    if not scores.facts.class_names and "vog_class_normalized" not in scores.column_names:
         return None
     for name in {"label", "prediction"} & {*scores.column_names}:
         if not np.issubdtype(scores.column(name).dtype, np.integer):
@@ -322,7 +328,7 @@ def _fault_in_columns(scores: VoGScores) -> str | None:
 
 
 def _fault_in_trajectories(scores: VoGScores) -> str | None:
-    n_snapshots = len(scores.manifest.get("snapshots", []))
+    n_snapshots = len(scores.facts.snapshots)
     for name in scores.trajectory_names:
         shape = scores.trajectory(name).shape
         if len(shape) != 2 or shape[0] != len(scores) or (n_snapshots and shape[1] != n_snapshots):

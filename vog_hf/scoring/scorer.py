@@ -379,7 +379,7 @@ class VoGScorer:
             mine = batches[processes.process_index :: processes.num_processes]
             found = run_together(processes, "reading rows", _batch_digests, reader, mine)
             digest = joined_digest(chain.from_iterable(gathered(processes, found)))
-            require_same_rows(digest, scores.manifest["rows_digest"], folder)
+            require_same_rows(digest, scores.facts.rows_digest, folder)
 
     def _prepared(
         self, plan: ScoringPlan, folder: Path, fingerprint: Mapping[str, object], n_rows: int, n_snapshots: int

@@ -77,7 +77,7 @@ def _of_all_rows(findings: Findings) -> tuple[dict[str, float], dict[str, Record
     scores, table = findings.scores, findings.table
     scalars: dict[str, float] = {
         "n_rows": len(scores),
-        "n_snapshots": len(scores.manifest.get("snapshots", [])),
+        "n_snapshots": len(scores.facts.snapshots),
     }
     if table.empty:
         return scalars, {}

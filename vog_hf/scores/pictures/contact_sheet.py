@@ -165,9 +165,9 @@ def _caption(view: RowView, width: int) -> tuple[str, bool]:
 def _subtitle(scores: VoGScores, column: str, layout: _Layout) -> str:
     """What the column was computed from (of several targets, its own), and what the second pictures show."""
     parts = [f"{len(scores):,} rows"]
-    if "snapshots" in scores.manifest:
-        parts.append(f"{len(scores.manifest['snapshots'])} snapshots")
-    targets = scores.manifest.get("config", {}).get("target", [])
+    if scores.facts.snapshots:
+        parts.append(f"{len(scores.facts.snapshots)} snapshots")
+    targets = scores.facts.targets
     target = target_of_column(column, targets)
     if target:
         parts.append(f"target {shortened(target, 40)}")
