@@ -120,7 +120,11 @@ def test_what_the_library_refuses_is_said_in_options(hub, push, tmp_path):
     scored = ["--dataset", tmp_path / "scored.parquet"]
     for options, token, said in (
         ([*part, "--config-name", "a/b"], ACCEPTED, "--config-name must be letters"),
-        ([*scored, "--columns", "all"], ACCEPTED, "leave --columns out, or pass SCORES and a data set without them"),
+        (
+            [*scored, "--columns", "all"],
+            ACCEPTED,
+            "leave --columns out, or pass SCORES and a dataset without score columns",
+        ),
         ([*scored], READING, "pass it as --token\n"),
         ([*scored], None, "or pass --token"),
     ):

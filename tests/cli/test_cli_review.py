@@ -80,7 +80,7 @@ def test_a_saved_data_set_with_columns_is_opened(tmp_path):
     Journal.open(tmp_path / "journal.jsonl", opened.scores).decide(3, "drop", reviewer="ada")
     Journal.open(tmp_path / "journal.jsonl", scores)  # the same rows without the columns
     rows.save_to_disk(str(tmp_path / "plain"))
-    with pytest.raises(DataError, match="no column of scores 'vog'"):
+    with pytest.raises(DataError, match="no score column 'vog'"):
         open_scored(str(tmp_path / "plain"), **NOTHING)
 
 

@@ -17,7 +17,7 @@ from vog_hf import add_vog_columns
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import hard_tail, recommended_ranking
 from vog_hf.hub.card import as_text, describe_split, merged_card, sections
-from vog_hf.hub.card_yaml import WrittenCard
+from vog_hf.hub.card_yaml import CardWithOriginalYaml
 from vog_hf.hub.commit_check import require_loadable
 from vog_hf.hub.repo_paths import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
 from vog_hf.hub.scored_splits import collect_splits, score_tables
@@ -44,7 +44,7 @@ def test_a_card_without_classes_says_so(tmp_path):
     dataset = add_vog_columns(Dataset.from_dict({"x": np.arange(len(scores))}), scores, ["vog"])
     text, pictures = described(dataset, scores, tmp_path)
     assert pictures == []
-    assert "Rows have no single class here" in text
+    assert "Rows have no single class label" in text
     assert "| row | label | last prediction | vog&#95;normalized |\n|--:|---|---|--:|\n" in text
     assert "\n| 3 |" not in text
     page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
@@ -93,7 +93,7 @@ def test_our_part_comes_behind_the_text_that_is_there(end):
 @pytest.mark.parametrize("titles", [["A b", "a-b"], ["??"]])
 def test_sections_are_told_from_one_another(titles):
     """None takes the place of another one."""
-    with pytest.raises(ConfigError, match="need words of their own"):
+    with pytest.raises(ConfigError, match="need different words"):
         sections(dict.fromkeys(titles, "text"), "default", ["train"])
 
 
@@ -143,22 +143,22 @@ size: 012
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_metadata_of_others_stays_as_it_is_written(line_end):
     """What YAML reads otherwise than it is meant, and comments; just the entries of a push are written anew."""
-    card = WrittenCard(f"---\n{WRITTEN}---\n# Mine\n".replace("\n", line_end))
+    card = CardWithOriginalYaml(f"---\n{WRITTEN}---\n# Mine\n".replace("\n", line_end))
     card.data["tags"] = ["birds", "vog"]
     card.data["dataset_info"] = {"features": []}
     wanted = WRITTEN.replace("tags: [birds]  # and more", "tags:\n- birds\n- vog")
     wanted = f"---\n{wanted}dataset_info:\n  features: []\n---\n# Mine\n"
     assert card.content == wanted.replace("\n", line_end)
-    assert WrittenCard(card.content).content == card.content
+    assert CardWithOriginalYaml(card.content).content == card.content
 
 
 @pytest.mark.parametrize("head", ["{license: mit, tags: [a]}", "license: &a mit\ntags: [*a]", "", "# nothing\n"])
 def test_metadata_of_an_unusual_form_has_the_meaning_that_it_had(head):
     """On one line, with entries that refer to one another, none at all."""
-    card = WrittenCard(f"---\n{head}\n---\nMine\n")
+    card = CardWithOriginalYaml(f"---\n{head}\n---\nMine\n")
     meant = {**card.data.to_dict(), "tags": ["b"]}
     card.data["tags"] = ["b"]
-    assert WrittenCard(card.content).data.to_dict() == meant
+    assert CardWithOriginalYaml(card.content).data.to_dict() == meant
     assert card.text == "Mine\n"
 
 

@@ -383,7 +383,7 @@ class TestPictures:
         assert page.find("input", "heat-switch").attributes["type"] == "checkbox"
 
     def test_strips_have_a_cell_per_token(self, texts):
-        """One pixel per token; the note says that they do not stand under their words."""
+        """One pixel per token; the note says that they are not aligned with the words."""
         page, scores = texts
         for card in page.find_all("li", "card"):
             row = int(card.find(class_name="row").text[1:])
@@ -393,7 +393,7 @@ class TestPictures:
             assert strip.attributes["alt"] == (
                 f"Heat of row {row} by token, largest at token {heat.argmax() + 1} of {len(heat)}"
             )
-        assert "do not stand under their words" in page.find(id="s0-rows").text
+        assert "not aligned with the words" in page.find(id="s0-rows").text
 
     def test_long_inputs_are_pooled_in_strips(self, tmp_path):
         """Of a sound or a long text at most 128 cells, each the largest of its neighbours; the alternative says so."""
@@ -495,7 +495,7 @@ class TestWhatIsMissing:
         whole = make_scores(2_000, maps=None, trajectories=False, names=[f"c{i}" for i in range(50)])
         columns = {name: whole.column(name) for name in ("label", "vog", "vog_class_normalized")}
         page = written(tmp_path, VoGScores(columns, whole.manifest), None, per_class=1)
-        assert "The predictions are not among these scores" in page.find(id="s0-found").text
+        assert "These scores have no predictions" in page.find(id="s0-found").text
         assert "Of 50 classes, the 20 with the most rows." in page.find(id="s0-rows").text
 
     def test_few_rows_stand_at_one_end(self, tmp_path):

@@ -377,7 +377,7 @@ def test_scores_from_columns():
         np.testing.assert_array_equal(back.column(name), scores.column(name))
     assert back.manifest["class_names"] == HOSTILE
     verify_rows(rows, back)
-    with pytest.raises(DataError, match="has no column of scores 'vog', but text, label, weight"):
+    with pytest.raises(DataError, match="has no score column 'vog', but text, label, weight"):
         scores_from_columns(rows)
 
 

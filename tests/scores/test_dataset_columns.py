@@ -299,9 +299,9 @@ def test_a_column_of_ones_own_is_not_replaced():
     with pytest.raises(ConfigError) as refused:
         add_vog_columns(dataset, image_scores())
     assert str(refused.value) == (
-        "the scores add the columns ['vog', 'vog_class_normalized', 'vog_percentile'], and the data set has ['vog'] "
-        "already; pass prefix= to name them otherwise, e.g. 'run2_', or "
-        "rename your own first, e.g. dataset.rename_column('vog', 'my_vog'), or drop them: "
+        "the scores add the columns ['vog', 'vog_class_normalized', 'vog_percentile'], and the dataset has ['vog'] "
+        "already; pass prefix= for other names, e.g. 'run2_', or "
+        "rename your own columns first, e.g. dataset.rename_column('vog', 'my_vog'), or drop them: "
         "dataset.remove_columns(['vog'])"
     )
     scored = add_vog_columns(dataset.rename_column("vog", "my_vog"), image_scores())
@@ -315,7 +315,7 @@ def test_scores_of_an_earlier_run_are_not_replaced(columns, taken):
     with pytest.raises(ConfigError) as refused:
         add_vog_columns(dataset, image_scores(), columns)
     assert str(refused.value).endswith(
-        f"the data set has {taken} already; pass prefix= to name them otherwise, e.g. 'run2_', or "
+        f"the dataset has {taken} already; pass prefix= for other names, e.g. 'run2_', or "
         f"drop the scores of the earlier run first: dataset.remove_columns({taken})"
     )
     scored = add_vog_columns(dataset.remove_columns(taken), image_scores(), columns)
@@ -379,7 +379,7 @@ def test_without_a_shared_column_the_labels_are_compared_and_a_warning_says_so(c
     assert "only the number of rows and the labels could be compared" in caplog.text
     np.testing.assert_array_equal(scored["vog"][:], scores.column("vog"))
     with pytest.raises(
-        RowMismatchError, match=r"row 7 has label 2 in the data set and 1 in the scores \(1 rows differ\)"
+        RowMismatchError, match=r"row 7 has label 2 in the dataset and 1 in the scores \(1 rows differ\)"
     ):
         add_vog_columns(edited("label", 7, 2)(images()), scores)
     with pytest.raises(RowMismatchError, match="scores cover 20 rows and the data set has 19"):
@@ -501,7 +501,7 @@ def test_undeclared_scores_are_read_where_they_prove_themselves():
     assert scores_from_columns(plain).column_names == ["label", *CORE]
     np.testing.assert_array_equal(scores_from_columns(plain).column("vog"), image_scores().column("vog"))
     for own in (plain.select(range(10)), plain.remove_columns("vog_percentile"), Dataset.from_dict({"vog": [1.0]})):
-        with pytest.raises(DataError, match="the data set has no column of scores 'vog'"):
+        with pytest.raises(DataError, match="the dataset has no score column 'vog'"):
             scores_from_columns(own)
 
 

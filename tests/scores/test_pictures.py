@@ -87,7 +87,7 @@ class TestMostExtreme:
         """More than there are gives all; none at all is refused."""
         scores = VoGScores({"vog": np.arange(3.0)}, {})
         assert [len(part) for part in most_extreme(scores, "vog", 9)] == [3, 3]
-        with pytest.raises(ConfigError, match="count must be at least 1 row, got 0"):
+        with pytest.raises(ConfigError, match="count must be at least 1, got 0"):
             most_extreme(scores, "vog", 0)
 
     def test_ranking_column(self):

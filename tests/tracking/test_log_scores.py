@@ -397,7 +397,7 @@ def test_known_wrong_labels_are_looked_for(offline):
     assert table["column"].tolist()[-1] == "random"
     area = auroc(make_scores().column("loss"), known)
     assert table.set_index("column").loc["loss", "auroc"] == pytest.approx(max(area, 1 - area))
-    assert "in the direction that is the better one" in run.file("vog/about").read_text()
+    assert "in whichever direction works better" in run.file("vog/about").read_text()
 
 
 def test_a_run_of_any_name_keeps_its_scores(offline):

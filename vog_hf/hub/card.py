@@ -1,7 +1,7 @@
-"""The card: what the scores are, how they were made, and what they show, between two marks in the repository's README.
+"""The card: what the scores are, how they were computed and what they show, between two marks in the README.
 
-Names and texts of the data are shown as text. Every character of theirs that Markdown or HTML could read as more is
-written as an entity, and what is long is cut, so that no name of a class can end a table, open a tag or run a link.
+Names and texts of the data are shown as text: every character that Markdown or HTML could interpret is written as an
+entity, and long texts are cut, so that no class name can end a table, open a tag or run a link.
 """
 
 import re
@@ -35,15 +35,15 @@ NAME_WIDTH, TEXT_WIDTH, FACT_WIDTH, SECTION_WIDTH = 60, 200, 400, 20_000
 
 REGION = re.compile(r"<!-- vog_hf: begin\b[^>]*-->(?:(?!<!-- vog_hf: begin\b).)*?<!-- vog_hf: end -->", re.DOTALL)
 PIECE = re.compile(r"<!-- vog_hf: piece ([^>]*?) -->(.*?)<!-- vog_hf: piece end -->", re.DOTALL)
-# What Markdown and HTML give a meaning to. Others stay, so that the source can be read.
+# Characters that Markdown and HTML interpret. Others stay, so that the source can be read.
 MEANINGFUL = re.compile(
     r"""[!"#$&'*/<>@\[\\\]^_`{|}~]|:(?=\S)|(?<=www)\.|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]""", re.IGNORECASE
 )
-REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")  # they turn around what stands beside them
+REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")  # they reverse the text next to them
 
 
 def as_text(value: object, width: int) -> Markup:
-    r"""A name or text of the data on one line, with nothing in it that Markdown or HTML would act on.
+    r"""Escape a name or text of the data for Markdown and HTML, on one line.
 
     Example:
         >>> print(as_text("a | <b>b</b>\n# c", 80))
@@ -73,7 +73,7 @@ class End:
 
     @property
     def has_texts(self) -> bool:
-        """Whether any of the rows has a text."""
+        """Return whether any of the rows has a text."""
         return any(row.text for row in self.rows)
 
 
@@ -164,17 +164,17 @@ def describe_split(split: ScoredSplit, columns: Mapping[str, str], config: str, 
 
 
 def sections(given: Mapping[str, str], config: str, splits: Sequence[str]) -> dict[str, Markup]:
-    """Further pieces of the card, from titles and plain texts; empty lines divide paragraphs.
+    """Make further pieces of the card from titles and plain texts; empty lines separate paragraphs.
 
     Args:
         given: Texts by title.
-        config: Of the data that they are about.
-        splits: That they are about.
+        config: Configuration that they are about.
+        splits: Splits that they are about.
 
     Raises:
-        ConfigError: Two titles that differ in punctuation alone, or one of nothing else.
+        ConfigError: Titles that differ only in punctuation, or without a letter or digit.
     """
-    found = {}
+    pieces: dict[str, Markup] = {}
     about = as_text(", ".join([*([] if config == "default" else [config]), *splits]), NAME_WIDTH)
     for title, text in given.items():
         paragraphs = [
@@ -184,29 +184,29 @@ def sections(given: Mapping[str, str], config: str, splits: Sequence[str]) -> di
         ]
         body = Markup("\n\n").join([Markup("### {} ({})").format(as_text(title, NAME_WIDTH), about), *paragraphs])
         key = " ".join(["section", _slug(title), *(split_key(config, split) for split in splits)])
-        if key in found or not _slug(title):
-            raise ConfigError(f"titles of sections need words of their own, got {sorted(given)}; rename {title!r}")
-        found[key] = body
-    return found
+        if key in pieces or not _slug(title):
+            raise ConfigError(f"titles of sections need different words, got {sorted(given)}; rename {title!r}")
+        pieces[key] = body
+    return pieces
 
 
 def merged_card(
     existing: DatasetCard | None, pieces: Mapping[str, Markup], *, pushed: Collection[str], title: str, **about: Any
 ) -> DatasetCard:
-    """The card with these pieces between the marks; everything outside them stays as it is.
+    """Merge these pieces into the card between the marks; everything outside the marks stays as it is.
 
-    Pieces of earlier pushes stay, too, but for those that are about a split that is pushed now.
+    Pieces of earlier pushes stay as well, except those about a split that is pushed now.
 
     Args:
-        existing: The repository's card.
-        pieces: By key.
+        existing: Card of the repository.
+        pieces: Pieces by key.
         pushed: Keys of the splits that are pushed.
-        title: Of a card that is new.
-        about: What else the template asks for.
+        title: Title of a new card.
+        about: Other values for the template.
     """
     region = REGION.search("" if existing is None else existing.text)
-    found = [] if region is None else PIECE.finditer(region[0])
-    old = {m[1]: Markup(m[2].strip()) for m in found if not _about(m[1]) & {*pushed}}  # noqa: S704 (ours)
+    earlier = [] if region is None else PIECE.finditer(region[0])
+    old = {m[1]: Markup(m[2].strip()) for m in earlier if not _about(m[1]) & {*pushed}}  # noqa: S704 (ours)
     marked = [
         Markup(f"<!-- vog_hf: piece {key} -->\n") + text + Markup("\n<!-- vog_hf: piece end -->")  # noqa: S704 (keys)
         for key, text in sorted({**old, **pieces}.items(), key=lambda piece: piece[0].startswith("section "))
@@ -219,7 +219,7 @@ def merged_card(
         return new
     written = REGION.search(new.text)
     if written is None:
-        raise ValueError("the template of the card has lost its marks")
+        raise ValueError("the template of the card does not have its marks")
     line_end = "\r\n" if "\r\n" in existing.text else "\n"
     text = written[0].replace("\r\n", "\n").replace("\n", line_end)
     if region is not None:
@@ -287,7 +287,7 @@ def _numbers(findings: Findings) -> list[list[str]]:
 
 
 def _facts(scores: VoGScores) -> list[tuple[str, str]]:
-    """How the scores were made; nothing where their manifest says nothing."""
+    """Facts about how the scores were computed; none if the manifest has none."""
     return run_facts(scores) if scores.facts.snapshots or scores.facts.targets else []
 
 

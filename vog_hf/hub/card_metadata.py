@@ -1,4 +1,4 @@
-"""What the head of a card declares: configurations, their splits and columns, tags. Nothing of others' is lost."""
+"""Metadata of the card: configurations, their splits and columns, and tags; entries of others are preserved."""
 
 import fnmatch
 import logging
@@ -17,23 +17,23 @@ from vog_hf.hub.repository import KnownSplit, Repository, as_path
 logger = logging.getLogger(__name__)
 
 TAGS = ("variance-of-gradients", "vog")
-ONE_READER = (
-    "`datasets` reads all configurations of a repository with one reader; push to a repository of its own (with "
-    "scores_only=True, where the data are large)"
+ONE_FORMAT = (
+    "`datasets` uses one file format per repository; push to a separate repository (with scores_only=True for large "
+    "data)"
 )
 
 
-class Declaration:
-    """The configuration that is pushed, beside what the repository holds.
+class CardMetadata:
+    """The metadata of the configuration that is pushed, merged with what the repository holds.
 
     Args:
-        repository: As it stands.
+        repository: The repository before the push.
         config: Name of the configuration.
         features: Columns of the pushed splits.
         splits: Rows and bytes of each pushed split.
-        patterns: What the files of each pushed split are named by.
-        new_files: Names that the push brings; no pattern of others may take them in.
-        replaced: Names of files that the push replaces or deletes; nothing else may be made of them.
+        patterns: Pattern that matches the files of each pushed split.
+        new_files: Names of files that the push adds; no pattern of another split may match them.
+        replaced: Names of files that the push replaces or deletes; no other split may use them.
 
     Attributes:
         config: Its name.
@@ -41,7 +41,7 @@ class Declaration:
         splits: Rows and bytes of all its splits.
 
     Raises:
-        ConfigError: What is there cannot stand beside it.
+        ConfigError: The repository holds data that is incompatible with the push.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Declaration:
         self.splits = {**infos, **splits}
 
     def apply(self, data: CardData, sizes: Mapping[str, int]) -> None:
-        """Put it into the metadata of a card; everything else there stays.
+        """Write the configuration into the metadata of a card; everything else there stays.
 
         Args:
-            data: Of the card; changed in place.
+            data: Metadata of the card; changed in place.
             sizes: Bytes of every file of the pushed splits.
         """
         data["configs"] = self._configs()
         infos = _infos(data.get("dataset_info"))
-        kept = [self._repository.sizes.get(file, 0) for split in self._others.values() for file in split.files]
-        infos[self.config] = {**infos.get(self.config, {}), **self._info(sum(kept) + sum(sizes.values()))}
+        other_sizes = [self._repository.sizes.get(file, 0) for split in self._others.values() for file in split.files]
+        infos[self.config] = {**infos.get(self.config, {}), **self._info(sum(other_sizes) + sum(sizes.values()))}
         entries = [{"config_name": name, **info} for name, info in infos.items()]
         if list(infos) == ["default"]:
             data["dataset_info"] = infos["default"]
@@ -86,27 +86,27 @@ class Declaration:
         data["tags"] = [*tags, *(tag for tag in TAGS if tag not in tags)]
 
     def files(self, shards: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Sequence[str]]]:
-        """The files of which each split has to be made after the push: by configuration, then by split.
+        """The files that each split must consist of after the push: by configuration, then by split.
 
         Args:
-            shards: Of each pushed split.
+            shards: Files of each pushed split.
 
         Returns:
-            Of the configuration that is pushed, and of every other one that may have to do with a file of the push.
+            Files of the configuration that is pushed, and of every other one that may match a file of the push.
         """
-        kept = {name: split.files for name, split in self._others.items()}
-        found: dict[str, dict[str, Sequence[str]]] = {self.config: {**kept, **shards}}
+        others = {name: split.files for name, split in self._others.items()}
+        expected: dict[str, dict[str, Sequence[str]]] = {self.config: {**others, **shards}}
         for config in self._repository.configs:
             name, touched = str(config["config_name"]), [*self._new_files, *self._replaced]
             if name != self.config and any(_may_take_in(pattern, touched) for pattern in _patterns_of(config)):
-                found[name] = {split: known.files for split, known in self._repository.splits(name).items()}
-        return {name: splits for name, splits in found.items() if splits}
+                expected[name] = {split: known.files for split, known in self._repository.splits(name).items()}
+        return {name: splits for name, splits in expected.items() if splits}
 
     def require_readable(self, card: DatasetCard) -> DatasetCard:
-        """The card, after its metadata was read back as `datasets` reads it.
+        """Read the metadata of a card back as `datasets` reads it, and return the card.
 
-        There are names that YAML cannot hold (with a "next line" character in them); then the columns are left out of
-        the card, and readers take them from the parquet files, which hold them, too.
+        If YAML cannot hold a name (one with a "next line" character), the columns are left out of the card, and readers
+        take them from the parquet files.
 
         Raises:
             ConfigError: The card cannot say what it has to.
@@ -115,11 +115,11 @@ class Declaration:
             return card
         if self._others:
             raise ConfigError(
-                "a column or class has a name that no card can hold (with a line end of an unusual kind), and the "
-                "other splits of the repository need the card; rename it, or pass a config_name=",
+                "a column or class has a name that no card can hold (with an unusual line break), and the other splits "
+                "of the repository need the card; rename it, or pass a config_name=",
                 argument="config_name=",
             )
-        logger.warning("a column or class has a name that no card can hold; the columns stand in the files alone")
+        logger.warning("a column or class has a name that no card can hold; the columns are only in the files")
         infos = card.data["dataset_info"]
         for info in infos if isinstance(infos, list) else [infos]:
             if info.get("config_name", "default") == self.config:
@@ -127,7 +127,7 @@ class Declaration:
         return card
 
     def _reads_back(self, card: DatasetCard) -> bool:
-        """Whether the card, as bytes, gives the columns again."""
+        """Return whether the columns can be read back from the card."""
         try:
             text = card.content.encode().decode()
         except UnicodeEncodeError:
@@ -144,7 +144,7 @@ class Declaration:
         others = [c["config_name"] for c in self._repository.configs if c["config_name"] != self.config]
         if foreign and (self._others or others):
             raise ConfigError(
-                f"{self._repository.repo_id} has data that is no parquet ({foreign!r}), and {ONE_READER}",
+                f"{self._repository.repo_id} has data that is not parquet ({foreign!r}), and {ONE_FORMAT}",
                 argument="scores_only=True",
             )
 
@@ -159,24 +159,24 @@ class Declaration:
         if shared:
             who, file = shared[0]
             raise ConfigError(
-                f"the push replaces {file!r}, of which {who} of {self._repository.repo_id} is made, too; push under "
-                "another config_name=, or with scores_only=True",
+                f"the push replaces {file!r}, which {who} of {self._repository.repo_id} also uses; pass another "
+                "config_name= or scores_only=True",
                 argument=("config_name=", "scores_only=True"),
             )
 
     def _with_others(self, features: Features) -> Features:
-        """The columns of all splits; `datasets` fills in None where a split has not all of them."""
-        found = dict(features)
+        """The columns of all splits; `datasets` fills in None for columns that a split does not have."""
+        columns = dict(features)
         for name, split in self._others.items():
             for column, feature in self._repository.features(split, self.config).items():
-                ours = found.setdefault(column, feature)
+                ours = columns.setdefault(column, feature)
                 if Features({column: ours}).type != Features({column: feature}).type:
                     raise ConfigError(
                         f"the column {column!r} is {ours}, and {feature} in the split {name!r} of "
                         f"{self._repository.repo_id}; push all splits together, or under another config_name=",
                         argument="config_name=",
                     )
-        return Features(found)
+        return Features(columns)
 
     def _configs(self) -> list[dict[str, Any]]:
         configs = [self._kept(config) for config in self._repository.configs]
@@ -199,14 +199,14 @@ class Declaration:
         others = [name for name in loaded if name != self.config]
         if others and self.config in loaded:
             raise ConfigError(
-                f"{self._repository.repo_id} loads its configuration {others[0]!r} where none is named, and "
-                f"{self.config!r} would load there, too, which `datasets` refuses; push under another config_name= (on "
-                f"the command line --config-name): {others[0]!r} itself, or a new one",
+                f"{self._repository.repo_id} loads its configuration {others[0]!r} by default, and {self.config!r} "
+                f"would be a second default, which `datasets` refuses; pass another config_name= (on the command line "
+                f"--config-name): {others[0]!r} itself, or a new one",
                 argument="config_name=",
             )
 
     def _kept(self, config: Mapping[str, object]) -> dict[str, Any]:
-        """A configuration that is there, its splits one by one; no pattern of theirs takes in a file of ours."""
+        """The entry of an existing configuration, split by split; none of its patterns matches a pushed file."""
         declared, is_own = config.get("data_files"), config["config_name"] == self.config
         if isinstance(declared, list) and all(isinstance(e, dict) for e in declared) and "data_dir" not in config:
             entries = [e if is_own and e["split"] in self._patterns else self._exact(e, config) for e in declared]
@@ -217,21 +217,21 @@ class Declaration:
         splits = self._repository.splits(str(config["config_name"]))
         if not splits:
             raise ConfigError(
-                f"the card of {self._repository.repo_id} names a configuration {config['config_name']!r} with no data "
-                "to be found; take it out of the card, or add its data first"
+                f"the card of {self._repository.repo_id} names a configuration {config['config_name']!r} without data; "
+                "remove it from the card, or add its data first"
             )
         entries = [self._exact({"split": n, "path": as_path(s.patterns)}, config) for n, s in splits.items()]
         return {**rest, "data_files": entries}
 
     def _exact(self, entry: Mapping[str, object], config: Mapping[str, object]) -> dict[str, Any]:
-        """A split as it is declared; by the names of its files, where its pattern would take in a file of ours."""
+        """The entry of a split: as declared, or by file names if its pattern would match a pushed file."""
         if not any(map(self._takes_in, _flat(entry))):
             return dict(entry)
         split = self._repository.splits(str(config["config_name"])).get(str(entry["split"]))
         return dict(entry) if split is None else {**entry, "path": as_path(split.files)}
 
     def _takes_in(self, pattern: str) -> bool:
-        """Whether a pattern may match a file that the push brings; in doubt it does."""
+        """Return whether a pattern may match a file that the push adds; in doubt, True."""
         return _may_take_in(pattern, self._new_files)
 
     def _info(self, download_size: int) -> dict[str, Any]:
@@ -253,12 +253,12 @@ def _may_take_in(pattern: str, files: Sequence[str]) -> bool:
 
 
 def _patterns_of(config: Mapping[str, object]) -> list[str]:
-    """What the files of a configuration are named by; of one without such, everything."""
+    """The patterns of a configuration; for one without patterns, everything."""
     return _flat(config.get("data_files") or "**") if "data_dir" not in config else ["**"]
 
 
 def _flat(data_files: Any) -> list[str]:
-    """All patterns of a configuration, in whatever form."""
+    """All patterns of a configuration, in any of the forms that `datasets` reads."""
     if isinstance(data_files, str):
         return [data_files]
     if isinstance(data_files, Mapping):
@@ -267,7 +267,7 @@ def _flat(data_files: Any) -> list[str]:
 
 
 def _keep_default(configs: list[dict[str, object]], pushed: str) -> None:
-    """Before a second configuration comes: the only one was the default, and stays it; scores alone give way."""
+    """Keep the only configuration as the default before a second one is added, unless it has scores alone."""
     if len(configs) != 1 or configs[0]["config_name"] == "default":
         return
     if pushed != "default" or not is_scores_config(str(configs[0]["config_name"])):
@@ -275,6 +275,6 @@ def _keep_default(configs: list[dict[str, object]], pushed: str) -> None:
 
 
 def _infos(declared: object) -> dict[str, dict[str, Any]]:
-    """The metadata ``dataset_info`` by configuration; `datasets` reads lists and mappings, and passes over others."""
+    """The metadata ``dataset_info`` by configuration; `datasets` reads lists and mappings, and skips other forms."""
     entries = declared if isinstance(declared, list) else [declared] if isinstance(declared, Mapping) else []
     return {str(e.get("config_name", "default")): {k: v for k, v in e.items() if k != "config_name"} for e in entries}

@@ -1,6 +1,6 @@
-"""A card whose metadata stays as it was written, but for the entries that a push declares.
+"""A card with metadata that stays as it was written, except for the entries that a push declares.
 
-The client reads all of it and writes it anew, and not all of it comes through: ``language: no`` becomes ``false``,
+The client reads and rewrites all of it, and not everything survives: ``language: no`` becomes ``false``,
 ``version: 1.10`` becomes ``1.1``, comments are gone.
 """
 
@@ -11,21 +11,21 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 DECLARED = ("configs", "dataset_info", "tags")  # what a push may change
 
 
-class WrittenCard(DatasetCard):
-    """A repository's card; of its metadata just what is in `DECLARED` is ever written anew."""
+class CardWithOriginalYaml(DatasetCard):
+    """A card that keeps its original YAML: only the metadata entries in `DECLARED` are rewritten."""
 
     @property
     def content(self) -> str:
         """The card, metadata and text."""
-        anew = str(RepoCard.content.fget(self))  # type: ignore[attr-defined] # a property, which has one
-        old, new = REGEX_YAML_BLOCK.search(self._content), REGEX_YAML_BLOCK.search(anew)
+        rewritten = str(RepoCard.content.fget(self))  # type: ignore[attr-defined] # a property, which has one
+        old, new = REGEX_YAML_BLOCK.search(self._content), REGEX_YAML_BLOCK.search(rewritten)
         if old is None or new is None:
-            return anew
-        kept = _merged(old[2].replace("\r\n", "\n"), new[2].replace("\r\n", "\n"))
-        if kept is None:
-            return anew
+            return rewritten
+        entries = _merged(old[2].replace("\r\n", "\n"), new[2].replace("\r\n", "\n"))
+        if entries is None:
+            return rewritten
         line_end = "\r\n" if new[1].endswith("\r\n") else "\n"
-        return anew[: new.start(2)] + kept.replace("\n", line_end) + anew[new.end(2) :]
+        return rewritten[: new.start(2)] + entries.replace("\n", line_end) + rewritten[new.end(2) :]
 
     @content.setter
     def content(self, content: str) -> None:
@@ -33,7 +33,7 @@ class WrittenCard(DatasetCard):
 
 
 def _merged(old: str, new: str) -> str | None:
-    """The old metadata with the new entries of `DECLARED`; None where these cannot be told from one another."""
+    """The old metadata with the new entries of `DECLARED`; None if the entries cannot be separated."""
     try:
         was, becomes = (yaml.safe_load(text) or {} for text in (old, new))
         entries, declared = _entries(old), _entries(new)
@@ -50,7 +50,7 @@ def _merged(old: str, new: str) -> str | None:
 
 
 def _entries(text: str) -> dict[str, str] | None:
-    """Each entry as it is written, by name; what stands before the first under ""."""
+    """Each entry as it is written, by name; lines before the first one under ""."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if node is None:
         return {"": text}
@@ -64,7 +64,7 @@ def _entries(text: str) -> dict[str, str] | None:
 
 
 def _renewed(old: str, new: str) -> str:
-    """An entry anew, with the comments that stand below the old one, which are of the next."""
+    """A new entry, followed by the comments below the old one, which belong to the next entry."""
     lines = old.removesuffix("\n").split("\n")
     below = len(lines)
     while below and (not lines[below - 1].strip() or lines[below - 1].startswith("#")):

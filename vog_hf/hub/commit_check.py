@@ -1,4 +1,4 @@
-"""A push rehearsed: the files that its commit leaves, empty and in a folder, from which `datasets` makes the splits."""
+"""Check of a commit before it is made: `datasets` lists the splits of a folder with empty files of the same names."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,24 +17,24 @@ from vog_hf.hub.repository import CARD, CARD_ERRORS, Repository
 from vog_hf.hub.retries import described, is_transient
 
 ELSEWHERE = "push under another config_name=, or to a repository of its own"
-READ = (REPOYAML_FILENAME, DATASETDICT_INFOS_FILENAME)  # what `datasets` reads beside the card to find a split's files
+READ = (REPOYAML_FILENAME, DATASETDICT_INFOS_FILENAME)  # what `datasets` also reads to find the files of a split
 
 
 def require_loadable(
     repository: Repository,
     card: DatasetCard,
     files: Iterable[str],
-    meant: Mapping[str, Mapping[str, Sequence[str]]],
+    expected: Mapping[str, Mapping[str, Sequence[str]]],
     *,
     folder: Path,
 ) -> None:
-    """Raise ConfigError where a commit would leave a repository that does not load as it is meant.
+    """Raise ConfigError if the repository would not load as intended after a commit.
 
     Args:
-        repository: As it stands.
+        repository: The repository before the commit.
         card: That is committed.
         files: Names of all files that there are after the commit.
-        meant: Of which of them each split is made, by configuration.
+        expected: The files that each split must consist of, by configuration.
         folder: For what is made here, and deleted in the end.
     """
     name = repository.repo_id.rpartition("/")[2]
@@ -45,12 +45,12 @@ def require_loadable(
         for read in READ:
             if read in repository.sizes:
                 shutil.copyfile(repository.fetched(read), root / read)
-        for config, splits in meant.items():
+        for config, splits in expected.items():
             _require_splits(repository.repo_id, config, splits, _found(repository.repo_id, root, config))
 
 
 def _lay_out(root: Path, files: Iterable[str]) -> None:
-    """Files of these names, with nothing in them; names that would lead out of the folder are no data of anybody's."""
+    """Create empty files of these names; names that lead out of the folder are skipped, since they are not data."""
     root.mkdir()
     for file in files:
         place = PurePosixPath(file)
@@ -60,10 +60,10 @@ def _lay_out(root: Path, files: Iterable[str]) -> None:
 
 
 def _found(repo_id: str, root: Path, config: str) -> dict[str, list[str]]:
-    """The files of which `datasets` makes each split."""
+    """The files that `datasets` assigns to each split."""
     options: dict[str, Any] = {"cache_dir": str(root.parent / "cache")}
     try:
-        found = load_dataset_builder(str(root), config, **options).config.data_files or {}
+        resolved = load_dataset_builder(str(root), config, **options).config.data_files or {}
     except (DatasetsError, EmptyDatasetError, RuntimeError, *CARD_ERRORS) as error:
         if is_transient(error):
             raise ConnectionError(described(error)) from error
@@ -72,17 +72,19 @@ def _found(repo_id: str, root: Path, config: str) -> dict[str, list[str]]:
             f"is committed; {ELSEWHERE}",
             argument="config_name=",
         ) from error
-    return {str(split): [str(f).removeprefix(f"{root.as_posix()}/") for f in names] for split, names in found.items()}
+    return {
+        str(split): [str(f).removeprefix(f"{root.as_posix()}/") for f in names] for split, names in resolved.items()
+    }
 
 
 def _require_splits(
-    repo_id: str, config: str, meant: Mapping[str, Sequence[str]], found: Mapping[str, Sequence[str]]
+    repo_id: str, config: str, expected: Mapping[str, Sequence[str]], listed: Mapping[str, Sequence[str]]
 ) -> None:
-    for split in sorted({*meant, *found}):
-        more = sorted({*found.get(split, ())} - {*meant.get(split, ())})
-        fewer = sorted({*meant.get(split, ())} - {*found.get(split, ())})
+    for split in sorted({*expected, *listed}):
+        more = sorted({*listed.get(split, ())} - {*expected.get(split, ())})
+        fewer = sorted({*expected.get(split, ())} - {*listed.get(split, ())})
         if more or fewer:
-            what = f"with {more[0]!r}, which is not of it" if more else f"without {fewer[0]!r}"
+            what = f"with {more[0]!r}, which does not belong to it" if more else f"without {fewer[0]!r}"
             raise ConfigError(
                 f"after the push the split {split!r} of the configuration {config!r} of {repo_id} would load {what}, "
                 f"so nothing is committed; {ELSEWHERE}",

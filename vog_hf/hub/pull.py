@@ -1,4 +1,4 @@
-"""pull_scores: the scores that were pushed beside a data set, as they were."""
+"""pull_scores: the scores that were pushed with a dataset, unchanged."""
 
 from pathlib import Path
 
@@ -20,26 +20,26 @@ def pull_scores(
     token: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> VoGScores | dict[str, VoGScores]:
-    """The scores of a data set on the Hub that `push_scored_dataset` left there, equal to what was pushed.
+    """Download the scores that `push_scored_dataset` pushed, equal to what was pushed.
 
-    Just the files of the scores are fetched, into the cache of `huggingface_hub`, and trajectories and heat maps are
-    mapped into memory from there. Every file is compared with the checksum that its manifest has.
+    Only the files of the scores are downloaded, into the cache of `huggingface_hub`; trajectories and heat maps are
+    memory-mapped from there. Every file is compared with the checksum in its manifest.
 
     Args:
         repo_id: ``"user/data"``.
-        revision: A branch, tag, commit or pull request (``"refs/pr/1"``); default: the main branch.
-        config_name: The configuration that was scored.
-        split: One split's scores; default: those of all splits.
-        token: For private data sets; default: the one that ``hf auth login`` stored.
-        cache_dir: Default: the cache of `huggingface_hub`.
+        revision: Branch, tag, commit or pull request (``"refs/pr/1"``); default: the main branch.
+        config_name: Configuration that was scored.
+        split: Name of one split; default: all splits.
+        token: Hub access token, for private datasets; default: the one that ``hf auth login`` stored.
+        cache_dir: Folder for the files; default: the cache of `huggingface_hub`.
 
     Returns:
-        `VoGScores`, or one per split by name where there are several and none was chosen.
+        `VoGScores`, or one per split by name if there are several and none was chosen.
 
     Raises:
         ConfigError: A name that no repository, revision, configuration or split can have.
         HubError: There are no such scores, or the Hub cannot be reached.
-        OutputFolderError: A file of theirs is damaged.
+        OutputFolderError: A file of the scores is damaged.
 
     Example:
         >>> scores = pull_scores("user/data-vog")  # doctest: +SKIP
@@ -54,16 +54,16 @@ def pull_scores(
         sha = str(with_retries(api.dataset_info, repo_id, revision=revision).sha)
         files = with_retries(api.list_repo_files, repo_id, repo_type="dataset", revision=sha)
         splits = scored_splits(files, config_name)
-        wanted = list(splits) if split is None else [split]
-        missing = [name for name in wanted if name not in splits]
-        if missing or not wanted:
-            there = ", ".join(splits) or "no scores"
+        names = list(splits) if split is None else [split]
+        missing = [name for name in names if name not in splits]
+        if missing or not names:
+            available = ", ".join(splits) or "no scores"
             raise HubError(
                 f"{repo_id} has no scores of {', '.join(map(repr, missing)) or 'any split'} in the configuration "
-                f"{config_name!r}, but {there}; pass another split=, config_name= or revision=",
+                f"{config_name!r}, but {available}; pass another split=, config_name= or revision=",
                 argument=("split=", "config_name=", "revision="),
             )
-        patterns = [file for name in wanted for file in splits[name]]
+        patterns = [file for name in names for file in splits[name]]
         root = with_retries(
             snapshot_download,
             repo_id,
@@ -73,20 +73,20 @@ def pull_scores(
             cache_dir=cache_dir,
             allow_patterns=patterns,
         )
-    found = {name: VoGScores.load(Path(root) / scores_folder(config_name, name)) for name in wanted}
-    return next(iter(found.values())) if len(found) == 1 else found
+    scores = {name: VoGScores.load(Path(root) / scores_folder(config_name, name)) for name in names}
+    return next(iter(scores.values())) if len(scores) == 1 else scores
 
 
 def pushed_splits(
     repo_id: str, *, revision: str | None = None, config_name: str = "default", token: str | None = None
 ) -> list[str]:
-    """The splits of a data set on the Hub that have scores there, by name.
+    """Names of the splits of a dataset on the Hub that have scores there.
 
     Args:
         repo_id: ``"user/data"``.
         revision: A branch, tag, commit or pull request; default: the main branch.
         config_name: The configuration that was scored.
-        token: For private data sets; default: the one that ``hf auth login`` stored.
+        token: Hub access token, for private datasets; default: the one that ``hf auth login`` stored.
 
     Raises:
         HubError: There is no such data set, or the Hub cannot be reached.

@@ -1,4 +1,4 @@
-"""push_scored_dataset: rows, scores, card and manifest to the Hub in one commit."""
+"""push_scored_dataset: push rows, scores, card and manifest to the Hub in one commit."""
 
 import logging
 import re
@@ -40,47 +40,47 @@ def push_scored_dataset(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Push a scored data set to the Hub: its rows, its scores, and a card that says what they are and what they show.
+    """Push a scored dataset to the Hub: its rows, its scores, and a card that says what they are and what they show.
 
-    Everything comes in one commit, so that no revision has a card that does not fit its data. What else is in the
-    repository stays: other splits (without a column of scores they load with None there), configurations and files, and
-    the card's own text; our part of the card stands between two marks, and a later push writes it anew. Conflicts with
-    other commits and errors that pass are tried again; a push that broke is made again with what had arrived. In the
-    end the data set is loaded from the commit and compared with what was meant.
+    Everything is in one commit, so that in every revision the card fits the data. All other content of the repository
+    stays: other splits (score columns that they do not have load as None), configurations and files, and the card's own
+    text; our section of the card is delimited by two comment markers, and a later push rewrites it. Conflicts with
+    other commits and transient errors are retried, and an interrupted push can be repeated without sending again the
+    files that have arrived. Finally the dataset is reloaded from the commit and compared with the local one.
 
-    Files that rows name without holding them are published with the rows where the column was made here: a folder of
-    pictures, ``cast_column("path", Image())``. Where the data set was read with that column (from the Hub, parquet,
-    Arrow, `save_to_disk`), such a row is refused: whoever wrote it may have named any file of this machine.
+    Files that rows reference by path are published with the rows if the column was created here: a folder of images,
+    or ``cast_column("path", Image())``. If the dataset was read with that column (from the Hub, parquet, Arrow,
+    `save_to_disk`), such a row is refused: its author could reference any file of this machine.
 
     Args:
-        dataset: What `VoGCallback.scored_dataset` or `add_vog_columns` gave, or the data set that was scored, with
-            ``scores``. Of a `DatasetDict`, splits without scores go along.
-        repo_id: ``"user/name"``, or ``"name"`` for one's own; made where it is not there.
-        scores: Of the data set, or of its splits by name; default: those that were put onto this very object, else what
-            its columns say.
-        private: Of a new repository; default: public, or what its organisation has set.
-        revision: A branch, made where it is not there, or a pull request (``"refs/pr/1"``); default: the main branch.
-        create_pr: Open a pull request instead.
-        scores_only: Push no data but a small configuration ``vog_scores`` with row number, label and every score.
-        config_name: The configuration of the data.
-        split: Name of the split of a single `Dataset`; default: the name it has, else ``"train"``.
-        columns: Which scores to add to a data set without them: see `add_vog_columns`.
-        prefix: Put before the names of these columns, see there; chooses the scores of a data set with several.
+        dataset: Result of `VoGCallback.scored_dataset` or `add_vog_columns`, or the dataset that was scored, with
+            ``scores``. Splits of a `DatasetDict` without scores are pushed along.
+        repo_id: ``"user/name"``, or ``"name"`` for your own; created if it does not exist.
+        scores: Scores of the dataset, or of its splits by name; default: those that were added to this very object,
+            else the values of its score columns.
+        private: Visibility of the repository if it is created; default: public, or the default of its organization.
+        revision: Branch (created if it does not exist), or pull request (``"refs/pr/1"``); default: the main branch.
+        create_pr: Whether to open a pull request instead.
+        scores_only: Push only a small configuration ``vog_scores`` with row number, label and every score.
+        config_name: Configuration of the data.
+        split: Name of the split of a single `Dataset`; default: its own name, else ``"train"``.
+        columns: Scores to add to a dataset without score columns: see `add_vog_columns`.
+        prefix: Prefix of the names of these columns, see there; also selects the scores of a dataset with several.
         heat_maps: Whether the heat maps are pushed with the scores (at most 2 kB a row); default: up to 500,000 rows.
-        show_rows: Whether the card shows pictures (as thumbnails) or texts of the rows at both ends of the ranking.
-        card_sections: Titles and plain texts to add to the card; they stand there until these splits are pushed again.
-        commit_message: Default: "Scores of Variance of Gradients".
-        token: Default: the one that ``hf auth login`` stored.
+        show_rows: Whether the card shows thumbnails or texts of the rows at both ends of the ranking.
+        card_sections: Titles and plain texts to add to the card; they stay until these splits are pushed again.
+        commit_message: Message of the commit; default: "Scores of Variance of Gradients".
+        token: Hub access token; default: the one that ``hf auth login`` stored.
 
     Returns:
-        The address of the data set, of its branch, or of the pull request.
+        The address of the dataset, of its branch, or of the pull request.
 
     Raises:
-        ConfigError: An option that cannot be carried out, or data that cannot stand beside what the repository holds.
-        RowMismatchError: The scores are of other rows.
-        DataError: Rows that name files which somebody else has chosen, or no rows at all.
-        HubError: The Hub refused, could not be reached, or holds something else than was meant; says which, and how the
-            repository is left.
+        ConfigError: Invalid options, or data that is incompatible with what the repository holds.
+        RowMismatchError: The scores belong to other rows.
+        DataError: Rows that reference files chosen by someone else, or no rows at all.
+        HubError: The Hub refused, could not be reached, or the reloaded dataset differs; the message says which, and
+            how the repository is left.
 
     Example:
         >>> push_scored_dataset(scored, "user/data-vog", private=True)  # doctest: +SKIP
@@ -111,7 +111,7 @@ def push_scored_dataset(
 
 
 def _require_target(repo_id: str, revision: str | None, *, create_pr: bool) -> None:
-    """Raise ConfigError where a name cannot be one, or nothing could be committed there."""
+    """Raise ConfigError for an invalid name, or for a revision that cannot be committed to."""
     require_repo_id(repo_id)
     require_type("revision", revision, (str, type(None)), "pass the name of a branch, or 'refs/pr/<number>'")
     if revision is None:

@@ -1,4 +1,4 @@
-"""A data set's repository as it stands at one commit: its files, its card, its configurations and their splits."""
+"""The repository of a dataset at one commit: its files, its card, its configurations and their splits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from vog_hf.errors import ConfigError, HubError
-from vog_hf.hub.card_yaml import WrittenCard
+from vog_hf.hub.card_yaml import CardWithOriginalYaml
 from vog_hf.hub.retries import described, is_transient, with_retries
 from vog_hf.scores.formatting import shortened
 
 CARD = "README.md"
 INVALID = 400
-# What `datasets` and the client raise over metadata that they cannot make anything of.
+# What `datasets` and the client raise for metadata that they cannot read.
 CARD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 
 P = ParamSpec("P")
@@ -37,7 +37,7 @@ class KnownSplit:
 
     Attributes:
         files: Names of its files.
-        patterns: What the card names them by.
+        patterns: Patterns that the card names them by.
     """
 
     files: Sequence[str]
@@ -45,13 +45,13 @@ class KnownSplit:
 
 
 class Repository:
-    """One commit of a data set's repository.
+    """One commit of the repository of a dataset.
 
     Args:
-        api: The client.
-        repo_id: Of the data set.
-        sha: The commit.
-        cache_dir: Where `datasets` may keep what it reads.
+        api: Client of the Hub.
+        repo_id: Name of the dataset.
+        sha: Hash of the commit.
+        cache_dir: Cache folder for `datasets`.
     """
 
     def __init__(self, api: HfApi, repo_id: str, sha: str, cache_dir: Path) -> None:
@@ -71,33 +71,33 @@ class Repository:
         return {name: entry.size for name, entry in self._files.items()}
 
     def content_id(self, name: str) -> str | None:
-        """What the client tells the content of a file by; None where there is no such file."""
+        """The hash by which the client identifies the content of a file; None for a file that does not exist."""
         entry = self._files.get(name)
         return None if entry is None else entry.blob_id if entry.lfs is None else entry.lfs.sha256
 
     def fetched(self, name: str) -> Path:
-        """A file, on this machine."""
+        """Download a file, and return its local path."""
         download: Callable[..., str] = self.api.hf_hub_download  # overloaded, for which ParamSpec has no answer
         return Path(with_retries(download, self.repo_id, name, repo_type="dataset", revision=self.sha))
 
     @cached_property
     def card(self) -> DatasetCard | None:
-        """Its card, with the line ends it has; None where there is none.
+        """Its card, with its own line breaks; None without one.
 
         Raises:
-            ConfigError: Its metadata is nothing that `datasets` can read.
+            ConfigError: `datasets` cannot read its metadata.
         """
         if CARD not in self.sizes:
             return None
         path = self.fetched(CARD)
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                card = WrittenCard(file.read(), ignore_metadata_errors=True)
+                card = CardWithOriginalYaml(file.read(), ignore_metadata_errors=True)
             MetadataConfigs.from_dataset_card_data(card.data).get_default_config_name()
             DatasetInfosDict.from_dataset_card_data(card.data)
         except CARD_ERRORS as error:
             raise ConfigError(
-                f"the card of {self.repo_id} cannot be read ({described(error)}); mend its metadata on the Hub first"
+                f"the card of {self.repo_id} cannot be read ({described(error)}); fix its metadata on the Hub first"
             ) from error
         return card
 
@@ -112,31 +112,35 @@ class Repository:
         options: dict[str, Any] = {"revision": self.sha, "token": self.api.token}
         names = self._asked(get_dataset_config_names, self.repo_id, **options) or []
         return [
-            {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in found.items()]}
+            {"config_name": name, "data_files": [{"split": s, "path": as_path(k.patterns)} for s, k in splits.items()]}
             for name in names
-            if (found := self.splits(name))
+            if (splits := self.splits(name))
         ]
 
     def splits(self, config: str) -> dict[str, KnownSplit]:
-        """The splits of one of its configurations; none where there is no data in it."""
+        """The splits of one of its configurations; empty for a configuration without data."""
         builder = self._builder(config)
         if builder is None:
             return {}
         prefix = f"hf://datasets/{self.repo_id}@{self.sha}/"
         resolved = builder.config.data_files or {}
-        found = {str(split): [str(f).removeprefix(prefix) for f in files] for split, files in resolved.items()}
-        return {split: KnownSplit(files, self._patterns(files)) for split, files in found.items()}
+        files_of = {str(split): [str(f).removeprefix(prefix) for f in files] for split, files in resolved.items()}
+        return {split: KnownSplit(files, self._patterns(files)) for split, files in files_of.items()}
 
     def features(self, split: KnownSplit, config: str) -> Features:
-        """The columns that a split's first file has, with the types that the card gives them where it names them."""
+        """The columns of a split's first file, with the types from the card for the columns that it names."""
         stored = Features.from_arrow_schema(self._schema(split.files[0]))
-        said = self.info(config).features or {}
-        same = {n for n, f in stored.items() if n in said and Features({n: f}).type == Features({n: said[n]}).type}
-        return Features({name: said[name] if name in same else feature for name, feature in stored.items()})
+        from_card = self.info(config).features or {}
+        same = {
+            name
+            for name, feature in stored.items()
+            if name in from_card and Features({name: feature}).type == Features({name: from_card[name]}).type
+        }
+        return Features({name: from_card[name] if name in same else feature for name, feature in stored.items()})
 
     @cached_property
     def foreign_file(self) -> str | None:
-        """A data file that is no parquet, of the configuration by which `datasets` chooses the reader of all."""
+        """A data file that is not parquet, in the configuration by which `datasets` chooses the format of all."""
         for config in self.configs[:1]:
             files = [file for split in self.splits(str(config["config_name"])).values() for file in split.files]
             return next((file for file in files if not file.endswith(".parquet")), None)
@@ -144,15 +148,15 @@ class Repository:
 
     def split_info(self, name: str, split: KnownSplit, config: str) -> SplitInfo:
         """Rows and bytes of a split, from the card, or else from its files."""
-        told = (self.info(config).splits or {}).get(name)
-        if told is not None and told.num_examples:
-            return SplitInfo(name=name, num_bytes=told.num_bytes, num_examples=told.num_examples)
+        from_card = (self.info(config).splits or {}).get(name)
+        if from_card is not None and from_card.num_examples:
+            return SplitInfo(name=name, num_bytes=from_card.num_bytes, num_examples=from_card.num_examples)
         footers = [self._footer(file) for file in split.files]
         n_bytes = sum(f.row_group(g).total_byte_size for f in footers for g in range(f.num_row_groups))
         return SplitInfo(name=name, num_bytes=n_bytes, num_examples=sum(footer.num_rows for footer in footers))
 
     def info(self, config: str) -> DatasetInfo:
-        """What the card says of a configuration."""
+        """The description of a configuration in the card."""
         builder = self._builder(config)
         return DatasetInfo() if builder is None else builder.info
 
@@ -170,9 +174,9 @@ class Repository:
         return self._asked(load_dataset_builder, self.repo_id, config, **options)
 
     def _asked(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """What `datasets` says of the repository; None where it finds no data, or a script, which it no longer runs.
+        """Ask `datasets` about the repository; None if it finds no data, or a script, which it no longer runs.
 
-        A connection that fails is no answer, although the errors are of the same kinds.
+        A failed connection is not an answer, although its errors are of the same types.
         """
 
         def attempt() -> T | None:
@@ -183,7 +187,7 @@ class Repository:
                     raise ConnectionError(described(error)) from error
                 if isinstance(error, CARD_ERRORS):
                     raise ConfigError(
-                        f"`datasets` cannot read {self.repo_id} as it is ({described(error)}); mend that on the Hub "
+                        f"`datasets` cannot read {self.repo_id} as it is ({described(error)}); fix it on the Hub "
                         "first, or push to a repository of its own"
                     ) from error
                 if isinstance(error, RuntimeError) and "script" not in str(error):
@@ -220,17 +224,17 @@ def as_path(patterns: Sequence[str]) -> str | list[str]:
 
 
 def require_valid(api: HfApi, repo_id: str, card: DatasetCard) -> None:
-    """Raise HubError where the Hub does not take a card; any other answer is left to the commit, which asks again."""
+    """Raise HubError if the Hub rejects a card; any other answer is left to the commit, which asks again."""
     # DatasetCard.validate asks huggingface.co in older versions of the client, whatever the endpoint.
     body = {"repoType": "dataset", "content": card.content}
     answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body)
     if answer.status_code == INVALID:
-        said = shortened(answer.text, 300)
-        raise HubError(f"the Hub does not take the card of {repo_id} ({said}); mend its metadata there first")
+        reason = shortened(answer.text, 300)
+        raise HubError(f"the Hub rejects the card of {repo_id} ({reason}); fix its metadata there first")
 
 
 def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
-    """Make the branch where it is not there; raise ConfigError for a tag, to which nothing can be committed."""
+    """Create the branch if it does not exist; raise ConfigError for a tag, to which nothing can be committed."""
     tags = with_retries(api.list_repo_refs, repo_id, repo_type="dataset").tags
     if branch in {tag.name for tag in tags}:
         raise ConfigError(
@@ -240,16 +244,16 @@ def require_branch(api: HfApi, repo_id: str, branch: str) -> None:
 
 
 def require_repository(api: HfApi, repo_id: str, *, private: bool | None) -> None:
-    """Make the repository where it is not there; raise ConfigError where it is, and not as private as wanted."""
+    """Create the repository if it does not exist; raise ConfigError if it exists with another visibility."""
     try:
         info = with_retries(api.dataset_info, repo_id)
     except RepositoryNotFoundError:
         with_retries(api.create_repo, repo_id, repo_type="dataset", private=private, exist_ok=True)
-        info = with_retries(api.dataset_info, repo_id)  # another process may have made it, and otherwise
+        info = with_retries(api.dataset_info, repo_id)  # another process may have created it differently
     if private is not None and bool(info.private) != private:
         is_what = "private" if info.private else "public"
         raise ConfigError(
-            f"{repo_id} is there already and {is_what}, and private={private} is for a new one; "
-            f"leave it out, or change that first: HfApi().update_repo_settings({repo_id!r}, private={private}, "
-            "repo_type='dataset')"
+            f"{repo_id} exists already and is {is_what}, and private={private} applies to a new one; "
+            f"leave it out, or change its visibility first: HfApi().update_repo_settings({repo_id!r}, "
+            f"private={private}, repo_type='dataset')"
         )

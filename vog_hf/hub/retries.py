@@ -1,4 +1,4 @@
-"""The Hub's client with patience: what may pass is tried again, what will not pass is one clear error."""
+"""Retries and errors of the Hub's client: transient errors are retried, all others become one clear HubError."""
 
 import logging
 import re
@@ -27,15 +27,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Conflict(Exception):  # noqa: N818 (not an error: the commit is prepared anew)
-    """Somebody else commits to the repository."""
+class Conflict(Exception):  # noqa: N818 (not an error: the commit is prepared again)
+    """Another client commits to the repository."""
 
 
 def connect(token: str | None) -> HfApi:
-    """A client that acts as the token's owner.
+    """Create a client that acts as the owner of the token.
 
     Raises:
-        ConfigError: Something that cannot be a token.
+        ConfigError: An invalid token.
     """
     if token is not None and type(token) is not str:
         raise ConfigError(
@@ -51,10 +51,10 @@ def connect(token: str | None) -> HfApi:
 
 
 def require_writer(api: HfApi) -> str:
-    """The name of the token's owner; raises HubError where there is no token or it may only read."""
+    """Return the name of the token's owner; raise HubError without a token that may write."""
     if not (api.token or get_token()):
         raise HubError(
-            "pushing needs a token that may write, and there is none; run `hf auth login`, or pass token=",
+            "pushing needs a token with write permission, got none; run `hf auth login`, or pass token=",
             argument="token=",
         )
     with hub_errors("the token cannot be checked"):
@@ -62,7 +62,7 @@ def require_writer(api: HfApi) -> str:
     role = (account.get("auth", {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise HubError(
-            f"the token of {account.get('name')} may only read; make one that may write on "
+            f"the token of {account.get('name')} may only read; create one with write permission on "
             "huggingface.co/settings/tokens and pass it as token=",
             argument="token=",
         )
@@ -102,7 +102,7 @@ def retry_call(call: Callable[[], T], *, conflicts: bool = False, waits: Sequenc
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, may be gone at the next try."""
+    """Return whether an error, or one of its causes, may be gone at the next try."""
     return any(
         status(seen) in TRANSIENT or NETWORK_ERRORS & {kind.__name__ for kind in type(seen).__mro__}
         for seen in error_causes(error)
@@ -110,7 +110,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def error_causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it came from, and so on."""
+    """Yield an error, its cause, and so on."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -118,7 +118,7 @@ def error_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def status(error: BaseException) -> int | None:
-    """The HTTP status of an error of the client; None where there was no answer."""
+    """The HTTP status of an error of the client; None without a response."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
@@ -126,8 +126,8 @@ def described(error: BaseException) -> str:
     """An error in one line."""
     line = next((line for line in str(error).splitlines() if line.strip()), "").strip()
     server = getattr(error, "server_message", None)
-    said = f"{line} ({server})" if server and str(server) not in line else line
-    return said or type(error).__name__
+    text = f"{line} ({server})" if server and str(server) not in line else line
+    return text or type(error).__name__
 
 
 @contextmanager
@@ -137,8 +137,8 @@ def hub_errors(
     """Turn errors of the client into a HubError that says what was tried and how the repository is left.
 
     Args:
-        what: Was tried, and did not work.
-        left: How the repository is now.
+        what: The operation that failed.
+        left: State of the repository.
         also: Further errors that the client raises there.
     """
     try:
@@ -147,7 +147,7 @@ def hub_errors(
         raise
     except Conflict as error:
         raise HubError(
-            f"{what}: {error}, {len(WAITS) + 1} times; {left}; try again when nobody else commits"
+            f"{what}: {error}, {len(WAITS) + 1} times; {left}; try again when no other client commits"
         ) from error
     except Exception as error:
         if not isinstance(error, (CLIENT_ERROR, OSError, *also)):
@@ -160,15 +160,15 @@ def _reason(error: BaseException) -> str:
     error = next((e for e in error_causes(error) if isinstance(e, CLIENT_ERROR)), error)
     advice: dict[Any, str] = {
         401: "the token is not valid (or no longer); run `hf auth login`, or pass another token=",
-        403: "the token may not write there; use a token with the right to write, or a repository of your own",
+        403: "the token may not write there; use a token with write permission, or your own repository",
     }
     if isinstance(error, RevisionNotFoundError):
         return "there is no such revision"
     if isinstance(error, RepositoryNotFoundError):
-        return "there is no such data set, or it is private; check the name, or pass a token that may read it"
+        return "there is no such dataset, or it is private; check the name, or pass a token that may read it"
     code = status(error)
     if code in advice:
         return f"{advice[code]} ({described(error)})"
     if is_transient(error):
-        return f"the Hub did not answer as it should, several times ({described(error)}); try again later"
+        return f"the Hub failed several times ({described(error)}); try again later"
     return described(error)

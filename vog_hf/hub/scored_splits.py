@@ -1,4 +1,4 @@
-"""What is pushed: each split's rows with its scores, put together and checked before anything leaves the machine."""
+"""The splits that are pushed: rows with their scores, paired and verified before anything leaves the machine."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -65,32 +65,35 @@ def collect_splits(
     """Pair the splits of a dataset with their scores; every row and column is verified.
 
     Args:
-        dataset: As for `push_scored_dataset`, like the next four.
-        scores: See there.
-        columns: See there.
-        split: See there.
-        prefix: See there.
+        dataset: As in `push_scored_dataset`, like the other arguments.
+        scores: As there.
+        columns: As there.
+        split: As there.
+        prefix: As there.
 
     Raises:
-        ConfigError: No scores, scores that do not fit the splits, or a split's name that `datasets` cannot have.
-        RowMismatchError: Scores of other rows.
-        DataError: No `datasets.Dataset`.
+        ConfigError: No scores, scores that do not fit the splits, or an invalid name of a split.
+        RowMismatchError: The scores belong to other rows.
+        DataError: Not a `datasets.Dataset`.
     """
     splits = _splits(dataset, scores, split)
     for name, rows, _ in splits:
         if not SPLIT_NAME.fullmatch(name):
             raise ConfigError(
-                f"the name of a split is letters, digits, _ and dots between them, got {name!r}; pass split='train'",
+                f"the name of a split must be letters, digits, _ and dots between them, got {name!r}; pass "
+                "split='train'",
                 argument="split='train'",
             )
         if not has_table(rows):
-            raise DataError(f"a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}")
+            raise DataError(
+                f"only a datasets.Dataset or DatasetDict can be pushed, got a {type(rows).__name__} as {name!r}"
+            )
         if not len(rows):
             raise DataError(f"the split {name!r} has no rows; leave it out")
     pushed = [_pushed(name, rows, given, columns, prefix) for name, rows, given in splits]
     if all(split.scored is None for split in pushed):
         raise ConfigError(
-            "the data set has no column of scores 'vog' and no scores were given; pass scores=, or "
+            "the dataset has no score column 'vog' and no scores were passed; pass scores=, or call "
             "add_vog_columns(...) first",
             argument="scores=",
         )
@@ -159,7 +162,7 @@ def _pushed(
         scores = known
     else:
         logger.warning(
-            "the dataset has columns of scores and nothing says how they were computed: the card cannot either, and "
+            "the dataset has score columns but no record of how they were computed, so the card has none either, and "
             "trajectories and heat maps are not pushed; pass scores="
         )
         scores = scores_from_columns(dataset, prefix=prefix or None)
@@ -189,27 +192,27 @@ def _without_revealing_digests(split: ScoredSplit, *, with_rows: bool) -> VoGSco
 
 
 def _require_columns(columns_of: Mapping[str, str], scores: VoGScores | None, columns: str | Sequence[str]) -> None:
-    """Raise ConfigError where more scores are wanted than the data set has columns of."""
+    """Raise ConfigError if ``columns`` asks for scores that the dataset does not have as columns."""
     if columns == "core":
         return
-    wanted = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
-    missing = [name for name in wanted if name not in (*columns_of, "label")]
+    requested = columns if not isinstance(columns, str) else [] if scores is None else scores.column_names
+    missing = [name for name in requested if name not in (*columns_of, "label")]
     if missing:
         raise ConfigError(
-            f"the data set has columns of scores, {[*columns_of.values()]}, and columns={columns!r} asks for {missing} "
-            "beside them; leave columns= out, or pass scores= and a data set without them: dataset.remove_columns(...)",
+            f"the dataset has score columns {[*columns_of.values()]}, and columns={columns!r} also asks for {missing}; "
+            "leave columns= out, or pass scores= and a dataset without score columns: dataset.remove_columns(...)",
             argument=(f"columns={columns!r}", "columns=", "scores="),
         )
 
 
 def _require_same_scores(dataset: Dataset, scores: VoGScores, columns_of: Mapping[str, str]) -> None:
-    """Raise ConfigError where a column of the data set is not that of the scores."""
+    """Raise ConfigError if a column of the dataset differs from that of the scores."""
     shared = {name: columns_of[name] for name in scores.column_names if name in columns_of}
     for name, column in shared.items():
-        found = dataset.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()
-        if not np.array_equal(found.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
+        values = dataset.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()
+        if not np.array_equal(values.astype(np.float32), scores.column(name).astype(np.float32), equal_nan=True):
             raise ConfigError(
-                f"the column {column!r} of the data set is not that of the scores; pass the scores it came from, or "
+                f"the column {column!r} of the dataset differs from the scores; pass the scores it came from, or "
                 f"drop it first: dataset.remove_columns({[*shared.values()]})"
             )
 

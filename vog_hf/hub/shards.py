@@ -10,7 +10,7 @@ from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 
 SHARD_BYTES = 500 * 2**20  # of Arrow data, as `datasets` takes it
-SAMPLED_ROWS = 64  # by which the size of a data set is estimated
+SAMPLED_ROWS = 64  # from which the size of a dataset is estimated
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Shard:
     Attributes:
         name: In the repository.
         path: On this machine.
-        n_bytes: Of its rows in memory, files that they refer to among them.
-        file_bytes: Of the file.
+        n_bytes: Bytes of its rows in memory, including files that they reference.
+        file_bytes: Bytes of the file.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Shard:
 
 
 def count_shards(dataset: Dataset) -> int:
-    """How many files hold a split; estimated from some of its rows, whose files are read."""
+    """The number of files for a split, estimated from the files of some of its rows."""
     rows = np.unique(np.linspace(0, len(dataset) - 1, SAMPLED_ROWS).astype(int))
     stored = dataset.with_format("arrow")
     sampled_bytes = sum(embed_table_storage(stored[[int(row)]]).nbytes for row in rows)
@@ -39,7 +39,7 @@ def count_shards(dataset: Dataset) -> int:
 
 
 def write_shards(dataset: Dataset, name_of: Callable[[int], str], n_shards: int, folder: Path) -> Iterator[Shard]:
-    """Write a split's files one after the other; the taker deletes each when it is done with it.
+    """Write the files of a split one after the other; the caller deletes each after use.
 
     The bytes of pictures and sounds are put into the files, and of their paths the last part alone is kept. The same
     rows give the same bytes, so that what arrived of a broken upload is not sent again.
@@ -59,7 +59,7 @@ def write_shards(dataset: Dataset, name_of: Callable[[int], str], n_shards: int,
             shard = shard.with_format("arrow").map(
                 embed_table_storage,
                 batched=True,
-                batch_size=max(1, min(100, len(shard) // 10)),  # a tenth of a file in memory, and never 2 GiB
+                batch_size=max(1, min(100, len(shard) // 10)),  # 10 % of a file in memory, and never 2 GiB
                 cache_file_name=str(cache),
                 load_from_cache_file=False,
             )

@@ -1,4 +1,4 @@
-"""The push itself: files first, which are in no commit yet, then one commit with all of them and the card."""
+"""The upload: files first, which are in no commit yet, then one commit with all of them and the card."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from vog_hf.hub import repo_paths as places
 from vog_hf.hub.card import CardAndFiles, merged_card
-from vog_hf.hub.card_metadata import Declaration
+from vog_hf.hub.card_metadata import CardMetadata
 from vog_hf.hub.commit_check import require_loadable
 from vog_hf.hub.repository import CARD, Repository, require_branch, require_repository, require_valid
 from vog_hf.hub.retries import (
@@ -38,14 +38,14 @@ from vog_hf.hub.upload_check import require_equal
 logger = logging.getLogger(__name__)
 
 Operation = CommitOperationAdd | CommitOperationDelete
-AGAIN = "push again, and what had arrived is not sent again"
-KEPT = f"no revision of the repository was changed; {AGAIN}"
-UNKNOWN = f"whether it was made cannot be seen, either; look at it on the Hub, or {AGAIN}"
+AGAIN = "push again; files that have arrived are not sent again"
+UNCHANGED = f"no revision of the repository was changed; {AGAIN}"
+UNKNOWN = f"it is unknown whether the commit succeeded; check the Hub, or {AGAIN}"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a push goes."""
+    """The destination of a push."""
 
     api: HfApi
     repo_id: str
@@ -54,12 +54,12 @@ class Target:
 
     @property
     def branch(self) -> str:
-        """What the commit is made on, or a pull request is opened against."""
+        """The branch that the commit is made on, or that a pull request is opened against."""
         return self.revision or "main"
 
     @property
     def address(self) -> str:
-        """Of the data set on the Hub, or of its branch."""
+        """Address of the dataset on the Hub, or of its branch."""
         pull = re.fullmatch(r"refs/pr/(\d+)", self.branch)
         if pull:
             return self.pull_address(int(pull[1]))
@@ -67,7 +67,7 @@ class Target:
         return f"{self.api.endpoint}/datasets/{self.repo_id}{tree}"
 
     def pull_address(self, number: int) -> str:
-        """Of a pull request."""
+        """Address of a pull request."""
         return f"{self.api.endpoint}/datasets/{self.repo_id}/discussions/{number}"
 
 
@@ -75,16 +75,16 @@ class Target:
 class Upload:
     """A push in three steps: `prepare`, `send`, `commit`.
 
-    `datasets.Dataset.push_to_hub` is not used: on a repository that is there it keeps the columns that the card had
-    before, so that the new ones do not load, refuses columns that another split has not, and commits a card of its own.
-    Here data, card and scores are one commit, made on top of a commit that was looked at, or made anew.
+    `datasets.Dataset.push_to_hub` is not used: on an existing repository it keeps the old columns of the card, so that
+    new ones do not load, refuses columns that another split does not have, and commits its own card. Here data, card
+    and scores are one commit, prepared for the parent commit that was inspected, or prepared again.
 
     Attributes:
-        target: Where it goes.
-        config: The configuration that is written.
-        tables: Its splits.
-        beside: What is pushed beside the data.
-        folder: For files that are made.
+        target: Destination.
+        config: Configuration that is written.
+        tables: Splits of the configuration.
+        beside: Card and files that are pushed with the data.
+        folder: Folder for temporary files.
     """
 
     target: Target
@@ -98,11 +98,11 @@ class Upload:
     _shards: dict[str, dict[str, int]] = field(default_factory=dict)  # bytes of each file of each split
 
     def prepare(self, *, private: bool | None) -> None:
-        """A repository and a branch to push to, and proof that what is pushed can stand beside what is there."""
+        """Create repository and branch if needed, and verify that the push is compatible with what they hold."""
         api, repo_id, branch = self.target.api, self.target.repo_id, self.target.branch
         with hub_errors(f"{repo_id} cannot be prepared"):
             require_repository(api, repo_id, private=private)
-        with hub_errors(f"{repo_id} cannot be prepared", "it holds what it held; where it is new, it is empty"):
+        with hub_errors(f"{repo_id} cannot be prepared", "its content is unchanged; a new repository is empty"):
             if branch != "main" and not branch.startswith("refs/"):
                 require_branch(api, repo_id, branch)
             for table in self.tables:
@@ -114,7 +114,7 @@ class Upload:
             with_retries(require_valid, api, repo_id, card)
 
     def send(self) -> None:
-        """Everything but the card goes to the Hub."""
+        """Send everything except the card to the Hub."""
         beside = [CommitOperationAdd(name, str(path)) for name, path in self.beside.files.items()]
         self._preupload(beside)
         counts = [count_shards(table.table) for table in self.tables]
@@ -125,7 +125,7 @@ class Upload:
                 for shard in write_shards(table.table, name_of, count, self.folder / "shards" / table.name):
                     addition = CommitOperationAdd(shard.name, str(shard.path))
                     self._preupload([addition])
-                    if isinstance(addition.path_or_fileobj, bytes):  # it went through LFS, and is needed no more
+                    if isinstance(addition.path_or_fileobj, bytes):  # it went through LFS and is no longer needed
                         shard.path.unlink()
                     self._additions.append(addition)
                     self._shards[table.name][shard.name] = shard.file_bytes
@@ -136,19 +136,19 @@ class Upload:
         self._additions += beside
 
     def commit(self, message: str) -> str:
-        """Make the commit on top of whatever was committed meanwhile, and load what it holds; the address."""
+        """Make the commit, reload and verify what it holds, and return the address."""
         target, attempt = self.target, _Attempt(self, message)
-        with hub_errors(f"the commit to {target.repo_id} was not made", KEPT):
+        with hub_errors(f"the commit to {target.repo_id} was not made", UNCHANGED):
             try:
                 sha, address = retry_call(attempt, conflicts=True)
             except (CLIENT_ERROR, OSError, Conflict):
-                made = attempt.made_unheard()
-                if made is None:
+                commit = attempt.commit_without_response()
+                if commit is None:
                     raise
-                sha, address = made
-        with hub_errors(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; look at it on the Hub"):
+                sha, address = commit
+        with hub_errors(f"{target.repo_id} at {sha} cannot be loaded", "the commit was made; check it on the Hub"):
             cache_dir = self.folder / "datasets"
-            require_equal(target.api, target.repo_id, sha, self.tables, attempt.declaration, cache_dir=cache_dir)
+            require_equal(target.api, target.repo_id, sha, self.tables, attempt.metadata, cache_dir=cache_dir)
         return address
 
     def _preupload(self, additions: list[CommitOperationAdd]) -> None:
@@ -158,23 +158,23 @@ class Upload:
         def attempt() -> None:
             try:
                 target.api.preupload_lfs_files(target.repo_id, additions, **options)
-            except RuntimeError as error:  # which the client makes of what went wrong, after tries of its own or none
+            except RuntimeError as error:  # the client wraps errors in it, after its own retries or none
                 if not is_transient(error):
                     raise
                 raise ConnectionError(described(error)) from error
 
-        with hub_errors(f"the upload to {target.repo_id} broke", KEPT, also=(RuntimeError,)):
+        with hub_errors(f"the upload to {target.repo_id} was interrupted", UNCHANGED, also=(RuntimeError,)):
             retry_call(attempt, waits=WAITS[:3])
 
     def look(self) -> Repository:
-        """The repository as it stands now."""
+        """The repository at its current commit."""
         api, repo_id = self.target.api, self.target.repo_id
         sha = str(with_retries(api.dataset_info, repo_id, revision=self.target.branch).sha)
         return Repository(api, repo_id, sha, self.folder / "datasets")
 
-    def declare(self, repository: Repository) -> Declaration:
-        """The configuration beside what the repository holds."""
-        return Declaration(
+    def declare(self, repository: Repository) -> CardMetadata:
+        """The metadata of the configuration, merged with what the repository holds."""
+        return CardMetadata(
             repository,
             self.config,
             self.tables[0].table.features,
@@ -184,44 +184,44 @@ class Upload:
             replaced=self._earlier_files(repository.sizes),
         )
 
-    def operations(self, repository: Repository, declaration: Declaration) -> list[Operation]:
-        """Everything that the commit does to the repository as it stands."""
-        card = self._card(repository, declaration)
+    def operations(self, repository: Repository, metadata: CardMetadata) -> list[Operation]:
+        """The operations of the commit on the repository."""
+        card = self._card(repository, metadata)
         for addition in self._additions:
-            # By it the client leaves out what has not changed; it asked when the file was sent, and others may have
-            # changed or deleted the file since.
+            # The client uses it to skip unchanged files; it asked when the file was sent, and others may have changed
+            # or deleted the file since.
             addition._remote_oid = repository.content_id(addition.path_in_repo)  # noqa: SLF001 (it has no public name)
         return [
             CommitOperationAdd(CARD, card.content.encode()),
             *self._additions,
-            *(CommitOperationDelete(file, is_folder=False) for file in self._gone(repository)),
+            *(CommitOperationDelete(file, is_folder=False) for file in self._deleted_files(repository)),
         ]
 
-    def _card(self, repository: Repository, declaration: Declaration) -> DatasetCard:
+    def _card(self, repository: Repository, metadata: CardMetadata) -> DatasetCard:
         name = self.target.repo_id.rpartition("/")[2]
-        there = {config["config_name"] for config in repository.configs}
-        shown = self.beside.config if self.beside.config in there else self.config
+        existing = {config["config_name"] for config in repository.configs}
+        shown = self.beside.config if self.beside.config in existing else self.config
         about = {"repo_id": self.target.repo_id, "config": shown, "scored": self.beside.config}
         pushed = [places.split_key(self.beside.config, table.name) for table in self.tables]
         card = merged_card(repository.card, self.beside.pieces, pushed=pushed, title=name, **about)
-        declaration.apply(card.data, {file: size for sizes in self._shards.values() for file, size in sizes.items()})
-        card = declaration.require_readable(card)
-        left = ({*repository.sizes} - {*self._gone(repository)}) | {*self._new_files()}
-        meant = declaration.files({split: list(sizes) for split, sizes in self._shards.items()})
-        require_loadable(repository, card, left, meant, folder=self.folder)
+        metadata.apply(card.data, {file: size for sizes in self._shards.values() for file, size in sizes.items()})
+        card = metadata.require_readable(card)
+        files_after = ({*repository.sizes} - {*self._deleted_files(repository)}) | {*self._new_files()}
+        expected = metadata.files({split: list(sizes) for split, sizes in self._shards.items()})
+        require_loadable(repository, card, files_after, expected, folder=self.folder)
         return card
 
     def _new_files(self) -> list[str]:
-        """Everything that the commit brings but the card."""
+        """All files that the commit adds, except the card."""
         return [*(file for sizes in self._shards.values() for file in sizes), *self.beside.files]
 
-    def _gone(self, repository: Repository) -> list[str]:
-        """Everything that the commit deletes."""
+    def _deleted_files(self, repository: Repository) -> list[str]:
+        """All files that the commit deletes."""
         new = set(self._new_files())
         return [file for file in self._earlier_files(repository.sizes) if file not in new]
 
     def _earlier_files(self, files: Iterable[str]) -> list[str]:
-        """Files of earlier pushes of these splits: their shards, and what was pushed beside them."""
+        """Files of earlier pushes of these splits: their shards, their scores and pictures."""
         files = list(files)
         shards = [f for table in self.tables for f in places.earlier_shards(files, self.config, table.name)]
         beside = [f for table in self.tables for f in places.earlier_scores(files, self.beside.config, table.name)]
@@ -229,21 +229,21 @@ class Upload:
 
 
 class _Attempt:
-    """Making the commit, once per call; raises Conflict where others were faster."""
+    """Make the commit, once per call; raise Conflict if another client was faster."""
 
     def __init__(self, upload: Upload, message: str) -> None:
         self._upload, self._target, self._message = upload, upload.target, message
-        self._mark = f"vog_hf push {uuid4()}"  # by which a commit is found that was made without our hearing of it
-        self._is_in_doubt = False  # whether a try ended without our hearing what became of it
-        self.declaration: Declaration
+        self._mark = f"vog_hf push {uuid4()}"  # by which a commit without a response is found
+        self._is_in_doubt = False  # whether a try ended without a response
+        self.metadata: CardMetadata
 
     def __call__(self) -> tuple[str, str]:
-        """The commit, and the address of what was pushed."""
-        if self._is_in_doubt and (made := self._made()):
-            return made
+        """Return the commit and the address of the pushed dataset."""
+        if self._is_in_doubt and (commit := self._find_commit()):
+            return commit
         repository = self._upload.look()
-        self.declaration = self._upload.declare(repository)
-        operations = self._upload.operations(repository, self.declaration)
+        self.metadata = self._upload.declare(repository)
+        operations = self._upload.operations(repository, self.metadata)
         try:
             info = self._target.api.create_commit(
                 self._target.repo_id,
@@ -257,20 +257,20 @@ class _Attempt:
             )
         except (CLIENT_ERROR, OSError) as error:
             if status(error) in CONFLICTS:
-                raise Conflict(f"somebody else commits to {self._target.repo_id} ({described(error)})") from error
+                raise Conflict(f"another client commits to {self._target.repo_id} ({described(error)})") from error
             self._is_in_doubt |= is_transient(error)
             raise
         return info.oid, info.pr_url or self._target.address
 
-    def made_unheard(self) -> tuple[str, str] | None:
-        """After the last try: the commit, where it was made without our hearing of it."""
+    def commit_without_response(self) -> tuple[str, str] | None:
+        """Return the commit after the last try, if it was made without a response."""
         if not self._is_in_doubt:
             return None
-        with hub_errors(f"no answer came to the commit to {self._target.repo_id}", UNKNOWN):
-            return with_retries(self._made)
+        with hub_errors(f"the commit to {self._target.repo_id} got no response", UNKNOWN):
+            return with_retries(self._find_commit)
 
-    def _made(self) -> tuple[str, str] | None:
-        """The commit that an earlier try has made without hearing of it."""
+    def _find_commit(self) -> tuple[str, str] | None:
+        """Find the commit of an earlier try without a response."""
         api, repo_id = self._target.api, self._target.repo_id
         if not self._target.create_pr:
             commits = api.list_repo_commits(repo_id, repo_type="dataset", revision=self._target.branch)

@@ -1,4 +1,4 @@
-"""The sound of a row as a browser plays it; nothing is decoded, so that no codec is needed here."""
+"""The audio of a row as a browser plays it; nothing is decoded, so no codec is needed here."""
 
 import base64
 import io
@@ -14,11 +14,11 @@ from vog_hf.data.rows import AnyDataset
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 20 * 2**20  # of one row's sound; it travels inside the page
+MAX_BYTES = 20 * 2**20  # of one row's audio; it travels inside the page
 MAX_STORED = 4 * MAX_BYTES  # of one row's sound as samples: 64 bits each become 16
 SOUND_NAMES = ("audio", "sound", "speech", "file")
-# How files of sound begin (offset, bytes), and their type. A data set may name any file of the machine as a row's
-# sound: what does not begin like one is not shown.
+# How audio files begin (offset, bytes), and their type. A dataset can reference any file of the machine as a row's
+# audio: a file that does not begin like one is not played.
 BEGINNINGS = (
     (8, b"WAVE", "audio/wav"),
     (0, b"fLaC", "audio/flac"),
@@ -32,15 +32,15 @@ BEGINNINGS = (
 
 
 class Sounds:
-    """The sounds of a data set's rows.
+    """The audio of the rows of a dataset.
 
     Args:
-        dataset: A `datasets.Dataset` with an ``Audio`` column, or any map-style data set whose rows hold, under a name
-            such as ``audio``, a mapping with ``bytes`` or with ``array`` and ``sampling_rate``.
+        dataset: A `datasets.Dataset` with an ``Audio`` column, or any map-style dataset with rows that hold, under a
+            name such as ``audio``, a mapping with ``bytes`` or with ``array`` and ``sampling_rate``.
         is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
 
     Attributes:
-        any: Whether a column of sounds is known.
+        any: Whether the dataset has a known column of audio.
     """
 
     def __init__(self, dataset: AnyDataset, *, is_from_hub: bool = False) -> None:
@@ -50,7 +50,7 @@ class Sounds:
         self.any = self._name is not None
 
     def source(self, row: int) -> str | None:
-        """The row's sound as a data URI; None where it has none that can be shown.
+        """The row's audio as a data URI; None for a row without audio that can be played.
 
         Example:
             >>> tone = {"audio": {"array": [0.0, 0.5], "sampling_rate": 8000}}
@@ -76,7 +76,7 @@ class Sounds:
         return None if kind is None or content is None else _uri(kind, content)
 
     def _read(self, path: str, column: str) -> bytes | None:
-        """A file that a row names as its sound; None where it may not be shown, cannot be read or is too large."""
+        """Read a file that a row references; None for one that may not be shown, cannot be read or is too large."""
         try:
             with self._files.open(path, column) as file:
                 content = file.read(MAX_BYTES + 1)
@@ -88,7 +88,7 @@ class Sounds:
 
 
 def _undecoded(dataset: AnyDataset) -> tuple[Any, str | None]:
-    """The data set with its column of sounds alone, as stored; None where it has none."""
+    """The dataset with its audio column alone, as stored, and the name of the column; None without one."""
     from datasets import Audio, Dataset
 
     if not isinstance(dataset, Dataset):
@@ -113,7 +113,7 @@ def _kind(content: bytes) -> str | None:
 
 
 def _wav(values: object, rate: Any) -> bytes | None:
-    """Samples in -1..1, ``[time]`` or ``[channels, time]``, as a file of 16 bits each; None where they are too many."""
+    """Samples in -1..1, ``[time]`` or ``[channels, time]``, as a 16-bit WAV file; None if there are too many."""
     try:
         samples, rate = np.asarray(values, dtype=np.float64), int(rate)
     except (ValueError, TypeError, OverflowError):  # texts, or channels of several lengths

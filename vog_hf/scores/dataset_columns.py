@@ -1,4 +1,4 @@
-"""Scores onto a data set as typed columns, after the proof that its rows are the ones that were scored."""
+"""Scores as typed columns of a dataset, after its rows were verified to be the ones that were scored."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ from vog_hf.scores.vog_scores import VoGScores, class_count
 
 logger = logging.getLogger(__name__)
 
-# The `id` of a feature, which Arrow, parquet, `save_to_disk` and cards on the Hub keep: it declares a column of scores,
+# The `id` of a feature, which Arrow, parquet, `save_to_disk` and cards on the Hub keep: it declares a score column,
 # with the prefix and the name among the scores. A name alone proves nothing: rows can have their own `loss`.
 DECLARATION = re.compile(r"vog_hf:(?P<prefix>\w*):(?P<name>.+)")
 TARGET_NAME = re.compile(r"vog(_\w+)?")
@@ -37,25 +37,25 @@ def add_vog_columns(
     *,
     prefix: str = "",
 ) -> Any:
-    """The data set with its scores as columns; every other column and its feature stay as they are.
+    """Add scores to a dataset as columns; every other column and its feature stay as they are.
 
-    The result shows stored rows: a transform or format of ``dataset`` is not kept, because it was made for the old
+    The result has the stored rows: a transform or format of ``dataset`` is dropped, because it was written for the old
     columns (set it again with ``with_transform``).
 
     Args:
-        dataset: The data set that was scored, with or without a transform, raw or tokenised; or a `DatasetDict`.
+        dataset: The dataset that was scored, with or without a transform, raw or tokenized; or a `DatasetDict`.
         scores: Its scores; for a `DatasetDict` those of each split (splits without scores are left out).
-        columns: ``"core"``: ``vog``, ``vog_class_normalized`` (``vog_normalized`` where rows have no class) and
+        columns: ``"core"``: ``vog``, ``vog_class_normalized`` (``vog_normalized`` for rows without classes) and
             ``vog_percentile`` of every target; ``"all"``: every column of the scores; or a list of names.
-        prefix: Put before every name, where the data set has columns of these names: ``"run2_"`` adds ``run2_vog``.
+        prefix: Prefix of every name, for a dataset that has columns with these names: ``"run2_"`` adds ``run2_vog``.
 
     Returns:
-        A `Dataset` (or `DatasetDict`): numbers as float32, counts as int32, ``prediction`` as ``ClassLabel`` where the
+        A `Dataset` (or `DatasetDict`): numbers as float32, counts as int32, ``prediction`` as ``ClassLabel`` if the
         label is one. The ``id`` of each added feature declares the column, so that `scores_from_columns` finds it.
 
     Raises:
         RowMismatchError: The rows are not the ones that were scored, or not in that order.
-        ConfigError: An unknown column, or one that the data set has already.
+        ConfigError: An unknown column, or one that the dataset has already.
 
     Example:
         >>> dataset = Dataset.from_dict({"text": ["a", "b"]})
@@ -90,11 +90,11 @@ def add_vog_columns(
 
 
 def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
-    """What ``columns="core"`` adds, which is known before there are scores.
+    """Names of the columns that ``columns="core"`` adds, which are known before there are scores.
 
     Args:
         names: The column of each target's VoG, as `VoGConfig.column_names` gives them.
-        has_classes: Whether each row has one class, within which scores are normalised.
+        has_classes: Whether each row has one class, within which scores are normalized.
 
     Example:
         >>> core_column_names(["vog"], has_classes=True)
@@ -104,11 +104,11 @@ def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
 
 
 def check_column_names(dataset: AnyDataset, names: Iterable[str]) -> None:
-    """Raise where a data set has a column that is to be added; a torch data set has no columns.
+    """Raise ConfigError if a dataset already has a column that is to be added; a torch dataset has no columns.
 
     Args:
-        dataset: One split: a `Dataset`, or any map-style torch data set.
-        names: Columns to be added, e.g. `core_column_names`.
+        dataset: One split: a `Dataset`, or any map-style torch dataset.
+        names: Columns to add, e.g. `core_column_names`.
 
     Raises:
         ConfigError: At least one of the names is taken; none is replaced silently.
@@ -122,18 +122,18 @@ def check_column_names(dataset: AnyDataset, names: Iterable[str]) -> None:
         advice = f"or drop the scores of the earlier run first: dataset.remove_columns({taken})"
     else:
         advice = (
-            f"or rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}'), or drop them: "
-            f"dataset.remove_columns({taken})"
+            f"or rename your own columns first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}'), or drop "
+            f"them: dataset.remove_columns({taken})"
         )
     raise ConfigError(
-        f"the scores add the columns {names}, and the data set has {taken} already; pass prefix= to name them "
-        f"otherwise, e.g. 'run2_', {advice}",
+        f"the scores add the columns {names}, and the dataset has {taken} already; pass prefix= for other names, "
+        f"e.g. 'run2_', {advice}",
         argument="prefix=",
     )
 
 
 def taken_columns(dataset: AnyDataset, names: Iterable[str]) -> list[str]:
-    """Which of these names the columns of a data set have; a torch data set has no columns.
+    """Names among these that are columns of a dataset; a torch dataset has no columns.
 
     Example:
         >>> taken_columns(Dataset.from_dict({"loss": [1.0]}), ["vog", "loss"])
@@ -144,15 +144,15 @@ def taken_columns(dataset: AnyDataset, names: Iterable[str]) -> list[str]:
 
 
 def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]:
-    """The columns of a data set that hold scores, by their names among the scores.
+    """Columns of a dataset that hold scores, by their names among the scores.
 
-    They are the columns that `add_vog_columns` has declared. Where nothing is declared (after a way through CSV or
-    pandas), they are each target's VoG, normalised score and percentile, if the percentile is that of the normalised
-    score; every other column is the user's own, whatever it is called.
+    These are the columns that `add_vog_columns` declared. If nothing is declared (after a conversion to CSV or pandas),
+    they are VoG, normalized score and percentile of each target, if the percentile is that of the normalized score;
+    every other column is the user's own, whatever its name.
 
     Args:
         dataset: One split.
-        prefix: Of the names, where the data set was scored more than once; default: the only one.
+        prefix: Prefix of the names, for a dataset that was scored more than once; default: the only one.
 
     Raises:
         ConfigError: There are scores with several prefixes, and none was chosen.
@@ -167,7 +167,7 @@ def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]
         return declared.get(prefix, {})
     if len(declared) > 1:
         raise ConfigError(
-            f"the data set has scores with the prefixes {sorted(declared)}; choose one with prefix=, or drop the "
+            f"the dataset has scores with the prefixes {sorted(declared)}; choose one with prefix=, or drop the "
             "columns of the others",
             argument="prefix=",
         )
@@ -175,23 +175,23 @@ def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]
 
 
 def is_declared(feature: object) -> bool:
-    """Whether a feature is that of a column that `add_vog_columns` has added."""
+    """Return whether a feature belongs to a column that `add_vog_columns` added."""
     return DECLARATION.fullmatch(str(getattr(feature, "id", None))) is not None
 
 
 def _declared(features: Features) -> dict[str, dict[str, str]]:
     """Columns by their names among the scores, for each prefix."""
-    found: dict[str, dict[str, str]] = {}
+    by_prefix: dict[str, dict[str, str]] = {}
     for column, feature in features.items():
         match = DECLARATION.fullmatch(str(getattr(feature, "id", None)))
         if match is not None:
-            found.setdefault(match["prefix"], {})[match["name"]] = column
-    return found
+            by_prefix.setdefault(match["prefix"], {})[match["name"]] = column
+    return by_prefix
 
 
 def _consistent(dataset: Dataset) -> dict[str, str]:
-    """The columns that can be nothing but scores: targets with a percentile that is that of their normalised score."""
-    found: dict[str, str] = {}
+    """Columns that can only be scores: those of targets with the percentile of their normalized score."""
+    columns: dict[str, str] = {}
     for name in filter(TARGET_NAME.fullmatch, dataset.column_names):
         for has_classes in (True, False):
             group = core_column_names([name], has_classes=has_classes)
@@ -202,22 +202,22 @@ def _consistent(dataset: Dataset) -> dict[str, str]:
             if not len(given) or not np.isfinite(normalized).all():
                 continue
             if np.allclose(percentile(torch.from_numpy(normalized)).numpy(), given, rtol=0, atol=1e-3):
-                found |= {column: column for column in group}
-    return found if "vog" in found else {}
+                columns |= {column: column for column in group}
+    return columns if "vog" in columns else {}
 
 
 def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, prefix: str | None = None) -> VoGScores:
-    """The scores that `add_vog_columns` has added to a data set; without trajectories and heat maps.
+    """Read the scores that `add_vog_columns` added to a dataset; without trajectories and heat maps.
 
     Args:
-        dataset: One split with columns of scores (see `score_columns`), loaded from disk or the Hub.
-        label_column: The labels that were scored; default: the column with the classes of the scores' ``prediction``,
-            or ``labels``, ``label``, ``label_ids`` where that has none.
-        prefix: Of the columns, where the data set was scored more than once; default: the only one.
+        dataset: One split with score columns (see `score_columns`), loaded from disk or the Hub.
+        label_column: Column of the labels that were scored; default: the column with the classes of the scores'
+            ``prediction``, or ``labels``, ``label``, ``label_ids`` for a prediction without classes.
+        prefix: Prefix of the columns, for a dataset that was scored more than once; default: the only one.
 
     Raises:
-        DataError: The data set has no VoG among its columns.
-        ConfigError: There is no such column of labels, or several prefixes and none was chosen.
+        DataError: The dataset has no VoG among its columns.
+        ConfigError: There is no such label column, or there are several prefixes and none was chosen.
 
     Example:
         >>> dataset = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]})
@@ -231,14 +231,14 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
     names = sorted(columns_of, key=lambda name: name != "prediction")  # first, as in scores that were computed
     if "vog" not in names:
         raise DataError(
-            f"the data set has no column of scores 'vog', but {', '.join(dataset.column_names)}; add its scores with "
-            "add_vog_columns, or open the folder of its scores (a column counts by its feature, which CSV and pandas "
-            "drop, not by its name)"
+            f"the dataset has no score column 'vog', but {', '.join(dataset.column_names)}; add its scores with "
+            "add_vog_columns, or open the folder of its scores (a score column is recognized by its feature, which CSV "
+            "and pandas drop, not by its name)"
         )
     label, labels = _integers(dataset, _label_columns(dataset, columns_of) if label_column is None else [label_column])
     if label_column is not None and label is None:
         raise ConfigError(
-            f"label_column must name a column of whole numbers or classes, got {label_column!r}; the data set has "
+            f"label_column must name a column of whole numbers or classes, got {label_column!r}; the dataset has "
             f"{', '.join(dataset.column_names)}",
             argument="label_column",
         )
@@ -258,13 +258,13 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
 
 
 def _integers(dataset: Dataset, names: Iterable[str]) -> tuple[str, npt.NDArray[np.int64]] | tuple[None, None]:
-    """The first of these columns that holds whole numbers, and these; None, None without one."""
-    found = ((name, integer_column(dataset, [name])) for name in names)
-    return next(((name, values) for name, values in found if values is not None), (None, None))
+    """Name and values of the first of these columns that holds whole numbers; None, None without one."""
+    columns = ((name, integer_column(dataset, [name])) for name in names)
+    return next(((name, values) for name, values in columns if values is not None), (None, None))
 
 
 def _label_columns(dataset: Dataset, columns_of: Mapping[str, str]) -> list[str]:
-    """Where the labels may stand that a data set with these columns of scores was scored by."""
+    """Columns that may hold the labels by which a dataset with these score columns was scored."""
     predicted = dataset.features.get(columns_of.get("prediction"))
     if not isinstance(predicted, ClassLabel):
         return [*LABEL_NAMES]
@@ -278,7 +278,7 @@ def _is_number(feature: object) -> bool:
 
 
 def _stored(column: pa.ChunkedArray, name: str) -> Any:
-    """A column of scores as `VoGScores` has it: whole numbers as they are, others as float32, NaN for what is null."""
+    """A score column as `VoGScores` holds it: whole numbers as they are, others as float32, with NaN for null."""
     if name == "prediction" and pa.types.is_integer(column.type):
         return column.fill_null(-1).to_numpy().astype(np.int32)
     if pa.types.is_integer(column.type) and not column.null_count:
@@ -314,20 +314,20 @@ def _with_columns(split: ScoredSplit, names: Sequence[str], prefix: str) -> Data
 
 
 def class_feature(split: ScoredSplit, name: str) -> ClassLabel | None:
-    """The classes that a column of scores holds: those of the labels that were scored, where all values are of them."""
+    """The classes of a score column: those of the labels that were scored, if all values are among them."""
     if name not in ("label", "prediction"):
         return None
     scores = split.scores
     features = (split.rows.features.get(label) for label in given_label_names(scores))
     feature = next((f for f in features if isinstance(f, ClassLabel)), None)
     names = scores.facts.class_names
-    if feature is not None and names and feature.names != names:  # the model numbers the same classes otherwise
+    if feature is not None and names and feature.names != names:  # the model numbers the same classes differently
         feature = ClassLabel(names=names)
     return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature
 
 
 def score_feature(split: ScoredSplit, name: str, prefix: str = "") -> ClassLabel | Value:
-    """The feature of a column of scores, which declares that it is one."""
+    """The feature of a score column, which declares that it is one."""
     declaration = f"vog_hf:{prefix}:{name}"
     if not np.issubdtype(split.scores.column(name).dtype, np.integer):
         return Value("float32", id=declaration)

@@ -1,4 +1,4 @@
-"""A run and its scores in words: how it was made, what its columns mean, which tail is hard."""
+"""A run and its scores in words: how they were computed, what the columns mean, which tail is hard."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ NUMBERS_NOTE = (
     "highest 20 %. All intervals together hold with 99 % confidence."
 )
 DETECTION_NOTE = (
-    "How well each column finds the rows whose label is known to be wrong (is_corrupted), in the direction that is the "
-    "better one for these rows: a choice that takes knowing them. AUROC 0.5 and the line random tell nothing."
+    "How well each column finds the rows that are known to be mislabeled (is_corrupted), in whichever direction works "
+    'better on these rows, which can only be chosen if they are known. AUROC 0.5 (row "random") means no signal.'
 )
 
 
@@ -30,9 +30,9 @@ class Meaning:
 
 
 def column_meanings(scores: VoGScores) -> list[Meaning]:
-    """What each column of the scores is, its unit and what more of it says; of columns that have a meaning here."""
+    """Meaning, unit and direction of each column of the scores that is described here."""
     targets = scores.facts.targets
-    found = []
+    meanings = []
     for column in scores.column_names:
         target = target_of_column(column, targets)
         name = column
@@ -41,12 +41,12 @@ def column_meanings(scores: VoGScores) -> list[Meaning]:
         if name in COLUMNS:
             known, of = COLUMNS[name], f" (of the target {target})" if name != column else ""
             unit = known.unit.format(unit=unit_of(target or first_target(scores)))
-            found.append(Meaning(column, known.meaning + of, unit, known.higher))
-    return found
+            meanings.append(Meaning(column, known.meaning + of, unit, known.higher))
+    return meanings
 
 
 def first_target(scores: VoGScores) -> str | None:
-    """The scalar whose gradient fills the column ``vog``; None where the manifest does not say."""
+    """The target of the column ``vog``; None if the manifest does not say."""
     return next(iter(scores.facts.targets), None)
 
 
@@ -56,13 +56,13 @@ def unit_of(target: str | None) -> str:
 
 
 def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
-    """How the scores were made: name and value of what the manifest says, in the order of reading."""
+    """How the scores were computed: names and values from the manifest, in reading order."""
     known = scores.facts
     facts = [
         ("Model", _model(known.model)),
         ("Task", (known.task or "").replace("_", " ")),
         ("Data", f"{len(scores):,} rows" + _columns_of_data(known)),
-        ("Data set", _source(known.data.get("source") or {})),
+        ("Dataset", _source(known.data.get("source") or {})),
         ("Transform", _transform(known.transform)),
         ("Target", _target(known.config)),
         ("Gradient with respect to", _leaf(known.input)),
@@ -78,7 +78,7 @@ def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
 
 
 def digests(scores: VoGScores) -> list[tuple[str, str]]:
-    """What the rows and snapshots are told by: digests of the data's columns and of each snapshot's content."""
+    """Digests of the columns of the data and of the content of each snapshot."""
     columns = scores.facts.column_digests
     snapshots = [s for s in scores.facts.snapshots if s.get("digest")]
     return [(f"column {name}", _short(value)) for name, value in columns.items()] + [
@@ -100,21 +100,22 @@ def tail_title(tail: str, name: str) -> str:
 
 
 def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
-    """What the heat maps show, in the forms that they have here (see `vog_hf.report.galleries.Heat`)."""
+    """What the heat maps show, in the forms that they have here: ``overlay``, ``plane`` or ``strip``."""
     of_tokens = scores.facts.reads_tokens
     forms = {
-        "overlay": "over a picture the brighter, the more, and clear where it changed least",
-        "plane": "a row without a picture has its map by itself",
-        "strip": "a strip has one cell per token that the model saw, in order, a tokenizer's special tokens included; "
-        "its cells do not stand under their words"
+        "overlay": "over an image, brighter means more change, and transparent the least",
+        "plane": "a row without an image has its map alone",
+        "strip": "a strip has one cell per token that the model saw, in order, including special tokens; its cells "
+        "are not aligned with the words"
         if of_tokens
         else "a strip runs along the input from its start, in equal parts",
     }
     target = first_target(scores)
-    said = "; ".join(form for kind, form in forms.items() if kind in kinds)
+    explained = "; ".join(form for kind, form in forms.items() if kind in kinds)
+    gradient = f"gradient of the {target}" if target else "gradient"
     return (
-        f"Where the gradient{f' of the {target}' if target else ''} changed most between snapshots: {said}. Colours "
-        "compare places within one row, not two rows."
+        f"Where the {gradient} changed most between snapshots: {explained}. Colors compare places within one row, not "
+        "between rows."
     )
 
 
@@ -124,13 +125,13 @@ def _model(model: Mapping[str, object]) -> str:
 
 
 def _source(source: Mapping[str, object]) -> str:
-    """Which data set, where it is noted: `vog-hf score` does."""
+    """Name of the dataset, if it is noted (`vog-hf score` notes it)."""
     rest = [f"{name} {source[name]}" for name in ("config", "split", "revision") if source.get(name)]
     return ", ".join([str(source["name"]), *rest]) if source.get("name") else ""
 
 
 def _transform(transform: Mapping[str, Any]) -> str:
-    """How rows became inputs, where that is noted."""
+    """How rows became inputs, if it is noted."""
     if not transform.get("processor"):
         return ""
     limit = transform.get("max_length")
@@ -147,9 +148,9 @@ def _target(config: Mapping[str, Any]) -> str:
     targets: Sequence[str] = config.get("target") or []
     if not targets:
         return ""
-    whose = {"given": "of the given label", "predicted": "of the last prediction"}.get(str(config.get("label")), "")
+    label = {"given": "of the given label", "predicted": "of the last prediction"}.get(str(config.get("label")), "")
     others = f"; also {', '.join(targets[1:])}" if len(targets) > 1 else ""
-    return f"{targets[0]} {whose}".strip() + others
+    return f"{targets[0]} {label}".strip() + others
 
 
 def _leaf(read: Mapping[str, Any]) -> str:
@@ -160,8 +161,8 @@ def _leaf(read: Mapping[str, Any]) -> str:
         "embedding of the tokens" if read.get("embedding") else "",
         "mean over channels" * bool(read.get("channels_averaged")),
     ]
-    told = ", ".join(part for part in (*parts, f"per row {shape}" if shape else "") if part)
-    return f"{read['name']} ({told})" if told else str(read["name"])
+    details = ", ".join(detail for detail in (*parts, f"per row {shape}" if shape else "") if detail)
+    return f"{read['name']} ({details})" if details else str(read["name"])
 
 
 def _snapshots(known: Manifest) -> str:
@@ -179,9 +180,7 @@ def _windows(known: Manifest) -> str:
 
 
 def _collected(known: Manifest) -> str:
-    return {"replay": "from stored snapshots (replay)", "live": "while the model was trained (live)"}.get(
-        known.collect or "", ""
-    )
+    return {"replay": "from stored snapshots (replay)", "live": "during training (live)"}.get(known.collect or "", "")
 
 
 def _computed(computed: Mapping[str, object], config: Mapping[str, object]) -> str:

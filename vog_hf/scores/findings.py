@@ -1,4 +1,4 @@
-"""What `vog_hf.evaluation` finds in the scores of one data set, over the rows and columns that allow it."""
+"""Evaluation of the scores of one split, over the rows and columns that allow it."""
 
 from functools import cached_property
 from typing import Any
@@ -45,14 +45,14 @@ def headline(scores: VoGScores, tail: HardTail) -> str:
 
 
 class Findings:
-    """Tables about one data set's ranking; None where its columns do not allow one.
+    """Tables about the ranking of one split; each is None if the columns do not allow it.
 
     Args:
         split: Scores of at least one row (rows without a finite score are excluded from everything); its rows tell
             which of them are known to be mislabeled.
 
     Attributes:
-        column: What rows are ranked by.
+        column: Column that rows are ranked by.
         is_finite: ``[rows]``, whether a row has a finite score.
     """
 
@@ -71,29 +71,29 @@ class Findings:
 
     @cached_property
     def labelled(self) -> pd.DataFrame:
-        """Those of them that have a class as label."""
+        """The rows of `table` with a class as label."""
         has_label = self.table["label"] >= 0 if "label" in self.table else np.zeros(len(self.table), dtype=bool)
         return self.table[has_label]
 
     @property
     def no_errors(self) -> str | None:
-        """Why nothing can be said of errors; None where it can."""
+        """The reason why errors cannot be counted; None if they can."""
         if not has_classes(self.scores):
-            return "Rows have no single class here, so there is no error by tenth of the ranking."
+            return "Rows have no single class label, so error by decile is not available."
         if "prediction" not in self.scores.column_names:
-            return "The predictions are not among these scores, so there is no error by tenth of the ranking."
+            return "These scores have no predictions, so error by decile is not available."
         if len(self.labelled) < DECILES:
-            return f"Fewer than {DECILES} rows have a label, so there is no error by tenth of the ranking."
+            return f"Fewer than {DECILES} rows have a label, so error by decile is not available."
         return None
 
     @property
     def is_error(self) -> npt.NDArray[np.bool_]:
-        """Of the labelled rows, whether the last prediction is another class."""
+        """``[labeled rows]``, whether the last prediction is another class."""
         return (self.labelled["prediction"] != self.labelled["label"]).to_numpy()
 
     @cached_property
     def tail(self) -> HardTail:
-        """Which tail of the ranking is the hard one in this run."""
+        """The hard tail of the ranking in this run."""
         return hard_tail(self.scores, column=self.column)
 
     def opening(self, next_command: str) -> list[str]:
@@ -158,7 +158,7 @@ class Findings:
 
     @property
     def stability(self) -> pd.DataFrame | None:
-        """How the ranking settled with each snapshot; None with fewer than three, or ten rows."""
+        """Stability of the ranking with each snapshot; None with fewer than three snapshots or ten rows."""
         if "vog" not in self.scores.trajectory_names:
             return None
         running = self.scores.trajectory("vog")
@@ -168,7 +168,7 @@ class Findings:
 
     @property
     def _compared(self) -> list[str]:
-        """VoG, its companions, other targets and windows, as far as there are."""
+        """The columns to compare: VoG, its companions, other targets and windows."""
         targets = self.scores.facts.targets
         others = [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
         windows = [str(name) for name in self.table if str(name).endswith(("_early", "_late"))]

@@ -1,4 +1,4 @@
-"""Values as a reader wants them: numbers of few digits, texts without what a page cannot hold."""
+"""Values as a reader wants them: numbers with few digits, texts without characters that a page cannot hold."""
 
 import re
 
@@ -10,7 +10,7 @@ ABSENT = "\N{EN DASH}"
 
 
 def printable(text: str) -> str:
-    r"""The text with the escapes of halves of surrogate pairs and a replacement for what else no page can hold.
+    r"""Escape halves of surrogate pairs, and replace other characters that no page can hold.
 
     Example:
         >>> printable("a\x00b\ud800")
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""The text with each half of a surrogate pair as its escape: what every file, table and stream can hold.
+    r"""Escape each half of a surrogate pair, so that every file, table and stream can hold the text.
 
     Example:
         >>> escaped("a\ud800")
@@ -30,7 +30,7 @@ def escaped(text: str) -> str:
 
 
 def number(value: object) -> str:
-    """A number of four digits, whole numbers whole; a dash where there is none.
+    """Format a number with four digits, whole numbers in full, and a missing value as a dash.
 
     Example:
         >>> number(0.123456), number(12), number(3.0), number(1234.0), number(1234567.0)
@@ -44,7 +44,7 @@ def number(value: object) -> str:
 
 
 def signed(correlation: float) -> str:
-    """A correlation of two digits with its sign.
+    """Format a correlation with two digits and its sign.
 
     Example:
         >>> signed(0.5)
@@ -54,7 +54,7 @@ def signed(correlation: float) -> str:
 
 
 def shortened(text: object, width: int) -> str:
-    """A text on one line of at most ``width`` characters; what was cut off is an ellipsis.
+    """Shorten a text to one line of at most ``width`` characters, ending in an ellipsis if something was cut.
 
     Example:
         >>> shortened("a  very long name", 8)

@@ -24,13 +24,13 @@ class Record:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A JSON array of values of one kind; ``or_null`` where there may be none."""
+    """A JSON array of values of one kind; ``or_null``: or null."""
 
     item: Any
     or_null: bool = False
 
 
-SOURCE = Record({"name": TEXT}, required=("name",), others=MAYBE_TEXT)  # what is noted beside scores
+SOURCE = Record({"name": TEXT}, required=("name",), others=MAYBE_TEXT)  # the dataset, noted next to its scores
 MANIFEST = Record(
     {
         "format": WHOLE,
@@ -123,7 +123,7 @@ class Manifest:
 
 
 def fault_in(value: object, kind: Any = MANIFEST, place: str = "the manifest") -> str | None:
-    """What in a value is not of its kind, in words; None where all is well.
+    """The first part of a value that is not of its kind, in words; None for a valid value.
 
     Example:
         >>> fault_in({"format": 1, "snapshots": [{"step": 3}]})

@@ -1,4 +1,4 @@
-"""Rows by a column of the scores, and their values as a person reads them: classes by name."""
+"""Rows ranked by a column of the scores, and their values as a person reads them: classes by name."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ from vog_hf.scores.vog_scores import VoGScores
 
 
 def ranking_column(scores: VoGScores) -> str:
-    """The column that tables and sheets rank by: normalised within the class, else over the data set, else raw.
+    """The column that outputs rank by: normalized within the class, else over the dataset, else raw.
 
     Example:
         >>> ranking_column(VoGScores({"vog": np.ones(2), "vog_normalized": np.zeros(2)}, {}))
@@ -22,9 +22,9 @@ def ranking_column(scores: VoGScores) -> str:
 
 
 def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Numbers of the rows with the highest and the lowest values, most extreme first.
+    """Row numbers with the highest and the lowest values of a column, most extreme first.
 
-    Ties are in row order; NaN comes last in both. At most ``count`` rows each, fewer where there are fewer.
+    Ties are in row order; NaN comes last in both. At most ``count`` rows each, fewer for a smaller dataset.
 
     Example:
         >>> highest, lowest = most_extreme(VoGScores({"vog": np.array([0.2, 0.9, 0.2, 0.5])}, {}), "vog", 2)
@@ -32,15 +32,15 @@ def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArra
         ([1, 3], [0, 2])
     """
     if count < 1:
-        raise ConfigError(f"count must be at least 1 row, got {count}")
+        raise ConfigError(f"count must be at least 1, got {count}; pass a number of rows")
     values = scores.column(column).astype(np.float64)
     return np.argsort(-values, kind="stable")[:count], np.argsort(values, kind="stable")[:count]
 
 
 def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[str | int | float | None]:
-    """A column's values of some rows as a reader wants them, all of one type: names of classes, else numbers.
+    """Values of a column for some rows, as a reader wants them, all of one type: names of classes, else numbers.
 
-    None where there is none: no label, or NaN or infinity.
+    None for a row without a value: no label, NaN or infinity.
 
     Example:
         >>> scores = VoGScores({"vog": np.ones(2), "label": np.array([1, -1])}, {"class_names": ["cat", "dog"]})
@@ -56,12 +56,12 @@ def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[
 
 
 def has_classes(scores: VoGScores) -> bool:
-    """Whether each row has one class (then, and only then, scores are normalised within it)."""
+    """Return whether each row has one class (then, and only then, scores are normalized within it)."""
     return "vog_class_normalized" in scores.column_names or bool(scores.facts.class_names)
 
 
 def class_names(scores: VoGScores, classes: Iterable[int]) -> list[str | int | None]:
-    """The names of class numbers; the numbers themselves where classes have no names; None for a negative number."""
+    """Names of classes by number; the numbers themselves if classes have no names; None for a negative number."""
     names = scores.facts.class_names
     if not names:
         return [None if c < 0 else int(c) for c in classes]

@@ -24,7 +24,7 @@ _SCORES_OF: weakref.WeakKeyDictionary[Dataset, VoGScores] = weakref.WeakKeyDicti
 
 
 def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
-    """Raise RowMismatchError where the rows of a data set are not those of the scores, in their order."""
+    """Raise RowMismatchError unless the rows of a dataset are those that were scored, in the same order."""
     if scores.identity.verify(identify_rows(dataset, like=scores.identity)):
         return
     labels = integer_column(dataset, given_label_names(scores))
@@ -33,11 +33,11 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
         if len(differing):
             row = int(differing[0])
             raise RowMismatchError(
-                f"row {row} has label {labels[row]} in the data set and {scores.column('label')[row]} in the scores "
-                f"({len(differing)} rows differ); pass the data set that was scored, in its order"
+                f"row {row} has label {labels[row]} in the dataset and {scores.column('label')[row]} in the scores "
+                f"({len(differing)} rows differ); pass the dataset that was scored, in its order"
             )
     logger.warning(
-        "the data set shares no column with the one that was scored, so only the number of rows%s could be compared",
+        "the dataset shares no column with the one that was scored, so only the number of rows%s could be compared",
         "" if labels is None else " and the labels",
     )
 
@@ -135,6 +135,6 @@ def remember_scores(dataset: Dataset, scores: VoGScores) -> None:
 
 
 def given_label_names(scores: VoGScores) -> Sequence[str]:
-    """Where the labels that were scored may stand: in the column that was configured, else under the usual names."""
+    """Columns that may hold the labels that were scored: the configured one, else the usual names."""
     configured = scores.facts.label_column
     return LABEL_NAMES if configured is None else (configured,)

@@ -38,14 +38,14 @@ def save_table(
 ) -> None:
     """Write the table of `VoGScores` as parquet: one file, or shards of `SHARD_ROWS` that `load_dataset` reads."""
     n_rows = len(next(iter(columns.values())))
-    named = {} if ids is None else {ROW_ID: [escaped(one) if isinstance(one, str) else one for one in ids]}
+    named = {} if ids is None else {ROW_ID: [escaped(id_) if isinstance(id_, str) else id_ for id_ in ids]}
     hashes = {} if row_hash is None else {ROW_HASH: row_hash}
     table = pa.table({"row": np.arange(n_rows), **named, **columns, **hashes})
     n_shards = max(1, -(-n_rows // SHARD_ROWS))
     for shard in range(n_shards):
-        part = table.slice(shard * SHARD_ROWS, SHARD_ROWS)
+        rows = table.slice(shard * SHARD_ROWS, SHARD_ROWS)
         name = TABLE_NAME if n_shards == 1 else f"scores-{shard:05d}-of-{n_shards:05d}.parquet"
-        write_atomically(folder / name, partial(pq.write_table, part, write_page_checksum=True))
+        write_atomically(folder / name, partial(pq.write_table, rows, write_page_checksum=True))
 
 
 def save_array(path: Path, values: Array) -> None:
@@ -66,7 +66,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, every key that is read of the kind that it must have.
+    """Read the manifest of a folder, and verify the type of every key that is used.
 
     Raises:
         OutputFolderError: It is damaged, of another version, or not ours.
@@ -84,7 +84,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
-    """Raise OutputFolderError where a file is not what `write_manifest` saw; only by size if over ``up_to`` bytes."""
+    """Raise OutputFolderError for a file that changed since `write_manifest`; above ``up_to`` bytes only by size."""
     for name, written in read_manifest(folder).get(FILES, {}).items():
         if Path(name).name != name:  # a manifest may come from elsewhere
             raise OutputFolderError(
@@ -96,9 +96,9 @@ def require_undamaged(folder: Path, *, up_to: int | None = None) -> None:
         if whole and (up_to is None or written["bytes"] <= up_to):
             whole = file_checksum(path) == written["crc32"]
         if not whole:
-            found = "is missing" if size is None else f"is damaged: {size:,} bytes"
+            state = "is missing" if size is None else f"is damaged: {size:,} bytes"
             raise OutputFolderError(
-                f"{path} {found}, and {written['bytes']:,} bytes with the checksum {written['crc32']} were written; "
+                f"{path} {state}, and {written['bytes']:,} bytes with the checksum {written['crc32']} were written; "
                 "restore it, or delete the folder and score again"
             )
 

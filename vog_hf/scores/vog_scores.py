@@ -1,4 +1,4 @@
-"""VoGScores: one line of values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
+"""VoGScores: values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
 
 import weakref
 from collections.abc import Mapping, Sized
@@ -48,15 +48,15 @@ class VoGScores:
     snapshots), ``vog_class_normalized`` (or ``vog_normalized`` where rows have no class), ``vog_percentile``,
     ``vog_early``, ``vog_late``, ``gradient_magnitude`` and the companions of
     `vog_hf.metric.training_dynamics.training_dynamics`.
-    Which tail of ``vog`` is the hard one depends on the run: see `vog_hf.evaluation`.
+    The hard tail of ``vog`` depends on the run: see `vog_hf.evaluation`.
 
     Args:
-        columns: Values by name, all of one length; ``label`` among them where rows have one.
-        manifest: How the values were computed; JSON-ready.
+        columns: Values by name, all of one length; including ``label`` if rows have one.
+        manifest: Record of how the values were computed; JSON-ready.
         trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``.
         heat_maps: One map per row.
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
-        ids: ``[rows]`` names of the rows, next to their numbers.
+        ids: ``[rows]`` names of the rows, in addition to their numbers.
 
     Example:
         >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {"target": "logit"})
@@ -75,10 +75,10 @@ class VoGScores:
         ids: Array | None = None,
     ) -> None:
         require_type("columns", columns, Mapping, "pass arrays by name, e.g. {'vog': values}")
-        require_type("manifest", manifest, Mapping, "pass {} where nothing is known of how the values were computed")
+        require_type("manifest", manifest, Mapping, "pass {} if nothing is known about how the values were computed")
         require_type("trajectories", trajectories, (Mapping, type(None)), "pass arrays [rows, snapshots] by name")
-        beside = {ROW_HASH: row_hash, ROW_ID: ids}
-        arrays = {**columns, **{name: values for name, values in beside.items() if values is not None}}
+        optional = {ROW_HASH: row_hash, ROW_ID: ids}
+        arrays = {**columns, **{name: values for name, values in optional.items() if values is not None}}
         lengths = {name: _length(values) for name, values in arrays.items()}
         if not columns or None in lengths.values() or len(set(lengths.values())) > 1:
             raise ConfigError(f"columns must have one value per row each, got lengths {lengths}")
@@ -124,7 +124,7 @@ class VoGScores:
 
     @property
     def identity(self) -> RowIdentity:
-        """What tells whether another dataset holds the same rows."""
+        """The identity of the rows, by which another dataset is verified to hold the same rows."""
         return RowIdentity(len(self), dict(self.facts.column_digests), self.row_hash)
 
     def column(self, name: str) -> Array:
@@ -136,7 +136,7 @@ class VoGScores:
         return _get(self._columns, name, "column")
 
     def trajectory(self, name: str) -> Array:
-        """A value per row and snapshot, ``[rows, snapshots]``, memory-mapped where the scores are on disk.
+        """A value per row and snapshot, ``[rows, snapshots]``, memory-mapped if the scores are on disk.
 
         Raises:
             ConfigError: There is no such trajectory.
@@ -144,7 +144,7 @@ class VoGScores:
         return _get(self._trajectories, name, "trajectory")
 
     def heat_map(self, row: int) -> npt.NDArray[np.float32]:
-        """Where in the input the gradient of a row changed: ``[height, width]``, or ``[tokens]`` or ``[positions]``.
+        """Heat map of a row, how much the gradient changed: ``[height, width]``, ``[tokens]`` or ``[positions]``.
 
         Pooled to at most 32 x 32 (1,024 positions); in the unit of ``vog``.
 
@@ -159,24 +159,24 @@ class VoGScores:
 
     @property
     def has_heat_maps(self) -> bool:
-        """Whether `heat_map` has anything to give."""
+        """Whether there are heat maps."""
         return self._heat_maps is not None
 
     def to_pandas(self) -> pd.DataFrame:
-        """All columns as a table with one line per row, the row's number first, then its id where it has one."""
+        """All columns as a table with one line per row: the row's number first, then its id if it has one."""
         ids = {} if self.ids is None else {ROW_ID: self.ids}
         return pd.DataFrame({"row": np.arange(len(self)), **ids, **self._columns})
 
     def select(self, rows: npt.ArrayLike) -> "VoGScores":
-        """The scores of some of the rows, in their order, as they were computed among all of them.
+        """The scores of some of the rows, in their order, as computed among all rows.
 
-        The manifest stays but for the digests of the dataset, which are of all rows.
+        The manifest stays, except for the digests of the dataset, which are of all rows.
 
         Args:
-            rows: Numbers of rows.
+            rows: Row numbers.
 
         Raises:
-            ConfigError: Something else than numbers of rows, or a row that there is not.
+            ConfigError: Invalid row numbers.
 
         Example:
             >>> scores = VoGScores({"vog": np.array([0.2, 0.1, 0.3])}, {})
@@ -195,7 +195,7 @@ class VoGScores:
         )
 
     def _row_numbers(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Rows as an array of numbers that there are."""
+        """Row numbers as an array, verified."""
         try:
             chosen = np.asarray(rows)
         except (TypeError, ValueError, RuntimeError):
@@ -208,10 +208,10 @@ class VoGScores:
         return chosen.astype(np.int64)
 
     def save(self, folder: str | Path) -> None:
-        """Write everything to a folder, which must be empty or not be there.
+        """Write everything to a folder, which must be new or empty.
 
         Raises:
-            OutputFolderError: Something is in the folder, or a file that these scores were loaded from is damaged.
+            OutputFolderError: The folder is not empty, or a file that these scores were loaded from is damaged.
         """
         folder = as_path("folder", folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -230,13 +230,13 @@ class VoGScores:
 
     @classmethod
     def load(cls, folder: str | Path) -> "VoGScores":
-        """The scores that `save`, a callback or a scorer wrote.
+        """Load the scores that `save`, a callback or a scorer wrote.
 
-        Every file must have the size that was written, and up to `CHECKED_AT_LOAD` bytes the checksum. Larger arrays
-        are mapped into memory without being read; `save`, and a scorer that takes the folder up, check them whole.
+        Every file must have the size that was written, and files of up to `CHECKED_AT_LOAD` bytes the checksum. Larger
+        arrays are memory-mapped without being read; `save`, and a scorer that continues the folder, verify them fully.
 
         Raises:
-            OutputFolderError: No finished scores are there, another version wrote them, or a file is damaged.
+            OutputFolderError: No finished scores, scores of another version, or a damaged file.
         """
         folder = as_path("folder", folder)
         tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
@@ -278,10 +278,10 @@ class VoGScores:
 
 
 def class_count(scores: VoGScores) -> int:
-    """How many classes there are: as many as names, or as the highest label or prediction needs.
+    """Number of classes: the number of names, or one more than the highest label or prediction.
 
     Raises:
-        DataError: A label that none of the named classes has, or one of `MAX_CLASSES` or more.
+        DataError: A label outside the named classes, or one of `MAX_CLASSES` or more.
 
     Example:
         >>> class_count(VoGScores({"vog": np.ones(2), "label": np.array([0, 4])}, {}))
@@ -294,14 +294,14 @@ def class_count(scores: VoGScores) -> int:
         if highest >= most:
             raise DataError(
                 f"row {int(values.argmax())} has the {name} {highest:,}, and there are at most {most:,} classes; pass "
-                "scores with the labels and class names of their own data"
+                "scores with the labels and class names of the same data"
             )
         count = max(count, highest + 1)
     return count
 
 
 def _require_one_shape(scores: VoGScores, heat_maps: RaggedMaps | None, folder: Path) -> None:
-    """Raise OutputFolderError where columns, trajectories or heat maps are not those of the same rows."""
+    """Raise OutputFolderError if columns, trajectories and heat maps do not belong to the same rows."""
     fault = _fault_in_columns(scores) or _fault_in_trajectories(scores)
     fault = fault or (None if heat_maps is None else heat_maps.fault(len(scores)))
     if fault is not None:
@@ -338,7 +338,7 @@ def _fault_in_trajectories(scores: VoGScores) -> str | None:
 
 
 def _length(values: Any) -> int | None:
-    """Number of rows; None where this is not a list of values."""
+    """Number of rows; None for something that is not a list of values."""
     is_list = isinstance(values, Sized) and not isinstance(values, str | bytes) and getattr(values, "ndim", 1) > 0
     return len(values) if is_list else None
 
