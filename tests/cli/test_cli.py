@@ -381,7 +381,7 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
         (["--dataset", "someone/nothing"], "was looked up on the Hub; check --dataset, --config and --split"),
         (["--split", "test"], "Unknown split \"test\". Should be one of ['train']; check --config and --split"),
         (["--dataset", "OTHER"], "is not the one that was scored"),
-        (["--output", "NOTES"], "exists and is no report of vog_hf"),
+        (["--output", "NOTES"], "exists and is not a vog_hf report"),
         (["--dataset", "NOTES"], "a file must be one of *.parquet, *.csv, *.json, *.jsonl"),
         (["--dataset-revision", "v1"], "is of a data set on the Hub"),
     ],

@@ -102,7 +102,7 @@ def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
         ([*to, "--mode", "fix"], 2, "'fix'"),
         (["--output", tmp_path / "digits"], 1, "already exists; choose another path"),
         ([tmp_path / "nowhere.jsonl", *to], 1, "cannot be read"),
-        ([tmp_path / "digits" / "state.json", *to], 1, "is not what a journal has there"),
+        ([tmp_path / "digits" / "state.json", *to], 1, "is not a valid journal line"),
         ([*to, "--label-column", "class"], 1, "no label column 'class', only"),
         ([*to, "--label-column", "class"], 1, "pass another --label-column"),
     ):
@@ -118,7 +118,7 @@ def test_a_journal_of_other_data_is_refused(scores, tmp_path, capfd):
     other = made_scores(tmp_path / "other", range(N - 1))
     done = run(capfd, "apply", other, tmp_path / "scores.review.jsonl", "--output", tmp_path / "new")
     assert done.code == 1
-    assert "is of other data" in done.stderr
+    assert "belongs to a different dataset" in done.stderr
     assert not (tmp_path / "new").exists()
 
 
@@ -255,12 +255,12 @@ def test_a_reviewed_data_set_is_reviewed_again(scores, hub, command, tmp_path):
     third = command("apply", REPO, second.path, "--mode", "clean", "--output", tmp_path / "third", token=ACCEPTED)
     assert third.code == 0, third.stderr
     assert third.stderr == (
-        "WARNING: an earlier review decided about rows that this one says nothing of (1); its columns are replaced, "
-        "and what it decided stays in its journal alone\n"
+        "WARNING: an earlier review has decisions about rows without one in this review (1); its columns are replaced, "
+        "and these decisions stay only in its journal\n"
     )
     assert [decision for decision in load_from_disk(str(tmp_path / "third"))["review"] if decision] == ["keep"]
     old = command("apply", REPO, journal, "--output", tmp_path / "fourth", token=ACCEPTED)
-    assert "is of other data" in old.stderr
+    assert "belongs to a different dataset" in old.stderr
 
 
 def pulled(hub, tmp_path):

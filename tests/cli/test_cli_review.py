@@ -153,7 +153,7 @@ def test_what_cannot_be_opened_is_one_line(capfd, tmp_path, folder):
     Journal.open(tmp_path / "other.jsonl", digits_scores(12, start=40)[1])
     done = run(capfd, "review", folder, "--journal", tmp_path / "other.jsonl")
     assert "the journal" in done.stderr
-    assert "is of other data" in done.stderr
+    assert "belongs to a different dataset" in done.stderr
     trainers.digits(12, start=12).save_to_disk(str(tmp_path / "others"))
     done = run(capfd, "review", folder, "--dataset", tmp_path / "others")
     assert done.code == 1

@@ -206,7 +206,7 @@ class TestNumbers:
         at = {name: scores.column(name)[known] for name in ("vog_class_normalized", "vog_early", "vog_late")}
         stability = ranking_stability(scores.trajectory("vog"))
         expected = {
-            "Error by tenth of the ranking": error_by_decile(at["vog_class_normalized"], wrong),
+            "Error by decile of the ranking": error_by_decile(at["vog_class_normalized"], wrong),
             "Early against late": early_late_table(at["vog_early"], at["vog_late"], wrong),
             "Would more snapshots change the ranking?": stability,
         }
@@ -218,7 +218,7 @@ class TestNumbers:
         assert shown["Would more snapshots change the ranking?"].find("figcaption").text == stability_in_words(
             stability
         )
-        assert {"Data map", "How VoG is spread", "VoG by class"} <= set(shown)
+        assert {"Data map", "Distribution of VoG", "VoG by class"} <= set(shown)
 
     def test_correlations(self, pictures):
         """Spearman of every pair; a column of equal values is left out."""
@@ -244,7 +244,7 @@ class TestNumbers:
         ]
 
     def test_galleries(self, pictures):
-        """The rows at both ends in order, and those whose confidence went the longest way."""
+        """The rows at both ends in order, and those with the largest total change in confidence."""
         page, scores = pictures
         galleries = page.find(id="s0-rows").find_all("section", "gallery")[:3]
         rows = [[int(c.find(class_name="row").text[1:]) for c in g.find_all("li", "card")] for g in galleries]
@@ -255,7 +255,7 @@ class TestNumbers:
         said = {div.find("dt").text: div.find("dd").text for div in first.find("dl", "values").find_all("div")}
         row = int(highest[0])
         assert said == {
-            "normalised": number(scores.column("vog_class_normalized")[row]),
+            "normalized": number(scores.column("vog_class_normalized")[row]),
             "VoG": number(scores.column("vog")[row]),
             "loss": number(scores.column("loss")[row]),
         }
@@ -433,7 +433,7 @@ class TestWhatIsMissing:
         page = written(tmp_path, make_scores(labels=False), None, top_k=3)
         assert "Fewer than 10 rows have a label" in page.find(id="s0-found").text
         titles = [h.text for h in page.find_all("h3")]
-        assert "Error by tenth of the ranking" not in titles
+        assert "Error by decile of the ranking" not in titles
         assert not page.find_all(id="s0-classes")
         assert not page.find_all("details", "class-rows")
 
@@ -452,7 +452,7 @@ class TestWhatIsMissing:
             *("label", number(scores.column("label")[row])),
             *("prediction", number(scores.column("prediction")[row])),
         ]
-        assert "places between the row's rank by early and by late VoG" in galleries[2].text
+        assert "difference between the row's ranks by early and late VoG" in galleries[2].text
         headings, lines = table_of(page.find(id="s0-table").find("table"))
         line = next(line for line in lines if line[0] == "9")
         assert line[headings.index("loss")] == "\N{EN DASH}"
@@ -512,7 +512,7 @@ class TestWhatIsMissing:
         scores, known = make_scores(), np.arange(N) % 4 == 1
         page = written(tmp_path, scores, make_pictures().add_column("is_corrupted", known))
         boxes = page.find(id="s0-found").find_all("div", "scroll")
-        (box,) = [box for box in boxes if "known to be mislabelled" in box.attributes["aria-label"]]
+        (box,) = [box for box in boxes if "known to be mislabeled" in box.attributes["aria-label"]]
         headings, lines = table_of(box)
         expected = detection_table({"vog_class_normalized": scores.column("vog_class_normalized")}, known).iloc[0]
         assert headings[:4] == ["column", "direction", "AUROC", "average precision"]
@@ -655,10 +655,10 @@ class TestRefusals:
         """A file that is no report of ours is not replaced, a folder neither."""
         path = tmp_path / "report.html"
         path.write_text("<html>mine</html>")
-        with pytest.raises(OutputFolderError, match="exists and is no report of vog_hf; choose another path"):
+        with pytest.raises(OutputFolderError, match="exists and is not a vog_hf report; choose another path"):
             write_report(make_scores(), None, path)
         assert path.read_text() == "<html>mine</html>"
-        with pytest.raises(OutputFolderError, match="is no report of vog_hf"):
+        with pytest.raises(OutputFolderError, match="is not a vog_hf report"):
             write_report(make_scores(), None, tmp_path)
 
     def test_an_earlier_report_is_replaced(self, tmp_path):

@@ -94,7 +94,7 @@ def test_the_changes_are_exactly_the_decisions(data, journal, mode, tmp_path):
 
 
 def test_a_review_is_applied_again(data, journal, caplog):
-    """The same journal, continued, replaces its columns; where another one says nothing of a row, it is warned."""
+    """The same journal, continued, replaces its columns; a journal without some decisions gives a warning."""
     dataset, scores = data
     flagged = apply_review(add_vog_columns(dataset, scores), journal)
     journal.decide(12, "drop", reviewer="Ada")
@@ -109,7 +109,7 @@ def test_a_review_is_applied_again(data, journal, caplog):
     assert not caplog.messages
     other = [dataclasses.replace(decision, row_hash=None) for decision in journal.standing().values()][:2]
     assert apply_review(flagged, other)["review"][7] is None
-    assert "rows that this one says nothing of (4)" in caplog.text
+    assert "rows without one in this review (4)" in caplog.text
 
 
 def test_a_path_a_journal_and_decisions_give_the_same(data, journal):
@@ -330,16 +330,16 @@ def test_the_summary_says_what_was_done_and_names_nobody(data, journal):
     journal.decide(0, "drop", reviewer="Bob Secret")
     review = plan_review(data[0], journal)
     differed = (
-        "Reviewers agreed on 50 % of the 2 rows that more than one looked at (Cohen's kappa 0.00). Where they "
-        "differed, what more than half of them decided counts, else the row is unsure (1 row)."
+        "Reviewers agreed on 50 % of the 2 rows with several reviewers (Cohen's kappa 0.00). If they disagreed, the "
+        "majority decides, and without a majority the row is unsure (1 row)."
     )
-    computed = "Scores are those of the given labels among all rows that were scored"
+    computed = "Scores were computed with the given labels over all rows that were scored"
     assert summary(review, "clean").splitlines() == [
-        "6 rows of 31 reviewed by 2 people: 3 relabelled, 2 left as unsure, 1 to be dropped.",
-        "Relabelled: dog to <b>frog</b> (1), no label to cat (1), no label to dog (1).",
+        "6 rows of 31 reviewed by 2 people: 3 relabeled, 2 left as unsure, 1 to be dropped.",
+        "Relabeled: dog to <b>frog</b> (1), no label to cat (1), no label to dog (1).",
         "This version has the label of the review in 3 rows, without 1 row.",
         differed,
-        f"{computed}; what an error is goes by the labels of this version.",
+        f"{computed}; errors are counted against the labels of this version.",
     ]
     assert summary(review, "flag").endswith(f"{computed}.")
     for mode in MODES:

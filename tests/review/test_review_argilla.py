@@ -69,13 +69,13 @@ def test_answers_are_written_once(journal):
 @pytest.mark.parametrize(
     ("answers", "metadata", "error", "message"),
     [
-        ({"decision": "relabel"}, {}, ConfigError, "'a' to record 4 .*got None; mend it in Argilla"),
+        ({"decision": "relabel"}, {}, ConfigError, "'a' to record 4 .*got None; fix it in Argilla"),
         ({"decision": "relabel", "label": "1"}, {}, ConfigError, "has the label 1 already"),
         ({"decision": "relabel", "label": "dog"}, {}, ConfigError, "invalid literal"),
         ({"note": "?"}, {}, ConfigError, "got 'None'"),
         ({"decision": "keep"}, {"row_hash": "0" * 16}, RowMismatchError, "record 4 is about another row 4"),
         ({"decision": "keep"}, {"row": N}, RowMismatchError, "about another row 31"),
-        ({"decision": "keep"}, {"row": None}, RowMismatchError, "was not made by to_argilla"),
+        ({"decision": "keep"}, {"row": None}, RowMismatchError, "was not created by to_argilla"),
     ],
 )
 def test_nothing_is_written_where_one_answer_is_wrong(journal, answers, metadata, error, message):

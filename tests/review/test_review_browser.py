@@ -84,7 +84,7 @@ def test_a_review(opened, texts):
     assert review.text("title") == "<i>my</i> texts"
     assert page.locator(f"{PART.format('classes')} option").all_inner_texts()[0] == HOSTILE[0]
     page.keyboard.press("k")
-    assert "Give your name first" in review.text("alert")
+    assert "Enter your name first" in review.text("alert")
     assert decided(journal) == []
     page.keyboard.type("ada")
     page.keyboard.press("Enter")
@@ -180,7 +180,7 @@ def assert_closed(url, journal):
     rebound = {"Host": f"example.org:{port}", "Origin": f"http://example.org:{port}", "Sec-Fetch-Site": "same-origin"}
     for headers in ({"Origin": "https://example.org"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}, rebound):
         status, said = answer(f"{url}/gradio_api/component_server", body, headers)
-        assert (status, json.loads(said)) == (200, {"error": "this was not asked by the page of the review"})
+        assert (status, json.loads(said)) == (200, {"error": "request rejected: it did not come from the review page"})
     assert journal.read_bytes() == before
     for name in ("launch", "__init__", "get_config"):
         assert answer(f"{url}/gradio_api/component_server", body | {"fn_name": name}, {"Origin": url})[0] == 404
@@ -334,7 +334,7 @@ def test_everything_by_keys(opened, pictures):
     page.keyboard.press("f")
     assert page.evaluate("document.activeElement.name") == "order"
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Save the decisions").click()
+        page.get_by_role("button", name="Download all decisions").click()
     assert saved.value.path().read_bytes() == journal.read_bytes()
 
 

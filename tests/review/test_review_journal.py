@@ -155,7 +155,7 @@ def test_rows_without_a_class_are_not_relabelled(path):
     """A regression can be kept and dropped; a class means nothing there."""
     journal = Journal.open(path, make_regression())
     assert journal.decide(0, "drop", reviewer="Ada").old_label is None
-    with pytest.raises(ConfigError, match="no single class cannot be relabelled"):
+    with pytest.raises(ConfigError, match="no single class cannot be relabeled"):
         journal.decide(0, "relabel", reviewer="Ada", label=1)
 
 
@@ -171,7 +171,7 @@ def test_a_journal_of_other_data_is_refused(scores, path, other, message):
     """Another number of rows, another order or one changed label: the journal is not opened and not changed."""
     Journal.open(path, scores).decide(0, "keep", reviewer="Ada")
     before = path.read_bytes()
-    with pytest.raises(RowMismatchError, match=f"is of other data: .*{message}"):
+    with pytest.raises(RowMismatchError, match=f"belongs to a different dataset: .*{message}"):
         Journal.open(path, scores_of(other))
     assert path.read_bytes() == before
 
@@ -231,7 +231,7 @@ def test_a_file_of_somebody_else_is_left_alone(scores, path, content):
     """A file that is not a journal is refused and not touched, with or without an end of its line."""
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(JournalError, match=r"is no journal|line 1 of .* is not what a journal has"):
+    with pytest.raises(JournalError, match=r"is not a review journal|line 1 of .* is not a valid journal line"):
         Journal.open(path, scores)
     with pytest.raises(JournalError):
         read_decisions(path)
@@ -300,7 +300,7 @@ def test_a_journal_of_other_data_put_in_its_place_is_refused_each_time(scores, p
     content = other.read_bytes()
     other.replace(path)
     for ask in (journal.standing, lambda: journal.decide(1, "keep", reviewer="Ada")) * 2:
-        with pytest.raises(RowMismatchError, match="is of other data"):
+        with pytest.raises(RowMismatchError, match="belongs to a different dataset"):
             ask()
     assert path.read_bytes() == content
     path.write_bytes(kept)

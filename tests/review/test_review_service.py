@@ -312,7 +312,7 @@ def test_rows_without_classes(tmp_path):
     desk = opened(tmp_path, make_regression())
     assert desk.about({})["classes"] == []
     answer = desk.show(asked())
-    assert "Nothing of this row can be shown" in answer["html"]["stage"]
+    assert "This row has nothing to show except its scores" in answer["html"]["stage"]
     assert (answer["label"], answer["prediction"]) == (None, None)
     with pytest.raises(ConfigError, match="whole number"):
         desk.decide(asked(0, decision="relabel", label=0))

@@ -501,7 +501,7 @@ def test_what_is_cut_is_said(capped_run):
     """Where classes, bars or pictures are fewer than there are, the caption or the title says how many."""
     about = html.unescape(capped_run.file("vog/about").read_text())
     assert capped_run.logged["vog/classes.nrows"] == 10_000
-    assert "classes: The first 10,000 of 10,001 classes, as many as a table of W&B can hold." in about
+    assert "classes: The first 10,000 of 10,001 classes, the maximum that a W&B table can hold." in about
     assert "highest_by_class: The highest rows of the first 400 of 10,001 classes" in about
     spec, table = capped_run.chart("vog/mean_by_class")
     assert (spec["stringSettings"]["title"], len(table)) == ("Mean VoG by class (100 highest of 10,001)", 100)

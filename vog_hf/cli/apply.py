@@ -198,7 +198,7 @@ def review_counts(review: "Review", rows: int) -> dict[str, Any]:
         "rows": rows,
         "reviewed": len(review.resolved),
         "decisions": review.counts(),
-        "relabelled": len(review.relabelled),
+        "relabelled": len(review.relabeled),
         "dropped": len(review.dropped),
         "reviewers": len({decision.reviewer for decision in review.decisions}),
         "differing": sum(not consensus.agreed for consensus in review.resolved.values()),

@@ -32,7 +32,7 @@ class Heat:
 
     Attributes:
         source: The picture as a data URI.
-        alt: What it shows, in words.
+        alt: Text alternative.
         kind: ``"overlay"`` over the row's picture, ``"plane"`` by itself, or ``"strip"``: a cell per token or part.
     """
 
@@ -43,7 +43,7 @@ class Heat:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page says of one row.
+    """What the page shows of one row.
 
     Attributes:
         ratio: The picture's width by its height.
@@ -75,11 +75,11 @@ class CardMaker:
 
     def __init__(self, split: ScoredSplit, column: str) -> None:
         scores = split.scores
-        self._views = RowViews(split, SIDE, fit=_not_enlarged, kept=0)
+        self._views = RowViews(split, SIDE, fit=_not_enlarged, cache_size=0)
         self._cards: dict[int, Card] = {}
         self._has_classes = has_classes(scores)
         headings = {} if self._has_classes else {"label": "label", "prediction": "prediction"}
-        headings |= {column: "normalised" if column.endswith("normalized") else column}
+        headings |= {column: "normalized" if column.endswith("normalized") else column}
         headings |= {"vog": "VoG", "loss": "loss"}
         self._values = [(name, heading) for name, heading in headings.items() if name in scores.column_names]
         self._embedded = scores.facts.reads_tokens
@@ -120,7 +120,7 @@ def _not_enlarged(image: Image.Image, side: int) -> Image.Image:
 
 
 def _is_small(view: RowView) -> bool:
-    """Whether the pixels of a row's picture are shown as squares."""
+    """Return whether the pixels of a row's picture are shown as squares."""
     return view.size is not None and max(view.size) <= LOSSLESS_SIDE
 
 
@@ -148,7 +148,7 @@ def heat_of(view: RowView, *, tokens: bool) -> Heat | None:
 
 
 def _where(heat: npt.NDArray[np.float32]) -> str:
-    """In which ninth of the map its largest value lies."""
+    """The ninth of the map that holds its largest value, in words."""
     line, column = (
         3 * at // size for at, size in zip(np.unravel_index(heat.argmax(), heat.shape), heat.shape, strict=True)
     )
@@ -159,7 +159,7 @@ def _where(heat: npt.NDArray[np.float32]) -> str:
 
 
 def _heat_picture(heat: npt.NDArray[np.float32], opacity: float | None) -> str:
-    """A map as a picture of few shades, transparent in proportion where ``opacity`` says how much at most."""
+    """A map as a picture with few shades; with ``opacity`` (that of the largest value), transparent in proportion."""
     share = heat / max(float(heat.max()), float(np.finfo(np.float32).tiny))
     levels = np.linspace(0, 1, HEAT_LEVELS)
     shades = (share * (HEAT_LEVELS - 1)).round().astype(np.uint8)

@@ -1,6 +1,6 @@
-"""The figures of the report as inline SVG: drawn by matplotlib, coloured by the page's own style sheet.
+"""The figures of the report as inline SVG: drawn by matplotlib, colored by the style sheet of the page.
 
-What is drawn in one of the placeholder colours below takes the page's colour of that name, so that one drawing is
+What is drawn in one of the placeholder colors below takes the page's color of that name, so that one drawing is
 legible on light and on dark. Texts stay texts.
 """
 
@@ -69,7 +69,7 @@ class Drawing:
     Attributes:
         svg: The drawing, with title and description for those who cannot see it.
         title: Its heading.
-        caption: What is drawn, in words.
+        caption: Description of the figure.
         numbers: The values behind it, None where the page has them elsewhere.
     """
 
@@ -80,16 +80,16 @@ class Drawing:
 
 
 def decile_figure(deciles: pd.DataFrame, column: str, ident: str) -> Drawing:
-    """Error rate by tenth of a score with its 95 % interval, from `vog_hf.evaluation.error_by_decile`."""
+    """Error rate by decile of a score with its 95 % interval, from `vog_hf.evaluation.error_by_decile`."""
     overall = float(np.average(deciles["error"], weights=deciles["rows"]))
     with _drawing() as (figure, axes):
         axes.axhline(overall, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
         _with_intervals(axes, deciles, "error", color=ACCENT, marker="o")
         _decile_axes(axes, column)
         first, last = deciles["error"].iloc[0], deciles["error"].iloc[-1]
-        title = "Error by tenth of the ranking"
+        title = "Error by decile of the ranking"
         caption = (
-            f"Share of rows whose last prediction is not their given label, in each tenth of the labelled rows by "
+            f"Error rate (given label vs. last prediction) in each decile of the labeled rows by "
             f"{column}: {first:.1%} in the lowest, {last:.1%} in the highest, {overall:.1%} over all (dashed). "
             "Bars: 95 % Wilson intervals."
         )
@@ -97,7 +97,7 @@ def decile_figure(deciles: pd.DataFrame, column: str, ident: str) -> Drawing:
 
 
 def early_late_figure(table: pd.DataFrame, ident: str) -> Drawing:
-    """Error rate by tenth of early and of late VoG, from `vog_hf.evaluation.early_late_table`."""
+    """Error rate by decile of early and of late VoG, from `vog_hf.evaluation.early_late_table`."""
     with _drawing() as (figure, axes):
         for window, color, marker, shift in (("early", LOW, "s", -0.12), ("late", HIGH, "o", 0.12)):
             _with_intervals(axes, table, f"error_{window}", color=color, marker=marker, shift=shift, label=window)
@@ -106,15 +106,15 @@ def early_late_figure(table: pd.DataFrame, ident: str) -> Drawing:
         title = "Early against late"
         parts = [
             f"{window} VoG {table[f'error_{window}'].iloc[0]:.1%} in the lowest and "
-            f"{table[f'error_{window}'].iloc[-1]:.1%} in the highest tenth"
+            f"{table[f'error_{window}'].iloc[-1]:.1%} in the highest decile"
             for window in ("early", "late")
         ]
-        caption = f"The same error by the VoG of the first and of the last snapshots alone: {'; '.join(parts)}."
+        caption = f"The same error by the VoG of the first and of the last snapshots only: {'; '.join(parts)}."
         return Drawing(_svg(figure, ident, title, caption), title, caption, table)
 
 
 def stability_figure(table: pd.DataFrame, words: str, ident: str) -> Drawing:
-    """How the ranking settled with each snapshot, from `vog_hf.evaluation.ranking_stability`."""
+    """Stability of the ranking with each snapshot, from `vog_hf.evaluation.ranking_stability`."""
     lines = (
         ("spearman_final", "Spearman, with the last ranking", MUTED, "^"),
         ("spearman_previous", "Spearman, with one snapshot less", LOW, "s"),
@@ -134,7 +134,7 @@ def stability_figure(table: pd.DataFrame, words: str, ident: str) -> Drawing:
 def data_map_figure(
     variability: npt.NDArray[np.generic], confidence: npt.NDArray[np.generic], vog: npt.NDArray[np.generic], ident: str
 ) -> Drawing:
-    """The data map of Swayamdipta et al. 2020 coloured by VoG; drawn as pixels, of at most `MAX_MAP_POINTS` rows."""
+    """The data map of Swayamdipta et al. 2020 colored by VoG; drawn as pixels, with at most `MAX_MAP_POINTS` rows."""
     with _drawing(height=HEIGHT + 16) as (figure, axes):
         which = draw_data_map(axes, variability, confidence, vog, colors=MAP_COLORS, max_points=MAX_MAP_POINTS)
         title = "Data map"
@@ -146,7 +146,7 @@ def data_map_figure(
 
 
 def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str) -> Drawing:
-    """How the values of VoG are spread; on a logarithmic axis where few rows lie far above the others."""
+    """Distribution of VoG; on a logarithmic axis if a few rows are far above the others."""
     positive = vog[vog > 0]
     median = float(np.median(vog))
     logarithmic = len(positive) == len(vog) and float(vog.max()) > SKEWED * median
@@ -166,7 +166,7 @@ def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str) -> Dra
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"vog ({shortened(unit, 40)})")
         axes.set_ylabel("rows")
-        title = "How VoG is spread"
+        title = "Distribution of VoG"
         caption = (
             f"VoG of {len(vog):,} rows: from {low:.3g} to {float(vog.max()):.3g}, median {median:.3g} (dashed)"
             f"{'; logarithmic axis' if logarithmic else ''}."
@@ -192,7 +192,7 @@ def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str) -> 
         title = "VoG by class"
         caption = (
             f"Mean VoG of the rows of each given class; lines: one standard deviation of its rows to either side.{cut} "
-            "Rankings and galleries use VoG normalised within the class, so that these differences do not order them."
+            "Rankings and galleries use VoG normalized within the class, so these differences do not affect them."
         )
         return Drawing(_svg(figure, ident, title, caption), title, caption)
 
@@ -202,7 +202,7 @@ def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str) -> 
 
 @contextmanager
 def _drawing(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure with one pair of axes, under the report's style; matplotlib's own settings come back after."""
+    """An empty figure with one pair of axes in the report's style; restores the settings of matplotlib."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         FigureCanvasSVG(figure)
@@ -226,12 +226,12 @@ def _decile_axes(axes: Axes, column: str) -> None:
     axes.set_xticks(range(1, 11))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
-    axes.set_xlabel(f"tenth by {shortened(column, 30)} (1 = lowest)")
+    axes.set_xlabel(f"decile of {shortened(column, 30)} (1 = lowest)")
     axes.set_ylabel("error")
 
 
 def _svg(figure: Figure, ident: str, title: str, description: str) -> Markup:
-    """The figure as an element of the page: described, in the page's colours, with names that no other one has."""
+    """The figure as an element of the page: with a description, in the page's colors, and with unique ids."""
     target = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": ident}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser chooses the font
@@ -249,11 +249,11 @@ def _svg(figure: Figure, ident: str, title: str, description: str) -> Markup:
         element.text = printable(text)
         root.insert(place, element)
     ET.register_namespace("", SVG)
-    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 (serialised by ElementTree, which escapes texts)
+    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 (serialized by ElementTree, which escapes texts)
 
 
 def _rename(root: ET.Element, ident: str) -> None:
-    """Ids that nothing points to are dropped, the others become the figure's own; pictures are linked without xlink."""
+    """Drop ids without references, make the others unique to the figure, and link images without xlink."""
     text = " ".join(value for element in root.iter() for value in element.attrib.values())
     used = set(re.findall(r"url\(#([^)]+)\)", text))
     for element in root.iter():
@@ -274,7 +274,7 @@ def _rename(root: ET.Element, ident: str) -> None:
 
 
 def _recolor(root: ET.Element) -> None:
-    """Placeholder colours of styles become the page's; fonts and white grounds are left to the page."""
+    """Replace placeholder colors by those of the page, and leave fonts to the page."""
     for element in root.iter():
         style = element.get("style")
         if style:

@@ -16,7 +16,7 @@ from vog_hf.scores.vog_scores import VoGScores
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some rows for one reason; ``tone`` is the colour: ``high``, ``low`` or ``changed``."""
+    """Rows that are shown for one reason; ``tone`` selects the color: ``high``, ``low`` or ``changed``."""
 
     title: str
     note: str
@@ -30,66 +30,66 @@ def class_galleries(
     """The highest and lowest rows of each class with their class's name; of the ``limit`` classes with most errors.
 
     Args:
-        scores: With a label.
+        scores: Scores with a label.
         make: Maker of the cards.
-        column: What to rank by.
-        classes: From `vog_hf.evaluation.class_table`.
-        per_class: Rows in each of a class's two galleries.
-        limit: How many classes; of more, those with the highest error, else with the most rows.
+        column: Column to rank by.
+        classes: Table from `vog_hf.evaluation.class_table`.
+        per_class: Number of rows in each of a class's two galleries.
+        limit: Maximum number of classes: those with the highest error, else with the most rows.
     """
     known = classes[classes["class"] >= 0]
     by = "error" if "error" in known else "rows"
     chosen = known.sort_values(by, ascending=False, kind="stable").head(limit).sort_values("class")["class"]
     label, values = scores.column("label"), scores.column(column).astype(np.float64)
-    found = []
+    of_classes = []
     for number_of_class, name in zip(chosen, class_names(scores, chosen), strict=True):
         rows = np.flatnonzero((label == number_of_class) & np.isfinite(values))
         order = rows[np.argsort(values[rows], kind="stable")]
-        count = min(per_class, max(1, len(rows) // 2))  # a row stands at one end
+        count = min(per_class, max(1, len(rows) // 2))  # each row is at one end only
         highest = rows[np.argsort(-values[rows], kind="stable")][:count]
         lowest = [row for row in order[:count] if row not in set(highest.tolist())]
         galleries = [
             Gallery("Highest", "", "high", make.cards(highest)),
             Gallery("Lowest", "", "low", make.cards(lowest)),
         ]
-        found.append((str(name), [gallery for gallery in galleries if gallery.cards]))
-    return found
+        of_classes.append((str(name), [gallery for gallery in galleries if gallery.cards]))
+    return of_classes
 
 
 @dataclass(frozen=True)
-class Changed:
-    """Rows, most changed first, with the words for what changed."""
+class MostChangedRows:
+    """Rows, most changed first, with title and explanation."""
 
     title: str
     note: str
     rows: npt.NDArray[np.int64]
 
 
-def most_changed(scores: VoGScores, count: int) -> Changed | None:
-    """The rows whose confidence moved most, else those that moved most in the ranking; None with neither.
+def most_changed(scores: VoGScores, count: int) -> MostChangedRows | None:
+    """The rows with the largest total change in confidence, else in the ranking; None with neither.
 
-    The way of the confidence is the sum of its absolute steps from snapshot to snapshot: a row that is learned and kept
-    goes at most 1, one that is learned and lost again more.
+    The total change is the sum of absolute differences between snapshots: a row learned once and kept changes by at
+    most 1, one that is learned and forgotten by more.
     """
     if "confidence" in scores.trajectory_names and scores.trajectory("confidence").shape[1] > 1:
-        way = total_change(scores.trajectory("confidence"))
-        return Changed(
+        change = total_change(scores.trajectory("confidence"))
+        return MostChangedRows(
             "Most changed rows",
-            "By the way that the confidence went: the sum of its absolute steps from snapshot to snapshot. A row that "
-            "is learned and kept goes at most 1, one that is learned, lost and learned again goes further.",
-            _largest(way, count),
+            "Ordered by total change in confidence (sum of absolute differences between snapshots). A row learned once "
+            "and kept changes by at most 1; one that is learned, forgotten and learned again changes by more.",
+            _largest(change, count),
         )
     if {"vog_early", "vog_late"} <= set(scores.column_names):
         ranks = [rankdata(scores.column(name), nan_policy="omit") for name in ("vog_early", "vog_late")]
-        return Changed(
+        return MostChangedRows(
             "Most changed rows",
-            "By the number of places between the row's rank by early and by late VoG.",
+            "Ordered by the difference between the row's ranks by early and by late VoG.",
             _largest(np.abs(ranks[1] - ranks[0]), count),
         )
     return None
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Numbers of the rows with the largest finite values that are not 0, ties in row order."""
+    """Row numbers with the largest finite values that are not 0, ties in row order."""
     order = np.argsort(-values, kind="stable")[:count]
     return order[np.nan_to_num(values[order]) > 0]

@@ -1,4 +1,4 @@
-"""The page: the template with its style sheet and its script written into it, and a policy that forbids all else."""
+"""The page: the template with its style sheet and script inlined, and a policy that forbids everything else."""
 
 import base64
 import hashlib
@@ -33,14 +33,14 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 
 def _verbatim(environment: Environment, name: str) -> Markup:
-    """A file of ours as it stands, to be written into the page."""
+    """A file of this package, to be inlined into the page unchanged."""
     if environment.loader is None:
         raise TypeError("the environment of the report has no loader")
     return Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704 (a file of this package)
 
 
 def _policy(script: str) -> str:
-    """Nothing but what is in the file: its own script by its hash, its own styles, pictures written into it."""
+    """The content security policy: only the inlined script (by its hash), styles and images."""
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
@@ -49,5 +49,5 @@ def _policy(script: str) -> str:
 
 
 def _printable(value: object) -> Any:
-    """Values of the template without what no page can hold; what is HTML already was made so by us."""
+    """Remove characters that no page can hold from values of the template; HTML stays as it is."""
     return printable(value) if type(value) is str else value

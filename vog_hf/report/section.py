@@ -22,7 +22,7 @@ MAX_CLASS_GALLERIES = 20
 
 @dataclass(frozen=True)
 class Options:
-    """How much of the rows is shown: `vog_hf.report.write_report` says what of each."""
+    """The numbers of rows that are shown, as in `vog_hf.report.write_report`."""
 
     top_k: int
     per_class: int
@@ -35,7 +35,7 @@ class Section:
     Args:
         split: Scores of at least one row with their rows; without rows, no pictures and texts are shown.
         ident: Beginning of the section's element ids.
-        options: How much is shown.
+        options: Numbers of rows that are shown.
     """
 
     def __init__(self, split: ScoredSplit, ident: str, options: Options) -> None:
@@ -56,7 +56,7 @@ class Section:
 
     @property
     def tail(self) -> HardTail:
-        """Which tail of the ranking is the hard one in this run."""
+        """The hard tail of the ranking in this run."""
         return self.findings.tail
 
     @property
@@ -66,7 +66,7 @@ class Section:
 
     @property
     def measures(self) -> TextTable | None:
-        """The numbers behind it."""
+        """The numbers behind the verdict."""
         return measures_table(self.tail)
 
     @property
@@ -76,17 +76,17 @@ class Section:
 
     @property
     def detection(self) -> TextTable | None:
-        """How well each column finds the rows that are known to be mislabelled."""
+        """How well each column finds the rows that are known to be mislabeled."""
         return None if self.findings.detection is None else detection_table(self.findings.detection)
 
     @property
     def detection_note(self) -> str:
-        """What that table says."""
+        """Explanation of that table."""
         return wording.DETECTION_NOTE
 
     @property
     def key_figures(self) -> list[tuple[str, str]]:
-        """A few numbers for the head of this part: name and value."""
+        """A few key numbers for the top of this section: names and values."""
         shown = [("rows", f"{len(self.scores):,}")]
         if snapshots := self.scores.facts.snapshots:
             shown.append(("snapshots", str(len(snapshots))))
@@ -99,7 +99,7 @@ class Section:
 
     @property
     def charts(self) -> list[figures.Drawing]:
-        """Every figure that the columns allow, the most telling first; that of classes stands with their table."""
+        """Every figure that the columns allow, the most informative first; that of classes is next to their table."""
         findings, table, ident, drawn = self.findings, self.findings.table, self.ident, []
         if (deciles := findings.deciles) is not None:
             drawn.append(figures.decile_figure(deciles, self.column, f"{ident}-deciles"))
@@ -123,14 +123,14 @@ class Section:
         count = min(self._options.top_k, max(1, int(self.findings.is_finite.sum()) // 2))  # no row at both ends
         highest, lowest = most_extreme(self.scores, self.column, count)
         by = f"By {self.column}, most extreme first."
-        wanted = [
+        candidates = [
             (wording.tail_title(self.tail.named_tail, "highest"), by, "high", highest),
             (wording.tail_title(self.tail.named_tail, "lowest"), by, "low", lowest),
         ]
         changed = most_changed(self.scores, self._options.top_k)
         if changed is not None:
-            wanted.append((changed.title, changed.note, "changed", changed.rows))
-        known = [(title, note, tone, rows[self.findings.is_finite[rows]]) for title, note, tone, rows in wanted]
+            candidates.append((changed.title, changed.note, "changed", changed.rows))
+        known = [(title, note, tone, rows[self.findings.is_finite[rows]]) for title, note, tone, rows in candidates]
         return [Gallery(title, note, tone, self._make.cards(rows)) for title, note, tone, rows in known if len(rows)]
 
     @cached_property
@@ -145,7 +145,7 @@ class Section:
 
     @property
     def class_galleries_note(self) -> str:
-        """Which classes have galleries, where not all have."""
+        """Which classes have galleries; empty if all have."""
         classes = self.findings.classes
         n_classes = 0 if classes is None else int((classes["class"] >= 0).sum())
         if classes is None or n_classes <= MAX_CLASS_GALLERIES:
@@ -155,17 +155,17 @@ class Section:
 
     @property
     def has_classes(self) -> bool:
-        """Whether each row has one class."""
+        """Return whether each row has one class."""
         return has_classes(self.scores)
 
     @property
     def has_traces(self) -> bool:
-        """Whether cards have a line of the confidence."""
+        """Return whether cards have a line of the confidence."""
         return "confidence" in self.scores.trajectory_names
 
     @property
     def heat_note(self) -> str | None:
-        """What the heat maps show, in the forms that they have here; None where there are none."""
+        """Explanation of the heat maps in the forms that they have here; None without heat maps."""
         kinds = {card.heat.kind for gallery in self.galleries for card in gallery.cards if card.heat is not None}
         return wording.heat_note(self.scores, kinds) if kinds else None
 
@@ -185,7 +185,7 @@ class Section:
 
     @cached_property
     def table(self) -> TextTable | None:
-        """The table of rows; None where none is wanted."""
+        """The table of rows; None if it is turned off."""
         if not self._options.max_table_rows:
             return None
         are_texts = any(card.text is not None for gallery in self.galleries for card in gallery.cards)
@@ -194,6 +194,6 @@ class Section:
 
     @property
     def label_column(self) -> int | None:
-        """Which column of that table holds the label as a class."""
+        """Index of the column of that table that holds the label as a class; None without one."""
         words = list(self.table.headings[: self.table.text_columns]) if self.table else []
         return words.index("label") if "label" in words else None

@@ -1,4 +1,4 @@
-"""The tables of the report as texts."""
+"""Tables of the report as texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,28 +29,28 @@ class TextTable:
 
 
 def measures_table(tail: HardTail) -> TextTable | None:
-    """The numbers behind the verdict on the tails; None where no measure of difficulty can tell."""
+    """The numbers behind the verdict on the tails; None without a measure of difficulty."""
     names = {"misclassified": ("share misclassified", "0.5"), "loss": ("mean percentile of the loss", "0")}
     lines = []
-    for name, found in tail.measures.items():
-        if found is not None:
-            said, chance = names.get(name, (name, ABSENT))
-            interval = " to ".join(number(value) for value in found.association_interval)
-            values = [number(value) for value in (found.low, found.middle, found.high, found.association)]
-            lines.append([said, *values, interval, chance])
+    for name, measure in tail.measures.items():
+        if measure is not None:
+            title, chance = names.get(name, (name, ABSENT))
+            interval = " to ".join(number(value) for value in measure.association_interval)
+            values = [number(value) for value in (measure.low, measure.middle, measure.high, measure.association)]
+            lines.append([title, *values, interval, chance])
     headings = ["measure", "lowest 20 %", "middle 60 %", "highest 20 %", "association", "99 % interval", "chance"]
     return TextTable(f"Difficulty by {tail.column}", headings, lines, 1) if lines else None
 
 
-def detection_table(found: pd.DataFrame) -> TextTable:
+def detection_table(detection: pd.DataFrame) -> TextTable:
     """How well columns find given rows, from `vog_hf.evaluation.detection_table` with its own k."""
-    precision, recall = (str(name) for name in found if "_at_" in str(name))
-    names = found[["column", "direction"]].to_numpy().tolist()
-    numbers = found[["auroc", "average_precision", precision, recall]].to_numpy().tolist()
+    precision, recall = (str(name) for name in detection if "_at_" in str(name))
+    names = detection[["column", "direction"]].to_numpy().tolist()
+    numbers = detection[["auroc", "average_precision", precision, recall]].to_numpy().tolist()
     lines = [[*words, *map(number, values)] for words, values in zip(names, numbers, strict=True)]
     first = precision.rpartition("_")[2]
     headings = ["column", "direction", "AUROC", "average precision", f"precision at {first}", f"recall at {first}"]
-    return TextTable("Rows known to be mislabelled, by column", headings, lines, 2)
+    return TextTable("Rows known to be mislabeled, by column", headings, lines, 2)
 
 
 def classes_table(scores: VoGScores, classes: pd.DataFrame) -> TextTable:
@@ -70,7 +70,7 @@ def classes_table(scores: VoGScores, classes: pd.DataFrame) -> TextTable:
 
 
 def rows_table(split: ScoredSplit, column: str, limit: int) -> TextTable:
-    """The rows at both ends of the ranking, half of ``limit`` from each; all of them where they are no more.
+    """The rows at both ends of the ranking, half of ``limit`` from each; or all of them if there are no more.
 
     Args:
         split: Scores with their rows, of which texts are shown; without rows, the table has no texts.
@@ -102,7 +102,7 @@ def _words(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> Mapping[str, list
     if scores.ids is not None:
         words["id"] = [str(scores.ids[row]) for row in rows]
     if split.rows is not None:
-        views = RowViews(split, kept=0)
+        views = RowViews(split, cache_size=0)
         texts = (views.view(row).text for row in rows)
         words["text"] = [ABSENT if text is None else shortened(text, EXCERPT) for text in texts]
     for name in CLASSES:
@@ -112,5 +112,5 @@ def _words(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> Mapping[str, list
 
 
 def is_class(scores: VoGScores, name: str) -> bool:
-    """Whether a column holds classes by number."""
+    """Return whether a column holds classes by number."""
     return has_classes(scores) and bool(np.issubdtype(scores.column(name).dtype, np.integer))

@@ -1,4 +1,4 @@
-"""write_report: scores and their data set into one HTML file."""
+"""write_report: write scores and their dataset as one HTML file."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from vog_hf.scores.scored_rows import ScoredSplit, pair_with_rows, require_score
 from vog_hf.scores.vog_scores import VoGScores
 
 MAX_CARDS = 500  # of a gallery
-HEAD = 4_096  # bytes in which a file says that it is a report
+HEAD = 4_096  # bytes in which a report has its generator tag
 
 
 def write_report(
@@ -27,28 +27,28 @@ def write_report(
     per_class: int = 6,
     max_table_rows: int = 1_000,
 ) -> Path:
-    """Write everything that scores show as one HTML file, which loads nothing from anywhere.
+    """Write everything that scores show as one HTML file, which loads nothing from elsewhere.
 
-    It says how the scores were made, which tail of the ranking is the hard one in this run and on what evidence, shows
-    errors, agreement and stability of the ranking, the rows at both ends with their heat maps, classes, and a table
-    that can be sorted. Without JavaScript everything but sorting and filtering works.
+    The report says how the scores were computed and which tail of the ranking is the hard one in this run, with the
+    evidence. It shows errors, agreement and stability of the ranking, the rows at both ends with their heat maps,
+    classes, and a sortable table. Without JavaScript everything except sorting and filtering works.
 
     Args:
-        scores: Of ``dataset``; or of splits by name, each a part of the page.
-        dataset: What was scored, for the pictures or texts; a mapping of splits for several; None = none are shown.
-        path: Of the file. An earlier report there is replaced, any other file is refused.
-        title: Of the page; default: that it is a VoG report, with the model's name.
-        top_k: Rows in each gallery of a whole split, 1..500.
-        per_class: Rows at each end of each class's ranking, 0..500; 0 = no galleries of classes.
-        max_table_rows: Rows of the table, half of them from each end of the ranking; 0 = no table.
+        scores: Scores of ``dataset``, or of its splits by name, each a section of the page.
+        dataset: Dataset that was scored, for its images or texts; for several splits a mapping; None = none are shown.
+        path: Path of the file. An earlier report is replaced; any other file is refused.
+        title: Title of the page; default: "VoG report" with the name of the model.
+        top_k: Number of rows in each gallery of a whole split, 1..500.
+        per_class: Number of rows at each end of each class's ranking, 0..500; 0 = no galleries of classes.
+        max_table_rows: Number of rows in the table, half of them from each end of the ranking; 0 = no table.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: An option out of range, scores without rows, or splits that do not fit the data set's.
-        RowMismatchError: The data set's rows are not the ones that were scored.
-        OutputFolderError: Something else is at ``path``, or the disk cannot be written to.
+        ConfigError: An option out of range, scores without rows, or splits that do not fit those of the dataset.
+        RowMismatchError: The rows of the dataset are not the ones that were scored.
+        OutputFolderError: Another file is at ``path``, or it cannot be written.
 
     Example:
         >>> import tempfile, numpy as np
@@ -91,11 +91,11 @@ def _default_title(sections: list[Section]) -> str:
 
 
 def _require_ours(path: Path) -> None:
-    """Raise OutputFolderError where something is at the path that is no report of ours."""
+    """Raise OutputFolderError for an existing file that is not a report."""
     if not path.exists():
         return
     if path.is_file():
         with path.open("rb") as file:
             if f'<meta name="generator" content="{GENERATOR}">'.encode() in file.read(HEAD):
                 return
-    raise OutputFolderError(f"{path} exists and is no report of vog_hf; choose another path, or delete it")
+    raise OutputFolderError(f"{path} exists and is not a vog_hf report; choose another path, or delete it")

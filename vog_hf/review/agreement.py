@@ -1,4 +1,4 @@
-"""What several reviewers' decisions come to, and how far the reviewers agree."""
+"""Consensus of several reviewers, and the agreement between them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from vog_hf.review.decision import Decision
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What the decisions about one row come to.
+class ConsensusDecision:
+    """Consensus of the decisions about one row.
 
     Attributes:
-        row: Its number.
-        decision: What counts.
-        label: The new label, of ``"relabel"`` only.
-        reviewers: How many have decided.
+        row: Number of the row.
+        decision: Decision that counts.
+        label: New label, for ``"relabel"`` only.
+        reviewers: Number of reviewers who decided.
         agreed: Whether all of them decided the same.
     """
 
@@ -34,14 +34,14 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far reviewers agree.
+    """Agreement between reviewers.
 
     Attributes:
-        rows: Number of rows that more than one has decided.
-        share: On which part of them (0..1) all decided the same; NaN without such rows.
-        pairs: For each pair of reviewers with rows in common: ``a``, ``b``, how many ``rows``, the ``share`` of them
-            decided the same, and Cohen's ``kappa`` (1 = always the same, 0 = as chance would have it, below 0 = less;
-            NaN where both gave one and the same answer throughout, so that nothing tells agreement from habit).
+        rows: Number of rows with more than one reviewer.
+        share: Share of them (0..1) on which all decided the same; NaN without such rows.
+        pairs: For each pair of reviewers with rows in common: ``a``, ``b``, the number of ``rows``, the ``share`` of
+            them decided the same, and Cohen's ``kappa`` (1 = always the same, 0 = chance level, below 0 = less; NaN if
+            both always gave the same single answer, so that agreement cannot be separated from habit).
     """
 
     rows: int
@@ -49,38 +49,38 @@ class Agreement:
     pairs: pd.DataFrame
 
 
-def resolve(decisions: Iterable[Decision]) -> dict[int, Resolved]:
-    """What counts for each row: what more than half of its reviewers decided, else ``"unsure"``.
+def resolve(decisions: Iterable[Decision]) -> dict[int, ConsensusDecision]:
+    """Resolve the decisions about each row by majority (more than half of its reviewers), else to ``"unsure"``.
 
-    Relabelling to different classes are different decisions. So where two reviewers differ, and where three all differ
-    or one of four does not make it three, the row is unsure and its given label stays.
+    Relabeling to different classes counts as different decisions. Without a majority, for example if two reviewers
+    disagree, the row is unsure and its given label stays.
 
     Args:
-        decisions: The ones that stand, at most one of a reviewer about a row.
+        decisions: Decisions that count, at most one of each reviewer about a row.
 
     Returns:
-        By row, in the order of rows.
+        The consensus by row, in the order of rows.
 
     Example:
         >>> votes = [("Ada", "drop", None), ("Bob", "relabel", 2), ("Eve", "relabel", 2)]
         >>> decisions = [Decision(7, what, label, "", who, "", who, 1, None) for who, what, label in votes]
         >>> resolve(decisions)[7]
-        Resolved(row=7, decision='relabel', label=2, reviewers=3, agreed=False)
+        ConsensusDecision(row=7, decision='relabel', label=2, reviewers=3, agreed=False)
     """
     found = {}
     for row, votes in sorted(_by_row(decisions).items()):
         (decision, label), most = Counter(votes.values()).most_common(1)[0]
         if 2 * most <= len(votes):
             decision, label = "unsure", None
-        found[row] = Resolved(row, decision, label, len(votes), most == len(votes))
+        found[row] = ConsensusDecision(row, decision, label, len(votes), most == len(votes))
     return found
 
 
 def reviewer_agreement(decisions: Iterable[Decision]) -> Agreement:
-    """How far reviewers agree on the rows that more than one has decided.
+    """Measure the agreement on the rows with more than one reviewer.
 
     Args:
-        decisions: The ones that stand, at most one of a reviewer about a row.
+        decisions: Decisions that count, at most one of each reviewer about a row.
     """
     shared = [votes for votes in _by_row(decisions).values() if len(votes) > 1]
     agreed = sum(len(set(votes.values())) == 1 for votes in shared)

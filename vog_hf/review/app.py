@@ -1,4 +1,4 @@
-"""The review as a Gradio app: one component that holds the page, and the desk's answers as functions it may call."""
+"""The review as a Gradio app: one component with the page, and the functions of the service that it may call."""
 
 import os
 from collections.abc import Collection
@@ -28,26 +28,26 @@ def review_app(
     reviewer: str = "",
     is_from_hub: bool = False,
 ) -> Any:
-    """An app to walk through the rows of a data set and to decide about them.
+    """Create an app to review the rows of a dataset.
 
-    Every decision is in the journal before the next row is shown. A page can be reloaded, and the server ended and
-    started again, at any moment. Several people may review at a time, each under a name; what others decided about a
-    row is shown to those who have decided about it.
+    Every decision is in the journal before the next row is shown. The page can be reloaded and the server restarted at
+    any time. Several people can review at the same time, each under a name; the decisions of others about a row are
+    shown once a reviewer has decided about it.
 
     Args:
-        scores: Of the data set.
-        dataset: Its rows: a `datasets.Dataset` or any map-style data set; None = only numbers are shown.
-        journal: File for the decisions; one of the same rows is gone on with.
-        title: Name of the data set, for the top of the page.
+        scores: Scores of the dataset.
+        dataset: Its rows: a `datasets.Dataset` or any map-style dataset; None = only numbers are shown.
+        journal: Journal file; an existing journal of the same rows is continued.
+        title: Name of the dataset, for the top of the page.
         reviewer: Name that the page proposes; without one it asks.
-        is_from_hub: Whether the data set is somebody's on the Hub. Its rows may name any file of this machine as their
-            picture or sound: then just those are shown that lie in the caches of datasets and huggingface_hub.
+        is_from_hub: Whether the dataset belongs to someone else on the Hub. Its rows can reference any file of this
+            machine: only files inside the caches of `datasets` and `huggingface_hub` are then shown.
 
     Returns:
-        A `gradio.Blocks`; its ``launch()`` listens on this machine alone unless it is given a ``server_name``.
+        A `gradio.Blocks`; its ``launch()`` listens only on this machine unless it is given a ``server_name``.
 
     Raises:
-        RowMismatchError: The data set, or the journal, is of other rows.
+        RowMismatchError: The dataset or the journal belongs to other rows.
         ConfigError: Gradio is not installed.
     """
     require_type("scores", scores, VoGScores, "pass the scores of one dataset")
@@ -71,7 +71,7 @@ def review_app(
 
 
 def import_gradio() -> Any:
-    """Gradio, told before it is imported that it shall not call home.
+    """Import Gradio with its analytics turned off.
 
     Raises:
         ConfigError: It is not installed.
@@ -85,38 +85,38 @@ def import_gradio() -> Any:
 
 
 def _functions(service: ReviewService, request_type: type, app: Any) -> list[Any]:
-    """What the page calls: a function under each name, which refuses other web sites."""
+    """The functions that the page calls, by name; they refuse requests from other web sites."""
 
     def published(name: str) -> Any:
         ask = answering(getattr(service, name))
 
         def answer(asked: Any, request: Any) -> Answer:
             if not isinstance(asked, dict) or not is_own_page(request.headers, _own_names(app)):
-                return {"error": "this was not asked by the page of the review"}
+                return {"error": "request rejected: it did not come from the review page"}
             return ask(asked)
 
         answer.__name__ = name
-        answer.__annotations__ = {"request": request_type}  # how Gradio knows that the request is wanted
+        answer.__annotations__ = {"request": request_type}  # by which Gradio passes the request
         return answer
 
     return [published(name) for name in ("about", "show", "decide", "undo", "facts", "decisions", "sound")]
 
 
 def _own_names(app: Any) -> set[str] | None:
-    """Names by which browsers reach an app; None = any, where it is not this machine's own browsers alone."""
+    """Host names of an app; None = any, if not only browsers on this machine can reach it."""
     if getattr(app, "server_name", None) not in LOOPBACK or app.is_colab or app.is_hosted_notebook:
         return None
-    told = (urlsplit(address or "").hostname for address in (app.share_url, app.root_path))
-    return {*LOOPBACK, *(name for name in told if name)}
+    names = (urlsplit(address or "").hostname for address in (app.share_url, app.root_path))
+    return {*LOOPBACK, *(name for name in names if name)}
 
 
 def is_own_page(headers: Any, names: Collection[str] | None) -> bool:
-    """Whether a request comes from the page of the review, not from another site in somebody's browser.
+    """Return whether a request comes from the review page, not from another site in the browser.
 
     Another site may give its name the address of this server (DNS rebinding): so the name that was asked for counts.
 
     Args:
-        headers: Of the request.
+        headers: Headers of the request.
         names: Names of the server; None = any.
 
     Example:

@@ -1,4 +1,4 @@
-"""apply_review: the decisions of a review as columns of the data set, and the data set that they correct."""
+"""apply_review: add the decisions of a review to a dataset as columns, or correct the dataset by them."""
 
 import logging
 from collections import Counter
@@ -17,7 +17,7 @@ from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
-from vog_hf.review.agreement import Resolved, resolve
+from vog_hf.review.agreement import ConsensusDecision, resolve
 from vog_hf.review.decision import DECISIONS, Decision
 from vog_hf.review.decision_checks import (
     Decisions,
@@ -40,88 +40,89 @@ REVIEW, REVIEWED = "review", "label_reviewed"
 
 @dataclass(frozen=True)
 class Review:
-    """Decisions about a data set, verified to be about its rows; what `apply_review` carries out.
+    """Decisions that were verified to be about the rows of a dataset, to be applied by `apply_review`.
 
     Attributes:
-        dataset: The rows as stored.
-        decisions: The ones that stand.
-        resolved: What they come to, by row.
-        label_column: Name of the column of labels; None where there is none.
-        labels: ``[rows]``, given labels as numbers of classes, -1 where there is none; None without such a column.
-        class_names: Names of the classes, where they have any.
+        dataset: Rows as stored.
+        decisions: Decisions that count.
+        resolved: Their consensus by row.
+        label_column: Name of the label column; None without one.
+        labels: ``[rows]``, given labels as numbers of classes, -1 for a row without a label; None without such a
+            column.
+        class_names: Names of the classes, if they have names.
     """
 
     dataset: Dataset
     decisions: list[Decision]
-    resolved: dict[int, Resolved]
+    resolved: dict[int, ConsensusDecision]
     label_column: str | None
     labels: Labels | None
     class_names: list[str] | None
 
     @property
-    def relabelled(self) -> dict[int, int]:
+    def relabeled(self) -> dict[int, int]:
         """New labels by row."""
-        return {row: one.label for row, one in self.resolved.items() if one.label is not None}
+        return {row: consensus.label for row, consensus in self.resolved.items() if consensus.label is not None}
 
     @property
     def dropped(self) -> list[int]:
-        """The rows that are to be dropped."""
-        return [row for row, one in self.resolved.items() if one.decision == "drop"]
+        """The rows to drop."""
+        return [row for row, consensus in self.resolved.items() if consensus.decision == "drop"]
 
     def kept(self, mode: str) -> npt.NDArray[np.int64]:
-        """The rows that are in the data set that comes of it."""
+        """The rows of the resulting dataset."""
         dropped = self.dropped if mode in ("filter", "clean") else []
         return np.setdiff1d(np.arange(len(self.dataset)), np.array(dropped, dtype=np.int64))
 
     def corrects(self, mode: str) -> bool:
-        """Whether there are labels that others take the place of."""
-        return mode in ("correct", "clean") and bool(self.relabelled) and self.label_column is not None
+        """Return whether any label is replaced."""
+        return mode in ("correct", "clean") and bool(self.relabeled) and self.label_column is not None
 
     def counts(self) -> dict[str, int]:
-        """How many rows each decision counts for, in the order of their frequency."""
-        return dict(Counter(one.decision for one in self.resolved.values()).most_common())
+        """Number of rows per decision, the most frequent first."""
+        return dict(Counter(consensus.decision for consensus in self.resolved.values()).most_common())
 
     def apply(self, mode: str = "flag") -> Dataset:
-        """The data set that comes of it: see `apply_review`."""
+        """The resulting dataset: see `apply_review`."""
         require_mode(mode)
         decided: list[str | None] = [None] * len(self.dataset)
-        for row, one in self.resolved.items():
-            decided[row] = one.decision
+        for row, consensus in self.resolved.items():
+            decided[row] = consensus.decision
         features, columns = Features({REVIEW: Value("string")}), {REVIEW: pa.array(decided, pa.string())}
         if self.label_column is not None:
             for name in (REVIEWED, self.label_column) if self.corrects(mode) else (REVIEWED,):
                 features[name] = self.dataset.features[self.label_column]
                 columns[name] = self._reviewed_labels(self.label_column)
         earlier = [name for name in (REVIEW, REVIEWED) if name in self.dataset.column_names]
-        found = with_columns(self.dataset.remove_columns(earlier), pa.table(columns, schema=features.arrow_schema))
+        reviewed = with_columns(self.dataset.remove_columns(earlier), pa.table(columns, schema=features.arrow_schema))
         if mode in ("filter", "clean") and self.dropped:
-            found = found.select(self.kept(mode))
-        return found
+            reviewed = reviewed.select(self.kept(mode))
+        return reviewed
 
     def scores(self, scores: VoGScores, applied: Dataset, mode: str) -> VoGScores:
-        """The scores of the data set that comes of it: its rows' own, with identity and labels that these have now.
+        """The scores of the resulting dataset: those of its rows, with their new identity and labels.
 
-        Values stay those that were computed under the given labels; ``manifest["review"]`` says so.
+        Values stay those computed with the given labels; ``manifest["review"]`` records this.
 
         Args:
-            scores: Of the data set that was reviewed.
-            applied: What `apply` gave.
-            mode: How it was applied.
+            scores: Scores of the dataset that was reviewed.
+            applied: Result of `apply`.
+            mode: Mode of `apply`.
         """
         scored = scores.identity.columns
         if mode == "flag" and REVIEW not in scored and REVIEWED not in scored:
             return scores
         rows = self.kept(mode)
-        kept = scores.select(rows)
+        selected = scores.select(rows)
         names = [name for name in scored if name in applied.column_names]
         identity = identify_rows(applied.select_columns(names)) if names else RowIdentity(len(applied), {}, None)
         earlier = scores.facts.review
-        corrects = self.corrects(mode) and "label" in kept.column_names
+        corrects = self.corrects(mode) and "label" in selected.column_names
         if corrects:
-            label, new = kept.column("label"), self.relabelled  # the column is a copy: `select` has made it
+            label, new = selected.column("label"), self.relabeled  # a copy, made by `select`
             for place in np.flatnonzero(np.isin(rows, list(new))):
                 label[place] = new[int(rows[place])]
-        kept.manifest |= {
+        selected.manifest |= {
             "data": {**scores.facts.data, "columns": identity.columns},
             "review": {
                 "mode": mode,
@@ -129,17 +130,17 @@ class Review:
                 "labels": "reviewed" if corrects else earlier.get("labels", "given"),
             },
         }
-        kept.row_hash = identity.row_hash
-        return kept
+        selected.row_hash = identity.row_hash
+        return selected
 
     def _reviewed_labels(self, name: str) -> pa.ChunkedArray:
-        """The column of labels with the new ones in it; what is null elsewhere stays null."""
+        """The label column with the new labels; other nulls stay null."""
         given = self.dataset.select_columns([name]).with_format("arrow")[:].column(name)
-        if not self.relabelled:
+        if not self.relabeled:
             return given
         by_number = pa.types.is_integer(given.type)
         new: list[Any] = [None] * len(given)
-        for row, label in self.relabelled.items():
+        for row, label in self.relabeled.items():
             new[row] = label if by_number else (self.class_names or [])[label]
         values = pa.chunked_array([pa.array(new, pa.int64() if by_number else pa.string()).cast(given.type)])
         return pc.if_else(values.is_valid(), values, given)
@@ -153,30 +154,30 @@ def apply_review(
     mode: str = "flag",
     label_column: str | None = None,
 ) -> Dataset:
-    """The data set with what reviewers decided about its rows.
+    """Add the decisions of reviewers to a dataset, or correct it by them.
 
-    Two columns are added: ``review`` (text: keep, relabel, drop, unsure; None where nobody decided) and
-    ``label_reviewed``, of the feature of the labels: the new label of a relabelled row, the given one of every other.
-    Where reviewers differ, what more than half of them decided counts, else the row is unsure and its label stays: see
-    `vog_hf.review.resolve`. Columns of these names that an earlier review has written are replaced.
+    Two columns are added: ``review`` (text: keep, relabel, drop, unsure; None for a row without a decision) and
+    ``label_reviewed``, with the feature of the labels: the new label of a relabeled row, the given one of every other.
+    If reviewers disagree, the majority decides; without a majority the row is unsure and its label stays: see
+    `vog_hf.review.resolve`. Columns with these names from an earlier review are replaced.
 
     Args:
-        dataset: What was reviewed: one split, with or without a transform (which is not kept) and columns of scores.
+        dataset: Dataset that was reviewed: one split, with or without a transform (which is dropped) and score columns.
         decisions: The journal, or its path; or decisions, at most one of a reviewer about a row.
-        scores: Of the data set, to verify it by; a journal says by itself of which data it is.
+        scores: Scores of the dataset, to verify it; a journal identifies its data itself.
         mode: ``"flag"``: every row and label stays. ``"correct"``: the labels are the reviewed ones (the given ones
             are in the journal). ``"filter"``: without the rows to drop. ``"clean"``: both.
         label_column: Column of the labels; default: the one that was scored, else ``labels``, ``label``, ``label_ids``.
 
     Returns:
-        The data set with two columns more (one where it has no labels).
+        The dataset with two more columns (one for a dataset without labels).
 
     Raises:
         RowMismatchError: The decisions are about other data, or about another version of a row.
         JournalError: The journal is missing or damaged.
-        ConfigError: An unknown mode, decisions that no journal would take, no such label column, or columns ``review``
-            or ``label_reviewed`` that no review has written.
-        DataError: No `datasets.Dataset`.
+        ConfigError: An unknown mode, invalid decisions, no such label column, or columns ``review`` or
+            ``label_reviewed`` that were not written by a review.
+        DataError: Not a `datasets.Dataset`.
 
     Example:
         >>> dataset = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
@@ -191,9 +192,9 @@ def apply_review(
 def plan_review(
     dataset: Dataset, decisions: Decisions, scores: VoGScores | None = None, *, label_column: str | None = None
 ) -> Review:
-    """What `apply_review` would do, all of it verified."""
+    """Verify decisions, and return what `apply_review` would do."""
     _require_table(dataset)
-    require_type("scores", scores, (VoGScores, type(None)), "pass the scores of this data set, or leave them out")
+    require_type("scores", scores, (VoGScores, type(None)), "pass the scores of this dataset, or leave them out")
     header, standing, name = collect_decisions(decisions, scores)
     column = _label_column(dataset, scores, label_column)
     class_names = _class_names(dataset, column, header)
@@ -209,18 +210,18 @@ def plan_review(
     require_one_per_reviewer(standing)
     require_same_rows(standing, stored, identity, labels, header)
     resolved = resolve(standing)
-    if labels is None and any(one.label is not None for one in resolved.values()):
-        lacking = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
+    if labels is None and any(consensus.label is not None for consensus in resolved.values()):
+        subject = f"none of the columns {dataset.column_names}" if column is None else f"column {column!r}"
         has = "has labels" if column is None else "has no such classes"
         raise ConfigError(
-            f"rows are relabelled by number of class, and {lacking} {has}; pass label_column=", argument="label_column="
+            f"rows are relabeled by class number, and {subject} {has}; pass label_column=", argument="label_column="
         )
     _warn_of_lost(stored, resolved)
     return Review(stored, standing, resolved, column, labels, class_names)
 
 
 def require_mode(mode: str) -> None:
-    """Raise ConfigError where there is no such mode."""
+    """Raise ConfigError for an unknown mode."""
     require_type("mode", mode, str, f"pass one of {', '.join(MODES)}")
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -228,32 +229,34 @@ def require_mode(mode: str) -> None:
 
 def _require_table(dataset: AnyDataset) -> None:
     if not has_table(dataset):
-        advice = "pass one split, dataset['train']" if isinstance(dataset, dict) else "pass what was reviewed"
+        advice = (
+            "pass one split, dataset['train']" if isinstance(dataset, dict) else "pass the dataset that was reviewed"
+        )
         raise DataError(f"a review is applied to a datasets.Dataset, got a {type(dataset).__name__}; {advice}")
     taken = [name for name in (REVIEW, REVIEWED) if name in dataset.column_names]
     if taken and _earlier_decisions(dataset) is None:
         raise ConfigError(
-            f"the review adds the columns {[REVIEW, REVIEWED]}, and the data set has {taken}, which no review has "
+            f"the review adds the columns {[REVIEW, REVIEWED]}, and the dataset has {taken}, which no review has "
             f"written; rename your own first, e.g. dataset.rename_column({taken[0]!r}, 'my_{taken[0]}')"
         )
 
 
 def _earlier_decisions(dataset: Dataset) -> list[str | None] | None:
-    """What an earlier review left in its column; None where there is none of its kind."""
+    """The decisions of an earlier review in its column; None without such a column."""
     if REVIEW not in dataset.column_names or dataset.features[REVIEW] != Value("string"):
         return None
     values: list[str | None] = dataset.with_format(None)[REVIEW][:]
     return values if set(values) <= {None, *DECISIONS} else None
 
 
-def _warn_of_lost(dataset: Dataset, resolved: dict[int, Resolved]) -> None:
-    """Say where an earlier review's decisions are in no column any more."""
+def _warn_of_lost(dataset: Dataset, resolved: dict[int, ConsensusDecision]) -> None:
+    """Log a warning if decisions of an earlier review are no longer in a column."""
     earlier = _earlier_decisions(dataset) or []
     lost = sum(decision is not None and row not in resolved for row, decision in enumerate(earlier))
     if lost:
         logger.warning(
-            "an earlier review decided about rows that this one says nothing of (%d); its columns are replaced, and "
-            "what it decided stays in its journal alone",
+            "an earlier review has decisions about rows without one in this review (%d); its columns are replaced, and "
+            "these decisions stay only in its journal",
             lost,
         )
 
@@ -284,7 +287,7 @@ def _class_names(dataset: Dataset, column: str | None, header: JournalHeader | N
 
 
 def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None) -> Labels | None:
-    """Given labels as numbers of classes, -1 where there is none; None where they are no classes."""
+    """Given labels as numbers of classes, -1 for a missing label; None if they are not classes."""
     labels = integer_column(dataset, [column])
     if labels is not None:
         return np.where(labels < 0, -1, labels)
@@ -295,7 +298,7 @@ def _class_numbers(dataset: Dataset, column: str, class_names: list[str] | None)
     unknown = next((value for value in values if value is not None and value not in number), None)
     if unknown is not None:
         raise ConfigError(
-            f"the label {unknown!r} in column {column!r} is none of the classes {class_names}; pass label_column=",
+            f"the label {unknown!r} in column {column!r} is not one of the classes {class_names}; pass label_column=",
             argument="label_column=",
         )
     return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64)

@@ -1,6 +1,6 @@
 """Rows to review as records of Argilla, for teams that have it, and their answers back into a journal.
 
-``argilla`` is no dependency: ``pip install argilla``. Nothing here talks to a server; see docs/review.md.
+``argilla`` is not a dependency: ``pip install argilla``. Nothing here connects to a server; see docs/review.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,18 +26,19 @@ SIDE = 640  # pixels of a picture's longer side; larger pictures are reduced to 
 
 
 def to_argilla(scores: VoGScores, dataset: AnyDataset, rows: Sequence[int]) -> list[Any]:
-    """Rows as records with what the model predicts as a suggestion, where it is not the given label.
+    """Convert rows to records, with the prediction as a suggestion if it differs from the given label.
 
     Args:
-        scores: Of the data set.
-        dataset: Its rows; None = records show their numbers alone.
-        rows: Which rows, in the order of the records: ``Queue(scores).rows(Filter())[:100]``.
+        scores: Scores of the dataset.
+        dataset: Its rows; None = records show only their numbers.
+        rows: Row numbers, in the order of the records: ``Queue(scores).rows(Filter())[:100]``.
 
     Returns:
-        ``argilla.Record`` each: a field ``image`` or ``text``; as metadata the row's number and hash, given class, and
-        scores; its id is the row's number. They fit the questions of `argilla_questions`.
+        One ``argilla.Record`` per row: a field ``image`` or ``text``; row number and hash, given class and scores as
+        metadata; the row number as id. They fit the questions of `argilla_questions`.
 
     Raises:
+        RowMismatchError: The rows are not the ones that were scored.
         ConfigError: There is no such row, or argilla is not installed.
     """
     split, argilla = ScoredSplit("", scores, dataset), import_argilla()
@@ -45,15 +46,15 @@ def to_argilla(scores: VoGScores, dataset: AnyDataset, rows: Sequence[int]) -> l
     outside = next((row for row in numbers if not 0 <= row < len(scores)), None)
     if outside is not None:
         raise ConfigError(f"rows must lie in 0..{len(scores) - 1}, got {outside}")
-    return [_record(argilla, view) for view in RowViews(split, SIDE, fit=_as_decoded, kept=0).views(numbers)]
+    return [_record(argilla, view) for view in RowViews(split, SIDE, fit=_as_decoded, cache_size=0).views(numbers)]
 
 
 def argilla_questions(scores: VoGScores) -> list[dict[str, Any]]:
-    """What `to_argilla`'s records are asked, as keywords of Argilla's questions.
+    """Questions for the records of `to_argilla`, as keyword arguments of Argilla's questions.
 
     Returns:
-        Of two ``LabelQuestion``: the decision, and the new label by number and name (left out where rows have no single
-        class); of one ``TextQuestion``: the note.
+        Arguments of two ``LabelQuestion``: the decision, and the new label by number and name (left out for rows
+        without a single class); and of one ``TextQuestion``: the note.
     """
     questions: list[dict[str, Any]] = [
         {"name": DECISION, "labels": list(DECISIONS), "required": True},
@@ -67,38 +68,43 @@ def argilla_questions(scores: VoGScores) -> list[dict[str, Any]]:
 
 
 def from_argilla(records: Iterable[object], journal: Journal, *, reviewers: Mapping[str, str] | None = None) -> int:
-    """Write the submitted answers of Argilla's users into a journal; those that stand there already are left.
+    """Write the submitted answers of Argilla's users into a journal; answers that it already has are skipped.
 
-    A label counts with the decision ``relabel`` alone, because Argilla fills it in with the suggestion. All answers are
+    A label counts only with the decision ``relabel``, because Argilla fills it in with the suggestion. All answers are
     verified before the first is written.
 
     Args:
-        records: What ``dataset.records(with_responses=True)`` gives.
-        journal: Of the same data.
+        records: Records from ``dataset.records(with_responses=True)``.
+        journal: Journal of the same data.
         reviewers: Names by user id; default: the id.
 
     Returns:
-        How many decisions were written.
+        Number of decisions written.
 
     Raises:
         RowMismatchError: A record is not about a row of the journal's data.
-        ConfigError: An answer that no journal takes; says of which record and user.
+        ConfigError: An invalid answer; the message names the record and the user.
     """
     standing, new = journal.standing(), []
     for record in records:
         row = _row_of(record, journal)
         for user, answers in _answers(record).items():
-            one = _decision(journal, row, (reviewers or {}).get(user, user), answers)
-            before = standing.get((row, one.reviewer))
-            if before is None or (before.decision, before.label, before.note) != (one.decision, one.label, one.note):
-                new.append(one)
-    for one in new:
-        journal.decide(one.row, one.decision, reviewer=one.reviewer, label=one.label, note=one.note)
+            decision = _decision(journal, row, (reviewers or {}).get(user, user), answers)
+            before = standing.get((row, decision.reviewer))
+            if before is None or _content(before) != _content(decision):
+                new.append(decision)
+    for decision in new:
+        given, label, note = _content(decision)
+        journal.decide(decision.row, given, reviewer=decision.reviewer, label=label, note=note)
     return len(new)
 
 
+def _content(decision: Decision) -> tuple[str, int | None, str]:
+    return decision.decision, decision.label, decision.note
+
+
 def import_argilla() -> Any:
-    """The library, or ConfigError that says how to get it."""
+    """Import Argilla; raise ConfigError with the install command if it is missing."""
     try:
         import argilla
     except ImportError as error:
@@ -136,7 +142,7 @@ def _metadata(view: RowView) -> dict[str, Any]:
 
 
 def _suggested(view: RowView) -> list[str]:
-    """The predicted class, as the question's value, if it is not the given one."""
+    """The predicted class, as the question's value, if it is not the given decision."""
     labels = given_labels(view.scores)
     if labels is None or "prediction" not in view.scores.column_names:
         return []
@@ -149,7 +155,7 @@ def _row_of(record: Any, journal: Journal) -> int:
     metadata = dict(record.metadata)
     row = metadata.get(ROW)
     if row is None:
-        raise RowMismatchError(f"record {record.id} has no metadata {ROW!r}; it was not made by to_argilla")
+        raise RowMismatchError(f"record {record.id} has no metadata {ROW!r}; it was not created by to_argilla")
     row = int(row)
     if not 0 <= row < journal.header.n_rows or metadata.get(ROW_HASH) != journal.row_hash(row):
         raise RowMismatchError(
@@ -166,15 +172,15 @@ def _decision(journal: Journal, row: int, reviewer: str, answers: Mapping[str, A
         return journal.check(row, str(decision), reviewer=reviewer, label=new, note=str(answers.get(NOTE) or ""))
     except ValueError as error:
         raise ConfigError(
-            f"the answer of {reviewer!r} to record {row} cannot be a decision: {error}; mend it in Argilla"
+            f"the answer of {reviewer!r} to record {row} is not a valid decision: {error}; fix it in Argilla"
         ) from error
 
 
 def _answers(record: Any) -> dict[str, dict[str, Any]]:
     """The submitted answers by user and question."""
-    found: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, Any]] = {}
     for response in record.responses:
         status = getattr(response.status, "value", response.status)
         if status in (None, SUBMITTED):  # not drafts, nor what was discarded
-            found.setdefault(str(response.user_id), {})[response.question_name] = response.value
-    return found
+            answers.setdefault(str(response.user_id), {})[response.question_name] = response.value
+    return answers

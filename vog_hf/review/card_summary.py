@@ -8,44 +8,44 @@ from vog_hf.review.agreement import reviewer_agreement
 from vog_hf.review.apply import Review
 
 MOST_CHANGES = 10  # pairs of classes that are named
-IN_WORDS = {"keep": "kept", "relabel": "relabelled", "drop": "to be dropped", "unsure": "left as unsure"}
+IN_WORDS = {"keep": "kept", "relabel": "relabeled", "drop": "to be dropped", "unsure": "left as unsure"}
 VERSIONS = {
     "flag": "This version has every row with its given label; what was decided stands beside it ({columns}).",
-    "correct": "This version has every row, with the label of the review in {relabelled}.",
+    "correct": "This version has every row, with the label of the review in {relabeled}.",
     "filter": "This version has the given labels, without {dropped}.",
-    "clean": "This version has the label of the review in {relabelled}, without {dropped}.",
+    "clean": "This version has the label of the review in {relabeled}, without {dropped}.",
 }
 
 
 def summary(review: Review, mode: str) -> str:
-    """What was looked at, decided and changed, and how far reviewers agreed: plain text, a line for each.
+    """Summary of what was reviewed, decided and changed, and of the agreement: plain text, one line each.
 
     Args:
-        review: What `plan_review` gave.
-        mode: How it was applied: see `apply_review`.
+        review: Result of `plan_review`.
+        mode: Mode of `apply_review`.
     """
     reviewers = len({one.reviewer for one in review.decisions})
     decided = ", ".join(f"{count:,} {IN_WORDS[name]}" for name, count in review.counts().items())
     columns = "review" if review.label_column is None else "review, label_reviewed"
-    seen = f"{_rows(len(review.resolved))} of {len(review.dataset):,} reviewed by {_people(reviewers)}"
+    reviewed = f"{_rows(len(review.resolved))} of {len(review.dataset):,} reviewed by {_people(reviewers)}"
     lines = [
-        f"{seen}: {decided or 'nothing decided'}.",
+        f"{reviewed}: {decided or 'nothing decided'}.",
         *_changes(review),
         VERSIONS[mode].format(
-            columns=columns, relabelled=_rows(len(review.relabelled)), dropped=_rows(len(review.dropped))
+            columns=columns, relabeled=_rows(len(review.relabeled)), dropped=_rows(len(review.dropped))
         ),
         *_agreement(review),
-        "Scores are those of the given labels among all rows that were scored"
-        + ("; what an error is goes by the labels of this version." if review.corrects(mode) else "."),
+        "Scores were computed with the given labels over all rows that were scored"
+        + ("; errors are counted against the labels of this version." if review.corrects(mode) else "."),
     ]
     return "\n".join(lines)
 
 
 def changes_by_class(review: Review) -> list[tuple[str, str, int]]:
-    """Given class, new class and how many rows were relabeled so, the most frequent first."""
+    """Given class, new class and number of relabeled rows, the most frequent first."""
     if review.labels is None:
         return []
-    pairs = Counter((int(review.labels[row]), label) for row, label in review.relabelled.items())
+    pairs = Counter((int(review.labels[row]), label) for row, label in review.relabeled.items())
     return [(_name(review, a), _name(review, b), count) for (a, b), count in pairs.most_common()]
 
 
@@ -55,20 +55,20 @@ def _changes(review: Review) -> list[str]:
         return []
     named = ", ".join(f"{given} to {new} ({count:,})" for given, new, count in changes[:MOST_CHANGES])
     others = sum(count for _, _, count in changes[MOST_CHANGES:])
-    return [f"Relabelled: {named}{f', and {others:,} more' if others else ''}."]
+    return [f"Relabeled: {named}{f', and {others:,} more' if others else ''}."]
 
 
 def _agreement(review: Review) -> list[str]:
-    found = reviewer_agreement(review.decisions)
-    if not found.rows:
+    agreement = reviewer_agreement(review.decisions)
+    if not agreement.rows:
         return []
     differing = sum(not one.agreed for one in review.resolved.values())
-    kappas = found.pairs["kappa"].dropna().to_numpy()
-    words = f"Reviewers agreed on {100 * found.share:.0f} % of the {_rows(found.rows)} that more than one looked at"
+    kappas = agreement.pairs["kappa"].dropna().to_numpy()
+    words = f"Reviewers agreed on {100 * agreement.share:.0f} % of the {_rows(agreement.rows)} with several reviewers"
     if len(kappas):
         low, high = np.min(kappas), np.max(kappas)
         words += f" (Cohen's kappa {low:.2f}{'' if len(kappas) == 1 else f' to {high:.2f}, by pair'})"
-    rule = "Where they differed, what more than half of them decided counts, else the row is unsure"
+    rule = "If they disagreed, the majority decides, and without a majority the row is unsure"
     return [f"{words}. {rule} ({_rows(differing)})."]
 
 

@@ -1,4 +1,4 @@
-"""What a reviewer decides about a row, and which decisions a row can have."""
+"""A reviewer's decision about a row, and which decisions are valid."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,18 +14,18 @@ DECISIONS = ("keep", "relabel", "drop", "unsure")
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reviewer decided about a row.
+    """A reviewer's decision about a row.
 
     Attributes:
-        row: Its number in the data set.
+        row: Number of the row in the dataset.
         decision: One of `DECISIONS`.
-        label: The new label, of ``"relabel"`` only.
-        note: What the reviewer has to say.
-        reviewer: Who.
-        time: When, UTC, ISO 8601.
-        id: Tells this decision from every other.
-        old_label: The row's given label; None where it has none.
-        row_hash: Hash of the row's content in hexadecimal; None where the scores have none.
+        label: New label, for ``"relabel"`` only.
+        note: Note of the reviewer.
+        reviewer: Name of the reviewer.
+        time: UTC time, ISO 8601.
+        id: Unique id of this decision.
+        old_label: Given label of the row; None for a row without one.
+        row_hash: Hash of the row's content in hexadecimal; None for scores without hashes.
     """
 
     row: int
@@ -39,14 +39,14 @@ class Decision:
     row_hash: str | None
 
     def __post_init__(self) -> None:
-        for name in ("reviewer", "note"):  # JSON carries halves of surrogate pairs, and tables do not
+        for name in ("reviewer", "note"):  # JSON can hold halves of surrogate pairs, tables cannot
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, escaped(value))
 
 
 def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> None:
-    """Raise ValueError (TypeError of a note) where a decision cannot be one about these rows and classes."""
+    """Raise ValueError (TypeError for a note) for an invalid decision about these rows and classes."""
     if not is_whole(decision.row) or not 0 <= decision.row < n_rows:
         raise ValueError(f"row must be a whole number in 0..{n_rows - 1}, got {decision.row!r}")
     require_type("decision", decision.decision, str, f"pass one of {', '.join(DECISIONS)}")
@@ -70,9 +70,7 @@ def require_valid_label(decision: Decision, n_classes: int | None) -> None:
             )
         return
     if n_classes is None:
-        raise ValueError(
-            "rows that have no single class cannot be relabelled; decide keep, drop or unsure, with a note"
-        )
+        raise ValueError("rows that have no single class cannot be relabeled; decide keep, drop or unsure, with a note")
     if not is_whole(label) or not 0 <= label < n_classes:
         raise ValueError(f"the label of a 'relabel' must be a class in 0..{n_classes - 1}, got {label!r}")
     if label == decision.old_label:

@@ -29,8 +29,8 @@ def collect_decisions(
         return decisions.header, list(decisions.standing().values()), str(decisions.path)
     require_type("decisions", decisions, Iterable, "pass the journal, its path, or a list of Decision")
     decisions = list(decisions)
-    for one in decisions:
-        require_type("a decision", one, Decision, "pass the journal, its path, or a list of Decision")
+    for decision in decisions:
+        require_type("a decision", decision, Decision, "pass the journal, its path, or a list of Decision")
     return None if scores is None else JournalHeader.of(scores), decisions, "decisions"
 
 
@@ -57,7 +57,7 @@ def require_valid_decision(
 
 def require_one_per_reviewer(decisions: list[Decision]) -> None:
     """Raise ConfigError for two decisions of a reviewer about a row: only a journal knows which one counts."""
-    count = Counter((one.row, one.reviewer) for one in decisions)
+    count = Counter((decision.row, decision.reviewer) for decision in decisions)
     twice = next((key for key, times in count.items() if times > 1), None)
     if twice is not None:
         raise ConfigError(
@@ -77,19 +77,18 @@ def require_same_rows(
     if header is not None and known and any(map(is_first_version, header.columns.values())):
         # Scores that were made again since the journal was begun have hashes of this version.
         known.append(identify_rows(dataset.select_columns([*header.columns])).row_hash)
-    for one in decisions:
+    for decision in decisions:
         advice = "pass the data that was reviewed, in its order"
-        hashes = [hex_of(row_hash[one.row]) for row_hash in known if row_hash is not None]
-        if hashes and one.row_hash is not None:
-            found = hashes[0]
-            if one.row_hash not in hashes:
-                extra = "" if header is not None else ", without columns that were added since, or its scores, too"
-                raise RowMismatchError(
-                    f"row {one.row} has the hash {found}, and the decision about it {one.row_hash}; {advice}{extra}"
-                )
-        given = -1 if one.old_label is None else one.old_label
-        if labels is not None and labels[one.row] != given:
+        hashes = [hex_of(row_hash[decision.row]) for row_hash in known if row_hash is not None]
+        if hashes and decision.row_hash is not None and decision.row_hash not in hashes:
+            extra = "" if header is not None else ", without columns that were added since, or pass its scores as well"
             raise RowMismatchError(
-                f"row {one.row} has the label {labels[one.row]}, and the decision about it was made under "
-                f"{'no label' if one.old_label is None else one.old_label}; {advice}"
+                f"row {decision.row} has the hash {hashes[0]}, and the decision about it {decision.row_hash}; "
+                f"{advice}{extra}"
+            )
+        given = -1 if decision.old_label is None else decision.old_label
+        if labels is not None and labels[decision.row] != given:
+            raise RowMismatchError(
+                f"row {decision.row} has the label {labels[decision.row]}, and the decision about it was made under "
+                f"{'no label' if decision.old_label is None else decision.old_label}; {advice}"
             )

@@ -1,4 +1,4 @@
-"""Records as HTML: through templates that escape whatever comes from the data."""
+"""Records as HTML, through templates that escape all data."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,16 +14,16 @@ from vog_hf.scores.ranking import class_names
 from vog_hf.scores.vog_scores import VoGScores
 
 LABEL_NOTE = (
-    "Labels here are those of an earlier review; scores, confidence and heat maps are those of the labels before it."
+    "The labels here are from an earlier review; scores, confidence and heat maps were computed with earlier labels."
 )
 WORDS = {"keep": "Keep", "relabel": "Relabel", "drop": "Drop", "unsure": "Unsure"}
 
 
 class PageMaker:
-    """HTML of rows and of what was decided about them.
+    """HTML of rows and of the decisions about them.
 
     Args:
-        scores: For the names of classes, and for what a heat map is of.
+        scores: Scores, for the names of classes and the explanation of heat maps.
     """
 
     def __init__(self, scores: VoGScores) -> None:
@@ -68,10 +68,10 @@ class PageMaker:
 
 
 def shell(name: str) -> str:
-    """A file of the page that holds nothing of the data: its frame, style sheet or script."""
+    """A file of the page without data: its frame, style sheet or script."""
     return files("vog_hf.review").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _printable(value: object) -> Any:
-    """Values of the template without what no page can hold."""
+    """Remove characters that no page can hold from values of the template."""
     return printable(value) if type(value) is str else value

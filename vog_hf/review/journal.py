@@ -1,7 +1,7 @@
-"""A journal of decisions about rows: a line each, on disk before anything else happens, never changed afterwards.
+"""A journal of decisions about rows: one line each, on disk before anything else happens, and never changed.
 
-The file is JSON lines. The first one says of which data the journal is; every other is an event: a decision, or that
-an earlier one is undone. Several processes may append to one journal; each reads what the others have appended.
+The file is JSON lines. The first line identifies the dataset; every other is an event: a decision, or the undoing of an
+earlier one. Several processes can append to one journal; each reads what the others have appended.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ class Journal:
 
     Attributes:
         path: The file.
-        header: Of which data it is.
+        header: Identity of its data.
     """
 
     def __init__(self, path: Path, scores: VoGScores) -> None:
@@ -51,24 +51,24 @@ class Journal:
         self._guard = threading.RLock()  # flock keeps processes apart, and this the threads of one
         self._contents = Events()
         self._header: JournalHeader | None = None
-        # Of what was taken in: device and inode of the file, number of bytes, the last line. None: anew, next time.
+        # What was read: device and inode of the file, number of bytes, the last line. None: read all next time.
         self._place: tuple[int, int, int, bytes] | None = None
 
     @classmethod
     def open(cls, path: str | Path, scores: VoGScores) -> "Journal":
-        """The journal in a file, begun where there is none.
+        """Open the journal in a file, or create it.
 
-        A last line that was cut off, because a process was killed while it wrote, is dropped with a warning: the
-        decision was never confirmed.
+        An incomplete last line, from a process that was killed while it wrote, is dropped with a warning: the decision
+        was never confirmed.
 
         Args:
-            path: The file; its folder is made where it is missing.
-            scores: Of the data that is reviewed.
+            path: Path of the file; its folder is created if it is missing.
+            scores: Scores of the data that is reviewed.
 
         Raises:
-            RowMismatchError: The journal is of other data.
-            JournalError: The file is damaged, or is no journal.
-            OutputFolderError: It cannot be written.
+            RowMismatchError: The journal belongs to a different dataset.
+            JournalError: The file is damaged, or is not a journal.
+            OutputFolderError: The file cannot be written.
 
         Example:
             >>> import numpy as np
@@ -86,65 +86,65 @@ class Journal:
         with explained_disk_errors(journal.path):
             journal.path.parent.mkdir(parents=True, exist_ok=True)
         with journal._locked(create=True):
-            pass  # which reads all of it
+            pass  # locking reads all of it
         return journal
 
     @property
     def header(self) -> JournalHeader:
-        """Of which data the journal is."""
+        """Identity of the data of the journal."""
         if self._header is None:
             raise JournalError(f"{self.path} has no first line; open it with Journal.open")
         return self._header
 
     @property
     def count(self) -> int:
-        """How many decisions stand, those of others among them."""
+        """Number of decisions that count, including those of others."""
         with self._guard:
             self._refresh()
             return len(self._contents.standing)
 
     def standing(self) -> dict[Key, Decision]:
-        """By row and reviewer the last decision that was not undone, those of others among them.
+        """The last decision that was not undone, by row and reviewer.
 
         Raises:
-            JournalError: What others appended is damaged, or the file is gone.
+            JournalError: Lines that others appended are damaged, or the file is gone.
         """
         with self._guard:
             self._refresh()
             return dict(self._contents.standing)
 
     def text(self) -> str:
-        """The file as it is, without a last line that was cut off.
+        """The text of the file, without an incomplete last line.
 
         Raises:
-            JournalError: What others appended is damaged, or the file is gone.
+            JournalError: Lines that others appended are damaged, or the file is gone.
         """
         with self._guard, self._opened() as file:
             self._take_in(file)
             return read_from(file, 0, self._place[2] if self._place else 0).decode("utf-8")
 
     def decide(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
-        """Write down a decision; when this returns, it is on disk.
+        """Write a decision; it is on disk when this returns.
 
-        A reviewer's later decision about a row takes the place of the earlier one, which comes back when it is undone.
+        A reviewer's later decision about a row replaces the earlier one, which counts again if the later is undone.
 
         Args:
             row: Number of the row.
             decision: One of `vog_hf.review.DECISIONS`.
-            reviewer: Who decides.
-            label: The new label, of ``"relabel"`` only.
-            note: Anything.
+            reviewer: Name of the reviewer.
+            label: New label, for ``"relabel"`` only.
+            note: Any text.
 
         Raises:
             ConfigError: No such row, decision or label, a label without ``"relabel"``, the label that the row has
                 already, or no reviewer.
-            OutputFolderError: The disk is full or cannot be written to; nothing is then written.
+            OutputFolderError: The disk is full or not writable; nothing is written.
             JournalError: The file is damaged or gone.
         """
-        made = self.check(row, decision, reviewer=reviewer, label=label, note=note)
+        checked = self.check(row, decision, reviewer=reviewer, label=label, note=note)
         with self._locked() as append:
-            append({"event": DECIDE, **asdict(made)})
-        return made
+            append({"event": DECIDE, **asdict(checked)})
+        return checked
 
     def check(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
         """The decision that `decide` would write; nothing is written.
@@ -155,7 +155,7 @@ class Journal:
         if not is_whole(row) or not 0 <= row < len(self._scores):
             raise ConfigError(f"row must be a whole number in 0..{len(self._scores) - 1}, got {row!r}")
         old = -1 if self._labels is None else int(self._labels[row])
-        made = Decision(
+        checked = Decision(
             row=int(row),
             decision=decision,
             label=int(label) if label is not None and is_whole(label) else label,
@@ -167,35 +167,35 @@ class Journal:
             row_hash=self.row_hash(int(row)),
         )
         try:
-            require_valid(made, self.header.n_rows, self.header.n_classes)
+            require_valid(checked, self.header.n_rows, self.header.n_classes)
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
-        return made
+        return checked
 
     def row_hash(self, row: int) -> str | None:
-        """Hash of a row's content in hexadecimal; None where the scores have none."""
+        """Hash of a row's content in hexadecimal; None for scores without hashes."""
         hashes = self._scores.row_hash
         return None if hashes is None else hex_of(hashes[row])
 
     def last_of(self, reviewer: str) -> Decision | None:
-        """A reviewer's last decision that is not undone, in whatever process it was made."""
+        """A reviewer's last decision that is not undone, from any process."""
         require_type("reviewer", reviewer, str, "pass the reviewer's name")
         with self._guard:
             self._refresh()
             return self._contents.last_of(escaped(reviewer))
 
     def undo(self, reviewer: str, *, only: str | None = None) -> Decision | None:
-        """Undo a reviewer's last decision that is not undone yet, in whatever process it was made.
+        """Undo a reviewer's last decision that is not undone yet, from any process.
 
         Args:
-            reviewer: Whose.
-            only: Undo it only if its id is this one, so that a question asked twice does not undo two decisions.
+            reviewer: Name of the reviewer.
+            only: Undo it only if it has this id, so that a repeated request does not undo two decisions.
 
         Returns:
-            What was undone; None where there is nothing to undo.
+            The undone decision; None if there is nothing to undo.
 
         Raises:
-            OutputFolderError: The disk is full or cannot be written to; nothing is then written.
+            OutputFolderError: The disk is full or not writable; nothing is written.
             JournalError: The file is damaged or gone.
         """
         require_type("reviewer", reviewer, str, "pass the reviewer's name")
@@ -209,7 +209,7 @@ class Journal:
 
     @contextmanager
     def _locked(self, *, create: bool = False) -> Iterator[Any]:
-        """The file to oneself, after everything in it was taken in; gives what appends an event."""
+        """Lock the file and read everything in it; yields the function that appends an event."""
         busy = f"the journal {self.path} is being written to by another process; try again"
         with self._guard, self._opened(create=create) as file, exclusively(file, self.path, busy):
             self._take_in(file)
@@ -226,24 +226,24 @@ class Journal:
             yield append
 
     def _require_in_place(self, file: int) -> None:
-        """Raise JournalError where what was written is in no file of that name, since another has taken its place."""
+        """Raise JournalError if the file that was written to is no longer the one at the path."""
         try:
             in_place = os.path.samestat(os.stat(self.path), os.fstat(file))  # noqa: PTH116 (there is no other samestat)
         except FileNotFoundError:
             in_place = False
         if not in_place:
             raise JournalError(
-                f"the journal {self.path} was replaced or removed while it was written to; look at it, and decide again"
+                f"the journal {self.path} was replaced or removed while it was written to; check it, and decide again"
             )
 
     def _refresh(self) -> None:
-        """Take in the whole lines that others have appended."""
+        """Read the complete lines that others have appended."""
         with self._opened() as file:
             self._take_in(file)
 
     @contextmanager
     def _opened(self, *, create: bool = False) -> Iterator[int]:
-        """The file, anew each time: somebody may have put another in its place."""
+        """Open the file, each time again: another file may have replaced it."""
         try:
             file = os.open(inside(self.path), os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         except FileNotFoundError as error:
@@ -259,14 +259,14 @@ class Journal:
             os.close(file)
 
     def _take_in(self, file: int) -> None:
-        """Read what has been appended since the last time; all of it where it is not the file that was read."""
+        """Read what was appended since the last time; all of it if this is another file."""
         status = os.fstat(file)
         read, last = self._read_before(file, status)
         if not read:
             self._contents = Events()
         data = read_from(file, read, status.st_size)
         whole = data[: data.rfind(b"\n") + 1]
-        self._place = None  # what is refused now is refused again the next time
+        self._place = None  # what is refused now is also refused next time
         self._contents.add_lines(whole, self.path)
         if not read and self._contents.header is not None:
             self._contents.header.verify(self._scores.identity, self._labels, self.path)
@@ -275,20 +275,20 @@ class Journal:
         self._place = status.st_dev, status.st_ino, read + len(whole), last
 
     def _read_before(self, file: int, status: os.stat_result) -> tuple[int, bytes]:
-        """How much of the file was taken in, and its last line; nothing where another's content stands there now."""
+        """Number of bytes that were read, and the last line; nothing if the file has other content now."""
         if self._place is None or self._place[:2] != (status.st_dev, status.st_ino):
             return 0, b""
         _, _, read, last = self._place  # every line has an id of its own, and a header the time
         return (read, last) if read_from(file, read - len(last), read) == last else (0, b"")
 
     def _drop_torn_line(self, file: int) -> None:
-        """Whoever wrote a line without an end is dead, for the lock is ours: finish it if it is whole, else drop it."""
+        """Finish an incomplete last line if its JSON is whole, else drop it: with our lock, its writer is dead."""
         start = 0 if self._place is None else self._place[2]
         torn = read_from(file, start, os.fstat(file).st_size)
         if not torn:
             return
         if self._contents.header is None and not is_header_start(torn):
-            raise JournalError(f"{self.path} is no journal of decisions; name another file")
+            raise JournalError(f"{self.path} is not a review journal; choose another file")
         if is_json(torn):
             write_all(file, b"\n", start + len(torn), self.path)
             self._take_in(file)
@@ -303,21 +303,21 @@ class Journal:
 
 
 def read_decisions(path: str | Path) -> list[Decision]:
-    """The decisions that stand in a journal, in the order in which they were made.
+    """Read the decisions that count from a journal, in the order in which they were made.
 
     Raises:
-        JournalError: The file is missing, damaged, or no journal.
+        JournalError: The file is missing, damaged, or not a journal.
     """
     return read_journal(path)[1]
 
 
 def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
-    """Of which data a journal is, and the decisions that stand in it, in the order in which they were made.
+    """Read the header of a journal and the decisions that count, in the order in which they were made.
 
-    The file is not changed: a last line that was cut off is left out with a warning.
+    The file is not changed: an incomplete last line is skipped with a warning.
 
     Raises:
-        JournalError: The file is missing, damaged, or no journal.
+        JournalError: The file is missing, damaged, or not a journal.
     """
     path, contents = as_path("path", path).expanduser(), Events()
     try:
@@ -327,7 +327,7 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
             data = file.read()
     except OSError as error:
         raise JournalError(
-            f"the journal {path} cannot be read ({error.strerror}); name the file that the review wrote"
+            f"the journal {path} cannot be read ({error.strerror}); choose the file that the review wrote"
         ) from error
     whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
     if torn and is_json(torn):
@@ -336,6 +336,6 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
     if torn and contents.header is not None:
         logger.warning("the last line of %s was cut off (%d bytes) and is left out", path, len(torn))
     if contents.header is None:
-        raise JournalError(f"{path} is no journal of decisions; name the file that the review wrote")
+        raise JournalError(f"{path} is not a review journal; choose the file that the review wrote")
     standing = {decision.id for decision in contents.standing.values()}
     return contents.header, [decision for id_, decision in contents.by_id.items() if id_ in standing]

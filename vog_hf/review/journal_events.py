@@ -18,7 +18,7 @@ Key = tuple[int, str]  # row and reviewer
 
 @dataclass
 class Events:
-    """The events of a journal, in order: what stands."""
+    """The events of a journal in order, and the decisions that count."""
 
     header: JournalHeader | None = None
     n_lines: int = 0
@@ -28,10 +28,10 @@ class Events:
     standing: dict[Key, Decision] = field(default_factory=dict)
 
     def add_lines(self, data: bytes, path: Path) -> None:
-        """Take in whole lines.
+        """Add complete lines.
 
         Raises:
-            JournalError: A line that no journal has in this place.
+            JournalError: An invalid line.
         """
         for line in data.split(b"\n")[:-1]:
             self.n_lines += 1
@@ -40,8 +40,8 @@ class Events:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise JournalError(
-                    f"line {self.n_lines} of {path} is not what a journal has there ({reason}); restore the file "
-                    "from a copy, or mend that line, without its checksum"
+                    f"line {self.n_lines} of {path} is not a valid journal line ({reason}); restore the file from "
+                    "a copy, or fix that line, without its checksum"
                 ) from error
 
     def last_of(self, reviewer: str) -> Decision | None:
@@ -81,7 +81,7 @@ class Events:
 
 
 def is_json(data: bytes) -> bool:
-    """Whether these bytes are one JSON object."""
+    """Return whether these bytes are one JSON object."""
     try:
         return isinstance(json.loads(data), dict)
     except ValueError:
@@ -89,14 +89,14 @@ def is_json(data: bytes) -> bool:
 
 
 def append_line(file: int, event: Mapping[str, object], path: Path) -> None:
-    """Append an event to a locked file, and have it on disk; on a full disk the file is as it was."""
-    # ASCII: a note may have halves of surrogate pairs or line separators in it.
+    """Append an event to a locked file and flush it to disk; on a full disk the file stays as it was."""
+    # ASCII: a note can contain halves of surrogate pairs or line separators.
     line = json.dumps(with_checksum(event), ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
     write_all(file, line, os.fstat(file).st_size, path)
 
 
 def write_all(file: int, data: bytes, start: int, path: Path) -> None:
-    """Write bytes at the end of a file and have them on disk, or leave the file as it was."""
+    """Write bytes at the end of a file and flush them to disk, or leave the file as it was."""
     with explained_disk_errors(path):
         try:
             done = 0
@@ -109,16 +109,16 @@ def write_all(file: int, data: bytes, start: int, path: Path) -> None:
 
 
 def read_from(file: int, start: int, stop: int) -> bytes:
-    """The bytes of a file from one place to another."""
-    parts = []
-    while start < stop and (part := os.pread(file, stop - start, start)):
-        parts.append(part)
-        start += len(part)
-    return b"".join(parts)
+    """The bytes of a file from ``start`` to ``stop``."""
+    chunks = []
+    while start < stop and (chunk := os.pread(file, stop - start, start)):
+        chunks.append(chunk)
+        start += len(chunk)
+    return b"".join(chunks)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Have a new file's name on disk, too."""
+    """Flush the name of a new file to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

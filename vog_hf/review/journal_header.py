@@ -1,4 +1,4 @@
-"""Of which data a journal of decisions is: what its first line says."""
+"""The first line of a journal, which identifies the data that its decisions are about."""
 
 import hashlib
 import logging
@@ -36,13 +36,13 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class JournalHeader:
-    """Of which data a journal is.
+    """Identity of the data of a journal.
 
     Attributes:
         n_rows: Number of rows.
-        columns: Digest of every column of the dataset, in its order; empty where it has no table.
+        columns: Digest of every column of the dataset, in its order; empty for a dataset without a table.
         label_digest: Digest of the given labels; None where rows have no single class.
-        n_classes: How many classes there are; None where rows have no single class.
+        n_classes: Number of classes; None for rows without a single class.
         class_names: Their names, where they have any.
         created: When the journal was begun, UTC, ISO 8601.
     """
@@ -93,39 +93,39 @@ class JournalHeader:
         """Raise RowMismatchError where rows are not those of the journal.
 
         Args:
-            identity: Of the rows at hand.
-            labels: Their labels, which count where no column can be compared.
-            path: The journal.
+            identity: Identity of the given rows.
+            labels: Their labels, which are compared if no column can be.
+            path: Path of the journal.
         """
         try:
             shared = self.identity.verify(identity)
         except RowMismatchError as error:
             raise RowMismatchError(
-                f"the journal {path} is of other data: {error}; pass the data it was written for, or another journal"
+                f"the journal {path} belongs to a different dataset: {error}; pass its own dataset, or another journal"
             ) from error
         if shared:
             return
         if labels is None or self.label_digest is None:
-            logger.warning("only the number of rows shows that they are those of %s: no column could be compared", path)
+            logger.warning("the rows could only be compared with %s by their number: no column is shared", path)
         elif label_digest(labels) != self.label_digest:
             raise RowMismatchError(
-                f"the journal {path} is of other data: the labels differ; pass the data it was written for"
+                f"the journal {path} belongs to a different dataset: the labels differ; pass its own dataset"
             )
 
 
 def given_labels(scores: VoGScores) -> Labels | None:
-    """``[rows]`` given labels, -1 where a row has none; None where rows have no single class."""
+    """``[rows]`` given labels, -1 for a row without one; None for rows without a single class."""
     if "label" not in scores.column_names or not has_classes(scores):
         return None
     return scores.column("label").astype(np.int64)
 
 
 def label_digest(labels: Labels) -> str:
-    """SHA-256 of labels; every negative number means that there is none."""
+    """SHA-256 of labels; every negative number means no label."""
     clean = np.where(labels < 0, -1, labels).astype("<i8")
     return hashlib.sha256(clean.tobytes()).hexdigest()
 
 
 def is_header_start(data: bytes) -> bool:
-    """Whether a first line that was cut off is one of ours."""
+    """Return whether an incomplete first line is that of a journal."""
     return data.startswith(HEADER_START) or HEADER_START.startswith(data)

@@ -1,4 +1,4 @@
-"""Which rows a reviewer sees, in which order, and which are next to them for comparison."""
+"""The queue of rows that a reviewer sees: their order, filters, and neighbors for comparison."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -22,15 +22,15 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows are in the queue, and what comes first. What is not given leaves nothing out.
+    """Order and filters of a queue; the defaults include every row.
 
     Attributes:
-        order: Column of the scores to go by; None: the one the scores are ranked by (class-normalized VoG).
-        tail: Which end comes first: ``"highest"`` or ``"lowest"``.
+        order: Column of the scores to order by; None: the ranking column (class-normalized VoG).
+        tail: End that comes first: ``"highest"`` or ``"lowest"``.
         classes: Only rows with one of these given labels (-1: rows without a label).
-        mismatched: Only rows whose last prediction is not their given label.
+        mismatched: Only rows with a last prediction that differs from their given label.
         percentile: Only rows between these two percentiles (0..100) of the column ``order`` over all rows.
-        search: Only rows whose text has this in it, whether in capitals or not.
+        search: Only rows with this in their text; case does not matter.
         undecided: Only rows without a decision.
     """
 
@@ -61,11 +61,11 @@ class Queue:
     """The rows of scores, ordered and filtered.
 
     Args:
-        scores: Of one dataset.
-        texts: ``[rows]``, a text of each row to search in; None: there is nothing to search.
+        scores: Scores of one dataset.
+        texts: ``[rows]``, a text per row to search in; None: there is nothing to search.
 
     Attributes:
-        columns: Names of the columns that rows can be ordered by, the one the scores are ranked by first.
+        columns: Names of the columns that rows can be ordered by, the ranking column first.
 
     Example:
         >>> import numpy as np
@@ -75,7 +75,7 @@ class Queue:
     """
 
     def __init__(self, scores: VoGScores, texts: Sequence[str] | None = None) -> None:
-        require_type("scores", scores, VoGScores, "pass the scores of one data set")
+        require_type("scores", scores, VoGScores, "pass the scores of one dataset")
         require_type("texts", texts, (Sequence, np.ndarray, type(None)), "pass one text per row, or leave them out")
         for text in () if texts is None else texts:
             require_type("a text", text, str, "pass one text per row")
@@ -93,8 +93,8 @@ class Queue:
         """The rows that pass a filter, in its order; ties by row number, rows without a finite value last.
 
         Args:
-            chosen: The filter.
-            decided: Rows that have a decision, for ``Filter.undecided``.
+            chosen: Filter of the queue.
+            decided: Rows with a decision, for ``Filter.undecided``.
 
         Raises:
             ConfigError: A column, labels, predictions or texts that the scores do not have.
@@ -111,21 +111,21 @@ class Queue:
             label = self._column_of_classes("label")
             keep &= (label >= 0) & (label != self._column_of_classes("prediction"))
         if chosen.search:
-            keep &= self._found(chosen.search)
+            keep &= self._has_text(chosen.search)
         if chosen.undecided and decided:
             keep[[whole_number("decided", row, 0, len(keep) - 1) for row in decided]] = False
         ordered = self._ordered(chosen.order, chosen.tail)
         return ordered[keep[ordered]]
 
     def neighbours(self, row: int, chosen: Filter, count: int = 6) -> Rows:
-        """Rows of the same class that stand next to a row in the queue's order, whatever else is filtered.
+        """Rows of the same class next to a row in the queue's order, without other filters.
 
-        The class is the given label, where there is none the last prediction; where rows have no class, any row.
+        The class is the given label, else the last prediction; without classes, any row is a neighbor.
 
         Args:
-            row: The row in question.
-            chosen: The filter, of which only order and tail count.
-            count: How many: half before and half after it, more on one side where the other has fewer.
+            row: Number of the row.
+            chosen: Filter, of which only order and tail are used.
+            count: Number of neighbors: half before and half after the row, more on one side if the other has fewer.
 
         Raises:
             ConfigError: There is no such row or column.
@@ -153,14 +153,14 @@ class Queue:
         return self._orders[name, tail]
 
     def _percentiles(self, order: str | None) -> npt.NDArray[np.float64]:
-        """Each row's percentile in a column, NaN where it has no finite value."""
+        """Each row's percentile in a column, NaN for a row without a finite value."""
         name = self._known(order)
         if name not in self._percentile:
             values = self.scores.column(name).astype(np.float64)
             is_finite = np.isfinite(values)
-            found = np.full(len(values), np.nan)
-            found[is_finite] = percentile(torch.from_numpy(values[is_finite])).numpy()
-            self._percentile[name] = found
+            percentiles = np.full(len(values), np.nan)
+            percentiles[is_finite] = percentile(torch.from_numpy(values[is_finite])).numpy()
+            self._percentile[name] = percentiles
         return self._percentile[name]
 
     def _known(self, order: str | None) -> str:
@@ -175,7 +175,7 @@ class Queue:
         return self.scores.column(name).astype(np.int64)
 
     def _classes(self) -> npt.NDArray[np.int64] | None:
-        """Each row's class, from its label or else its prediction; None where rows have no single class."""
+        """Each row's class: its label, else its prediction; None for rows without a single class."""
         if not has_classes(self.scores):
             return None
         names = [name for name in NOT_AN_ORDER if name in self.scores.column_names]
@@ -184,8 +184,8 @@ class Queue:
         classes = self._column_of_classes(names[0])
         return np.where(classes < 0, self._column_of_classes(names[-1]), classes)
 
-    def _found(self, search: str) -> npt.NDArray[np.bool_]:
+    def _has_text(self, search: str) -> npt.NDArray[np.bool_]:
         if self.texts is None:
             raise ConfigError(f"these rows have no text to search for {search!r}; leave the search empty")
-        wanted = search.casefold()
-        return np.fromiter((wanted in text for text in self.texts), dtype=bool, count=len(self.texts))
+        searched = search.casefold()
+        return np.fromiter((searched in text for text in self.texts), dtype=bool, count=len(self.texts))

@@ -86,8 +86,8 @@ class RowRecords:
     """
 
     def __init__(self, split: ScoredSplit, *, is_from_hub: bool = False) -> None:
-        self._views = RowViews(split, SIDE, is_from_hub=is_from_hub, kept=0)
-        self._small_views = RowViews(split, SMALL_SIDE, is_from_hub=is_from_hub, kept=0)
+        self._views = RowViews(split, SIDE, is_from_hub=is_from_hub, cache_size=0)
+        self._small_views = RowViews(split, SMALL_SIDE, is_from_hub=is_from_hub, cache_size=0)
         self._sounds = Sounds(split.rows, is_from_hub=is_from_hub)
         self._listed = [name for name in COLUMNS if name in split.scores.column_names]
         self.record = lru_cache(maxsize=32)(self._record)

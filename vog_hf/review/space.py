@@ -20,10 +20,10 @@ REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class SpaceOf:
-    """What a Space shows.
+    """The dataset that a Space shows.
 
     Attributes:
-        repo_id: The dataset on the Hub.
+        repo_id: Name of the dataset on the Hub.
         config_name: Its configuration.
         split: Its split.
         revision: A branch, tag or commit; None = the main branch, as it is when the Space starts.
@@ -40,20 +40,20 @@ def write_space(folder: str | Path, shown: SpaceOf, *, package: str | None = Non
 
     Args:
         folder: Where to; must be empty or not be there.
-        shown: The dataset.
-        package: What to install vog_hf from, e.g. ``"vog-hf[review]==0.1.0"``; None = a copy of this package is
+        shown: Dataset to review.
+        package: Requirement that installs vog_hf, e.g. ``"vog-hf[review]==0.1.0"``; None = a copy of this package is
             put into the folder and only what it depends on is installed.
 
     Returns:
         The folder, to be uploaded with ``hf upload OWNER/NAME FOLDER --repo-type space``.
 
     Raises:
-        ConfigError: What cannot be the name of a dataset.
+        ConfigError: An invalid name of a dataset.
         OutputFolderError: Something is in the folder.
     """
     folder = Path(folder)
     if not REPO_ID.fullmatch(shown.repo_id):
-        raise ConfigError(f"a data set on the Hub is named like 'user/data', got {shown.repo_id!r}")
+        raise ConfigError(f"a dataset on the Hub is named like 'user/data', got {shown.repo_id!r}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputFolderError(f"{folder} must be a new or an empty folder; name another one, or empty it")
     environment = Environment(  # Python and Markdown, not HTML: what is put in is written as Python or YAML writes it
@@ -89,7 +89,7 @@ def _metadata(shown: SpaceOf) -> str:
 
 
 def _apply_command(shown: SpaceOf) -> str:
-    """How the decisions are given back to the data that the Space shows."""
+    """The command that applies the decisions to the data of the Space."""
     named = {"--config": shown.config_name, "--split": shown.split, "--dataset-revision": shown.revision}
     options = [part for name, value in named.items() if value is not None for part in (name, value)]
     return shlex.join(["vog-hf", "apply", shown.repo_id, JOURNAL, *options])

@@ -1,4 +1,4 @@
-"""What is said of scores in any tracker: tables, charts, pictures and scalars, computed once from the same rows."""
+"""What is logged to any tracker: tables, charts, images and scalars, computed once from the same rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,12 @@ SHEET_ROWS = 25  # at each end
 
 @dataclass(frozen=True)
 class Contents:
-    """What is logged of one data set.
+    """What is logged for one split.
 
     Attributes:
-        values: By name, without ``vog/`` before it.
-        sentences: What a person reads first.
-        summary: Words that runs are compared by, beside the scalars among the values.
+        values: Values by name, without the prefix ``vog/``.
+        sentences: Introductory sentences.
+        summary: Texts by which runs are compared, in addition to the scalars among the values.
     """
 
     values: dict[str, Record]
@@ -38,7 +38,7 @@ class Contents:
 
 
 def contents(split: ScoredSplit, top_k: int) -> Contents:
-    """What to log of some scores.
+    """Compute what to log.
 
     Args:
         split: Scores, finished or of the snapshots up to now; without rows, tables have no pictures and texts.
@@ -73,7 +73,7 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
 
 
 def _of_all_rows(findings: Findings) -> tuple[dict[str, float], dict[str, Record]]:
-    """Scalars, histogram, data map and what is known to be mislabelled."""
+    """Scalars, histogram, data map, and the detection of rows known to be mislabeled."""
     scores, table = findings.scores, findings.table
     scalars: dict[str, float] = {
         "n_rows": len(scores),
@@ -93,7 +93,7 @@ def _of_all_rows(findings: Findings) -> tuple[dict[str, float], dict[str, Record
 
 
 def _rank_correlations(findings: Findings) -> dict[str, float]:
-    """Spearman correlation of VoG with each companion, and of early with late; none with equal values."""
+    """Spearman correlation of VoG with each companion, and of early with late; none for constant values."""
     if findings.correlations is None:
         return {}
     of_vog = findings.correlations["vog"]
@@ -104,13 +104,13 @@ def _rank_correlations(findings: Findings) -> dict[str, float]:
 
 
 def _of_classes(findings: Findings) -> tuple[dict[str, float], dict[str, Record]]:
-    """Classes, and the errors by decile of the column that the tables are ranked by, early and late."""
+    """Tables of classes and of errors by decile: of the ranking column, and of early and late VoG."""
     if findings.classes is None:
         return {}, {}
     names = class_names(findings.scores, findings.classes["class"])
     shown, cut = findings.classes[:MAX_TABLE_ROWS], ""
     if len(shown) < len(findings.classes):
-        cut = f"The first {len(shown):,} of {len(findings.classes):,} classes, as many as a table of W&B can hold."
+        cut = f"The first {len(shown):,} of {len(findings.classes):,} classes, the maximum that a W&B table can hold."
     values: dict[str, Record] = {
         "classes": Table({**_table(shown).columns, "class": names[: len(shown)]}, cut),
         "mean_by_class": _class_bars(findings.classes, names),
@@ -149,7 +149,7 @@ def _class_bars(classes: pd.DataFrame, names: list[str | int | None]) -> BarChar
 
 
 def _stability(findings: Findings) -> tuple[dict[str, Record], list[str]]:
-    """How the ranking by raw VoG changed from snapshot to snapshot, and what that says."""
+    """Stability of the ranking by raw VoG from snapshot to snapshot, as records and in words."""
     table = findings.stability
     if table is None:
         return {}, []
@@ -168,5 +168,5 @@ def _table(frame: pd.DataFrame) -> Table:
 
 
 def _cells(values: Any) -> list[Any]:
-    """Python values, None where there is none."""
+    """Values as Python objects, None for missing ones."""
     return [None if pd.isna(value) else value for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""log_scores: what there is to say of scores, into the run that is active or given."""
+"""log_scores: log scores and their tables, charts and images to a run."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,27 +19,27 @@ TRACKERS = {"wandb": "vog_hf.tracking.wandb_backend", "trackio": "vog_hf.trackin
 
 
 class Backend(Protocol):
-    """What a module that translates for one tracker defines."""
+    """The functions of a module that translates for one tracker."""
 
     HOW_TO_START: str  # completes "no run is active: ..."
 
     def active_run(self) -> Any:
-        """The run that is active in this process; None: there is none, or the library is not loaded."""
+        """The run that is active in this process; None without one, or if the library is not loaded."""
 
     def translated(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Records as the tracker's own objects."""
 
     def about(self, sentences: list[str]) -> Any:
-        """Sentences to be read first, as the tracker's own object."""
+        """Introductory sentences as the tracker's own object."""
 
     def summarize(self, run: object, summary: Mapping[str, str]) -> None:
-        """Put words where runs are compared."""
+        """Write values to the summary by which runs are compared."""
 
     def log_artifact(self, run: object, split: str, scores: VoGScores) -> None:
-        """Put the scores themselves beside the run, where the tracker can."""
+        """Store the scores themselves with the run, if the tracker can."""
 
     def reopened(self, run: object) -> AbstractContextManager[Any]:
-        """A run that was active before, active again for as long."""
+        """Make a run that was active before active again for as long."""
 
 
 def log_scores(
@@ -54,32 +54,32 @@ def log_scores(
 ) -> bool:
     """Log scores to the active run of a tracker; call it on the main process.
 
-    Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalised score: row,
+    Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalized score: row,
     picture or text, heat map of VoG, label, prediction, confidence and all scores), the same per class, ``classes``,
     ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data map and a
-    histogram; where the data set has a column ``is_corrupted``, ``detection``: how well each column finds these rows;
+    histogram; if the dataset has a column ``is_corrupted``, ``detection``: how well each column finds these rows;
     scalars; ``about``, which says how good a guide VoG is in this run, what to review first and what each table shows;
     the rows to review first in ``review_first``, and the numbers in ``hard_tail_numbers``; ``headline`` and
     ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version of the
     artifact ``vog-scores-<run id>``.
 
     Args:
-        scores: Of ``dataset``; or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
-        dataset: What was scored, for the pictures or texts; None = tables without them.
+        scores: Scores of ``dataset``, or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
+        dataset: Dataset that was scored, for its images or texts; None = tables without them.
         to: ``"wandb"`` or ``"trackio"``.
         step: ``train/global_step`` of the Trainer, on whose axis everything is put; with a tracker of Accelerate, its
             own step. None = no step is logged.
         top_k: Rows in each of the two tables, 1..10,000; each is a picture to upload.
         run: A run, or what ``accelerator.get_tracker(to)`` returns; default: the run that is active.
-        artifact: Whether the scores themselves are kept, too; False while a training goes on.
+        artifact: Whether the scores themselves are also stored; False while a training run continues.
 
     Returns:
         Whether there was a run. Without one nothing is logged but a warning that says how to get one.
 
     Raises:
         ConfigError: Another tracker, one that is not installed, a run of another tracker than ``to``, ``top_k`` out of
-            range, or splits that do not fit the data set's.
-        RowMismatchError: The data set's rows are not the ones that were scored.
+            range, or splits that do not fit those of the dataset.
+        RowMismatchError: The rows of the dataset are not the ones that were scored.
 
     Example:
         >>> import numpy as np
@@ -129,17 +129,15 @@ def _backend(to: str) -> Backend:
 
 
 def _target(to: str, run: Any, step: int | None) -> tuple[Callable[[dict[str, Any]], object], Any]:
-    """What logs values, and the run behind it; None: there is none in this process."""
+    """The function that logs values, and its run; None without a run in this process."""
     run = _backend(to).active_run() if run is None else run
-    if hasattr(run, "store_init_configuration"):  # a tracker of Accelerate, whose users count steps their own way
-        name = getattr(run, "name", to)  # one that stands for none has no name
+    if hasattr(run, "store_init_configuration"):  # a tracker of Accelerate, with its user's own step counter
+        name = getattr(run, "name", to)  # a dummy tracker does not have a name
         if name != to:
-            raise ConfigError(
-                f"to={to!r} and the tracker that was given is {name!r}; pass accelerator.get_tracker({to!r})"
-            )
+            raise ConfigError(f"to={to!r} and the given tracker is {name!r}; pass accelerator.get_tracker({to!r})")
         return lambda values: run.log(values, step=step), getattr(run, "tracker", None)
     library = type(run).__module__.partition(".")[0]
     if library in TRACKERS and library != to:
-        raise ConfigError(f"to={to!r} and the run that was given is one of {library}; pass to={library!r}")
+        raise ConfigError(f"to={to!r} and the given run belongs to {library}; pass to={library!r}")
     # never run.log(step=...): that is W&B's own counter, which the Trainer's later records would fall behind
     return lambda values: run.log(values if step is None else {**values, STEP: step}), run

@@ -1,4 +1,4 @@
-"""What is logged, in no tracker's own terms: tables, line and bar charts, pictures, histograms and plain values."""
+"""Media types independent of any tracker: tables, line and bar charts, pictures, histograms and plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How values are distributed, ``[rows]``."""
+    """Histogram of values, ``[rows]``."""
 
     values: npt.NDArray[np.floating]
 

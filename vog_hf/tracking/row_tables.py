@@ -1,4 +1,4 @@
-"""Tables of rows: the highest and the lowest of a data set and of each class: picture or text, heat map, all scores."""
+"""Tables of the highest and lowest rows of a dataset and of each class: image or text, heat map, all scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def row_tables(views: RowViews, top_k: int, tail: HardTail, recommended: Recomme
 
 
 def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:
-    """Which rows are shown of one end of the ranking, and what this run says of it."""
+    """Caption for the rows at one end of the ranking, with the verdict of this run on it."""
     return f"The {count:,} {end} of {len(scores):,} rows by {ranking_column(scores)}. {_verdict_on(end, tail)}"
 
 
@@ -59,21 +59,21 @@ def review_first_rows(scores: VoGScores, recommended: RecommendedRanking, top_k:
 
 
 def extreme_rows(scores: VoGScores, top_k: int) -> dict[str, Rows]:
-    """Numbers of the highest and the lowest rows, most extreme first; at most half of all rows at each end."""
+    """Row numbers of the highest and the lowest rows, most extreme first; at most half of all rows at each end."""
     count = min(top_k, max(1, len(scores) // 2))
     return dict(zip(TAIL_OF_END, most_extreme(scores, ranking_column(scores), count), strict=True))
 
 
 def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
-    """The same of each class, classes in the order of their numbers; nothing where rows have no classes.
+    """The same for each class, in the order of class numbers; empty for rows without classes.
 
-    `ROWS_PER_CLASS` rows of each, at most half of its rows; fewer where that would be more than `MAX_CLASS_ROWS`; of
-    more classes than that, one row of each of the first.
+    `ROWS_PER_CLASS` rows per class, at most half of its rows; fewer if that would exceed `MAX_CLASS_ROWS`; with more
+    classes than that, one row for each of the first ones.
     """
     if not has_classes(scores) or "label" not in scores.column_names or (scores.column("label") < 0).all():
         return {}
     label, values = scores.column("label"), scores.column(ranking_column(scores)).astype(np.float64)
-    found = {}
+    rows_by_end = {}
     for end, keys in (("highest", -values), ("lowest", values)):
         order = np.lexsort((keys, label))  # NaN last, ties in row order
         order = order[label[order] >= 0]
@@ -81,12 +81,12 @@ def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
         count = min(ROWS_PER_CLASS, max(1, MAX_CLASS_ROWS // len(classes)))
         place = np.arange(len(order)) - np.repeat(starts, sizes)
         most = np.minimum(count, np.maximum(1, sizes // 2))
-        found[end] = order[place < np.repeat(most, sizes)][:MAX_CLASS_ROWS]
-    return found
+        rows_by_end[end] = order[place < np.repeat(most, sizes)][:MAX_CLASS_ROWS]
+    return rows_by_end
 
 
 def shown_rows(scores: VoGScores, top_k: int) -> Rows:
-    """Numbers of all rows in these tables, in order."""
+    """Row numbers of all rows in these tables, in order."""
     tables = (extreme_rows(scores, top_k), extreme_rows_of_classes(scores))
     first = review_first_rows(scores, recommended_ranking(scores), top_k)
     return np.unique(np.concatenate([first, *(rows for table in tables for rows in table.values())]))
@@ -99,7 +99,7 @@ def _classes_in(scores: VoGScores, rows: Rows) -> str:
 
 
 def _verdict_on(end: str, tail: HardTail) -> str:
-    """What this run says of one end of its ranking."""
+    """The verdict of this run on one end of its ranking."""
     if tail.tail == "unclear":
         return "Which end holds the hard rows is unclear in this run."
     if tail.named_tail == "unclear":

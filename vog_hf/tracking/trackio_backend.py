@@ -26,7 +26,7 @@ def active_run() -> Any:
 
 @contextmanager
 def reopened(run: Any) -> Iterator[Any]:
-    """A run that is active, or one that Trainer has finished, which goes on for as long."""
+    """Yield a run that is active, or resume one that Trainer has finished for as long."""
     trackio = _trackio()
     active = active_run()
     if active is not None:
@@ -37,7 +37,7 @@ def reopened(run: Any) -> Iterator[Any]:
         project=run.project,
         name=run.name,
         space_id=space,
-        config={name: value for name, value in run.config.items() if not name.startswith("_")},  # it is written anew
+        config={name: value for name, value in run.config.items() if not name.startswith("_")},  # it is written again
         resume="must",
         embed=False,
     )

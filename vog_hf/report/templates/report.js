@@ -1,5 +1,5 @@
 "use strict";
-// Tables whose rows can be ordered by any column and narrowed to one class. Without this script they stand as written.
+// Tables with rows that can be sorted by any column and filtered by class. Without this script they stay as written.
 (() => {
   const value = (row, column) => {
     const text = row.cells[column].textContent;

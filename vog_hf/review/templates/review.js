@@ -11,7 +11,7 @@ let shown = {row: null, mine: null, label: null, prediction: null};
 let busy = false;
 let drafts = {}; // notes that are in no journal yet, by who wrote them and about which row
 
-// Where this tab is: kept by the browser, so that a reload goes on there.
+// The state of this tab, stored by the browser, so that a reload continues there.
 const place = () => `vog-review ${about.key}`;
 function remember() {
   const values = {...filter(), skip: field("skip").value};
@@ -92,7 +92,7 @@ async function ask(name, extra = {}) {
     remember();
     return true;
   } catch {
-    complain("The server does not answer. What was decided before is in the journal; try again once it runs.");
+    complain("The server does not respond. Earlier decisions are in the journal; try again when it runs.");
     return false;
   } finally {
     busy = false;
@@ -105,8 +105,8 @@ async function render(answer) {
   for (const name of ["stage", "facts", "near_rows"]) part(name).innerHTML = answer.html[name] ?? "";
   if (answer.row === null) {
     part("stage").textContent = answer.length
-      ? "Every row of this queue is decided. Change the filters, or walk past nothing to see them again."
-      : "No row passes these filters.";
+      ? "All rows of this queue are reviewed. Change the filters, or skip none to see them again."
+      : "No rows match these filters.";
   }
   part("decisions").innerHTML = answer.decisions ?? "";
   part("note").value = drafts[draft(answer.row)] ?? written();
@@ -142,7 +142,7 @@ function refreshFacts(delay) {
 async function decide(decision, label = null) {
   if (shown.row === null || busy) return;
   if (!part("reviewer").value.trim()) {
-    complain("Give your name first: decisions are kept under it.");
+    complain("Enter your name first: decisions are stored under it.");
     part("reviewer").focus();
     return;
   }
@@ -236,7 +236,7 @@ const actions = {
   },
   save: async () => {
     const file = await answerOf("decisions").catch(() => null);
-    if (!file || file.error) return complain(file?.error ?? "The server does not answer; nothing was saved.");
+    if (!file || file.error) return complain(file?.error ?? "The server does not respond; nothing was saved.");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([file.text], {type: "application/jsonl"}));
     link.download = file.name;

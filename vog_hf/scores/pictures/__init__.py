@@ -1,4 +1,4 @@
-"""What a row looks like, and pictures of many: what is shown of rows, thumbnails, heat maps, contact sheets, charts.
+"""Pictures of rows and of rankings: contents of rows, thumbnails, heat maps, contact sheets and charts.
 
 `row_content` reads pictures and texts of rows (`decoding` within bounds of memory), `row_view` is the one view of a row
 that all outputs share; `heat_maps` has thumbnails and heat maps, `contact_sheet` both ends of a ranking as one picture,

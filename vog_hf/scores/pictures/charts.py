@@ -18,16 +18,16 @@ INK, GREY = "#1f2328", "#656d76"
 
 
 def figure_of(size: tuple[int, int]) -> tuple[Figure, FigureCanvasAgg]:
-    """An empty white figure of so many pixels."""
+    """An empty white figure of a size in pixels."""
     dpi = 100
     figure = Figure(figsize=((size[0] + 0.5) / dpi, (size[1] + 0.5) / dpi), dpi=dpi, facecolor="white")  # rounded down
     return figure, FigureCanvasAgg(figure)
 
 
 def drawn(canvas: FigureCanvasAgg) -> Image.Image:
-    """What is on the canvas."""
+    """Draw the canvas as an image."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script the font has not
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a script that the font does not have
         canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
@@ -41,7 +41,7 @@ def decile_plot(deciles: pd.DataFrame, *, column: str = "VoG", width: int = 640)
     Args:
         deciles: As `vog_hf.evaluation.error_by_decile` returns it.
         column: Name of the score, for the axis.
-        width: Of the picture, in pixels; the height is 0.6 of it.
+        width: Image width in pixels; the height is 0.6 of it.
     """
     figure, canvas = figure_of((width, round(0.6 * width)))
     axes = figure.add_axes((0.11, 0.15, 0.86, 0.75))
@@ -50,9 +50,7 @@ def decile_plot(deciles: pd.DataFrame, *, column: str = "VoG", width: int = 640)
     axes.axhline(overall, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xticks(deciles["decile"])
     axes.set_ylim(0, max(1e-3, 1.15 * float(deciles["error"].max())))
-    axes.set_xlabel(
-        f"tenth of the rows by {printable(shortened(column, 40))} (1 = lowest)", color=INK, parse_math=False
-    )
+    axes.set_xlabel(f"decile of {printable(shortened(column, 40))} (1 = lowest)", color=INK, parse_math=False)
     axes.set_ylabel("error rate", color=INK)
     axes.set_title(f"dashed: all rows, {overall:.3f}", color=GREY, fontsize=9, loc="right")
     axes.spines[["top", "right"]].set_visible(False)
@@ -75,9 +73,9 @@ def draw_data_map(
         axes: Where to draw.
         variability: ``[rows]``, standard deviation of the label's probability over the snapshots; to the right.
         confidence: ``[rows]``, its mean, 0..1; upwards.
-        vog: ``[rows]``; its percentile among these rows is the colour.
+        vog: ``[rows]``; its percentile among these rows is the color.
         colors: From low to high VoG.
-        max_points: Of more rows, so many are drawn, chosen at random.
+        max_points: Maximum number of rows that are drawn, chosen at random.
     """
     n_rows = len(confidence)
     percentile = 100 * (rankdata(vog) - 0.5) / n_rows
@@ -107,7 +105,7 @@ def draw_data_map(
 def data_map(
     variability: npt.NDArray[np.generic], confidence: npt.NDArray[np.generic], vog: npt.NDArray[np.generic]
 ) -> tuple[Image.Image, str]:
-    """The same as a picture of its own, with a caption.
+    """The data map as a separate image, with a caption.
 
     Example:
         >>> picture, caption = data_map(np.array([0.1, 0.3]), np.array([0.9, 0.5]), np.array([0.2, 1.5]))

@@ -1,4 +1,4 @@
-"""Contact sheets: the rows at both ends of a ranking as pictures, with what is to be said of each."""
+"""Contact sheets: the rows at both ends of a ranking as images, with captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ RED = "#b3261e"
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in pixels of a contact sheet: two grids of tiles, each tile a picture beside itself with its heat map."""
+    """Sizes in pixels of a contact sheet: two grids of tiles, each an image without and with its heat map."""
 
     side: int
     columns: int
     lines: int
-    twins: bool
+    has_pairs: bool
 
     margin = 24
     header = 74
@@ -37,7 +37,7 @@ class _Layout:
 
     @property
     def tile(self) -> tuple[int, int]:
-        width = 2 * self.side + 2 if self.twins else self.side
+        width = 2 * self.side + 2 if self.has_pairs else self.side
         return width, self.side + 40
 
     @property
@@ -101,8 +101,8 @@ def draw_contact_sheet(views: RowViews, *, column: str | None = None, count: int
         )
     n_tiles = len(grids[0])
     columns = int(np.ceil(np.sqrt(n_tiles)))
-    twins = scores.has_heat_maps and scores.heat_map(grids[0][0].row).ndim == 2
-    layout = _Layout(views.side, columns, -(-n_tiles // columns), twins)
+    has_pairs = scores.has_heat_maps and scores.heat_map(grids[0][0].row).ndim == 2
+    layout = _Layout(views.side, columns, -(-n_tiles // columns), has_pairs)
     sheet = Image.new("RGB", layout.size, "white")
     for grid, tiles in enumerate(grids):
         for place, view in enumerate(tiles):
@@ -116,7 +116,7 @@ def _tile(view: RowView, layout: _Layout) -> Image.Image:
     tile = Image.new("RGB", (layout.tile[0], layout.side), "white")
     small = view.picture or Image.new("RGB", square, "#d8dee4")
     tile.paste(ImageOps.pad(small, square, color="#f0f2f4"), (0, 0))
-    if layout.twins:
+    if layout.has_pairs:
         heated = row_overlay(view.scores, view.row, small)
         tile.paste(ImageOps.pad(heated, square, color="#f0f2f4"), (layout.side + 2, 0))
     return tile
@@ -163,7 +163,7 @@ def _caption(view: RowView, width: int) -> tuple[str, bool]:
 
 
 def _subtitle(scores: VoGScores, column: str, layout: _Layout) -> str:
-    """What the column was computed from (of several targets, its own), and what the second pictures show."""
+    """How the column was computed (with several targets, from its own), and what the second images show."""
     parts = [f"{len(scores):,} rows"]
     if scores.facts.snapshots:
         parts.append(f"{len(scores.facts.snapshots)} snapshots")
@@ -172,8 +172,8 @@ def _subtitle(scores: VoGScores, column: str, layout: _Layout) -> str:
     if target:
         parts.append(f"target {shortened(target, 40)}")
     if has_classes(scores):
-        parts.append("label → prediction where they differ")
-    if layout.twins:
+        parts.append("label → prediction if they differ")
+    if layout.has_pairs:
         # whatever the sheet is ranked by, the heat maps are the first target's
         of = f" of the {shortened(targets[0], 40)}" if targets and target != targets[0] else ""
         parts.append(f"second picture: where the gradient{of} changed most between snapshots (bright; smoothed)")

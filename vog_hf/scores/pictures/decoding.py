@@ -1,4 +1,4 @@
-"""Pictures and texts of data, read within bounds: a file of a few kilobytes can stand for gigabytes in memory."""
+"""Images and texts of data, read within bounds of memory: a file of a few kilobytes can decode to gigabytes."""
 
 import threading
 import warnings
@@ -20,10 +20,10 @@ _OPENING = threading.Lock()  # the filters of warnings are the process's
 
 
 def decoded(file: IO[bytes], side: int) -> Image.Image:
-    """The picture in a file, its right side up and at most about ``2 * GAP * side`` pixels long.
+    """Decode the image in a file, upright and at most about ``2 * GAP * side`` pixels long.
 
     Args:
-        file: Of a picture, whoever has written it.
+        file: Image file, from any source.
         side: Longer side with which it will be shown, in pixels.
 
     Raises:
@@ -35,7 +35,7 @@ def decoded(file: IO[bytes], side: int) -> Image.Image:
     needed = image.width * image.height * SMALL_MODES.get(image.mode, 4)
     if needed > MAX_DECODED:
         raise DataError(
-            f"a picture of {image.width:,} x {image.height:,} pixels takes {format_bytes(needed)}, and at most "
+            f"an image of {image.width:,} x {image.height:,} pixels takes {format_bytes(needed)}, and at most "
             f"{format_bytes(MAX_DECODED)} are decoded to show one; store it smaller"
         )
     image.draft(None, (GAP * side, GAP * side))  # a JPEG can be decoded at a smaller size
@@ -49,7 +49,7 @@ def decoded(file: IO[bytes], side: int) -> Image.Image:
 
 
 def reduced(image: Image.Image, side: int) -> Image.Image:
-    """The picture at a fraction of its size, before anything else is computed from all its pixels.
+    """Reduce an image to a fraction of its size, before anything else is computed from all its pixels.
 
     Example:
         >>> reduced(Image.new("I;16", (1000, 400)), 96).size, reduced(Image.new("L", (400, 4)), 96).size
@@ -66,7 +66,7 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
 
 
 def text_of(cell: Any) -> str | None:
-    """The beginning of a text in an Arrow column, or of a list of words; nothing else of it is copied.
+    """Read the beginning of a text in an Arrow column, or of a list of words; nothing else is copied.
 
     Bytes that are not UTF-8 become replacement characters.
 
@@ -93,9 +93,9 @@ def text_of(cell: Any) -> str | None:
 
 
 def require_small_array(cells: pa.Table) -> None:
-    """Raise DataError where numbers of a row are more than a picture's worth."""
+    """Raise DataError for an array of a row that is too large for an image."""
     if cells.nbytes > MAX_ARRAY:
         needed, most = format_bytes(cells.nbytes), format_bytes(MAX_ARRAY)
         raise DataError(
-            f"the numbers of a picture take {needed}, and at most {most} are read to show one; store it smaller"
+            f"the array of an image takes {needed}, and at most {most} are read to show one; store it smaller"
         )

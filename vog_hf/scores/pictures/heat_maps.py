@@ -19,9 +19,9 @@ CELL = (8, 24)  # width and height of such a cell, in pixels
 
 
 def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
-    """The picture in RGB, its longer side ``side`` pixels, its proportions kept.
+    """Resize an image to ``side`` pixels on its longer side, in RGB, with its proportions.
 
-    Small pictures (8 x 8, 32 x 32) are enlarged with their pixels as squares, nothing made up between them.
+    Small images (8 x 8, 32 x 32) are enlarged with their pixels as squares, without interpolation.
 
     Example:
         >>> thumbnail(Image.new("L", (400, 100)), side=96).size
@@ -37,14 +37,14 @@ def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
 
 
 def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75) -> Image.Image:
-    """The picture with a heat map over it: the brighter, the larger; where the map is 0 the picture shows unchanged.
+    """Draw a heat map over an image: brighter means larger; the image is unchanged where the map is 0.
 
-    The map is smoothed by a thirty-second of its side, so that regions show where single pixels would only sparkle, and
-    divided by its own largest value: colors compare places of one picture, not two pictures. It is stretched over the
-    whole picture: where the model's transform crops, places are approximate.
+    The map is smoothed by 1/32 of its side, so that regions show instead of single pixels, and divided by its own
+    largest value: colors compare places within one image, not between images. It is stretched over the whole image: if
+    the model's transform crops, places are approximate.
 
     Args:
-        image: Its size is kept.
+        image: Image; the result has its size.
         heat_map: ``[height, width]``, >= 0, as `VoGScores.heat_map` gives it for pictures.
         alpha: Opacity of the map at its largest value, 0..1.
 
@@ -72,7 +72,7 @@ def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75)
 
 
 def row_overlay(scores: VoGScores, row: int, image: Image.Image) -> Image.Image:
-    """The picture with the row's own heat map over it; the picture itself where the scores have no map of a picture."""
+    """Draw the row's heat map over its image; without a map of two axes, return the image itself."""
     if not scores.has_heat_maps:
         return image
     heat = scores.heat_map(row)
@@ -80,7 +80,7 @@ def row_overlay(scores: VoGScores, row: int, image: Image.Image) -> Image.Image:
 
 
 def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
-    """A heat map without a picture under it: the brighter, the larger, divided by its own largest value.
+    """Draw a heat map alone: brighter means larger, divided by its own largest value.
 
     Args:
         heat_map: ``[height, width]``, smoothed as in `overlay`; or ``[positions]``, then a strip with a cell for each

@@ -1,4 +1,4 @@
-"""What a row of a data set shows: its picture, or its text."""
+"""The content of a row that can be shown: its image, or its text."""
 
 import io
 import logging
@@ -33,7 +33,7 @@ TEXT_NAMES = ("sentence", "text", "content", "document", "review", "question", "
 NOT_TEXT = ("label", "labels", "label_ids", "class", "target", "id", "idx", "guid")
 CHANNELS = (1, 3, 4)
 SIDE = 640  # pixels with which a picture is shown where nobody says otherwise
-# What Pillow and the decoders of data sets raise on damaged files; an image too large to decode is among them.
+# What Pillow and the decoders of `datasets` raise for damaged files, and for an image too large to decode.
 BROKEN_PICTURE = (
     *(OSError, ValueError, TypeError, RuntimeError, SyntaxError, EOFError, LookupError, ArithmeticError),
     *(AttributeError, AssertionError),
@@ -42,7 +42,7 @@ BROKEN_PICTURE = (
 
 
 class ShownRows:
-    """What the rows of a dataset show, read within bounds of memory.
+    """Images or texts of the rows of a dataset, read within bounds of memory.
 
     Of a `datasets.Dataset` only the column with pictures or text is read, as it is stored, without its transform; other
     rows are not touched. A picture that cannot be decoded, or that is a file which may not be shown, gives None and a
@@ -166,7 +166,7 @@ def row_text(row: object) -> str | None:
     r"""The text of a row: of a pair of sentences both, on two lines; None where it has none.
 
     Args:
-        row: A mapping (columns called ``sentence``, ``text`` and so on, else its first text that is no label), or a
+        row: A mapping (columns called ``sentence``, ``text`` and so on, else its first text that is not a label), or a
             text.
 
     Example:
@@ -181,7 +181,7 @@ def row_text(row: object) -> str | None:
 
 
 def _shown_columns(dataset: AnyDataset) -> Any:
-    """The data set with nothing but the columns to show, so that no other is decoded; None: nothing to show."""
+    """The dataset with only the columns to show, so that no other is decoded; None if there is nothing to show."""
     from datasets import Dataset
     from datasets import Image as ImageFeature
 
@@ -200,7 +200,7 @@ def _shown_columns(dataset: AnyDataset) -> Any:
 
 
 def _text_columns(names: Sequence[str]) -> Sequence[str]:
-    """Which of these text columns say what a row is about."""
+    """The text columns that describe a row best."""
     for pair in TEXT_PAIRS:
         if set(pair) <= set(names):
             return pair
@@ -238,7 +238,7 @@ def _as_picture(value: object, side: int | None) -> Image.Image | None:
 
 
 def _channels_first(first: int, _: int, last: int) -> bool:
-    """Whether the first axis is the channels; where both ends could be, the shorter one is, of equals the first."""
+    """Return whether the first axis is the channels; if both ends could be, the shorter one is, else the first."""
     return first in CHANNELS and (last not in CHANNELS or first <= last)
 
 

@@ -17,7 +17,7 @@ from vog_hf.scores.vog_scores import VoGScores
 
 @dataclass(frozen=True, eq=False)
 class RowView:
-    """What there is to show of one row.
+    """Everything about one row that an output can show.
 
     Attributes:
         scores: Scores of all rows.
@@ -50,7 +50,7 @@ class RowView:
 
     @property
     def is_misclassified(self) -> bool:
-        """Whether label and last prediction are known classes and differ."""
+        """Return whether label and last prediction are known classes and differ."""
         return has_classes(self.scores) and None not in (self.label, self.prediction) and self.label != self.prediction
 
     def value(self, column: str) -> str | int | float | None:
@@ -84,7 +84,7 @@ class RowView:
 
     @property
     def is_correct(self) -> npt.NDArray[np.bool_] | None:
-        """Whether the model predicted the given label, ``[snapshots]``; None without classes or a label."""
+        """``[snapshots]``, whether the model predicted the given label; None without classes or a label."""
         scores = self.scores
         if not has_classes(scores) or "prediction" not in scores.trajectory_names or self.label is None:
             return None
@@ -92,14 +92,14 @@ class RowView:
 
 
 class RowViews:
-    """Views of the rows of a split; a row is read once, and its thumbnail made once, while its view is kept.
+    """Views of the rows of a split; a row is read once, and its thumbnail made once, while its view is cached.
 
     Args:
         split: Scores with their rows; without rows, views have numbers alone.
         side: Longer side of pictures in pixels.
         fit: Function that brings a picture to that side; default: `thumbnail`.
         is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
-        kept: Number of views that are kept, the most recent; default: all.
+        cache_size: Number of most recent views that are kept; default: all.
 
     Example:
         >>> split = ScoredSplit("", VoGScores({"vog": np.array([0.2, 0.1])}, {}), ["a text", "another"])
@@ -114,13 +114,13 @@ class RowViews:
         *,
         fit: Callable[[Image.Image, int], Image.Image] = thumbnail,
         is_from_hub: bool = False,
-        kept: int | None = None,
+        cache_size: int | None = None,
     ) -> None:
         self.scores = split.scores
         self.side = side
         self._fit = fit
         self._rows = None if split.rows is None else ShownRows(split.rows, is_from_hub=is_from_hub)
-        self._view = lru_cache(maxsize=kept)(self._read)
+        self._view = lru_cache(maxsize=cache_size)(self._read)
 
     def view(self, row: int) -> RowView:
         """The view of a row."""
