@@ -277,7 +277,7 @@ def test_columns_that_are_not_there_are_not_left_out_in_silence():
     scores = make_scores(maps=None)
     scored = add_vog_columns(Dataset.from_dict({"text": ["a"] * len(scores)}), scores)
     for columns in ("all", ["vog", "loss"]):
-        with pytest.raises(ConfigError, match=r"asks for \[.*'loss'.*\] beside them"):
+        with pytest.raises(ConfigError, match=r"also asks for \[.*'loss'.*\]"):
             collect_splits(scored, None, columns, None)
     assert collect_splits(scored, None, ["vog"], None)[0].table.column_names == scored.column_names
     everything = add_vog_columns(scored.select_columns("text"), scores, "all")

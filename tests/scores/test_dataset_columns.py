@@ -333,7 +333,7 @@ def test_names_are_checked_before_there_are_scores(has_classes):
     check_column_names(images(), names)
     check_column_names([(0, 1)], names)  # a torch dataset
     with pytest.raises(
-        ConfigError, match=rf"the data set has \['vog_loss_{normalized}'\] already; pass prefix= .* or rename"
+        ConfigError, match=rf"the dataset has \['vog_loss_{normalized}'\] already; pass prefix= .* or rename"
     ):
         check_column_names(images().rename_column("weight", f"vog_loss_{normalized}"), names)
 
