@@ -106,7 +106,7 @@ def test_a_logger_that_fails_stops_nothing(offline, tmp_path, caplog, monkeypatc
     run = reported(offline, tmp_path, callback, num_train_epochs=4)
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("vog_hf")]
     beginnings = [line[:46] for line in lines if "failed" in line]
-    ranking = "VoG: logging the ranking of step {} failed; training and scoring go on"
+    ranking = "VoG: logging the ranking of step {} failed; training and scoring continue"
     assert beginnings == [ranking.format(8)[:46], ranking.format(12)[:46], lines[-1][:46]]
     assert "logging failed; the scores are complete" in lines[-1]
     assert run.all_logged == []
