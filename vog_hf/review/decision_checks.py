@@ -81,7 +81,7 @@ def require_same_rows(
         advice = "pass the data that was reviewed, in its order"
         hashes = [hex_of(row_hash[decision.row]) for row_hash in known if row_hash is not None]
         if hashes and decision.row_hash is not None and decision.row_hash not in hashes:
-            extra = "" if header is not None else ", without columns that were added since, or pass its scores as well"
+            extra = "" if header is not None else ", without columns that were added since, or its scores, too"
             raise RowMismatchError(
                 f"row {decision.row} has the hash {hashes[0]}, and the decision about it {decision.row_hash}; "
                 f"{advice}{extra}"
