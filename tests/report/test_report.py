@@ -452,7 +452,7 @@ class TestWhatIsMissing:
             *("label", number(scores.column("label")[row])),
             *("prediction", number(scores.column("prediction")[row])),
         ]
-        assert "difference between the row's ranks by early and late VoG" in galleries[2].text
+        assert "difference between the row's ranks by early and by late VoG" in galleries[2].text
         headings, lines = table_of(page.find(id="s0-table").find("table"))
         line = next(line for line in lines if line[0] == "9")
         assert line[headings.index("loss")] == "\N{EN DASH}"
