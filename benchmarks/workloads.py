@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
-from vog_hf.demo import small_resnet as grey_resnet
+from vog_hf.demo import small_resnet as gray_resnet
 
 BATCH = 64
 CLASSES = 10
@@ -64,7 +64,7 @@ def small_resnet(n_rows: int, *, side: int = SIDE) -> Workload:
 def tiny_resnet(n_rows: int) -> Workload:
     """The demo's ResNet for color images; its stem halves them twice, so there is little computation per image."""
     torch.manual_seed(0)
-    config = ResNetConfig.from_dict({**grey_resnet().config.to_dict(), "num_channels": 3})
+    config = ResNetConfig.from_dict({**gray_resnet().config.to_dict(), "num_channels": 3})
     return Workload("ResNet of the demo", ResNetForImageClassification(config), images(n_rows, SIDE))
 
 

@@ -118,7 +118,7 @@ def test_completion_is_there_for_the_shell():
         (["score", "a", "-d", "c", "--memory-budget", "lots"], "such as 4GiB or 500M, got 'lots'"),
         (["push", "a", "b", "--create-pr", "--revision", "c"], "leave out --revision or --create-pr"),
         (["push", "a", "b", "--card-section", "words"], "expected TITLE=TEXT, got 'words'"),
-        (["report", "a", "--numbers-only", "--dataset", "b"], "Invalid value for --numbers-only: reads no data set"),
+        (["report", "a", "--numbers-only", "--dataset", "b"], "Invalid value for --numbers-only: reads no dataset"),
         (["apply", "a"], "Invalid value for --output: nothing to do: give --output, --push, or both"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_closed_pipe_is_no_error(scores):
     process.wait(60)
 
 
-def test_nothing_is_coloured_or_moving_without_a_terminal(capfd, scores, others):
+def test_nothing_is_colored_or_moving_without_a_terminal(capfd, scores, others):
     """Piped output has no escape codes and no progress bars."""
     for arguments in (["info", scores], ["compare", scores, others], ["info", "nowhere"]):
         done = run(capfd, *arguments)
@@ -383,7 +383,7 @@ def test_report_of_numbers_alone(capfd, tmp_path, scores):
         (["--dataset", "OTHER"], "is not the one that was scored"),
         (["--output", "NOTES"], "exists and is not a vog_hf report"),
         (["--dataset", "NOTES"], "a file must be one of *.parquet, *.csv, *.json, *.jsonl"),
-        (["--dataset-revision", "v1"], "is of a data set on the Hub"),
+        (["--dataset-revision", "v1"], "is of a dataset on the Hub"),
     ],
 )
 def test_report_refuses(capfd, tmp_path, scores, options, said):

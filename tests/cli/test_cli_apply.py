@@ -43,7 +43,7 @@ def test_decisions_become_a_data_set(scores, tmp_path, capfd):
         "rows": N - 1,
         "reviewed": 3,
         "decisions": {"drop": 1, "relabel": 1, "unsure": 1},
-        "relabelled": 1,
+        "relabeled": 1,
         "dropped": 1,
         "reviewers": 2,
         "differing": 1,

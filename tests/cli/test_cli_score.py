@@ -149,7 +149,7 @@ def test_two_processes_end_together_where_something_is_wrong(tmp_path, images):
     given = [images.folder, "-d", images.data, "--label-column", "digit"]
     done = launch(TWO_PROCESSES, "score", *given, cwd=tmp_path, **ON_CPU)
     assert done.code != 0
-    assert "Error on process 0: the data set has no column 'digit'" in done.stderr
+    assert "Error on process 0: the dataset has no column 'digit'" in done.stderr
     assert not (tmp_path / "vog-scores").exists()
 
 
@@ -425,7 +425,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     said = score(
         images.folder, "-d", tmp_path / "new.parquet", "--save-dataset", tmp_path / "more", output=tmp_path / "other"
     )
-    assert "the data set has ['vog', 'vog_class_normalized', 'vog_percentile'] already; pass --prefix" in said
+    assert "the dataset has ['vog', 'vog_class_normalized', 'vog_percentile'] already; pass --prefix" in said
     assert not (tmp_path / "other").exists()
     again = ["-d", tmp_path / "new.parquet", "--save-dataset", tmp_path / "again.parquet", "--prefix", "run2_"]
     score(images.folder, *again, output=tmp_path / "other")
@@ -453,7 +453,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
         (["RUN", "-d", "DATA", "--max-length", "9"], "--max-length applies to text, and this model takes image"),
         (["RUN", "-d", "DATA", "--processor", "EMPTY"], "has no image processor; pass the folder or Hub id"),
         (["RUN", "-d", "TEXTS"], "no column of image; name one of text with --input-column"),
-        (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is no class of the model (bad, fair, good)"),
+        (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is not a class of the model (bad, fair, good)"),
         (["PICKLED", "RUN", "-d", "DATA"], "cannot be loaded (as safetensors)"),
         (["TAGGER", "RUN", "-d", "TEXTS"], "is a BertForTokenClassification; score others from Python"),
         (["ADAPTER", "-d", "TEXTS"], "is a PEFT adapter"),
@@ -545,5 +545,5 @@ def test_images_of_16_bits_are_not_clipped(top, refused):
     else:
         for each in (image, big_endian):
             np.testing.assert_array_equal(np.asarray(_eight_bits(each).convert("RGB"))[..., 1], pixels)
-    grey = Image.new("LA", (2, 2))
-    assert _eight_bits(grey) is grey
+    gray = Image.new("LA", (2, 2))
+    assert _eight_bits(gray) is gray

@@ -336,9 +336,9 @@ def test_a_regression_cannot_do_without_a_number(form, missing_at):
 
 def test_an_empty_data_set_is_refused_and_two_rows_are_enough():
     """No row, no score; two rows, or one, are a dataset."""
-    with pytest.raises(DataError, match="the data set is empty"):
+    with pytest.raises(DataError, match="the dataset is empty"):
         score([])
-    with pytest.raises(DataError, match="the data set is empty"):
+    with pytest.raises(DataError, match="the dataset is empty"):
         score(table().select([]))
     assert_scored(table().select(range(2)))
     assert score(table().select(range(1))).column("vog_class_normalized").tolist() == [0]
@@ -351,7 +351,7 @@ def test_rows_that_can_be_read_once_only_are_refused():
         def __iter__(self):
             return iter(mappings())
 
-    with pytest.raises(DataError, match="a generator has none; pass a map-style data set"):
+    with pytest.raises(DataError, match="a generator has none; pass a map-style dataset"):
         score(row for row in mappings())
     for dataset in (mappings(), Stream(), table().to_iterable_dataset()):
         assert len(score(dataset)) == N
@@ -365,7 +365,7 @@ def test_a_dict_of_splits_is_refused_and_a_split_accepted():
     assert_scored(splits["test"])
 
 
-def test_a_class_with_one_row_has_the_normalised_score_0():
+def test_a_class_with_one_row_has_the_normalized_score_0():
     """Its deviation is 0 by definition, never NaN."""
     labels = [2 if i == 10 else y % 2 for i, y in enumerate(LABELS)]
     scores = assert_scored(mappings(labels))

@@ -50,7 +50,7 @@ def numbers(labels, kind="int64", name="label"):
     fraction=st.floats(0, 1),
     seed=st.integers(0, 3),
 )
-def test_exactly_so_many_labelled_rows_change(kind, labels, named, fraction, seed):
+def test_exactly_so_many_labeled_rows_change(kind, labels, named, fraction, seed):
     """round(fraction * labeled rows) rows have another class, they are marked, and the others are as before."""
     labels = [0, 1, 2, 3, *([label for label in labels if label != -100] if named else labels)]  # no name is -100
     feature = ClassLabel(names=NAMES) if named else Value("int64")
@@ -59,10 +59,10 @@ def test_exactly_so_many_labelled_rows_change(kind, labels, named, fraction, see
     assert noisy["original_label"][:] == labels
     changed = [new != old for new, old in zip(noisy["label"], labels, strict=True)]
     assert noisy["is_corrupted"][:] == changed
-    labelled = [label is not None and label >= 0 for label in labels]
-    assert sum(changed) == round(fraction * sum(labelled))
-    for new, old, differs, is_labelled in zip(noisy["label"], labels, changed, labelled, strict=True):
-        assert not differs or (is_labelled and 0 <= new < 4 and (kind == "uniform" or new == (old + 1) % 4))
+    labeled = [label is not None and label >= 0 for label in labels]
+    assert sum(changed) == round(fraction * sum(labeled))
+    for new, old, differs, is_labeled in zip(noisy["label"], labels, changed, labeled, strict=True):
+        assert not differs or (is_labeled and 0 <= new < 4 and (kind == "uniform" or new == (old + 1) % 4))
 
 
 def test_uniform_noise_takes_every_other_class_equally_often():
@@ -180,10 +180,10 @@ def test_labels_that_have_no_classes_are_refused():
             plant_label_noise(dataset, 0.5)
     for labels, classes, rows in (([3, 3, -1], 1, 2), ([None, -100], 0, 0)):
         with pytest.raises(
-            ConfigError, match=f"at least two classes, and 'label' has {classes} in {rows} labelled rows"
+            ConfigError, match=f"at least two classes, and 'label' has {classes} in {rows} labeled rows"
         ):
             plant_label_noise(numbers(labels), 0.5)
-    with pytest.raises(ConfigError, match="'label' has 4 in 0 labelled rows"):
+    with pytest.raises(ConfigError, match="'label' has 4 in 0 labeled rows"):
         plant_label_noise(pictures([-1] * N), 0.5)
     assert sum(plant_label_noise(numbers([3, 4, -1]), 0.5)["is_corrupted"]) == 1
 

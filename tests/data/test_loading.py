@@ -91,7 +91,7 @@ def test_what_cannot_be_loaded(folder, name, split, message):
     [
         ("rows.parquet", {"config": "en"}, "rows.parquet is a file, which has no configurations (en)"),
         ("alone", {"config": "en"}, "is a folder of save_to_disk, which has no configurations (en)"),
-        ("parquet-files", {"revision": "v1"}, "a revision (v1) is of a data set on the Hub, and"),
+        ("parquet-files", {"revision": "v1"}, "a revision (v1) is of a dataset on the Hub, and"),
     ],
 )
 def test_what_would_be_ignored_is_refused(folder, name, options, message):
@@ -163,9 +163,9 @@ def test_format_transform_and_selection_stay():
         (Dataset.from_dict({"label": [0, 9]}), ["0", "1"], LabelError, "holds '9', which is none of the classes 0, 1"),
         (Dataset.from_dict({"label": [[0], [1]]}), None, DataError, "expected classes: texts or whole numbers"),
         (Dataset.from_dict({"label": [0.5]}), None, DataError, "expected classes: texts or whole numbers"),
-        (Dataset.from_dict({"klass": [0]}), None, DataError, "no label column 'label'; the data set has klass"),
-        (DatasetDict(), None, DataError, "pass one split of a data set"),
-        (IterableDataset.from_generator(lambda: iter([])), None, DataError, "pass one split of a data set"),
+        (Dataset.from_dict({"klass": [0]}), None, DataError, "no label column 'label'; the dataset has klass"),
+        (DatasetDict(), None, DataError, "pass one split of a dataset"),
+        (IterableDataset.from_generator(lambda: iter([])), None, DataError, "pass one split of a dataset"),
     ],
 )
 def test_labels_that_are_no_classes(rows, names, error, message):
@@ -181,7 +181,7 @@ STARS = {0: "1", 1: "2", 2: "3"}
 FRUIT = {0: "apple", 1: "fig", 2: "pear"}
 
 
-def labelled(values, feature):
+def labeled(values, feature):
     """Rows with these labels."""
     return Dataset.from_dict({"label": values}, features=Features({"label": feature}))
 
@@ -214,24 +214,24 @@ def test_numbers_of_classes_may_be_texts():
 )
 def test_labels_are_matched_with_a_model_by_name(values, feature, classes, numbers):
     """Every stored label has the number of its name in the model; None where they agree already."""
-    assert class_numbers(labelled(values, feature), "label", named(classes)) == numbers
+    assert class_numbers(labeled(values, feature), "label", named(classes)) == numbers
 
 
 @pytest.mark.parametrize(
     ("values", "feature", "config", "message"),
     [
-        ([0, 1], ClassLabel(names=["fig", "kiwi"]), named(FRUIT), "row 1: .* holds 'kiwi', which is no class"),
-        (["fig", ""], Value("string"), named(FRUIT), "row 1: .* holds '', which is no class"),
-        ([1.0, 0.5], Value("float32"), named(FRUIT), "row 1: .* holds 0.5, which is no class"),
-        ([1, 0], Value("int64"), named(STARS), "row 1: .* holds 0, which is no class of the model .1, 2, 3."),
+        ([0, 1], ClassLabel(names=["fig", "kiwi"]), named(FRUIT), "row 1: .* holds 'kiwi', which is not a class"),
+        (["fig", ""], Value("string"), named(FRUIT), "row 1: .* holds '', which is not a class"),
+        ([1.0, 0.5], Value("float32"), named(FRUIT), "row 1: .* holds 0.5, which is not a class"),
+        ([1, 0], Value("int64"), named(STARS), "row 1: .* holds 0, which is not a class of the model .1, 2, 3."),
         ([0, 1], ClassLabel(names=["fig", "pear"]), BertConfig(num_labels=3), "the model 3 classes without names"),
-        (["1", "0"], Value("string"), BertConfig(num_labels=2), "row 0: .* holds '1', which is no class"),
+        (["1", "0"], Value("string"), BertConfig(num_labels=2), "row 0: .* holds '1', which is not a class"),
     ],
 )
 def test_labels_that_no_class_can_be_told_from_are_refused(values, feature, config, message):
     """What has no name in the model is refused with its row, and never taken for a number."""
     with pytest.raises(DataError, match=message):
-        class_numbers(labelled(values, feature), "label", config)
+        class_numbers(labeled(values, feature), "label", config)
 
 
 def test_an_existing_path_is_never_a_pattern(tmp_path):

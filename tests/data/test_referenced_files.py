@@ -50,7 +50,7 @@ def own(path):
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_rows_of_somebody_else_show_and_publish_no_file(tmp_path, private, in_memory, caplog):
-    """Whatever was made of them: a selection, a filter, more columns, rows of one's own behind them."""
+    """Whatever was made of them: a selection, a filter, more columns, your own rows behind them."""
     theirs = foreign(tmp_path, private, keep_in_memory=in_memory)
     undecoded = theirs.cast_column("image", Image(decode=False))
     made = {

@@ -127,8 +127,8 @@ def test_rows_written_to_disk_and_read_back_are_the_same(rows, identity, tmp_pat
 
 def test_rows_with_columns_added_or_removed_share_the_others(rows, identity):
     """Tokenized rows are the rows: what both have must agree, and is named."""
-    tokenised = rows.map(lambda row: {"input_ids": [len(row["text"] or "")] * 3})
-    assert identity.verify(identify_rows(tokenised)) == list(identity.columns)
+    tokenized = rows.map(lambda row: {"input_ids": [len(row["text"] or "")] * 3})
+    assert identity.verify(identify_rows(tokenized)) == list(identity.columns)
     some = rows.select_columns(["label", "text"])
     assert identity.verify(identify_rows(some)) == ["text", "label"]
     assert identity.verify(identify_rows(rows.map(lambda row: {"x": 1}, remove_columns=rows.column_names))) == []
@@ -203,17 +203,17 @@ def test_an_edited_value_is_refused_by_column(rows, identity, edit):
     """One value of one row of any kind of column, and the dataset is not the one that was scored."""
     column = edit.split(" to ", maxsplit=1)[0].removesuffix("'s list")
     other = identify_rows(edited(column, 4, EDITS[edit]))
-    with pytest.raises(RowMismatchError, match=f"column '{column}' of the data set is not the one that was scored"):
+    with pytest.raises(RowMismatchError, match=f"column '{column}' of the dataset is not the one that was scored"):
         identity.verify(other)
     unchanged = [name for name in identity.columns if name != column]
     assert {name: other.columns[name] for name in unchanged} == {name: identity.columns[name] for name in unchanged}
 
 
-def test_a_relabelled_row_is_refused(rows, identity):
+def test_a_relabeled_row_is_refused(rows, identity):
     """Correcting one label makes other rows of it: scores are of the labels they were made with."""
-    relabelled = rows.map(lambda row, i: {"label": 0 if i == 50 else row["label"]}, with_indices=True)
+    relabeled = rows.map(lambda row, i: {"label": 0 if i == 50 else row["label"]}, with_indices=True)
     with pytest.raises(RowMismatchError, match="column 'label'"):
-        identity.verify(identify_rows(relabelled))
+        identity.verify(identify_rows(relabeled))
 
 
 @pytest.mark.parametrize("column", [name for name in FEATURES if name != "nothing"])
@@ -227,7 +227,7 @@ def test_shuffled_rows_are_refused_by_every_column_alone(rows, identity, column)
 
 def test_filtered_rows_are_refused_by_their_number(rows, identity):
     """One row less, or another one in its place, is noticed."""
-    with pytest.raises(RowMismatchError, match="the scores cover 53 rows and the data set has 52"):
+    with pytest.raises(RowMismatchError, match="the scores cover 53 rows and the dataset has 52"):
         identity.verify(identify_rows(rows.select(range(N - 1))))
     replaced = rows.select([*range(N - 1), 0])
     with pytest.raises(RowMismatchError, match="column 'text'"):
@@ -532,7 +532,7 @@ def test_a_torch_data_set_has_only_a_number_of_rows():
     assert not has_table(data)
     assert identity == RowIdentity(N, {}, None)
     assert identity.verify(identify_rows(data)) == []
-    with pytest.raises(RowMismatchError, match="cover 53 rows and the data set has 52"):
+    with pytest.raises(RowMismatchError, match="cover 53 rows and the dataset has 52"):
         identity.verify(RowIdentity(N - 1, {}, None))
 
 

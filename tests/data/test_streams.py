@@ -140,7 +140,7 @@ def test_a_stream_in_another_order_is_not_mixed_in(tmp_path):
         score(Rows(swapped), tmp_path / "scores")
     with pytest.raises(OutputFolderError, match=r"the rows are not those that the scores in .* were computed on"):
         score(Rows(ROWS[:32]), tmp_path / "scores")
-    with pytest.raises(OutputFolderError, match="first batch differ"):
+    with pytest.raises(OutputFolderError, match="differs in first batch"):
         score(Rows(ROWS[1:]), tmp_path / "scores")
     assert len(score(Rows(), tmp_path / "scores")) == N
 
@@ -156,7 +156,7 @@ def test_the_scores_of_a_stream_are_not_taken_for_those_of_a_longer_or_shorter_o
             with pytest.raises(OutputFolderError, match=f"the stream has {change} rows than the {n_rows} whose scores"):
                 score(Rows(rows), tmp_path / "scores")
         elif rows:
-            with pytest.raises(OutputFolderError, match="first batch differ"):
+            with pytest.raises(OutputFolderError, match="differs in first batch"):
                 score(Rows(rows), tmp_path / "scores")
 
 
@@ -166,11 +166,11 @@ def test_ids_of_two_columns_are_not_mixed(first, second, tmp_path):
     rows = [{**row, "uid": f"u{i}"} for i, row in enumerate(ROWS)]
     with pytest.raises(ConnectionError):
         score(Rows(rows, fails_at=33), tmp_path / "scores", id_column=first)
-    with pytest.raises(OutputFolderError, match="id_column differ"):
+    with pytest.raises(OutputFolderError, match="differs in id_column"):
         score(Rows(rows), tmp_path / "scores", id_column=second)
     ids = score(Rows(rows), tmp_path / "scores", id_column=first).ids
     assert ids is None if first is None else ids.tolist() == [row[first] for row in rows]
-    with pytest.raises(OutputFolderError, match="id_column differ"):
+    with pytest.raises(OutputFolderError, match="differs in id_column"):
         score(Rows(rows), tmp_path / "scores", id_column=second)
 
 
@@ -266,14 +266,14 @@ def test_ids_that_are_none_are_refused_before_any_work(ids, tmp_path):
     assert not (tmp_path / "scores").exists()
 
 
-@pytest.mark.parametrize("mended", [list(range(N)), [str(i) for i in range(N)]], ids=["as before", "all as texts"])
-def test_a_run_whose_ids_were_mended_continues(mended, tmp_path):
+@pytest.mark.parametrize("fixed", [list(range(N)), [str(i) for i in range(N)]], ids=["as before", "all as texts"])
+def test_a_run_whose_ids_were_fixed_continues(fixed, tmp_path):
     """After the data was fixed the same folder gives every row its new id, also where their kind is another now."""
     with pytest.raises(DataError, match="of one kind"):
         score(Rows(with_ids(changed_at(40, "x"))), tmp_path / "scores", id_column="key")
     assert len(list((tmp_path / "scores" / "blocks").glob("*.safetensors"))) == 2
-    scores = score(Rows(with_ids(mended)), tmp_path / "scores", id_column="key")
-    assert scores.ids.tolist() == mended
+    scores = score(Rows(with_ids(fixed)), tmp_path / "scores", id_column="key")
+    assert scores.ids.tolist() == fixed
     assert np.array_equal(scores.column("vog"), score(ROWS).column("vog"))
 
 

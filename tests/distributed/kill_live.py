@@ -75,7 +75,7 @@ def finished(folder: Path, n_processes: int) -> dict[str, np.ndarray]:
 
 
 def killed(folder: Path, n_processes: int, step: int, delay: float, ranks: list[int]) -> bool:
-    """Kill processes so many seconds after the checkpoint of a step is begun; whether they had not ended before."""
+    """Kill processes some seconds after the checkpoint of a step is begun; whether they had not ended before."""
     attempt = Attempt(n_processes, partial(train, folder, n_processes))
     while step and not (folder / f"checkpoint-{step}").exists():
         assert not (folder / "scores.npz").exists(), "it ended without this checkpoint"

@@ -208,7 +208,7 @@ class Trial:
         return {"stage": stage(self.folder / name), "ranks": ranks, "codes": codes, **self.again(name)}
 
     def wait_for_blocks(self, name: str, count: int) -> None:
-        """Until so many blocks of the 50 are finished."""
+        """Until a given number of blocks of the 50 are finished."""
         deadline = time.monotonic() + LIMIT
         while len(list((self.folder / name / "blocks").glob("process-*"))) < count:
             assert time.monotonic() < deadline, f"fewer than {count} blocks after {LIMIT} s"

@@ -84,7 +84,7 @@ class Launch:
 
 @contextmanager
 def launched(program: str, *arguments: object, processes: int | None = None, **variables: str) -> Iterator[Launch]:
-    """A program of this folder: under torchrun on so many CPU processes, or (None) by itself."""
+    """A program of this folder: under torchrun on a given number of CPU processes, or (None) by itself."""
     command = [sys.executable, str(FOLDER / program), *map(str, arguments)]
     if processes is not None:
         options = ["--standalone", "--nproc_per_node", str(processes)]

@@ -1,4 +1,4 @@
-"""Program: scores so many rows (or a stream) of so many snapshots, made on the fly, and prints its peak memory."""
+"""Program: scores a given number of rows (or a stream) and snapshots, made on the fly, and prints its peak memory."""
 
 import re
 import sys

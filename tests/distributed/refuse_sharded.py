@@ -158,7 +158,7 @@ def sharded_models_are_not_scored() -> None:
 
 
 def thawing_is_refused_everywhere() -> None:
-    """Before anything is gathered; with store='all' it is no matter."""
+    """Before anything is gathered; with store='all' it does not matter."""
     for store in ("trainable", "all"):
         model = models.vit().model
         model.classifier.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Program: every scoring of `scorings` into a folder, on so many processes; and who wrote what there."""
+"""Program: every scoring of `scorings` into a folder, on a given number of processes; and who wrote what there."""
 
 import json
 import sys

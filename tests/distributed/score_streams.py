@@ -1,4 +1,4 @@
-"""Program: streams, scored on so many processes; interrupted once before, if asked."""
+"""Program: streams, scored on a given number of processes; interrupted once before, if asked."""
 
 import sys
 from pathlib import Path

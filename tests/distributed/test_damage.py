@@ -278,10 +278,10 @@ def test_a_read_only_file_system_is_refused_before_the_work(disk, whole):
 
 def test_everything_is_on_the_disk_before_the_manifest_says_so(unassembled, monkeypatch):
     """Blocks may go then: whatever was made of them was synchronized, and not only handed to the kernel."""
-    fsync, synchronised = os.fsync, []
+    fsync, synchronized = os.fsync, []
 
     def note(handle):
-        synchronised.append(Path(f"/proc/self/fd/{handle}").readlink().name.lstrip(".").split(".")[0])
+        synchronized.append(Path(f"/proc/self/fd/{handle}").readlink().name.lstrip(".").split(".")[0])
         fsync(handle)
 
     if not Path("/proc/self/fd").exists():
@@ -289,7 +289,7 @@ def test_everything_is_on_the_disk_before_the_manifest_says_so(unassembled, monk
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", note)
         score(SHORT, unassembled / "scores", unassembled / "snapshots")
-    before = synchronised[: synchronised.index("manifest")]
+    before = synchronized[: synchronized.index("manifest")]
     made = {path.name.split(".")[0] for path in (unassembled / "scores").iterdir()} - {"", "plan", "manifest"}
     assert {name for name in made if not name.startswith("trajectory-")} <= set(before)  # maps: msync
 

@@ -21,7 +21,7 @@ ON_ONE = {
     "a damaged snapshot": (1, "SnapshotError", SNAPSHOT.format(folder="damaged") + " is damaged", "reading rows and"),
     "a snapshot that vanishes": (1, "SnapshotError", SNAPSHOT.format(folder="vanishing") + " cannot be", "scoring"),
     "no snapshots": (1, "SnapshotError", r"nowhere holds no snapshots", "opening rows and snapshots failed"),
-    "no rows": (1, "DataError", "the data set is empty: there is no row", "opening rows and snapshots failed"),
+    "no rows": (1, "DataError", "the dataset is empty: there is no row", "opening rows and snapshots failed"),
     "a folder in use": (0, "OutputFolderError", "is in use by another run; wait for it", r"locking \S+/in-use failed"),
     "a foreign folder": (0, "OutputFolderError", r"did not write \(thesis\.tex\)", r"looking at \S+/foreign failed"),
 }

@@ -80,7 +80,7 @@ def blocks_of(folder):
 
 
 def interrupt(folder, send, *, at_block, processes=None):
-    """Start a scoring, or continue with one, and interrupt it when so many blocks are there; its exit code."""
+    """Start a scoring, or continue with one, and interrupt it at a given number of blocks; its exit code."""
     with launched("score_long.py", folder, processes=processes) as launch:
         while blocks_of(folder) < at_block:
             assert launch.process.poll() is None, launch.output
@@ -93,7 +93,7 @@ def interrupt(folder, send, *, at_block, processes=None):
     return code
 
 
-def signalled(number):
+def signaled(number):
     """A signal to the process that was started: what a terminal, `kill` or a scheduler sends."""
     return lambda launch: launch.process.send_signal(number)
 
@@ -107,9 +107,9 @@ def kill_one_worker(launch):
 def test_terminated_and_interrupted_scorings_go_on(tmp_path):
     """SIGTERM (a scheduler's), then Ctrl-C: each leaves what was finished, and the scores are exact in the end."""
     store_snapshots(LONG, tmp_path / "snapshots")
-    assert interrupt(tmp_path, signalled(signal.SIGTERM), at_block=10) == -signal.SIGTERM
+    assert interrupt(tmp_path, signaled(signal.SIGTERM), at_block=10) == -signal.SIGTERM
     first = blocks_of(tmp_path)
-    code = interrupt(tmp_path, signalled(signal.SIGINT), at_block=first + 5)
+    code = interrupt(tmp_path, signaled(signal.SIGINT), at_block=first + 5)
     assert code in (-signal.SIGINT, 1)  # 1: safetensors' `get_tensor` makes a ValueError of one in some 15 interrupts
     score(LONG, tmp_path / "scores", tmp_path / "snapshots")
     score(LONG, tmp_path / "whole", tmp_path / "snapshots")
@@ -120,7 +120,7 @@ def test_terminated_and_interrupted_scorings_go_on(tmp_path):
 def test_a_launch_that_is_ended_in_any_way_goes_on(tmp_path):
     """Under torchrun on two processes: SIGTERM, Ctrl-C, one worker killed, all killed; then exact scores."""
     store_snapshots(LONG, tmp_path / "snapshots")
-    ways = [signalled(signal.SIGTERM), signalled(signal.SIGINT), kill_one_worker, lambda launch: launch.kill()]
+    ways = [signaled(signal.SIGTERM), signaled(signal.SIGINT), kill_one_worker, lambda launch: launch.kill()]
     for way in ways:
         assert interrupt(tmp_path, way, at_block=blocks_of(tmp_path) + 4, processes=2) != 0
     run("score_long.py", tmp_path, processes=2)

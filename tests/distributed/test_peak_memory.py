@@ -7,7 +7,7 @@ LARGEST = 1.05
 
 
 def peak(folder, n_rows, n_snapshots, kind="rows"):
-    """The most memory, in KiB, of a fresh process that scores so many rows of so many snapshots in blocks of 32 MiB."""
+    """The most memory, in KiB, of a fresh process that scores rows of some snapshots in blocks of 32 MiB."""
     # glibc raises this threshold whenever a large block is freed, and keeps what lies below it: up to 6 % by chance.
     environment = {"MALLOC_MMAP_THRESHOLD_": "131072"}
     with launch.launched("measure_memory.py", n_rows, n_snapshots, folder, kind, **environment) as program:

@@ -308,11 +308,11 @@ def test_the_intervals_cover_the_truth_together():
     assert covered >= 28
 
 
-def test_the_loss_decides_for_a_memorised_run():
+def test_the_loss_decides_for_a_memorized_run():
     """Without an error, with fewer than ten, or with fewer than ten right rows, errors say nothing; words say why."""
     columns = run_of("flat", "rising")
-    memorised = columns | {"prediction": columns["label"]}
-    found = hard_tail(memorised, n_resamples=100)
+    memorized = columns | {"prediction": columns["label"]}
+    found = hard_tail(memorized, n_resamples=100)
     assert (found.tail, found.measures["misclassified"]) == ("high", None)
     assert found.evidence.startswith("All 2,000 rows are predicted as labeled (the model may have memorized them).")
     assert found.evidence.endswith("Singled out by the loss: the highest values.")
@@ -330,7 +330,7 @@ def test_the_loss_decides_for_a_memorised_run():
 
 
 def test_a_regression_has_a_loss_and_no_errors():
-    """Labels and predictions that are no whole numbers are not compared, and negative labels are labels."""
+    """Labels and predictions that are not a whole numbers are not compared, and negative labels are labels."""
     columns = run_of("rising", "falling")
     rng = np.random.default_rng(0)
     columns |= {"label": rng.normal(size=N).astype("f4"), "prediction": rng.normal(size=N).astype("f4")}

@@ -49,7 +49,7 @@ def test_the_strength_is_that_of_the_auroc_in_either_direction(distance, strengt
 
 
 def test_a_flat_ranking_is_not_called_the_hard_end():
-    """AUROC 0.54 in a large run is told from chance, and called a weak guide with the better column beside it."""
+    """AUROC 0.54 in a large run is told from chance, and called a weak guide with the better column next to it."""
     found = hard_tail(run_apart(0.14, n=20_000, loss=3.0, seed=3), n_resamples=60)
     assert found.tail == "high"
     assert re.fullmatch(

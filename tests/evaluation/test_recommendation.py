@@ -17,7 +17,7 @@ WRONG = np.arange(N) % 8 == 0  # 50 rows
 
 
 def scores_with(seed=0, **distances):
-    """Columns in which wrong rows lie so many standard deviations above the others."""
+    """Columns in which wrong rows lie a given number of standard deviations above the others."""
     rng = np.random.default_rng(seed)
     columns = {name: rng.normal(size=N) + distance * WRONG for name, distance in distances.items()}
     return {"label": np.zeros(N, int), "prediction": np.zeros(N, int), **columns}

@@ -47,4 +47,4 @@ def test_the_recorded_runs_differ():
     found = {name: hard_tail(run(name), n_resamples=200) for name in RUNS}
     assert {"none", "weak"} <= {tail.strength for tail in found.values()}
     assert {"high", "low"} <= {tail.tail for tail in found.values()}
-    assert "the hard ones" not in found["timm_accelerate"].headline, "AUROC 0.54 is no reason to name a hard end"
+    assert "the hard ones" not in found["timm_accelerate"].headline, "AUROC 0.54 is not a reason to name a hard end"

@@ -236,7 +236,7 @@ def test_a_regression_may_return_one_value_per_row_without_an_axis():
 
 
 def squared_norm(outputs, batch):
-    """A target of one's own."""
+    """A custom target."""
     return outputs["logits"].square().flatten(1).sum(1)
 
 

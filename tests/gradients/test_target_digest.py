@@ -97,6 +97,6 @@ def test_an_edited_target_does_not_get_the_scores_of_the_old_one(tmp_path):
         return scorer.score(rows, states, collate_fn=models.collate, output_dir=tmp_path / "scores")
 
     first = score(FIRST)
-    with pytest.raises(OutputFolderError, match="targets differ"):
+    with pytest.raises(OutputFolderError, match="differs in targets"):
         score(FIRST.replace("0", "1"))
     assert score(FIRST).column("vog").tolist() == first.column("vog").tolist()

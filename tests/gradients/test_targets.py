@@ -321,7 +321,7 @@ def test_an_unknown_problem_type_is_refused_by_name():
 
 
 def test_a_callable_target_sees_outputs_batch_and_labels():
-    """A target of one's own gets the model's outputs and the batch it was fed, with the labels under `labels`."""
+    """A custom target gets the model's outputs and the batch it was fed, with the labels under `labels`."""
     seen = {}
 
     def first_logit(outputs, batch):
@@ -398,7 +398,7 @@ def test_outputs_without_logits_are_refused_with_what_they_hold(outputs, message
 
 
 def some_target(outputs, batch):
-    """A target of one's own."""
+    """A custom target."""
     return outputs.logits[:, 0]
 
 

@@ -142,7 +142,7 @@ size: 012
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_metadata_of_others_stays_as_it_is_written(line_end):
-    """What YAML reads otherwise than it is meant, and comments; just the entries of a push are written anew."""
+    """What YAML reads otherwise than it is meant, and comments; just the entries of a push are written again."""
     card = CardWithOriginalYaml(f"---\n{WRITTEN}---\n# Mine\n".replace("\n", line_end))
     card.data["tags"] = ["birds", "vog"]
     card.data["dataset_info"] = {"features": []}
@@ -239,7 +239,7 @@ def test_what_a_commit_leaves_is_tried_before_it_is_made(tmp_path):
 
 
 def test_scores_alone_have_the_classes_of_the_column_that_was_scored():
-    """Which has a name of its own, beside another column of classes with a usual name."""
+    """Which has a name of its own, next to another column of classes with a usual name."""
     scores = make_scores(maps=None, names=["cat", "dog", "cow"])
     scores.manifest["config"]["label_column"] = "fine"
     fine = ClassLabel(names=["cat", "dog", "cow"])
@@ -273,7 +273,7 @@ def test_splits_of_one_push_have_one_set_of_columns():
 
 
 def test_columns_that_are_not_there_are_not_left_out_in_silence():
-    """Of a data set with columns of scores, more are asked for than it has; those that it has may be named."""
+    """Of a dataset with columns of scores, more are asked for than it has; those that it has may be named."""
     scores = make_scores(maps=None)
     scored = add_vog_columns(Dataset.from_dict({"text": ["a"] * len(scores)}), scores)
     for columns in ("all", ["vog", "loss"]):
@@ -285,7 +285,7 @@ def test_columns_that_are_not_there_are_not_left_out_in_silence():
 
 
 def test_the_number_of_shards_follows_the_files_that_rows_name(tmp_path, monkeypatch):
-    """Pictures that lie beside the data set count with their bytes."""
+    """Pictures that lie next to the dataset count with their bytes."""
     monkeypatch.setattr("vog_hf.hub.shards.SHARD_BYTES", 10_000)
     for number in range(4):
         noise = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ SCORES = VoGScores({"vog": np.array([0.5, 0.25], dtype=np.float32)}, {})
 
 @pytest.fixture
 def picture(tmp_path):
-    """A picture of one's own."""
+    """A custom picture."""
     (tmp_path / "mine").mkdir()
     Pillow.new("RGB", (8, 8)).save(tmp_path / "mine" / "a.png")
     return tmp_path / "mine" / "a.png"
@@ -52,7 +52,7 @@ def test_a_file_that_a_table_of_somebody_elses_names_is_refused(tmp_path, pictur
     made = [rows, rows.select([1, 0]), rows.rename_column("image", "x"), add_vog_columns(rows, SCORES, ["vog"])]
     made.append(rows.with_format("arrow").map(lambda table: table, batched=True))
     for one in (*made, DatasetDict({"train": rows})):
-        with pytest.raises(DataError, match=f"names '{path}' and does not hold it, and the data set was read so"):
+        with pytest.raises(DataError, match=f"names '{path}' and does not hold it, and the dataset was read so"):
             require_own_files(one)
     require_own_files(rows.select([0]))
 

@@ -68,8 +68,8 @@ CASES = {
     "pictures": lambda: (make_scores(), make_pictures()),
     "texts": lambda: (make_scores(maps="tokens"), make_texts()),
     "texts without maps": lambda: (make_scores(maps=None), make_texts()),
-    "maps without a data set": lambda: (make_scores(), None),
-    "strips without a data set": lambda: (make_scores(maps="tokens"), None),
+    "maps without a dataset": lambda: (make_scores(), None),
+    "strips without a dataset": lambda: (make_scores(maps="tokens"), None),
     "no labels": lambda: (make_scores(labels=False), make_pictures()),
     "no trajectories": lambda: (make_scores(trajectories=False, maps=None), None),
     "regression": lambda: (make_regression(), None),
@@ -186,7 +186,7 @@ class TestNumbers:
         assert "Highest rows: the hard tail of this run" in [h.text for h in page.find_all("h3")]
 
     def test_key_figures(self, pictures):
-        """Rows, snapshots, errors of the labelled rows, and agreement with the loss."""
+        """Rows, snapshots, errors of the labeled rows, and agreement with the loss."""
         page, scores = pictures
         box = page.find("dl", "figures")
         said = {div.find("dt").text: div.find("dd").text for div in box.find_all("div")}
@@ -396,7 +396,7 @@ class TestPictures:
         assert "not aligned with the words" in page.find(id="s0-rows").text
 
     def test_long_inputs_are_pooled_in_strips(self, tmp_path):
-        """Of a sound or a long text at most 128 cells, each the largest of its neighbours; the alternative says so."""
+        """Of a sound or a long text at most 128 cells, each the largest of its neighbors; the alternative says so."""
         shares = np.zeros(2_000, np.float16)
         shares[[700, 1_999]] = 1
         maps = RaggedMaps(shares, np.full((2, 1), 1_000, np.int32), np.ones(2, np.float32))
@@ -601,15 +601,15 @@ class Bare(TorchDataset):
 
 
 class TestRefusals:
-    """What cannot be done is said before anything is written; beside it stands what can."""
+    """What cannot be done is said before anything is written; next to it stands what can."""
 
     @pytest.mark.parametrize(
         ("dataset", "error", "message"),
         [
-            (Dataset.from_dict({"text": ["a"]}), RowMismatchError, "the scores cover 153 rows and the data set has 1"),
-            (Bare(N + 1), RowMismatchError, "the scores cover 153 rows and the data set has 154"),
+            (Dataset.from_dict({"text": ["a"]}), RowMismatchError, "the scores cover 153 rows and the dataset has 1"),
+            (Bare(N + 1), RowMismatchError, "the scores cover 153 rows and the dataset has 154"),
             (iter([1]), DataError, "rows are scored by their number, and a list_iterator has none"),
-            ({"train": make_pictures()}, DataError, "one data set is scored at a time, got a mapping"),
+            ({"train": make_pictures()}, DataError, "one dataset is scored at a time, got a mapping"),
         ],
     )
     def test_other_rows(self, tmp_path, dataset, error, message):
@@ -619,7 +619,7 @@ class TestRefusals:
         assert not list(tmp_path.iterdir())
 
     def test_the_same_number_of_rows_without_a_table(self, tmp_path):
-        """Beside a wrong number of rows: the right one is taken."""
+        """Next to a wrong number of rows: the right one is taken."""
         page = written(tmp_path, make_scores(), Bare(N), top_k=1)
         assert page.find_all("img")
 
@@ -652,7 +652,7 @@ class TestRefusals:
             write_report(make_scores(), None, tmp_path / "report.html", **options)
 
     def test_foreign_files_stay(self, tmp_path):
-        """A file that is no report of ours is not replaced, a folder neither."""
+        """A file that is not a report of ours is not replaced, a folder neither."""
         path = tmp_path / "report.html"
         path.write_text("<html>mine</html>")
         with pytest.raises(OutputFolderError, match="exists and is not a vog_hf report; choose another path"):

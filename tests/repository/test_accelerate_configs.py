@@ -31,7 +31,7 @@ def test_accelerate_reads_each_configuration(path):
         assert config.deepspeed_config["zero_stage"] == 3
 
 
-def test_a_misspelt_key_is_noticed(tmp_path):
+def test_a_misspelled_key_is_noticed(tmp_path):
     """The loader refuses what it does not know, so that loading is a check."""
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(CONFIGS[0].read_text(encoding="utf-8") + "num_procesess: 2\n", encoding="utf-8")

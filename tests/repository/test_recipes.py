@@ -261,7 +261,7 @@ def test_old_checkpoints_get_their_own_classes(names, labels, expected):
     if names is not None and not isinstance(labels[0], str):
         rows = rows.cast_column("label", ClassLabel(names=names))
     assert match(model, rows, "label")["label"][:] == expected
-    with pytest.raises(LabelError, match="row 1: label column 'label' holds 'yes', which is no class of the model"):
+    with pytest.raises(LabelError, match="row 1: label column 'label' holds 'yes', which is not a class of the model"):
         match(model, Dataset.from_dict({"label": ["low", "yes"]}), "label")
     with pytest.raises(LabelError, match="1 of 1 rows have no label"):
         match(model, Dataset.from_dict({"label": [None]}, features=Features({"label": Value("int64")})), "label")

@@ -138,8 +138,8 @@ def edited(dataset, row):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda rows: rows.select(range(N - 1)), "31 rows and the data set has 30"),
-        (lambda rows: rows.shuffle(seed=0), "column 'image' of the data set is not the one"),
+        (lambda rows: rows.select(range(N - 1)), "31 rows and the dataset has 30"),
+        (lambda rows: rows.shuffle(seed=0), "column 'image' of the dataset is not the one"),
         (lambda rows: edited(rows, 0), "column 'id'"),
         (lambda rows: rows.cast_column("label", ClassLabel(names=["dog", "cat", NAMES[2]])), "reviewers saw cat, dog"),
     ],
@@ -151,7 +151,7 @@ def test_a_journal_of_other_data_is_refused(data, journal, other, message):
 
 
 def test_decisions_alone_tell_their_rows_by_hash_and_label(data, journal):
-    """Without a journal the hash of each row counts: a row that was edited is refused, one next to it is no matter."""
+    """Without a journal the hash of each row counts: an edited row is refused, one next to it does not matter."""
     dataset, scores = data
     decisions = list(journal.standing().values())
     with pytest.raises(RowMismatchError, match="row 4 has the hash"):

@@ -113,7 +113,7 @@ def test_a_review(opened, texts):
     assert review.press("ArrowRight") == order[4]
     assert review.press("ArrowLeft") == order[3]
 
-    page.locator("[name='mismatched']").click()  # keys go on from where the mouse was
+    page.locator("[name='mismatched']").click()  # keys continue from where the mouse was
     review.settled()
     assert page.locator("[name='mismatched']").is_checked()
     page.keyboard.press("m")
@@ -155,7 +155,7 @@ def test_a_note_waits_for_its_decision(opened, pictures):
     review.press("u")
     assert decided(journal) == [(row, "unsure", None, "not sure about this one")]
     review.press("z")
-    assert (review.row, note.input_value()) == (row, ""), "what was undone is no note any more"
+    assert (review.row, note.input_value()) == (row, ""), "what was undone is not a note any more"
     note.fill("of ada")
     page.locator(PART.format("reviewer")).fill("grace")
     page.keyboard.press("Enter")
@@ -237,7 +237,7 @@ def test_two_tabs_of_one_reviewer(opened, pictures):
 @pytest.mark.slow
 @pytest.mark.server_ends
 def test_the_server_is_killed(opened, tmp_path):
-    """SIGKILL after a decision: it is in the journal; the page says what happened, and goes on with the next server."""
+    """SIGKILL after a decision: it is in the journal; the page reports it and continues with the next server."""
     scores, journal = make_scores(), tmp_path / "journal.jsonl"
     scores.save(tmp_path / "scores")
     make_pictures().save_to_disk(str(tmp_path / "pictures"))
@@ -256,7 +256,7 @@ def test_the_server_is_killed(opened, tmp_path):
     assert [row for row, *_ in decided(journal)] == order[:3]
     second = Launched(*arguments, "--port", url.rpartition(":")[2], output=tmp_path / "second.txt")
     second.url()
-    assert review.press("d") == order[4], "the page that was open goes on"
+    assert review.press("d") == order[4], "the page that was open continues"
     again = opened(url)
     assert again.row == order[4]
     kept = [(row, "keep") for row in order[:3]]
@@ -269,7 +269,7 @@ def test_the_server_is_killed(opened, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_page_fits(opened, pictures, texts, size, scheme):
-    """At both widths and in both colour schemes nothing overflows sideways and every text has enough contrast."""
+    """At both widths and in both color schemes nothing overflows sideways and every text has enough contrast."""
     for url, _ in (pictures, texts):
         review = opened(url, "ada", size, scheme)
         page = review.page
@@ -286,7 +286,7 @@ def test_the_page_fits(opened, pictures, texts, size, scheme):
 
 @pytest.mark.slow
 def test_everything_by_keys(opened, pictures):
-    """Relabelling to the prediction, choosing with arrows, heat map, filters, help and the name, without a mouse."""
+    """Relabeling to the prediction, choosing with arrows, heat map, filters, help and the name, without a mouse."""
     url, journal = pictures
     scores = make_scores()
     review = opened(url, "ada")
@@ -340,7 +340,7 @@ def test_everything_by_keys(opened, pictures):
 
 @pytest.mark.slow
 def test_sounds_are_played(opened, tmp_path):
-    """A row of sound has a player that Space starts; a neighbour's sound has a button."""
+    """A row of sound has a player that Space starts; a neighbor's sound has a button."""
     waves = [np.sin(np.arange(4000) * (0.05 + row / 1000)).tolist() for row in range(N)]
     rows = Dataset.from_dict({"audio": [{"array": wave, "sampling_rate": 8000} for wave in waves]})
     with served(make_scores(maps="tokens", names=["yes", "no"]), rows, tmp_path / "journal.jsonl") as url:

@@ -151,7 +151,7 @@ def test_the_nearest_decisions_are_taken(scores, path):
     assert type(json.loads(lines(path)[1])["label"]) is int
 
 
-def test_rows_without_a_class_are_not_relabelled(path):
+def test_rows_without_a_class_are_not_relabeled(path):
     """A regression can be kept and dropped; a class means nothing there."""
     journal = Journal.open(path, make_regression())
     assert journal.decide(0, "drop", reviewer="Ada").old_label is None
@@ -162,8 +162,8 @@ def test_rows_without_a_class_are_not_relabelled(path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (rows(N - 1), "cover 23 rows and the data set has 22"),
-        (rows().select(range(N - 1, -1, -1)), "column 'text' of the data set is not the one"),
+        (rows(N - 1), "cover 23 rows and the dataset has 22"),
+        (rows().select(range(N - 1, -1, -1)), "column 'text' of the dataset is not the one"),
         (rows().map(lambda row, i: {"label": 0 if i == 4 else row["label"]}, with_indices=True), "column 'label'"),
     ],
 )

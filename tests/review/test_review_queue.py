@@ -91,16 +91,16 @@ def test_the_ranking_column_is_the_first_order():
         (3, 0, "highest", []),
     ],
 )
-def test_neighbours_stand_next_to_the_row_in_its_class(row, count, tail, near):
+def test_neighbors_stand_next_to_the_row_in_its_class(row, count, tail, near):
     """Half before and half after in the order, more on one side at an end; a row without a label by its prediction."""
-    assert Queue(small()).neighbours(row, Filter(tail=tail, search="x", classes=(0,)), count).tolist() == near
+    assert Queue(small()).neighbors(row, Filter(tail=tail, search="x", classes=(0,)), count).tolist() == near
 
 
-def test_rows_without_classes_have_neighbours_of_any_kind():
+def test_rows_without_classes_have_neighbors_of_any_kind():
     """Where rows have no class, the neighbors are simply next in the order."""
     queue = Queue(make_regression())
     ordered = queue.rows(Filter())
-    assert queue.neighbours(int(ordered[10]), Filter(), 4).tolist() == ordered[[8, 9, 11, 12]].tolist()
+    assert queue.neighbors(int(ordered[10]), Filter(), 4).tolist() == ordered[[8, 9, 11, 12]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_rows_without_classes_have_neighbours_of_any_kind():
         (lambda: Queue(small()).rows(Filter(search="x")), "no text to search for 'x'"),
         (lambda: Queue(make_regression()).rows(Filter(classes=(1,))), "no single label per row"),
         (lambda: Queue(make_regression()).rows(Filter(mismatched=True)), "no single label per row"),
-        (lambda: Queue(small()).neighbours(7, Filter()), r"0..6, got 7"),
+        (lambda: Queue(small()).neighbors(7, Filter()), r"0..6, got 7"),
     ],
 )
 def test_what_cannot_be_filtered_is_refused(build, message):

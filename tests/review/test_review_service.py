@@ -85,8 +85,8 @@ def test_filters_and_orders(desk):
     assert not about["texts"], "there is nothing to search in pictures"
 
 
-def test_a_neighbour_is_shown_whatever_is_filtered(desk):
-    """A row beside another one can be looked at, though the queue has it not; from there the queue begins anew."""
+def test_a_neighbor_is_shown_whatever_is_filtered(desk):
+    """A row next to another one can be looked at, though the queue has it not; from there the queue begins again."""
     label = make_scores().column("label")
     outside = int(np.flatnonzero(label != 1)[0])
     first = desk.show(asked(classes=[1]))["row"]
@@ -298,7 +298,7 @@ def test_names_and_texts_are_shown_as_text(tmp_path):
     ],
 )
 def test_what_cannot_be_decided_is_an_answer(desk, tmp_path, change, message):
-    """A question that is wrong is answered in words and leaves the journal as it was; its neighbour is written."""
+    """A question that is wrong is answered in words and leaves the journal as it was; its neighbor is written."""
     question = asked(5, decision="keep") | change
     with pytest.raises(ConfigError, match=message):
         desk.decide(question)
@@ -308,7 +308,7 @@ def test_what_cannot_be_decided_is_an_answer(desk, tmp_path, change, message):
 
 
 def test_rows_without_classes(tmp_path):
-    """Of a regression nothing is relabelled; numbers are shown, and a row without a value comes last."""
+    """Of a regression nothing is relabeled; numbers are shown, and a row without a value comes last."""
     desk = opened(tmp_path, make_regression())
     assert desk.about({})["classes"] == []
     answer = desk.show(asked())
@@ -349,7 +349,7 @@ def test_pace_leaves_breaks_out():
 
 
 def test_a_row_that_is_not_of_the_data_set(desk):
-    """Neighbours' sounds are asked for by number, and only by one that exists."""
+    """Neighbors' sounds are asked for by number, and only by one that exists."""
     with pytest.raises(ConfigError, match="row must be"):
         desk.sound({"row": -1})
     assert desk.sound({"row": 0}) == {"sound": None}

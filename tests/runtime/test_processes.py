@@ -39,7 +39,7 @@ def test_different_kinds_of_work_do_not_meet(meeting):
 
 
 def test_processes_that_come_at_different_times_meet(meeting):
-    """The first one waits, and each goes on once the other is there."""
+    """The first one waits, and each continues once the other is there."""
     second = threading.Timer(0.1, meeting, (1, 5))
     second.start()
     meeting(0, 5)

@@ -201,12 +201,12 @@ def test_a_selection_made_before_scoring_is_a_data_set_like_any_other(select):
     assert stored(add_vog_columns(flattened, scores_of(selected))) == after
 
 
-def test_tokenised_rows_are_the_raw_rows(caplog):
+def test_tokenized_rows_are_the_raw_rows(caplog):
     """Scored with the tokens next to the text: the scores go onto the dataset that has only the text."""
     case = models.bert()
     raw = Dataset.from_dict({"text": ["a b", "c", "d e f", "g", "h i"], "label": case.labels})
     tokens = [row["input_ids"].tolist() for row in case.rows]
-    tokenised = raw.map(
+    tokenized = raw.map(
         lambda row, i: {"input_ids": tokens[i], "attention_mask": [1] * len(tokens[i])}, with_indices=True
     )
 
@@ -215,10 +215,10 @@ def test_tokenised_rows_are_the_raw_rows(caplog):
         return models.collate(kept)
 
     states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 3))]
-    scores = VoGScorer(case.model).score(tokenised, states, collate_fn=collate)
+    scores = VoGScorer(case.model).score(tokenized, states, collate_fn=collate)
     scored = add_vog_columns(raw, scores)
     assert scored.column_names == ["text", "label", *CORE]
-    without_text = VoGScorer(case.model).score(tokenised.remove_columns("text"), states, collate_fn=collate)
+    without_text = VoGScorer(case.model).score(tokenized.remove_columns("text"), states, collate_fn=collate)
     np.testing.assert_array_equal(add_vog_columns(raw, without_text)["vog"], scored["vog"][:])
     assert not caplog.records
 
@@ -256,14 +256,14 @@ def edited(column, row, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda dataset: dataset.shuffle(seed=0), "column 'image' of the data set is not the one that was scored"),
+        (lambda dataset: dataset.shuffle(seed=0), "column 'image' of the dataset is not the one that was scored"),
         (
             lambda dataset: dataset.select([1, 0, *range(2, N)]),
             "is not the one that was scored: the rows were shuffled",
         ),
-        (lambda dataset: dataset.filter(lambda row: row["label"] != 1), "scores cover 20 rows and the data set has 13"),
-        (lambda dataset: dataset.select(range(N - 1)), "scores cover 20 rows and the data set has 19"),
-        (edited("label", 7, 2), "column 'label' of the data set is not the one that was scored"),
+        (lambda dataset: dataset.filter(lambda row: row["label"] != 1), "scores cover 20 rows and the dataset has 13"),
+        (lambda dataset: dataset.select(range(N - 1)), "scores cover 20 rows and the dataset has 19"),
+        (edited("label", 7, 2), "column 'label' of the dataset is not the one that was scored"),
         (edited("caption", 3, "no longer missing"), "column 'caption'"),
         (edited("boxes", 5, [5.0, 5.5]), "column 'boxes'"),
         (lambda dataset: dataset.remove_columns("image").shuffle(seed=0), "column 'id'"),
@@ -382,7 +382,7 @@ def test_without_a_shared_column_the_labels_are_compared_and_a_warning_says_so(c
         RowMismatchError, match=r"row 7 has label 2 in the dataset and 1 in the scores \(1 rows differ\)"
     ):
         add_vog_columns(edited("label", 7, 2)(images()), scores)
-    with pytest.raises(RowMismatchError, match="scores cover 20 rows and the data set has 19"):
+    with pytest.raises(RowMismatchError, match="scores cover 20 rows and the dataset has 19"):
         add_vog_columns(images().select(range(19)), scores)
     caplog.clear()
     renamed = images().rename_column("label", "animal").add_column("label", [2] * N)

@@ -57,7 +57,7 @@ def make_scores(n=30, *, names=("cat", "dog", "ship"), maps=None, target=("logit
     return VoGScores(columns, manifest, heat_maps=None if maps is None else heat_maps(maps))
 
 
-def coloured(n, size=(12, 12)):
+def colored(n, size=(12, 12)):
     """One picture per row; its color tells the row."""
     return [Image.new("RGB", size, (8 * i, 255 - 8 * i, 0)) for i in range(n)]
 
@@ -150,7 +150,7 @@ class TestRowPicture:
             if not isinstance(row, list):
                 assert row_picture(row).size == (6, 4)
 
-    def test_normalised_tensor_is_stretched(self):
+    def test_normalized_tensor_is_stretched(self):
         """A tensor with a mean taken off shows from its least to its largest value; values in 0..1 as they are."""
         shifted = row_picture(torch.tensor([-2.0, 0.5, 3.0]).expand(3, 1, 3))
         assert [shifted.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
@@ -201,7 +201,7 @@ class TestShowRows:
     def test_stored_picture_not_the_transformed(self):
         """The stored picture is shown, the transform is not run and not taken off, other columns are not decoded."""
         features = Features({"label": ClassLabel(names=["a", "b"]), "scan": ImageFeature(), "note": Value("string")})
-        dataset = Dataset.from_dict({"label": [0, 1, 0], "scan": coloured(3), "note": ["x"] * 3}, features=features)
+        dataset = Dataset.from_dict({"label": [0, 1, 0], "scan": colored(3), "note": ["x"] * 3}, features=features)
 
         def transform(rows):
             pytest.fail("the transform was run")
@@ -213,7 +213,7 @@ class TestShowRows:
 
     def test_undecoded_and_selected(self):
         """A column that is kept as bytes is decoded here; rows of a selection are its own."""
-        dataset = Dataset.from_dict({"image": coloured(4)}, features=Features({"image": ImageFeature()}))
+        dataset = Dataset.from_dict({"image": colored(4)}, features=Features({"image": ImageFeature()}))
         dataset = dataset.cast_column("image", ImageFeature(decode=False)).select([3, 1])
         assert show_rows(dataset, [0])[0].getpixel((0, 0)) == (24, 231, 0)
         assert not dataset.features["image"].decode
@@ -338,26 +338,24 @@ class TestSheets:
     def test_tiles_are_where_they_belong(self):
         """Highest left, lowest right, in order, each picture next to itself with its map."""
         scores = make_scores(30, maps=np.zeros((30, 4, 4)))
-        dataset = Dataset.from_dict({"image": coloured(30)}, features=Features({"image": ImageFeature()}))
+        dataset = Dataset.from_dict({"image": colored(30)}, features=Features({"image": ImageFeature()}))
         sheet = contact_sheet(scores, dataset, column="vog", count=4, side=40)
         highest, lowest = most_extreme(scores, "vog", 4)
         seen = np.asarray(sheet)[94]  # a line through the first pictures
-        runs = [
-            tuple(int(c) for c in colour) for i, colour in enumerate(seen) if i == 0 or (colour != seen[i - 1]).any()
-        ]
-        runs = [colour for colour in runs if colour != WHITE]
+        runs = [tuple(int(c) for c in color) for i, color in enumerate(seen) if i == 0 or (color != seen[i - 1]).any()]
+        runs = [color for color in runs if color != WHITE]
         assert runs == [(8 * row, 255 - 8 * row, 0) for part in (highest, lowest) for row in part[:2] for _ in range(2)]
 
     @pytest.mark.parametrize("names", [("$x_$", "$\\frac$", "a\nb"), ("naïve", "猫", "x" * 300), ("_^{", "%s", "{}")])
     def test_names_are_not_markup(self, names):
         """Class names from data are drawn as they are: no mathematics, no error, no warning, no overflow."""
-        dataset = Dataset.from_dict({"image": coloured(30)}, features=Features({"image": ImageFeature()}))
+        dataset = Dataset.from_dict({"image": colored(30)}, features=Features({"image": ImageFeature()}))
         plain = contact_sheet(make_scores(30), dataset, count=9)
         assert contact_sheet(make_scores(30, names=names), dataset, count=9).size == plain.size
 
     def test_captions_show(self):
         """Row, label, prediction and score are written: sheets that differ in a name only, differ."""
-        dataset = Dataset.from_dict({"image": coloured(30)}, features=Features({"image": ImageFeature()}))
+        dataset = Dataset.from_dict({"image": colored(30)}, features=Features({"image": ImageFeature()}))
         sheets = [
             np.asarray(contact_sheet(make_scores(30, names=n), dataset)) for n in (("a", "b", "c"), ("a", "b", "d"))
         ]
@@ -379,14 +377,14 @@ class TestSheets:
         text = Figure.text
         monkeypatch.setattr(Figure, "text", lambda self, x, y, s, **style: written.append(s) or text(self, x, y, s))
         scores = make_scores(30, maps=np.ones((30, 4, 4)), target=("logit", "loss", "models.agreed"))
-        contact_sheet(scores, [{"image": image} for image in coloured(30)], column=column)
+        contact_sheet(scores, [{"image": image} for image in colored(30)], column=column)
         (subtitle,) = [line for line in written if "30 rows" in line]
         assert [part for part in subtitle.split(" · ") if part.startswith("target")] == [target] * bool(target)
         assert mapped in subtitle
 
     def test_small_data_broken_rows_and_default_column(self):
         """Fewer rows than asked for, rows without a picture or a label, no classes: still a sheet."""
-        dataset = [{"image": image} for image in coloured(3)]
+        dataset = [{"image": image} for image in colored(3)]
         dataset[1]["image"] = None
         columns = {"vog": np.array([1.0, 2.0, 3.0]), "vog_normalized": np.array([-1.0, 0.0, 1.0])}
         assert contact_sheet(VoGScores(columns, {}), dataset, side=8).mode == "RGB"
@@ -413,11 +411,11 @@ class TestSheets:
 
     def test_no_pyplot(self):
         """Nothing here touches the figures of the user's session."""
-        contact_sheet(make_scores(3), [{"image": image} for image in coloured(3)])
+        contact_sheet(make_scores(3), [{"image": image} for image in colored(3)])
         assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
     def test_shortened(self):
-        """At most so many characters, on one line."""
+        """At most a given number of characters, on one line."""
         assert [shortened(text, 5) for text in ("abcde", "abcdef", "a\n b", 123456)] == [
             "abcde",
             "abcd…",

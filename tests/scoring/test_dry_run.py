@@ -29,7 +29,7 @@ def states_of(model, n=3):
     return [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(model, n))]
 
 
-def labelled(rows, labels=None):
+def labeled(rows, labels=None):
     """Rows with labels."""
     return [{**row, "labels": label} for row, label in zip(rows, labels or LABELS, strict=False)]
 
@@ -68,7 +68,7 @@ def vog_of(model, rows, batch_size, collate_fn=models.collate):
 def test_models_that_treat_each_row_by_itself_are_scored_without_a_word(name, target, said):
     """Padded or not, on any input, by any target: a row alone has the gradient that it has in its batch."""
     case = models.CASES[name]()
-    assert said(case.model, labelled(case.rows, case.labels), target=target) == []
+    assert said(case.model, labeled(case.rows, case.labels), target=target) == []
 
 
 @pytest.mark.parametrize("config", [{"label": "predicted"}, {"dtype": "model"}, {"reduce_channels": False}])
@@ -76,7 +76,7 @@ def test_no_choice_is_taken_for_a_dependence_on_the_batch(config, said):
     """The class that the model says, low precision and single channels do not differ between a row and its batch."""
     for case in (models.conv_net(), models.bert()):
         case.model.bfloat16()
-        assert said(case.model, labelled(case.rows, case.labels), **config) == []
+        assert said(case.model, labeled(case.rows, case.labels), **config) == []
 
 
 def test_rounding_in_low_precision_is_not_taken_for_it(said):
@@ -84,7 +84,7 @@ def test_rounding_in_low_precision_is_not_taken_for_it(said):
     from transformers import BertForSequenceClassification
 
     config = models.bert_config(hidden_size=64, num_hidden_layers=6, intermediate_size=256, max_position_embeddings=64)
-    rows = labelled(models.token_rows(2, lengths=tuple(range(5, 53, 3))))
+    rows = labeled(models.token_rows(2, lengths=tuple(range(5, 53, 3))))
     for seed in (1, 2):
         model = models._made(functools.partial(BertForSequenceClassification, config), seed, noise=0.0).bfloat16()
         assert said(model, rows, dtype="model", batch_size=16) == []
@@ -114,7 +114,7 @@ class Masked(nn.Module):
 def test_a_random_mask_in_forward_is_reported_with_a_remedy_that_works(draw, n_rows, said):
     """Whatever stream it draws from; a collator with each row's draw fixed makes scores that hold in every batch."""
     model = models._made(functools.partial(Masked, draw), 0)
-    rows = labelled(models._float_rows("features", (8,), seed=0, n=n_rows))
+    rows = labeled(models._float_rows("features", (8,), seed=0, n=n_rows))
     (line,) = said(model, rows)
     assert "draws random numbers in forward in evaluation mode" in line
     assert "noise is a parameter of forward" in line
@@ -161,7 +161,7 @@ def levit():
 
 def test_an_operation_that_is_wrong_in_batches_of_one_is_not_taken_for_it(said):
     """A row alone is two copies of it, because torch's BatchNorm2d can have a wrong gradient for one."""
-    rows = labelled(models._float_rows("pixel_values", (3, 32, 32), seed=0, n=3))
+    rows = labeled(models._float_rows("pixel_values", (3, 32, 32), seed=0, n=3))
     assert said(levit(), rows) == []
 
 
@@ -189,7 +189,7 @@ def bag(**options):
 
 def texts(n=12, *, mask):
     """Rows of 3 to 9 tokens, with or without a mask."""
-    rows = labelled(models.token_rows(1, lengths=tuple(3 + 5 * i % 7 for i in range(n))))
+    rows = labeled(models.token_rows(1, lengths=tuple(3 + 5 * i % 7 for i in range(n))))
     return rows if mask else [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
 
 
@@ -238,9 +238,9 @@ def test_padding_of_floating_inputs_counts_without_a_mask_too(said):
     """Waveforms of varying length from a feature extractor that makes no mask; with one, nothing is said."""
     case = models.wav2vec2()
     rows = [{"input_values": row["input_values"]} for row in case.rows]
-    (line,) = said(case.model, labelled(rows))
+    (line,) = said(case.model, labeled(rows))
     assert "row 0 has 'input_values' (40,) alone and (53,) in its batch" in line
-    assert said(case.model, labelled(case.rows)) == []
+    assert said(case.model, labeled(case.rows)) == []
 
 
 def test_a_model_that_does_not_leave_padding_out_is_named(said):
@@ -251,7 +251,7 @@ def test_a_model_that_does_not_leave_padding_out_is_named(said):
 
 
 class BatchNorm(nn.Module):
-    """Normalises pictures with or without statistics of its own."""
+    """Normalizes pictures with or without statistics of its own."""
 
     def __init__(self, *, own_statistics):
         super().__init__()
@@ -296,7 +296,7 @@ class Noisy(nn.Module):
 )
 def test_a_model_that_mixes_rows_is_named(kind, wrong, right, rows, said):
     """Statistics of the batch, the wrong axis for the rows, or noise: without padding the batch itself is to blame."""
-    rows = labelled(models._float_rows(*rows, seed=0, n=12))
+    rows = labeled(models._float_rows(*rows, seed=0, n=12))
     (line,) = said(models._made(functools.partial(kind, **wrong), 0), rows)
     assert "the gradient of row 0 changes by" in line
     assert "with the rows that share its batch: in evaluation mode the model takes statistics over the batch" in line
@@ -341,7 +341,7 @@ def test_no_forward_pass_has_more_rows_than_a_batch(batch_size, n_rows):
     model = models.mlp().model
     seen = []
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["features"])), with_kwargs=True)
-    rows = labelled(models._float_rows("features", (5,), seed=0, n=n_rows))
+    rows = labeled(models._float_rows("features", (5,), seed=0, n=n_rows))
     planned(model, rows, batch_size=batch_size)
     assert seen[0] == min(batch_size, n_rows)
     assert max(seen) <= batch_size
@@ -377,7 +377,7 @@ def test_rows_of_different_size_can_be_scored_one_at_a_time():
 
 
 def words(n=N):
-    """Texts of varying length as a data set of strings."""
+    """Texts of varying length as a dataset of strings."""
     rows = models.token_rows(1, lengths=tuple(3 + 5 * i % 7 for i in range(n)))
     return Dataset.from_dict(
         {"text": [" ".join(f"w{token}" for token in row["input_ids"]) for row in rows], "label": LABELS[:n]}
@@ -394,7 +394,7 @@ def test_a_transform_that_pads_its_rows_together_is_read_as_the_loader_reads_it(
 
     case = models.bert()
     case.model.double()
-    expected = vog_of(case.model, labelled(models.token_rows(1, lengths=tuple(3 + 5 * i % 7 for i in range(N)))), 7)
+    expected = vog_of(case.model, labeled(models.token_rows(1, lengths=tuple(3 + 5 * i % 7 for i in range(N)))), 7)
     np.testing.assert_allclose(vog_of(case.model, words().with_transform(padded), 7, None), expected, rtol=1e-9)
 
 
@@ -447,11 +447,11 @@ def test_a_label_that_the_transform_mends_is_not_refused(row):
         "label": [255 if i in (row, 44) else y for i, y in enumerate(LABELS)],
     }
 
-    def rows(mended):
+    def rows(fixed):
         return Dataset.from_dict(columns).with_transform(
             lambda rows: {
                 "features": [torch.tensor(x) for x in rows["features"]],
-                "label": [-100 if y == 255 and x[0] in mended else y for x, y in zip(*rows.values(), strict=True)],
+                "label": [-100 if y == 255 and x[0] in fixed else y for x, y in zip(*rows.values(), strict=True)],
             }
         )
 
@@ -484,7 +484,7 @@ def token_data(labels):
     ],
 )
 def test_lists_of_labels_are_checked_before_the_work(name, labels, message):
-    """A row far behind the first batch, also of a shuffled data set, by its number; the right list is accepted."""
+    """A row far behind the first batch, also of a shuffled dataset, by its number; the right list is accepted."""
     case = models.CASES[name]()
     calls = []
     case.model.register_forward_pre_hook(lambda *args: calls.append(1))
@@ -502,11 +502,11 @@ def test_lists_of_labels_that_a_transform_replaces_are_not_checked():
     case = models.gpt2()
     stored = token_data([[-100] * 6 if i == 45 else [-100, 1, 2, 0, 1, 2] for i in range(N)])
 
-    def mended(rows, at=-100):
+    def fixed(rows, at=-100):
         return {**rows, "labels": [[1] * 6 if max(y) == at else y for y in rows["labels"]]}
 
-    planned(case.model, stored.with_transform(mended), collate_fn=None)
-    planned(case.model, stored.with_transform(functools.partial(mended, at=2)), collate_fn=None)
+    planned(case.model, stored.with_transform(fixed), collate_fn=None)
+    planned(case.model, stored.with_transform(functools.partial(fixed, at=2)), collate_fn=None)
 
 
 # --- rows and models that cannot be scored --------------------------------------------------------------------------
@@ -518,7 +518,7 @@ def test_a_row_without_tokens_is_named_by_its_number():
 
     def rows(at, n_tokens):
         lengths = tuple(n_tokens if i == at else 3 + i % 5 for i in range(N))
-        return labelled(models.token_rows(2, lengths=lengths))
+        return labeled(models.token_rows(2, lengths=lengths))
 
     with pytest.raises(DataError, match="row 4 has no element that counts: its attention_mask is false everywhere"):
         planned(case.model, rows(4, 0), batch_size=7)
@@ -536,7 +536,7 @@ def test_a_model_that_pads_its_tokens_itself_is_refused_before_the_work():
         **WIDTHS, attention_window=8, vocab_size=models.VOCABULARY, max_position_embeddings=64, pad_token_id=0
     )
     model = models._made(lambda: LongformerForSequenceClassification(config), 0)
-    rows = labelled(models.token_rows(0, lengths=(3, 6, 5)), [0, 1, 1])
+    rows = labeled(models.token_rows(0, lengths=(3, 6, 5)), [0, 1, 1])
     with pytest.raises(ModelError, match=r"gave \(3, 8, 8\) for 'input_ids' \(3, 6\)"):
         planned(model, rows)
 

@@ -26,7 +26,7 @@ FOLDED = {
 }
 
 
-def labelled(rows, labels):
+def labeled(rows, labels):
     """Rows with labels."""
     return [{**row, "labels": label} for row, label in zip(rows, labels, strict=True)]
 
@@ -147,10 +147,10 @@ def test_a_model_whose_logits_are_all_zero_is_folded():
 
 
 @pytest.mark.parametrize("name", ["mlp", "vit", "bert"])
-def test_models_without_batch_normalisation_run_as_they_are(name):
+def test_models_without_batch_normalization_run_as_they_are(name):
     """Nothing to fold: no second layout, no second pass."""
     case = models.CASES[name]()
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     plan = plan_of(case.model, rows)
     assert plan.folding == Folding()
     assert plan.module is case.model
@@ -170,7 +170,7 @@ def test_low_precision_is_not_folded():
 def test_bfloat16_is_close_to_float32(name):
     """Under autocast scores change by little, in the ranks by less; weights and modes are as before."""
     case = models.CASES[name]()
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 4))]
     found = [
         VoGScorer(case.model, config=VoGConfig(dtype=dtype)).score(rows, states, collate_fn=models.collate)
@@ -185,7 +185,7 @@ def test_bfloat16_is_close_to_float32(name):
 def test_autocast_never_keeps_the_weights_of_an_earlier_snapshot():
     """Under autocast each snapshot's gradients are of its own weights: two that are the same leave the VoG as it is."""
     case = models.CASES["vit"]()
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     first, second = models.perturbed_states(case.model, 2, scale=0.5)
     config = VoGConfig(dtype="bfloat16")
     alternating = [(f"{k}", (first, second)[k % 2]) for k in range(4)]
@@ -203,7 +203,7 @@ def test_autocast_never_keeps_the_weights_of_an_earlier_snapshot():
 def test_compiled_scores_are_those_of_the_plain_model(name):
     """torch.compile through all snapshots, a short last batch and a hook on the embeddings."""
     case = models.CASES[name]()
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 3))]
     plan = plan_of(case.model, rows, torch_compile=True)
     assert plan.module is not case.model
@@ -302,7 +302,7 @@ def test_rounding_that_the_model_magnifies_is_no_other_function(caplog):
 
 
 class Gated(nn.Module):
-    """A convolution whose output is read behind autograd's back, beside its BatchNorm."""
+    """A convolution whose output is read behind autograd's back, next to its BatchNorm."""
 
     def __init__(self, gate):
         super().__init__()
@@ -334,7 +334,7 @@ class Flattening(nn.Module):
 
 
 def label_logit(outputs, batch):
-    """The logit of class 0, as a target of one's own."""
+    """The logit of class 0, as a custom target."""
     return outputs[:, 0]
 
 
@@ -452,7 +452,7 @@ def test_a_hook_that_training_adds_ends_the_folding(caplog):
 def test_several_targets_of_a_compiled_model(name):
     """Two backward passes through one compiled forward give the scores of the plain model."""
     case = models.CASES[name]()
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     states = [(f"epoch-{k}", state) for k, state in enumerate(models.perturbed_states(case.model, 2))]
     config = VoGConfig(target=("logit", "loss"))
     found = [

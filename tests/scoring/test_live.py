@@ -2,7 +2,7 @@ import models
 import numpy as np
 import pytest
 import torch
-from live_cases import LABELS, N, case_of, labelled, start, train
+from live_cases import LABELS, N, case_of, labeled, start, train
 from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
@@ -20,7 +20,7 @@ def test_live_equals_replay(name):
     scores = live.finish()
     named = [(f"epoch-{k}", state) for k, state in enumerate(states)]
     replayed = VoGScorer(case.model, config=config, batch_size=7, memory_budget=1).score(
-        labelled(case), named, collate_fn=models.collate
+        labeled(case), named, collate_fn=models.collate
     )
     assert scores.column_names == replayed.column_names
     for column in replayed.column_names:
@@ -90,7 +90,7 @@ def test_training_that_stopped_early_has_no_windows_and_the_manifest_says_why():
     assert "windows" not in scores.manifest
     assert "training stopped after 4 of 7 planned snapshots" in scores.manifest["windows_missing"]
     named = [(f"epoch-{k}", state) for k, state in enumerate(states[:4])]
-    replayed = VoGScorer(case.model, batch_size=7).score(labelled(case), named, collate_fn=models.collate)
+    replayed = VoGScorer(case.model, batch_size=7).score(labeled(case), named, collate_fn=models.collate)
     np.testing.assert_array_equal(scores.column("vog"), replayed.column("vog"))
 
 
@@ -119,7 +119,7 @@ def test_the_predicted_label_is_refused_with_replay_named():
 def test_a_row_without_a_label_is_refused_by_its_number_with_replay_named(missing):
     """The first such row is named, also beyond the first batch; with every label given the update goes through."""
     case, _ = case_of("conv_net")
-    _, live = start(case, rows=labelled(case, [missing if i == 41 else y for i, y in enumerate(LABELS)]))
+    _, live = start(case, rows=labeled(case, [missing if i == 41 else y for i, y in enumerate(LABELS)]))
     with pytest.raises(ConfigError, match=r"row 41 has no label.*use collect='replay'"):
         live.update("first")
     _, live = start(case)

@@ -3,7 +3,7 @@ import shutil
 from functools import partial
 
 import pytest
-from live_cases import assert_identical, case_of, labelled, start, train
+from live_cases import assert_identical, case_of, labeled, start, train
 from trainers import AtStep, WeightsByStep, augmented, digits, plain, trained
 from trainings import PowerCutError, assert_same_scores, cut, pixel_rows, scores_of, steps_of
 
@@ -119,10 +119,10 @@ def test_a_damaged_state_is_refused(damage, tmp_path):
     ],
 )
 def test_moments_of_something_else_are_refused(other, differing, tmp_path):
-    """Another schedule, configuration or data set never takes over; the same one does, whatever its batch size."""
+    """Another schedule, configuration or dataset never takes over; the same one does, whatever its batch size."""
     case, folder = saved(tmp_path)
     if other.get("rows"):
-        other = {"rows": labelled(case)[:-1]}
+        other = {"rows": labeled(case)[:-1]}
     _, live = start(case, **other)
     with pytest.raises(OutputFolderError, match=rf"moments from a different run \(it differs in .*{differing}.*\)"):
         live.restore(folder)
@@ -145,7 +145,7 @@ def test_moments_and_scores_have_formats_of_their_own(tmp_path, monkeypatch):
         live.restore(folder)
 
 
-# --- beside the Trainer's checkpoints -------------------------------------------------------------------------------
+# --- next to the Trainer's checkpoints -------------------------------------------------------------------------------
 
 
 def live_callback(**options):
@@ -198,7 +198,7 @@ def test_a_run_cut_off_after_its_last_checkpoint_gets_its_last_snapshot(collect,
 
 
 def test_splits_are_resumed_each_with_its_own_moments(tmp_path):
-    """A DatasetDict goes on split by split."""
+    """A DatasetDict continues split by split."""
     splits = {"train": pixel_rows(), "extra": digits(20, start=100).with_transform(plain)}
 
     def vog():
@@ -248,7 +248,7 @@ def test_another_number_of_epochs_is_refused_before_a_step_and_names_replay(tmp_
 
 
 def test_snapshots_that_are_gone_are_named_when_training_resumes(tmp_path, caplog):
-    """Replay goes on with the snapshots that are to come and says which it lacks; with all of them it says nothing."""
+    """Replay continues with the coming snapshots and says which it lacks; with all of them it says nothing."""
     options = {"save_strategy": "epoch", "num_train_epochs": 4}
     with pytest.raises(PowerCutError):
         trained(tmp_path, [VoGCallback(pixel_rows(), snapshots="epoch"), AtStep(10, cut)], **options)
@@ -263,7 +263,7 @@ def test_snapshots_that_are_gone_are_named_when_training_resumes(tmp_path, caplo
 
 @pytest.mark.parametrize("failing", ["save_state", "read_header"])
 def test_moments_that_cannot_be_saved_cost_no_scores(failing, tmp_path, monkeypatch, caplog):
-    """A failure beside a checkpoint is logged, and training and scoring go on."""
+    """A failure next to a checkpoint is logged, and training and scoring continue."""
 
     def full(*args, **kwargs):
         raise OutputFolderError("no space left")

@@ -27,7 +27,7 @@ def frames_inside():
     return names
 
 
-def labelled(case):
+def labeled(case):
     """Rows with their labels."""
     return [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
 
@@ -49,7 +49,7 @@ def test_a_gradient_is_few_calls_away_from_the_scorer(name, monkeypatch):
         return grad(*arguments, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
-    VoGScorer(case.model, batch_size=7).score(labelled(case), states_of(case.model), collate_fn=models.collate)
+    VoGScorer(case.model, batch_size=7).score(labeled(case), states_of(case.model), collate_fn=models.collate)
     scored = {path for path in paths if "ModelRunner.observe" in path and not any("require_same" in n for n in path)}
     assert scored
     for path in scored:
@@ -63,7 +63,7 @@ def test_a_runner_gives_the_model_back_and_can_be_entered_again(name, tmp_path):
     case = models.CASES[name]()
     model = case.model.train()
     scorer = VoGScorer(model, batch_size=7)
-    reader = scorer.reader(labelled(case), collate_fn=models.collate)
+    reader = scorer.reader(labeled(case), collate_fn=models.collate)
     snapshots = open_snapshots(states_of(model), spool=tmp_path)
     runner = ModelRunner(model, scorer.plan(reader), snapshots.frozen)
     before = {key: (value.data_ptr(), value.clone()) for key, value in model.state_dict().items()}
@@ -84,7 +84,7 @@ def test_a_plan_is_a_value():
     """Scoring leaves the plan as the dry run made it: equal to one of another dry run of the same rows."""
     case = models.CASES["conv_net"]()
     scorer = VoGScorer(case.model, batch_size=7)
-    reader = scorer.reader(labelled(case), collate_fn=models.collate)
+    reader = scorer.reader(labeled(case), collate_fn=models.collate)
     plan = scorer.plan(reader)
     before = dict(vars(plan))
     live = scorer.live(reader, plan, 2)

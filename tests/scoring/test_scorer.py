@@ -86,7 +86,7 @@ def oracle_logits(name):
     return reference_logits(case.model, states, case.rows)
 
 
-def labelled(rows, labels):
+def labeled(rows, labels):
     """Rows with their labels."""
     return [{**row, "labels": label} for row, label in zip(rows, labels, strict=True)]
 
@@ -107,8 +107,8 @@ def tied(model, states):
 
 
 def score(case, states, *, config=None, batch_size=7, batches_per_block=2, output_dir=None, rows=None, **options):
-    """Scores of a case with a memory budget that holds just so many batches."""
-    rows = labelled(case.rows, case.labels) if rows is None else rows
+    """Scores of a case with a memory budget that holds exactly that many batches."""
+    rows = labeled(case.rows, case.labels) if rows is None else rows
     scorer = VoGScorer(case.model, config=config, batch_size=batch_size)
     budget = batches_per_block * batch_size * scorer.plan(scorer.reader(rows, collate_fn=models.collate)).bytes_per_row
     scorer = VoGScorer(case.model, config=config, batch_size=batch_size, memory_budget=budget, **options)
@@ -148,7 +148,7 @@ def assert_first_target(scores, gradients, tolerance, *, channel_mean=False, tok
 
 
 def assert_classes(scores, classes, logits, tolerance, *, columns=("vog",)):
-    """Normalised columns, companions and their trajectories, given the class that was differentiated."""
+    """Normalized columns, companions and their trajectories, given the class that was differentiated."""
     for column in columns:
         normalized = reference_class_normalized(scores.column(column), classes)
         np.testing.assert_allclose(scores.column(f"{column}_class_normalized"), normalized, atol=1e-5)
@@ -226,7 +226,7 @@ def test_the_predicted_label_is_the_last_snapshots(name):
     gradients = reference_gradients(case.model, states, case.rows, "logit", [None] * N)
     some = [-1 if i % 3 == 0 else label for i, label in enumerate(LABELS)]
     for labels in (LABELS, some, [-1] * N):
-        scores = score(case, states, config=VoGConfig(label="predicted"), rows=labelled(case.rows, labels))
+        scores = score(case, states, config=VoGConfig(label="predicted"), rows=labeled(case.rows, labels))
         assert_vog(scores, gradients, 1e-6, channel_mean=name in IMAGES)
         given = [guess if label == -1 else label for label, guess in zip(labels, predicted, strict=True)]
         assert_classes(scores, given, oracle_logits(name), 1e-6)
@@ -238,7 +238,7 @@ def test_rows_without_a_label_use_the_prediction_and_the_others_their_label(miss
     """None, -1 and -100 mean no label: just those rows are scored by the last snapshot's prediction."""
     case, states = family("conv_net")
     labels = [missing if i % 3 == 0 else label for i, label in enumerate(LABELS)]
-    scores = score(case, states, rows=labelled(case.rows, labels))
+    scores = score(case, states, rows=labeled(case.rows, labels))
     used = [
         int(logits[-1].argmax()) if i % 3 == 0 else label
         for i, (label, logits) in enumerate(zip(LABELS, oracle_logits("conv_net"), strict=True))
@@ -269,7 +269,7 @@ def test_other_tasks_agree_with_the_oracle(name):
         np.testing.assert_allclose(scores.column(f"{column}_normalized"), normalized, atol=1e-9)
     gradients = reference_gradients(case.model, states, case.rows, "logit", case.labels, task=case.task)
     assert_first_target(scores, gradients, 1e-6, tokens=True)
-    assert scores.manifest["normalized_over"] == "data set"
+    assert scores.manifest["normalized_over"] == "dataset"
     assert not {"vog_class_normalized", "forgetting", "margin"} & set(scores.column_names)
 
 
@@ -316,7 +316,7 @@ def test_live_scoring_of_a_model_that_keeps_values_sees_each_snapshot_anew():
     case = models.caching()
     case.model.double()
     states = models.perturbed_states(case.model, 4)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     scorer = VoGScorer(case.model, batch_size=2)
     reader = scorer.reader(rows)
     live = scorer.live(reader, scorer.plan(reader), len(states))
@@ -343,7 +343,7 @@ def test_an_adapter_is_scored_from_snapshots_of_the_adapter_alone(tmp_path):
         stored = set(file.keys())
     assert stored == trainable
     assert all("lora_" in name or "modules_to_save" in name for name in stored)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     scores = VoGScorer(case.model, batch_size=2).score(rows, tmp_path / "snapshots", collate_fn=models.collate)
     gradients = reference_gradients(case.model, states, case.rows, "logit", case.labels)
     assert_vog(scores, gradients, 1e-6)
@@ -351,7 +351,7 @@ def test_an_adapter_is_scored_from_snapshots_of_the_adapter_alone(tmp_path):
 
 
 def test_a_timm_model_is_scored_on_tuples():
-    """Pairs (image, label) of a torch data set and a model without a configuration need no collator."""
+    """Pairs (image, label) of a torch dataset and a model without a configuration need no collator."""
     case = models.timm_net()
     case.model.double()
     states = models.perturbed_states(case.model, 4, scale=0.02)
@@ -409,13 +409,13 @@ def test_rows_can_be_checked_before_a_training():
     """`check` says what `score` would say, and leaves model and random streams as found."""
     case, _ = family("mlp")
     scorer = VoGScorer(case.model, batch_size=7)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     before = copy.deepcopy(case.model.state_dict()), torch.get_rng_state()
     assert scorer.check(rows) is None
     assert_close(case.model.state_dict(), before[0], rtol=0, atol=0)
     assert_close(torch.get_rng_state(), before[1])
     with pytest.raises(LabelError, match=f"label {models.CLASSES}"):
-        scorer.check(labelled(case.rows, [models.CLASSES, *case.labels[1:]]))
+        scorer.check(labeled(case.rows, [models.CLASSES, *case.labels[1:]]))
 
 
 def test_reducing_channels_can_be_turned_off_and_is_refused_where_there_are_none():
@@ -481,7 +481,7 @@ def test_a_block_of_rows_longer_than_the_first_ones_is_worked_in_groups_that_fit
     assert blocks_of(tmp_path / "tight") == 2
     monkeypatch.setattr(Replay, "_score", score_group)
     wide = VoGScorer(model, batch_size=7).score(
-        labelled(case.rows, case.labels), named(states), collate_fn=models.collate, output_dir=tmp_path / "wide"
+        labeled(case.rows, case.labels), named(states), collate_fn=models.collate, output_dir=tmp_path / "wide"
     )
     assert blocks_of(tmp_path / "wide") == 1
     for column in wide.column_names:
@@ -512,7 +512,7 @@ def test_a_tensor_that_a_batch_has_once_splits_no_block(monkeypatch):
     """Bytes per row are rounded up, so that a block of batches like the first one fits as it was planned."""
     case, states = family("mlp", torch.float32)
     model = Scaled()
-    rows = labelled(case.rows, LABELS)
+    rows = labeled(case.rows, LABELS)
 
     def collate(rows):
         return {**models.collate(rows), "scale": torch.tensor(2.0)}
@@ -575,7 +575,7 @@ def test_scoring_leaves_the_model_and_the_random_streams_as_found(name, dtype):
     states = models.perturbed_states(case.model, 3)
     before, streams = model_state(case.model), random_states()
     scorer = VoGScorer(case.model, config=VoGConfig(label="predicted"), batch_size=2)
-    scorer.score(labelled(case.rows, case.labels), named(states), collate_fn=models.collate)
+    scorer.score(labeled(case.rows, case.labels), named(states), collate_fn=models.collate)
     assert_close(model_state(case.model), before, rtol=0, atol=0)
     assert_close(random_states(), streams, rtol=0, atol=0)
 
@@ -596,7 +596,7 @@ def test_an_exception_in_the_middle_leaves_them_as_found_too(interruption):
     before, streams = model_state(case.model), random_states()
     with pytest.raises(interruption):
         VoGScorer(case.model, batch_size=2).score(
-            labelled(case.rows, case.labels), named(states), collate_fn=models.collate
+            labeled(case.rows, case.labels), named(states), collate_fn=models.collate
         )
     assert len(calls) >= 6  # the plain model is tried once more where the fast one fails
     assert set(calls) == {torch.float32}  # a snapshot was in the model
@@ -633,7 +633,7 @@ def test_a_bfloat16_model_is_scored_like_the_float32_cast_of_its_weights():
     case = models.mlp()
     model = copy.deepcopy(case.model).bfloat16()
     states = models.perturbed_states(model, 4)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     seen = dtypes_seen(model)
     scores = VoGScorer(model, batch_size=2).score(rows, named(states))
     assert set(seen) == {(torch.float32, torch.float32)}
@@ -649,7 +649,7 @@ def test_dtype_model_keeps_bfloat16():
     case = models.mlp()
     model = copy.deepcopy(case.model).bfloat16()
     states = models.perturbed_states(model, 4)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     seen = dtypes_seen(model)
     kept = VoGScorer(model, config=VoGConfig(dtype="model"), batch_size=2).score(rows, named(states)).column("vog")
     assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
@@ -665,7 +665,7 @@ def test_float64_stays_float64(dtype):
     case = models.mlp()
     model = copy.deepcopy(case.model).double()
     seen = dtypes_seen(model)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     scores = VoGScorer(model, config=VoGConfig(dtype=dtype)).score(rows, named(models.perturbed_states(model, 3)))
     assert set(seen) == {(torch.float64, torch.float64)}
     assert scores.column("vog").dtype == np.float64
@@ -678,14 +678,14 @@ def test_snapshots_of_another_precision_are_read_into_the_models(model_dtype, st
     model = copy.deepcopy(case.model).to(model_dtype)
     states = models.perturbed_states(copy.deepcopy(case.model).to(stored), 3)
     seen = dtypes_seen(model)
-    VoGScorer(model, config=VoGConfig(dtype="model")).score(labelled(case.rows, case.labels), named(states))
+    VoGScorer(model, config=VoGConfig(dtype="model")).score(labeled(case.rows, case.labels), named(states))
     assert set(seen) == {(model_dtype, model_dtype)}
 
 
 def test_rows_collated_in_bfloat16_are_accepted():
     """A collator may hand out the dtype the model was trained in."""
     case, states = family("mlp", torch.float32)
-    rows = [{**row, "features": row["features"].bfloat16()} for row in labelled(case.rows, case.labels)]
+    rows = [{**row, "features": row["features"].bfloat16()} for row in labeled(case.rows, case.labels)]
     assert (VoGScorer(case.model).score(rows, named(states)).column("vog") > 0).all()
 
 
@@ -760,7 +760,7 @@ def test_options_may_be_numbers_of_other_libraries(kind):
 def test_the_default_batch_is_scored_in_one_block_and_a_tiny_budget_still_holds_a_batch(tmp_path):
     """memory_budget is a wish: one batch is always taken."""
     case, states = family("mlp")
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     default = VoGScorer(case.model).score(rows, named(states), output_dir=tmp_path / "default")
     tiny = VoGScorer(case.model, batch_size=7, memory_budget=1).score(rows, named(states), output_dir=tmp_path / "tiny")
     assert (blocks_of(tmp_path / "default"), blocks_of(tmp_path / "tiny")) == (1, 8)
@@ -771,7 +771,7 @@ def test_re_entrant_checkpointing_is_refused_and_the_other_kind_accepted():
     """No input gradient goes through re-entrant checkpointing; the message names use_reentrant=False, which works."""
     case = models.conv_net(checkpointing=True)
     states = models.perturbed_states(case.model, 2)
-    rows = labelled(case.rows, case.labels)
+    rows = labeled(case.rows, case.labels)
     with pytest.raises(ModelError, match="use_reentrant=False"):
         VoGScorer(case.model).score(rows, named(states))
     case.model.checkpointing = False

@@ -38,8 +38,8 @@ class DataTrainingArguments:
     validation_file: str = field(metadata={"help": "The same, to evaluate on."})
     max_seq_length: int = field(default=128, metadata={"help": "Tokens; longer texts are cut."})
     pad_to_max_length: bool = field(default=True, metadata={"help": "Else each batch to its own longest text."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train only on the first rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate only on the first rows."})
     overwrite_cache: bool = field(default=False)
 
 

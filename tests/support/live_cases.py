@@ -23,16 +23,16 @@ def case_of(name, n_snapshots=7):
     return case, models.perturbed_states(case.model, n_snapshots)
 
 
-def labelled(case, labels=None):
+def labeled(case, labels=None):
     """Rows with their labels, or with others."""
     return [{**row, "labels": label} for row, label in zip(case.rows, labels or case.labels, strict=True)]
 
 
 def start(case, *, rows=None, config=None, planned=7, batch_size=7):
-    """A model of one's own that will train, and the live scoring of its rows."""
+    """A custom model that will train, and the live scoring of its rows."""
     model = copy.deepcopy(case.model)
     scorer = VoGScorer(model, config=config, batch_size=batch_size)
-    reader = scorer.reader(labelled(case) if rows is None else rows, collate_fn=models.collate)
+    reader = scorer.reader(labeled(case) if rows is None else rows, collate_fn=models.collate)
     return model, scorer.live(reader, scorer.plan(reader), planned)
 
 

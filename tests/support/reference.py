@@ -190,7 +190,7 @@ def reference_heat_map(gradient, *, channel_mean=False, tokens=False):
 
 
 def _pooled(values, at_most):
-    """Means over at most so many parts of the first axis; part i is floor(i n / parts) to ceil((i + 1) n / parts)."""
+    """Means over at most `parts` parts of the first axis; part i is floor(i n / parts) to ceil((i + 1) n / parts)."""
     n = len(values)
     parts = min(at_most, n)
     return np.stack([values[i * n // parts : math.ceil((i + 1) * n / parts)].mean(axis=0) for i in range(parts)])

@@ -278,7 +278,7 @@ class Drifting(Classifier):
 
 
 class Stateful(Classifier):
-    """A recurrent network that goes on from the mean of its last states, which it keeps in an attribute."""
+    """A recurrent network that continues from the mean of its last states, which it keeps in an attribute."""
 
     def __init__(self, kind):
         super().__init__()
@@ -650,7 +650,7 @@ def frozen_base():
 
 
 def fake_quantized(*, observing):
-    """Rounds what lies in the middle to 256 steps; its observer goes on in evaluation mode, or is off."""
+    """Rounds what lies in the middle to 256 steps; its observer continues in evaluation mode, or is off."""
     quantize = FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, averaging_constant=0.5)
     model = vectors(quantize)
     model(torch.randn(9, WIDTH))

@@ -78,7 +78,7 @@ def make_scores(*, labels=True, heat_maps=True):
 
 
 def make_images():
-    """Tiny pictures whose colour tells the row."""
+    """Tiny pictures whose color tells the row."""
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=NAMES)})
     pictures = [Image.new("RGB", (8, 8), (4 * i, 100, 255 - 4 * i)) for i in range(N)]
     return Dataset.from_dict({"image": pictures, "label": make_scores().column("label")}, features=features)
@@ -122,7 +122,7 @@ class TestImages:
 
     @pytest.mark.parametrize("key", ["vog/highest", "vog/lowest"])
     def test_pictures(self, image_run, key):
-        """A PNG of the row's own picture, and beside it one of the same under its own heat map."""
+        """A PNG of the row's own picture, and next to it one of the same under its own heat map."""
         scores = make_scores()
         for row, picture, heat in image_run.table(key)[["row", "image", "heat_map"]].itertuples(index=False):
             assert (picture.format, picture.size) == (heat.format, heat.size) == ("PNG", (96, 96))
@@ -291,7 +291,7 @@ class TestImages:
 
 
 def test_text_scored_for_real(offline):
-    """Scores of the real scorer over a data set with a tokenizer set: the stored text stands in the table."""
+    """Scores of the real scorer over a dataset with a tokenizer set: the stored text stands in the table."""
 
     class Bag(nn.Module):
         def __init__(self):
@@ -460,8 +460,8 @@ def test_disabled_run(disabled_run):
 @pytest.mark.parametrize(
     ("dataset", "error", "message"),
     [
-        (Dataset.from_dict({"text": ["a"]}), RowMismatchError, "the scores cover 53 rows and the data set has 1"),
-        ([1, 2], RowMismatchError, "the scores cover 53 rows and the data set has 2"),
+        (Dataset.from_dict({"text": ["a"]}), RowMismatchError, "the scores cover 53 rows and the dataset has 1"),
+        ([1, 2], RowMismatchError, "the scores cover 53 rows and the dataset has 2"),
         (iter([1]), DataError, "rows are scored by their number, and a list_iterator has none"),
     ],
 )
@@ -533,5 +533,5 @@ def test_splits_that_do_not_fit(disabled_run):
         log_scores({"test": make_scores()}, {"train": make_images()})
     with pytest.raises(ConfigError, match="need a mapping with these splits as dataset, got Dataset"):
         log_scores({"test": make_scores()}, make_images())
-    with pytest.raises(DataError, match="one data set is scored at a time, got a mapping"):
+    with pytest.raises(DataError, match="one dataset is scored at a time, got a mapping"):
         log_scores(make_scores(), {"test": make_images()})

@@ -101,7 +101,7 @@ def test_a_random_transform_is_refused(transform, given, collect, tmp_path):
     rows = digits()
     rows.set_transform(transform)
     message = (
-        r"'pixel_values' of rows 0-19 differs between two readings: the data set's transform is random .*"
+        r"'pixel_values' of rows 0-19 differs between two readings: the dataset's transform is random .*"
         r"VoGCallback\(dataset\.with_transform\(eval_transform\)\)"
     )
     assert_refused(tmp_path, DataError, message, VoGCallback(rows if given else None, collect=collect), rows=rows)
@@ -132,7 +132,7 @@ def test_an_epoch_schedule_needs_epochs(collect, tmp_path):
     assert [snapshot["step"] for snapshot in scores.manifest["snapshots"]] == [3, 6]
 
 
-def relabelled(change, *, n_good=0):
+def relabeled(change, *, n_good=0):
     """Rows whose labels beyond the first ``n_good`` are changed, in the column and in what the transform makes."""
     labels = [y if i < n_good else change(y) for i, y in enumerate(digits()["label"])]
     rows = digits().remove_columns("label").add_column("label", labels)
@@ -150,7 +150,7 @@ def test_a_label_column_must_be_there(tmp_path):
 @pytest.mark.parametrize(("n_good", "row"), [(0, 1), (50, 50)])
 def test_labels_must_be_classes_of_the_model(n_good, row, collect, tmp_path):
     """Also where the first wrong one is far beyond the first batch: the column is read without decoding a row."""
-    wrong = relabelled(lambda y: y + 9, n_good=n_good)
+    wrong = relabeled(lambda y: y + 9, n_good=n_good)
     message = rf"row {row}: label 1\d is outside the model's classes 0\.\.9"
     assert_refused(tmp_path, LabelError, message, VoGCallback(wrong, collect=collect), rows=pixel_rows())
     assert_accepted(tmp_path, VoGCallback(wrong, collect=collect), rows=pixel_rows(), model=network(n_labels=19))
@@ -158,7 +158,7 @@ def test_labels_must_be_classes_of_the_model(n_good, row, collect, tmp_path):
 
 def test_labels_must_not_be_text(tmp_path):
     """Names of classes are refused with the call that encodes them; the encoded column is accepted."""
-    named = relabelled(lambda y: f"digit {y}")
+    named = relabeled(lambda y: f"digit {y}")
     message = (
         r"label column 'labels' holds text \('digit 0'\), expected class numbers; encode it with dataset\.class_enc"
     )
@@ -169,7 +169,7 @@ def test_labels_must_not_be_text(tmp_path):
 
 def test_an_empty_data_set_has_nothing_to_score(tmp_path):
     """Refused when it is passed; one row is enough."""
-    with pytest.raises(DataError, match="the data set is empty: there is no row to score"):
+    with pytest.raises(DataError, match="the dataset is empty: there is no row to score"):
         VoGCallback(pixel_rows(0))
     with pytest.raises(DataError, match="the DatasetDict is empty"):
         VoGCallback({})
@@ -362,7 +362,7 @@ def test_live_needs_memory_for_all_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n_good", [0, 10, 50])
 def test_live_needs_a_label_for_every_row(n_good, tmp_path):
     """The last prediction is not known yet: one row without a label, wherever it is, is refused, naming replay."""
-    rows = relabelled(lambda y: -1, n_good=n_good)
+    rows = relabeled(lambda y: -1, n_good=n_good)
     message = f"row {n_good} has no label, and collect='live' cannot know its last prediction"
     assert_refused(tmp_path, ConfigError, message, VoGCallback(rows, collect="live"), rows=pixel_rows())
     assert_accepted(tmp_path, VoGCallback(rows), rows=pixel_rows())

@@ -141,7 +141,7 @@ def apply(
     has_scores = "vog" in score_columns(opened.dataset, prefix or None)
     if has_scores and columns is not None:
         raise ConfigError(
-            f"the data set of {scored} has columns of scores, and gets no others from --columns; leave that out"
+            f"the dataset of {scored} has columns of scores, and gets no others from --columns; leave that out"
         )
     rows = opened.dataset
     if not has_scores:
@@ -198,7 +198,7 @@ def review_counts(review: "Review", rows: int) -> dict[str, Any]:
         "rows": rows,
         "reviewed": len(review.resolved),
         "decisions": review.counts(),
-        "relabelled": len(review.relabeled),
+        "relabeled": len(review.relabeled),
         "dropped": len(review.dropped),
         "reviewers": len({decision.reviewer for decision in review.decisions}),
         "differing": sum(not consensus.agreed for consensus in review.resolved.values()),

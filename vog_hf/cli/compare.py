@@ -89,8 +89,8 @@ def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
         )
     others = second.identity.differing(first.identity)  # both ways: one may be of an earlier version
     differing = [name for name in first.identity.differing(second.identity) if name in others]
-    labelled = "label" in first.column_names and "label" in second.column_names
-    if not differing and labelled and not np.array_equal(first.column("label"), second.column("label")):
+    labeled = "label" in first.column_names and "label" in second.column_names
+    if not differing and labeled and not np.array_equal(first.column("label"), second.column("label")):
         differing = ["label"]
     if differing:
         raise RowMismatchError(

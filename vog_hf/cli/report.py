@@ -58,13 +58,13 @@ def report(
 
     if numbers_only and {dataset, config, dataset_revision, token} != {None}:
         raise typer.BadParameter(
-            "reads no data set; leave out --dataset, --config, --dataset-revision and --token",
+            "reads no dataset; leave out --dataset, --config, --dataset-revision and --token",
             param_hint="--numbers-only",
         )
     of_all = find_scores(scores)
     if numbers_only and split is not None and not isinstance(of_all, dict):
         raise typer.BadParameter(
-            f"reads no data set, and {scores} holds the scores of one split; leave out --split",
+            f"reads no dataset, and {scores} holds the scores of one split; leave out --split",
             param_hint="--numbers-only",
         )
     selected, rows = of_split(of_all, split, scores), None

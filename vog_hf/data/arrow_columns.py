@@ -18,7 +18,7 @@ LONG = np.iinfo(np.int64).max
 
 
 def has_table(dataset: AnyDataset) -> TypeGuard[Dataset]:
-    """Whether this is a `datasets.Dataset`, with columns that can be read without decoding."""
+    """True if this is a `datasets.Dataset`, with columns that can be read without decoding."""
     return isinstance(getattr(getattr(dataset, "data", None), "table", None), pa.Table)
 
 
@@ -159,5 +159,5 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def stored_rows(dataset: Dataset) -> npt.NDArray[np.int64] | None:
-    """Which stored rows a selected or shuffled data set shows; None = all, in order."""
+    """Which stored rows a selected or shuffled dataset shows; None = all, in order."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy()

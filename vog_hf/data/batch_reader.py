@@ -1,4 +1,4 @@
-"""From rows of a data set to collated batches a model can be fed: reading, collating, labels, checks."""
+"""From rows of a dataset to collated batches a model can be fed: reading, collating, labels, checks."""
 
 import struct
 import warnings
@@ -56,10 +56,10 @@ class Batch:
 
 
 class BatchReader:
-    """Reads rows of a data set as batches for one model, always in the same order and always the same.
+    """Reads rows of a dataset as batches for one model, always in the same order and always the same.
 
     Args:
-        dataset: A `datasets.Dataset` or any map-style torch data set (of mappings, pairs or tensors).
+        dataset: A `datasets.Dataset` or any map-style torch dataset (of mappings, pairs or tensors).
         model: Unwrapped; tells which keys of a batch are its inputs.
         collate_fn: From a list of rows to a batch. Default: transformers' ``default_data_collator`` for mappings (given
             only the columns that forward or the labels need), torch's ``default_collate`` otherwise.
@@ -71,7 +71,7 @@ class BatchReader:
             which nothing is kept: some collators need a fixed number.
 
     Raises:
-        DataError: An empty data set, or one that cannot be read by row number.
+        DataError: An empty dataset, or one that cannot be read by row number.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class BatchReader:
             yield self._checked(Batch(rows, inputs, labels, masks))
 
     def read_copies(self, row: int, times: int) -> Batch:
-        """One row, so many times over, as a batch of it alone."""
+        """A batch of one row, repeated."""
         with preserved_rng():
             try:
                 (rows,) = self._read_anew([range(row, row + 1)])
@@ -160,7 +160,7 @@ class BatchReader:
         except KeyError as error:  # whatever else a row raises says itself what is wrong
             first, last = batches[0][0], batches[-1][-1]
             raise DataError(
-                f"reading rows {first}-{last} of the data set failed: {type(error).__name__}: {error}. "
+                f"reading rows {first}-{last} of the dataset failed: {type(error).__name__}: {error}. "
                 "A transform that reads a column which the model does not take (an image, a text) needs "
                 "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
             ) from error
@@ -337,28 +337,28 @@ def _random(name: str, rows: range, *, in_collator: bool) -> str:
             "collate_fn=SeededPerRow(collator), from vog_hf.data, or pass a collator that draws nothing"
         )
     return (
-        f"{differs}: the data set's transform is random (crop, flip, dropout, masking), so VoG would measure the "
+        f"{differs}: the dataset's transform is random (crop, flip, dropout, masking), so VoG would measure the "
         "transform. Pass the rows with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
     )
 
 
 def check_map_style(dataset: AnyDataset) -> None:
-    """Raise DataError where a data set is empty or has no rows by number."""
+    """Raise DataError where a dataset is empty or has no rows by number."""
     if isinstance(dataset, (str, PurePath)):
         raise DataError(
-            f"a data set is expected, got the text {str(dataset)!r}; load its rows first: datasets.load_dataset(...), "
+            f"a dataset is expected, got the text {str(dataset)!r}; load its rows first: datasets.load_dataset(...), "
             "of a folder of images load_dataset('imagefolder', data_dir=...)"
         )
     if isinstance(dataset, Mapping):
         splits = sorted(by_split_name(dataset))
-        raise DataError(f"one data set is scored at a time, got a mapping of {splits}; pass one of its splits")
+        raise DataError(f"one dataset is scored at a time, got a mapping of {splits}; pass one of its splits")
     if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
         raise DataError(
-            f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style data set, "
+            f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style dataset, "
             "e.g. datasets.Dataset.from_generator(...) or load_dataset(..., streaming=False)"
         )
     if len(dataset) == 0:
-        raise DataError("the data set is empty: there is no row to score; check the split or the filter that made it")
+        raise DataError("the dataset is empty: there is no row to score; check the split or the filter that made it")
 
 
 def _named(rows: Sequence[int]) -> str:

@@ -30,14 +30,14 @@ def plant_label_noise(
 
     Args:
         dataset: One split. Its features, its format and its transform are kept, and nothing in it is decoded.
-        fraction: Share 0..1 of the labelled rows; of n such rows exactly ``round(fraction * n)`` get a wrong label.
+        fraction: Share 0..1 of the labeled rows; of n such rows exactly ``round(fraction * n)`` get a wrong label.
         seed: Of the choice of rows and classes.
         kind: ``"uniform"``: one of the other classes, each with the same chance; ``"pairs"``: the next class, and the
             first after the last (as digits that are mistaken for one another).
         label_column: Column of the labels; default: ``labels``, ``label`` or ``label_ids``.
 
     Returns:
-        The data set with changed labels and two columns more: ``original_label`` (of the same feature) and
+        The dataset with changed labels and two columns more: ``original_label`` (of the same feature) and
         ``is_corrupted`` (bool). Rows without a label (None, -1 or -100) are as before. Classes are those of the
         ``ClassLabel``, else the numbers that occur.
 
@@ -54,7 +54,7 @@ def plant_label_noise(
     if not has_table(dataset):
         raise ConfigError(
             f"label noise can be planted into a datasets.Dataset, got a {type(dataset).__name__}; pass one split, e.g. "
-            "dataset['train'], and load a streaming data set without streaming=True"
+            "dataset['train'], and load a streaming dataset without streaming=True"
         )
     fraction, seed = real_number("fraction", fraction, 0, 1), whole_number("seed", seed, 0)
     require_type("label_column", label_column, (str, type(None)), "pass the name of a column")
@@ -62,10 +62,10 @@ def plant_label_noise(
     if kind not in ("uniform", "pairs"):
         raise ConfigError(f"kind must be 'uniform' or 'pairs', got {kind!r}")
     name, labels = _label_column(dataset, label_column)
-    labelled = np.flatnonzero(labels >= 0)
+    labeled = np.flatnonzero(labels >= 0)
     classes = _classes(dataset, name, labels)
     rng = np.random.default_rng(seed)
-    rows = rng.choice(labelled, round(fraction * len(labelled)), replace=False)
+    rows = rng.choice(labeled, round(fraction * len(labeled)), replace=False)
     steps = rng.integers(1, len(classes), len(rows)) if kind == "uniform" else 1
     noisy = labels.copy()
     noisy[rows] = classes[(np.searchsorted(classes, labels[rows]) + steps) % len(classes)]
@@ -84,7 +84,7 @@ def _label_column(dataset: Dataset, label_column: str | None) -> tuple[str, npt.
     taken = [added for added in (ORIGINAL, CORRUPTED) if added in dataset.column_names]
     if taken:
         raise ConfigError(
-            f"the data set has {taken} already; drop what was planted before: dataset.remove_columns({taken})"
+            f"the dataset has {taken} already; drop what was planted before: dataset.remove_columns({taken})"
         )
     labels = integer_column(dataset, [name])
     if labels is None:
@@ -108,13 +108,13 @@ def _classes(dataset: Dataset, name: str, labels: npt.NDArray[np.int64]) -> npt.
         )
     if len(classes) < 2 or not len(given):
         raise ConfigError(
-            f"a wrong label needs at least two classes, and {name!r} has {len(classes)} in {len(given)} labelled rows"
+            f"a wrong label needs at least two classes, and {name!r} has {len(classes)} in {len(given)} labeled rows"
         )
     return classes
 
 
 def _replaced(dataset: Dataset, name: str, noisy: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Dataset:
-    """The data set with these labels in these rows, in the same place among its columns and under its format."""
+    """The dataset with these labels in these rows, in the same place among its columns and under its format."""
     original = dataset.select_columns([name]).with_format("arrow")[:].column(name)
     is_corrupted = np.zeros(len(dataset), dtype=bool)
     is_corrupted[rows] = True

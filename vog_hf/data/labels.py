@@ -135,5 +135,5 @@ def _padded(values: npt.NDArray[np.generic], stops: npt.NDArray[np.int64]) -> Te
 
 
 def _same_labels(stored: npt.NDArray[np.generic], collated: npt.NDArray[np.generic]) -> bool:
-    """Whether a row's labels are the ones that are stored, but for padding and tokens that are left out."""
+    """True if a row's labels are the ones that are stored, but for padding and tokens that are left out."""
     return np.array_equal(stored[stored != IGNORED_TOKEN], collated[collated != IGNORED_TOKEN])

@@ -1,4 +1,4 @@
-"""Rows by the name that a person gives on a command line: one split of a data set, and its labels as classes."""
+"""Rows by the name that a person gives on a command line: one split of a dataset, and its labels as classes."""
 
 from collections.abc import Mapping, Sequence
 from glob import escape, has_magic
@@ -33,19 +33,19 @@ SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 def load_rows(
     name: str, split: str | None = None, *, config: str | None = None, revision: str | None = None
 ) -> Dataset:
-    """One split of a data set, from wherever it is.
+    """One split of a dataset, from wherever it is.
 
     Args:
         name: Id on the Hub, folder of `save_to_disk`, folder that `load_dataset` reads (of images, of sounds, of
             parquet files), or a parquet, csv or json file.
         split: As `load_dataset` names it, also a part (``"train[:10%]"``). A file is the split ``train``, and so is a
-            data set that was saved alone, unless it was another one when it was saved. Default: that one, else
+            dataset that was saved alone, unless it was another one when it was saved. Default: that one, else
             ``train``.
-        config: Configuration, of a data set on the Hub or of a folder that `load_dataset` reads.
-        revision: Branch, tag or commit of a data set on the Hub.
+        config: Configuration, of a dataset on the Hub or of a folder that `load_dataset` reads.
+        revision: Branch, tag or commit of a dataset on the Hub.
 
     Raises:
-        DataError: There is no such data set, configuration or split, or it cannot be read; says which and why.
+        DataError: There is no such dataset, configuration or split, or it cannot be read; says which and why.
     """
     path = as_path("name", name).expanduser()
     name = str(name)
@@ -55,7 +55,7 @@ def load_rows(
     try:
         if is_saved(path):
             return part_of(load_from_disk(str(path), keep_in_memory=False), split)
-        split = split or "train"  # not in memory: beside its file on disk stands who wrote the rows
+        split = split or "train"  # not in memory: next to its file on disk stands who wrote the rows
         if path.is_dir():
             return _load_folder(path, config, split)
         if not path.is_file():
@@ -93,7 +93,7 @@ def _refuse_idle(path: Path, config: str | None, revision: str | None) -> None:
     """Raise where an option would be ignored."""
     if revision is not None and path.exists():
         raise DataError(
-            f"a revision ({revision}) is of a data set on the Hub, and {path} is on this machine; leave it out"
+            f"a revision ({revision}) is of a dataset on the Hub, and {path} is on this machine; leave it out"
         )
     if config is not None and (path.is_file() or is_saved(path)):
         what = "a file" if path.is_file() else "a folder of save_to_disk"
@@ -107,7 +107,7 @@ def _reader(file: Path) -> str:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` has written it."""
+    """True if `save_to_disk` has written it."""
     return folder.is_dir() and any((folder / name).is_file() for name in SAVED)
 
 
@@ -115,7 +115,7 @@ def part_of(saved: Dataset | Mapping[str, Dataset], split: str | None = None) ->
     """A split, or a part of one, of what is in memory already.
 
     Args:
-        saved: Splits by name, or one data set.
+        saved: Splits by name, or one dataset.
         split: As for `load_rows`.
 
     Raises:
@@ -159,7 +159,7 @@ def as_classes(rows: Dataset, column: str, names: Sequence[str] | None = None) -
     """
     require_type("column", column, str, "pass the name of the column of labels")
     if not has_table(rows) or column not in rows.column_names:
-        has = f"the data set has {', '.join(rows.column_names)}" if has_table(rows) else "pass one split of a data set"
+        has = f"the dataset has {', '.join(rows.column_names)}" if has_table(rows) else "pass one split of a dataset"
         raise DataError(f"there is no label column {column!r}; {has}")
     require_type("names", names, (list, tuple, type(None)), "pass the names of the classes in order of their numbers")
     for name in names or ():
@@ -260,7 +260,7 @@ def class_numbers(rows: Dataset, column: str, config: Any) -> dict[Any, int] | N
         shown = feature.int2str(unknown) if isinstance(feature, ClassLabel) else unknown
         classes = ", ".join((names or _placeholders(config.num_labels))[:20])
         raise LabelError(
-            f"row {row:,}: label column {column!r} holds {shown!r}, which is no class of the model ({classes}); "
+            f"row {row:,}: label column {column!r} holds {shown!r}, which is not a class of the model ({classes}); "
             "score the data that it was trained on, or give the classes the model's names",
             row,
         )
@@ -344,7 +344,7 @@ def _named(rows: Dataset, column: str) -> tuple[pa.Array, list[str]]:
 
 
 def with_columns(dataset: Dataset, columns: pa.Table) -> Dataset:
-    """The data set with these columns in the place of those of the same name, or behind the others.
+    """The dataset with these columns instead of those of the same name, or behind the others.
 
     Args:
         dataset: One split; its format and its transform are kept, and nothing in it is decoded.
@@ -359,7 +359,7 @@ def with_columns(dataset: Dataset, columns: pa.Table) -> Dataset:
 
 
 def _format(dataset: Dataset) -> dict[str, Any]:
-    """The format of a data set for ``with_format``; one of all columns is one of the new columns, too."""
+    """The format of a dataset for ``with_format``; one of all columns is one of the new columns, too."""
     kept = dict(dataset.format)
     columns = kept.pop("columns")
     return {

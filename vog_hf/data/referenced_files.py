@@ -62,7 +62,7 @@ def origin(dataset: Dataset, column: str) -> Origin:
 
 
 def is_cached(path: str) -> bool:
-    """Whether a path lies in a cache of datasets or huggingface_hub, or in an archive there.
+    """True if a path lies in a cache of datasets or huggingface_hub, or in an archive there.
 
     Another URL does not, nor does a path that begins in the working folder.
 
@@ -102,7 +102,7 @@ class NamedFiles:
                     raise HiddenFileError(path)
 
     def may_show(self, path: str, column: str) -> bool:
-        """Whether a file that a column names may be shown."""
+        """True if a file that a column names may be shown."""
         found = self._origins.get(column, self._default)
         return found is Origin.OWN or is_cached(path) or (found is Origin.FOLDER and _stays_inside(path))
 
@@ -136,7 +136,7 @@ def require_own_files(dataset: Dataset | Mapping[str, Dataset]) -> None:
             path = None if found is Origin.OWN else next(paths, None)
             if path is not None:
                 raise DataError(
-                    f"a row of the column {name!r} names {path!r} and does not hold it, and the data set was read so: "
+                    f"a row of the column {name!r} names {path!r} and does not hold it, and the dataset was read so: "
                     "whoever wrote it may have named any file of this machine, which would be published; drop such "
                     "rows or the column, or push the scores alone (scores_only=True, show_rows=False); "
                     f"{HOW_TO_ALLOW}"
@@ -175,7 +175,7 @@ def _origins(dataset: Dataset, names: list[str]) -> dict[str, Origin]:
 
 
 def _origin_of(block: object, dataset: Dataset, *, joined: bool) -> Origin:
-    """Who wrote the paths in a part of a table: `datasets` notes beside a file what has read it, and in the info."""
+    """Who wrote the paths in a part of a table: `datasets` notes next to a file what has read it, and in the info."""
     if isinstance(block, MemoryMappedTable):
         return _origin_of_folder(str(Path(block.path).parent))
     reader = dataset.info.builder_name
@@ -230,7 +230,7 @@ def _regular(path: str, *, follow: bool) -> IO[bytes]:
 
 
 def _names_files(kind: pa.DataType) -> bool:
-    """Whether values of a type have a path in the place of bytes, at whatever depth."""
+    """True if values of a type have a path instead of bytes, at whatever depth."""
     if isinstance(kind, pa.BaseExtensionType):
         return _names_files(kind.storage_type)
     names = {kind.field(i).name for i in range(kind.num_fields)}

@@ -165,7 +165,7 @@ class FirstValueHashes(ValueHashes):
 
 
 def has_kind(kind: pa.DataType, *tests: object) -> bool:
-    """Whether a type, or one inside it, passes one of the tests, e.g. `is_binary`."""
+    """True if a type, or one inside it, passes one of the tests, e.g. `is_binary`."""
     if isinstance(kind, pa.BaseExtensionType):
         return has_kind(kind.storage_type, *tests)
     if pa.types.is_dictionary(kind):
@@ -176,7 +176,7 @@ def has_kind(kind: pa.DataType, *tests: object) -> bool:
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether values of a type are bytes."""
+    """True if values of a type are bytes."""
     return (
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
@@ -186,7 +186,7 @@ def is_binary(kind: pa.DataType) -> bool:
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether values of a type count days, seconds or parts of seconds."""
+    """True if values of a type count days, seconds or parts of seconds."""
     return bool(pa.types.is_temporal(kind)) and not pa.types.is_interval(kind)
 
 

@@ -1,4 +1,4 @@
-"""Row identity: digests and hashes that tell whether two data sets hold the same rows in the same order."""
+"""Row identity: digests and hashes that tell whether two datasets hold the same rows in the same order."""
 
 import hashlib
 import logging
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowIdentity:
-    """What tells the rows of a data set apart from others: taken from the Arrow table, whatever its transform.
+    """What tells the rows of a dataset apart from others: taken from the Arrow table, whatever its transform.
 
     Attributes:
         n_rows: Number of rows.
@@ -49,14 +49,14 @@ class RowIdentity:
 
     @staticmethod
     def is_fingerprint(fingerprint: object) -> bool:
-        """Whether `of_fingerprint` can read this: rows are a number, and data a digest per column."""
+        """True if `of_fingerprint` can read this: rows are a number, and data a digest per column."""
         if not isinstance(fingerprint, Mapping):
             return False
         rows, data = fingerprint.get("rows", 0), fingerprint.get("data", {})
         return type(rows) is int and isinstance(data, Mapping) and all(isinstance(one, str) for one in data.values())
 
     def verify(self, other: "RowIdentity") -> list[str]:
-        """The columns on which ``other`` (a data set at hand) agrees with these rows (those that were scored).
+        """The columns on which ``other`` (a dataset at hand) agrees with these rows (those that were scored).
 
         A column's digest of version 1 says nothing about one of version 2; see ``like`` of `identify_rows`.
 
@@ -65,13 +65,13 @@ class RowIdentity:
         """
         if other.n_rows != self.n_rows:
             raise RowMismatchError(
-                f"the scores cover {self.n_rows:,} rows and the data set has {other.n_rows:,}; pass what was scored"
+                f"the scores cover {self.n_rows:,} rows and the dataset has {other.n_rows:,}; pass what was scored"
             )
         differing = self.differing(other)
         if differing:
             raise RowMismatchError(
-                f"column {differing[0]!r} of the data set is not the one that was scored: the rows were shuffled, "
-                "filtered, edited or come from another split; pass the data set that was scored, in its order"
+                f"column {differing[0]!r} of the dataset is not the one that was scored: the rows were shuffled, "
+                "filtered, edited or come from another split; pass the dataset that was scored, in its order"
             )
         return self._comparable(other)
 
@@ -89,7 +89,7 @@ class RowIdentity:
 
 
 def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) -> RowIdentity:
-    """The identity of a data set's rows; of a torch data set (no Arrow table) only their number.
+    """The identity of a dataset's rows; of a torch dataset (no Arrow table) only their number.
 
     All bytes of the rows are read, those of files that they name among them; see `ValueHashes` for the cost.
 
@@ -123,7 +123,7 @@ def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) 
 
 
 def is_first_version(digest: str) -> bool:
-    """Whether version 1 digests a column so."""
+    """True if version 1 digests a column so."""
     return not digest.startswith(SECOND)
 
 

@@ -1,4 +1,4 @@
-"""Streams: an iterable data set read once, block by block, each process its share of the examples."""
+"""Streams: an iterable dataset read once, block by block, each process its share of the examples."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -17,7 +17,7 @@ ID_TYPES = {str: pa.string(), int: pa.int64()}
 
 
 def is_stream(dataset: AnyDataset) -> bool:
-    """Whether this is an iterable data set (of torch, or a streaming one of `datasets`), without rows by number."""
+    """True if this is an iterable dataset (of torch, or a streaming one of `datasets`), without rows by number."""
     if isinstance(dataset, IterableDataset):
         return True
     from datasets import IterableDataset as HuggingFaceStream
@@ -33,7 +33,7 @@ class StreamRows:
 
     Args:
         stream: Iterable more than once.
-        id_column: Key of each row that names it, beside its number.
+        id_column: Key of each row that names it, next to its number.
 
     Raises:
         DataError: The stream is empty, or rows have no ``id_column``.
@@ -56,7 +56,7 @@ class StreamRows:
         return len(self._rows)
 
     def head(self, n_rows: int) -> int:
-        """Hold the first rows, read anew; how many there are of them."""
+        """Hold the first rows, read again; how many there are of them."""
         self._rows = dict(enumerate(islice(iter(self.stream), n_rows)))
         self._iterator, self._next = None, 0
         if not self._rows:
@@ -85,7 +85,7 @@ class StreamRows:
 
     @property
     def has_begun(self) -> bool:
-        """Whether `hold` was called before."""
+        """True if `hold` was called before."""
         return self._iterator is not None
 
     def ids(self) -> pa.Table:
@@ -142,5 +142,5 @@ def _plain(value: object) -> str | int | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether no half of a surrogate pair is in it, which no file can hold."""
+    """True if no half of a surrogate pair is in it, which no file can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.99  # of all intervals together; pure noise is then called unclear in at least 95 of 100 runs
-TAIL_PARTS = 5  # each tail is one of so many equal parts of the rows, rounded up
+TAIL_PARTS = 5  # number of equal parts; each tail is one part, rounded up
 CHANCE = {"misclassified": 0.5, "loss": 0.0}  # the association of each measure where there is none
 RANGES = {"misclassified": (0.0, 1.0, 1.0), "loss": (-1.0, 1.0, 100.0)}  # of the association; of an excess, +/-
 LOSS_FOR_ERRORS = "loss for errors"
@@ -87,7 +87,7 @@ class TiedOrder:
         np.cumsum(self._spare, out=self._sums[1:])
         return self._sums
 
-    def centred_ranks(self, cumulated: Array) -> Array:
+    def centered_ranks(self, cumulated: Array) -> Array:
         """``[rows]``, by row: the average rank of its group of ties, less the mean of all ranks."""
         cumulated.take(self.start, out=self._ranks, mode="clip")
         self._ranks += cumulated.take(self.end, out=self._spare, mode="clip")
@@ -115,12 +115,12 @@ class RankedRows:
         With both measures, also the AUROC of the loss for errors.
         """
         cumulated, found = self.by_column.cumulated(weights), {}
-        ranks = self.by_column.centred_ranks(cumulated)
+        ranks = self.by_column.centered_ranks(cumulated)
         if self.is_error is not None:
             parts = self._part_means(weights, cumulated, self.is_error)
             found["misclassified"] = [_area(ranks, weights, self.is_error), *parts]
         if self.by_loss is not None:
-            loss_ranks = self.by_loss.centred_ranks(self.by_loss.cumulated(weights))
+            loss_ranks = self.by_loss.centered_ranks(self.by_loss.cumulated(weights))
             if self.is_error is not None:
                 found[LOSS_FOR_ERRORS] = [_area(loss_ranks, weights, self.is_error)]
             parts = self._part_means(weights, cumulated, loss_ranks)
@@ -261,14 +261,14 @@ def verdict(association: Interval, chance: float, low: Interval, high: Interval)
 
 
 def _area(ranks: Array, weights: Array, is_error: Array) -> float:
-    """AUROC from centred ranks; 0.5 (chance) where there is no error or nothing else."""
+    """AUROC from centered ranks; 0.5 (chance) where there is no error or nothing else."""
     n_wrong = _sum(weights, is_error)
     pairs = n_wrong * (weights.sum() - n_wrong)
     return float(0.5 + _sum(weights, is_error, ranks) / pairs) if pairs else 0.5
 
 
 def _correlation(a: Array, b: Array, weights: Array) -> float:
-    """Spearman correlation from centred ranks; 0 (chance) where one of them ranks nothing."""
+    """Spearman correlation from centered ranks; 0 (chance) where one of them ranks nothing."""
     scale = math.sqrt(_sum(weights, a, a) * _sum(weights, b, b))
     return _sum(weights, a, b) / scale if scale else 0.0
 

@@ -267,7 +267,7 @@ class _Watch:
     """Record of a forward pass: the module that made and the BatchNorm that read each node, and how often each ran.
 
     Reads are counted in two ways, as neither sees all of them: the graph knows what the model returns and what an
-    autograd function of one's own reads; `_Reads` knows what is read under no_grad or behind detach.
+    custom autograd function reads; `_Reads` knows what is read under no_grad or behind detach.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:

@@ -11,7 +11,7 @@ from typing_extensions import override
 class InputKind:
     """A floating input: a waveform, a spectrogram, features, or an image under a name of its own."""
 
-    mask_name = "attention_mask"  # key of the mask that says which elements are no padding
+    mask_name = "attention_mask"  # key of the mask that says which elements are not padding
     emptiness = "; leave the row out, or give it at least one value"  # what to do about a row without elements
 
     def channel_axis(self, shape: Sequence[int]) -> int | None:

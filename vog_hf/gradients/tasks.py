@@ -20,7 +20,7 @@ class Task:
     """The meaning of a kind of model's logits and labels, row by row. `logits` and `labels` are of one batch."""
 
     name: ClassVar[str]
-    has_classes: ClassVar[bool] = False  # each row has one class: scores are normalised within it
+    has_classes: ClassVar[bool] = False  # each row has one class: scores are normalized within it
     can_predict_label: ClassVar[bool] = False  # a missing label can be replaced by the model's prediction
     needs_labels: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = TARGETS

@@ -89,7 +89,7 @@ def pushed_splits(
         token: Hub access token, for private datasets; default: the one that ``hf auth login`` stored.
 
     Raises:
-        HubError: There is no such data set, or the Hub cannot be reached.
+        HubError: There is no such dataset, or the Hub cannot be reached.
     """
     _require_names(repo_id, revision, config_name)
     api = connect(token)

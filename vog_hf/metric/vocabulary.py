@@ -38,7 +38,7 @@ TARGET_COLUMNS = (
     Column(
         "vog_normalized",
         "VoG, normalized",
-        "vog as a z-score over the whole data set, because rows have no single class; rankings are by this",
+        "vog as a z-score over the whole dataset, because rows have no single class; rankings are by this",
         "standard deviations",
         "higher than other rows",
     ),
@@ -66,7 +66,7 @@ TARGET_COLUMNS = (
     Column(
         "vog_percentile",
         "VoG percentile",
-        "Percentile of the normalised score within this data set",
+        "Percentile of the normalized score within this dataset",
         "0 to 100",
         "higher in the ranking",
     ),

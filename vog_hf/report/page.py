@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vog_hf.report.section import Section
 from vog_hf.scores.formatting import number, printable, signed
 
-GENERATOR = "vog_hf report"  # how a file of ours is recognised
+GENERATOR = "vog_hf report"  # how a file of ours is recognized
 
 
 def page(title: str, sections: Sequence[Section]) -> str:

@@ -10,7 +10,7 @@ from vog_hf.review.apply import Review
 MOST_CHANGES = 10  # pairs of classes that are named
 IN_WORDS = {"keep": "kept", "relabel": "relabeled", "drop": "to be dropped", "unsure": "left as unsure"}
 VERSIONS = {
-    "flag": "This version has every row with its given label; what was decided stands beside it ({columns}).",
+    "flag": "This version has every row with its given label; what was decided is next to it ({columns}).",
     "correct": "This version has every row, with the label of the review in {relabeled}.",
     "filter": "This version has the given labels, without {dropped}.",
     "clean": "This version has the label of the review in {relabeled}, without {dropped}.",

@@ -83,7 +83,7 @@ def hex_of(row_hash: Any) -> str:
 
 
 def is_whole(value: object) -> bool:
-    """Whether this is a whole number, of Python or numpy."""
+    """True if this is a whole number, of Python or numpy."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

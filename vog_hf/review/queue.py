@@ -117,7 +117,7 @@ class Queue:
         ordered = self._ordered(chosen.order, chosen.tail)
         return ordered[keep[ordered]]
 
-    def neighbours(self, row: int, chosen: Filter, count: int = 6) -> Rows:
+    def neighbors(self, row: int, chosen: Filter, count: int = 6) -> Rows:
         """Rows of the same class next to a row in the queue's order, without other filters.
 
         The class is the given label, else the last prediction; without classes, any row is a neighbor.

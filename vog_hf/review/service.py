@@ -244,7 +244,7 @@ class ReviewService:
         return answer
 
     def _make_page(self, row: int, chosen: Filter) -> dict[str, str]:
-        near = self._queue.neighbours(row, chosen, NEIGHBORS)
+        near = self._queue.neighbors(row, chosen, NEIGHBORS)
         return self._pages.row(self._records.record(row), self._records.small_records(near))
 
     def _class_of(self, column: str, row: int) -> int | None:

@@ -70,7 +70,7 @@ class Findings:
         return table[[name for name, values in table.items() if np.isfinite(values.to_numpy()).all()]]
 
     @cached_property
-    def labelled(self) -> pd.DataFrame:
+    def labeled(self) -> pd.DataFrame:
         """The rows of `table` with a class as label."""
         has_label = self.table["label"] >= 0 if "label" in self.table else np.zeros(len(self.table), dtype=bool)
         return self.table[has_label]
@@ -82,14 +82,14 @@ class Findings:
             return "Rows have no single class label, so error by decile is not available."
         if "prediction" not in self.scores.column_names:
             return "These scores have no predictions, so error by decile is not available."
-        if len(self.labelled) < DECILES:
+        if len(self.labeled) < DECILES:
             return f"Fewer than {DECILES} rows have a label, so error by decile is not available."
         return None
 
     @property
     def is_error(self) -> npt.NDArray[np.bool_]:
         """``[labeled rows]``, whether the last prediction is another class."""
-        return (self.labelled["prediction"] != self.labelled["label"]).to_numpy()
+        return (self.labeled["prediction"] != self.labeled["label"]).to_numpy()
 
     @cached_property
     def tail(self) -> HardTail:
@@ -105,14 +105,14 @@ class Findings:
         """Error by decile of the ranking."""
         if self.no_errors is not None:
             return None
-        return error_by_decile(self.labelled[self.column], self.is_error, bins=DECILES)
+        return error_by_decile(self.labeled[self.column], self.is_error, bins=DECILES)
 
     @property
     def early_late(self) -> pd.DataFrame | None:
         """Error by decile of early and of late VoG."""
         if self.no_errors is not None or not {"vog_early", "vog_late"} <= set(self.table):
             return None
-        return early_late_table(self.labelled["vog_early"], self.labelled["vog_late"], self.is_error, bins=DECILES)
+        return early_late_table(self.labeled["vog_early"], self.labeled["vog_late"], self.is_error, bins=DECILES)
 
     @cached_property
     def correlations(self) -> pd.DataFrame | None:
@@ -151,7 +151,7 @@ class Findings:
     @cached_property
     def classes(self) -> pd.DataFrame | None:
         """Mean, spread and error of each class; rows without a label are class -1."""
-        if not has_classes(self.scores) or not len(self.labelled):
+        if not has_classes(self.scores) or not len(self.labeled):
             return None
         given: dict[str, Any] = {n: self.table[n] for n in ("prediction", "confidence") if n in self.table}
         return class_table(self.table["label"], self.table["vog"], **given)

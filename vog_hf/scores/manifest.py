@@ -118,7 +118,7 @@ class Manifest:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether gradients are with respect to the embedding of tokens."""
+        """True if gradients are with respect to the embedding of tokens."""
         return bool(self.input.get("embedding"))
 
 

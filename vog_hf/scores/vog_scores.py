@@ -159,7 +159,7 @@ class VoGScores:
 
     @property
     def has_heat_maps(self) -> bool:
-        """Whether there are heat maps."""
+        """True if there are heat maps."""
         return self._heat_maps is not None
 
     def to_pandas(self) -> pd.DataFrame:

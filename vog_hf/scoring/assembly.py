@@ -1,4 +1,4 @@
-"""From finished blocks to a folder of scores: labels, normalised columns, the manifest, the coverage proof."""
+"""From finished blocks to a folder of scores: labels, normalized columns, the manifest, the coverage proof."""
 
 import logging
 import os
@@ -128,7 +128,7 @@ class Assembler:
 
 
 def _write_header(file: BinaryIO, n_values: int) -> None:
-    """The header of a .npy file of so many float16; numpy leaves room in it, so that its length never changes."""
+    """The header of a .npy file of float16 values; numpy leaves room in it, so that its length never changes."""
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (n_values,)})
 
 
@@ -221,10 +221,10 @@ def to_numpy_labels(labels: torch.Tensor | None, n_rows: int) -> npt.NDArray[np.
 def normalized_columns(
     columns: dict[str, npt.NDArray[np.generic]], config: VoGConfig, *, has_classes: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    """The columns in reading order, with each target's normalised score and percentile behind it.
+    """The columns in reading order, with each target's normalized score and percentile behind it.
 
-    Normalised within the given label's class, that of the last prediction where a row has no label; over the whole
-    data set where rows have no single class.
+    Normalized within the given label's class, that of the last prediction where a row has no label; over the whole
+    dataset where rows have no single class.
     """
     classes = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
     if has_classes:

@@ -217,7 +217,7 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
         for rows, labels in reader.labels.stored(batch.rows, batch.labels)
     )
     for row in islice(doubtful, DOUBTFUL_ROWS):
-        (whole,) = reader.read([range(row, row + 1)])  # a transform may have mended what the column holds
+        (whole,) = reader.read([range(row, row + 1)])  # a transform may have fixed what the column holds
         plan.check_labels(whole)
 
 

@@ -285,7 +285,7 @@ class LiveScoring:
 def buffers_of_main(model: nn.Module, processes: Processes) -> Iterator[None]:
     """Lend every process the buffers of the main one.
 
-    Under data parallelism the statistics of batch normalisation differ from process to process until the next forward
+    Under data parallelism the statistics of batch normalization differ from process to process until the next forward
     pass, and what a row scores must not depend on which process has it.
     """
     if processes.num_processes == 1:

@@ -45,7 +45,7 @@ def make_manifest(
         "config": plan.config.to_dict(),
         "task": plan.task.name if plan.task else None,
         "class_names": class_names(reader, model_config) if plan.has_classes else None,
-        "normalized_over": "class" if plan.has_classes else "data set",
+        "normalized_over": "class" if plan.has_classes else "dataset",
         "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
         "input": {
             "name": plan.leaf.name,
@@ -71,7 +71,7 @@ def _model_name(model_config: object) -> str | None:
 
 
 def class_names(reader: BatchReader, model_config: object) -> list[str] | None:
-    """Names of the classes: of the data set's ClassLabel, else of the model's ``id2label`` where somebody set it."""
+    """Names of the classes: of the dataset's ClassLabel, else of the model's ``id2label`` where somebody set it."""
     features = getattr(reader.dataset, "features", None) or {}
     for name in (reader.label_column, *reader.label_names):
         names = getattr(features.get(name), "names", None) if name else None

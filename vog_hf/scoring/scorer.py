@@ -57,7 +57,7 @@ RESIDENT_MEMORY_SHARE = 0.125  # for snapshots that stay on the device
 
 
 class VoGScorer:
-    """Scores the rows of a data set from stored snapshots of a model.
+    """Scores the rows of a dataset from stored snapshots of a model.
 
     Memory is that of one block of rows and one model, whatever the number of rows and snapshots; the model gets its
     own weights, modes and random states back.
@@ -135,13 +135,13 @@ class VoGScorer:
         output_dir: str | Path | None = None,
         id_column: str | None = None,
     ) -> VoGScores:
-        """The scores of every row of a data set.
+        """The scores of every row of a dataset.
 
         A stream (an `IterableDataset` of datasets or torch) is read once, every process reading all of it and scoring
         every n-th row; row numbers are places in the stream, which must give the same rows each time it is iterated.
 
         Args:
-            dataset: A `datasets.Dataset` with a deterministic transform, any map-style torch data set, or a stream.
+            dataset: A `datasets.Dataset` with a deterministic transform, any map-style torch dataset, or a stream.
             snapshots: A folder (a callback's, or one with ``checkpoint-*``, ``epoch_*`` or ``step_*`` in it), a list of
                 model folders or safetensors files in the order of training, or an iterable of (name, state_dict), as
                 for pickled checkpoints: ``((p, torch.load(p, weights_only=True)) for p in paths)``, and for those of
@@ -184,13 +184,13 @@ class VoGScorer:
         self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
 
     def reader(self, dataset: AnyDataset, *, id_column: str | None = None, **options: Any) -> BatchReader:
-        """A `BatchReader` of a data set or stream for this scorer's model; options as there."""
+        """A `BatchReader` of a dataset or stream for this scorer's model; options as there."""
         if is_stream(dataset):
             dataset = StreamRows(dataset, id_column=id_column)
             dataset.head(self._dry_run_rows)
         elif id_column is not None:
             raise ConfigError(
-                "id_column names the rows of a stream; rows of a map-style data set have their number, leave it out"
+                "id_column names the rows of a stream; rows of a map-style dataset have their number, leave it out"
             )
         # A stream is read by this process, its transform while it is iterated: nothing is left for workers to do.
         num_workers = 0 if isinstance(dataset, StreamRows) else self.num_workers
@@ -224,7 +224,7 @@ class VoGScorer:
         raise failures[0]
 
     def _explain_batch_size(self, failures: Sequence[CollationError | ForwardError], size: int) -> None:
-        """Say with how many rows scoring goes on. Rows that only collate alone are as a rule badly prepared: refused.
+        """Say with how many rows scoring continues. Rows that only collate alone are as a rule badly prepared: refused.
 
         Raises:
             CollationError: No more than one row collates, and training did not take one at a time.

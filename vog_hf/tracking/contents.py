@@ -133,7 +133,7 @@ def _of_classes(findings: Findings) -> tuple[dict[str, float], dict[str, Record]
             {name: both[f"error_{name}"].tolist() for name in ("early", "late")},
         )
     scalars = {f"error_decile_{decile}": float(deciles["error"][decile - 1]) for decile in (1, DECILES)}
-    area = auroc(findings.labelled[findings.column], findings.is_error)
+    area = auroc(findings.labeled[findings.column], findings.is_error)
     return scalars | ({"auroc_misclassified": area} if np.isfinite(area) else {}), values
 
 

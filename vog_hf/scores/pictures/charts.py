@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from vog_hf.scores.formatting import printable, shortened
 
-INK, GREY = "#1f2328", "#656d76"
+INK, GRAY = "#1f2328", "#656d76"
 
 
 def figure_of(size: tuple[int, int]) -> tuple[Figure, FigureCanvasAgg]:
@@ -47,12 +47,12 @@ def decile_plot(deciles: pd.DataFrame, *, column: str = "VoG", width: int = 640)
     axes = figure.add_axes((0.11, 0.15, 0.86, 0.75))
     axes.bar(deciles["decile"], deciles["error"], color="#3b6ea5", width=0.8)
     overall = float(np.average(deciles["error"], weights=deciles["rows"]))
-    axes.axhline(overall, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axhline(overall, color=GRAY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xticks(deciles["decile"])
     axes.set_ylim(0, max(1e-3, 1.15 * float(deciles["error"].max())))
     axes.set_xlabel(f"decile of {printable(shortened(column, 40))} (1 = lowest)", color=INK, parse_math=False)
     axes.set_ylabel("error rate", color=INK)
-    axes.set_title(f"dashed: all rows, {overall:.3f}", color=GREY, fontsize=9, loc="right")
+    axes.set_title(f"dashed: all rows, {overall:.3f}", color=GRAY, fontsize=9, loc="right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
     return drawn(canvas)

@@ -11,7 +11,7 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError, whole_number
 from vog_hf.metric.vocabulary import target_of_column
 from vog_hf.scores.formatting import printable, shortened
-from vog_hf.scores.pictures.charts import GREY, INK, drawn, figure_of
+from vog_hf.scores.pictures.charts import GRAY, INK, drawn, figure_of
 from vog_hf.scores.pictures.heat_maps import row_overlay
 from vog_hf.scores.pictures.row_content import PICTURE_NAMES
 from vog_hf.scores.pictures.row_view import RowView, RowViews
@@ -144,9 +144,9 @@ def _lettered(
             names, differ = _caption(view, width)
             value = _number(view.value(column), signed=column.endswith("normalized"))
             write(x, y + layout.side + 4, names, color=RED if differ else INK, size=8.5)
-            write(x, y + layout.side + 20, shortened(f"row {view.row}   {value}", width), color=GREY, size=8)
+            write(x, y + layout.side + 20, shortened(f"row {view.row}   {value}", width), color=GRAY, size=8)
     subtitle = shortened(_subtitle(scores, column, layout), sheet.width // 7)
-    write(layout.margin, 46, subtitle, color=GREY, size=8.5)
+    write(layout.margin, 46, subtitle, color=GRAY, size=8.5)
     return drawn(canvas)
 
 
