@@ -62,7 +62,7 @@ class CollationError(DataError):
 class LabelError(DataError):
     """A label that is invalid for the task; ``position`` in the batch lets a caller name the row."""
 
-    def __init__(self, message: str, position: int, *, argument: str | Iterable[str] = ()) -> None:
+    def __init__(self, message: str, position: int = 0, *, argument: str | Iterable[str] = ()) -> None:
         super().__init__(message, argument=argument)
         self.position = position
 

@@ -14,7 +14,10 @@ from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 
 STEPS = 12
-UNREADABLE = "row {0} cannot be read: OSError: row {0} cannot be decoded; restore its file, or leave the row out"
+UNREADABLE = (
+    "row {0} cannot be read: OSError: row {0} cannot be decoded; restore its file, leave the row out, or pass "
+    "on_error='skip'"
+)
 WHOLE = [name for name, (_, options) in trainings().items() if "breaks" not in name and "other" not in name]
 SAME_ROWS = [name for name in trainings() if "own-rows" not in name and name not in ("without", "breaks-at-once")]
 

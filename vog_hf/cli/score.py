@@ -28,6 +28,7 @@ OPTIONS = {  # argument of the scorer: option
     "label_column": "--label-column",
     "memory_budget": "--memory-budget",
     "num_workers": "--workers",
+    "on_error": "--on-error",
     "output_dir": "--output",
     "prefix": "--prefix",
     "target": "--target",
@@ -48,6 +49,13 @@ class Label(StrEnum):
 
     GIVEN = "given"
     PREDICTED = "predicted"
+
+
+class OnError(StrEnum):
+    """Treatment of a row that cannot be scored."""
+
+    RAISE = "raise"
+    SKIP = "skip"
 
 
 class Precision(StrEnum):
@@ -183,6 +191,10 @@ def score(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, metavar="INTEGER", help="Worker processes that prefetch rows.")] = 0,
+    on_error: Annotated[
+        OnError,
+        typer.Option(metavar="raise|skip", help="Stop at a row that cannot be scored, or leave it without a score."),
+    ] = OnError.RAISE,
     torch_compile: Annotated[
         bool, typer.Option("--torch-compile", help="Run the model through torch.compile.")
     ] = False,
@@ -232,6 +244,7 @@ def score(
                 "num_workers": workers,
                 "progress": out.shows_progress,
                 "torch_compile": torch_compile,
+                "on_error": str(on_error),
             },
         )
     if summary is not None:

@@ -1,9 +1,11 @@
 """From rows of a dataset to collated batches a model can be fed: reading, collating, labels, checks."""
 
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -14,10 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.bad_rows import BadRows, OnError, concerns_rows
 from vog_hf.data.labels import LabelReader, label_tensor
 from vog_hf.data.row_identity import by_split_name
 from vog_hf.data.rows import AnyDataset
-from vog_hf.errors import CollationError, DataError, NonFiniteError, require_type
+from vog_hf.data.streams import StreamRows, table_format
+from vog_hf.errors import CollationError, DataError, ForwardError, NonFiniteError, VoGError, require_type
 from vog_hf.gradients.input_leaf import find_leaf
 from vog_hf.gradients.model_inputs import (
     LABEL_NAMES,
@@ -30,7 +34,9 @@ from vog_hf.gradients.model_inputs import (
 from vog_hf.gradients.model_mode import preserved_rng, seed_global_streams
 
 CollateFunction = Callable[[list[Any]], Any]
+Trial = Callable[["Batch"], None]
 TRANSFORM_CHECK_ROWS = 32
+TABLE_FORMATS = ("arrow", "polars")
 UNREADABLE = (OSError, EOFError, SyntaxError, struct.error, zlib.error)  # of files that are cut off or damaged
 
 
@@ -69,6 +75,10 @@ class BatchReader:
         num_workers: Processes that read ahead; 0 = none.
         batch_size: Rows per batch. Fewer rows that do not collate are filled up to it with copies of the last one, of
             which nothing is kept: some collators need a fixed number.
+        on_error: ``"skip"`` to read a good row in the place of one that fails (see `BadRows`).
+
+    Attributes:
+        bad_rows: Rows that are skipped.
 
     Raises:
         DataError: An empty dataset, or one that cannot be read by row number.
@@ -85,6 +95,7 @@ class BatchReader:
         label_column: str | None = None,
         num_workers: int = 0,
         batch_size: int = 64,
+        on_error: OnError = "raise",
     ) -> None:
         check_map_style(dataset)
         self.dataset: Any = dataset
@@ -101,12 +112,14 @@ class BatchReader:
         self.batch_size = batch_size
         self._num_workers = num_workers
         self.labels = LabelReader(dataset, self.label_names, label_column)
+        self.bad_rows = BadRows(lambda rows: self._tried(self._read_together(rows)), on_error)
+        self._trial: Trial | None = None
 
     def read(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The batches with these row numbers, in this order."""
         loader = DataLoader(
             self.dataset,
-            batch_sampler=[list(rows) for rows in batches],
+            batch_sampler=[list(self.bad_rows.replaced(rows)) for rows in batches],
             collate_fn=self._collate_rows,
             num_workers=min(self._num_workers, len(batches)),
             generator=torch.Generator(),  # the loader would draw a seed from the global stream
@@ -116,12 +129,81 @@ class BatchReader:
             loaded = iter(loader)
         for rows in batches:
             try:
-                inputs, labels, masks = self._split(*next(loaded))
-            except (DataError, NonFiniteError) as error:
-                raise type(error)(f"{error} ({_named(rows)})", argument=error.arguments) from error
-            except UNREADABLE as error:
-                raise self._unreadable(rows, error) from error
-            yield self._checked(Batch(rows, inputs, labels, masks))
+                batch = self._tried(self._checked(Batch(rows, *self._split(*next(loaded)))))
+            except Exception as error:
+                if not concerns_rows(error):
+                    raise
+                batch = self._recovered(rows, error)
+            yield batch
+
+    def read_singly(self, rows: Sequence[int]) -> Iterator[Batch | None]:
+        """Each row as a batch of its own; None for one that cannot be read, if such rows are skipped."""
+        singles = [range(row, row + 1) for row in rows]
+        if self.bad_rows.on_error == "raise":
+            yield from self.read(singles)
+            return
+        for single in singles:
+            try:
+                yield self._read_together(single)
+            except Exception as error:
+                if not concerns_rows(error):
+                    raise
+                yield None
+
+    @contextmanager
+    def trying(self, trial: Trial) -> Iterator[None]:
+        """Let a function try each batch that is read, if bad rows are skipped: rows with which it fails are bad."""
+        if self.bad_rows.on_error == "skip":
+            self._trial = trial
+        try:
+            yield
+        finally:
+            self._trial = None
+
+    def good_rows(self, rows: Sequence[int]) -> Sequence[int]:
+        """The rows of the first batch, which are held, without the bad ones, if such rows are skipped."""
+        if self.bad_rows.on_error == "raise":
+            return rows
+        good = self.bad_rows.good(rows)
+        if isinstance(self.dataset, StreamRows) and self.bad_rows.reference is not None:
+            self.dataset.pin(self.bad_rows.reference)
+        return good
+
+    def forward_error(self, rows: Sequence[int], error: Exception, trial: Trial) -> VoGError:
+        """The error of a model that failed on a batch: DataError, naming the first row with which a trial of it fails.
+
+        ForwardError where it is not a matter of single rows.
+        """
+        if isinstance(self.dataset, StreamRows):
+            self.dataset.hold_again(rows)
+        self._trial = trial
+        row, cause = next(iter(self.bad_rows.find(rows).items()), (None, error))
+        self._trial = None
+        if row is None:
+            return ForwardError(f"the model's forward failed on {_named(rows)}: {type(error).__name__}: {error}")
+        return DataError(
+            f"the model's forward failed on row {row}: {type(cause).__name__}: {cause}. Prepare the row as for "
+            "evaluation, leave it out, or pass on_error='skip'"
+        )
+
+    def _recovered(self, rows: Sequence[int], error: Exception) -> Batch:
+        """A batch that failed, with its bad rows replaced; raises an error that names the row if none is skipped."""
+        bad = self.bad_rows.find(rows)
+        if self.bad_rows.on_error == "skip" and self.bad_rows.reference is not None:
+            self.bad_rows.skip(bad)
+            try:
+                return self._tried(self._read_together(self.bad_rows.replaced(rows), rows))
+            except Exception as again:
+                if not concerns_rows(again):
+                    raise
+                error = again
+        raise self._explained(rows, error, bad) from error
+
+    def _read_together(self, rows: Sequence[int], numbers: Sequence[int] | None = None) -> Batch:
+        """Rows as one batch, read by this process; ``numbers`` are what it calls them."""
+        together = getattr(self.dataset, "__getitems__", None)
+        read = [self.dataset[row] for row in rows] if together is None else together(list(rows))
+        return self._checked(Batch(rows if numbers is None else numbers, *self._collate(read)))
 
     def read_copies(self, row: int, times: int) -> Batch:
         """A batch of one row, repeated."""
@@ -129,11 +211,11 @@ class BatchReader:
             try:
                 (rows,) = self._read_anew([range(row, row + 1)])
             except UNREADABLE as error:
-                raise self._unreadable([row], error) from error
+                raise self._unreadable(row, error) from error
             inputs, labels, masks = self._collate(rows * times)
         return self._checked(Batch(range(row, row + times), inputs, labels, masks))
 
-    def check_deterministic(self, batches: Sequence[range]) -> None:
+    def check_deterministic(self, batches: Sequence[Sequence[int]]) -> None:
         """Read the rows of batches twice under different random states.
 
         Raises:
@@ -142,7 +224,7 @@ class BatchReader:
         """
         with preserved_rng():
             readings: list[list[dict[str, Any]]] = []
-            read: list[tuple[range, list[Any]]] = []
+            read: list[tuple[Sequence[int], list[Any]]] = []
             for seed in (0, 1):
                 seed_global_streams(seed)
                 read = list(zip(batches, self._read_or_say(batches), strict=True))
@@ -154,30 +236,40 @@ class BatchReader:
                     again = _differing(self._collated(rows, several), second)
                     raise DataError(_random(name, rows, in_collator=again is not None))
 
-    def _read_or_say(self, batches: Sequence[range]) -> list[list[Any]]:
-        try:
-            return list(self._read_anew(batches))
-        except KeyError as error:  # whatever else a row raises says itself what is wrong
-            first, last = batches[0][0], batches[-1][-1]
-            raise DataError(
-                f"reading rows {first}-{last} of the dataset failed: {type(error).__name__}: {error}. "
+    def _read_or_say(self, batches: Sequence[Sequence[int]]) -> list[list[Any]]:
+        read, reading = [], self._read_anew(batches)
+        for rows in batches:
+            try:
+                read.append(next(reading))
+            except Exception as error:
+                if isinstance(error, VoGError) or not concerns_rows(error):
+                    raise
+                raise self._explained(rows, error, self.bad_rows.find(rows)) from error
+        return read
+
+    def _explained(self, rows: Sequence[int], error: Exception, bad: Mapping[int, Exception]) -> Exception:
+        """The error of a batch in words that name the first bad row, or the rows where it is not a matter of one."""
+        row, cause = next(iter(bad.items()), (None, error))
+        if row is None and isinstance(error, KeyError):
+            return DataError(
+                f"reading rows {rows[0]}-{rows[-1]} of the dataset failed: {type(error).__name__}: {error}. "
                 "A transform that reads a column which the model does not take (an image, a text) needs "
                 "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
-            ) from error
-        except UNREADABLE as error:
-            raise self._unreadable([row for rows in batches for row in rows], error) from error
+            )
+        if not isinstance(cause, VoGError):
+            return self._unreadable(rows[0] if row is None else row, cause)
+        text = str(cause)
+        place = _named(rows) if row is None else f"row {row}"
+        if row is None or not re.search(rf"\brow {row}\b", text):
+            text = f"{text} ({place})"
+        return type(cause)(text, argument=cause.arguments)
 
-    def _unreadable(self, rows: Sequence[int], error: Exception) -> Exception:
-        """The error that names the row, and its file, that cannot be read alone; else the error as it is."""
-        for row in rows:
-            try:
-                list(self._read_anew([[row]]))
-            except UNREADABLE as alone:
-                return DataError(
-                    f"row {row} cannot be read{self._files_of(row)}: {type(alone).__name__}: {alone}; restore its "
-                    "file, or leave the row out"
-                )
-        return error
+    def _unreadable(self, row: int, error: Exception) -> DataError:
+        """The error that names a row that cannot be read alone, and its file."""
+        return DataError(
+            f"row {row} cannot be read{self._files_of(row)}: {type(error).__name__}: {error}; restore its "
+            "file, leave the row out, or pass on_error='skip'"
+        )
 
     def _files_of(self, row: int) -> str:
         """The files that a row of a `datasets.Dataset` names, for a message."""
@@ -203,7 +295,7 @@ class BatchReader:
         for rows in batches:
             yield [self.dataset[row] for row in rows] if together is None else together(list(rows))
 
-    def _collated(self, rows: range, read: list[Any]) -> dict[str, Any]:
+    def _collated(self, rows: Sequence[int], read: list[Any]) -> dict[str, Any]:
         try:
             return self._collate(read)[0]
         except DataError as error:
@@ -213,7 +305,7 @@ class BatchReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
-        return {**self.__dict__, "_model": None}
+        return {**self.__dict__, "_model": None, "_trial": None, "bad_rows": None}
 
     def _collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
         """Inputs, labels and masks that forward does not take."""
@@ -322,13 +414,19 @@ class BatchReader:
             raise DataError(f"{len(batch.labels)} labels came for {len(batch)} rows; VoG needs one label per row")
         return batch
 
+    def _tried(self, batch: Batch) -> Batch:
+        """A batch that the trial, if there is one, has passed."""
+        if self._trial is not None:
+            self._trial(batch)
+        return batch
+
 
 def _differing(first: Mapping[str, object], second: Mapping[str, object]) -> str | None:
     """The first tensor that is another one in two readings."""
     return next((n for n, value in first.items() if isinstance(value, Tensor) and not _equal(value, second[n])), None)
 
 
-def _random(name: str, rows: range, *, in_collator: bool) -> str:
+def _random(name: str, rows: Sequence[int], *, in_collator: bool) -> str:
     """What to do about rows that differ between two readings."""
     differs = f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings"
     if in_collator:
@@ -357,6 +455,8 @@ def check_map_style(dataset: AnyDataset) -> None:
             f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style dataset, "
             "e.g. datasets.Dataset.from_generator(...) or load_dataset(..., streaming=False)"
         )
+    if has_table(dataset) and (kind := getattr(dataset, "format", {}).get("type")) in TABLE_FORMATS:
+        raise DataError(table_format(kind))
     if len(dataset) == 0:
         raise DataError("the dataset is empty: there is no row to score; check the split or the filter that made it")
 

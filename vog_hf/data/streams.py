@@ -1,7 +1,7 @@
 """Streams: an iterable dataset read once, block by block, each process its share of the examples."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,14 @@ from vog_hf.errors import DataError
 
 UNKNOWN_LENGTH = 2**62  # rows of a stream until its end is seen
 ID_TYPES = {str: pa.string(), int: pa.int64()}
+
+
+def table_format(name: str) -> str:
+    """Text of the error for a dataset in a format that gives tables."""
+    return (
+        f"rows are expected as mappings, and this dataset's format gives tables ({name}); pass "
+        "dataset.with_format(None) or dataset.with_format('torch')"
+    )
 
 
 def is_stream(dataset: AnyDataset) -> bool:
@@ -45,19 +53,20 @@ class StreamRows:
         self._id_kind: type = str  # of row 0, which every process reads
         self.features = getattr(stream, "features", None)
         self._rows: dict[int, Any] = {}
+        self._pinned: dict[int, Any] = {}
         self._iterator: Iterator[Any] | None = None
         self._next = 0  # number of the row that the iterator gives next
         self.head(1)
 
     def __getitem__(self, row: int) -> Any:
-        return self._rows[row]
+        return self._rows[row] if row in self._rows else self._pinned[row]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def head(self, n_rows: int) -> int:
         """Hold the first rows, read again; how many there are of them."""
-        self._rows = dict(enumerate(islice(iter(self.stream), n_rows)))
+        self._rows = dict(enumerate(islice(_numbered(iter(self.stream), 0), n_rows)))
         self._iterator, self._next = None, 0
         if not self._rows:
             raise DataError("the stream is empty: there is no row to score; check the split or the filter that made it")
@@ -69,7 +78,16 @@ class StreamRows:
     def reread(self, rows: Sequence[int]) -> list[Any]:
         """Some of the rows that are held, from a new iteration."""
         wanted = set(rows)
-        return [row for i, row in enumerate(islice(iter(self.stream), max(wanted) + 1)) if i in wanted]
+        return [row for i, row in enumerate(islice(_numbered(iter(self.stream), 0), max(wanted) + 1)) if i in wanted]
+
+    def hold_again(self, rows: Sequence[int]) -> None:
+        """Hold rows that were held before, read from the beginning of the stream."""
+        if not self._rows.keys() >= set(rows):
+            self._rows = dict(zip(sorted(rows), self.reread(rows), strict=True))
+
+    def pin(self, row: int) -> None:
+        """Keep a row that is held for good."""
+        self._pinned = {row: self._rows[row]}
 
     def hold(self, rows: range) -> range:
         """Hold these rows, which must lie behind the ones before; how much of them the stream still had."""
@@ -104,8 +122,8 @@ class StreamRows:
 
     def _from(self, start: int) -> Iterator[Any]:
         if start and hasattr(self.stream, "skip"):
-            return iter(self.stream.skip(start))
-        return islice(iter(self.stream), start, None)
+            return _numbered(iter(self.stream.skip(start)), start)
+        return islice(_numbered(iter(self.stream), 0), start, None)
 
     def _id(self, number: int) -> str | int:
         row = self._rows[number]
@@ -130,7 +148,25 @@ class StreamRows:
         return value
 
 
-def _plain(value: object) -> str | int | None:
+def _numbered(iterator: Iterator[Any], start: int) -> Iterator[Any]:
+    """The rows of a stream; raises DataError, naming the row, where one cannot be read: the stream ends there."""
+    for number in count(start):
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise DataError(
+                f"row {number} of the stream cannot be read: {type(error).__name__}: {error}. A stream does not go on "
+                "behind a row that raises, not even with on_error='skip': leave the row out with the stream's filter, "
+                "let its transform return the row without an input, or load a map-style dataset"
+            ) from error
+        if isinstance(row, pa.Table) or type(row).__name__ == "DataFrame":
+            raise DataError(table_format(type(row).__name__))
+        yield row
+
+
+def _plain(value: Any) -> str | int | None:
     """An id as Python and Arrow have it, from numpy and torch as well; None where it is none."""
     if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
         value = value.item()

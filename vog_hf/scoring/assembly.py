@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,6 +25,7 @@ from vog_hf.scores.storage import HEAT_MAP_FILES, save_array, save_table, write_
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.skipped_rows import without_skipped
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -190,7 +191,7 @@ def finish_folder(
 def _report_zeros(columns: dict[str, npt.NDArray[np.generic]], config: VoGConfig) -> None:
     """Say which score is 0 in every row: no ranking at all."""
     for name in config.column_names:
-        if not columns[name].any():
+        if not np.nan_to_num(columns[name]).any():
             logger.warning(
                 "VoG: %s is 0 for every row: the gradient was the same at every snapshot. Either the snapshots hold "
                 "the same weights, or the model does not use them (it keeps what it derived from earlier ones), or its "
@@ -199,7 +200,12 @@ def _report_zeros(columns: dict[str, npt.NDArray[np.generic]], config: VoGConfig
             )
 
 
-def with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResults:
+def final_results(plan: ScoringPlan, results: RowResults, batch: Batch, skipped: Collection[int]) -> RowResults:
+    """Results with the given label as a column, -1 where a row has none; blank for the rows that are skipped."""
+    return without_skipped(_with_label(plan, results, batch), batch.rows, skipped)
+
+
+def _with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResults:
     """Results with the given label as a column, -1 where a row has none."""
     label = to_numpy_labels(batch.labels, len(batch))
     if label is None and plan.has_classes:
@@ -235,9 +241,13 @@ def normalized_columns(
     for name in sorted(columns, key=lambda name: (_place(name), name)):
         found[name] = columns[name]
         if name in config.column_names:
-            normalized = class_normalize(torch.from_numpy(columns[name]), torch.from_numpy(classes))
+            values = torch.from_numpy(columns[name])
+            scored = torch.isfinite(values)
+            normalized, percentiles = torch.full_like(values, torch.nan), torch.full_like(values, torch.nan)
+            normalized[scored] = class_normalize(values[scored], torch.from_numpy(classes)[scored])
+            percentiles[scored] = percentile(normalized[scored])
             found[f"{name}_{suffix}"] = normalized.numpy()
-            found[f"{name}_percentile"] = percentile(normalized).numpy()
+            found[f"{name}_percentile"] = percentiles.numpy()
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ BLOCKS_NAME = "blocks"
 CHECKSUM = "crc32"
 IDS = "crc32 of ids"
 BATCH_DIGEST = "note"  # the key in files since the first version
+SKIPPED = "skipped rows"
+
+Rows = TypeVar("Rows", range, Sequence[int])
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _read_plan(folder: Path) -> tuple[dict[str, Any], BlockPlan]:
     return dict(fingerprint), plan
 
 
-def batches(rows: range, batch_size: int) -> list[range]:
+def batches(rows: Rows, batch_size: int) -> list[Rows]:
     """Rows cut into batches, the last one as short as it comes."""
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
@@ -242,8 +245,9 @@ class BlockFolder:
         results: Sequence[RowResults],
         *,
         batch_digest: str = "",
+        skipped: Mapping[int, str] | None = None,
     ) -> None:
-        """Make a finished block durable, with the digest of its batches as they were read."""
+        """Make a finished block durable, with the digest of its batches as they were read and the rows skipped."""
         stored: dict[str, npt.NDArray[Any]] = {"rows": rows}
         for kind in ("columns", "trajectories"):
             for name in getattr(results[0], kind):
@@ -257,6 +261,7 @@ class BlockFolder:
             CHECKSUM: _checksum(stored, batch_digest),
             IDS: self._ids_checksum(rank, block),
             BATCH_DIGEST: batch_digest,
+            SKIPPED: json.dumps(skipped or {}),
         }
         write_atomically(self.path(rank, block), partial(save_file, stored, metadata=metadata))
 
@@ -279,6 +284,12 @@ class BlockFolder:
         """The digest of a finished block's batches, as `write` was given it."""
         with safe_open(self.path(rank, block), framework="np") as file:
             return (file.metadata() or {})[BATCH_DIGEST]
+
+    def skipped(self, rank: int, block: int) -> dict[int, str]:
+        """The rows of a finished block that were skipped, with their reasons."""
+        with safe_open(self.path(rank, block), framework="np") as file:
+            stored = json.loads((file.metadata() or {}).get(SKIPPED, "{}"))
+        return {int(row): str(reason) for row, reason in stored.items()}
 
     def write_ids(self, rank: int, block: int, ids: pa.Table) -> None:
         """Make the ids of a block's rows durable; to be called before its `write`."""

@@ -1,9 +1,10 @@
 """The dry run: plan a scoring on the first rows, and find what would go wrong before the long work."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -29,11 +30,13 @@ from vog_hf.gradients.model_state import DerivedTensors, ModelState, require_wei
 from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
 from vog_hf.gradients.tasks import IGNORED_TOKEN, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
+from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
 from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
 from vog_hf.scoring.passes import LabelsForPass, observation, rows_of_pass, score_rows, sliced
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.runner import require_finite_rows
+from vog_hf.scoring.skipped_rows import try_batch
 from vog_hf.snapshots import temporary_weights
 
 
@@ -51,7 +54,7 @@ def plan_scoring(
     model: nn.Module,
     reader: BatchReader,
     config: VoGConfig,
-    rows: range,
+    rows: Sequence[int],
     *,
     require_finite: bool = True,
     fold: bool = True,
@@ -80,20 +83,32 @@ def plan_scoring(
         leaf = find_leaf(model, inputs)
         state, sums = ModelState(model), weight_sums(model)
         named, began = f"rows {rows[0]}-{rows[-1]}", time.perf_counter()
-        forward = explained_forward(model, inputs, leaf, of=named)
+        try:
+            forward = explained_forward(model, inputs, leaf, of=named)
+        except ForwardError as error:  # of the model, unless it is a matter of one row
+            of_row = reader.forward_error(rows, error, partial(try_batch, model, None, AdaptiveBatchSize()))
+            raise error if isinstance(of_row, ForwardError) else of_row from error
         if is_lonely(forward):
             forward = explained_forward(model, doubled(inputs), leaf, of=named)
         seconds = time.perf_counter() - began
         plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
+        with reader.trying(partial(try_batch, model, plan, AdaptiveBatchSize())):
+            good = reader.good_rows(rows)
+        if len(good) < len(rows):
+            return plan_scoring(
+                model, reader, config, good, require_finite=require_finite, fold=fold, torch_compile=torch_compile
+            )
         _check_labels(reader, plan, batch)
-        require_good_rows(reader, plan)
+        if reader.bad_rows.on_error == "raise":
+            require_good_rows(reader, plan)
         labels = _labels(plan, forward, batch)
         began = time.perf_counter()
         gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
         observed = observation(plan, forward, labels)
         if require_finite:
-            for gradient in gradients:
-                require_finite_rows(gradient.reshape(len(gradient), -1).sum(1), batch.rows, "the model as it is now")
+            for values in (gradient.reshape(len(gradient), -1).sum(1) for gradient in gradients):
+                if reader.bad_rows.on_error == "raise" or not bool(torch.isfinite(values).any()):
+                    require_finite_rows(values, batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
         accumulator = plan.accumulator(replace(batch, inputs=inputs_on_device(model, batch)), windows)
@@ -212,6 +227,8 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
             )
         return
     plan.check_labels(batch)
+    if reader.bad_rows.on_error == "skip":  # such a row is noticed when it is read
+        return
     doubtful = chain.from_iterable(
         (rows[at] for at in _doubtful(task, labels, plan.n_outputs))
         for rows, labels in reader.labels.stored(batch.rows, batch.labels)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from vog_hf.metric.batch_accumulator import BatchAccumulator, RowResults
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.files import format_bytes
 from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
-from vog_hf.runtime.processes import Processes, run_together
+from vog_hf.runtime.processes import Processes, gathered, run_together
 from vog_hf.runtime.progress import progress_bar
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.scoring.assembly import finish_folder, with_label
+from vog_hf.scoring.assembly import final_results, finish_folder
 from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
 from vog_hf.scoring.live_checkpoint import LiveBatch, load_batches, read_header, save_state
 from vog_hf.scoring.live_ranking import current_ranking, gathered_heat_maps
@@ -33,6 +33,7 @@ from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
 from vog_hf.scoring.runner import ModelRunner, needs_prediction, require_finite
 from vog_hf.scoring.shared_folder import folder_in_use, open_everywhere, output_folder
+from vog_hf.scoring.skipped_rows import check_finite, require_skipping, rows_named, skipped_entry
 
 
 class LiveScoring:
@@ -114,7 +115,9 @@ class LiveScoring:
             OutputFolderError: The disk is full or cannot be written to; the folder then does not count.
         """
         processes = self._processes
-        save_state(folder, processes, self._held, run_together(processes, "reading rows", self._header))
+        header = run_together(processes, "reading rows", self._header)
+        skipped = {str(row): reason for part in gathered(processes, self._skipped) for row, reason in part.items()}
+        save_state(folder, processes, self._held, header | {"skipped": skipped})
 
     def restore(self, folder: Path) -> None:
         """Continue from what `save` wrote, on as many processes as there are now, bit by bit.
@@ -135,6 +138,9 @@ class LiveScoring:
                 "data, configuration and number of epochs that training began with, or train again, with "
                 "collect='replay' if the number of epochs may change between runs"
             )
+        skipped = {int(row): reason for row, reason in saved.get("skipped", {}).items()}
+        require_skipping(self._reader, len(skipped), folder)
+        self._skipped.update(skipped)
         self._snapshots = saved["snapshots"]
         device = model_device_and_dtype(self._model)[0]
         if self._snapshots:
@@ -169,6 +175,7 @@ class LiveScoring:
         with (
             buffers_of_main(self._model, self._processes),
             runner,
+            self._reader.trying(self._try_batch) if first else nullcontext(),
             progress_bar(sum(map(len, self._batches)), is_shown=self._shows_progress) as bar,
         ):
             bar.set_postfix(snapshot=name)
@@ -178,15 +185,27 @@ class LiveScoring:
                 if first:
                     accumulator = runner.plan.accumulator(on_device, self._windows)
                     self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))
-                try:
-                    observed = runner.observe(on_device)
-                except FastPathError as error:
-                    runner.run_plainly(error)
-                    observed = runner.observe(on_device)
+                with rows_named(self._reader, batch.rows, self._try_batch):
+                    try:
+                        observed = runner.observe(on_device)
+                    except FastPathError as error:
+                        runner.run_plainly(error)
+                        observed = runner.observe(on_device)
                 self._held[i].accumulator.update(*observed)
                 bar.update(len(batch))
-            for held in self._held:
-                require_finite(runner.plan, held.accumulator, held.rows, name)
+            check = partial(require_finite, runner.plan, snapshot=name)
+            accumulators = [held.accumulator for held in self._held]
+            check_finite(self._reader, [held.rows for held in self._held], accumulators, check, name)
+
+    @property
+    def _skipped(self) -> dict[int, str]:
+        """The rows that are skipped, with their reasons."""
+        return self._reader.bad_rows.skipped
+
+    def _try_batch(self, batch: Batch) -> None:
+        """Raise what is wrong with a row of a batch, by its labels and by the plain model as it is now."""
+        self._check_labels(batch)
+        self._runner.try_batch(batch)
 
     def ranking(self) -> VoGScores | None:
         """Scores of the snapshots seen so far, in memory and without heat maps; None but on the main process.
@@ -198,7 +217,9 @@ class LiveScoring:
         """
         self._require_two_snapshots()
         manifest = run_together(self._processes, "reading rows", self._manifest)
-        return current_ranking(self._processes, self._plan, self._held, identity=self._identity, manifest=manifest)
+        return current_ranking(
+            self._processes, self._plan, self._held, identity=self._identity, manifest=manifest, skipped=self._skipped
+        )
 
     def with_heat_maps(self, ranking: VoGScores | None, rows: npt.NDArray[np.int64]) -> VoGScores | None:
         """Add heat maps of some rows to a `ranking`. All processes must call this, with the same rows."""
@@ -220,7 +241,7 @@ class LiveScoring:
         identity = self._identity
         n_rows = identity.n_rows
         in_one_block = BlockPlan(n_rows, processes.num_processes, self._plan.batch_size, n_rows)
-        manifest = self._manifest()
+        manifest = self._manifest() | skipped_entry(self._reader, processes, n_rows)
         if self.n_snapshots < self._windows.n_snapshots:
             manifest["windows_missing"] = (
                 f"training stopped after {self.n_snapshots} of {self._windows.n_snapshots} planned snapshots, and live "
@@ -259,17 +280,27 @@ class LiveScoring:
 
     def _results(self) -> list[RowResults]:
         return [
-            with_label(self._plan, batch.accumulator.results(), Batch(batch.rows, {}, batch.labels))
+            final_results(self._plan, batch.accumulator.results(), Batch(batch.rows, {}, batch.labels), self._skipped)
             for batch in self._held
         ]
 
     def _check_all_labels(self) -> None:
         """The labels of the first batch, and those of all rows where they are a column."""
+        if self._reader.bad_rows.on_error == "skip":
+            self._skip_unlabeled()
+            return
         for batch in self._reader.read(self._batches[:1]):
             self._check_labels(batch)
             everything = None if batch.labels is None else self._reader.labels.whole_column(batch.rows, batch.labels)
             if everything is not None:
                 self._check_labels(Batch(range(len(everything)), {}, torch.from_numpy(everything)))
+
+    def _skip_unlabeled(self) -> None:
+        """Choose the reference row among the first rows with a label."""
+        rows = range(min(len(self._reader.dataset), self._plan.batch_size))
+        with self._reader.trying(self._check_labels):
+            self._reader.good_rows(rows)
+            next(self._reader.read([rows]))
 
     def _check_labels(self, batch: Batch) -> None:
         self._plan.check_labels(batch)

@@ -1,6 +1,6 @@
 """The ranking while a model trains: what every process holds by now, put together on the main one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.runtime.processes import Processes, gathered_on_main, run_together
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.scoring.assembly import normalized_columns, with_label
+from vog_hf.scoring.assembly import final_results, normalized_columns
 from vog_hf.scoring.live_checkpoint import LiveBatch
 from vog_hf.scoring.plan import ScoringPlan
 
@@ -26,6 +26,7 @@ def current_ranking(
     *,
     identity: RowIdentity,
     manifest: Mapping[str, object],
+    skipped: Collection[int],
 ) -> VoGScores | None:
     """Scores of all rows without heat maps, on the main process; None on the others. All must call this.
 
@@ -37,8 +38,9 @@ def current_ranking(
         held: Batches of this process.
         identity: Identity of all rows.
         manifest: Manifest of the scores.
+        skipped: Rows of this process without a score.
     """
-    own = run_together(processes, "reading the moments", _own_rows, plan, held)
+    own = run_together(processes, "reading the moments", _own_rows, plan, held, skipped)
     parts = [part for part in gathered_on_main(processes, own) if part]  # one without rows has no columns
     if not processes.is_main_process:
         return None
@@ -67,11 +69,13 @@ def gathered_heat_maps(
     return _of_all_rows(maps_by_row, n_rows) if processes.is_main_process else None
 
 
-def _own_rows(plan: ScoringPlan, held: Sequence[LiveBatch]) -> dict[str, npt.NDArray[Any]]:
+def _own_rows(plan: ScoringPlan, held: Sequence[LiveBatch], skipped: Collection[int]) -> dict[str, npt.NDArray[Any]]:
     """Columns of this process's rows, with ``row`` and the trajectory as ``running``."""
     parts = []
     for batch in held:
-        results = with_label(plan, batch.accumulator.results(heat_maps=False), Batch(batch.rows, {}, batch.labels))
+        results = final_results(
+            plan, batch.accumulator.results(heat_maps=False), Batch(batch.rows, {}, batch.labels), skipped
+        )
         rows = np.asarray(batch.rows, dtype=np.int64)
         parts.append({"row": rows, "running": results.trajectories["vog"], **results.columns})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}

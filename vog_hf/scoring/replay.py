@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from vog_hf.metric.windows import Windows
 from vog_hf.runtime.prefetch import prefetch
 from vog_hf.runtime.processes import Processes, gathered, run_together, together
 from vog_hf.runtime.progress import progress_bar
-from vog_hf.scoring.assembly import with_label
+from vog_hf.scoring.assembly import final_results
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.runner import ModelRunner, needs_prediction, require_finite
+from vog_hf.scoring.skipped_rows import check_finite, require_few_skipped, require_skipping, rows_named
 from vog_hf.snapshots import SnapshotSet
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ class Replay:
         groups: Iterator[LoadedBatches] = chain.from_iterable(
             self.groups(self.reader.read(self._batches(own[number]))) for number in sorted(missing)
         )
-        if self.runner.plan.block_copies > 1:  # on a CPU, reading would take its time from computing
+        is_tried = self.reader.bad_rows.on_error == "skip"  # by the model, which computes something else meanwhile
+        if self.runner.plan.block_copies > 1 and not is_tried:  # on a CPU, reading would take its time from computing
             groups = prefetch(groups)
         n_passes = sum(len(rows) for block in own for rows in block) * self._n_snapshots
         with progress_bar(n_passes, is_shown=self.shows_progress) as bar:
@@ -116,7 +119,9 @@ class Replay:
                 results += self._score(group.batches, bar)
             if group.is_last:
                 break
-        return ScoredBlock(np.concatenate(rows), results, joined_digest(digests)) if rows else None
+        require_few_skipped(self.skipped, self.folder.plan.n_rows)
+        compared = (digest for digest, part in zip(digests, rows, strict=True) if not self.skips(part.tolist()))
+        return ScoredBlock(np.concatenate(rows), results, joined_digest(compared)) if rows else None
 
     def groups(self, batches: Iterable[Batch]) -> Iterator[LoadedBatches]:
         """The batches of one block, read when they are needed, as many at a time as fit into memory; at least one.
@@ -141,7 +146,8 @@ class Replay:
         """Make a block of this process durable, if it has rows."""
         rank = self.processes.process_index
         if scored is not None:
-            self.folder.write(rank, number, scored.rows, scored.results, batch_digest=scored.digest)
+            skipped = {row: self.skipped[row] for row in scored.rows.tolist() if row in self.skipped}
+            self.folder.write(rank, number, scored.rows, scored.results, batch_digest=scored.digest, skipped=skipped)
 
     def rows_digest(self) -> str:
         """The digest of all rows as they were read when their blocks were scored, on every process."""
@@ -165,16 +171,35 @@ class Replay:
 
     def _missing(self, n_blocks: int) -> set[int]:
         rank = self.processes.process_index
-        return {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
+        missing = {number for number in range(n_blocks) if not self.folder.finished(rank, number)}
+        for number in set(range(n_blocks)) - missing:
+            self.take_skipped(number)
+        return missing
 
     def _pass_over(self, number: int, bar: Any) -> None:
         """Pass over a block that only other processes have, or a finished one, with the very rows that were scored."""
         rank = self.processes.process_index
         block = self.folder.plan.block(rank, number)
         if block and not has_table(self.reader.dataset):
-            found = joined_digest(map(batch_digest, self.reader.read(block)))
+            compared = [rows for rows in block if not self.skips(rows)]
+            found = joined_digest(map(batch_digest, self.reader.read(compared)))
             require_same_rows(found, self.folder.batch_digest(rank, number), self.folder.folder)
         bar.update(sum(map(len, block)) * self._n_snapshots)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """The rows of this process that are skipped, with their reasons."""
+        return self.reader.bad_rows.skipped
+
+    def take_skipped(self, number: int) -> None:
+        """Skip what was skipped in a finished block; raises OutputFolderError where rows are not to be skipped."""
+        skipped = self.folder.skipped(self.processes.process_index, number)
+        require_skipping(self.reader, len(skipped), self.folder.folder)
+        self.skipped.update(skipped)
+
+    def skips(self, rows: Sequence[int]) -> bool:
+        """Whether one of some rows is skipped: a batch with such a row is not compared when it is read again."""
+        return bool(self.skipped) and not self.skipped.keys().isdisjoint(rows)
 
     @property
     def _n_snapshots(self) -> int:
@@ -186,17 +211,20 @@ class Replay:
         predictions: list[Tensor | None] = [None] * len(batches)
         if needs_prediction(runner.plan, batches):
             runner.load(self.snapshots.snapshots[-1])
-            predictions = [runner.predict(batch) for batch in batches]
+            for at, batch in enumerate(batches):
+                with rows_named(self.reader, batch.rows, runner.try_batch):
+                    predictions[at] = runner.predict(batch)
         for snapshot in self.snapshots.snapshots:
             runner.load(snapshot)
             bar.set_postfix(snapshot=snapshot.name, refresh=False)
             for batch, accumulator, prediction in zip(batches, accumulators, predictions, strict=True):
-                accumulator.update(*runner.observe(batch, prediction))
+                with rows_named(self.reader, batch.rows, runner.try_batch):
+                    accumulator.update(*runner.observe(batch, prediction))
                 bar.update(len(batch))
-            for batch, accumulator in zip(batches, accumulators, strict=True):
-                require_finite(runner.plan, accumulator, batch.rows, snapshot.name)
+            check = partial(require_finite, runner.plan, snapshot=snapshot.name)
+            check_finite(self.reader, [batch.rows for batch in batches], accumulators, check, snapshot.name)
         return [
-            with_label(runner.plan, accumulator.results(), batch)
+            final_results(runner.plan, accumulator.results(), batch, self.skipped)
             for batch, accumulator in zip(batches, accumulators, strict=True)
         ]
 

@@ -20,7 +20,7 @@ def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdenti
     """Collect what the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
     with preserved_rng():
         n_rows = min(len(reader.dataset), TRANSFORM_CHECK_ROWS)
-        first = [batch_digest(batch) for batch in reader.read([range(row, row + 1) for row in range(n_rows)])]
+        first = [0 if batch is None else batch_digest(batch) for batch in reader.read_singly(range(n_rows))]
     return {
         "format": FORMAT,
         "config": config.to_dict(),

@@ -20,6 +20,7 @@ from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.fast_path import require_same_function
 from vog_hf.scoring.passes import LabelsForPass, joined, predict_rows, score_rows, state_kept
 from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.skipped_rows import try_batch
 from vog_hf.snapshots import Snapshot, temporary_weights
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,11 @@ class ModelRunner:
             self.plan, self._model, self._folded, batch.inputs, labels, rows_per_pass=self._rows_per_pass
         )
         self._compared |= {self._weights, shapes}
+
+    def try_batch(self, batch: Batch) -> None:
+        """Raise what is wrong with a row of a batch as it was read, by the plain model with the weights it has."""
+        with self._folded.paused(), state_kept(self.plan):
+            try_batch(self._model, self.plan, self._rows_per_pass, batch)
 
     def run_plainly(self, error: FastPathError) -> None:
         """Run the model as it is from here on, because a batch has shown that the fast way does not fit."""

@@ -11,11 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import has_table, list_lengths
+from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.data.row_identity import RowIdentity, identify_rows
@@ -31,7 +33,7 @@ from vog_hf.errors import (
     require_type,
     whole_number,
 )
-from vog_hf.gradients.model_mode import model_device_and_dtype, require_module, unwrap
+from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, unwrap
 from vog_hf.runtime.files import require_free
 from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
 from vog_hf.runtime.processes import current_processes, from_main, gathered, meet, run_together, same_everywhere
@@ -39,13 +41,14 @@ from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
 from vog_hf.scoring.batch_checks import warnings_for
 from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
-from vog_hf.scoring.dry_run import plan_scoring
+from vog_hf.scoring.dry_run import model_in_use, plan_scoring
 from vog_hf.scoring.live import LiveScoring
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.replay import Replay, require_same_rows
 from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
 from vog_hf.scoring.runner import ModelRunner
 from vog_hf.scoring.shared_folder import folder_in_use, open_everywhere, output_folder
+from vog_hf.scoring.skipped_rows import require_skipping, skipped_entry, try_batch
 from vog_hf.scoring.stream_replay import require_length, score_stream
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
 
@@ -77,6 +80,8 @@ class VoGScorer:
         torch_compile: Run the model through ``torch.compile``, after the same comparison. Worth its minute of compiling
             where much is to be scored.
         process_timeout: Seconds that `score` waits for the other processes of the run to call it, too.
+        on_error: ``"skip"`` gives a row that cannot be read, collated, run or differentiated NaN as its score and
+            lists it in the manifest; each batch then takes one more forward pass. Default: an error that names the row.
 
     Example:
         >>> import torch
@@ -102,6 +107,7 @@ class VoGScorer:
         torch_compile: bool = False,
         training_batch_size: int | None = None,
         process_timeout: float = 300.0,
+        on_error: OnError = "raise",
     ) -> None:
         require_module(model)
         if not any(True for _ in chain(model.parameters(), model.buffers())):
@@ -119,6 +125,7 @@ class VoGScorer:
         self.memory_budget = None if memory_budget is None else whole_number("memory_budget", memory_budget, 1)
         self.num_workers = whole_number("num_workers", num_workers, 0)
         self.process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
+        self.on_error = require_on_error(on_error)
         self.fold = fold
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # readers with rows that were warned about, if need be
@@ -200,6 +207,7 @@ class VoGScorer:
             label_column=self.config.label_column,
             num_workers=num_workers,
             batch_size=self.batch_size,
+            on_error=self.on_error,
             **options,
         )
 
@@ -245,7 +253,11 @@ class VoGScorer:
 
     def _plan(self, reader: BatchReader, *, require_finite: bool) -> ScoringPlan:
         """The dry run with batches of the reader's size."""
-        rows = range(min(len(reader.dataset), self._dry_run_rows))
+        rows: Sequence[int] = range(min(len(reader.dataset), self._dry_run_rows))
+        if self.on_error == "skip":
+            trial = partial(try_batch, self.model, None, self._rows_per_pass)
+            with preserved_rng(), model_in_use(self.model, self.config), reader.trying(trial):
+                rows = reader.good_rows(rows)
         reader.check_deterministic(batches(rows, reader.batch_size))
         rows = rows[: reader.batch_size]
         plan, first = self._rows_per_pass.run(
@@ -292,6 +304,7 @@ class VoGScorer:
         with folder_in_use(processes, folder):
             if from_main(processes, "looking for scores", BlockFolder.is_finished, folder, fingerprint):
                 scores = run_together(processes, "loading the scores", VoGScores.load, folder)
+                require_skipping(reader, scores.manifest.get("skipped", {}).get("count", 0), folder)
                 self._require_same_rows(scores, reader, folder)
                 return scores
             plan = run_together(processes, "the dry run", self.plan, reader, require_finite=False)
@@ -308,7 +321,8 @@ class VoGScorer:
             ) as runner:
                 lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.has_padding_mask else None
                 replay = Replay(runner, reader, snapshots, blocks, processes, budget, lengths, self._shows_progress)
-                n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
+                with reader.trying(runner.try_batch):
+                    n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:
                 raise SnapshotError(
                     "a snapshot was changed while it was being scored; keep its file as it is, and score again"
@@ -318,7 +332,7 @@ class VoGScorer:
             identity = replace(identity, n_rows=n_rows)
             manifest = make_manifest(self.model, runner.plan, reader, identity, n_processes=processes.num_processes)
             taken = zip(snapshots.snapshots, fingerprint["snapshots"], strict=True)
-            manifest |= {
+            manifest |= skipped_entry(reader, processes, n_rows) | {
                 "collect": "replay",
                 "batch_size": blocks.plan.batch_size,  # an interrupted run keeps its own
                 "rows_digest": rows_digest,
@@ -376,6 +390,8 @@ class VoGScorer:
             logger.info("VoG: the scores are finished; all rows are read once, to compare them with those scored")
             plan = BlockPlan.read(folder)
             batches = [b for rank in range(plan.n_processes) for block in plan.blocks(rank) for b in block]
+            skipped = set(np.flatnonzero(~np.isfinite(scores.column("vog"))).tolist())
+            batches = [rows for rows in batches if skipped.isdisjoint(rows)]
             mine = batches[processes.process_index :: processes.num_processes]
             found = run_together(processes, "reading rows", _batch_digests, reader, mine)
             digest = joined_digest(chain.from_iterable(gathered(processes, found)))

@@ -43,12 +43,15 @@ def _next_block(replay: Replay, number: int, bar: Any) -> int:
     rank, folder, rows = replay.processes.process_index, replay.folder, replay.reader.dataset
     finished = folder.read(rank, number)
     has_ids = finished is not None and rows.id_column is not None
+    if finished is not None:
+        replay.take_skipped(number)
     if finished is not None and not (has_ids and folder.id_type(rank, number) != rows.id_type):
         bar.update(len(finished["rows"]) * len(replay.snapshots.snapshots))
         return len(finished["rows"])
     if number and not rows.has_begun:
         before = folder.plan.block(rank, number - 1)
-        found = joined_digest(map(batch_digest, _held(replay, before, [])))
+        read = _held(replay, before, [])
+        found = joined_digest(batch_digest(batch) for batch in read if not replay.skips(batch.rows))
         require_same_rows(found, folder.batch_digest(rank, number - 1), folder.folder)
     ids: list[pa.Table] = []
     scored = replay.score(replay.groups(_held(replay, folder.plan.block(rank, number), ids)), bar)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vog_hf.config import VoGConfig
+from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_reader import CollateFunction, check_map_style
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
@@ -56,6 +57,7 @@ class VoGCallback(TrainerCallback):
         id_column: Column of a stream with an id per row, stored next to its number (`VoGScores.ids`).
         fold: Score with BatchNorms folded into convolutions, if the results agree (see `VoGScorer`).
         torch_compile: Score through ``torch.compile`` (see `VoGScorer`); does not affect training.
+        on_error: ``"skip"`` gives a row that cannot be scored NaN instead of an error (see `VoGScorer`).
         log: Log to the active runs of Weights & Biases and Trackio; with ``collect="live"``, at every snapshot.
         top_k: Rows in each logged table of highest and lowest rows.
         process_timeout: Seconds that the main process waits for the callback on the other processes when training
@@ -91,6 +93,7 @@ class VoGCallback(TrainerCallback):
         id_column: str | None = None,
         fold: bool = True,
         torch_compile: bool = False,
+        on_error: OnError = "raise",
         log: bool = True,
         top_k: int = 50,
         process_timeout: float = 60.0,
@@ -138,6 +141,7 @@ class VoGCallback(TrainerCallback):
             id_column=id_column,
             fold=fold,
             torch_compile=torch_compile,
+            on_error=require_on_error(on_error),
         )
         self._run: TrainingRun | None = None  # during training
         self._datasets: dict[str, Any] = {}

@@ -17,11 +17,12 @@ from transformers import TrainerState, TrainingArguments
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.bad_rows import OnError
 from vog_hf.data.batch_reader import BatchReader, CollateFunction
 from vog_hf.data.row_identity import by_split_name
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
-from vog_hf.errors import ConfigError, DataError, OutputFolderError
+from vog_hf.errors import ConfigError, DataError, OutputFolderError, VoGError
 from vog_hf.gradients.model_mode import require_module
 from vog_hf.metric.windows import MIN_SNAPSHOTS
 from vog_hf.runtime.files import foreign_names, locked, remove_half_written, require_free, write_json
@@ -31,6 +32,7 @@ from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.live import LiveScoring
 from vog_hf.scoring.live_checkpoint import STATE_NAME
+from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
 from vog_hf.snapshots.schedule import plan_snapshots
@@ -63,6 +65,7 @@ class TrainingOptions:
     id_column: str | None
     fold: bool
     torch_compile: bool
+    on_error: OnError
 
 
 class TrainingRun:
@@ -122,7 +125,7 @@ class TrainingRun:
         """Run the first rows of each split through the model."""
         options = self._options
         self._scorer, self._readers = self._scorer_and_readers(model)
-        self._plans = {split: self._scorer.plan(reader) for split, reader in self._readers.items()}
+        self._plans = {split: self._planned(split, reader) for split, reader in self._readers.items()}
         for split, plan in self._plans.items():
             names = core_column_names(options.config.column_names, has_classes=plan.has_classes)
             taken = taken_columns(self.datasets[split], names)
@@ -138,6 +141,15 @@ class TrainingRun:
             if options.is_live
         }
 
+    def _planned(self, split: str, reader: BatchReader) -> ScoringPlan:
+        """The plan of one split; what is wrong with its rows names it."""
+        try:
+            return self._scorer.plan(reader)
+        except VoGError as error:
+            if split == ONLY_SPLIT:
+                raise
+            raise type(error)(f"split {split!r}: {error}") from error
+
     def _scorer_and_readers(self, model: nn.Module) -> tuple[VoGScorer, dict[str, BatchReader]]:
         """The scorer and the reader of each split, for an unsharded model."""
         options, args = self._options, self._args
@@ -151,6 +163,7 @@ class TrainingRun:
             fold=options.fold,
             torch_compile=options.torch_compile,
             training_batch_size=args.per_device_train_batch_size,
+            on_error=options.on_error,
         )
         readers = {
             split: scorer.reader(

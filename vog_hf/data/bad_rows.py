@@ -1,0 +1,124 @@
+"""Rows that cannot be scored: found in a batch that fails, then named in an error or skipped."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from accelerate.utils.memory import should_reduce_batch_size
+
+from vog_hf.errors import ConfigError, shown
+from vog_hf.gradients.batchnorm_folding import FastPathError
+
+OnError = Literal["raise", "skip"]
+REASON_LENGTH = 200
+FOLDERS = re.compile(r"(?<![\w:/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()]+[/\\])+")  # reasons are published
+DEVICE_ERRORS = ("CUDA error", "device-side assert", "HIP error")  # after one of these a device computes nothing more
+
+
+def require_on_error(value: Any) -> OnError:
+    """Return an option ``on_error`` that exists; ConfigError otherwise."""
+    if value not in ("raise", "skip"):
+        raise ConfigError(
+            f"on_error must be 'raise' or 'skip', got {shown(value)}; 'skip' leaves out rows that cannot be scored"
+        )
+    return "skip" if value == "skip" else "raise"
+
+
+class BadRows:
+    """Finds the rows because of which a batch fails, and remembers those that are skipped.
+
+    A row is bad if it fails alone, or together with a reference row that most of the others go with: an image of
+    another size collates alone.
+
+    Args:
+        attempt: Function that reads rows as one batch; it raises what is wrong with them.
+        on_error: ``"skip"`` to replace bad rows in their batch with a good row.
+
+    Attributes:
+        skipped: Short reason of each skipped row, by row number.
+    """
+
+    def __init__(self, attempt: Callable[[Sequence[int]], Any], on_error: OnError = "raise") -> None:
+        self._attempt = attempt
+        self.on_error = on_error
+        self.skipped: dict[int, str] = {}
+        self.reference: int | None = None
+
+    def good(self, rows: Sequence[int]) -> list[int]:
+        """The rows of the first batch that are not bad; the bad ones are skipped from here on.
+
+        All of them where no row goes with at least half of them: that is not a matter of single rows.
+        """
+        rows = [row for row in rows if row not in self.skipped]
+        reference, bad = self.sort(rows)
+        if reference is None:
+            return rows
+        self.reference = reference
+        self.skip(bad)
+        return [row for row in rows if row not in bad]
+
+    def sort(self, rows: Sequence[int]) -> tuple[int | None, dict[int, Exception]]:
+        """A row that goes with at least half of some rows, and the others with their errors; (None, {}) without one."""
+        if self._error(rows) is None:
+            return (rows[0] if rows else None), {}
+        for candidate in rows[: len(rows) // 2 + 1]:
+            if self._error([candidate]) is None:
+                bad = dict(self._failing(rows, candidate))
+                if 2 * len(bad) <= len(rows):
+                    return candidate, bad
+        return None, {}
+
+    def find(self, rows: Sequence[int]) -> dict[int, Exception]:
+        """The bad ones of some rows that are not skipped yet, with their errors."""
+        if self.reference is None:
+            return self.sort(rows)[1]
+        return dict(self._failing([row for row in rows if row not in self.skipped], self.reference))
+
+    def skip(self, errors: Mapping[int, Exception]) -> None:
+        """Skip rows from here on."""
+        self.skipped |= {row: short_reason(error) for row, error in errors.items()}
+
+    def replaced(self, rows: Sequence[int]) -> Sequence[int]:
+        """The rows with a good one, of the same batch where it has one, in the place of each that is skipped."""
+        good = [row for row in rows if row not in self.skipped]
+        if len(good) == len(rows):
+            return rows
+        instead = good[0] if good else self.reference
+        if instead is None:
+            return rows
+        return [instead if row in self.skipped else row for row in rows]
+
+    def _failing(self, rows: Sequence[int], reference: int) -> Iterator[tuple[int, Exception]]:
+        """Rows that fail together with the reference, found by halves."""
+        error = self._error([reference, *rows]) if rows else None
+        if error is None:
+            return
+        if len(rows) == 1:
+            yield rows[0], error
+            return
+        half = len(rows) // 2
+        yield from self._failing(rows[:half], reference)
+        yield from self._failing(rows[half:], reference)
+
+    def _error(self, rows: Sequence[int]) -> Exception | None:
+        try:
+            self._attempt(rows)
+        except Exception as error:
+            if not concerns_rows(error):
+                raise
+            return error
+        return None
+
+
+def concerns_rows(error: Exception) -> bool:
+    """Whether an error may come from a row: not from memory, a broken device or the fast path."""
+    is_fatal = isinstance(error, MemoryError | FastPathError) or should_reduce_batch_size(error)
+    return not is_fatal and not any(text in str(error) for text in DEVICE_ERRORS)
+
+
+def short_reason(error: Exception) -> str:
+    """One line about an error, for a list."""
+    text = FOLDERS.sub("", " ".join(str(error).split()))
+    if not type(error).__module__.startswith("vog_hf"):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}..."
