@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch, BatchReader
-from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
+from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import (
     Forward,
