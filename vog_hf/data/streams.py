@@ -166,7 +166,7 @@ def _numbered(iterator: Iterator[Any], start: int) -> Iterator[Any]:
         yield row
 
 
-def _plain(value: Any) -> str | int | None:
+def _plain(value: object) -> str | int | None:
     """An id as Python and Arrow have it, from numpy and torch as well; None where it is none."""
     if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
         value = value.item()
