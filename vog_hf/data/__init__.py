@@ -1,10 +1,10 @@
 """Rows: loaded, identified, batched. May import `gradients` and the rooms below it.
 
 `batch_reader` turns rows into collated batches (`bad_rows` finds those that fail, `labels` reads their labels,
-`collating` fixes what a collator draws at random) and `batch_digests` tells batches from others, as `row_identity` does rows by their Arrow table
-(`arrow_columns`, `row_hashes`); `streams` numbers the rows of a stream; `referenced_files` decides which files that
-rows name may be shown; `loading` loads a split by name, `column_kinds` finds its columns and `label_noise` plants
-wrong labels; `rows` has the types of what holds rows.
+`collating` fixes what a collator draws at random) and `batch_digests` tells batches from others, as `row_identity`
+does rows by their Arrow table (`arrow_columns`, `row_hashes`); `streams` numbers the rows of a stream;
+`referenced_files` decides which files that rows name may be shown; `loading` loads a split by name, `column_kinds`
+finds its columns and `label_noise` plants wrong labels; `rows` has the types of what holds rows.
 """
 
 from vog_hf.data.collating import SeededPerRow

@@ -79,7 +79,7 @@ class BadRows:
         self.skipped |= {row: short_reason(error) for row, error in errors.items()}
 
     def replaced(self, rows: Sequence[int]) -> Sequence[int]:
-        """The rows with a good one, of the same batch where it has one, in the place of each that is skipped."""
+        """The rows with a good one, of the same batch where it has one, instead of each that is skipped."""
         good = [row for row in rows if row not in self.skipped]
         if len(good) == len(rows):
             return rows

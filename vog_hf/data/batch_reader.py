@@ -75,7 +75,7 @@ class BatchReader:
         num_workers: Processes that read ahead; 0 = none.
         batch_size: Rows per batch. Fewer rows that do not collate are filled up to it with copies of the last one, of
             which nothing is kept: some collators need a fixed number.
-        on_error: ``"skip"`` to read a good row in the place of one that fails (see `BadRows`).
+        on_error: ``"skip"`` to read a good row instead of one that fails (see `BadRows`).
 
     Attributes:
         bad_rows: Rows that are skipped.
