@@ -614,15 +614,15 @@ def test_the_problem_type_of_the_configuration_stays_unset():
     assert case.model.config.problem_type == "single_label_classification"
 
 
-def test_what_a_model_kept_of_its_weights_is_dropped_and_its_modes_stay():
-    """Evaluation mode of some modules keeps values until `train(True)`: it is called, and every flag is put back."""
+def test_what_a_model_keeps_of_older_weights_is_not_scored_and_is_given_back():
+    """Evaluation mode of some modules keeps values until `train(True)`: it is called, and all is put back as found."""
     case = models.caching()
     with torch.no_grad():
         stale = case.model(**case.batch(labels=False))
         case.model.bias.weight.add_(1.0)
     case.model.hidden.train()
     case.model.bias.weight.requires_grad_(False)
-    assert case.model.bias.cache
+    kept = case.model.bias.cache["cpu"].clone()
     before = record_of(case.model)[1]
     expected = reference_gradients(models.caching().model, [case.model.state_dict()], case.rows, labels=case.labels)
     found = input_gradients(case.model.double(), case.batch())
@@ -630,21 +630,25 @@ def test_what_a_model_kept_of_its_weights_is_dropped_and_its_modes_stay():
     after = record_of(case.model.float())[1]
     for what in ("training", "requires_grad", "hooks", "attributes"):
         assert after[what] == before[what]
-    assert not case.model.bias.cache
-    assert not torch.allclose(case.model(**case.batch(labels=False)), stale)
+    assert torch.equal(case.model.bias.cache["cpu"], kept)
+    assert torch.equal(case.model(**case.batch(labels=False)), stale)
 
 
-def test_modules_that_act_on_train_and_eval_are_not_called():
-    """Modes are set flag by flag: `train()` and `eval()` of some modules do more than that."""
+def test_modules_that_act_on_train_and_eval_are_called_with_the_mode_they_had_last():
+    """A module with a `train` of its own ends in the mode in which it was found, and so do the modules inside it."""
 
-    class Merging(models.MLP):
+    class Recording(models.MLP):
         def train(self, mode=True):
-            raise AssertionError("train() was called")
+            self.modes = [*getattr(self, "modes", []), mode]
+            return super().train(mode)
 
-    model = Merging()
+    model = Recording()
+    model.out.eval()
     with scoring_mode(model):
         assert not model.hidden.training
+        assert model.modes[-1] is False
     assert model.hidden.training
+    assert not model.out.training
 
 
 def test_frozen_models_have_input_gradients():
@@ -805,9 +809,9 @@ def test_a_model_that_does_not_depend_on_its_input_is_refused(where):
     assert input_gradients(Cut("nowhere"), {"features": torch.ones(2, 5)}).shape == (2, 5)
 
 
-def test_an_error_of_the_models_own_comes_through():
-    """Errors that are not ours to explain are raised as they are."""
-    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+def test_an_error_of_the_models_own_is_quoted_with_the_shapes_of_the_batch():
+    """An input of the wrong width is answered with what came, in words of the model's own error."""
+    with pytest.raises(ForwardError, match=r"inputs \{'features': \(2, 4\)\}: RuntimeError: .*cannot be multiplied"):
         input_gradients(case_of("mlp").model, {"features": torch.ones(2, 4)})
 
 
@@ -930,7 +934,7 @@ def test_padding_does_not_count():
     assert torch.equal(embedding.element_mask(ids, (2, 3, 4)), torch.ones(2, 3, dtype=torch.bool))
     wave = InputLeaf("input_values", None)
     assert torch.equal(wave.element_mask({"attention_mask": tokens}, (2, 3)), tokens.bool())
-    assert wave.element_mask({}, (2, 3)) is None
+    assert wave.element_mask({"input_values": torch.ones(2, 3)}, (2, 3)) is None
     mel = InputLeaf("input_features", None)
     expected = tokens.bool()[:, None].expand(2, 8, 3)
     assert torch.equal(mel.element_mask({"attention_mask": tokens}, (2, 8, 3)), expected)
@@ -939,7 +943,9 @@ def test_padding_does_not_count():
     pixels[0, :, 3] = 0
     assert torch.equal(image.element_mask({"pixel_mask": pixels}, (2, 4, 4)), pixels.bool())
     assert torch.equal(image.element_mask({"pixel_mask": pixels}, (2, 3, 4, 4))[:, 2], pixels.bool())
-    assert image.element_mask({"attention_mask": tokens}, (2, 4, 4)) is None  # the text's mask of a two-part model
+    assert (
+        image.element_mask({"pixel_values": torch.ones(2, 3, 4, 4), "attention_mask": tokens}, (2, 4, 4)) is None
+    )  # the text's mask of a two-part model
 
 
 # --- what does not fit together -------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_errors_name_the_arguments_that_they_carry():
     """A message that is rephrased keeps the words by which a command line finds its options."""
     found = list(raised_with_arguments())
     assert len(found) > 30
-    composed = ("{ONE_READER}", "{ELSEWHERE}", "{reason}", "{advice}")  # parts with a name of their own
+    composed = ("{ONE_FORMAT}", "{ELSEWHERE}", "{reason}", "{advice}")  # parts with a name of their own
     for place, message, names in found:
         is_literal = message[0] in "'\"f" and not any(part in message for part in composed)
         assert not is_literal or all(name in message for name in names), place

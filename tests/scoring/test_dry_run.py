@@ -275,27 +275,15 @@ class WordsFirst(nn.Module):
         return self.out(self.layer(words)[0].mean(1))
 
 
-class Noisy(nn.Module):
-    """Drops out in evaluation mode, too."""
-
-    def __init__(self, *, p):
-        super().__init__()
-        self.out, self.p = nn.Linear(5, 3), p
-
-    def forward(self, features):
-        return self.out(nn.functional.dropout(features, self.p, training=True))
-
-
 @pytest.mark.parametrize(
     ("kind", "wrong", "right", "rows"),
     [
         (BatchNorm, {"own_statistics": False}, {"own_statistics": True}, ("image", (3, 8, 8))),
         (WordsFirst, {"batch_first": False}, {"batch_first": True}, ("words", (12, 5))),
-        (Noisy, {"p": 0.5}, {"p": 0.0}, ("features", (5,))),
     ],
 )
 def test_a_model_that_mixes_rows_is_named(kind, wrong, right, rows, said):
-    """Statistics of the batch, the wrong axis for the rows, or noise: without padding the batch itself is to blame."""
+    """Statistics of the batch, or the wrong axis for the rows: without padding the batch itself is to blame."""
     rows = labeled(models._float_rows(*rows, seed=0, n=12))
     (line,) = said(models._made(functools.partial(kind, **wrong), 0), rows)
     assert "the gradient of row 0 changes by" in line
