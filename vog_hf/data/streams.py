@@ -155,10 +155,12 @@ def _numbered(iterator: Iterator[Any], start: int) -> Iterator[Any]:
             row = next(iterator)
         except StopIteration:
             return
+        except (ConnectionError, TimeoutError):  # not the fault of a row: the scoring can be resumed
+            raise
         except Exception as error:
             raise DataError(
                 f"row {number} of the stream cannot be read: {type(error).__name__}: {error}. A stream ends "
-                "at a row that raises, not even with on_error='skip': leave the row out with the stream's filter, "
+                "at a row that raises, even with on_error='skip': leave the row out with the stream's filter, "
                 "let its transform return the row without an input, or load a map-style dataset"
             ) from error
         if isinstance(row, pa.Table) or type(row).__name__ == "DataFrame":
