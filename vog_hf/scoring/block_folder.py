@@ -107,7 +107,8 @@ def batches(rows: Rows, batch_size: int) -> list[Rows]:
 def _other_scores(folder: Path, differing: Sequence[str]) -> OutputFolderError:
     return OutputFolderError(
         f"{folder} holds scores from a different run (it differs in {', '.join(differing)}); choose another "
-        "output_dir, or delete the folder to score again"
+        "output_dir, or delete the folder to score again",
+        argument="output_dir",
     )
 
 

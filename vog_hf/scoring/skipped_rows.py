@@ -139,7 +139,8 @@ def require_skipping(reader: BatchReader, n_skipped: int, folder: Path) -> None:
     if n_skipped and reader.bad_rows.on_error == "raise":
         raise OutputFolderError(
             f"the scores in {folder} leave out {n_skipped:,} rows that could not be scored; pass on_error='skip' to "
-            "use them, or another output_dir to score again"
+            "use them, or another output_dir to score again",
+            argument=("on_error='skip'", "output_dir"),
         )
 
 
