@@ -307,6 +307,7 @@ def fill(path):
 # --- two at a time --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_run_on_a_folder_is_refused_while_the_first_is_at_work(tmp_path):
     """And the first is not disturbed, however long it takes."""
     store_snapshots(LONG, tmp_path / "snapshots")

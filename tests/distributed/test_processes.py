@@ -2,7 +2,6 @@
 
 import json
 import re
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,22 +10,29 @@ from scorings import SCORINGS, assert_bit_equal, everything
 
 from vog_hf.scores.vog_scores import VoGScores
 
-COUNTS = (1, 2, 3)
+COUNTS = (1, 2, pytest.param(3, marks=pytest.mark.slow))
 BLOCK = re.compile(r"blocks/\.?process-(\d{5})-of-\d{5}-block-\d{6}\.safetensors(\.\d+\.tmp)?")
+
+
+class Launches(dict):
+    """A folder for each number of processes, with every scoring in it; made when it is asked for."""
+
+    def __init__(self, make_folder):
+        super().__init__()
+        self.make_folder = make_folder
+
+    def __missing__(self, n_processes):
+        made = self[n_processes] = self.make_folder(f"on-{n_processes}")
+        with launched("score_rows.py", made, n_processes, processes=None if n_processes == 1 else n_processes) as run:
+            run.succeed()
+            assert run.alive() == []
+        return made
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder for each number of processes, with every scoring in it; all run at the same time."""
-    made = {n: tmp_path_factory.mktemp(f"on-{n}") for n in COUNTS}
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(launched("score_rows.py", made[n], n, processes=None if n == 1 else n)) for n in COUNTS
-        ]
-        for launch in started:
-            launch.succeed()
-            assert launch.alive() == []
-    return made
+    """The folders of this module."""
+    return Launches(tmp_path_factory.mktemp)
 
 
 @pytest.mark.parametrize("n_processes", COUNTS[1:])

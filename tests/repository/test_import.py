@@ -33,6 +33,7 @@ def test_importing_the_package_loads_nothing_slow():
     assert heavy_modules_after("import vog_hf; dir(vog_hf); vog_hf.VoGError; vog_hf.__version__") == []
 
 
+@pytest.mark.slow
 def test_the_check_of_slow_imports_can_fail():
     """The same checker reports torch where it is loaded: for the formula, and on first use of a public name."""
     assert "torch" in heavy_modules_after("import vog_hf.metric.definition")

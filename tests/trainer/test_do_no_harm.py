@@ -216,9 +216,6 @@ SETTINGS = {
     ),
     "bf16": Setting({"bf16": True}),
     "workers": Setting({"dataloader_num_workers": 2, "num_train_epochs": 2}),
-    "persistent workers": Setting(
-        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "num_train_epochs": 2}
-    ),
     "epochs": Setting({"num_train_epochs": 6}),
     "steps end in an epoch": Setting({"max_steps": 7}, callback={"snapshots": 2}),
     "stopped early": Setting(
@@ -237,7 +234,10 @@ SETTINGS = {
     "text, NEFTune": text({"remove_unused_columns": True, "neftune_noise_alpha": 5.0}),
     "text, LoRA": text({"remove_unused_columns": True}, model=lambda: models.lora_bert().model),
 }
-SLOW_SETTINGS = {  # needs a C++ compiler
+SLOW_SETTINGS = {
+    "persistent workers": Setting(
+        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "num_train_epochs": 2}
+    ),
     "torch_compile with a code generator": Setting({"torch_compile": True}),
 }
 
