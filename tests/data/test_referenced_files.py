@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,13 @@ from vog_hf.scores.pictures.decoding import MAX_TEXT, decoded
 
 STORED = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 COMMIT = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def empty_caches(tmp_path, monkeypatch):
+    """Caches of `datasets` and `huggingface_hub` that hold nothing, whatever this machine has downloaded."""
+    monkeypatch.setattr("datasets.config.DOWNLOADED_DATASETS_PATH", tmp_path / "no-downloads")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-hub"))
 
 
 @pytest.fixture
@@ -93,6 +101,63 @@ def test_text_from_the_hub_that_was_cast_to_pictures_is_somebody_elses(tmp_path,
         writer.write_table(table)
     theirs = Dataset.from_file(str(place / "data-train.arrow")).cast_column("image", Image())
     assert (origin(theirs, "image"), show_rows(theirs, [0])) == (Origin.FOREIGN, [None])
+
+
+def table_of_paths(tmp_path, path):
+    """A CSV file that names a picture, and a function that loads it and casts the column to pictures."""
+    file = tmp_path / "paths.csv"
+    file.write_text(f"image,label\n{path},0\n")
+
+    def load(**options):
+        cache = str(tmp_path / "cache")
+        read = load_dataset("csv", data_files=str(file), split="train", cache_dir=cache, **options)
+        return read.cast_column("image", Image())
+
+    return file, load
+
+
+@pytest.mark.parametrize("place", ["custom cache", "default cache", "hub"])
+def test_a_table_that_may_have_been_downloaded_shows_and_publishes_no_file(tmp_path, private, place):
+    """`datasets` does not note the URL of a CSV file, only what it has downloaded."""
+    file, load = table_of_paths(tmp_path, private)
+    downloaded = {
+        "custom cache": tmp_path / "cache" / "downloads" / "4bcb12",
+        "default cache": tmp_path / "no-downloads" / "4bcb12",
+        "hub": tmp_path / "no-hub" / "datasets--a--b" / "snapshots" / COMMIT / "data" / "paths.csv",
+    }[place]
+    downloaded.parent.mkdir(parents=True)
+    downloaded.write_text(file.read_text())
+    downloaded.with_suffix(".json").write_text('{"url": "https://example.com/paths.csv", "etag": null}')
+    rows = load()
+    for theirs in (rows, rows.select([0]), concatenate_datasets([own(private), rows.remove_columns("label")])):
+        assert (origin(theirs, "image"), show_rows(theirs, [0])) == (Origin.FOREIGN, [None])
+        with pytest.raises(DataError, match="does not hold it"):
+            require_own_files(theirs)
+
+
+def test_your_own_table_is_not_taken_for_a_larger_file_or_a_card(tmp_path, private):
+    """What cannot have been the source, because it is larger or a dataset card, hides no file of a local table."""
+    _, load = table_of_paths(tmp_path, private)
+    (tmp_path / "cache" / "downloads").mkdir(parents=True)
+    (tmp_path / "cache" / "downloads" / "4bcb12").write_text("x" * 10_000)
+    (tmp_path / "cache" / "downloads" / "4bcb12.json").write_text("{}")
+    card = tmp_path / "no-hub" / "datasets--a--b" / "snapshots" / COMMIT / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("# A")
+    mine = load()
+    assert (origin(mine, "image"), show_rows(mine, [0])[0].size) == (Origin.OWN, (8, 8))
+    require_own_files(mine)
+
+
+def test_noted_sources_of_a_table_decide_who_wrote_it(tmp_path, private):
+    """Where the sources are noted with their checksums, local paths are your own and a URL is somebody else's."""
+    file, load = table_of_paths(tmp_path, private)
+    rows = load()
+    info = Path(rows.cache_files[0]["filename"]).parent / "dataset_info.json"
+    stored = json.loads(info.read_text())
+    for source, expected in ((str(file), Origin.OWN), ("https://example.com/paths.csv", Origin.FOREIGN)):
+        info.write_text(json.dumps({**stored, "download_checksums": {source: {"num_bytes": 1, "checksum": None}}}))
+        assert origin(rows, "image") is expected
 
 
 def test_a_report_of_somebody_elses_rows_holds_no_private_picture(tmp_path, private):

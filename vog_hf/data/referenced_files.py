@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,6 +56,7 @@ def origin(dataset: Dataset, column: str) -> Origin:
 
     A column that was read from the Hub, or from a table in which it was pictures or sounds already, is somebody
     else's. What `from_dict` and the like made here, and plain local text that was cast here, is this program's own.
+    `datasets` does not note whether a table of text was local: it is somebody else's if it may have been downloaded.
     """
     table = dataset.data
     blocks = [block for line in getattr(table, "blocks", [[table]]) for block in line if column in block.column_names]
@@ -197,8 +199,29 @@ def _origin_of_folder(folder: str) -> Origin:
         return Origin.FOLDER
     if HUB_COMMIT.fullmatch(Path(folder).name):
         return Origin.FOREIGN
+    if reader == "generator" and not is_saved:
+        return Origin.OWN
     had_files = any(map(require_storage_embed, (info.features or {}).values()))
-    return Origin.FOREIGN if had_files and (is_saved or reader != "generator") else Origin.OWN
+    return Origin.FOREIGN if had_files or _may_be_downloaded(info, Path(folder)) else Origin.OWN
+
+
+def _may_be_downloaded(info: DatasetInfo, folder: Path) -> bool:
+    """True if a cache holds a downloaded file that is not larger than what was read to make the table of a folder.
+
+    A card is not data: `datasets` downloads one with every dataset of the Hub.
+    """
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if info.download_checksums:  # `load_dataset` seldom notes them
+        return any("://" in source for source in info.download_checksums)
+    if not info.download_size:  # nothing was read from files
+        return False
+    downloads = {Path(config.DOWNLOADED_DATASETS_PATH), *(above / "downloads" for above in folder.parents[3:4])}
+    records = (record.with_suffix("") for place in downloads for record in place.glob("*.json"))
+    from_hub = (file for repo in Path(HF_HUB_CACHE).glob("datasets--*") for file in repo.glob("snapshots/*/**/*"))
+    data = (file for file in chain(records, from_hub) if file.name != "README.md" and file.is_file())
+    return any(file.stat().st_size <= info.download_size for file in data)
 
 
 def _stays_inside(path: str) -> bool:
