@@ -150,7 +150,7 @@ def test_a_revision_or_model_that_does_not_exist_is_refused(hub, fetch):
     uploaded(hub.repository("someone/secret", private=True), models.perturbed_states(models.mlp().model, 1))
     assert "pass a token" in fetch("someone/secret", ["epoch-0"])
     assert fetch("someone/secret", ["epoch-0"], token="wrong").startswith(  # noqa: S106 (of our own server)
-        "someone/secret at 'epoch-0' cannot be fetched: "
+        "someone/secret at 'epoch-0' cannot be downloaded: "
     )
     assert len(fetch("someone/secret", ["epoch-0"], token=ACCEPTED)) == 1
 
