@@ -229,6 +229,7 @@ def test_a_split_on_disk_keeps_its_name(scores, hub, command, tmp_path):
     assert pushed_splits(hub) == {"test"}
 
 
+@pytest.mark.slow
 def test_a_reviewed_data_set_is_reviewed_again(scores, hub, command, tmp_path):
     """A pushed review continues its journal while rows and labels are unchanged; corrected labels need a new one.
 

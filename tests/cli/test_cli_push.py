@@ -167,6 +167,7 @@ def test_push_in_a_process_of_its_own(hub, scores, tmp_path, command):
     assert "hf_wrong" not in refused.stdout + refused.stderr
 
 
+@pytest.mark.slow
 def test_push_without_a_network_says_so(capfd, scores):
     """Offline mode is named in the error."""
     done = run(capfd, "push", scores, REPO, "--token", "hf_x")

@@ -38,7 +38,8 @@ def assert_kills_hit(kills, *, least):
     assert sum("blocks" in kill["stage"] for kill in kills) >= least
 
 
-@pytest.mark.parametrize("n_processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_killed_scoring_goes_on_exactly(tmp_path, n_processes):
     """While blocks are scored, and before some of the operations on files; of two processes all, or one of them."""
     moments, operations = killed(tmp_path, n_processes, moments=3, in_blocks=True, every=19 // n_processes)

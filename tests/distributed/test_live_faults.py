@@ -15,6 +15,7 @@ import transformers
         pytest.param(2, 12, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_live_training_that_is_killed_at_any_moment_scores_the_same_after_resuming(n_processes, kills, tmp_path):
     """SIGKILL between and in the midst of checkpoints: every resumed training has the scores of one left in peace.
 

@@ -116,6 +116,7 @@ def test_scores_onto_data_that_was_there(hub, client):
     assert client("values", REPO, "label", "test") == [i % 2 for i in range(61)]
 
 
+@pytest.mark.slow
 def test_a_column_that_only_another_split_has_stays(hub, client):
     """The card names it, too: there it has its values, and nothing in the rows that were pushed."""
     client("push_raw", {"test": "numbers"}, REPO)
@@ -124,6 +125,7 @@ def test_a_column_that_only_another_split_has_stays(hub, client):
     assert client("values", REPO, "x", "train") == [None] * 61
 
 
+@pytest.mark.slow
 def test_a_split_without_scores_goes_along(hub, client):
     """Of a DatasetDict, with empty columns."""
     client("push", None, REPO, splits={"train": "pictures", "test": "-changed pictures"})
@@ -227,6 +229,7 @@ def test_other_configurations_stay(hub, client):
 
 
 @pytest.mark.parametrize("mark", ["", "  default: true\n- config_name: other\n  data_files: other/*.parquet\n"])
+@pytest.mark.slow
 def test_two_configurations_that_would_load_where_none_is_named_are_refused(hub, client, mark):
     """Which `datasets` refuses, too, and then loads neither; by a name of its own the same goes next to it."""
     client("push_raw", {"train": "numbers"}, REPO, config_name="plain")
@@ -252,6 +255,7 @@ def test_two_configurations_that_would_load_where_none_is_named_are_refused(hub,
     assert client("load", REPO, "numbers")["equal"]
 
 
+@pytest.mark.slow
 def test_scores_alone_give_way_to_data(hub, client):
     """Pushed later, where the data loads when no configuration is named."""
     client("push", "pictures", REPO, scores_only=True)
@@ -261,6 +265,7 @@ def test_scores_alone_give_way_to_data(hub, client):
 
 
 @pytest.mark.parametrize("config", ["default", "plain"])
+@pytest.mark.slow
 def test_shards_that_an_older_version_of_datasets_has_left_are_replaced(hub, client, config):
     """They have a fingerprint in their names; next to ours they would double the rows."""
     client("push_raw", {"train": "numbers"}, REPO, config_name=config)
@@ -330,6 +335,7 @@ def test_metadata_that_cannot_be_read_is_one_clear_error(hub, client, head):
     assert not any(request.method == "PUT" for request in hub.requests)
 
 
+@pytest.mark.slow
 def test_what_datasets_cannot_read_beside_the_card_is_one_clear_error(hub, client):
     """A file of metadata of its own."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -338,6 +344,7 @@ def test_what_datasets_cannot_read_beside_the_card_is_one_clear_error(hub, clien
     assert (error, "`datasets` cannot read someone/data as it is (" in message) == ("ConfigError", True)
 
 
+@pytest.mark.slow
 def test_what_else_the_card_says_of_the_configuration_stays(hub, client):
     """Next to its columns and its splits."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -370,6 +377,7 @@ def test_scores_alone(hub, client):
     assert "row" in client("load", REPO, name="vog_scores")["splits"]["train"]
 
 
+@pytest.mark.slow
 def test_a_configuration_in_short_form_is_understood(hub, client):
     """One whose card names its files by a pattern, or a folder, that would take in ours: it has what it had."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -384,6 +392,7 @@ def test_a_configuration_in_short_form_is_understood(hub, client):
     assert not any("heat-map" in name for name in repository.files())
 
 
+@pytest.mark.slow
 def test_a_split_of_which_others_are_made_is_not_replaced(hub, client):
     """Its files would be gone from under another configuration, which would no longer load; next to them is room."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -402,6 +411,7 @@ def test_a_split_of_which_others_are_made_is_not_replaced(hub, client):
     assert client("load", REPO, "numbers", name="scored")["equal"]
 
 
+@pytest.mark.slow
 def test_data_of_another_kind_is_not_lost(hub, client):
     """Next to data that is read as CSV nothing can be pushed, since it would not load any more."""
     client("make_repo", REPO)
@@ -443,6 +453,7 @@ def test_a_card_that_the_hub_refuses_ends_the_push_before_it_begins(hub, client)
 # Faults
 
 
+@pytest.mark.slow
 def test_a_commit_that_fails_is_made_again(hub, client):
     """After conflicts of both kinds and errors of the server, one after the other."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -493,6 +504,7 @@ def test_a_commit_by_somebody_else_is_not_lost(hub, client):
 
 @pytest.mark.parametrize("theirs", ["other rows", "more shards", "nothing"])
 @pytest.mark.parametrize("ours", ["as it was", "new"])
+@pytest.mark.slow
 def test_a_commit_by_somebody_else_of_the_same_shard(hub, client, theirs, ours):
     """Between our look and our commit: theirs is replaced by ours, also where ours is what was there at first."""
     kind = {"as it was": "pictures", "new": "numbers"}[ours]
@@ -520,6 +532,7 @@ def test_a_commit_by_somebody_else_of_the_same_shard(hub, client, theirs, ours):
     assert "### New (train)" in readme(hub)
 
 
+@pytest.mark.slow
 def test_a_last_commit_of_which_nothing_was_heard_is_no_error(hub, client):
     """It is found; where it cannot be looked for, the error does not say that nothing was changed."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -538,6 +551,7 @@ def test_a_last_commit_of_which_nothing_was_heard_is_no_error(hub, client):
     assert "no revision" not in message
 
 
+@pytest.mark.slow
 def test_a_commit_of_which_nothing_was_heard_is_found_whatever_became_of_the_repository(hub, client):
     """Before the next one is prepared on top of what others have committed since, which may be impossible."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -570,6 +584,7 @@ def test_a_commit_of_which_nothing_was_heard_is_made_once(hub, client):
 
 
 @pytest.mark.parametrize("status", [503, 412])
+@pytest.mark.slow
 def test_a_commit_that_fails_for_ever_changes_nothing(hub, client, status):
     """One error says so; the repository loads as before."""
     client("push_raw", {"train": "numbers"}, REPO)
@@ -670,6 +685,7 @@ def test_a_token_that_cannot_be_one_is_not_sent_and_not_shown(hub, client):
     assert not hub.requests
 
 
+@pytest.mark.slow
 def test_a_branch_that_cannot_be_made_leaves_an_empty_repository(hub, client):
     """Which the error says."""
     hub.fail("POST", "/branch/", status=503, times=1_000)
@@ -705,6 +721,7 @@ def test_scores_without_a_record_are_pushed_as_such(hub, client):
 
 
 @pytest.mark.parametrize("form", ["columns", "bare"])
+@pytest.mark.slow
 def test_scores_know_the_rows_whose_files_were_put_in(hub, client, form):
     """Pictures that lay next to the dataset are in it on the Hub: the pulled scores are of those rows all the same."""
     client("push", "files", REPO, form=form)
@@ -764,6 +781,7 @@ def test_names_and_texts_that_would_break_a_card(hub, client):
     assert "7 * 7" in page
 
 
+@pytest.mark.slow
 def test_a_name_that_no_card_can_hold_stands_in_the_files(hub, client):
     """YAML has no way to write it: the data loads all the same."""
     client("push", "unwritable", REPO)
@@ -771,6 +789,7 @@ def test_a_name_that_no_card_can_hold_stands_in_the_files(hub, client):
     assert "features" not in readme(hub)
 
 
+@pytest.mark.slow
 def test_what_the_card_says_of_a_push_goes_with_the_next_one_of_the_same_split(hub, client):
     """A section, and scores that a split no longer has; what is said of other splits stays."""
     client("push", None, REPO, splits={"train": "pictures", "test": "pictures"})

@@ -200,7 +200,7 @@ class Pairs(torch.utils.data.Dataset):
 
 
 @BOTH
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("given", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_torch_data_set_is_scored_but_has_no_columns(given, collect, tmp_path):
     """Rows that are only numbered: scores in their order, and `scored_dataset` says what to use instead."""
     vog = VoGCallback(Pairs() if given else None, collect=collect)
@@ -224,7 +224,7 @@ def stored_pixels():
 
 
 @BOTH
-@pytest.mark.parametrize("remove_unused_columns", [True, False])
+@pytest.mark.parametrize("remove_unused_columns", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_without_data_the_trainers_own_rows_are_scored(remove_unused_columns, collect, tmp_path):
     """They are scored as the trainer has them: without the columns that it strips."""
     vog = VoGCallback(collect=collect)
@@ -248,7 +248,7 @@ class Watching:
         return default_data_collator([{k: v for k, v in row.items() if k != "name"} for row in rows])
 
 
-@pytest.mark.parametrize("remove_unused_columns", [True, False])
+@pytest.mark.parametrize("remove_unused_columns", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("rows", [stored_pixels, lambda: [dict(row) for row in stored_pixels()]], ids=["hf", "list"])
 def test_the_trainers_collator_gets_what_the_trainer_would_give_it(rows, remove_unused_columns, tmp_path):
     """Columns that forward does not take are held back exactly when the trainer does so."""
@@ -265,7 +265,7 @@ def test_the_trainers_collator_gets_what_the_trainer_would_give_it(rows, remove_
     assert collator.seen == {frozenset({"pixel_values", "label"} | name)}
 
 
-@pytest.mark.parametrize("remove_unused_columns", [True, False])
+@pytest.mark.parametrize("remove_unused_columns", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_collator_of_ones_own_gets_whole_rows(remove_unused_columns, tmp_path):
     """Whatever the trainer strips, ``collate_fn`` sees every column."""
     own = Watching()
@@ -276,7 +276,7 @@ def test_a_collator_of_ones_own_gets_whole_rows(remove_unused_columns, tmp_path)
 
 
 @BOTH
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("given", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_padded_text_with_its_string_column_left_in(given, collect, tmp_path):
     """The usual tokenized dataset: the string stays in the scored dataset and away from the collator."""
     rows = texts()
