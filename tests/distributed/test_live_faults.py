@@ -9,10 +9,10 @@ import transformers
 @pytest.mark.parametrize(
     ("n_processes", "kills"),
     [
-        pytest.param(1, 3, marks=pytest.mark.slow),
+        (1, 3),
         (2, 1),
-        pytest.param(1, 30, marks=pytest.mark.slow),
-        pytest.param(2, 12, marks=pytest.mark.slow),
+        (1, 30),
+        (2, 12),
     ],
 )
 @pytest.mark.slow
