@@ -318,7 +318,7 @@ def test_compare_of_scores_with_themselves(capfd, scores):
         ("unnamed", "their column 'label' differs"),
         ("column", "there is no column 'vog_late'; these scores have label, vog, vog_percentile"),
         ("unranked", "none of vog_class_normalized, vog_normalized, vog is in both; name one with --column"),
-        ("infinite", "a must be finite, got nan at row 0"),
+        ("infinite", "no row has a finite vog in both A and B"),
     ],
 )
 def test_compare_refuses_what_cannot_be_compared(capfd, tmp_path, scores, other, said):

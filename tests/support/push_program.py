@@ -88,8 +88,12 @@ def scores(kind):
     columns["prediction"] = columns["prediction"] % len(names)
     columns["loss"] = columns["loss"].copy()
     columns["loss"][4] = np.nan
-    manifest = {**made.manifest, "class_names": list(names), "data": {"columns": identity.columns}}
     trajectories = {name: made.trajectory(name) for name in made.trajectory_names}
+    manifest = {**made.manifest, "class_names": list(names), "data": {"columns": identity.columns}}
+    if kind == "skipped":
+        for values in (*columns.values(), *trajectories.values()):
+            values[[4, 60]] = np.nan if np.issubdtype(values.dtype, np.floating) else -1
+        manifest["skipped"] = {"count": 2, "rows": [{"row": row, "reason": "broken"} for row in (4, 60)]}
     return VoGScores(
         columns, manifest, trajectories=trajectories, heat_maps=made._heat_maps, row_hash=identity.row_hash
     )
@@ -194,7 +198,7 @@ def is_equal(one, other):
         and all(np.array_equal(one.column(n), other.column(n), equal_nan=True) for n in one.column_names)
         and all(one.column(n).dtype == other.column(n).dtype for n in one.column_names)
         and one.trajectory_names == sorted(other.trajectory_names)
-        and all(np.array_equal(one.trajectory(n), other.trajectory(n)) for n in one.trajectory_names)
+        and all(np.array_equal(one.trajectory(n), other.trajectory(n), equal_nan=True) for n in one.trajectory_names)
         and one.has_heat_maps == other.has_heat_maps
         and all(np.array_equal(one.heat_map(row), other.heat_map(row)) for row in range(len(one)))
         and np.array_equal(one.row_hash, other.row_hash)

@@ -40,23 +40,32 @@ def compare(
     rank. Scores of different rows, or of the same rows in another order, are refused.
     """
     from vog_hf.evaluation import merge_rankings, rank_agreement
+    from vog_hf.scores.ranking import values_to_rank
 
     first, second = one_split(a), one_split(b)
     require_same_rows(first, second)
     column = column or shared_ranking(first, second)
-    values = {"a": first.column(column), "b": second.column(column)}
+    values = {"a": values_to_rank(first, column), "b": values_to_rank(second, column)}
+    scored = np.flatnonzero(np.isfinite(values["a"]) & np.isfinite(values["b"]))
+    left_out = len(first) - len(scored)
+    if not len(scored):
+        raise ConfigError(f"no row has a finite {column} in both A and B; score the rows again, or name another column")
+    values = {name: of_run[scored] for name, of_run in values.items()}
     agreement = rank_agreement(values["a"], values["b"])
     percentiles = merge_rankings(values)
     change = (percentiles["b"] - percentiles["a"]).to_numpy()
     order = np.argsort(-np.abs(change), kind="stable")[:top]
     movers = [
-        {"row": int(row), **_label(first, row), "a": percentiles["a"][row], "b": percentiles["b"][row]}
-        | {"change": float(change[row])}
-        for row in order
-        if change[row]
+        {"row": int(scored[at]), **_label(first, int(scored[at])), "a": percentiles["a"][at], "b": percentiles["b"][at]}
+        | {"change": float(change[at])}
+        for at in order
+        if change[at]
     ]
-    out.json({"column": column, "n_rows": len(first), "agreement": agreement.to_dict(), "movers": movers})
-    out.heading(f"{column} of {len(first):,} rows: A = {a}, B = {b}")
+    counts = {"n_rows": len(first), "n_left_out": left_out}
+    out.json({"column": column, **counts, "agreement": agreement.to_dict(), "movers": movers})
+    out.heading(f"{column} of {len(scored):,} rows: A = {a}, B = {b}")
+    if left_out:
+        out.line(f"Left out {left_out:,} of {len(first):,} rows without a finite value in both")
     out.table(
         ["agreement", "value"], [[_in_words(str(name)), float(value)] for name, value in agreement.items()], digits=3
     )
@@ -83,6 +92,8 @@ def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
 
 def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
     """Raise RowMismatchError if two scorings do not cover the same rows in the same order."""
+    from vog_hf.scores.ranking import is_skipped
+
     if len(first) != len(second):
         raise RowMismatchError(
             f"A has scores of {len(first):,} rows and B of {len(second):,} rows; compare scores of the same rows"
@@ -90,8 +101,9 @@ def require_same_rows(first: "VoGScores", second: "VoGScores") -> None:
     others = second.identity.differing(first.identity)  # both ways: one may be of an earlier version
     differing = [name for name in first.identity.differing(second.identity) if name in others]
     labeled = "label" in first.column_names and "label" in second.column_names
-    if not differing and labeled and not np.array_equal(first.column("label"), second.column("label")):
-        differing = ["label"]
+    if not differing and labeled:
+        both = ~(is_skipped(first) | is_skipped(second))  # a skipped row has no label
+        differing = [] if np.array_equal(first.column("label")[both], second.column("label")[both]) else ["label"]
     if differing:
         raise RowMismatchError(
             f"A and B are scores of other rows, or of the same rows in another order: their column {differing[0]!r} "

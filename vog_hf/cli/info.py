@@ -72,6 +72,7 @@ def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
         "start with": start.removeprefix("Start with "),
         "next": command.removeprefix("Next: "),
         "rows": len(scores),
+        "rows without a score": known.n_skipped or None,
         "columns": scores.column_names,
         "created": known.created,
         "dataset": None if source is None else str(source),

@@ -254,5 +254,7 @@ def score(
             "start with": first and first["sentence"].removeprefix("Start with "),
             **{name: summary[name] for name in ("next", "output", "saved")},
         }
-        out.result(f"Scored {summary['n_rows']:,} rows from {summary['n_snapshots']} snapshots", summary, shown=shown)
+        n_rows, n_skipped = summary["n_rows"], summary["n_skipped"]
+        rows = f"{n_rows - n_skipped:,} of {n_rows:,} rows" if n_skipped else f"{n_rows:,} rows"
+        out.result(f"Scored {rows} from {summary['n_snapshots']} snapshots", summary, shown=shown)
         out.hint(f"`vog-hf report {output}` shows the rows, `vog-hf push {output} <user/name>` publishes them")

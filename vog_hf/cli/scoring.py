@@ -191,6 +191,7 @@ def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, sav
     found = Findings(ScoredSplit("", scores, rows if CORRUPTED in rows.column_names else None))
     return {
         "n_rows": len(scores),
+        "n_skipped": scores.facts.n_skipped,
         "n_snapshots": len(scores.facts.snapshots),
         "dataset": str(source),
         "output": str(output),

@@ -77,7 +77,8 @@ def recommended_ranking(
     given: Any = scores.to_pandas() if isinstance(scores, Tabular) else scores
     table = pd.DataFrame(require_one_value_per_row(given))
     known = _known(table.get(CORRUPTED) if known_wrong is None else known_wrong, len(table))
-    best, why_not = _best_known(_rankings(table), known)
+    rankings = _rankings(table)
+    best, why_not = _best_known(rankings, None if known is None else np.where(_is_blank(rankings), np.nan, known))
     if best is not None:
         return best
     if (loss := RECORDED_BEST[0]) in table and np.isfinite(real_numbers(loss, table[loss].to_numpy())).any():
@@ -115,6 +116,12 @@ def _rankings(table: pd.DataFrame) -> pd.DataFrame:
     """The columns by which rows can be ranked."""
     numeric = table.select_dtypes("number")
     return numeric[[name for name in numeric if name not in NOT_A_RANKING]]
+
+
+def _is_blank(rankings: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """``[rows]``, whether a row could not be scored: none of its values, of those that may be NaN, is a number."""
+    floats = rankings[[name for name, values in rankings.items() if pd.api.types.is_float_dtype(values)]]
+    return np.asarray(floats.isna().all(axis=1)) & (floats.shape[1] > 0)
 
 
 def _best_known(rankings: pd.DataFrame, known: Known | None) -> tuple[RecommendedRanking | None, str]:

@@ -11,7 +11,7 @@ import torch
 from vog_hf.errors import ConfigError, real_number, require_type, shown, whole_number
 from vog_hf.metric.definition import percentile
 from vog_hf.review.decision import is_whole
-from vog_hf.scores.ranking import has_classes, ranking_column
+from vog_hf.scores.ranking import has_classes, ranking_column, values_to_rank
 from vog_hf.scores.vog_scores import VoGScores
 
 TAILS = ("highest", "lowest")
@@ -108,8 +108,8 @@ class Queue:
         if chosen.classes:
             keep &= np.isin(self._column_of_classes("label"), chosen.classes)
         if chosen.mismatched:
-            label = self._column_of_classes("label")
-            keep &= (label >= 0) & (label != self._column_of_classes("prediction"))
+            label, prediction = (self._column_of_classes(name) for name in NOT_AN_ORDER)
+            keep &= (label >= 0) & (prediction >= 0) & (label != prediction)
         if chosen.search:
             keep &= self._has_text(chosen.search)
         if chosen.undecided and decided:
@@ -146,7 +146,7 @@ class Queue:
         """All rows, this end of a column first; ties by row number, rows without a finite value last."""
         name = self._known(order)
         if (name, tail) not in self._orders:
-            values = self.scores.column(name).astype(np.float64)
+            values = values_to_rank(self.scores, name)
             sign = -1 if tail == "highest" else 1
             last_if_not_finite = np.where(np.isfinite(values), sign * values, np.inf)
             self._orders[name, tail] = np.argsort(last_if_not_finite, kind="stable").astype(np.int64)
@@ -156,7 +156,7 @@ class Queue:
         """Each row's percentile in a column, NaN for a row without a finite value."""
         name = self._known(order)
         if name not in self._percentile:
-            values = self.scores.column(name).astype(np.float64)
+            values = values_to_rank(self.scores, name)
             is_finite = np.isfinite(values)
             percentiles = np.full(len(values), np.nan)
             percentiles[is_finite] = percentile(torch.from_numpy(values[is_finite])).numpy()

@@ -62,6 +62,7 @@ def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
         ("Model", _model(known.model)),
         ("Task", (known.task or "").replace("_", " ")),
         ("Data", f"{len(scores):,} rows" + _columns_of_data(known)),
+        ("Rows without a score", f"{known.n_skipped:,} could not be scored" if known.n_skipped else ""),
         ("Dataset", _source(known.data.get("source") or {})),
         ("Transform", _transform(known.transform)),
         ("Target", _target(known.config)),

@@ -55,6 +55,7 @@ MANIFEST = Record(
         "windows_missing": MAYBE_TEXT,
         "collect": MAYBE_TEXT,
         "rows_digest": MAYBE_TEXT,
+        "skipped": Record({"count": WHOLE}, required=("count",)),
         "review": Record({"mode": MAYBE_TEXT, "rows_scored": MAYBE_WHOLE, "labels": MAYBE_TEXT}),
         "files": Record(others=Record({"bytes": WHOLE, "crc32": TEXT}, required=("bytes", "crc32"))),
     },
@@ -82,6 +83,7 @@ class Manifest:
     normalized_over: str | None = None
     review: Mapping[str, Any] = field(default_factory=dict)
     rows_digest: str = ""
+    skipped: Mapping[str, Any] = field(default_factory=dict)
     snapshots: Sequence[Mapping[str, Any]] = ()
     task: str | None = None
     transform: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +107,11 @@ class Manifest:
     def targets(self) -> Sequence[str]:
         """Names of the targets; the first fills the column ``vog``."""
         return self.config.get("target") or []
+
+    @property
+    def n_skipped(self) -> int:
+        """Number of rows that could not be scored and were skipped."""
+        return int(self.skipped.get("count", 0))
 
     @property
     def label_column(self) -> str | None:

@@ -33,25 +33,48 @@ def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArra
     """
     if count < 1:
         raise ConfigError(f"count must be at least 1, got {count}; pass a number of rows")
-    values = scores.column(column).astype(np.float64)
+    values = values_to_rank(scores, column)
     return np.argsort(-values, kind="stable")[:count], np.argsort(values, kind="stable")[:count]
+
+
+def values_to_rank(scores: VoGScores, column: str) -> npt.NDArray[np.float64]:
+    """Values of a column ``[rows]`` as floats; NaN also in a whole-number column for a row that was skipped.
+
+    Example:
+        >>> scores = VoGScores({"vog": np.array([0.2, np.nan]), "forgetting": np.array([3, -1])}, {})
+        >>> values_to_rank(scores, "forgetting").tolist()
+        [3.0, nan]
+    """
+    given = scores.column(column)
+    values = given.astype(np.float64)
+    if np.issubdtype(given.dtype, np.integer):
+        values[is_skipped(scores) & (given == -1)] = np.nan
+    return values
+
+
+def is_skipped(scores: VoGScores, rows: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.bool_]:
+    """Whether each of some rows (default: all) has no score: its VoG is NaN."""
+    vog = scores.column("vog") if "vog" in scores.column_names else np.zeros(len(scores))
+    return np.isnan(vog[rows].astype(np.float64))
 
 
 def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[str | int | float | None]:
     """Values of a column for some rows, as a reader wants them, all of one type: names of classes, else numbers.
 
-    None for a row without a value: no label, NaN or infinity.
+    None for a row without a value: no label, NaN or infinity, or a row that was skipped.
 
     Example:
         >>> scores = VoGScores({"vog": np.ones(2), "label": np.array([1, -1])}, {"class_names": ["cat", "dog"]})
         >>> row_values(scores, "label", [0, 1])
         ['dog', None]
     """
-    values = scores.column(column)[np.asarray(rows, dtype=np.int64)]
+    chosen = np.asarray(rows, dtype=np.int64)
+    values = scores.column(column)[chosen]
     if not np.issubdtype(values.dtype, np.integer):
         return [float(value) if np.isfinite(value) else None for value in values]
     if column not in ("label", "prediction") or not has_classes(scores):
-        return [int(value) for value in values]
+        blank = is_skipped(scores, chosen) & (values == -1)
+        return [None if none else int(value) for value, none in zip(values, blank, strict=True)]
     return class_names(scores, values)
 
 

@@ -15,6 +15,7 @@ from vog_hf.data.row_identity import by_split_name, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
+from vog_hf.scores.ranking import is_skipped
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def verify_rows(dataset: Dataset, scores: VoGScores) -> None:
         return
     labels = integer_column(dataset, given_label_names(scores))
     if labels is not None and "label" in scores.column_names:
-        differing = np.flatnonzero(np.where(labels < 0, -1, labels) != scores.column("label"))
+        differs = np.where(labels < 0, -1, labels) != scores.column("label")
+        differing = np.flatnonzero(differs & ~is_skipped(scores))  # a skipped row has no label
         if len(differing):
             row = int(differing[0])
             raise RowMismatchError(

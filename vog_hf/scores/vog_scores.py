@@ -170,7 +170,7 @@ class VoGScores:
     def select(self, rows: npt.ArrayLike) -> "VoGScores":
         """The scores of some of the rows, in their order, as computed among all rows.
 
-        The manifest stays, except for the digests of the dataset, which are of all rows.
+        The manifest stays, except for the digests of the dataset and the list of skipped rows, which are of all rows.
 
         Args:
             rows: Row numbers.
@@ -184,7 +184,7 @@ class VoGScores:
             [0.3, 0.2]
         """
         chosen = self._row_numbers(rows)
-        of_all = ("data", "rows_digest", "n_rows")
+        of_all = ("data", "rows_digest", "n_rows", "skipped")
         return VoGScores(
             {name: values[chosen] for name, values in self._columns.items()},
             {**{name: value for name, value in self.manifest.items() if name not in of_all}, "n_rows": len(chosen)},
