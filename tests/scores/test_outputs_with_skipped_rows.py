@@ -125,7 +125,7 @@ def test_info_counts_them(capfd, folder, whole):
 
 
 def test_a_whole_number_of_a_row_without_vog_stays():
-    """Only -1 in a row without a score is no value: other whole numbers, and a -1 in a scored row, are ranked."""
+    """Only -1 in a row without a score is not a value: other whole numbers, and a -1 in a scored row, are ranked."""
     columns = {"vog": np.array([0.1, np.nan, np.nan, 0.2]), "forgetting": np.array([-1, 5, -1, 0])}
     scores = VoGScores(columns, {})
     assert row_values(scores, "forgetting", [0, 1, 2, 3]) == [-1, 5, None, 0]
