@@ -74,8 +74,8 @@ def test_else_the_recorded_experiments_decide(known, why):
     assert (found.column, found.direction, found.basis) == ("loss", "high", "recorded experiments")
     assert why in found.reason
     assert found.reason.endswith(
-        "; the mean loss was the best column, or within 0.01 AUROC of it, at finding wrong rows in all recorded "
-        "experiments"
+        "; the mean loss was the best column, or within 0.01 AUROC of it, at finding planted wrong labels in "
+        "the recorded experiment"
     )
 
 

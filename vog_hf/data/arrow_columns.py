@@ -51,7 +51,7 @@ def list_column(
 
 
 def list_lengths(dataset: AnyDataset, name: str) -> npt.NDArray[np.int64] | None:
-    """How long each row's list is in a column, without reading what is in it; None where there is no such column."""
+    """Lengths of each row's list in a column, without reading its values; None where there is no such column."""
     if not has_table(dataset) or name not in dataset.column_names:
         return None
     column = dataset.data.column(name)
@@ -159,5 +159,5 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def stored_rows(dataset: Dataset) -> npt.NDArray[np.int64] | None:
-    """Which stored rows a selected or shuffled dataset shows; None = all, in order."""
+    """Numbers of the stored rows that a selected or shuffled dataset shows; None = all, in order."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy()

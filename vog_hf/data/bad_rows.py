@@ -111,7 +111,7 @@ class BadRows:
 
 
 def concerns_rows(error: Exception) -> bool:
-    """Whether an error may come from a row: not from memory, a broken device or the fast path."""
+    """True if an error may come from a row: not from memory, a broken device or the fast path."""
     is_fatal = isinstance(error, MemoryError | FastPathError) or should_reduce_batch_size(error)
     return not is_fatal and not any(text in str(error) for text in DEVICE_ERRORS)
 

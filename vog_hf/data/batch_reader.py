@@ -375,7 +375,7 @@ class BatchReader:
         return _first_rows(batch, len(rows), self.batch_size)
 
     def _uncollated_texts(self, rows: Sequence[object]) -> str | None:
-        """What to do about columns of text that came to the collator, which makes no tensors of them."""
+        """Text of the error for columns of text that came to the collator, which makes no tensors of them."""
         row = rows[0] if isinstance(rows[0], Mapping) else {}
         names = [name for name, value in row.items() if isinstance(value, str) and name not in self.label_names]
         if not names:
@@ -427,7 +427,7 @@ def _differing(first: Mapping[str, object], second: Mapping[str, object]) -> str
 
 
 def _random(name: str, rows: Sequence[int], *, in_collator: bool) -> str:
-    """What to do about rows that differ between two readings."""
+    """Text of the error for rows that differ between two readings."""
     differs = f"{name!r} of rows {rows[0]}-{rows[-1]} differs between two readings"
     if in_collator:
         return (
@@ -477,7 +477,7 @@ def _default_collator(rows: Sequence[object]) -> CollateFunction:
 
 
 def _what_makes_inputs(row: Mapping[str, object], parameters: set[str]) -> str:
-    """What to do about rows that have no input of the model."""
+    """Text of the error for rows without an input of the model."""
     of_several = [name for name in row if any(name.endswith(f"_{parameter}") for parameter in parameters)]
     is_preference = {"chosen", "rejected"} <= row.keys()
     if is_preference or len(of_several) > 1:

@@ -57,8 +57,8 @@ def recommended_ranking(
 
     Known rows decide, where at least 10 of them are wrong and 10 are right: the column with the highest AUROC for the
     wrong ones, if that is better than chance. Otherwise, and where it is within 0.01 of that column, the mean loss is
-    recommended, highest first: it was the best column, or within 0.01 AUROC of the best, at finding wrong rows in all
-    recorded experiments (recipes/experiments).
+    recommended, highest first: it was the best column, or within 0.01 AUROC of the best, at finding planted wrong
+    labels in the recorded experiment (recipes/experiments/label_noise.py, three seeds).
 
     Args:
         scores: `VoGScores`, or columns by name. A column ``is_corrupted`` marks the wrong rows.
@@ -85,7 +85,7 @@ def recommended_ranking(
         if _is_unlabeled(table):
             reason = "no row has a label, so the loss is that of the last prediction: the least certain rows come first"
             return RecommendedRanking(loss, "high", reason, "this run")
-        found = "at finding wrong rows in all recorded experiments"
+        found = "at finding planted wrong labels in the recorded experiment"
         reason = f"{why_not}; the mean loss was the best column, or within {MARGIN} AUROC of it, {found}"
         return RecommendedRanking(loss, "high", reason, "recorded experiments")
     return _by_this_run(table, why_not)

@@ -79,7 +79,7 @@ class End:
 
 @dataclass(frozen=True)
 class CardAndFiles:
-    """What is pushed next to the data.
+    """Files that are pushed next to the data.
 
     Attributes:
         config: Configuration of the rows that were scored.

@@ -43,7 +43,7 @@ class Heat:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of one row.
+    """Content of one row's card.
 
     Attributes:
         ratio: The picture's width by its height.

@@ -76,7 +76,7 @@ class Section:
 
     @property
     def detection(self) -> TextTable | None:
-        """How well each column finds the rows that are known to be mislabeled."""
+        """Table of how well each column finds the rows that are known to be mislabeled."""
         return None if self.findings.detection is None else detection_table(self.findings.detection)
 
     @property
@@ -145,7 +145,7 @@ class Section:
 
     @property
     def class_galleries_note(self) -> str:
-        """Which classes have galleries; empty if all have."""
+        """Classes with galleries; empty if all have."""
         classes = self.findings.classes
         n_classes = 0 if classes is None else int((classes["class"] >= 0).sum())
         if classes is None or n_classes <= MAX_CLASS_GALLERIES:

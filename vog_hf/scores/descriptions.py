@@ -56,7 +56,7 @@ def unit_of(target: str | None) -> str:
 
 
 def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
-    """How the scores were computed: names and values from the manifest, in reading order."""
+    """Options of the scoring: names and values from the manifest, in reading order."""
     known = scores.facts
     facts = [
         ("Model", _model(known.model)),

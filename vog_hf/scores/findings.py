@@ -97,7 +97,7 @@ class Findings:
         return hard_tail(self.scores, column=self.column)
 
     def opening(self, next_command: str) -> list[str]:
-        """What a person reads first: the verdict, the ranking to start with, and the next command."""
+        """Lines that a person reads first: the verdict, the ranking to start with, and the next command."""
         return [headline(self.scores, self.tail), str(self.recommended), f"Next: {next_command}"]
 
     @property

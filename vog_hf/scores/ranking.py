@@ -53,7 +53,7 @@ def values_to_rank(scores: VoGScores, column: str) -> npt.NDArray[np.float64]:
 
 
 def is_skipped(scores: VoGScores, rows: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.bool_]:
-    """Whether each of some rows (default: all) has no score: its VoG is NaN."""
+    """Mask of the rows (default: of all) without a score: its VoG is NaN."""
     vog = scores.column("vog") if "vog" in scores.column_names else np.zeros(len(scores))
     return np.isnan(vog[rows].astype(np.float64))
 

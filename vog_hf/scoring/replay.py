@@ -198,7 +198,7 @@ class Replay:
         self.skipped.update(skipped)
 
     def skips(self, rows: Sequence[int]) -> bool:
-        """Whether one of some rows is skipped: a batch with such a row is not compared when it is read again."""
+        """True if one of some rows is skipped: a batch with such a row is not compared when it is read again."""
         return bool(self.skipped) and not self.skipped.keys().isdisjoint(rows)
 
     @property

@@ -1,4 +1,4 @@
-"""What is logged to any tracker: tables, charts, images and scalars, computed once from the same rows."""
+"""Contents for any tracker: tables, charts, images and scalars, computed once from the same rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ SHEET_ROWS = 25  # at each end
 
 @dataclass(frozen=True)
 class Contents:
-    """What is logged for one split.
+    """Contents logged for one split.
 
     Attributes:
         values: Values by name, without the prefix ``vog/``.
