@@ -445,7 +445,9 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
         (["MODEL", "-d", "DATA"], "holds no snapshots"),
         (["MODEL", "EMPTY/step-*", "-d", "DATA"], "there is no snapshot at"),
         (["MODEL", "MODEL", "-d", "DATA"], "holds no snapshots"),
+        (["DANGLING", "-d", "DATA"], "checkpoint-999 holds no config.json; restore it, or remove it from"),
         (["RUN", "-d", "EMPTY"], "cannot be loaded"),
+        (["RUN", "-d", "HEADER"], "cannot be loaded: it has no rows"),
         (["RUN", "-d", "DATA", "--split", "x"], "Unknown split \"x\". Should be one of ['train']"),
         (["RUN", "-d", "DATA", "--label-column", "digit"], "has no column 'digit'; it has image, label"),
         (["RUN", "-d", "DATA", "--input-column", "label"], "holds values of type int, expected images"),
@@ -470,10 +472,15 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
         "NOWHERE": "NOWHERE",
         **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "TAGGER", "ADAPTER")},
         "MISNAMED": tmp_path / "misnamed.csv",
+        "HEADER": tmp_path / "header.csv",
+        "DANGLING": tmp_path / "dangling",
     }
     for name in ("EMPTY", "PICKLED", "ADAPTER"):
         paths[name].mkdir()
     shutil.copytree(images.folder / "checkpoint-12", paths["MODEL"])
+    shutil.copytree(paths["MODEL"], paths["DANGLING"] / "checkpoint-12")
+    (paths["DANGLING"] / "checkpoint-999").symlink_to(tmp_path / "unmounted")
+    paths["HEADER"].write_text("text,label\n")
     shutil.copy(paths["MODEL"] / "config.json", paths["PICKLED"])
     (paths["PICKLED"] / "pytorch_model.bin").write_bytes(b"pickle")
     (paths["ADAPTER"] / "adapter_config.json").write_text("{}")

@@ -298,6 +298,18 @@ def test_checkpoint_folders_are_taken_in_the_order_of_their_steps(tmp_path):
     np.testing.assert_allclose(vog_of(model, tmp_path), vog_of(model, named(ordered)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["checkpoint-7", "epoch_3", "epoch_3.safetensors"])
+def test_a_checkpoint_that_leads_nowhere_is_refused(tmp_path, name):
+    """A link to a disk that is not mounted is named: without it the scores would come from fewer snapshots."""
+    kind = "checkpoint-{}" if name.startswith("checkpoint") else "epoch_{}"
+    for number in (1, 2):
+        (tmp_path / kind.format(number)).mkdir()
+        save_file({"weight": torch.zeros(1)}, tmp_path / kind.format(number) / "model.safetensors")
+    (tmp_path / name).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(SnapshotError, match=f"{name} holds no model.safetensors"):
+        open_folder(tmp_path)
+
+
 def test_a_sharded_checkpoint_is_one_snapshot(tmp_path):
     """The files that model.safetensors.index.json names are read together; a missing shard is named."""
     model = models.bert().model

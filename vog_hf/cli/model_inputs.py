@@ -84,7 +84,9 @@ def model_folder(name: str) -> str:
             f"{last} is a PEFT adapter, and the folder alone does not determine its model; score it from Python: "
             "VoGScorer(peft_model).score(dataset, snapshots)"
         )
-    if not (last / "config.json").is_file():
+    if steps and not (last / "config.json").is_file():
+        raise ModelError(f"the last checkpoint {last} holds no config.json; restore it, or remove it from {name}")
+    if not steps:
         raise ModelError(
             f"{name} holds no model (no config.json, nor a checkpoint-<step> with one); pass a model folder or a Hub id"
         )

@@ -65,6 +65,7 @@ def load_rows(
         # The message of a DatasetGenerationError says only that there was one.
         known = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         reason = " ".join(str(known or error).split()).rstrip(".") or type(error).__name__
+        reason = "it has no rows" if reason.endswith("corresponds to no data!") else reason
         raise DataError(f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}") from error
 
 

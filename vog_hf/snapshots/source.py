@@ -86,11 +86,16 @@ def _numbered_in(folder: Path) -> dict[str, Sequence[Path]]:
     checkpoints: dict[str, list[Path]] = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         match = NUMBERED.fullmatch(_bare_name(path))
-        if match and (path.is_dir() or path.name.endswith((".safetensors", *PICKLED))):
+        if match and (_is_folder(path) or path.name.endswith((".safetensors", *PICKLED))):
             checkpoints.setdefault(match[1], []).append(path)
-    if any(path.is_dir() for path in checkpoints.get("checkpoint", ())):
-        checkpoints = {"checkpoint": [path for path in checkpoints["checkpoint"] if path.is_dir()]}
+    if any(map(_is_folder, checkpoints.get("checkpoint", ()))):
+        checkpoints = {"checkpoint": [path for path in checkpoints["checkpoint"] if _is_folder(path)]}
     return {kind: in_order(paths) or paths for kind, paths in checkpoints.items()}
+
+
+def _is_folder(path: Path) -> bool:
+    """True for a folder, and for a link that leads nowhere: leaving it out would leave a snapshot out of the scores."""
+    return path.is_dir() or not path.exists()
 
 
 def _bare_name(path: Path) -> str:
