@@ -23,7 +23,7 @@ from reference import (
 from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, LabelError, ModelError, OutputFolderError, SnapshotError
+from vog_hf.errors import ConfigError, ForwardError, LabelError, ModelError, OutputFolderError, SnapshotError
 from vog_hf.scoring.replay import Replay
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter
@@ -580,8 +580,10 @@ def test_scoring_leaves_the_model_and_the_random_streams_as_found(name, dtype):
     assert_close(random_states(), streams, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_in_the_middle_leaves_them_as_found_too(interruption):
+@pytest.mark.parametrize(
+    ("interruption", "raised"), [(RuntimeError, ForwardError), (KeyboardInterrupt, KeyboardInterrupt)]
+)
+def test_an_exception_in_the_middle_leaves_them_as_found_too(interruption, raised):
     """Where scoring stops inside a snapshot, the model still gets its own weights and modes back."""
     case = used_model("conv_net", torch.bfloat16)
     states = models.perturbed_states(case.model, 3)
@@ -594,7 +596,7 @@ def test_an_exception_in_the_middle_leaves_them_as_found_too(interruption):
 
     handle = case.model.register_forward_pre_hook(interrupt, with_kwargs=True)
     before, streams = model_state(case.model), random_states()
-    with pytest.raises(interruption):
+    with pytest.raises(raised):
         VoGScorer(case.model, batch_size=2).score(
             labeled(case.rows, case.labels), named(states), collate_fn=models.collate
         )
