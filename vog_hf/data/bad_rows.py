@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 from accelerate.utils.memory import should_reduce_batch_size
@@ -10,6 +11,7 @@ from vog_hf.errors import ConfigError, shown
 from vog_hf.gradients.batchnorm_folding import FastPathError
 
 OnError = Literal["raise", "skip"]
+CANDIDATES = 4  # rows that pass alone, of which one is looked for that goes with others
 REASON_LENGTH = 200
 FOLDERS = re.compile(r"(?<![\w:/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()]+[/\\])+")  # reasons are published
 DEVICE_ERRORS = ("CUDA error", "device-side assert", "HIP error")  # after one of these a device computes nothing more
@@ -61,11 +63,17 @@ class BadRows:
         """A row that goes with at least half of some rows, and the others with their errors; (None, {}) without one."""
         if self._error(rows) is None:
             return (rows[0] if rows else None), {}
-        for candidate in rows[: len(rows) // 2 + 1]:
-            if self._error([candidate]) is None:
-                bad = dict(self._failing(rows, candidate))
-                if 2 * len(bad) <= len(rows):
-                    return candidate, bad
+        step = len(rows) // CANDIDATES + 1  # bad rows may be neighbors
+        spread = [row for start in range(step) for row in rows[start::step]]
+        alone = (row for row in spread if self._error([row]) is None)
+        for candidate in islice(alone, CANDIDATES):
+            bad: dict[int, Exception] = {}
+            for row, error in self._failing(rows, candidate):
+                bad[row] = error
+                if 2 * len(bad) > len(rows):
+                    break
+            else:
+                return candidate, bad
         return None, {}
 
     def find(self, rows: Sequence[int]) -> dict[int, Exception]:

@@ -87,7 +87,7 @@ def plan_scoring(
             forward = explained_forward(model, inputs, leaf, of=named)
         except ForwardError as error:  # of the model, unless it is a matter of one row
             of_row = reader.forward_error(rows, error, partial(try_batch, model, None, AdaptiveBatchSize()))
-            raise error if isinstance(of_row, ForwardError) else of_row from error
+            raise error if isinstance(of_row, ForwardError) else of_row from error.__cause__
         if is_lonely(forward):
             forward = explained_forward(model, doubled(inputs), leaf, of=named)
         seconds = time.perf_counter() - began
