@@ -135,15 +135,28 @@ def test_a_table_that_may_have_been_downloaded_shows_and_publishes_no_file(tmp_p
             require_own_files(theirs)
 
 
-def test_your_own_table_is_not_taken_for_a_larger_file_or_a_card(tmp_path, private):
-    """What cannot have been the source, because it is larger or a dataset card, hides no file of a local table."""
+def test_a_table_of_several_downloaded_files_shows_no_file(tmp_path, private):
+    """Files of one cache that add up to what was read may be the source, among others that are not."""
+    file, load = table_of_paths(tmp_path, private)
+    downloads = tmp_path / "cache" / "downloads"
+    downloads.mkdir(parents=True)
+    size = len(file.read_bytes())
+    for name, length in (("0a", 20), ("1b", size - 20), ("2c", 7)):
+        (downloads / name).write_text("x" * length)
+        (downloads / f"{name}.json").write_text("{}")
+    assert origin(load(), "image") is Origin.FOREIGN
+
+
+def test_your_own_table_is_not_taken_for_other_downloads(tmp_path, private):
+    """Files in the caches that cannot have been the source, by their size, hide no file of a local table."""
     _, load = table_of_paths(tmp_path, private)
     (tmp_path / "cache" / "downloads").mkdir(parents=True)
     (tmp_path / "cache" / "downloads" / "4bcb12").write_text("x" * 10_000)
     (tmp_path / "cache" / "downloads" / "4bcb12.json").write_text("{}")
-    card = tmp_path / "no-hub" / "datasets--a--b" / "snapshots" / COMMIT / "README.md"
-    card.parent.mkdir(parents=True)
-    card.write_text("# A")
+    commit = tmp_path / "no-hub" / "datasets--a--b" / "snapshots" / COMMIT
+    commit.mkdir(parents=True)
+    (commit / "README.md").write_text("# A")
+    (commit / "small.parquet").write_text("x" * 11)
     mine = load()
     assert (origin(mine, "image"), show_rows(mine, [0])[0].size) == (Origin.OWN, (8, 8))
     require_own_files(mine)

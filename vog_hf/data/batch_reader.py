@@ -153,12 +153,16 @@ class BatchReader:
     @contextmanager
     def trying(self, trial: Trial) -> Iterator[None]:
         """Let a function try each batch that is read, if bad rows are skipped: rows with which it fails are bad."""
-        if self.bad_rows.on_error == "skip":
-            self._trial = trial
+        with self._tried_by(trial if self.bad_rows.on_error == "skip" else None):
+            yield
+
+    @contextmanager
+    def _tried_by(self, trial: Trial | None) -> Iterator[None]:
+        before, self._trial = self._trial, trial
         try:
             yield
         finally:
-            self._trial = None
+            self._trial = before
 
     def good_rows(self, rows: Sequence[int]) -> Sequence[int]:
         """The rows of the first batch, which are held, without the bad ones, if such rows are skipped."""
@@ -176,9 +180,8 @@ class BatchReader:
         """
         if isinstance(self.dataset, StreamRows):
             self.dataset.hold_again(rows)
-        self._trial = trial
-        row, cause = next(iter(self.bad_rows.find(rows).items()), (None, error))
-        self._trial = None
+        with self._tried_by(trial):
+            row, cause = next(iter(self.bad_rows.find(rows).items()), (None, error))
         if row is None:
             return ForwardError(f"the model's forward failed on {_named(rows)}: {type(error).__name__}: {error}")
         return DataError(
@@ -201,9 +204,7 @@ class BatchReader:
 
     def _read_together(self, rows: Sequence[int], numbers: Sequence[int] | None = None) -> Batch:
         """Rows as one batch, read by this process; ``numbers`` are what it calls them."""
-        together = getattr(self.dataset, "__getitems__", None)
-        read = [self.dataset[row] for row in rows] if together is None else together(list(rows))
-        return self._checked(Batch(rows if numbers is None else numbers, *self._collate(read)))
+        return self._checked(Batch(rows if numbers is None else numbers, *self._collate(self._fetched(rows))))
 
     def read_copies(self, row: int, times: int) -> Batch:
         """A batch of one row, repeated."""
@@ -291,9 +292,12 @@ class BatchReader:
             read = iter(reread([row for rows in batches for row in rows]))
             yield from ([next(read) for _ in rows] for rows in batches)
             return
-        together = getattr(self.dataset, "__getitems__", None)  # a transform of several rows may pad them to one length
-        for rows in batches:
-            yield [self.dataset[row] for row in rows] if together is None else together(list(rows))
+        yield from map(self._fetched, batches)
+
+    def _fetched(self, rows: Sequence[int]) -> list[Any]:
+        """Rows as the loader fetches them: together if possible, since a transform may pad them to one length."""
+        together = getattr(self.dataset, "__getitems__", None)
+        return [self.dataset[row] for row in rows] if together is None else together(list(rows))
 
     def _collated(self, rows: Sequence[int], read: list[Any]) -> dict[str, Any]:
         try:

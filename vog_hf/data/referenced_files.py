@@ -7,7 +7,7 @@ can reach. Every output asks here, and in doubt a file is neither shown nor publ
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError
 
 BATCH = 1_000  # rows
+MANY_SUMS = 100_000
 MAX_FILE = 512 * 2**20  # bytes of a named file that are read to show it
 # Archives that fsspec reads without reading anything but the next part of the chain.
 ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
@@ -206,9 +207,9 @@ def _origin_of_folder(folder: str) -> Origin:
 
 
 def _may_be_downloaded(info: DatasetInfo, folder: Path) -> bool:
-    """True if a cache holds a downloaded file that is not larger than what was read to make the table of a folder.
+    """True if downloaded files in one cache add up to the bytes that were read to make the table of a folder.
 
-    A card is not data: `datasets` downloads one with every dataset of the Hub.
+    A table made of local and downloaded files at once is not recognized.
     """
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -218,10 +219,25 @@ def _may_be_downloaded(info: DatasetInfo, folder: Path) -> bool:
     if not info.download_size:  # nothing was read from files
         return False
     downloads = {Path(config.DOWNLOADED_DATASETS_PATH), *(above / "downloads" for above in folder.parents[3:4])}
-    records = (record.with_suffix("") for place in downloads for record in place.glob("*.json"))
-    from_hub = (file for repo in Path(HF_HUB_CACHE).glob("datasets--*") for file in repo.glob("snapshots/*/**/*"))
-    data = (file for file in chain(records, from_hub) if file.name != "README.md" and file.is_file())
-    return any(file.stat().st_size <= info.download_size for file in data)
+    from_urls = ([record.with_suffix("") for record in place.glob("*.json")] for place in downloads)
+    from_hub = (commit.glob("**/*") for commit in Path(HF_HUB_CACHE).glob("datasets--*/snapshots/*"))
+    sizes = ([file.stat().st_size for file in files if file.is_file()] for files in chain(from_urls, from_hub))
+    return any(_may_add_up(of_one_cache, info.download_size) for of_one_cache in sizes)
+
+
+def _may_add_up(sizes: Sequence[int], total: int) -> bool:
+    """True if some of the sizes add up to the total; also if too many sums would have to be tried.
+
+    Example:
+        >>> _may_add_up([70, 20, 30], 100), _may_add_up([70, 20, 40], 100)
+        (True, False)
+    """
+    sums = {0}
+    for size in sizes:
+        sums |= {size + before for before in sums if size + before <= total}
+        if total in sums or len(sums) > MANY_SUMS:
+            return True
+    return False
 
 
 def _stays_inside(path: str) -> bool:
