@@ -17,7 +17,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from workloads import BATCH, State, Workload
 
 from vog_hf import VoGConfig, VoGScorer, VoGScores
-from vog_hf.gradients.batchnorm_folding import Folding, find_folding
+from vog_hf.gradients.batchnorm_folding import Folding
+from vog_hf.gradients.foldable_modules import find_folding
 from vog_hf.gradients.targets import find_logits
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from vog_hf.gradients.batchnorm_folding import find_folding
+from vog_hf.gradients.foldable_modules import find_folding
 
 
 def warmed(model):

@@ -3,6 +3,7 @@
 `input_gradients` is the public function; `input_leaf` finds the input, of an `input_kind` (which has the rule for
 padding), and cuts it out of the graph, `model_inputs` makes the arguments of `forward` (`decoder_inputs` those of a
 decoder); `tasks` has the scalar of a row for every kind of head, `targets` picks it. `model_mode` puts a model into
-evaluation mode for a while and `model_state` puts back whatever a forward pass changes; `batchnorm_folding` makes a
-model faster without changing its function.
+evaluation mode for a while and `model_state` puts back whatever a forward pass changes, by `object_records`, but for
+`derived_tensors`, which it makes again; `batchnorm_folding` makes a model faster without changing its function, and
+`foldable_modules` finds where.
 """

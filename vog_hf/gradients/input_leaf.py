@@ -14,7 +14,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ForwardError, ModelError
-from vog_hf.gradients.batchnorm_folding import graph_nodes
+from vog_hf.gradients.foldable_modules import graph_nodes
 from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
 from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, required_parameters, takes_any_input
 

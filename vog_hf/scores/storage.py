@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vog_hf.errors import OutputFolderError
+from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.runtime.files import file_checksum, read_json, write_atomically, write_json
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.manifest import fault_in
@@ -30,6 +31,7 @@ CHECKED_AT_LOAD = 64 * 2**20  # bytes; a file of this size is read in well under
 ROW_HASH = "row_hash"
 ROW_ID = "id"
 HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
+TRAJECTORY = "trajectory-"
 Array = npt.NDArray[Any]
 
 
@@ -56,6 +58,46 @@ def save_array(path: Path, values: Array) -> None:
             np.save(file, values, allow_pickle=False)
 
     write_atomically(path, write)
+
+
+def save_arrays(folder: Path, trajectories: Mapping[str, Array], heat_maps: RaggedMaps | None) -> None:
+    """Write trajectories and heat maps, each array as a file that can be mapped into memory."""
+    for name, values in trajectories.items():
+        save_array(folder / f"{TRAJECTORY}{name}.npy", values)
+    if heat_maps is not None:
+        for part, file in HEAT_MAP_FILES.items():
+            save_array(folder / file, getattr(heat_maps, part))
+
+
+def read_parts(folder: Path) -> dict[str, Any]:
+    """Read the arguments of `VoGScores` from a folder that `write_manifest` finished; arrays are memory-mapped.
+
+    Raises:
+        OutputFolderError: No finished scores, scores of another version, or a damaged file.
+    """
+    tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
+    if not (folder / MANIFEST_NAME).is_file() or not tables:
+        raise OutputFolderError(
+            f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
+        )
+    manifest = read_manifest(folder)
+    require_undamaged(folder, up_to=CHECKED_AT_LOAD)
+    manifest.pop(FILES, None)
+    try:
+        table = pa.concat_tables(pq.read_table(path, page_checksum_verification=True) for path in tables)
+        values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise OutputFolderError(
+            f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
+        ) from error
+    trajectories = {
+        path.stem.removeprefix(TRAJECTORY): _memory_map(path) for path in sorted(folder.glob(f"{TRAJECTORY}*.npy"))
+    }
+    heat_maps = None
+    if (folder / HEAT_MAP_FILES["values"]).is_file():
+        heat_maps = RaggedMaps(**{part: _memory_map(folder / file) for part, file in HEAT_MAP_FILES.items()})
+    optional = {"row_hash": values.pop(ROW_HASH, None), "ids": values.pop(ROW_ID, None), "heat_maps": heat_maps}
+    return {"columns": values, "manifest": manifest, "trajectories": trajectories, **optional}
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, as_path, require_type, shown, whole_number
@@ -17,20 +15,14 @@ from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.runtime.files import explained_disk_errors
 from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.storage import (
-    CHECKED_AT_LOAD,
-    FILES,
     FORMAT,
-    HEAT_MAP_FILES,
     MANIFEST_NAME,
     ROW_HASH,
     ROW_ID,
-    SHARD_PATTERN,
-    TABLE_NAME,
     Array,
-    _memory_map,
-    read_manifest,
+    read_parts,
     require_undamaged,
-    save_array,
+    save_arrays,
     save_table,
     write_manifest,
 )
@@ -220,11 +212,7 @@ class VoGScores:
             require_undamaged(self.folder)
         with explained_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        for name, values in self._trajectories.items():
-            save_array(folder / f"trajectory-{name}.npy", values)
-        if self._heat_maps is not None:
-            for part, file in HEAT_MAP_FILES.items():
-                save_array(folder / file, getattr(self._heat_maps, part))
+        save_arrays(folder, self._trajectories, self._heat_maps)
         save_table(folder, self._columns, self.row_hash, self.ids)
         write_manifest(folder, self.manifest)
 
@@ -232,42 +220,16 @@ class VoGScores:
     def load(cls, folder: str | Path) -> "VoGScores":
         """Load the scores that `save`, a callback or a scorer wrote.
 
-        Every file must have the size that was written, and files of up to `CHECKED_AT_LOAD` bytes the checksum. Larger
+        Every file must have the size that was written, and files of up to 64 MiB the checksum. Larger
         arrays are memory-mapped without being read; `save`, and a scorer that continues the folder, verify them fully.
 
         Raises:
             OutputFolderError: No finished scores, scores of another version, or a damaged file.
         """
         folder = as_path("folder", folder)
-        tables = [folder / TABLE_NAME] if (folder / TABLE_NAME).is_file() else sorted(folder.glob(SHARD_PATTERN))
-        if not (folder / MANIFEST_NAME).is_file() or not tables:
-            raise OutputFolderError(
-                f"{folder} holds no finished scores (no {MANIFEST_NAME} with {TABLE_NAME}); score into it again"
-            )
-        manifest = read_manifest(folder)
-        require_undamaged(folder, up_to=CHECKED_AT_LOAD)
-        manifest.pop(FILES, None)
-        try:
-            table = pa.concat_tables(pq.read_table(path, page_checksum_verification=True) for path in tables)
-            values = {name: table[name].to_numpy() for name in table.column_names if name != "row"}
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-            raise OutputFolderError(
-                f"the table of scores in {folder} is damaged ({error}); delete the folder and score again"
-            ) from error
-        row_hash, ids = values.pop(ROW_HASH, None), values.pop(ROW_ID, None)
-        heat_maps = None
-        if (folder / HEAT_MAP_FILES["values"]).is_file():
-            heat_maps = RaggedMaps(**{part: _memory_map(folder / file) for part, file in HEAT_MAP_FILES.items()})
-        prefix = "trajectory-"
-        scores = cls(
-            values,
-            manifest,
-            trajectories={p.stem.removeprefix(prefix): _memory_map(p) for p in sorted(folder.glob(f"{prefix}*.npy"))},
-            heat_maps=heat_maps,
-            row_hash=row_hash,
-            ids=ids,
-        )
-        _require_one_shape(scores, heat_maps, folder)
+        parts = read_parts(folder)
+        scores = cls(**parts)
+        _require_one_shape(scores, parts["heat_maps"], folder)
         scores.folder = folder
         return scores
 

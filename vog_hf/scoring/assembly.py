@@ -21,7 +21,7 @@ from vog_hf.runtime.files import (
     explained_disk_errors,
 )
 from vog_hf.runtime.processes import Processes, from_main, gathered_on_main, run_together
-from vog_hf.scores.storage import HEAT_MAP_FILES, save_array, save_table, write_manifest
+from vog_hf.scores.storage import HEAT_MAP_FILES, TRAJECTORY, save_array, save_table, write_manifest
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
@@ -92,7 +92,7 @@ class Assembler:
             CoverageError: A row is missing or came more than once; nothing is left behind.
         """
         if not (self._times_seen == 1).all():
-            for path in (self._map_values, *self._folder.glob(".trajectory-*.npy")):
+            for path in (self._map_values, *self._folder.glob(f".{TRAJECTORY}*.npy")):
                 path.unlink(missing_ok=True)
             row = int((self._times_seen != 1).argmax())
             wrong = int((self._times_seen != 1).sum())
@@ -102,7 +102,7 @@ class Assembler:
             )
         for name, values in self._trajectories.items():
             values.flush()  # type: ignore[attr-defined]
-            (self._folder / f".trajectory-{name}.npy").replace(self._folder / f"trajectory-{name}.npy")
+            (self._folder / f".{TRAJECTORY}{name}.npy").replace(self._folder / f"{TRAJECTORY}{name}.npy")
         if self._shapes:
             with self._map_values.open("r+b") as file:
                 _write_header(file, sum(int(shapes.prod(axis=1, dtype=np.int64).sum()) for shapes in self._shapes))
@@ -118,7 +118,7 @@ class Assembler:
                 f"a block holds {values.shape[1]} of {self._n_snapshots} snapshots; delete the folder and score again"
             )
         if name not in self._trajectories:
-            path = self._folder / f".trajectory-{name}.npy"
+            path = self._folder / f".{TRAJECTORY}{name}.npy"
             path.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
             shape = (self._n_rows, self._n_snapshots)
             self._trajectories[name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)

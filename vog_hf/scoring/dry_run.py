@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.errors import ConfigError, DataError, ForwardError, LabelError, ModelError
+from vog_hf.gradients.derived_tensors import DerivedTensors
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import (
     Forward,
@@ -26,7 +27,7 @@ from vog_hf.gradients.input_leaf import (
 )
 from vog_hf.gradients.model_inputs import copied, doubled, to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
-from vog_hf.gradients.model_state import DerivedTensors, ModelState, require_weights_unchanged, weight_sums
+from vog_hf.gradients.model_state import ModelState, require_weights_unchanged, weight_sums
 from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
 from vog_hf.gradients.tasks import IGNORED_TOKEN, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows

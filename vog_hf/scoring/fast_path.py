@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ModelError
-from vog_hf.gradients.batchnorm_folding import FastPathError, FoldedModules, Folding, find_folding
+from vog_hf.gradients.batchnorm_folding import FastPathError, FoldedModules, Folding
+from vog_hf.gradients.foldable_modules import find_folding
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
 from vog_hf.gradients.model_inputs import doubled

@@ -12,8 +12,8 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch
 from vog_hf.errors import DataError, LabelError
 from vog_hf.gradients.batchnorm_folding import Folding
+from vog_hf.gradients.derived_tensors import DerivedTensors
 from vog_hf.gradients.input_leaf import InputLeaf
-from vog_hf.gradients.model_state import DerivedTensors
 from vog_hf.gradients.tasks import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.windows import Windows
