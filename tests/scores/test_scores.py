@@ -186,7 +186,7 @@ def test_damaged_scores_are_not_loaded(name, damage, tmp_path):
 
 def test_large_files_are_checked_when_they_are_copied(tmp_path, monkeypatch):
     """Loading does not read what it maps into memory; `save`, which reads it, copies no damage."""
-    monkeypatch.setattr("vog_hf.scores.vog_scores.CHECKED_AT_LOAD", 100)
+    monkeypatch.setattr("vog_hf.scores.storage.CHECKED_AT_LOAD", 100)
     scored(tmp_path / "scores")
     path = tmp_path / "scores" / "heat-map-values.npy"
     content = path.read_bytes()
