@@ -180,7 +180,7 @@ def test_finished_scores_are_returned_without_calling_the_model(tmp_path):
 @pytest.mark.parametrize("name", ["scores.parquet", "trajectory-vog.npy", "heat-map-values.npy", "heat-map-scale.npy"])
 def test_finished_scores_that_were_damaged_are_not_returned(name, damage, tmp_path, monkeypatch):
     """However large they are, the file is named, and what to do; as they were written, they are returned."""
-    monkeypatch.setattr("vog_hf.scores.vog_scores.CHECKED_AT_LOAD", 0)
+    monkeypatch.setattr("vog_hf.scores.storage.CHECKED_AT_LOAD", 0)
     score(tmp_path / "scores")
     path = tmp_path / "scores" / name
     content = path.read_bytes()
@@ -544,7 +544,7 @@ def test_a_block_takes_no_longer_than_two_minutes(seconds, batches_of_block):
     model, _ = model_and_states()
     scorer = VoGScorer(model, batch_size=7, memory_budget=2**30)
     plan = replace(scorer.plan(scorer.reader(dataset())), batch_seconds=seconds)
-    assert min(8, scorer._block_plan(plan, N, n_snapshots=3).block_rows // 7) == batches_of_block
+    assert min(8, scorer._budget.block_plan(plan, N, 3, 1).block_rows // 7) == batches_of_block
 
 
 def test_a_snapshot_that_is_written_to_while_it_is_scored_is_noticed(tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 """Rows x snapshots -> scores. May import `scores` and the rooms below it.
 
-`scorer` is `VoGScorer`; `dry_run` makes the `plan` on the first rows, with `batch_checks` for what is unusual about
-them and `doubtful_rows` for rows that would only fail late (`skipped_rows` leaves them out); `runner` is
-`ModelRunner`, all state of a model while it is scored: it makes `passes` over batches, by the `fast_path` where that
-is the same function. `replay` loops over blocks of rows and, in each, over the snapshots (`stream_replay` for a
-stream); `block_folder` keeps finished blocks, with which a killed run resumes, in a `shared_folder` of all processes,
-`assembly` makes scores of them and `run_manifest` says how. `live` keeps the moments of all rows while a model trains
-(`live_checkpoint`), and `live_ranking` ranks them meanwhile.
+`scorer` is `VoGScorer`; `dry_run` makes the `plan` on the first rows, in batches of a `batch_size` that works, with
+`batch_checks` for what is unusual about them and `doubtful_rows` for rows that would only fail late (`skipped_rows`
+leaves them out); `runner` is `ModelRunner`, all state of a model while it is scored: it makes `passes` over batches, by
+the `fast_path` where that is the same function. `replay` loops over blocks of rows within a `memory_budget` and, in
+each, over the snapshots (`stream_replay` for a stream); `block_folder` keeps finished blocks, with which a killed run
+resumes, in a `shared_folder` of all processes, `assembly` makes scores of them, `run_manifest` says how and
+`finished_scores` loads them again. `live` keeps the moments of all rows while a model trains (`live_checkpoint`), and
+`live_ranking` ranks them meanwhile.
 """

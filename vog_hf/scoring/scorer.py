@@ -11,22 +11,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
 from vog_hf.config import VoGConfig
-from vog_hf.data.arrow_columns import has_table, list_lengths
+from vog_hf.data.arrow_columns import list_lengths
 from vog_hf.data.bad_rows import OnError, require_on_error
-from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
 from vog_hf.errors import (
-    CollationError,
     ConfigError,
-    ForwardError,
     ModelError,
     SnapshotError,
     real_number,
@@ -35,28 +31,27 @@ from vog_hf.errors import (
 )
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, unwrap
 from vog_hf.runtime.files import require_free
-from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
-from vog_hf.runtime.processes import current_processes, from_main, gathered, meet, run_together, same_everywhere
+from vog_hf.runtime.memory import AdaptiveBatchSize
+from vog_hf.runtime.processes import current_processes, from_main, meet, run_together, same_everywhere
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
 from vog_hf.scoring.batch_checks import warnings_for
-from vog_hf.scoring.block_folder import BlockFolder, BlockPlan, batches
+from vog_hf.scoring.batch_size import with_working_size
+from vog_hf.scoring.block_folder import BlockFolder, batches
 from vog_hf.scoring.dry_run import model_in_use, plan_scoring
+from vog_hf.scoring.finished_scores import load_finished
 from vog_hf.scoring.live import LiveScoring
+from vog_hf.scoring.memory_budget import MemoryBudget
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.scoring.replay import Replay, require_same_rows
+from vog_hf.scoring.replay import Replay
 from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
 from vog_hf.scoring.runner import ModelRunner
 from vog_hf.scoring.shared_folder import folder_in_use, open_everywhere, output_folder
-from vog_hf.scoring.skipped_rows import require_skipping, skipped_entry, try_batch
-from vog_hf.scoring.stream_replay import require_length, score_stream
+from vog_hf.scoring.skipped_rows import skipped_entry, try_batch
+from vog_hf.scoring.stream_replay import score_stream
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
 
 logger = logging.getLogger(__name__)
-
-MAX_BLOCK_SECONDS = 120  # processes wait for one another's blocks, and a kill loses what is not written yet
-FREE_MEMORY_SHARE = 0.25  # for a block of rows
-RESIDENT_MEMORY_SHARE = 0.125  # for snapshots that stay on the device
 
 
 class VoGScorer:
@@ -218,38 +213,14 @@ class VoGScorer:
             reader: Of all rows.
             require_finite: Whether the model as it is now will be scored, so that it must not have diverged.
         """
-        failures: list[CollationError | ForwardError] = []
-        for size in dict.fromkeys([reader.batch_size, self.training_batch_size or reader.batch_size, 1]):
-            reader.batch_size = size
-            try:
-                plan = self._plan(reader, require_finite=require_finite)
-            except (CollationError, ForwardError) as error:
-                failures.append(error)
-            else:
-                self._explain_batch_size(failures, size)
-                return plan
-        reader.batch_size = self.batch_size
-        raise failures[0]
-
-    def _explain_batch_size(self, failures: Sequence[CollationError | ForwardError], size: int) -> None:
-        """Say with how many rows scoring continues. Rows that only collate alone are as a rule badly prepared: refused.
-
-        Raises:
-            CollationError: No more than one row collates, and training did not take one at a time.
-        """
-        if not failures:
-            return
-        cause = failures[0]
-        if size == 1 and isinstance(cause, CollationError) and self.training_batch_size != 1:
-            raise CollationError(
-                f"{cause}; rows can also be scored one at a time: pass batch_size=1", argument="batch_size=1"
-            ) from cause
-        if self._processes.is_main_process:
-            reason = _first_cause(cause)
-            logger.warning(
-                "VoG: scoring in batches of %d rows, because batches of %d fail (%s: %s)",
-                *(size, self.batch_size, type(reason).__name__, reason),
-            )
+        sizes = [reader.batch_size, self.training_batch_size or reader.batch_size, 1]
+        return with_working_size(
+            reader,
+            sizes,
+            partial(self._plan, reader, require_finite=require_finite),
+            trained_singly=self.training_batch_size == 1,
+            warns=self._processes.is_main_process,
+        )
 
     def _plan(self, reader: BatchReader, *, require_finite: bool) -> ScoringPlan:
         """The dry run with batches of the reader's size."""
@@ -282,9 +253,9 @@ class VoGScorer:
     def estimate(self, plan: ScoringPlan, n_rows: int | None, n_snapshots: int, *, collect: str = "replay") -> str:
         """One line for a person: what scoring this many rows (None: a stream) takes, on each process."""
         if n_rows is None:
-            block_rows = self._block_plan(plan, UNKNOWN_LENGTH, n_snapshots).block_rows
+            block_rows = self._budget.block_plan(plan, UNKNOWN_LENGTH, n_snapshots, 1).block_rows
             return f"a stream in blocks; each takes {plan.estimate(block_rows, n_snapshots, block_rows)}"
-        blocks = self._block_plan(plan, n_rows, n_snapshots)
+        blocks = self._budget.block_plan(plan, n_rows, n_snapshots, self._processes.num_processes)
         mine = len(range(n_rows)[:: blocks.n_processes])
         line = plan.estimate(mine, n_snapshots, mine if collect == "live" else blocks.block_rows)
         return f"{line} on each of {blocks.n_processes} processes" if blocks.n_processes > 1 else line
@@ -303,24 +274,22 @@ class VoGScorer:
         from_main(processes, f"looking at {folder}", BlockFolder.require_own, folder)
         with folder_in_use(processes, folder):
             if from_main(processes, "looking for scores", BlockFolder.is_finished, folder, fingerprint):
-                scores = run_together(processes, "loading the scores", VoGScores.load, folder)
-                require_skipping(reader, scores.manifest.get("skipped", {}).get("count", 0), folder)
-                self._require_same_rows(scores, reader, folder)
-                return scores
+                return load_finished(processes, reader, folder)
             plan = run_together(processes, "the dry run", self.plan, reader, require_finite=False)
             prepare = partial(self._prepared, plan, folder, fingerprint, identity.n_rows, len(snapshots.snapshots))
             blocks = open_everywhere(processes, folder, fingerprint, prepare)
-            free = int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
-            budget = self.memory_budget or min(blocks.plan.block_rows * plan.bytes_per_row, free)
+            block_bytes = self._budget.bytes_of(blocks.plan, plan)
             with ModelRunner(
                 self.model,
                 plan,
                 snapshots.frozen,
-                resident_bytes=self._resident_bytes(),
+                resident_bytes=self._budget.resident_bytes,
                 rows_per_pass=self._rows_per_pass,
             ) as runner:
                 lengths = list_lengths(reader.dataset, plan.leaf.name) if plan.has_padding_mask else None
-                replay = Replay(runner, reader, snapshots, blocks, processes, budget, lengths, self._shows_progress)
+                replay = Replay(
+                    runner, reader, snapshots, blocks, processes, block_bytes, lengths, self._shows_progress
+                )
                 with reader.trying(runner.try_batch):
                     n_rows = score_stream(replay) if isinstance(reader.dataset, StreamRows) else replay.score_blocks()
             if snapshots.stamps() != stamps:
@@ -377,59 +346,21 @@ class VoGScorer:
             rows_per_pass=self._rows_per_pass,
         )
 
-    def _require_same_rows(self, scores: VoGScores, reader: BatchReader, folder: Path) -> None:
-        """Raise OutputFolderError where the rows are not those of finished scores; reads them if need be.
-
-        A table is in the fingerprint. Of a stream only the length is compared.
-        """
-        rows, processes = reader.dataset, self._processes
-        if isinstance(rows, StreamRows):
-            logger.info("VoG: the scores are finished; the stream is read to its end, to compare its length")
-            run_together(processes, "reading the stream", require_length, rows, len(scores), folder)
-        elif not has_table(rows):
-            logger.info("VoG: the scores are finished; all rows are read once, to compare them with those scored")
-            plan = BlockPlan.read(folder)
-            batches = [b for rank in range(plan.n_processes) for block in plan.blocks(rank) for b in block]
-            skipped = set(np.flatnonzero(~np.isfinite(scores.column("vog"))).tolist())
-            batches = [rows for rows in batches if skipped.isdisjoint(rows)]
-            mine = batches[processes.process_index :: processes.num_processes]
-            found = run_together(processes, "reading rows", _batch_digests, reader, mine)
-            digest = joined_digest(chain.from_iterable(gathered(processes, found)))
-            require_same_rows(digest, scores.facts.rows_digest, folder)
-
     def _prepared(
         self, plan: ScoringPlan, folder: Path, fingerprint: Mapping[str, object], n_rows: int, n_snapshots: int
     ) -> None:
         """Begin or take up the folder, on the main process; all processes then open it."""
-        blocks = BlockFolder.prepare(folder, fingerprint, self._block_plan(plan, n_rows, n_snapshots))
+        block_plan = self._budget.block_plan(plan, n_rows, n_snapshots, self._processes.num_processes)
+        blocks = BlockFolder.prepare(folder, fingerprint, block_plan)
         known = None if n_rows == UNKNOWN_LENGTH else n_rows
         needed = plan.disk_bytes(known or blocks.plan.block_rows, n_snapshots) - blocks.block_bytes
         require_free(folder, needed, "storing the scores")
         logger.info("VoG: %s; scores in %s", self.estimate(plan, known, n_snapshots), folder)
 
-    def _resident_bytes(self) -> int:
-        """Bytes of snapshots that may stay on a device; a CPU has the files in its page cache anyway."""
-        device = model_device_and_dtype(self.model)[0]
-        return 0 if device.type == "cpu" else int(RESIDENT_MEMORY_SHARE * free_memory(device))
-
     @property
     def _dry_run_rows(self) -> int:
         return max(TRANSFORM_CHECK_ROWS, self.batch_size, self.training_batch_size or 1)
 
-    def _block_plan(self, plan: ScoringPlan, n_rows: int, n_snapshots: int) -> BlockPlan:
-        budget = self.memory_budget or int(FREE_MEMORY_SHARE * free_memory(model_device_and_dtype(self.model)[0]))
-        by_memory = budget // (plan.bytes_per_row * plan.batch_size)
-        by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * plan.batch_size))
-        in_batches = max(1, min(by_memory, by_time))
-        return BlockPlan(n_rows, self._processes.num_processes, plan.batch_size, in_batches * plan.batch_size)
-
-
-def _batch_digests(reader: BatchReader, batches: Sequence[Sequence[int]]) -> list[int]:
-    return list(map(batch_digest, reader.read(batches)))
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """First error of a chain of causes."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    @property
+    def _budget(self) -> MemoryBudget:
+        return MemoryBudget(model_device_and_dtype(self.model)[0], self.memory_budget)
