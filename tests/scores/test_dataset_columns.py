@@ -21,7 +21,7 @@ from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, c
 from vog_hf.scores.scored_rows import pair_with_rows, verify_rows
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
-from vog_hf.trainer.training_run import splits_of
+from vog_hf.trainer.splits import splits_of
 
 N = 20
 NAMES = ["cat", "dog", "frog"]

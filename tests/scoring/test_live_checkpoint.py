@@ -279,24 +279,24 @@ def test_a_second_training_in_a_folder_is_refused_while_the_first_goes_on(tmp_pa
     """Neither takes the other's snapshots; once the first has ended, or crashed, the folder can be had."""
     monkeypatch.setattr("vog_hf.runtime.files.LOCK_PATIENCE", 0.0)
     monkeypatch.setattr(
-        "vog_hf.trainer.training_run._locks", {}
+        "vog_hf.trainer.run_folder._locks", {}
     )  # as in another process, which knows nothing of the first
     refused = []
 
     def second(model, control):
         held = dict(monkeypatch_held())
         try:
-            monkeypatch.setattr("vog_hf.trainer.training_run._locks", {})
+            monkeypatch.setattr("vog_hf.trainer.run_folder._locks", {})
             trained(tmp_path / "second", [VoGCallback(pixel_rows(), output_dir=tmp_path / "first" / "_vog")])
         except OutputFolderError as error:
             refused.append(str(error))
         finally:
-            monkeypatch.setattr("vog_hf.trainer.training_run._locks", held)
+            monkeypatch.setattr("vog_hf.trainer.run_folder._locks", held)
 
     def monkeypatch_held():
-        import vog_hf.trainer.training_run
+        import vog_hf.trainer.run_folder
 
-        return vog_hf.trainer.training_run._locks
+        return vog_hf.trainer.run_folder._locks
 
     with pytest.raises(PowerCutError):
         trained(tmp_path / "first", [VoGCallback(pixel_rows()), AtStep(2, second), AtStep(5, cut)])

@@ -325,7 +325,7 @@ def test_a_training_that_was_killed_while_it_made_its_folder_can_be_started_agai
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("vog_hf.trainer.training_run.write_json", killed)
+        patched.setattr("vog_hf.trainer.run_folder.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path, [VoGCallback(pixel_rows())])
     assert [path.name for path in (tmp_path / "_vog").iterdir()] == [".lock"]

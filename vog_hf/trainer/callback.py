@@ -3,10 +3,10 @@
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from datasets import Dataset, DatasetDict
 from torch import nn
@@ -14,21 +14,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError, require_on_error
-from vog_hf.data.batch_reader import CollateFunction, check_map_style
+from vog_hf.data.batch_reader import CollateFunction
 from vog_hf.data.rows import AnyDataset
-from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng
 from vog_hf.runtime.processes import current_processes, from_main, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking import MAX_TABLE_ROWS, active_runs, log_scores, reopened
-from vog_hf.trainer.training_run import ONLY_SPLIT, TrainingOptions, TrainingRun, splits_of
+from vog_hf.trainer.splits import ONLY_SPLIT, check_split, only_or_all, splits_of, without_streams
+from vog_hf.trainer.training_run import TrainingOptions, TrainingRun
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class VoGCallback(TrainerCallback):
@@ -120,7 +119,7 @@ class VoGCallback(TrainerCallback):
                 argument="label=",
             )
         for split in splits_of(dataset).values():
-            _check_split(split, collect, id_column)
+            check_split(split, collect, id_column)
         self.dataset = dataset
         self.config = config
         self.log = log
@@ -272,7 +271,9 @@ class VoGCallback(TrainerCallback):
                     return
                 scores = run.current_scores(self.top_k)
                 if scores:
-                    log = partial(log_scores, _only(scores), _only(run.datasets), step=step, top_k=self.top_k)
+                    log = partial(
+                        log_scores, only_or_all(scores), only_or_all(run.datasets), step=step, top_k=self.top_k
+                    )
                     for to in active_runs():
                         log(to=to, artifact=False)
         except Exception:
@@ -314,7 +315,7 @@ class VoGCallback(TrainerCallback):
             )
 
     def _log(self, run: TrainingRun, step: int) -> None:
-        log = partial(log_scores, self.scores, _only(_shown(run.datasets)), step=step, top_k=self.top_k)
+        log = partial(log_scores, self.scores, only_or_all(without_streams(run.datasets)), step=step, top_k=self.top_k)
         trackers = self._trackers | active_runs()
         for to, tracker in (trackers or {"wandb": None}).items():  # without any, log_scores explains how to start one
             try:
@@ -324,28 +325,6 @@ class VoGCallback(TrainerCallback):
                 logger.exception(
                     "VoG: logging failed; the scores are complete, in callback.scores and in %s", run.folder
                 )
-
-
-def _shown(splits: Mapping[str, object]) -> dict[str, Any]:
-    """Datasets that can show rows, by split; None for streams, which are read only once."""
-    return {name: None if is_stream(rows) else rows for name, rows in splits.items()}
-
-
-def _only(splits: dict[str, T]) -> T | dict[str, T]:
-    """The value of the only split, or all values by split name."""
-    return splits.get(ONLY_SPLIT, splits)
-
-
-def _check_split(split: Any, collect: str, id_column: str | None) -> None:
-    """Raise if a split does not match the other options; None: the Trainer's own dataset."""
-    if is_stream(split) and collect == "live":
-        raise ConfigError(
-            "collect='live' keeps moments by row number, which a stream does not have; use collect='replay'"
-        )
-    if id_column is not None and not is_stream(split):
-        raise ConfigError("id_column is only for streams, since other rows have numbers; leave it out")
-    if split is not None and not is_stream(split):
-        check_map_style(split)
 
 
 def _without_tracebacks(error: Exception) -> Exception:

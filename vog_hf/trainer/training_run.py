@@ -2,10 +2,7 @@
 
 import logging
 import math
-import re
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,34 +13,30 @@ from torch import nn
 from transformers import TrainerState, TrainingArguments
 
 from vog_hf.config import VoGConfig
-from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.bad_rows import OnError
 from vog_hf.data.batch_reader import BatchReader, CollateFunction
-from vog_hf.data.row_identity import by_split_name
-from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
-from vog_hf.errors import ConfigError, DataError, OutputFolderError, VoGError
+from vog_hf.errors import ConfigError, VoGError
 from vog_hf.gradients.model_mode import require_module
 from vog_hf.metric.windows import MIN_SNAPSHOTS
-from vog_hf.runtime.files import foreign_names, locked, remove_half_written, require_free, write_json
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import core_column_names, taken_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.live import LiveScoring
-from vog_hf.scoring.live_checkpoint import STATE_NAME
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
 from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
+from vog_hf.trainer.run_folder import RunFolder
+from vog_hf.trainer.splits import ONLY_SPLIT, splits_of, training_rows
 
 logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
 MARKER_NAME = "vog.json"
-ONLY_SPLIT = ""
 PREPARING = "preparing to score"
 
 
@@ -92,7 +85,7 @@ class TrainingRun:
         run_together(processes, PREPARING, self._resolve, state, train_dataloader)
         to_score = self._whole(model)
         run_together(processes, PREPARING, self._dry_run, to_score)
-        self._writer = SnapshotWriter(self.folder / "snapshots", model, store=options.store)
+        self._writer = SnapshotWriter(self.folder.snapshots, model, store=options.store)
         self._taken: list[int] = []
         self._saved: set[str] = set()
 
@@ -106,10 +99,10 @@ class TrainingRun:
             max_steps=state.max_steps,
             steps_per_epoch=_steps_per_epoch(args, train_dataloader),
         )
-        self.folder = options.output_dir or Path(args.output_dir or "") / FOLDER_NAME
+        self.folder = RunFolder(options.output_dir or Path(args.output_dir or "") / FOLDER_NAME)
         self.datasets = splits_of(options.dataset)
         if options.dataset is None:
-            self.datasets = {ONLY_SPLIT: _training_rows(train_dataloader)}
+            self.datasets = {ONLY_SPLIT: training_rows(train_dataloader)}
         self._trainers_collator = getattr(train_dataloader, "collate_fn", None)
         if self._is_sharded and options.is_live:
             raise ConfigError(
@@ -240,23 +233,24 @@ class TrainingRun:
         name = f"step-{step:09d}-snapshots-{len(self._taken):04d}"
         if self._live and name not in self._saved:
             for split, live in self._live.items():
-                live.save(self.folder / "live" / name / split)
+                live.save(self.folder.live / name / split)
             self._saved.add(name)
 
     def drop_moments(self, step: int) -> None:
         """Delete live moments of deleted checkpoints; ``step`` still has one."""
-        from_main(current_processes(), "dropping old moments", self._drop_moments, step)
+        drop = self.folder.drop_moments
+        from_main(current_processes(), "dropping old moments", drop, Path(self._args.output_dir or ""), step)
 
     def close(self) -> None:
         """Release the lock of the folder and the memory of live moments."""
-        _release(self.folder)
+        self.folder.release()
         self._live = {}
 
     def finish(self, model: nn.Module) -> dict[str, VoGScores]:
         """Compute the scores of each split."""
         processes = current_processes()
         processes.wait_for_everyone()
-        folders = {split: self.folder / "scores" / split for split in self.datasets}
+        folders = {split: self.folder.scores / split for split in self.datasets}
         if self._live:
             return {split: live.finish(output_dir=folders[split]) for split, live in self._live.items()}
         if self._is_sharded:
@@ -281,33 +275,20 @@ class TrainingRun:
                 if not BlockFolder.is_of(folder, fingerprint):
                     BlockFolder.remove(folder)
 
-    def _drop_moments(self, step: int) -> None:
-        patterns = ("checkpoint-*", "run-*/checkpoint-*")  # of a hyper-parameter search
-        checkpoints = {path.name for pattern in patterns for path in Path(self._args.output_dir or "").glob(pattern)}
-        checkpoints.add(f"checkpoint-{step}")
-        for folder in (self.folder / "live").glob("step-*"):
-            if f"checkpoint-{_step_of(folder)}" not in checkpoints:
-                shutil.rmtree(folder, ignore_errors=True)
-
     def _restore_moments(self, step: int) -> None:
         """Continue from the moments of the resumed checkpoint; newer ones will be replaced."""
-        folder, steps = from_main(current_processes(), "looking for moments", self._moments_of, step)
+        folder, steps = from_main(
+            current_processes(), "looking for moments", self.folder.newest_moments, step, list(self._live)
+        )
         if folder is not None:
             for split, live in self._live.items():
                 live.restore(folder / split)
                 self._taken = live.steps
         elif self.plan[0] < step:
             raise ConfigError(
-                f"collect='live' cannot resume at step {step}: {self.folder / 'live'} has no moments of it, only "
+                f"collect='live' cannot resume at step {step}: {self.folder.live} has no moments of it, only "
                 f"of steps {steps}; resume from one of these checkpoints, train again, or use collect='replay'"
             )
-
-    def _moments_of(self, step: int) -> tuple[Path | None, list[int]]:
-        """The newest complete folder of moments of a step, and all steps with moments."""
-        folders = sorted((self.folder / "live").glob("step-*"), reverse=True)
-        of_step = [folder for folder in folders if _step_of(folder) == step]
-        whole = [folder for folder in of_step if all((folder / s / STATE_NAME).is_file() for s in self._live)]
-        return next(iter(whole), None), sorted({_step_of(folder) for folder in folders})
 
     def _n_rows(self, split: str) -> int | None:
         """Number of rows of a split; None for a stream."""
@@ -322,6 +303,14 @@ class TrainingRun:
             plan.disk_bytes(self._n_rows(split) or 0, len(self.plan)) for split, plan in self._plans.items()
         )
 
+    def _prepare_folder(self, state: TrainerState) -> list[int]:
+        """Prepare the folder; returns the steps with snapshots."""
+        self.folder.prepare(state, self.plan, self._needed_bytes(), is_live=self.is_live)
+        if state.global_step > 0 and not self.is_live:
+            self._writer.continue_from(state.global_step)
+        self._log_plan()
+        return self._writer.steps
+
     def _log_plan(self) -> None:
         steps = ", ".join(map(str, self.plan))
         logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self.folder)
@@ -329,62 +318,6 @@ class TrainingRun:
         for split, plan in self._plans.items():
             estimate = self._scorer.estimate(plan, self._n_rows(split), len(self.plan), collect=collect)
             logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
-
-    def _prepare_folder(self, state: TrainerState) -> list[int]:
-        """Check and empty the folder, or continue an interrupted training; returns the steps with snapshots."""
-        folder, step = self.folder, state.global_step
-        resumed = step > 0
-        if folder.exists() and not folder.is_dir():
-            raise OutputFolderError(f"output_dir {folder} is a file; pass a folder", argument="output_dir")
-        if foreign_names(folder) and not (folder / MARKER_NAME).is_file():
-            raise OutputFolderError(
-                f"{folder} holds files that vog_hf did not write; pass another output_dir (a separate folder)",
-                argument="output_dir",
-            )
-        require_free(folder, self._needed_bytes(), "storing snapshots and scores")
-        _hold(folder, state)
-        remove_half_written(folder)
-        write_json(folder / MARKER_NAME, {"format": 1, "planned steps": self.plan})
-        if not resumed or self._live:  # `finish` continues an interrupted replay
-            shutil.rmtree(folder / "scores", ignore_errors=True)
-        if not resumed:
-            shutil.rmtree(folder / "snapshots", ignore_errors=True)
-            shutil.rmtree(folder / "live", ignore_errors=True)
-        if resumed and not self._live:
-            self._writer.continue_from(step)
-        self._log_plan()
-        return self._writer.steps
-
-
-_locks: dict[Path, tuple[ExitStack, TrainerState]] = {}
-
-
-def _hold(folder: Path, state: TrainerState) -> None:
-    """Hold the lock of a folder until `_release`, or until the next training in it (the last one may have crashed).
-
-    Callbacks of one training get the same ``state``, and each needs a separate folder.
-    """
-    _, holder = _locks.get(folder.resolve(), (None, None))
-    if holder is state:
-        raise OutputFolderError(
-            f"{folder} is in use by another VoGCallback of this training; pass output_dir=, a separate folder, to "
-            "one of them, or compute several targets with one callback: VoGConfig(target=('logit', 'loss'))",
-            argument="output_dir=",
-        )
-    _release(folder)
-    with ExitStack() as stack:
-        stack.enter_context(locked(folder))
-        _locks[folder.resolve()] = (stack.pop_all(), state)
-
-
-def _release(folder: Path) -> None:
-    stack, _ = _locks.pop(folder.resolve(), (ExitStack(), None))
-    stack.close()
-
-
-def _step_of(folder: Path) -> int:
-    """The step of a folder of moments."""
-    return int(folder.name.split("-")[1])
 
 
 def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
@@ -395,30 +328,6 @@ def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
     if args.save_strategy == "epoch":
         saves = math.ceil(args.num_train_epochs)
     return min(saves, (args.save_total_limit or saves) + 1)
-
-
-def splits_of(dataset: AnyDataset) -> dict[str, Any]:
-    """Datasets by split; a single dataset under `ONLY_SPLIT`."""
-    if isinstance(dataset, Mapping) and not has_table(dataset):
-        if not dataset:
-            raise DataError("the DatasetDict is empty: there is no split to score")
-        splits = by_split_name(dataset)
-        unsafe = [name for name in splits if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]
-        if unsafe:
-            raise DataError(f"split names become file names: A-Z, a-z, 0-9, '_', then also '.' and '-', got {unsafe}")
-        return splits
-    return {ONLY_SPLIT: dataset}
-
-
-def _training_rows(train_dataloader: Any) -> Any:
-    """The trainer's own rows, if they have numbers."""
-    rows = getattr(train_dataloader, "dataset", None)
-    if is_stream(rows):
-        raise DataError(
-            f"the training data is a stream ({type(rows).__name__}), which Trainer shuffles and shards its own way; "
-            "pass the rows to score: VoGCallback(dataset=...), a map-style dataset or a stream with a fixed order"
-        )
-    return rows
 
 
 def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
