@@ -14,7 +14,8 @@ from datasets import DatasetDict
 
 import vog_hf
 from vog_hf.cli.output import Output, naming_options
-from vog_hf.cli.sources import Source, note_source, open_scored
+from vog_hf.cli.scored_sources import open_scored
+from vog_hf.cli.sources import Source, note_source
 from vog_hf.errors import LabelError
 from vog_hf.scores.dataset_columns import identify_rows
 from vog_hf.scores.vog_scores import VoGScores

@@ -24,7 +24,7 @@ from review_cases import Launched
 from test_cli import made_scores
 
 import vog_hf
-from vog_hf.cli.sources import open_scored
+from vog_hf.cli.scored_sources import open_scored
 from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import ConfigError, DataError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions

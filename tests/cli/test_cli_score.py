@@ -32,9 +32,11 @@ from transformers import (
 )
 
 from vog_hf import input_gradients, vog
-from vog_hf.cli.model_inputs import _load_processor, find_snapshots, load_model, n_positions
+from vog_hf.cli.model_inputs import _load_processor
+from vog_hf.cli.models import find_snapshots, load_model
 from vog_hf.cli.score import memory
 from vog_hf.cli.scoring import ScoreRequest
+from vog_hf.cli.token_limits import n_positions
 from vog_hf.errors import ModelError
 from vog_hf.scores.dataset_columns import score_columns
 from vog_hf.scores.vog_scores import VoGScores

@@ -599,9 +599,9 @@ def test_what_a_worker_is_sent_holds_rows_and_collator_but_not_the_model():
     """Workers that are spawned make the same batches; pickling never meets the model."""
     rows = [{"x": [1.0, 2.0, float(k)], "scale": 2.0, "label": k % 2, "name": "n"} for k in range(5)]
     reader = BatchReader(rows, Unpicklable())
-    sent = pickle.loads(pickle.dumps(reader))  # noqa: S301 (what multiprocessing does)
-    batch, *rest = sent._collate_rows(rows[1:3])
-    inputs, labels, _ = reader._split(batch, *rest)
+    sent = pickle.loads(pickle.dumps(reader._collator))  # noqa: S301 (what multiprocessing does)
+    batch, *rest = sent.collate_rows(rows[1:3])
+    inputs, labels, _ = reader._collator.split(batch, *rest)
     (expected,) = reader.read([range(1, 3)])
     assert_close((inputs, labels), (expected.inputs, expected.labels), rtol=0, atol=0)
     assert set(inputs) == {"x", "scale"}

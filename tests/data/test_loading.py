@@ -6,7 +6,8 @@ import pytest
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, NamedSplit, Value
 from transformers import BertConfig
 
-from vog_hf.data.loading import as_classes, class_numbers, load_rows, model_classes, part_of
+from vog_hf.data.classes import as_classes, class_numbers, model_classes
+from vog_hf.data.loading import load_rows, part_of
 from vog_hf.errors import DataError, LabelError
 
 ROWS = {"text": list("abcdef"), "label": [0, 1, 0, 1, 0, 1]}

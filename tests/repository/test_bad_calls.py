@@ -22,8 +22,9 @@ from vog_hf import (
     vog,
     write_report,
 )
+from vog_hf.data.classes import as_classes
 from vog_hf.data.label_noise import plant_label_noise
-from vog_hf.data.loading import as_classes, load_rows
+from vog_hf.data.loading import load_rows
 from vog_hf.errors import VoGError
 from vog_hf.evaluation import (
     auroc,

@@ -13,8 +13,8 @@ from PIL import Image as Pictures
 from torch import nn
 
 from vog_hf.config import VoGConfig
-from vog_hf.data.batch_reader import check_map_style
 from vog_hf.data.loading import part_of, with_columns
+from vog_hf.data.map_style import check_map_style
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.hub.scored_splits import collect_splits
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names, scores_from_columns

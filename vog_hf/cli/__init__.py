@@ -1,7 +1,8 @@
 """The command line `vog-hf`: one module per command, plus shared ones. May import everything.
 
-`app` is the application, `output` prints results and errors, `terminal` handles encodings, `sources` opens datasets and
-scores by name, and `model_inputs` turns a model's processor into a transform; `scoring` does the work of `score`.
+`app` is the application, `output` prints results and errors, `terminal` handles encodings; `sources` opens datasets by
+name, `scored_sources` scores and `models` models, and `model_inputs` turns a model's processor into a transform
+(`token_limits` is about texts); `scoring` does the work of `score`.
 To add a command, write a module with a function decorated with `vog_hf.cli.app.command` and import it below; commands
 are listed in the order of their imports.
 """

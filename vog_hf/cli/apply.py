@@ -9,6 +9,7 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output, naming_options
+from vog_hf.cli.scored_sources import open_scored
 from vog_hf.cli.sources import (
     PUSH_OPTIONS,
     Columns,
@@ -19,7 +20,6 @@ from vog_hf.cli.sources import (
     SplitOption,
     TokenOption,
     hub_token,
-    open_scored,
     quieten,
     require_new,
     saved,

@@ -8,7 +8,7 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output
-from vog_hf.cli.sources import one_split
+from vog_hf.cli.scored_sources import one_split
 from vog_hf.errors import ConfigError, RowMismatchError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output
-from vog_hf.cli.sources import find_scores, noted_source
+from vog_hf.cli.scored_sources import find_scores
+from vog_hf.cli.sources import noted_source
 
 if TYPE_CHECKING:
     from vog_hf.scores.vog_scores import VoGScores

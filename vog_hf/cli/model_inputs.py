@@ -1,129 +1,27 @@
 """A model loaded by name, and the transform from rows to its inputs, made of its processor."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vog_hf.data.loading import class_numbers, model_classes
-from vog_hf.errors import ConfigError, DataError, ModelError, SnapshotError
+from vog_hf.cli.models import UNREADABLE, one_line
+from vog_hf.cli.token_limits import ROWS_AT_ONCE, require_padding, require_tokens, token_limit
+from vog_hf.data.classes import class_numbers, model_classes
+from vog_hf.errors import ConfigError, DataError, ModelError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
-from vog_hf.snapshots import in_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
     from vog_hf.data.column_kinds import Kind
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions included
-ROWS_AT_ONCE = 10_000  # in memory during the search for missing inputs
-# Errors of transformers for unreadable files; the last three for classes that it does not have.
-UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
 MOST_OF_8_BITS = 255
-UNBOUNDED = 10**6  # tokens; tokenizers without a limit report a larger number
-
-
-def find_snapshots(given: Sequence[str]) -> str | list[str]:
-    """Snapshots for `VoGScorer.score`: the folder of a run, or model folders and files in the order of training.
-
-    Patterns are expanded in the order of the numbers in names. Names that are all ``checkpoint-<n>``, ``epoch_<n>`` or
-    ``step_<n>`` are sorted by number, because a shell sorts 1000 before 200.
-
-    Raises:
-        SnapshotError: A path or pattern without a match.
-    """
-    paths: list[str] = []
-    for name in given:
-        at = str(Path(name).expanduser())
-        matches = [at] if Path(at).exists() else sorted(glob(at), key=_in_numbers) if has_magic(at) else []  # noqa: PTH207 (absolute)
-        if not matches:
-            raise SnapshotError(
-                f"there is no snapshot at {name}; pass model folders, .safetensors files or a pattern in quotes"
-            )
-        paths += matches
-    if len(paths) == 1 and Path(paths[0]).is_dir():
-        return paths[0]
-    ordered = in_order([Path(path) for path in paths])
-    if ordered is not None:
-        return [str(path) for path in ordered]
-    if len({re.sub(r"\d+", "0", path) for path in paths}) == 1 and paths != sorted(paths, key=_in_numbers):
-        logger.warning(
-            "snapshots are used in the order given, which differs from the order of their numbers: %s", paths
-        )
-    return paths
-
-
-def _in_numbers(path: str) -> list[tuple[str, int]]:
-    """A key that sorts epoch-2 before epoch-10."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", path)]
-
-
-def model_folder(name: str) -> str:
-    """The folder or Hub id of a model; for the folder of a run, its last checkpoint.
-
-    Raises:
-        ModelError: A folder without a model or checkpoint.
-    """
-    folder = Path(name).expanduser()
-    if not folder.exists() or (folder / "config.json").is_file():
-        return name if not folder.exists() else str(folder)
-    steps = {int(m[1]): path for path in folder.glob("checkpoint-*") if (m := CHECKPOINT.fullmatch(path.name))}
-    last = steps[max(steps)] if steps else folder
-    if (last / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{last} is a PEFT adapter, and the folder alone does not determine its model; score it from Python: "
-            "VoGScorer(peft_model).score(dataset, snapshots)"
-        )
-    if steps and not (last / "config.json").is_file():
-        raise ModelError(f"the last checkpoint {last} holds no config.json; restore it, or remove it from {name}")
-    if not steps:
-        raise ModelError(
-            f"{name} holds no model (no config.json, nor a checkpoint-<step> with one); pass a model folder or a Hub id"
-        )
-    return str(last)
-
-
-def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
-    """Load the model of a folder or Hub id from safetensors, with the class named in its configuration.
-
-    Raises:
-        ModelError: No model, not a classification or regression model of transformers, or pickled weights.
-    """
-    import transformers
-    from transformers import AutoConfig, PreTrainedModel
-
-    options: dict[str, Any] = {
-        "revision": revision,
-        "trust_remote_code": False,
-    }  # otherwise transformers asks on a terminal
-    try:
-        config = AutoConfig.from_pretrained(name, **options)
-    except UNREADABLE as error:
-        raise ModelError(f"the model {name} cannot be opened: {_line(error)}") from error
-    architecture = next(iter(config.architectures or []), None)
-    kind: Any = getattr(transformers, str(architecture), None)
-    # A class of transformers itself: an Auto class could run code of the folder.
-    is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
-    if not is_model or not any(head in str(architecture) for head in HEADS):
-        raise ModelError(
-            f"vog-hf score scores classifiers and regressions of transformers, and {name} is a "
-            f"{architecture or 'model without architectures in its config.json'}; score others from Python with "
-            "VoGScorer"
-        )
-    try:
-        return kind.from_pretrained(name, config=config, use_safetensors=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the weights of {name} cannot be loaded (as safetensors): {_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -191,7 +89,7 @@ class Preparation:
             return {"pixel_values": list(self.processor(images, return_tensors="pt", **options)["pixel_values"])}
         except ValueError as error:
             raise DataError(
-                f"{type(self.processor).__name__} cannot process these images ({_line(error)}); see --processor"
+                f"{type(self.processor).__name__} cannot process these images ({one_line(error)}); see --processor"
             ) from error
 
     def _texts(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
@@ -251,15 +149,15 @@ def prepare(
     config: Any = model.config
     loaded = _load_processor(kind, processor, revision)
     if kind == "text":
-        _require_padding(loaded, config)
-        _require_tokens(dataset, inputs, loaded)
+        require_padding(loaded, config)
+        require_tokens(dataset, inputs, loaded)
     return Preparation(
         loaded,
         kind,
         inputs,
         label,
         mode="L" if getattr(config, "num_channels", 3) == 1 else "RGB",
-        max_length=_max_length(loaded, model, max_length) if kind == "text" else None,
+        max_length=token_limit(loaded, model, max_length) if kind == "text" else None,
         numbers=None if label is None else class_numbers(dataset, label, config),
         class_names=model_classes(config),
     )
@@ -305,39 +203,8 @@ def _load_processor(kind: str, name: str, revision: str | None) -> Any:
     except UNREADABLE as error:
         what = {"image": "image processor", "text": "tokenizer", "audio": "feature extractor"}[kind]
         raise ModelError(
-            f"{name} has no {what}; pass the folder or Hub id of one with --processor ({_line(error):.200})"
+            f"{name} has no {what}; pass the folder or Hub id of one with --processor ({one_line(error):.200})"
         ) from error
-
-
-def _require_padding(tokenizer: "PreTrainedTokenizerBase", config: Any) -> None:
-    """Set the tokenizer's padding token from the model's configuration if it has none.
-
-    Raises:
-        ModelError: The model has no padding token either.
-    """
-    if tokenizer.pad_token is not None:
-        return
-    if config.pad_token_id is None:
-        raise ModelError(
-            "neither tokenizer nor model has a padding token, so texts of different lengths cannot share a batch; set "
-            "pad_token in the tokenizer and pad_token_id in the model's config.json as in the training"
-        )
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-
-
-def _require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise DataError if a text is empty and the tokenizer adds no special tokens."""
-    if len(tokenizer("")["input_ids"]):
-        return
-    first = 0
-    for part in dataset.with_format("arrow").select_columns(list(inputs)).iter(ROWS_AT_ONCE):
-        texts = zip(*(part.column(name).to_pylist() for name in inputs), strict=True)
-        empty = next((row for row, row_texts in enumerate(texts, first) if not "".join(row_texts).strip()), None)
-        if empty is not None:
-            raise DataError(
-                f"row {empty:,} has an empty text in column {inputs[0]!r}, which gives no tokens; leave it out"
-            )
-        first += len(part)
 
 
 def _find_input(dataset: "Dataset", kind: "Kind", label: str | None) -> str:
@@ -381,54 +248,6 @@ def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
             first += len(column)
 
 
-def _max_length(tokenizer: "PreTrainedTokenizerBase", model: "nn.Module", requested: int | None) -> int | None:
-    """Maximum length of texts in tokens; None: no known limit.
-
-    Raises:
-        ConfigError: The model has fewer positions than the requested length.
-    """
-    positions = n_positions(model, tokenizer)
-    if requested is not None and positions is not None and requested > positions:
-        raise ConfigError(
-            f"--max-length {requested} is more than the {positions} tokens that the model has positions for; lower it"
-        )
-    if requested is not None:
-        return requested
-    limits = [tokenizer.model_max_length, positions]
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNBOUNDED]
-    return min(known, default=None)
-
-
-def n_positions(model: "nn.Module", tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """Number of tokens for which a model has learned positions; None: positions are relative and unlimited.
-
-    The table of positions is the embedding that a short text reads at consecutive rows. The first of these rows
-    determines how many are left: RoBERTa starts at ``padding_idx + 1``, OPT and BART at 2.
-    """
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    batch = tokenizer(["a a a a"], return_tensors="pt")
-    tokens, pad = batch["input_ids"], getattr(model.config, "pad_token_id", None)
-    if pad is not None:
-        tokens = tokens.masked_fill(tokens == pad, 0 if pad else 1)  # an unknown word may become padding
-    n_tokens, limits = tokens.shape[1], []
-
-    class Reads(TorchDispatchMode):
-        """Records each table that is read at consecutive rows, one per token."""
-
-        def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
-            if func is torch.ops.aten.embedding.default:
-                table, rows = args[0], args[1].flatten()[:n_tokens]
-                if n_tokens > 1 and len(rows) == n_tokens and bool((rows.diff() == 1).all()):
-                    limits.append(len(table) - int(rows[0]))
-            return func(*args, **(kwargs or {}))
-
-    with torch.no_grad(), Reads():
-        model(input_ids=tokens, attention_mask=batch["attention_mask"])
-    return min(limits, default=None)
-
-
 def _image(value: object, column: str) -> Any:
     if not hasattr(value, "convert"):
         raise DataError(
@@ -457,7 +276,3 @@ def _eight_bits(image: Any) -> Any:
 def _wave(value: Any) -> Any:
     """``[samples]`` of decoded audio or a list of numbers."""
     return np.asarray(value if isinstance(value, (list, np.ndarray)) else value["array"], dtype=np.float32)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400].rstrip(".")

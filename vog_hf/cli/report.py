@@ -7,6 +7,7 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output, naming_options
+from vog_hf.cli.scored_sources import find_scores, of_split
 from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
@@ -14,9 +15,7 @@ from vog_hf.cli.sources import (
     ScoresArgument,
     SplitOption,
     TokenOption,
-    find_scores,
     hub_token,
-    of_split,
     scored_rows,
     source_for,
 )

@@ -10,6 +10,7 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output
+from vog_hf.cli.scored_sources import open_scored
 from vog_hf.cli.sources import (
     ConfigOption,
     DatasetOption,
@@ -18,7 +19,6 @@ from vog_hf.cli.sources import (
     SplitOption,
     TokenOption,
     hub_token,
-    open_scored,
     quieten,
 )
 from vog_hf.errors import ConfigError

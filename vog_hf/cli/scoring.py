@@ -10,7 +10,8 @@ import transformers.utils.logging
 from datasets import Dataset
 from torch import nn
 
-from vog_hf.cli.model_inputs import Preparation, find_snapshots, load_model, model_folder, prepare, prepared
+from vog_hf.cli.model_inputs import Preparation, prepare, prepared
+from vog_hf.cli.models import find_snapshots, load_model, model_folder
 from vog_hf.cli.sources import (
     Source,
     note_source,

@@ -7,7 +7,8 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output, naming_options
-from vog_hf.cli.sources import TokenOption, one_of
+from vog_hf.cli.scored_sources import one_of
+from vog_hf.cli.sources import TokenOption
 
 
 @command(

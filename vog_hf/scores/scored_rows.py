@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from vog_hf.data.arrow_columns import has_table, integer_column
-from vog_hf.data.batch_reader import check_map_style
+from vog_hf.data.map_style import check_map_style
 from vog_hf.data.row_identity import by_split_name, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, RowMismatchError, require_type

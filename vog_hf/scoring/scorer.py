@@ -17,7 +17,8 @@ from torch import nn
 from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import list_lengths
 from vog_hf.data.bad_rows import OnError, require_on_error
-from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader, CollateFunction
+from vog_hf.data.batch_collator import CollateFunction
+from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError, require_on_error
-from vog_hf.data.batch_reader import CollateFunction
+from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng

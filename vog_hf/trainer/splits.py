@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from vog_hf.data.arrow_columns import has_table
-from vog_hf.data.batch_reader import check_map_style
+from vog_hf.data.map_style import check_map_style
 from vog_hf.data.row_identity import by_split_name
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream

@@ -14,7 +14,8 @@ from transformers import TrainerState, TrainingArguments
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError
-from vog_hf.data.batch_reader import BatchReader, CollateFunction
+from vog_hf.data.batch_collator import CollateFunction
+from vog_hf.data.batch_reader import BatchReader
 from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, VoGError
 from vog_hf.gradients.model_mode import require_module

@@ -1,0 +1,179 @@
+"""BatchCollator: from rows to what forward takes of them, and their labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from vog_hf.data.labels import LabelReader, label_tensor
+from vog_hf.data.rows import AnyDataset
+from vog_hf.errors import CollationError, DataError, require_type
+from vog_hf.gradients.model_inputs import (
+    MASK_NAMES,
+    forward_inputs,
+    forward_parameters,
+    split_batch,
+    takes_any_input,
+)
+
+CollateFunction = Callable[[list[Any]], Any]
+
+
+class BatchCollator:
+    """Collates rows of a dataset for one model; options as for `BatchReader`.
+
+    Attributes:
+        batch_size: Rows per batch, to which fewer rows that do not collate are filled up.
+        labels: Reader of the labels of rows.
+    """
+
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        model: nn.Module,
+        collate_fn: CollateFunction | None,
+        *,
+        only_model_columns: bool,
+        label_names: Sequence[str],
+        label_column: str | None,
+        batch_size: int,
+    ) -> None:
+        if collate_fn is not None:
+            require_type("collate_fn", collate_fn, Callable, "pass a function from a list of rows to a batch")
+        self.batch_size = batch_size
+        self.label_column = label_column
+        self.label_names = label_names
+        self.labels = LabelReader(dataset, label_names, label_column)
+        self._model = model
+        self._collate_fn = collate_fn
+        self._kept = {*forward_parameters(model), *label_names, *(MASK_NAMES if collate_fn is None else ())}
+        self._only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
+        return {**self.__dict__, "_model": None}
+
+    def collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
+        """Inputs, labels and masks that forward does not take."""
+        return self.split(*self.collate_rows(rows))
+
+    def collate_rows(self, rows: list[Any]) -> tuple[Any, list[Any] | None, str | None, list[str] | str]:
+        """The collated batch, labels of a column, what is wrong with labels of text, and the rows' keys: for `split`.
+
+        Workers run this, so it must do without the model.
+        """
+        column = text = None
+        if rows and isinstance(rows[0], Mapping):
+            rows = self.labels.with_nulls(rows)
+            text = self.labels.text_fault(rows[0])
+            column = None if text else self.labels.values(rows)
+            missing = {name: self.labels.missing(name, rows) for name in self.label_names}
+            rows = [self._model_row(row, missing) for row in rows]
+        return self._batch(rows, text), column, text, _keys(rows)
+
+    def split(
+        self, batch: object, column: Sequence[object] | None, text: str | None, keys: list[str] | str
+    ) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
+        """What `collate_rows` gave, as `collate` gives it."""
+        names = (self.label_column, *self.label_names) if self.label_column else self.label_names
+        inputs, labels = split_batch(batch, self._model, names)
+        if column is not None:
+            labels = column
+        elif self.label_column and not (isinstance(batch, Mapping) and self.label_column in batch):
+            msg = f"label_column {self.label_column!r} is neither a column of the rows ({keys}) nor of the batch"
+            raise DataError(text or msg, argument=() if text else "label_column")
+        labels = label_tensor(labels, text)
+        fed = forward_inputs(self._model, inputs, labels, names)
+        masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
+        return fed, labels, masks
+
+    def _batch(self, rows: list[Any], text: str | None) -> Any:
+        collate = self._collate_fn or _default_collator(rows)
+        try:
+            return self._filled(collate, rows)
+        except Exception as error:
+            if isinstance(error, KeyError) and isinstance(rows[0], Mapping) and error.args[0] not in rows[0]:
+                raise DataError(
+                    f"the collator expects {error.args[0]!r}, and the rows have {_keys(rows)}; pass the rows with the "
+                    "evaluation transform that makes it: dataset.with_transform(eval_transform)"
+                ) from error
+            msg = (
+                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
+                "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
+                "texts, and pass collate_fn= where the model needs its own, or batch_size= where the collator does"
+            )
+            whole = "; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))
+            raise CollationError(whole, argument="batch_size=") from error
+
+    def _filled(self, collate: CollateFunction, rows: list[Any]) -> Any:
+        """The batch of a few rows, filled up while they are collated where the collator needs as many as in a batch."""
+        try:
+            return collate(rows)
+        except Exception:
+            if len(rows) >= self.batch_size:
+                raise
+            try:
+                batch = collate([*rows, *[rows[-1]] * (self.batch_size - len(rows))])
+            except Exception:  # noqa: BLE001 (whatever a collator raises; the first error is the one to explain)
+                batch = None
+            if batch is None:
+                raise
+        return _first_rows(batch, len(rows), self.batch_size)
+
+    def _uncollated_texts(self, rows: Sequence[object]) -> str | None:
+        """Text of the error for columns of text that came to the collator, which makes no tensors of them."""
+        row = rows[0] if isinstance(rows[0], Mapping) else {}
+        names = [name for name, value in row.items() if isinstance(value, str) and name not in self.label_names]
+        if not names:
+            return None
+        return (
+            f"the collator was given texts ({', '.join(map(repr, names))}) as they are stored: leave "
+            "TrainingArguments(remove_unused_columns=True), under which Trainer drops them, or drop them yourself"
+        )
+
+    def _model_row(self, row: Mapping[str, Any], missing: Mapping[str, float]) -> dict[str, Any]:
+        kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
+        if self._only_model_columns and not kept:
+            msg = f"none of the row's columns {sorted(row)} is a parameter of the model's forward or a label; "
+            raise DataError(msg + _what_makes_inputs(row, self._kept))
+        for name in self.label_names:
+            if name in kept and kept[name] is None:
+                kept[name] = missing[name]  # collators cannot hold None
+            if isinstance(kept.get(name), np.integer):
+                kept[name] = int(kept[name])  # the collator of transformers 5.0 makes floats of numpy's whole numbers
+        return kept
+
+
+def _default_collator(rows: Sequence[object]) -> CollateFunction:
+    if rows and isinstance(rows[0], Mapping):
+        from transformers import default_data_collator
+
+        return default_data_collator
+    return default_collate
+
+
+def _what_makes_inputs(row: Mapping[str, object], parameters: set[str]) -> str:
+    """Text of the error for rows without an input of the model."""
+    of_several = [name for name in row if any(name.endswith(f"_{parameter}") for parameter in parameters)]
+    is_preference = {"chosen", "rejected"} <= row.keys()
+    if is_preference or len(of_several) > 1:
+        return (
+            "each row holds several inputs (a preference, a pair or triplet of texts), and VoG needs one example per "
+            "row: make each text a row of its own, with the model's inputs (input_ids, attention_mask) and a label"
+        )
+    return "set the transform that makes them, dataset.with_transform(...), or pass collate_fn="
+
+
+def _first_rows(value: object, n_rows: int, of: int) -> Any:
+    """The first rows of everything in a batch that has an entry per row."""
+    if isinstance(value, Mapping):
+        return {name: _first_rows(item, n_rows, of) for name, item in value.items()}
+    if isinstance(value, (Tensor, np.ndarray, list)) and len(value) == of:
+        return value[:n_rows]
+    return type(value)(_first_rows(item, n_rows, of) for item in value) if isinstance(value, (tuple, list)) else value
+
+
+def _keys(rows: Sequence[object]) -> list[str] | str:
+    return sorted(rows[0]) if rows and isinstance(rows[0], Mapping) else f"of type {type(rows[0]).__name__}"
