@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from reference import reference_vog
+from torch import nn
 from torch.testing import assert_close
 from trainers import WeightsByStep, arguments
 from transformers import Trainer, TrainerCallback
-from unusual_models import MODELS
+from unusual_models import MODELS, WIDTH, Layers
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
 from vog_hf.errors import ModelError
@@ -240,6 +241,34 @@ def test_what_cannot_be_scored_is_refused_without_a_trainer(name):
         VoGScorer(case.model()).score(case.rows(), [(f"s{k}", state["tensors"]) for k, state in enumerate(states)])
     with pytest.raises(ModelError, match=case.refused):
         input_gradients(case.model(), batch_of(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WARNED)
+def test_rows_that_depend_on_one_another_are_reported_without_a_trainer(name, caplog):
+    """The scorer warns as the callback does, and every number in the model is bit-identical afterwards."""
+    case = MODELS[name]
+    model = case.model()
+    before = copy.deepcopy(held(model))
+    VoGScorer(model, config=CONFIG, progress=False).score(
+        case.rows(), [(f"s{k}", state["tensors"]) for k, state in enumerate(perturbed(case))]
+    )
+    assert re.search(case.warning, caplog.text)
+    assert_close(held(model), before, rtol=0, atol=0)
+
+
+def test_lazy_layers_that_saw_no_batch_are_refused_and_scored_after_one():
+    """A shape that no batch has given is named, and the call that the message names makes the model scorable."""
+    model, case = Layers(nn.LazyLinear(WIDTH), nn.LazyBatchNorm1d()), MODELS["lazy layers"]
+    batch = {"x": batch_of(case)["x"]}
+    for refused in (lambda: VoGScorer(model), lambda: input_gradients(model, batch)):
+        with pytest.raises(
+            ModelError, match=r"'layers\.0\.weight' has no shape\); call it once on .*model\(\*\*batch\)"
+        ):
+            refused()
+    model(**batch)
+    states = [(f"s{k}", state["tensors"]) for k, state in enumerate(perturbed(case))]
+    assert (VoGScorer(model, progress=False).score(case.rows(), states).column("vog") > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -33,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def require_module(model: object) -> None:
-    """Raise ModelError where a model is not a torch module, as those of SetFit and pipelines are not."""
+    """Raise ModelError where a model is not a torch module (as in SetFit and pipelines), or not one that can be run."""
     if not isinstance(model, nn.Module):
         inside = [name for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
         advice = f"pass the module inside it ({', '.join(inside)})" if inside else "pass the model that was trained"
@@ -42,6 +43,13 @@ def require_module(model: object) -> None:
         raise ModelError(
             f"a model of Python modules is expected, got one that is scripted or traced ({type(model).__name__}); pass "
             "the model as it was before torch.jit"
+        )
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    shapeless = [name for name, tensor in tensors if is_lazy(tensor)]
+    if shapeless:
+        raise ModelError(
+            f"{type(model).__name__} has lazy layers that have not seen a batch ({shapeless[0]!r} has no shape); call "
+            "it once on a batch of the data, model(**batch), before it is trained or scored"
         )
 
 
