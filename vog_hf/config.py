@@ -25,7 +25,8 @@ class VoGConfig:
 
     Attributes:
         target: Scalar to differentiate: ``"logit"`` (the paper), ``"probability"`` (softmax), ``"loss"`` or
-            ``target(outputs, batch) -> [batch]``; several as a tuple, and the first fills the column ``vog``.
+            ``target(outputs, batch) -> [batch]``; several as a tuple, and the first fills the column ``vog``. With
+            ``"loss"`` among them there is a column ``csg`` (Cumulative Sample Gradient).
         label: Class to differentiate: ``"given"`` (rows without a label use the prediction) or ``"predicted"`` (by the
             last snapshot, for every row). Companions and normalization always use the given label.
         label_column: Column or batch key of the label; default: Trainer's label names, else ``labels``, ``label``,
@@ -100,6 +101,11 @@ class VoGConfig:
     def column_names(self) -> tuple[str, ...]:
         """The column of each target's VoG: ``vog`` for the first, then ``vog_loss``, ``vog_<function name>``."""
         return column_names(self.target_names)
+
+    @property
+    def loss_target(self) -> int | None:
+        """Position of the target ``"loss"``, of which the column ``csg`` is computed; None without it."""
+        return next((i for i, target in enumerate(self.targets) if _is_same(target, "loss")), None)
 
     @property
     def casts_up(self) -> bool:

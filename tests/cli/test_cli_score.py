@@ -7,6 +7,7 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import models
 import numpy as np
@@ -35,9 +36,10 @@ from vog_hf import input_gradients, vog
 from vog_hf.cli.model_inputs import _load_processor
 from vog_hf.cli.models import find_snapshots, load_model
 from vog_hf.cli.score import memory
-from vog_hf.cli.scoring import ScoreRequest
+from vog_hf.cli.scoring import ScoreRequest, require_free_names
 from vog_hf.cli.token_limits import n_positions
-from vog_hf.errors import ModelError
+from vog_hf.config import VoGConfig
+from vog_hf.errors import ConfigError, ModelError
 from vog_hf.scores.dataset_columns import score_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
@@ -434,6 +436,15 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     scored = Dataset.from_parquet(str(tmp_path / "again.parquet"), cache_dir=str(tmp_path / "cache2"))
     assert score_columns(scored, "run2_")["vog"] == "run2_vog"
     np.testing.assert_array_equal(np.float32(scored["run2_vog"][:]), np.float32(scored["vog"][:]))
+
+
+def test_a_column_csg_is_refused_only_where_the_loss_is_differentiated():
+    """Without the target loss no score has this name, and the column of the user may stay."""
+    given = SimpleNamespace(rows=Dataset.from_dict({"csg": [1.0]}))
+    require_free_names(given, VoGConfig(), "all", "")
+    require_free_names(given, VoGConfig(target="loss"), "core", "")
+    with pytest.raises(ConfigError, match=r"the dataset has \['csg'\] already"):
+        require_free_names(given, VoGConfig(target="loss"), "all", "")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

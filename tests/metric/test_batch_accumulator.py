@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import (
+    reference_csg_trajectory,
     reference_deviation,
     reference_dynamics,
     reference_heat_map,
@@ -15,6 +16,7 @@ from reference import (
 from torch.testing import assert_close
 
 from vog_hf.metric.batch_accumulator import BatchAccumulator
+from vog_hf.metric.definition import squared_norm
 from vog_hf.metric.heat_maps import pooled_maps
 from vog_hf.metric.moments import GradientMoments
 from vog_hf.metric.training_dynamics import classification_observation
@@ -33,7 +35,12 @@ def accumulated(gradients, logits, labels, *, planned=None, mask=None, channel_a
     """Results of ``gradients [targets, snapshots, rows, *input]`` and ``logits [snapshots, rows, classes]``."""
     names = ["vog", "vog_loss"][: len(gradients)]
     accumulator = BatchAccumulator(
-        names, Windows(planned or gradients.shape[1]), channel_axis=channel_axis, mask=mask, heat_maps=heat_maps
+        names,
+        Windows(planned or gradients.shape[1]),
+        channel_axis=channel_axis,
+        mask=mask,
+        heat_maps=heat_maps,
+        loss_target=len(gradients) - 1,
     )
     running = []
     for k in range(gradients.shape[1]):
@@ -76,6 +83,9 @@ def test_columns_and_trajectories_are_the_oracles(n_snapshots):
     np.testing.assert_allclose(results.columns["gradient_magnitude"], magnitude, rtol=1e-12)
     for name, expected in reference_dynamics(list(logits.transpose(0, 1).numpy()), labels).items():
         np.testing.assert_allclose(results.columns[name], expected, rtol=1e-9, err_msg=name)
+    rows = list(gradients[1].transpose(0, 1).numpy())
+    np.testing.assert_allclose(results.trajectories["csg"], reference_csg_trajectory(rows), rtol=1e-12)
+    np.testing.assert_allclose(results.columns["csg"], reference_csg_trajectory(rows).mean(1), rtol=1e-12)
     np.testing.assert_array_equal(results.trajectories["prediction"], logits.argmax(-1).T)
     assert results.trajectories["confidence"].shape == (N, n_snapshots)
 
@@ -90,8 +100,27 @@ def test_masked_elements_count_in_no_window():
     for column, window in (("vog", "all"), ("vog_early", "early"), ("vog_late", "late")):
         np.testing.assert_allclose(results.columns[column], reference_vog(rows, window=window), rtol=1e-12)
     np.testing.assert_allclose(results.columns["gradient_magnitude"], reference_magnitude(rows), rtol=1e-12)
+    np.testing.assert_allclose(results.columns["csg"], reference_csg_trajectory(rows).mean(1), rtol=1e-12)
     for i, row in enumerate(rows):
         np.testing.assert_allclose(ragged(results.heat_maps, i), reference_heat_map(row, tokens=True), rtol=2e-3)
+
+
+@pytest.mark.parametrize("channel_axis", [1, 2, 3])
+def test_the_squared_norm_leaves_masked_elements_out_of_every_channel(channel_axis):
+    """A mask is over the axes without the channels; what it leaves out may be NaN."""
+    gradients = drawn(N, 4, 5, 6)
+    included = gradients.movedim(channel_axis, 1)[:, 0] > 0
+    channels_first = gradients.movedim(channel_axis, 1).numpy()
+    expected = [np.sum(row[:, kept] ** 2) for row, kept in zip(channels_first, included.numpy(), strict=True)]
+    gradients.movedim(channel_axis, -1)[~included] = float("nan")
+    found = squared_norm(gradients, included, channel_axis=channel_axis)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_squared_norm_of_small_floats_is_float32():
+    """256 elements of 1 in bfloat16, which counts in steps of 2 there, and an input of one number per row."""
+    assert_close(squared_norm(torch.ones(2, 257, dtype=torch.bfloat16)), torch.tensor([257.0, 257.0]))
+    assert_close(squared_norm(torch.tensor([3.0, -2.0])), torch.tensor([9.0, 4.0]))
 
 
 def test_fewer_snapshots_than_planned_give_no_windows():

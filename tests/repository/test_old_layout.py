@@ -18,6 +18,8 @@ from vog_hf.runtime.files import read_json
 from vog_hf.scores.dataset_columns import add_vog_columns, scores_from_columns
 
 FINISHED = 4 * BLOCKS_BEFORE_THE_BREAK  # rows whose blocks were written
+NEW_COLUMNS = {"csg"}  # of scores that are computed today
+NEW_TRAJECTORIES = {"csg", "loss"}
 EQUAL_ELSEWHERE = {"rtol": 1e-4, "atol": 1e-6}  # processors differ in the last digits
 
 
@@ -32,9 +34,10 @@ def rows():
     return load_from_disk(str(DATA / "rows"))
 
 
-def assert_close(scores, expected):
-    """Every column, up to what processors differ by."""
-    assert scores.column_names == expected.column_names
+def assert_close(scores, expected, *, new=frozenset()):
+    """Every column, up to what processors differ by; some that only the scores of today have."""
+    assert new <= set(scores.column_names)
+    assert [name for name in scores.column_names if name not in new] == expected.column_names
     for name in expected.column_names:
         np.testing.assert_allclose(scores.column(name), expected.column(name), **EQUAL_ELSEWHERE, err_msg=name)
 
@@ -72,11 +75,16 @@ def test_finished_old_scores_are_returned(folder, old):
 
 def test_old_snapshots_are_scored_to_the_old_scores(old, tmp_path):
     """Snapshots of the callback load, and what is computed of them is what was computed then."""
-    assert_close(score(rows(), old / "training" / "_vog", tmp_path / "new"), VoGScores.load(old / "scores"))
+    scores = score(rows(), old / "training" / "_vog", tmp_path / "new")
+    assert_close(scores, VoGScores.load(old / "scores"), new=NEW_COLUMNS)
+    assert set(scores.trajectory_names) - NEW_TRAJECTORIES == {"vog", "confidence", "prediction"}
 
 
-def test_an_old_scoring_continues_where_it_was_interrupted(old, tmp_path):
-    """Rows of finished blocks keep their old values and the others get those of a run without a break, bit by bit."""
+def test_an_old_scoring_continues_where_it_was_interrupted(old, tmp_path, caplog):
+    """Rows of finished blocks keep their old values and the others get those of a run without a break, bit by bit.
+
+    Columns and trajectories that the old blocks lack are left out for all rows, with a warning.
+    """
     collated = []
 
     def noting(batch):
@@ -90,16 +98,24 @@ def test_an_old_scoring_continues_where_it_was_interrupted(old, tmp_path):
         np.testing.assert_array_equal(scores.column(name)[:FINISHED], before.column(name)[:FINISHED], err_msg=name)
         np.testing.assert_array_equal(scores.column(name)[FINISHED:], fresh.column(name)[FINISHED:], err_msg=name)
     assert_close(scores, before)
+    assert set(scores.trajectory_names).isdisjoint(NEW_TRAJECTORIES)
+    assert "csg" not in scores.manifest
+    assert not list((old / "interrupted").glob(".trajectory-*"))
+    assert "csg, the trajectory csg, the trajectory loss left out" in caplog.text
 
 
 @pytest.mark.slow  # two trainings
 def test_an_old_live_training_resumes(old, tmp_path):
-    """Moments next to an old checkpoint are restored, and the scores are those of a training without a break."""
+    """Moments next to an old checkpoint are restored, and the scores are those of a training without a break.
+
+    What was not kept from the first snapshot on is left out.
+    """
     again, whole = live_callback(rows()), live_callback(rows())
     train(rows(), again, old / "live", resume=str(old / "live" / "checkpoint-10"))
     train(rows(), whole, tmp_path / "whole")
     assert [snapshot["step"] for snapshot in again.scores.manifest["snapshots"]] == [5, 10, 15, 20]
-    assert_close(again.scores, whole.scores)
+    assert_close(whole.scores, again.scores, new=NEW_COLUMNS)
+    assert set(whole.scores.trajectory_names) - set(again.scores.trajectory_names) == NEW_TRAJECTORIES
 
 
 def test_an_old_snapshot_holds_the_weights_of_the_module(old):

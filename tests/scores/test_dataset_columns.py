@@ -110,8 +110,21 @@ def test_core_all_and_a_list_choose_the_columns():
     assert added("core") == [*CORE, *losses]
     assert added("all") == [name for name in scores.column_names if name != "label"]
     expected = {"vog_early", "vog_late", "vog_loss_late", "gradient_magnitude", "loss", "confidence", "variability"}
-    assert expected | {"correctness", "forgetting", "margin", "el2n", "prediction"} <= set(added("all"))
+    assert expected | {"correctness", "forgetting", "margin", "el2n", "prediction", "csg"} <= set(added("all"))
     assert added(["loss", "vog"]) == ["loss", "vog"]
+
+
+def test_a_column_csg_of_the_user_stays_theirs():
+    """It is refused where scores would replace it, has another name with a prefix, and is never read as a score."""
+    scores = image_scores(target=("logit", "loss"))
+    own = images().add_column("csg", [float(i) for i in range(len(images()))])
+    with pytest.raises(ConfigError, match=r"the dataset has \['csg'\] already; pass prefix="):
+        add_vog_columns(own, scores, "all")
+    scored = add_vog_columns(own, scores, "all", prefix="my_")
+    np.testing.assert_allclose(scored["my_csg"], scores.column("csg"))
+    assert scored["csg"][:] == own["csg"][:]
+    assert "csg" not in scores_from_columns(add_vog_columns(own, scores)).column_names
+    assert "csg" not in image_scores().column_names
 
 
 def test_columns_are_typed_for_the_hub():

@@ -131,12 +131,12 @@ def test_too_little_memory_is_refused_with_both_numbers(monkeypatch):
     case, _ = case_of("conv_net")
     _, live = start(case)
     needed = live.memory_bytes()
-    assert needed == N * (2 * 2 * 8 * 8 * 4 + 12 * 7)  # mean and squares, windows all and late, one plane of float32
+    assert needed == N * (2 * 2 * 8 * 8 * 4 + 16 * 7)  # mean and squares, windows all and late, one plane of float32
     monkeypatch.setattr("vog_hf.scoring.live.free_memory", lambda device: needed)
     start(case)
     monkeypatch.setattr("vog_hf.scoring.live.free_memory", lambda device: needed - 1)
     with pytest.raises(
-        MemoryBudgetError, match=r"moments of 53 rows, 57\.3 KiB, and 57\.3 KiB are free; use collect='replay'"
+        MemoryBudgetError, match=r"moments of 53 rows, 58\.8 KiB, and 58\.8 KiB are free; use collect='replay'"
     ):
         start(case)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from reference import (
     reference_class_normalized,
+    reference_csg_trajectory,
     reference_dynamics,
     reference_gradients,
     reference_heat_map,
@@ -147,6 +148,13 @@ def assert_first_target(scores, gradients, tolerance, *, channel_mean=False, tok
         np.testing.assert_allclose(scores.heat_map(row), expected, rtol=1e-3, atol=1e-3 * expected.max())  # float16
 
 
+def assert_csg(scores, loss_gradients, tolerance):
+    """Cumulative Sample Gradient, and its value at each snapshot, from the gradients of the loss."""
+    expected = reference_csg_trajectory(loss_gradients)
+    assert_relative(scores.trajectory("csg"), expected, tolerance)
+    assert_relative(scores.column("csg"), expected.mean(1), tolerance)
+
+
 def assert_classes(scores, classes, logits, tolerance, *, columns=("vog",)):
     """Normalized columns, companions and their trajectories, given the class that was differentiated."""
     for column in columns:
@@ -161,6 +169,7 @@ def assert_classes(scores, classes, logits, tolerance, *, columns=("vog",)):
     np.testing.assert_array_equal(scores.column("prediction"), over_time[:, -1].argmax(-1))
     confidence = torch.from_numpy(over_time).softmax(-1).numpy()[np.arange(len(classes)), :, classes]
     assert_relative(scores.trajectory("confidence"), confidence, tolerance)
+    assert_relative(scores.trajectory("loss"), -np.log(confidence), tolerance)
 
 
 # --- the oracle agrees ----------------------------------------------------------------------------------------------
@@ -180,8 +189,25 @@ def test_every_column_trajectory_and_heat_map_is_the_oracles(name, batch_size, b
     for target, column in columns.items():
         assert_vog(scores, oracle(name, target), 1e-6, column=column, channel_mean=name in IMAGES)
     assert_first_target(scores, oracle(name), 1e-6, channel_mean=name in IMAGES, tokens=name == "bert")
+    assert_csg(scores, oracle(name, "loss"), 1e-6)
     assert_classes(scores, LABELS, oracle_logits(name), 1e-6, columns=columns.values())
     np.testing.assert_array_equal(scores.column("label"), LABELS)
+
+
+@pytest.mark.slow  # the same families once more, live
+@pytest.mark.parametrize("batch_size", [1, 7, 53])
+@pytest.mark.parametrize("name", ["conv_net", "bert", "wav2vec2"])
+def test_live_csg_is_the_oracles(name, batch_size):
+    """Images, padded texts and waveforms have the csg of the dumb loop also while the model trains."""
+    case, states = family(name)
+    model = copy.deepcopy(case.model)
+    scorer = VoGScorer(model, config=VoGConfig(target=("logit", "loss")), batch_size=batch_size)
+    reader = scorer.reader(labeled(case.rows, case.labels), collate_fn=models.collate)
+    live = scorer.live(reader, scorer.plan(reader), len(states))
+    for step, state in enumerate(states):
+        model.load_state_dict(state)
+        live.update(f"step-{step}", step)
+    assert_csg(live.finish(), oracle(name, "loss"), 1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -193,6 +219,7 @@ def test_float32_agrees_to_1e_4(name):
     for target, column in zip(TARGETS, ("vog", "vog_probability", "vog_loss"), strict=True):
         assert_vog(scores, oracle(name, target), 1e-4, column=column, channel_mean=name in IMAGES)
     assert_first_target(scores, oracle(name), 1e-4, channel_mean=name in IMAGES, tokens=name == "bert")
+    assert_csg(scores, oracle(name, "loss"), 1e-4)
 
 
 @pytest.mark.parametrize("n_snapshots", [2, 3, 6])
@@ -214,6 +241,9 @@ def test_a_target_alone_fills_vog_with_what_it_gives_in_company(name, target):
     assert_vog(alone, oracle(name, target), 1e-6, channel_mean=name in IMAGES)
     assert_first_target(alone, oracle(name, target), 1e-6, channel_mean=name in IMAGES, tokens=name == "bert")
     assert [name for name in alone.column_names if name.startswith("vog_") and target in name] == []
+    assert ("csg" in alone.column_names) == ("csg" in alone.manifest) == (target == "loss")
+    if target == "loss":
+        assert_csg(alone, oracle(name, target), 1e-6)
     assert alone.manifest["config"]["target"] == [target]
 
 
@@ -267,6 +297,7 @@ def test_other_tasks_agree_with_the_oracle(name):
         assert_vog(scores, gradients, 1e-6, column=column, vanishing=vanishing)
         normalized = reference_class_normalized(scores.column(column), [0] * len(case.rows))
         np.testing.assert_allclose(scores.column(f"{column}_normalized"), normalized, atol=1e-9)
+    assert_csg(scores, gradients, 1e-6)  # of the loss, the last target
     gradients = reference_gradients(case.model, states, case.rows, "logit", case.labels, task=case.task)
     assert_first_target(scores, gradients, 1e-6, tokens=True)
     assert scores.manifest["normalized_over"] == "dataset"

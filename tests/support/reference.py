@@ -10,6 +10,7 @@ whole or partial, in the order of training; None = the model as it is. Gradients
     reference_vog(gradients)                    # [rows], window "all"; also "early" and "late"
     reference_magnitude(gradients)              # [rows]
     reference_trajectory(gradients)             # [rows, snapshots]
+    reference_csg_trajectory(gradients)         # [rows, snapshots]; its mean over snapshots is csg
     reference_heat_map(gradients[0])            # pooled map of row 0
     reference_dynamics(reference_logits(model, states, rows), labels)   # {name: [rows]}
 
@@ -176,6 +177,11 @@ def reference_trajectory(gradients, *, channel_mean=False):
 def reference_magnitude(gradients, *, channel_mean=False):
     """Mean of |gradient| over snapshots and elements, ``[rows]``."""
     return np.array([np.abs(g.mean(axis=1) if channel_mean else g).mean() for g in gradients])
+
+
+def reference_csg_trajectory(gradients):
+    """Squared length of each row's gradient of the loss at each snapshot, ``[rows, snapshots]``; all channels."""
+    return np.array([[sum(value**2 for value in snapshot.ravel()) for snapshot in of_row] for of_row in gradients])
 
 
 def reference_heat_map(gradient, *, channel_mean=False, tokens=False):

@@ -8,11 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vog_hf.metric.definition import mean_over_elements
+from vog_hf.metric.definition import mean_over_elements, squared_norm
 from vog_hf.metric.heat_maps import RaggedMaps, pooled_maps
 from vog_hf.metric.moments import GradientMoments
 from vog_hf.metric.training_dynamics import TrainingDynamics
+from vog_hf.metric.vocabulary import CSG
 from vog_hf.metric.windows import Windows
+
+OBSERVED_TRAJECTORIES = ("confidence", "prediction", "loss")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class BatchAccumulator:
         channel_axis: Axis of ``[batch, *input]`` to average first, None for none.
         mask: ``[batch, *first axes]`` after the channel mean, true for elements to include; None = all.
         heat_maps: Pool the map of the first target at the end.
+        loss_target: Position of the target of which the Cumulative Sample Gradient is kept; None for none.
 
     Attributes:
         n_snapshots: Number of snapshots added.
@@ -47,12 +51,14 @@ class BatchAccumulator:
         channel_axis: int | None,
         mask: Tensor | None,
         heat_maps: bool,
+        loss_target: int | None = None,
     ) -> None:
         self._names = tuple(column_names)
         self._windows = windows
         self._channel_axis = channel_axis
         self._mask = mask
         self._heat_maps = heat_maps
+        self._loss_target = loss_target
         self._all: list[GradientMoments] = []
         self._late: list[GradientMoments] = []
         self._early: list[Tensor] = []
@@ -63,12 +69,20 @@ class BatchAccumulator:
         self.running = torch.empty(0)
 
     @staticmethod
+    def trajectory_bytes(loss_target: int | None) -> int:
+        """Bytes of a row's trajectories per snapshot: VoG, the observed ones and the Cumulative Sample Gradient."""
+        return 4 * (1 + len(OBSERVED_TRAJECTORIES) + (loss_target is not None))
+
+    @staticmethod
     def bytes_per_row(element_shape: Sequence[int], n_targets: int, dtype: torch.dtype) -> int:
         """Memory of one row's moments: all snapshots and the late window, for each target."""
         return 2 * n_targets * GradientMoments.nbytes(1, element_shape, dtype)
 
     def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> None:
         """Add the next snapshot of training: a gradient ``[batch, *input]`` per target, and the observation."""
+        per_snapshot = {name: observation[name] for name in OBSERVED_TRAJECTORIES if name in observation}
+        if self._loss_target is not None:
+            per_snapshot[CSG] = squared_norm(gradients[self._loss_target], self._mask, channel_axis=self._channel_axis)
         if self._channel_axis is not None:
             gradients = [gradient.mean(self._channel_axis) for gradient in gradients]
         if not self.n_snapshots:
@@ -87,10 +101,7 @@ class BatchAccumulator:
         self.running = torch.stack([moments.scores() for moments in self._all])
         if self.n_snapshots == self._windows.width:
             self._early = list(self.running)
-        for name in ("confidence", "prediction"):
-            if name in observation:
-                self._trajectories.setdefault(name, []).append(observation[name])
-        self._trajectories.setdefault("vog", []).append(self.running[0])
+        self._extend_trajectories({**per_snapshot, "vog": self.running[0]})
 
     def results(self, *, heat_maps: bool = True) -> RowResults:
         """The current values; columns ``early`` and ``late`` only after all planned snapshots."""
@@ -103,6 +114,8 @@ class BatchAccumulator:
         if self._magnitude is not None:
             columns["gradient_magnitude"] = self._magnitude / self.n_snapshots
         columns |= self._dynamics.columns()
+        if CSG in self._trajectories:
+            columns[CSG] = torch.stack(self._trajectories[CSG], dim=1).mean(1)
         return RowResults(
             {name: _to_numpy(values) for name, values in columns.items()},
             {name: _to_numpy(torch.stack(values, dim=1)) for name, values in self._trajectories.items()},
@@ -139,6 +152,13 @@ class BatchAccumulator:
         self._early = [state[f"early/{i}"] for i in range(len(self._names)) if f"early/{i}" in state]
         self._magnitude = state["magnitude"]
         self._trajectories = {name: list(values.unbind(1)) for name, values in _under("trajectory/", state).items()}
+
+    def _extend_trajectories(self, values: Mapping[str, Tensor]) -> None:
+        """Add one snapshot. What an earlier version did not keep from the first snapshot on is not begun later."""
+        if self.n_snapshots == 1:
+            self._trajectories = {name: [] for name in values}
+        for name, trajectory in self._trajectories.items():
+            trajectory.append(values[name])
 
     def _start(self, gradients: Sequence[Tensor]) -> None:
         for gradient in gradients:

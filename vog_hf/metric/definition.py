@@ -64,6 +64,28 @@ def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return torch.where(full, values, torch.zeros_like(values)).flatten(1).sum(1) / counted
 
 
+def squared_norm(gradients: Tensor, mask: Tensor | None = None, *, channel_axis: int | None = None) -> Tensor:
+    """Squared L2 norm of each example's gradient over its included elements: ``[examples]``, >= 0.
+
+    Args:
+        gradients: ``[examples, *input]``.
+        mask: ``[examples, *first axes]`` of the input without its channel axis, true for elements to include.
+        channel_axis: Axis of the channels, all of which are included; None: the input has none.
+
+    Example:
+        >>> squared_norm(torch.tensor([[3.0, 4.0], [1.0, 0.0]]))
+        tensor([25.,  1.])
+    """
+    values = (gradients if channel_axis is None else gradients.movedim(channel_axis, -1)).unsqueeze(-1)
+    first_summed = 1 if mask is None else mask.dim()
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    summed = tuple(range(first_summed, values.dim()))
+    squares = torch.linalg.vector_norm(values, dim=summed, dtype=dtype).square()  # without a copy of the gradient
+    if mask is None:
+        return squares
+    return torch.where(mask, squares, torch.zeros_like(squares)).unsqueeze(-1).flatten(1).sum(1)
+
+
 def broadcast_mask(mask: Tensor, shape: torch.Size) -> Tensor:
     """``mask`` over the first axes of ``shape``, as a boolean view of the whole shape."""
     require_type("mask", mask, Tensor, "pass a tensor of true and false")

@@ -6,6 +6,8 @@ It is on the lowest floor, because the configuration, the scores and all outputs
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CSG = "csg"  # the only companion that needs a target: "loss"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -78,6 +80,16 @@ COMPANION_COLUMNS = (
         "Mean absolute gradient over elements and snapshots",
         "{unit}, at least 0",
         "the output depends more on the input",
+    ),
+    # "Memorization Through the Lens of Sample Gradients", ICLR 2026 (https://openreview.net/forum?id=jeTiBeW3iZ) sums
+    # the squared norm over training; the mean over snapshots ranks the same and does not grow with their number.
+    Column(
+        CSG,
+        "CSG",
+        "Cumulative Sample Gradient (ICLR 2026): squared length of the gradient of the loss over all channels of the "
+        "input, mean over the snapshots",
+        "nats\N{SUPERSCRIPT TWO} per squared unit of input for classification, at least 0",
+        "harder; more often mislabeled in the published experiments",
     ),
     Column("loss", "loss", "Mean loss over the snapshots", "at least 0 for classification, in nats", "fits worse"),
     Column(

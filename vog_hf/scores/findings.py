@@ -29,7 +29,7 @@ from vog_hf.scores.storage import ROW_ID
 from vog_hf.scores.vog_scores import VoGScores
 
 DECILES = 10
-MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 17
+MAX_CORRELATED = 24  # columns; the table would be too wide for any screen; three targets and all companions are 18
 
 
 def headline(scores: VoGScores, tail: HardTail) -> str:

@@ -38,14 +38,16 @@ class VoGScores:
 
     Columns (each ``[rows]``): ``vog`` (unit: target per input unit, >= 0, higher = the gradient changed more between
     snapshots), ``vog_class_normalized`` (or ``vog_normalized`` where rows have no class), ``vog_percentile``,
-    ``vog_early``, ``vog_late``, ``gradient_magnitude`` and the companions of
-    `vog_hf.metric.training_dynamics.training_dynamics`.
+    ``vog_early``, ``vog_late``, ``gradient_magnitude``, the companions of
+    `vog_hf.metric.training_dynamics.training_dynamics` and, with the target ``"loss"``, ``csg`` (Cumulative Sample
+    Gradient: mean over the snapshots of the squared norm of the loss gradient, higher = harder).
     The hard tail of ``vog`` depends on the run: see `vog_hf.evaluation`.
 
     Args:
         columns: Values by name, all of one length; including ``label`` if rows have one.
         manifest: Record of how the values were computed; JSON-ready.
-        trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``.
+        trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``,
+            ``loss``, and ``csg`` (squared norm at that snapshot) with the target ``"loss"``.
         heat_maps: One map per row.
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
         ids: ``[rows]`` names of the rows, in addition to their numbers.

@@ -16,6 +16,7 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import CoverageError
 from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.definition import class_normalize, percentile
+from vog_hf.metric.vocabulary import CSG
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import (
     explained_disk_errors,
@@ -45,7 +46,10 @@ def gathered_blocks(folder: BlockFolder, processes: Processes) -> Iterator[dict[
 
 
 class Assembler:
-    """Places gathered blocks by row: columns in memory, trajectories and heat maps in memory-mapped files."""
+    """Places gathered blocks by row: columns in memory, trajectories and heat maps in memory-mapped files.
+
+    Columns and trajectories that a block lacks, because an earlier version wrote it, are left out.
+    """
 
     def __init__(self, folder: Path, n_rows: int, n_snapshots: int) -> None:
         self.columns: dict[str, npt.NDArray[Any]] = {}
@@ -53,6 +57,7 @@ class Assembler:
         self._n_rows = n_rows
         self._n_snapshots = n_snapshots
         self._times_seen = np.zeros(n_rows, dtype=np.int64)
+        self._common: set[str] | None = None  # columns and trajectories that every block has
         self._trajectories: dict[str, npt.NDArray[Any]] = {}
         self._map_values = folder / ".heat-map-values.npy"
         self._shapes: list[npt.NDArray[np.int32]] = []
@@ -68,6 +73,8 @@ class Assembler:
             return
         rows = block["rows"]
         np.add.at(self._times_seen, rows, 1)
+        named = {key for key in block if key.startswith(("columns/", "trajectories/"))}
+        self._common = named if self._common is None else self._common & named
         for key, values in block.items():
             kind, _, name = key.partition("/")
             if kind == "columns":
@@ -100,6 +107,7 @@ class Assembler:
                 f"row {row} was scored {self._times_seen[row]} times, expected once ({wrong} of {self._n_rows} rows "
                 "are wrong); nothing was written. Delete the folder's blocks and score again"
             )
+        self._leave_out()
         for name, values in self._trajectories.items():
             values.flush()  # type: ignore[attr-defined]
             (self._folder / f".{TRAJECTORY}{name}.npy").replace(self._folder / f"{TRAJECTORY}{name}.npy")
@@ -111,6 +119,23 @@ class Assembler:
             self._map_values.replace(self._folder / HEAT_MAP_FILES["values"])
             save_array(self._folder / HEAT_MAP_FILES["shapes"], np.concatenate(self._shapes))
             save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))
+
+    def _leave_out(self) -> None:
+        """Drop the columns and trajectories that not every block has."""
+        common = self._common or set()
+        columns = [name for name in self.columns if f"columns/{name}" not in common]
+        trajectories = [name for name in self._trajectories if f"trajectories/{name}" not in common]
+        for name in columns:
+            del self.columns[name]
+        for name in trajectories:
+            del self._trajectories[name]
+            (self._folder / f".{TRAJECTORY}{name}.npy").unlink()
+        if columns or trajectories:
+            logger.warning(
+                "VoG: %s left out, because an earlier version of vog_hf finished some of the blocks without; for all "
+                "rows to have them, score into another folder",
+                ", ".join([*columns, *(f"the trajectory {name}" for name in trajectories)]),
+            )
 
     def _trajectory(self, name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[Any]:
         if values.shape[1] != self._n_snapshots:
@@ -138,7 +163,8 @@ def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dic
         return {}
     if len(parts) == 1 and (np.diff(parts[0]["rows"]) > 0).all():  # live moments that were dealt out again are not
         return dict(parts[0])
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    common = [key for key in parts[0] if all(key in part for part in parts)]  # an earlier version wrote fewer
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in common}
     order = np.argsort(joined["rows"], kind="stable")
     flat = joined.pop("heat_maps/values", None)
     ordered = {key: values[order] for key, values in joined.items()}
@@ -178,6 +204,8 @@ def finish_folder(
         if "vog_early" in columns:
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
+        if CSG in columns:
+            manifest["csg"] = {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"}
         _report_zeros(columns, plan.config)
         save_table(folder.folder, columns, identity.row_hash, folder.ids())
         write_manifest(folder.folder, manifest)

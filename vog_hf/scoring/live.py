@@ -18,7 +18,7 @@ from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.errors import ConfigError, MemoryBudgetError, OutputFolderError
 from vog_hf.gradients.batchnorm_folding import FastPathError
 from vog_hf.gradients.model_mode import model_device_and_dtype
-from vog_hf.metric.batch_accumulator import BatchAccumulator, RowResults
+from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.files import format_bytes
 from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
@@ -95,7 +95,7 @@ class LiveScoring:
 
     def memory_bytes(self) -> int:
         """Memory that the moments and trajectories of this process's rows will take."""
-        per_row = self._plan.moment_bytes_per_row + 12 * self._windows.n_snapshots
+        per_row = self._plan.moment_bytes_per_row + self._plan.trajectory_bytes_per_row(self._windows.n_snapshots)
         return per_row * sum(map(len, self._batches))
 
     @property
@@ -144,19 +144,9 @@ class LiveScoring:
         self._snapshots = saved["snapshots"]
         device = model_device_and_dtype(self._model)[0]
         if self._snapshots:
-            self._held = load_batches(folder, self._processes, self._new_accumulator, self.n_snapshots, device)
+            make = partial(self._plan.accumulator_with, None, self._windows)  # a restored one brings its own mask
+            self._held = load_batches(folder, self._processes, make, self.n_snapshots, device)
             self._batches = [batch.rows for batch in self._held]
-
-    def _new_accumulator(self) -> BatchAccumulator:
-        """As `ScoringPlan.accumulator`, without a mask: a restored one brings its own."""
-        config = self._plan.config
-        return BatchAccumulator(
-            config.column_names,
-            self._windows,
-            channel_axis=self._plan.channel_axis,
-            mask=None,
-            heat_maps=config.heat_maps,
-        )
 
     def _header(self) -> dict[str, Any]:
         """Header of the saved moments: data, configuration and the snapshots seen so far."""

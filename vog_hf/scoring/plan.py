@@ -74,6 +74,10 @@ class ScoringPlan:
         """Memory of a row's moments."""
         return BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
 
+    def trajectory_bytes_per_row(self, n_snapshots: int) -> int:
+        """Bytes of a row's trajectories."""
+        return n_snapshots * BatchAccumulator.trajectory_bytes(self.config.loss_target)
+
     @property
     def bytes_per_row(self) -> int:
         """Memory of a row in a block, if it is like the first ones: its moments and its collated tensors."""
@@ -118,12 +122,12 @@ class ScoringPlan:
         return {**inputs, self.leaf.name: self.folding.to_memory_format(inputs[self.leaf.name])}
 
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
-        """Bytes that scoring this many rows takes on disk: 12 bytes a row and snapshot, maps and columns.
+        """Bytes that scoring this many rows takes on disk: trajectories, maps and columns.
 
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
         heat_map = 2 * min(1024, self.leaf.kind.map_size(self.element_shape)) + 12 if self.config.heat_maps else 0
-        return 2 * n_rows * (12 * n_snapshots + heat_map + 100)
+        return 2 * n_rows * (self.trajectory_bytes_per_row(n_snapshots) + heat_map + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
         """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""
@@ -161,13 +165,17 @@ class ScoringPlan:
         Raises:
             DataError: A row is nothing but padding; names the row.
         """
-        mask = self.element_mask(batch)
+        return self.accumulator_with(self.element_mask(batch), windows)
+
+    def accumulator_with(self, mask: Tensor | None, windows: Windows) -> BatchAccumulator:
+        """An empty accumulator for rows with this mask of elements that count; None = all."""
         return BatchAccumulator(
             self.config.column_names,
             windows,
             channel_axis=self.channel_axis,
             mask=mask,
             heat_maps=self.config.heat_maps,
+            loss_target=self.config.loss_target,
         )
 
 
