@@ -119,8 +119,12 @@ def test_rows_of_compare_keep_their_numbers(capfd, folder, whole, scores):
 
 
 def test_info_counts_them(capfd, folder, whole):
-    """`info` prints the number of rows without a score, and nothing about it where there are none."""
-    assert "rows without a score: 5" in run(capfd, "info", folder).stdout
+    """`info` names the rows without a score, each with its reason, and says nothing about them where there are none."""
+    shown = run(capfd, "info", folder).stdout
+    assert "rows without a score: 5 (row 3: collating 2 rows with keys ['image'," in shown
+    listed = run(capfd, "info", folder, "--json").values["scores"]["skipped"]
+    assert [entry["row"] for entry in listed["rows"]] == BAD
+    assert all("failed: RuntimeError: a broken row." in entry["reason"] for entry in listed["rows"])
     assert "rows without a score" not in run(capfd, "info", whole).stdout
 
 
@@ -246,7 +250,7 @@ def test_score_on_the_command_line(capfd, tmp_path):
     """`score --on-error skip` leaves out an image that cannot be decoded, and says so; without it, the row is named."""
     made = train_on_images(tmp_path)
     rows = load_from_disk(str(made.data)).cast_column("image", Image(decode=False)).to_list()
-    rows[40]["image"] = {"bytes": b"no image", "path": None}
+    rows[40]["image"] = {"bytes": b"no image", "path": "scan-40.png"}
     broken = load_from_disk(str(made.data)).from_list(rows, features=load_from_disk(str(made.data)).features)
     broken.save_to_disk(str(tmp_path / "broken"))
     given = ["score", made.folder, "-d", tmp_path / "broken", "-o", tmp_path / "scores"]
@@ -255,7 +259,10 @@ def test_score_on_the_command_line(capfd, tmp_path):
     assert done.code == 0, done.stderr
     assert "Scored 63 of 64 rows from 3 snapshots" in done.stdout
     assert np.flatnonzero(np.isnan(VoGScores.load(tmp_path / "scores").column("vog"))).tolist() == [40]
-    assert run(capfd, *given, "--on-error", "skip", "--json").values["n_skipped"] == 1
+    assert "without a score: 1 (row 40: scan-40.png: UnidentifiedImageError: cannot identify image" in done.stdout
+    values = run(capfd, *given, "--on-error", "skip", "--json").values
+    assert (values["n_skipped"], [entry["row"] for entry in values["skipped"]]) == (1, [40])
+    assert values["skipped"][0]["reason"].startswith("scan-40.png: UnidentifiedImageError: ")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from vog_hf.cli.sources import noted_source
 if TYPE_CHECKING:
     from vog_hf.scores.vog_scores import VoGScores
 
+NAMED_ROWS = 5  # of those without a score; --json lists more
 PACKAGES = (
     "vog-hf",
     "torch",
@@ -61,6 +62,7 @@ def info(
 
 def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
     """The findings of scores, then their options as in the manifest."""
+    from vog_hf.scores.descriptions import skipped_in_words
     from vog_hf.scores.findings import Findings
     from vog_hf.scores.scored_rows import ScoredSplit
 
@@ -73,7 +75,7 @@ def summary(scores: "VoGScores", folder: Path) -> dict[str, Any]:
         "start with": start.removeprefix("Start with "),
         "next": command.removeprefix("Next: "),
         "rows": len(scores),
-        "rows without a score": known.n_skipped or None,
+        "rows without a score": skipped_in_words(known.n_skipped, known.skipped_rows[:NAMED_ROWS]),
         "columns": scores.column_names,
         "created": known.created,
         "dataset": None if source is None else str(source),

@@ -80,7 +80,7 @@ class Preparation:
         }
 
     def _images(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
-        images = [_eight_bits(_image(value, self.inputs[0])).convert(self.mode) for value in rows[self.inputs[0]]]
+        images = [_converted(_image(value, self.inputs[0]), self.mode) for value in rows[self.inputs[0]]]
         options: dict[str, Any] = {}
         if self.mode == "L":  # older processors accept gray images only as arrays with a channel
             images = [np.array(image)[..., None] for image in images]
@@ -254,6 +254,17 @@ def _image(value: object, column: str) -> Any:
             f"column {column!r} holds values of type {type(value).__name__}, expected images; see --input-column"
         )
     return value
+
+
+def _converted(image: Any, mode: str) -> Any:
+    """An image in the mode of the model, as Pillow converts it."""
+    image = _eight_bits(image)
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise DataError(
+            f"an image of mode {image.mode!r} cannot be converted to {mode!r} ({error}); store the images as RGB"
+        ) from error
 
 
 def _eight_bits(image: Any) -> Any:

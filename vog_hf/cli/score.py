@@ -21,6 +21,7 @@ from vog_hf.cli.sources import (
 )
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+NAMED_ROWS = 5  # of those without a score; --json lists more
 OPTIONS = {  # argument of the scorer: option
     "batch_size": "--batch-size",
     "dtype": "--dtype",
@@ -213,6 +214,7 @@ def score(
         )
     targets = tuple(map(str, target or [Target.LOGIT]))
     from vog_hf.cli.scoring import ScoreRequest, score_all
+    from vog_hf.scores.descriptions import skipped_in_words
 
     request = ScoreRequest(
         model=model,
@@ -248,13 +250,13 @@ def score(
             },
         )
     if summary is not None:
-        first = summary["review_first"]
+        first, n_rows, n_skipped = (summary[name] for name in ("review_first", "n_rows", "n_skipped"))
         shown = {
+            "without a score": skipped_in_words(n_skipped, summary["skipped"][:NAMED_ROWS]),
             "in this run": summary["headline"],
             "start with": first and first["sentence"].removeprefix("Start with "),
             **{name: summary[name] for name in ("next", "output", "saved")},
         }
-        n_rows, n_skipped = summary["n_rows"], summary["n_skipped"]
         rows = f"{n_rows - n_skipped:,} of {n_rows:,} rows" if n_skipped else f"{n_rows:,} rows"
         out.result(f"Scored {rows} from {summary['n_snapshots']} snapshots", summary, shown=shown)
         out.hint(f"`vog-hf report {output}` shows the rows, `vog-hf push {output} <user/name>` publishes them")

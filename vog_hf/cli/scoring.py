@@ -193,6 +193,7 @@ def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, sav
     return {
         "n_rows": len(scores),
         "n_skipped": scores.facts.n_skipped,
+        "skipped": list(scores.facts.skipped_rows),
         "n_snapshots": len(scores.facts.snapshots),
         "dataset": str(source),
         "output": str(output),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from traceback import walk_tb
 from typing import Any, Literal
 
 from accelerate.utils.memory import should_reduce_batch_size
@@ -13,6 +14,7 @@ from vog_hf.gradients.batchnorm_folding import FastPathError
 OnError = Literal["raise", "skip"]
 CANDIDATES = 4  # rows that pass alone, of which one is looked for that goes with others
 REASON_LENGTH = 200
+DECODER = "datasets.features.image"  # the module that opens the files of images
 FOLDERS = re.compile(r"(?<![\w:/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()]+[/\\])+")  # reasons are published
 DEVICE_ERRORS = ("CUDA error", "device-side assert", "HIP error")  # after one of these a device computes nothing more
 
@@ -35,13 +37,20 @@ class BadRows:
     Args:
         attempt: Function that reads rows as one batch; it raises what is wrong with them.
         on_error: ``"skip"`` to replace bad rows in their batch with a good row.
+        files_of: Function that names the files of a row, for its reason.
 
     Attributes:
         skipped: Short reason of each skipped row, by row number.
     """
 
-    def __init__(self, attempt: Callable[[Sequence[int]], Any], on_error: OnError = "raise") -> None:
+    def __init__(
+        self,
+        attempt: Callable[[Sequence[int]], Any],
+        on_error: OnError = "raise",
+        files_of: Callable[[int], Sequence[str]] = lambda _: (),
+    ) -> None:
         self._attempt = attempt
+        self._files_of = files_of
         self.on_error = on_error
         self.skipped: dict[int, str] = {}
         self.reference: int | None = None
@@ -84,7 +93,7 @@ class BadRows:
 
     def skip(self, errors: Mapping[int, Exception]) -> None:
         """Skip rows from here on."""
-        self.skipped |= {row: short_reason(error) for row, error in errors.items()}
+        self.skipped |= {row: short_reason(error, self._files_of(row)) for row, error in errors.items()}
 
     def replaced(self, rows: Sequence[int]) -> Sequence[int]:
         """The rows with a good one, of the same batch where it has one, instead of each that is skipped."""
@@ -124,9 +133,24 @@ def concerns_rows(error: Exception) -> bool:
     return not is_fatal and not any(text in str(error) for text in DEVICE_ERRORS)
 
 
-def short_reason(error: Exception) -> str:
-    """One line about an error, for a list."""
+def short_reason(error: Exception, files: Sequence[str] = ()) -> str:
+    """One line about an error, for a list, that names the row's files without their folders.
+
+    Example:
+        >>> short_reason(OSError("image file is truncated"), ["/data/cats/3.png"])
+        '3.png: OSError: image file is truncated'
+    """
     text = FOLDERS.sub("", " ".join(str(error).split()))
     if not type(error).__module__.startswith("vog_hf"):
         text = f"{type(error).__name__}: {text}"
+    names = [name for name in (re.split(r"[/\\]", file)[-1] for file in files) if name and name not in text]
+    text = f"{', '.join(names)}: {text}" if names else text
     return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}..."
+
+
+def close_images(error: Exception) -> None:
+    """Close the files of images that `datasets` opened and could not decode; it leaves them open."""
+    for frame, _ in walk_tb(error.__traceback__):
+        image: Any = frame.f_locals.get("image")
+        if frame.f_globals.get("__name__") == DECODER and hasattr(image, "close"):
+            image.close()

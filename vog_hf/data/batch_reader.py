@@ -6,17 +6,18 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vog_hf.data.bad_rows import BadRows, OnError, concerns_rows
+from vog_hf.data.bad_rows import BadRows, OnError, close_images, concerns_rows
 from vog_hf.data.batch_collator import BatchCollator, CollateFunction
 from vog_hf.data.map_style import check_map_style
 from vog_hf.data.random_transforms import require_deterministic
-from vog_hf.data.row_errors import explained, named, unreadable
+from vog_hf.data.row_errors import explained, files_of, named, unreadable
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import StreamRows
 from vog_hf.errors import CollationError, DataError, ForwardError, NonFiniteError, VoGError
@@ -104,7 +105,9 @@ class BatchReader:
             batch_size=batch_size,
         )
         self.labels = self._collator.labels
-        self.bad_rows = BadRows(lambda rows: self._tried(self._read_together(rows)), on_error)
+        self.bad_rows = BadRows(
+            lambda rows: self._tried(self._read_together(rows)), on_error, partial(files_of, self.dataset)
+        )
         self._trial: Trial | None = None
 
     @property
@@ -132,6 +135,7 @@ class BatchReader:
             try:
                 batch = self._tried(self._checked(Batch(rows, *self._collator.split(*next(loaded)))))
             except Exception as error:
+                close_images(error)
                 if not concerns_rows(error):
                     raise
                 batch = self._recovered(rows, error)
@@ -249,7 +253,11 @@ class BatchReader:
     def _fetched(self, rows: Sequence[int]) -> list[Any]:
         """Rows as the loader fetches them: together if possible, since a transform may pad them to one length."""
         together = getattr(self.dataset, "__getitems__", None)
-        return [self.dataset[row] for row in rows] if together is None else together(list(rows))
+        try:
+            return [self.dataset[row] for row in rows] if together is None else together(list(rows))
+        except Exception as error:
+            close_images(error)
+            raise
 
     def _collated(self, rows: Sequence[int], read: list[Any]) -> dict[str, Any]:
         try:

@@ -28,24 +28,25 @@ def explained(dataset: Any, rows: Sequence[int], error: Exception, bad: Mapping[
 
 def unreadable(dataset: Any, row: int, error: Exception) -> DataError:
     """The error that names a row that cannot be read alone, and its file."""
+    files = files_of(dataset, row)
+    named_files = f" ({', '.join(files)})" if files else ""
     return DataError(
-        f"row {row} cannot be read{_files_of(dataset, row)}: {type(error).__name__}: {error}; restore its "
+        f"row {row} cannot be read{named_files}: {type(error).__name__}: {error}; restore its "
         "file, leave the row out, or pass on_error='skip'"
     )
 
 
-def _files_of(dataset: Any, row: int) -> str:
-    """The files that a row of a `datasets.Dataset` names, for a message."""
+def files_of(dataset: Any, row: int) -> list[str]:
+    """The files of images and sounds that a row of a `datasets.Dataset` names."""
     if not has_table(dataset):
-        return ""
+        return []
     from datasets import Audio, Image
 
     names = [name for name, feature in dataset.features.items() if isinstance(feature, (Audio, Image))]
     stored = dataset.with_format(None).select_columns(names)
     for name in names:
         stored = stored.cast_column(name, type(stored.features[name])(decode=False))
-    files = [str(value["path"]) for value in (stored[row].values() if names else ()) if value and value.get("path")]
-    return f" ({', '.join(files)})" if files else ""
+    return [str(value["path"]) for value in (stored[row].values() if names else ()) if value and value.get("path")]
 
 
 def named(rows: Sequence[int]) -> str:

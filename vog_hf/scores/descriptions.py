@@ -55,6 +55,22 @@ def unit_of(target: str | None) -> str:
     return f"{target or 'target'} per unit of input"
 
 
+def skipped_in_words(n_skipped: int, rows: Sequence[Mapping[str, object]]) -> str | None:
+    """The number of rows that could not be scored, with some of them and the reasons; None without any.
+
+    Example:
+        >>> skipped_in_words(3, [{"row": 3, "reason": "3.png: OSError: image file is truncated"}])
+        '3 (row 3: 3.png: OSError: image file is truncated; and 2 others)'
+    """
+    if not n_skipped:
+        return None
+    named = [f"row {entry['row']}: {entry['reason']}" for entry in rows]
+    n_others = n_skipped - len(named)
+    if n_others and named:
+        named.append(f"and {n_others:,} other{'s' if n_others > 1 else ''}")
+    return f"{n_skipped:,}" + (f" ({'; '.join(named)})" if named else "")
+
+
 def run_facts(scores: VoGScores) -> list[tuple[str, str]]:
     """Options of the scoring: names and values from the manifest, in reading order."""
     known = scores.facts

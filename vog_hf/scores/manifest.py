@@ -55,7 +55,10 @@ MANIFEST = Record(
         "windows_missing": MAYBE_TEXT,
         "collect": MAYBE_TEXT,
         "rows_digest": MAYBE_TEXT,
-        "skipped": Record({"count": WHOLE}, required=("count",)),
+        "skipped": Record(
+            {"count": WHOLE, "rows": ListOf(Record({"row": WHOLE, "reason": TEXT}, required=("row", "reason")))},
+            required=("count",),
+        ),
         "review": Record({"mode": MAYBE_TEXT, "rows_scored": MAYBE_WHOLE, "labels": MAYBE_TEXT}),
         "files": Record(others=Record({"bytes": WHOLE, "crc32": TEXT}, required=("bytes", "crc32"))),
     },
@@ -112,6 +115,11 @@ class Manifest:
     def n_skipped(self) -> int:
         """Number of rows that could not be scored and were skipped."""
         return int(self.skipped.get("count", 0))
+
+    @property
+    def skipped_rows(self) -> Sequence[Mapping[str, Any]]:
+        """``row`` and ``reason`` of the first of these rows."""
+        return self.skipped.get("rows") or []
 
     @property
     def label_column(self) -> str | None:

@@ -16,6 +16,8 @@ MAX_ARRAY = 32 * 2**20  # bytes of a picture that is stored as numbers, which Py
 MAX_TEXT = 2**15  # characters of a row's text
 GAP = 3  # a picture is reduced to no less than this many times the side that it is shown with
 SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # bytes per pixel; others: 4
+# Modes whose numbers have a mean: not those of palettes, of hues on a circle, or of colors with a sign.
+AVERAGED_MODES = ("L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "F")
 _OPENING = threading.Lock()  # the filters of warnings are the process's
 
 
@@ -58,11 +60,10 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     factor = max(image.size) // (GAP * side)
     if factor < 2:
         return image
-    try:
+    if image.mode in AVERAGED_MODES:
         return image.reduce(factor)
-    except ValueError:  # bits, palettes and 16-bit numbers have no mean here
-        size = -(-image.width // factor), -(-image.height // factor)
-        return image.resize(size, Image.Resampling.NEAREST)
+    size = -(-image.width // factor), -(-image.height // factor)
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 def text_of(cell: Any) -> str | None:
