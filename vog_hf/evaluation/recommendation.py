@@ -11,7 +11,7 @@ import pandas as pd
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation.detection import detection_table
 from vog_hf.evaluation.tail_verdict import MIN_OF_EACH, RANKING_COLUMNS, Tabular, hard_tail
-from vog_hf.evaluation.validation import one_array, real_numbers, require_one_value_per_row
+from vog_hf.evaluation.validation import binary_or_unknown, real_numbers, require_one_value_per_row
 
 CORRUPTED = "is_corrupted"  # `vog_hf.data.plant_label_noise` leaves this column
 RECORDED_BEST = ("loss", "high")
@@ -76,7 +76,8 @@ def recommended_ranking(
     """
     given: Any = scores.to_pandas() if isinstance(scores, Tabular) else scores
     table = pd.DataFrame(require_one_value_per_row(given))
-    known = _known(table.get(CORRUPTED) if known_wrong is None else known_wrong, len(table))
+    marked = table.get(CORRUPTED) if known_wrong is None else known_wrong
+    known = None if marked is None else binary_or_unknown("known_wrong", marked, len(table))
     rankings = _rankings(table)
     best, why_not = _best_known(rankings, None if known is None else np.where(_is_blank(rankings), np.nan, known))
     if best is not None:
@@ -89,21 +90,6 @@ def recommended_ranking(
         reason = f"{why_not}; the mean loss was the best column, or within {MARGIN} AUROC of it, {found}"
         return RecommendedRanking(loss, "high", reason, "recorded experiments")
     return _by_this_run(table, why_not)
-
-
-def _known(known_wrong: Any, n_rows: int) -> Known | None:
-    """``[rows]`` 1 = wrong, 0 = right, NaN = not known; None where nothing is known."""
-    if known_wrong is None:
-        return None
-    known = real_numbers("known_wrong", one_array("known_wrong", known_wrong))
-    if known.shape != (n_rows,):
-        raise ConfigError(f"known_wrong must have one value for each of {n_rows:,} rows, got shape {known.shape}")
-    other = known[~np.isnan(known) & (known != 0) & (known != 1)]
-    if len(other):
-        raise ConfigError(
-            f"known_wrong must be true, false or NaN (not known), got {other[0]:g}; pass one of these for each row"
-        )
-    return known
 
 
 def _is_unlabeled(table: pd.DataFrame) -> bool:

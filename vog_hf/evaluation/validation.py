@@ -83,3 +83,20 @@ def require_binary(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np
             f"{name} must be true or false (1 or 0) for each row, {got}; pass a comparison, e.g. prediction != label"
         )
     return values.astype(bool)
+
+
+def binary_or_unknown(name: str, values: npt.ArrayLike, n_rows: int) -> npt.NDArray[np.float64]:
+    """``[rows]`` 1 = true, 0 = false, NaN = not known.
+
+    Raises:
+        ConfigError: Another value, or not one value per row.
+    """
+    known = real_numbers(name, one_array(name, values))
+    if known.shape != (n_rows,):
+        raise ConfigError(f"{name} must have one value for each of {n_rows:,} rows, got shape {known.shape}")
+    other = known[~np.isnan(known) & (known != 0) & (known != 1)]
+    if len(other):
+        raise ConfigError(
+            f"{name} must be true, false or NaN (not known), got {other[0]:g}; pass one of these for each row"
+        )
+    return known

@@ -1,9 +1,9 @@
 """People look at rows and decide. May import `scores` and the rooms below it.
 
-`queue` orders rows, `journal` keeps decisions (`decision`, `journal_header`, `journal_events`), `agreement` compares
-reviewers, `apply` makes a dataset of the decisions once `decision_checks` has verified them. `app` serves the page:
-`service` answers its `requests` with `row_records` and decisions as `html`; `space` writes it as a Space.
-`card_summary` sums a review up, `argilla` hands rows to Argilla and takes the answers back.
+`queue` orders rows, `random_rows` mixes random ones in, `journal` keeps decisions (`decision`, `journal_header`,
+`journal_events`), `agreement` compares reviewers, `apply` makes a dataset of the decisions once `decision_checks` has
+verified them. `app` serves the page: `service` answers its `requests` with `row_records` and decisions as `html`;
+`space` writes it as a Space. `card_summary` sums a review up, `argilla` exchanges rows and answers with Argilla.
 """
 
 from vog_hf.review.agreement import resolve, reviewer_agreement
