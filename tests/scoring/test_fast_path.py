@@ -418,16 +418,19 @@ def test_a_model_that_later_becomes_another_function_is_scored_as_it_is(name, co
 
 
 def test_each_snapshot_is_compared_once_not_each_block(monkeypatch):
-    """With a block for every batch the plain model runs once per snapshot and once per shape."""
+    """The plain model runs on eight rows of each snapshot, and on a whole batch of a shape that is new to it."""
     model, rows, states = family("conv_net")
     compared = []
     require = runner.require_same_function
-    monkeypatch.setattr(
-        runner, "require_same_function", lambda *arguments, **options: compared.append(require(*arguments, **options))
-    )
+
+    def counted(plan, model, folded, inputs, labels, **options):
+        compared.append(len(inputs[plan.leaf.name]))
+        require(plan, model, folded, inputs, labels, **options)
+
+    monkeypatch.setattr(runner, "require_same_function", counted)
     scorer = VoGScorer(model, batch_size=12, memory_budget=1)
     scorer.score(rows, states, collate_fn=models.collate)
-    assert len(compared) == len(states) + 1
+    assert compared == [8] * len(states) + [53 % 12]
 
 
 def test_a_hook_that_training_adds_ends_the_folding(caplog):

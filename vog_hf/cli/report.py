@@ -50,8 +50,8 @@ def report(
 ) -> None:
     """Write an HTML report of scores and rows.
 
-    The report is one file that loads nothing from the network. It states which tail of the ranking is the hard one in
-    this run, with the evidence, and shows the rows at both ends.
+    The report is one file that loads nothing from the network. It opens with the strength of VoG as a guide in this
+    run and the ranking to start with, and shows the rows at both ends.
     """
     from vog_hf.report import write_report
 

@@ -20,7 +20,7 @@ from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype
 from vog_hf.gradients.targets import find_logits
 from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.passes import LabelsForPass, sliced, state_kept
-from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.plan import ScoringPlan, tensor_shapes
 from vog_hf.snapshots import temporary_weights
 
 TOLERANCE = 1e-3
@@ -77,7 +77,8 @@ def fast_path(
             reason = reason or f"{fast.way(plan.module)}) failed ({_line(error)})"
             continue
         if difference is None:
-            return fast, reason and f"the model is run without what failed: the faster way ({reason}"
+            why_not = reason and f"the model is run without what failed: the faster way ({reason}"
+            return replace(fast, compared_shape=tensor_shapes(first.inputs)), why_not
         reason = reason or f"{fast.way(plan.module)}) changes logits or gradients by {difference:.2g}"
         if fast.module is plan.module:
             break

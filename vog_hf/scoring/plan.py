@@ -1,6 +1,6 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -38,6 +38,7 @@ class ScoringPlan:
         changes_state: Whether a forward changes the model, so that it is put back after every batch.
         derived: What the model derived from the weights it has, to be forgotten when it gets others.
         block_copies: How many times a block's collated rows are in memory: twice where the next block is read ahead.
+        compared_shape: Shapes of the batch on which the dry run compared the fast way with the plain one.
     """
 
     config: VoGConfig
@@ -58,6 +59,7 @@ class ScoringPlan:
     doubles_single_rows: bool = False
     changes_state: bool = False
     derived: DerivedTensors = field(default_factory=DerivedTensors)
+    compared_shape: Hashable = None
 
     @property
     def has_classes(self) -> bool:
@@ -177,6 +179,11 @@ class ScoringPlan:
             heat_maps=self.config.heat_maps,
             loss_target=self.config.loss_target,
         )
+
+
+def tensor_shapes(inputs: Mapping[str, object]) -> Hashable:
+    """Shape of each tensor among a model's inputs, by which control flow can differ between batches."""
+    return tuple((name, tuple(value.shape)) for name, value in inputs.items() if isinstance(value, Tensor))
 
 
 def check_labels(task: Task, labels: Tensor, n_outputs: int | None, rows: Sequence[int]) -> None:

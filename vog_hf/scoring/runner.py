@@ -19,7 +19,7 @@ from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.fast_path import require_same_function
 from vog_hf.scoring.passes import LabelsForPass, joined, predict_rows, score_rows, sliced, state_kept
-from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.plan import ScoringPlan, tensor_shapes
 from vog_hf.scoring.skipped_rows import try_batch
 from vog_hf.snapshots import Snapshot, temporary_weights
 
@@ -60,7 +60,7 @@ class ModelRunner:
         self._resident_bytes = resident_bytes
         self._rows_per_pass = rows_per_pass or AdaptiveBatchSize()
         self._weights: Hashable = None  # of which snapshot the model's weights are
-        self._compared: set[Hashable] = set()  # weights, and shapes of batches, for which the fast way was compared
+        self._compared: set[Hashable] = {plan.compared_shape}  # shapes, and weights, the fast way was compared for
 
     def __enter__(self) -> Self:
         config = self.plan.config
@@ -153,7 +153,7 @@ class ModelRunner:
         new weights alone a few rows say as much as all: what is folded is the same for each row. A compiled model is
         given whole batches, since it is compiled again for another size.
         """
-        shapes = tuple((name, tuple(value.shape)) for name, value in batch.inputs.items() if isinstance(value, Tensor))
+        shapes = tensor_shapes(batch.inputs)
         if self.plan.way(self._model) is None or {self._weights, shapes} <= self._compared:
             return
         rows = slice(0, COMPARED_ROWS if shapes in self._compared and self.plan.module is self._model else len(batch))
