@@ -18,9 +18,12 @@ TWO_AT_A_TIME := --numprocesses 2 --dist loadfile
 # codespell looks up what its regular expression matches: words, and these phrases as a whole ("there is no" is fine).
 PHRASES := $(shell sed 's/->.*//' .codespell-phrases.txt | paste -s -d '|' -)
 
+# Warnings (a link that leads nowhere, a page outside the navigation) are errors. The variable hides an advertisement.
+BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check format test test-all test-oldest bench wheel clean
+.PHONY: help demo check docs format test test-all test-oldest bench wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,7 +32,7 @@ demo: .venv/.installed ## train a small model on digits, score the rows, show th
 	$(BIN)/vog-hf demo
 	@echo "The results are in $(CURDIR)/vog-demo"
 
-check: .venv/.installed-dev ## lint, format, types, spelling, workflows
+check: .venv/.installed-dev ## lint, format, types, spelling, workflows, documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -40,6 +43,11 @@ check: .venv/.installed-dev ## lint, format, types, spelling, workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BUILD_DOCS)
+
+docs: .venv/.installed-dev ## build the documentation to read it: site/index.html
+	$(BUILD_DOCS)
+	@echo "Open $(CURDIR)/site/index.html; to search as well: $(BIN)/python -m http.server --directory site"
 
 format: .venv/.installed-dev ## format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix-only
@@ -62,7 +70,7 @@ wheel: .venv/.installed ## build dist/*.tar.gz and, from it, dist/*.whl
 	$(UV) build --python $(BIN)/python --out-dir dist
 
 clean: ## remove the environments, build output and caches
-	rm -rf .venv .venv-oldest .venv-uv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-uv dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv-uv/bin/uv:
 	$(PYTHON) -m venv .venv-uv

@@ -32,6 +32,9 @@ def run_demo(output: Path, *, seed: int = 0, console: Console | None = None) -> 
     Returns:
         The scores. ``output`` holds the scored dataset (``scored`` for ``load_from_disk``,
         ``scored.parquet``), ``contact-sheet.png``, the offline W&B run, and the trainer's folder.
+
+    Raises:
+        NotScoredError: Scoring failed (the cause is chained).
     """
     console = console or Console()
     output.mkdir(parents=True, exist_ok=True)

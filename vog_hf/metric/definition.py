@@ -107,6 +107,10 @@ def class_normalize(scores: Tensor, labels: Tensor) -> Tensor:
     Returns:
         ``[examples]``, in the dtype of ``scores`` (computed in float64).
 
+    Raises:
+        ConfigError: Shapes that differ.
+        NonFiniteError: A score that is NaN or infinite.
+
     Source: github.com/chirag126/VOG imagenet/train_visualize_grad.py:72-80.
 
     Example:

@@ -25,6 +25,9 @@ class GradientMoments:
         dtype: Dtype of the moments, independent of the gradients.
         device: Device of the moments.
 
+    Raises:
+        ConfigError: A size, dtype or device that does not exist.
+
     Example:
         >>> moments = GradientMoments(examples=2, element_shape=(2,))
         >>> moments.update([0, 1], torch.tensor([[1.0, 0.0], [2.0, 2.0]]))  # snapshot 1

@@ -91,7 +91,11 @@ class Journal:
 
     @property
     def header(self) -> JournalHeader:
-        """Identity of the data of the journal."""
+        """Identity of the data of the journal.
+
+        Raises:
+            JournalError: The journal was not opened by `open`.
+        """
         if self._header is None:
             raise JournalError(f"{self.path} has no first line; open it with Journal.open")
         return self._header

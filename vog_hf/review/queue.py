@@ -67,6 +67,9 @@ class Queue:
     Attributes:
         columns: Names of the columns that rows can be ordered by, the ranking column first.
 
+    Raises:
+        ConfigError: Not scores, or texts that are not one per row.
+
     Example:
         >>> import numpy as np
         >>> queue = Queue(VoGScores({"vog": np.array([0.1, 0.3, 0.2])}, {}), ["a cat", "a dog", "A CAT"])
@@ -95,6 +98,9 @@ class Queue:
         Args:
             chosen: Filter of the queue.
             decided: Rows with a decision, for ``Filter.undecided``.
+
+        Returns:
+            ``[rows that pass]`` row numbers.
 
         Raises:
             ConfigError: A column, labels, predictions or texts that the scores do not have.
@@ -126,6 +132,9 @@ class Queue:
             row: Number of the row.
             chosen: Filter, of which only order and tail are used.
             count: Number of neighbors: half before and half after the row, more on one side if the other has fewer.
+
+        Returns:
+            ``[at most count]`` row numbers.
 
         Raises:
             ConfigError: There is no such row or column.

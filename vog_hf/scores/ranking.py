@@ -24,7 +24,13 @@ def ranking_column(scores: VoGScores) -> str:
 def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Row numbers with the highest and the lowest values of a column, most extreme first.
 
-    Ties are in row order; NaN comes last in both. At most ``count`` rows each, fewer for a smaller dataset.
+    Ties are in row order; NaN comes last in both.
+
+    Returns:
+        ``[count]`` and ``[count]``, fewer for a smaller dataset.
+
+    Raises:
+        ConfigError: ``count`` below 1, or no such column.
 
     Example:
         >>> highest, lowest = most_extreme(VoGScores({"vog": np.array([0.2, 0.9, 0.2, 0.5])}, {}), "vog", 2)

@@ -52,6 +52,9 @@ class VoGScores:
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
         ids: ``[rows]`` names of the rows, in addition to their numbers.
 
+    Raises:
+        ConfigError: No columns, or columns of different lengths.
+
     Example:
         >>> scores = VoGScores({"vog": np.array([0.2, 0.1])}, {"target": "logit"})
         >>> scores.column("vog").tolist()

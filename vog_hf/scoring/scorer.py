@@ -79,6 +79,10 @@ class VoGScorer:
         on_error: ``"skip"`` gives a row that cannot be read, collated, run or differentiated NaN as its score and
             lists it in the manifest; each batch then takes one more forward pass. Default: an error that names the row.
 
+    Raises:
+        ConfigError: An option of the wrong type or out of range.
+        ModelError: Not a module, or one without weights.
+
     Example:
         >>> import torch
         >>> model = nn.Linear(3, 2)
@@ -187,7 +191,12 @@ class VoGScorer:
         self.plan(self.reader(dataset, collate_fn=collate_fn, id_column=id_column))
 
     def reader(self, dataset: AnyDataset, *, id_column: str | None = None, **options: Any) -> BatchReader:
-        """A `BatchReader` of a dataset or stream for this scorer's model; options as there."""
+        """A `BatchReader` of a dataset or stream for this scorer's model; options as there.
+
+        Raises:
+            ConfigError: ``id_column`` for a dataset that is not a stream.
+            DataError: Rows, labels or a collator that cannot be used.
+        """
         if is_stream(dataset):
             dataset = StreamRows(dataset, id_column=id_column)
             dataset.head(self._dry_run_rows)
@@ -264,7 +273,11 @@ class VoGScorer:
     def score_rows(
         self, reader: BatchReader, snapshots: SnapshotSet, *, output_dir: str | Path | None = None
     ) -> VoGScores:
-        """Score the rows behind a reader from open snapshots, as `score` does."""
+        """Score the rows behind a reader from open snapshots, as `score` does.
+
+        Raises:
+            VoGError: As for `score`.
+        """
         processes = self._processes
         folder, temporary = output_folder(processes, output_dir)
         stamps = snapshots.stamps()

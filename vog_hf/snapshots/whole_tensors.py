@@ -65,7 +65,7 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 over dtype, shape and bytes of a tensor, or of its dense parts."""
+    """SHA-256 over dtype, shape and bytes of a tensor ``[...]``, or of its dense parts."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     parts = _parts(tensor.detach())
     for part in parts:

@@ -86,7 +86,7 @@ def extreme_rows_of_classes(scores: VoGScores) -> dict[str, Rows]:
 
 
 def shown_rows(scores: VoGScores, top_k: int) -> Rows:
-    """Row numbers of all rows in these tables, in order."""
+    """Row numbers ``[shown rows]`` of all rows in these tables, in order."""
     tables = (extreme_rows(scores, top_k), extreme_rows_of_classes(scores))
     first = review_first_rows(scores, recommended_ranking(scores), top_k)
     return np.unique(np.concatenate([first, *(rows for table in tables for rows in table.values())]))
