@@ -39,7 +39,9 @@ def test_decisions_become_a_data_set(scores, tmp_path, capfd):
     done = run(capfd, "apply", scores, "--mode", "clean", "--output", tmp_path / "clean", "--json")
     assert done.code == 0, done.stderr
     assert done.stderr == ""
-    assert done.values | {"summary": ""} == {
+    assert "Yield: 2 reviewed, 2 wrong (1 unsure left out); unclear" in done.values["summary"]
+    assert "this queue has only 20 rows" in done.values["yield"]["unclear"]
+    assert {name: value for name, value in done.values.items() if name != "yield"} | {"summary": ""} == {
         "rows": N - 1,
         "reviewed": 3,
         "decisions": {"drop": 1, "relabel": 1, "unsure": 1},

@@ -18,7 +18,7 @@ from PIL import Image
 from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_scores, make_texts
 from review_cases import PART, Launched, Review, served, watched
 
-from vog_hf.review.journal import read_decisions
+from vog_hf.review.journal_events import read_decisions
 
 SIZES = {"desktop": (1280, 800), "tablet": (820, 1180)}
 GONE = re.compile("ERR_CONNECTION_REFUSED|Could not connect to|Failed to fetch|ERR_CONNECTION_RESET")

@@ -20,7 +20,7 @@ from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import ConfigError, JournalError, OutputFolderError, RowMismatchError
 from vog_hf.review import Journal, read_decisions
 from vog_hf.review.agreement import reviewer_agreement
-from vog_hf.review.journal import read_journal
+from vog_hf.review.journal_events import read_journal
 from vog_hf.runtime.files import without_checksum
 from vog_hf.scores.vog_scores import VoGScores
 

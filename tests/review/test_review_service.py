@@ -16,7 +16,8 @@ from vog_hf.data.referenced_files import is_cached
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.evaluation import hard_tail, recommended_ranking
 from vog_hf.review.html import LABEL_NOTE
-from vog_hf.review.journal import Journal, read_decisions
+from vog_hf.review.journal import Journal
+from vog_hf.review.journal_events import read_decisions
 from vog_hf.review.row_records import RowRecords
 from vog_hf.review.service import ReviewService, answering, pace
 from vog_hf.scores.scored_rows import ScoredSplit

@@ -8,7 +8,8 @@ from torch import nn
 
 from vog_hf import VoGScores
 from vog_hf.errors import OutputFolderError, VoGError
-from vog_hf.review.journal import Journal, read_journal
+from vog_hf.review.journal import Journal
+from vog_hf.review.journal_events import read_journal
 from vog_hf.runtime.files import read_json, write_json
 from vog_hf.runtime.processes import current_processes
 from vog_hf.scores.storage import read_manifest

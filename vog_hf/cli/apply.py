@@ -120,7 +120,9 @@ def apply(
     from vog_hf.hub import push_scored_dataset
     from vog_hf.review.apply import plan_review
     from vog_hf.review.card_summary import summary
+    from vog_hf.review.queue_yield import review_yield
     from vog_hf.scores.dataset_columns import add_vog_columns, score_columns
+    from vog_hf.scores.pictures import row_texts
 
     of_a_push = {
         "--revision": revision,
@@ -148,7 +150,9 @@ def apply(
         rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE), prefix=prefix)
     with naming_options(label_column="--label-column"):
         review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
-    applied, words, url = review.apply(mode), summary(review, mode), None
+    texts = None if opened.dataset is None else row_texts(opened.dataset)
+    left = review_yield(opened.scores, review.decisions, texts=texts)
+    applied, words, url = review.apply(mode), summary(review, mode, left), None
     with saved(applied, output), naming_options(**PUSH_OPTIONS):
         if push is not None:
             url = push_scored_dataset(
@@ -167,7 +171,9 @@ def apply(
                 token=token,
             )
     shown = {"saved": None if output is None else str(output), "url": url}
-    counts = review_counts(review, len(applied)) | {"mode": str(mode), "summary": words} | shown
+    counts = (
+        review_counts(review, len(applied)) | {"mode": str(mode), "summary": words, "yield": left.to_dict()} | shown
+    )
     out.result(f"Applied {len(review.resolved):,} reviewed rows", counts, shown=shown)
     for line in words.splitlines():
         out.line(line)

@@ -1,8 +1,9 @@
 """`vog-hf review`: review rows in the browser."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from vog_hf.cli.app import command
 from vog_hf.cli.output import Output
+from vog_hf.cli.review_status import print_status
 from vog_hf.cli.scored_sources import open_scored
 from vog_hf.cli.sources import (
     ConfigOption,
@@ -24,12 +26,18 @@ from vog_hf.cli.sources import (
 from vog_hf.errors import ConfigError
 
 
+class Tail(StrEnum):
+    """End of a column that comes first."""
+
+    HIGHEST = "highest"
+    LOWEST = "lowest"
+
+
 @command(
     "vog-hf review ./scores --reviewer ada",
     "vog-hf review ./outputs/_vog --dataset ./my-images --journal ada.jsonl",
-    "vog-hf review ./my-scored-data",
+    "vog-hf review ./scores --status",
     "vog-hf review me/my-data-vog --split test",
-    prints_json=False,
 )
 def review(
     out: Output,
@@ -63,6 +71,23 @@ def review(
             metavar="PORT", help="Port to listen on. Default: the first free port from 7860.", min=1, max=65535
         ),
     ] = None,
+    status: Annotated[
+        bool,
+        typer.Option("--status", help="Print what the review has found and may still find, without opening a page."),
+    ] = False,
+    order: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --status: order of the queue. Default: as most rows were reviewed."),
+    ] = None,
+    tail: Annotated[
+        Tail, typer.Option(metavar="highest|lowest", help="With --order: end of that column that comes first.")
+    ] = Tail.HIGHEST,
+    worth_at: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Share of wrong rows in the next 100 at which continuing is worth it.", min=0, max=1
+        ),
+    ] = 0.05,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     token: TokenOption = None,
 ) -> None:
@@ -71,15 +96,28 @@ def review(
     Opens a page for one or several reviewers. Each decision is written to the journal before the next row is shown;
     `vog-hf apply` applies the journal to the dataset. Press Ctrl-C to stop.
     """
-    from vog_hf.review import review_app
+    from vog_hf.review import Filter, review_app
     from vog_hf.review.app import LOOPBACK, import_gradio
 
-    import_gradio()  # before long work, since it may not be installed
+    of_status = {"--json": out.as_json, "--order": order is not None}
+    of_page = {
+        "--reviewer": bool(reviewer),
+        "--host": host is not None,
+        "--port": port is not None,
+        "--open": open_page,
+    }
+    _refuse(of_page if status else of_status, "leave out --status" if status else "add --status")
+    if not status:
+        import_gradio()  # before long work, since it may not be installed
     quieten(progress=out.shows_progress)
     with hub_token(token):
         opened = open_scored(
             scored, dataset=dataset, config=config, split=split, revision=dataset_revision, prefix=prefix
         )
+    if status:
+        chosen = None if order is None else Filter(order=order, tail=str(tail))
+        print_status(out, opened, journal, chosen, worth_at)
+        return
     file = journal or opened.journal
     app = review_app(
         opened.scores,
@@ -101,6 +139,13 @@ def review(
         out.notice(f"Anyone who can reach {host} on the network can see the rows and decide.")
     out.result("Review is open; press Ctrl-C to stop", {"page": url, "rows": len(opened.scores), "journal": str(file)})
     app.block_thread()
+
+
+def _refuse(given: Mapping[str, object], advice: str) -> None:
+    """Raise for an option that would have no effect."""
+    for option, is_given in given.items():
+        if is_given:
+            raise typer.BadParameter(f"this has no effect here; leave it out, or {advice}", param_hint=option)
 
 
 def _require_address(host: str, port: int | None) -> None:

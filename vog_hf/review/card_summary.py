@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from vog_hf.evaluation import ReviewYield
 from vog_hf.review.agreement import reviewer_agreement
 from vog_hf.review.apply import Review
 
@@ -17,12 +18,13 @@ VERSIONS = {
 }
 
 
-def summary(review: Review, mode: str) -> str:
+def summary(review: Review, mode: str, left: ReviewYield | None = None) -> str:
     """Summary of what was reviewed, decided and changed, and of the agreement: plain text, one line each.
 
     Args:
         review: Result of `plan_review`.
         mode: Mode of `apply_review`.
+        left: Estimate of what the review has yet to find, from `vog_hf.review.review_yield`.
     """
     reviewers = len({one.reviewer for one in review.decisions})
     decided = ", ".join(f"{count:,} {IN_WORDS[name]}" for name, count in review.counts().items())
@@ -35,6 +37,7 @@ def summary(review: Review, mode: str) -> str:
             columns=columns, relabeled=_rows(len(review.relabeled)), dropped=_rows(len(review.dropped))
         ),
         *_agreement(review),
+        *([] if left is None or not review.resolved else [f"Yield: {' '.join(left.sentences())}"]),
         "Scores were computed with the given labels over all rows that were scored"
         + ("; errors are counted against the labels of this version." if review.corrects(mode) else "."),
     ]

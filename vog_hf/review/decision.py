@@ -1,6 +1,7 @@
 """A reviewer's decision about a row, and which decisions are valid."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from vog_hf.errors import require_type
 from vog_hf.scores.formatting import escaped
 
 DECISIONS = ("keep", "relabel", "drop", "unsure")
+LATER_FIELDS = ("queue", "random")  # journals of earlier versions do not have them
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class Decision:
         id: Unique id of this decision.
         old_label: Given label of the row; None for a row without one.
         row_hash: Hash of the row's content in hexadecimal; None for scores without hashes.
+        queue: Queue that showed the row, as `Filter.to_record` gives it; None if unknown, or for a row that was opened
+            from elsewhere.
+        random: Whether the queue showed it because it was drawn at random.
     """
 
     row: int
@@ -37,12 +42,24 @@ class Decision:
     id: str
     old_label: int | None
     row_hash: str | None
+    queue: Mapping[str, Any] | None = field(default=None, hash=False)
+    random: bool = False
 
     def __post_init__(self) -> None:
         for name in ("reviewer", "note"):  # JSON can hold halves of surrogate pairs, tables cannot
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, escaped(value))
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> "Decision":
+        """The decision in a line of a journal; KeyError for a missing field that every version has written."""
+        later = {name: event[name] for name in LATER_FIELDS if name in event}
+        return cls(**{name: event[name] for name in cls.__dataclass_fields__ if name not in LATER_FIELDS}, **later)
+
+    def to_event(self) -> dict[str, Any]:
+        """The fields for a line of a journal, without those that say nothing."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER_FIELDS}
 
 
 def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> None:
@@ -57,6 +74,8 @@ def require_valid(decision: Decision, n_rows: int, n_classes: int | None) -> Non
         raise ValueError(f"reviewer must be a name, got {reviewer!r}")
     if not isinstance(decision.note, str):
         raise TypeError(f"note must be text, got {decision.note!r}")
+    require_type("queue", decision.queue, (Mapping, type(None)), "leave it out")
+    require_type("random", decision.random, bool, "pass true or false")
     require_valid_label(decision, n_classes)
 
 

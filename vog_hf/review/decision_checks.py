@@ -11,8 +11,9 @@ from datasets import Dataset
 from vog_hf.data.row_identity import RowIdentity, identify_rows, is_first_version
 from vog_hf.errors import ConfigError, RowMismatchError, require_type
 from vog_hf.review.decision import Decision, hex_of, require_valid
-from vog_hf.review.journal import Journal, read_journal
-from vog_hf.review.journal_header import JournalHeader
+from vog_hf.review.journal import Journal
+from vog_hf.review.journal_events import read_journal
+from vog_hf.review.journal_header import JournalHeader, given_labels
 from vog_hf.scores.vog_scores import VoGScores
 
 Decisions = str | Path | Journal | Sequence[Decision]
@@ -32,6 +33,23 @@ def collect_decisions(
     for decision in decisions:
         require_type("a decision", decision, Decision, "pass the journal, its path, or a list of Decision")
     return None if scores is None else JournalHeader.of(scores), decisions, "decisions"
+
+
+def verified_decisions(decisions: Decisions, scores: VoGScores) -> list[Decision]:
+    """The decisions that count.
+
+    Raises:
+        RowMismatchError: The journal belongs to a different dataset.
+        JournalError: The journal is missing or damaged.
+        ConfigError: A decision that no journal of this data would take, or two of one reviewer about a row.
+    """
+    header, standing, name = collect_decisions(decisions, scores)
+    if header is not None:
+        header.verify(scores.identity, given_labels(scores), name)
+    for decision in standing:
+        require_valid_decision(decision, len(scores), header, None)
+    require_one_per_reviewer(standing)
+    return standing
 
 
 def identity_of_scored_columns(dataset: Dataset, header: JournalHeader | None) -> RowIdentity:

@@ -4,13 +4,12 @@ The file is JSON lines. The first line identifies the dataset; every other is an
 earlier one. Several processes can append to one journal; each reads what the others have appended.
 """
 
-import fcntl
 import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +28,7 @@ from vog_hf.review.journal_events import (
     write_all,
 )
 from vog_hf.review.journal_header import JournalHeader, given_labels, is_header_start
+from vog_hf.review.queue import Filter
 from vog_hf.runtime.files import exclusively, explained_disk_errors, inside
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.vog_scores import VoGScores
@@ -127,7 +127,17 @@ class Journal:
             self._take_in(file)
             return read_from(file, 0, self._place[2] if self._place else 0).decode("utf-8")
 
-    def decide(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
+    def decide(
+        self,
+        row: int,
+        decision: str,
+        *,
+        reviewer: str,
+        label: int | None = None,
+        note: str = "",
+        queue: Filter | None = None,
+        random: bool = False,
+    ) -> Decision:
         """Write a decision; it is on disk when this returns.
 
         A reviewer's later decision about a row replaces the earlier one, which counts again if the later is undone.
@@ -138,6 +148,8 @@ class Journal:
             reviewer: Name of the reviewer.
             label: New label, for ``"relabel"`` only.
             note: Any text.
+            queue: Queue that showed the row, from which `vog_hf.review.review_yield` estimates what it still holds.
+            random: Whether the queue showed it because it was drawn at random (``Filter.random_share``).
 
         Raises:
             ConfigError: No such row, decision or label, a label without ``"relabel"``, the label that the row has
@@ -145,9 +157,12 @@ class Journal:
             OutputFolderError: The disk is full or not writable; nothing is written.
             JournalError: The file is damaged or gone.
         """
+        require_type("queue", queue, (Filter, type(None)), "pass Filter(...)")
+        require_type("random", random, bool, "pass True or False")
         checked = self.check(row, decision, reviewer=reviewer, label=label, note=note)
+        checked = replace(checked, queue=None if queue is None else queue.to_record(), random=random)
         with self._locked() as append:
-            append({"event": DECIDE, **asdict(checked)})
+            append({"event": DECIDE, **checked.to_event()})
         return checked
 
     def check(self, row: int, decision: str, *, reviewer: str, label: int | None = None, note: str = "") -> Decision:
@@ -304,42 +319,3 @@ class Journal:
             self.path,
             len(torn),
         )
-
-
-def read_decisions(path: str | Path) -> list[Decision]:
-    """Read the decisions that count from a journal, in the order in which they were made.
-
-    Raises:
-        JournalError: The file is missing, damaged, or not a journal.
-    """
-    return read_journal(path)[1]
-
-
-def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
-    """Read the header of a journal and the decisions that count, in the order in which they were made.
-
-    The file is not changed: an incomplete last line is skipped with a warning.
-
-    Raises:
-        JournalError: The file is missing, damaged, or not a journal.
-    """
-    path, contents = as_path("path", path).expanduser(), Events()
-    try:
-        with path.open("rb") as file:
-            with suppress(OSError):  # a disk without locks
-                fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
-            data = file.read()
-    except OSError as error:
-        raise JournalError(
-            f"the journal {path} cannot be read ({error.strerror}); choose the file that the review wrote"
-        ) from error
-    whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
-    if torn and is_json(torn):
-        whole, torn = data + b"\n", b""
-    contents.add_lines(whole, path)
-    if torn and contents.header is not None:
-        logger.warning("the last line of %s was cut off (%d bytes) and is left out", path, len(torn))
-    if contents.header is None:
-        raise JournalError(f"{path} is not a review journal; choose the file that the review wrote")
-    standing = {decision.id for decision in contents.standing.values()}
-    return contents.header, [decision for id_, decision in contents.by_id.items() if id_ in standing]

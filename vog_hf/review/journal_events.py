@@ -1,16 +1,21 @@
 """The events of a journal: read from lines, and appended to its file as lines."""
 
+import fcntl
 import json
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vog_hf.errors import JournalError
+from vog_hf.errors import JournalError, as_path
 from vog_hf.review.decision import Decision, require_valid
 from vog_hf.review.journal_header import JournalHeader
 from vog_hf.runtime.files import explained_disk_errors, with_checksum, without_checksum
+
+logger = logging.getLogger(__name__)
 
 DECIDE, UNDO = "decide", "undo"
 Key = tuple[int, str]  # row and reviewer
@@ -53,7 +58,7 @@ class Events:
         if self.header is None:
             self.header = JournalHeader.parse(event)
         elif event["event"] == DECIDE:
-            self._decide(Decision(**{name: event[name] for name in Decision.__dataclass_fields__}))
+            self._decide(Decision.from_event(event))
         elif event["event"] == UNDO:
             self._undo(self.by_id[event["id"]])
         else:
@@ -124,3 +129,42 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_decisions(path: str | Path) -> list[Decision]:
+    """Read the decisions that count from a journal, in the order in which they were made.
+
+    Raises:
+        JournalError: The file is missing, damaged, or not a journal.
+    """
+    return read_journal(path)[1]
+
+
+def read_journal(path: str | Path) -> tuple[JournalHeader, list[Decision]]:
+    """Read the header of a journal and the decisions that count, in the order in which they were made.
+
+    The file is not changed: an incomplete last line is skipped with a warning.
+
+    Raises:
+        JournalError: The file is missing, damaged, or not a journal.
+    """
+    path, contents = as_path("path", path).expanduser(), Events()
+    try:
+        with path.open("rb") as file:
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(file, fcntl.LOCK_SH)  # nobody is in the middle of a line
+            data = file.read()
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} cannot be read ({error.strerror}); choose the file that the review wrote"
+        ) from error
+    whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
+    if torn and is_json(torn):
+        whole, torn = data + b"\n", b""
+    contents.add_lines(whole, path)
+    if torn and contents.header is not None:
+        logger.warning("the last line of %s was cut off (%d bytes) and is left out", path, len(torn))
+    if contents.header is None:
+        raise JournalError(f"{path} is not a review journal; choose the file that the review wrote")
+    standing = {decision.id for decision in contents.standing.values()}
+    return contents.header, [decision for id_, decision in contents.by_id.items() if id_ in standing]

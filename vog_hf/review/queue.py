@@ -1,8 +1,9 @@
 """The queue of rows that a reviewer sees: their order, filters, and neighbors for comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,13 @@ import torch
 from vog_hf.errors import ConfigError, real_number, require_type, shown, whole_number
 from vog_hf.metric.definition import percentile
 from vog_hf.review.decision import is_whole
+from vog_hf.review.random_rows import random_order, with_random_rows
 from vog_hf.scores.ranking import has_classes, ranking_column, values_to_rank
 from vog_hf.scores.vog_scores import VoGScores
 
 TAILS = ("highest", "lowest")
 NOT_AN_ORDER = ("label", "prediction")
+PASSING = ("undecided", "random_share")  # fields of a filter that a journal does not record with its decisions
 
 Rows = npt.NDArray[np.int64]
 
@@ -32,6 +35,8 @@ class Filter:
         percentile: Only rows between these two percentiles (0..100) of the column ``order`` over all rows.
         search: Only rows with this in their text; case does not matter.
         undecided: Only rows without a decision.
+        random_share: Share of rows (0..1) that are drawn at random from the queue and mixed in, so that
+            `vog_hf.review.review_yield` can estimate the total without bias.
     """
 
     order: str | None = None
@@ -41,6 +46,7 @@ class Filter:
     percentile: tuple[float, float] = (0.0, 100.0)
     search: str = ""
     undecided: bool = False
+    random_share: float = 0.0
 
     def __post_init__(self) -> None:
         require_type("order", self.order, (str, type(None)), "pass the name of a column")
@@ -55,6 +61,29 @@ class Filter:
         ends = [real_number("percentile", end, 0, 100) for end in self.percentile]
         if len(ends) != 2 or ends[0] > ends[1]:
             raise ConfigError(f"percentile must be two numbers in 0..100, the lower one first, got {self.percentile}")
+        real_number("random_share", self.random_share, 0, 1)
+
+    @classmethod
+    def narrowing(cls) -> tuple[str, ...]:
+        """Names of the fields that leave rows out."""
+        return tuple(field.name for field in fields(cls) if field.name not in ("order", "tail", *PASSING))
+
+    def to_record(self) -> dict[str, Any]:
+        """Order and filters that differ from the defaults, for JSON."""
+        names = ("order", "tail", *self.narrowing())
+        values = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Filter, name)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Filter | None":
+        """The filter that `to_record` wrote; None for a record of another version."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
+        try:
+            return cls(**values)
+        except (ConfigError, TypeError):
+            return None
 
 
 class Queue:
@@ -95,6 +124,8 @@ class Queue:
     def rows(self, chosen: Filter, decided: AbstractSet[int] = frozenset()) -> Rows:
         """The rows that pass a filter, in its order; ties by row number, rows without a finite value last.
 
+        With ``Filter.random_share``, random rows are mixed in.
+
         Args:
             chosen: Filter of the queue.
             decided: Rows with a decision, for ``Filter.undecided``.
@@ -105,6 +136,15 @@ class Queue:
         Raises:
             ConfigError: A column, labels, predictions or texts that the scores do not have.
         """
+        return self.mixed_rows(chosen, decided)[0]
+
+    def mixed_rows(self, chosen: Filter, decided: AbstractSet[int] = frozenset()) -> tuple[Rows, npt.NDArray[np.bool_]]:
+        """The rows of `rows`, and ``[queue]`` true at the places of those that were drawn at random."""
+        ordered = self._ranked(chosen, decided)
+        drawn = random_order(self.scores)
+        return with_random_rows(ordered, drawn[np.isin(drawn, ordered)], chosen.random_share)
+
+    def _ranked(self, chosen: Filter, decided: AbstractSet[int]) -> Rows:
         require_type("chosen", chosen, Filter, "pass Filter(...)")
         require_type("decided", decided, AbstractSet, "pass a set of row numbers")
         keep = np.ones(len(self.scores), dtype=bool)

@@ -43,10 +43,11 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Order:
-    """A queue: its rows in order, and each row's place in it (-1: not in it)."""
+    """A queue: its rows in order, each row's place in it (-1: not in it), and the places of random rows."""
 
     rows: Rows
     place: Rows
+    is_random: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,19 @@ class ReviewService:
     def decide(self, request: Request) -> Answer:
         """Write a decision about the row on the screen, then show the next one."""
         reviewer = self._reader.reviewer(request, required=True)
-        self._order(self._reader.filter(request))  # a queue that cannot be shown is found before anything is written
+        chosen = self._reader.filter(request)
+        order = self._order(chosen)  # a queue that cannot be shown is found before anything is written
         self._reader.skip(request)
         row, (decision, label, note) = self._reader.row(request), self._reader.decision(request)
         with self._journal_lock:
             before = self._journal.standing().get((row, reviewer))
             # The page asks again where it got no answer: what was written then is not written twice.
             if before is None or (before.decision, before.label, before.note) != (decision, label, note):
-                self._journal.decide(row, decision, reviewer=reviewer, label=label, note=note)
+                place = int(order.place[row])
+                queue, random = (chosen, bool(order.is_random[place])) if place >= 0 else (None, False)
+                self._journal.decide(
+                    row, decision, reviewer=reviewer, label=label, note=note, queue=queue, random=random
+                )
         return self.show({**request, "step": 1})
 
     def undo(self, request: Request) -> Answer:
@@ -200,10 +206,10 @@ class ReviewService:
         return [printable(str(name)) for name in class_names(self._scores, range(class_count(self._scores)))]
 
     def _order_of(self, chosen: Filter) -> _Order:
-        rows = np.asarray(self._queue.rows(chosen, set()), dtype=np.int64)
+        rows, is_random = self._queue.mixed_rows(chosen)
         place = np.full(len(self._scores), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
-        return _Order(rows, place)
+        return _Order(rows, place, is_random)
 
     def _decided(self, reviewer: str) -> _Decided:
         own: dict[int, Decision] = {}
