@@ -19,7 +19,7 @@ Time and figures to expect: recipes/experiments/results/README.md.
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,6 @@ def main():
             "wrong": int(task.is_wrong.sum()),
             "cpu_seconds": stopwatch.seconds,
             "columns": found,
-            "arguments": asdict(args),
         },
     }
     if args.c_scores:
@@ -137,7 +136,7 @@ def one_training(task, args, rows, stopwatch):
     with stopwatch("its probabilities"):
         last = probabilities(model, task, rows)
     with stopwatch("its scores"):
-        scores = score(model, task, args, rows, folder)
+        scores = score(model, task, rows, folder)
     columns = {name: scores.column(name) for name in scores.column_names if is_compared(name)}
     confidence = np.asarray(scores.trajectory("confidence"), dtype=float)
     columns |= {f"confidence after snapshot {k + 1}": confidence[:, k] for k in range(confidence.shape[1])}
@@ -176,7 +175,7 @@ def train_with_snapshots(task, args, rows, folder):
     return train_at_snapshots(task, args, rows, at_snapshot)
 
 
-def score(model, task, args, rows, folder):
+def score(model, task, rows, folder):
     """Scores of rows from the snapshots of a training."""
     config = VoGConfig(target=("logit", "loss"), heat_maps=False)
     scorer = VoGScorer(model, config=config, batch_size=50, progress=False)
@@ -222,7 +221,7 @@ def scored_halves(task, args, rows, stopwatch):
         with stopwatch("two halves with snapshots"):
             model, _, _ = train_with_snapshots(task, args, seen, folder)
         with stopwatch("their scores"):
-            scores = score(model, task, args, unseen, folder)
+            scores = score(model, task, unseen, folder)
         for name in filter(is_compared, scores.column_names):
             columns.setdefault(f"{name} (scored halves)", np.empty(len(rows)))[unseen] = scores.column(name)
     return columns
@@ -242,7 +241,7 @@ def cross_validated(task, args):
 
 
 def detection(name, values, is_wrong):
-    """AUROC, average precision and recall at the number of wrong rows, in the direction that the column's name implies."""
+    """AUROC, average precision and recall at the number of wrong rows, in the direction that the name implies."""
     ranked = -values if name.split()[-1 if name.startswith("five-fold") else 0] in LOW_MEANS_WRONG else values
     n_wrong = int(is_wrong.sum())
     recall = float(top_k_membership(ranked, n_wrong) @ is_wrong) / n_wrong
@@ -250,10 +249,11 @@ def detection(name, values, is_wrong):
 
 
 def make_headline(found, seconds, args):
-    """Average precision of the columns that the question is about, and the cost of what they need."""
+    """AUROC of VoG, average precision of the columns that the question is about, and the cost of what they need."""
     shown = ["vog", "vog_loss", "csg", "loss", "confidence after snapshot 1", "confidence at the end"]
     shown += ["loss (two halves)", "confidence at the end (two halves)", "five-fold self-confidence"]
-    headline = {f"AP {name}": found[name][1] for name in shown if name in found}
+    headline = {"AUROC vog_class_normalized": found["vog_class_normalized"][0]}
+    headline |= {f"AP {name}": found[name][1] for name in shown if name in found}
     if args.folds:
         for name in ("one training", "two halves"):
             headline[f"computing time of {name}, relative to five-fold"] = seconds[name] / seconds["cross-validation"]

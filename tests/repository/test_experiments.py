@@ -2,21 +2,18 @@
 
 import contextlib
 import io
-import json
-import logging
 import os
 import re
-import runpy
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from datasets import Value
+from experiments import EXPERIMENTS, functions_of, read_results, run_in_this_process
 from hub_server import HubServer
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -31,7 +28,6 @@ from vog_hf.scores.vog_scores import VoGScores
 
 pytestmark = pytest.mark.timeout(900)  # programs that train; several of them start at once
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "recipes" / "experiments"
 IMAGE_RECIPES = ("label_noise", "error_by_decile", "ood_detection")
 TRAIN, TEST = 53, 101
 SPLITS = ("--train_split", f"train[:{TRAIN}]", "--eval_split", f"train[{TRAIN}:]")
@@ -83,19 +79,6 @@ def save_timm(folder, n_classes):
     return folder
 
 
-def run_in_this_process(recipe, *arguments):
-    """A recipe as its command line starts it, but for the imports, which take most of the time of a small run."""
-    logger = logging.getLogger("vog_hf")
-    level = logger.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXPERIMENTS))
-        patch.setattr(sys, "argv", [f"{recipe}.py", *map(str, arguments)])
-        try:
-            runpy.run_path(str(EXPERIMENTS / f"{recipe}.py"), run_name="__main__")
-        finally:
-            logger.setLevel(level)
-
-
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory, digits):
     """A function that gives output folder, results and printed text of an experiment, which runs once."""
@@ -109,18 +92,6 @@ def run_of(tmp_path_factory, digits):
         return output, read_results(output), text.getvalue()
 
     return run
-
-
-def read_results(folder):
-    """results.json of a run."""
-    return json.loads((folder / "results.json").read_text())
-
-
-def functions_of(recipe):
-    """What an experiment defines."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXPERIMENTS))
-        return runpy.run_path(str(EXPERIMENTS / f"{recipe}.py"))
 
 
 # --- toy_blobs ---
