@@ -315,7 +315,7 @@ def test_rows_without_classes(tmp_path):
     answer = desk.show(asked())
     assert "This row has nothing to show except its scores" in answer["html"]["stage"]
     assert (answer["label"], answer["prediction"]) == (None, None)
-    with pytest.raises(ConfigError, match="whole number"):
+    with pytest.raises(ConfigError, match="these rows have no classes"):
         desk.decide(asked(0, decision="relabel", label=0))
     assert desk.show(asked(3, skip="", order="vog_normalized"))["place"] == N
 

@@ -128,8 +128,12 @@ def is_own_page(headers: Any, names: Collection[str] | None) -> bool:
         False
     """
     host, origin = headers.get("host", ""), headers.get("origin")
-    if names is not None and urlsplit(f"//{host}").hostname not in names:
+    try:
+        asked, sender = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
+    except ValueError:  # no address at all
+        return False
+    if names is not None and asked not in names:
         return False
     if site := headers.get("sec-fetch-site"):  # from the browser itself; behind a proxy the names may differ
         return bool(site == "same-origin")
-    return origin is None or urlsplit(origin).netloc == host
+    return origin is None or sender == host

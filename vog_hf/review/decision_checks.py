@@ -13,7 +13,7 @@ from vog_hf.errors import ConfigError, RowMismatchError, require_type
 from vog_hf.review.decision import Decision, hex_of, require_valid
 from vog_hf.review.journal import Journal
 from vog_hf.review.journal_events import read_journal
-from vog_hf.review.journal_header import JournalHeader, given_labels
+from vog_hf.review.journal_header import JournalHeader
 from vog_hf.scores.vog_scores import VoGScores
 
 Decisions = str | Path | Journal | Sequence[Decision]
@@ -45,7 +45,7 @@ def verified_decisions(decisions: Decisions, scores: VoGScores) -> list[Decision
     """
     header, standing, name = collect_decisions(decisions, scores)
     if header is not None:
-        header.verify(scores.identity, given_labels(scores), name)
+        header.verify_scores(scores, name)
     for decision in standing:
         require_valid_decision(decision, len(scores), header, None)
     require_one_per_reviewer(standing)
@@ -95,6 +95,7 @@ def require_same_rows(
     if header is not None and known and any(map(is_first_version, header.columns.values())):
         # Scores that were made again since the journal was begun have hashes of this version.
         known.append(identify_rows(dataset.select_columns([*header.columns])).row_hash)
+    unscored = set() if header is None else set(header.unscored)
     for decision in decisions:
         advice = "pass the data that was reviewed, in its order"
         hashes = [hex_of(row_hash[decision.row]) for row_hash in known if row_hash is not None]
@@ -105,8 +106,9 @@ def require_same_rows(
                 f"{advice}{extra}"
             )
         given = -1 if decision.old_label is None else decision.old_label
-        # Scores have no label of a row that was skipped: its hash shows that it is the same row.
-        is_known = decision.old_label is None and bool(hashes) and decision.row_hash is not None
+        # Scores have no label of a row that was skipped: that it was, or its hash, shows that it is the same row.
+        has_hash = bool(hashes) and decision.row_hash is not None
+        is_known = decision.old_label is None and (decision.row in unscored or has_hash)
         if labels is not None and labels[decision.row] != given and not is_known:
             raise RowMismatchError(
                 f"row {decision.row} has the label {labels[decision.row]}, and the decision about it was made under "

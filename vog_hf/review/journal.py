@@ -6,6 +6,7 @@ earlier one. Several processes can append to one journal; each reads what the ot
 
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from uuid import uuid4
 from vog_hf.errors import ConfigError, JournalError, OutputFolderError, as_path, require_type
 from vog_hf.review.decision import Decision, hex_of, is_whole, now, require_valid
 from vog_hf.review.journal_events import (
+    ADVICE,
     DECIDE,
     UNDO,
     Events,
@@ -34,6 +36,8 @@ from vog_hf.scores.formatting import escaped
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
+
+NO_FILE = "is not a file; choose another journal"
 
 
 class Journal:
@@ -83,7 +87,7 @@ class Journal:
         """
         require_type("scores", scores, VoGScores, "pass the scores of the data that is reviewed")
         journal = cls(as_path("path", path).expanduser(), scores)
-        with explained_disk_errors(journal.path):
+        with explained_disk_errors(journal.path, ADVICE):
             journal.path.parent.mkdir(parents=True, exist_ok=True)
         with journal._locked(create=True):
             pass  # locking reads all of it
@@ -230,7 +234,8 @@ class Journal:
     def _locked(self, *, create: bool = False) -> Iterator[Any]:
         """Lock the file and read everything in it; yields the function that appends an event."""
         busy = f"the journal {self.path} is being written to by another process; try again"
-        with self._guard, self._opened(create=create) as file, exclusively(file, self.path, busy):
+        flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        with self._guard, self._opened(flags) as file, exclusively(file, self.path, busy):
             self._take_in(file)
             self._drop_torn_line(file)
 
@@ -261,18 +266,22 @@ class Journal:
             self._take_in(file)
 
     @contextmanager
-    def _opened(self, *, create: bool = False) -> Iterator[int]:
+    def _opened(self, flags: int = os.O_RDONLY) -> Iterator[int]:
         """Open the file, each time again: another file may have replaced it."""
         try:
-            file = os.open(inside(self.path), os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+            file = os.open(inside(self.path), flags | os.O_NONBLOCK, 0o666)  # a pipe would never open
         except FileNotFoundError as error:
             raise JournalError(f"the journal {self.path} is gone; put it back, or open a new one") from error
+        except IsADirectoryError as error:
+            raise JournalError(f"{self.path} {NO_FILE}") from error
         except OutputFolderError:
             raise
         except OSError:
-            with explained_disk_errors(self.path):
+            with explained_disk_errors(self.path, ADVICE):
                 raise
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise JournalError(f"{self.path} {NO_FILE}")
             yield file
         finally:
             os.close(file)
@@ -288,7 +297,7 @@ class Journal:
         self._place = None  # what is refused now is also refused next time
         self._contents.add_lines(whole, self.path)
         if not read and self._contents.header is not None:
-            self._contents.header.verify(self._scores.identity, self._labels, self.path)
+            self._contents.header.verify_scores(self._scores, self.path)
             self._header = self._contents.header
         last = whole[whole.rfind(b"\n", 0, -1) + 1 :] or last
         self._place = status.st_dev, status.st_ino, read + len(whole), last
@@ -298,6 +307,11 @@ class Journal:
         if self._place is None or self._place[:2] != (status.st_dev, status.st_ino):
             return 0, b""
         _, _, read, last = self._place  # every line has an id of its own, and a header the time
+        if status.st_size < read:
+            raise JournalError(
+                f"the journal {self.path} lost {read - status.st_size:,} bytes while it was open, so decisions are "
+                "missing; put a copy in its place, or open the review again to continue with what is left"
+            )
         return (read, last) if read_from(file, read - len(last), read) == last else (0, b"")
 
     def _drop_torn_line(self, file: int) -> None:

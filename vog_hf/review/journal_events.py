@@ -18,6 +18,7 @@ from vog_hf.runtime.files import explained_disk_errors, with_checksum, without_c
 logger = logging.getLogger(__name__)
 
 DECIDE, UNDO = "decide", "undo"
+ADVICE = "name another journal; earlier decisions are kept"
 Key = tuple[int, str]  # row and reviewer
 
 
@@ -42,7 +43,7 @@ class Events:
             self.n_lines += 1
             try:
                 self._add(without_checksum(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise JournalError(
                     f"line {self.n_lines} of {path} is not a valid journal line ({reason}); restore the file from "
@@ -89,7 +90,7 @@ def is_json(data: bytes) -> bool:
     """Return whether these bytes are one JSON object."""
     try:
         return isinstance(json.loads(data), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -102,7 +103,7 @@ def append_line(file: int, event: Mapping[str, object], path: Path) -> None:
 
 def write_all(file: int, data: bytes, start: int, path: Path) -> None:
     """Write bytes at the end of a file and flush them to disk, or leave the file as it was."""
-    with explained_disk_errors(path):
+    with explained_disk_errors(path, ADVICE):
         try:
             done = 0
             while done < len(data):

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import RowMismatchError
 from vog_hf.review.decision import now
 from vog_hf.scores.manifest import MAYBE_TEXT, MAYBE_WHOLE, TEXT, WHOLE, ListOf, Record, fault_in
-from vog_hf.scores.ranking import has_classes
+from vog_hf.scores.ranking import has_classes, is_skipped
 from vog_hf.scores.vog_scores import MAX_CLASSES, VoGScores, class_count
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ HEADER = Record(
         "n_classes": MAYBE_WHOLE,
         "class_names": ListOf(TEXT, or_null=True),
         "created": TEXT,
+        "unscored": ListOf(WHOLE),
     }
 )
 
@@ -45,6 +47,7 @@ class JournalHeader:
         n_classes: Number of classes; None for rows without a single class.
         class_names: Their names, where they have any.
         created: When the journal was begun, UTC, ISO 8601.
+        unscored: Rows without a score, whose labels are not in the digest; earlier versions did not note them.
     """
 
     n_rows: int
@@ -53,6 +56,7 @@ class JournalHeader:
     n_classes: int | None
     class_names: list[str] | None
     created: str
+    unscored: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, scores: VoGScores) -> "JournalHeader":
@@ -65,6 +69,7 @@ class JournalHeader:
             n_classes=None if label is None else class_count(scores),
             class_names=None if label is None or not names else [str(name) for name in names],
             created=now(),
+            unscored=unscored_rows(scores),
         )
 
     @classmethod
@@ -74,10 +79,13 @@ class JournalHeader:
             raise ValueError(
                 f"journal {event['journal']!r} of format {event['format']!r}, this version reads {KIND!r}, {FORMAT}"
             )
-        header = cls(**{name: event[name] for name in cls.__dataclass_fields__})
+        names = (name for name in cls.__dataclass_fields__ if name != "unscored")
+        header = cls(**{name: event[name] for name in names}, unscored=event.get("unscored", []))
         fault = fault_in(asdict(header), HEADER, "the header")
         if fault is not None or header.n_rows < 0 or not 0 <= (header.n_classes or 0) <= MAX_CLASSES:
             raise ValueError(fault or f"{header.n_rows} rows and {header.n_classes} classes")
+        if not all(0 <= row < header.n_rows for row in header.unscored):
+            raise ValueError(f"a row without a score that is not one of {header.n_rows}")
         return header
 
     def event(self) -> dict[str, Any]:
@@ -89,13 +97,19 @@ class JournalHeader:
         """The rows that the journal is of, without a hash of each."""
         return RowIdentity(self.n_rows, self.columns, None)
 
-    def verify(self, identity: RowIdentity, labels: Labels | None, path: Path | str) -> None:
+    def verify(
+        self, identity: RowIdentity, labels: Labels | None, path: Path | str, *, unscored: Collection[int] = ()
+    ) -> None:
         """Raise RowMismatchError where rows are not those of the journal.
+
+        All columns that both have are compared; without one, the labels; without these, two tables are refused, and
+        other rows are accepted with a warning.
 
         Args:
             identity: Identity of the given rows.
             labels: Their labels, which are compared if no column can be.
             path: Path of the journal.
+            unscored: Rows whose labels are not known, because they have no score.
         """
         try:
             shared = self.identity.verify(identity)
@@ -105,12 +119,33 @@ class JournalHeader:
             ) from error
         if shared:
             return
-        if labels is None or self.label_digest is None:
-            logger.warning("the rows could only be compared with %s by their number: no column is shared", path)
-        elif label_digest(labels) != self.label_digest:
+        if labels is not None and self.label_digest is not None and set(unscored) <= set(self.unscored):
+            self._verify_labels(labels, path)
+            return
+        if self.columns and identity.columns and not self.columns.keys() & identity.columns.keys():
+            raise RowMismatchError(
+                f"the journal {path} belongs to a different dataset: it has the columns {', '.join(self.columns)}, and "
+                f"these rows {', '.join(identity.columns)}; pass its own dataset with its column names"
+            )
+        logger.warning("the rows could only be compared with %s by their number: no column is shared", path)
+
+    def verify_scores(self, scores: VoGScores, path: Path | str) -> None:
+        """Raise RowMismatchError where scores are not of the rows of the journal."""
+        self.verify(scores.identity, given_labels(scores), path, unscored=unscored_rows(scores))
+
+    def _verify_labels(self, labels: Labels, path: Path | str) -> None:
+        """Raise RowMismatchError if labels differ in a row that had a score when the journal was begun."""
+        scored = labels.copy()
+        scored[self.unscored] = -1
+        if label_digest(scored) != self.label_digest:
             raise RowMismatchError(
                 f"the journal {path} belongs to a different dataset: the labels differ; pass its own dataset"
             )
+
+
+def unscored_rows(scores: VoGScores) -> list[int]:
+    """The rows without a score."""
+    return [int(row) for row in np.flatnonzero(is_skipped(scores))]
 
 
 def given_labels(scores: VoGScores) -> Labels | None:

@@ -44,7 +44,7 @@ class RequestReader:
         """The number of rows to move on by: -1, 0 or 1."""
         step = request.get("step", 0)
         if step not in (-1, 0, 1):
-            raise ConfigError(f"step must be -1, 0 or 1, got {step!r}")
+            raise ConfigError(f"step must be -1, 0 or 1, got {step!r:.40}")
         return int(step)
 
     def reviewer(self, request: Request, *, required: bool = False) -> str:
@@ -58,14 +58,14 @@ class RequestReader:
         """The reviewed rows that are skipped, one of `SKIPPED`."""
         skip = request.get("skip", "")
         if skip not in SKIPPED:
-            raise ConfigError(f"skip must be one of {SKIPPED}, got {skip!r}")
+            raise ConfigError(f"skip must be one of {SKIPPED}, got {skip!r:.40}")
         return str(skip)
 
     def decision(self, request: Request) -> tuple[str, int | None, str]:
         """The decision, the new label of ``"relabel"``, and the note."""
         decision = request.get("decision")
         if decision not in DECISIONS:
-            raise ConfigError(f"decision must be one of {', '.join(DECISIONS)}, got {decision!r}")
+            raise ConfigError(f"decision must be one of {', '.join(DECISIONS)}, got {decision!r:.40}")
         label = whole(request, "label", self.n_classes) if decision == "relabel" else None
         return decision, label, text(request, "note", MAX_NOTE)
 
@@ -76,24 +76,36 @@ class RequestReader:
     def filter(self, request: Request) -> Filter:
         """The queue that the page walks through."""
         given = request.get("filter") or {}
+        if not isinstance(given, dict):
+            raise ConfigError(f"filter must be an object, got {given!r:.40}")
         low, high = (share(given, name, default) for name, default in (("low", 0.0), ("high", 100.0)))
         start, end = self.start
         order, tail = given.get("order", start), given.get("tail", "highest" if "order" in given else end)
         if order not in self.columns or tail not in TAILS or low > high:
-            raise ConfigError(f"no queue can be ordered by {order!r}, {tail!r} first, from percentile {low} to {high}")
+            raise ConfigError(
+                f"no queue can be ordered by {order!r:.40}, {tail!r:.40} first, from percentile {low} to {high}"
+            )
         return Filter(
             order=order,
             tail=tail,
-            classes=tuple(whole({"class": c}, "class", self.n_classes) for c in given.get("classes") or []),
+            classes=self._classes(given.get("classes") or []),
             mismatched=bool(given.get("mismatched")),
             percentile=(low, high),
             search=text(given, "search", MAX_SEARCH).strip(),
         )
 
+    def _classes(self, given: object) -> tuple[int, ...]:
+        """Class numbers, each once."""
+        if not isinstance(given, list):
+            raise ConfigError(f"classes must be a list of class numbers, got {given!r:.40}")
+        return tuple(dict.fromkeys(whole({"class": one}, "class", self.n_classes) for one in given))
+
 
 def whole(request: Request, name: str, count: int) -> int:
     """A whole number from 0 to ``count - 1``."""
     value = request.get(name)
+    if not count:
+        raise ConfigError(f"{name} cannot be given: these rows have no classes")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
         raise ConfigError(f"{name} must be a whole number from 0 to {count - 1}, got {value!r:.40}")
     return value

@@ -58,14 +58,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def explained_disk_errors(path: Path) -> Iterator[None]:
-    """Raise errors of a full or broken disk as OutputFolderError that names ``path``."""
+def explained_disk_errors(
+    path: Path, advice: str = "choose another output_dir; finished work is kept"
+) -> Iterator[None]:
+    """Raise errors of a full or broken disk as OutputFolderError that names ``path``.
+
+    Args:
+        path: File that is written.
+        advice: Alternative to freeing space.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
         raise OutputFolderError(
-            f"cannot write {path} ({error}); free some space or choose another output_dir; finished work is kept",
-            argument="output_dir",
+            f"cannot write {path} ({error}); free some space or {advice}",
+            argument="output_dir" if "output_dir" in advice else (),
         ) from error
 
 
@@ -153,9 +160,15 @@ def inside(path: Path) -> Path:
     Raises:
         OutputFolderError: The path is a symbolic link to another folder.
     """
-    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+    if not path.is_symlink():
+        return path
+    try:
+        target, folder = path.resolve(), path.parent.resolve()
+    except (OSError, RuntimeError) as error:  # a loop, before Python 3.13
+        raise OutputFolderError(f"{path} is a symbolic link that leads nowhere ({error}); delete it") from error
+    if target.parent != folder:
         raise OutputFolderError(
-            f"{path} is a symbolic link to {path.resolve()}, outside its folder; delete the link, or pass that file"
+            f"{path} is a symbolic link to {target}, outside its folder; delete the link, or pass that file"
         )
     return path
 

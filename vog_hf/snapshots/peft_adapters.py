@@ -60,7 +60,7 @@ def check_adapter(model: nn.Module, file: Path, snapshot: str) -> None:
     path = file.with_name(CONFIG_NAME)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SnapshotError(
             f"{path} cannot be read ({error}); restore it, since it defines the scale of the adapter's weights"
         ) from error

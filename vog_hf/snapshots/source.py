@@ -150,7 +150,7 @@ def _shards(index: Path) -> list[str]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(plain_name(name) for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SnapshotError(
             f"{index} is not an index of a sharded model ({type(error).__name__}: {error}); restore it or leave it out"
         ) from error
