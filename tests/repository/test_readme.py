@@ -42,6 +42,11 @@ def test_python_blocks_run_in_order(tmp_path):
     assert hub.dataset("me/digits-vog").private
     assert "vog_loss_class_normalized" in done.stdout
     assert "1 row dropped" in done.stdout
+    ours = [line for line in done.stderr.splitlines() if line.startswith("VoG")]
+    assert len(ours) <= 12
+    assert any("of computing; snapshots after steps" in line for line in ours)
+    assert any("guide in this run" in line for line in ours)
+    assert any("the scores are in digits/_vog/scores; next: vog-hf review" in line for line in ours)
     assert (tmp_path / "digits" / "_vog" / "scores" / "manifest.json").is_file()
     assert list(tmp_path.glob("wandb/offline-run-*"))
 

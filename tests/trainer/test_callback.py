@@ -9,6 +9,7 @@ import models
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset, DatasetDict
 from reference import reference_gradients, reference_vog
 from safetensors.torch import load_file
@@ -720,20 +721,35 @@ def test_there_are_no_scores_before_the_end(collect, tmp_path):
     assert len(vog.scores) == 64
 
 
-@BOTH
-def test_the_plan_is_stated_in_one_line_before_training(collect, tmp_path, caplog):
-    """At INFO: how many snapshots, after which steps, where; then what it will take. Silent at the usual level."""
-    lines = []
-    vog = VoGCallback(pixel_rows(), collect=collect, snapshots="epoch")
-    note = AtStep(1, lambda *_: lines.extend(r.getMessage() for r in caplog.records if r.name.startswith("vog_hf")))
+def test_one_line_before_training_and_the_verdict_after_it(tmp_path, caplog, capsys):
+    """At INFO as log records, else on stderr, never twice; nothing about trackers where none is reported to."""
+
+    def lines():
+        logged = [r.getMessage() for r in caplog.records if r.name.startswith("vog_hf.trainer")]
+        printed = capsys.readouterr().err.splitlines()
+        return logged, [line for line in printed if line.startswith("VoG: ")]
+
+    vog = VoGCallback(pixel_rows(), snapshots="epoch")
     with caplog.at_level(logging.INFO, logger="vog_hf"):
-        trained(tmp_path, [vog, note])
-    assert lines[0] == f"VoG: 3 snapshots after steps 4, 8, 12, kept in {tmp_path / '_vog'}"
-    assert all(unit in lines[1] for unit in ("64 rows x 3 snapshots", "memory", "on disk"))
-    assert len(lines) == 2
+        trained(tmp_path, [vog])
+    logged, printed = lines()
+    assert printed == []
+    assert logged[0].startswith("VoG: 64 rows x 3 snapshots, ")
+    assert logged[0].endswith(f"of computing; snapshots after steps 4, 8, 12; all in {tmp_path / '_vog'}")
+    assert logged[1] == "VoG: scored 64 rows from 3 snapshots"
+    assert "guide in this run" in logged[2]
+    assert logged[3].startswith("VoG: Start with loss, highest first: ")
+    scores = tmp_path / "_vog" / "scores"
+    assert logged[4:] == [f"VoG: the scores are in {scores}; next: vog-hf review {scores} --dataset YOUR_DATASET"]
     caplog.clear()
-    trained(tmp_path, [VoGCallback(pixel_rows(), collect=collect, log=False)])
+    trained(tmp_path, [VoGCallback(pixel_rows(), snapshots="epoch")])
     assert [record for record in caplog.records if record.name.startswith("vog_hf")] == []
+    _, printed = lines()
+    assert len(printed) == 5
+    before = transformers.utils.logging.get_verbosity()
+    trained(tmp_path, [VoGCallback(pixel_rows(), snapshots="epoch")], log_level="error")
+    transformers.utils.logging.set_verbosity(before)  # which the trainer has changed for the process
+    assert lines() == ([], [])
 
 
 def test_options_are_taken_from_the_trainers_arguments(tmp_path):

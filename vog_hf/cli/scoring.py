@@ -23,7 +23,6 @@ from vog_hf.cli.sources import (
 from vog_hf.config import VoGConfig
 from vog_hf.data.label_noise import CORRUPTED
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.evaluation import RANKING_COLUMNS
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.vocabulary import COMPANIONS, CSG
 from vog_hf.runtime.processes import current_processes, from_main, run_together
@@ -188,8 +187,8 @@ def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: st
 
 def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, saved: Path | None) -> dict[str, Any]:
     """Summary of a scoring: rows, paths, the verdict on the ranking, and the ranking to review first."""
-    ranked = any(name in scores.column_names for name in RANKING_COLUMNS) and "loss" in scores.column_names
     found = Findings(ScoredSplit("", scores, rows if CORRUPTED in rows.column_names else None))
+    ranked = found.has_verdict
     return {
         "n_rows": len(scores),
         "n_skipped": scores.facts.n_skipped,
@@ -200,7 +199,9 @@ def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, sav
         "saved": None if saved is None else str(saved),
         "headline": headline(scores, found.tail) if ranked else None,
         "hard_tail": found.tail.to_dict() if ranked else None,
-        "review_first": {"sentence": str(found.recommended), **asdict(found.recommended)} if ranked else None,
+        "review_first": {"sentence": str(found.recommended), **asdict(found.recommended)}
+        if found.has_verdict
+        else None,
         "next": f"vog-hf review {shlex.quote(str(output))}",
     }
 

@@ -11,6 +11,7 @@ from datasets import Value
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.label_noise import CORRUPTED
 from vog_hf.evaluation import (
+    RANKING_COLUMNS,
     HardTail,
     RecommendedRanking,
     class_table,
@@ -90,6 +91,12 @@ class Findings:
     def is_error(self) -> npt.NDArray[np.bool_]:
         """``[labeled rows]``, whether the last prediction is another class."""
         return (self.labeled["prediction"] != self.labeled["label"]).to_numpy()
+
+    @property
+    def has_verdict(self) -> bool:
+        """True if the scores allow a verdict on the ranking."""
+        names = self.scores.column_names
+        return any(name in names for name in RANKING_COLUMNS) and "loss" in names
 
     @cached_property
     def tail(self) -> HardTail:

@@ -21,7 +21,8 @@ from vog_hf.gradients.model_mode import preserved_rng
 from vog_hf.runtime.processes import current_processes, from_main, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking import MAX_TABLE_ROWS, active_runs, log_scores, reopened
+from vog_hf.tracking import MAX_TABLE_ROWS, TRACKERS, active_runs, log_scores, reopened
+from vog_hf.trainer.announcements import announce, summary_lines, tracker_line
 from vog_hf.trainer.splits import ONLY_SPLIT, check_split, only_or_all, splits_of, without_streams
 from vog_hf.trainer.training_run import TrainingOptions, TrainingRun
 
@@ -245,8 +246,10 @@ class VoGCallback(TrainerCallback):
             self._guarded("scoring", self._score, run, model)
         run.close()
         self._run = None
-        if self._scores is not None and self.log and state.is_world_process_zero:
-            self._log(run, state.global_step)
+        if self._scores is not None and state.is_world_process_zero:
+            self._summarize(self._scores, run, args)
+            if self.log:
+                self._log(run, state.global_step, args)
 
     def _take_if_stopping(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
         """Take the last snapshot of a training that ends before its plan."""
@@ -314,13 +317,25 @@ class VoGCallback(TrainerCallback):
                 state.global_step,
             )
 
-    def _log(self, run: TrainingRun, step: int) -> None:
+    def _summarize(self, scores: dict[str, VoGScores], run: TrainingRun, args: TrainingArguments) -> None:
+        try:
+            with preserved_rng():
+                for line in summary_lines(scores, run.datasets):
+                    announce(line, args)
+        except Exception:
+            logger.exception(
+                "VoG: the summary failed; the scores are complete, in callback.scores and in %s", run.folder
+            )
+
+    def _log(self, run: TrainingRun, step: int, args: TrainingArguments) -> None:
         log = partial(log_scores, self.scores, only_or_all(without_streams(run.datasets)), step=step, top_k=self.top_k)
         trackers = self._trackers | active_runs()
-        for to, tracker in (trackers or {"wandb": None}).items():  # without any, log_scores explains how to start one
+        wanted = {to: None for to in TRACKERS if to in (args.report_to or ())}  # log_scores says how to start a run
+        for to, tracker in (trackers or wanted).items():
             try:
                 with preserved_rng(), reopened(to, tracker) as opened:
-                    log(to=to, run=opened)
+                    if log(to=to, run=opened):
+                        announce(tracker_line(to, opened), args)
             except Exception:
                 logger.exception(
                     "VoG: logging failed; the scores are complete, in callback.scores and in %s", run.folder

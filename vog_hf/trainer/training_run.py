@@ -31,6 +31,7 @@ from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folde
 from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
+from vog_hf.trainer.announcements import announce, plan_line
 from vog_hf.trainer.run_folder import RunFolder
 from vog_hf.trainer.splits import ONLY_SPLIT, splits_of, training_rows
 
@@ -309,16 +310,16 @@ class TrainingRun:
         self.folder.prepare(state, self.plan, self._needed_bytes(), is_live=self.is_live)
         if state.global_step > 0 and not self.is_live:
             self._writer.continue_from(state.global_step)
-        self._log_plan()
+        self._announce_plan()
         return self._writer.steps
 
-    def _log_plan(self) -> None:
-        steps = ", ".join(map(str, self.plan))
-        logger.info("VoG: %d snapshots after steps %s, kept in %s", len(self.plan), steps, self.folder)
+    def _announce_plan(self) -> None:
         collect = "live" if self._live else "replay"
-        for split, plan in self._plans.items():
-            estimate = self._scorer.estimate(plan, self._n_rows(split), len(self.plan), collect=collect)
-            logger.info("VoG%s: %s", f", split {split}" if split else "", estimate)
+        estimates = {
+            split: self._scorer.estimate(plan, self._n_rows(split), len(self.plan), collect=collect)
+            for split, plan in self._plans.items()
+        }
+        announce(plan_line(self.plan, estimates, self.folder.path), self._args)
 
 
 def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:

@@ -1,0 +1,73 @@
+"""Announcements: the lines that a training prints about its scores, at the start and at the end."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainingArguments
+
+from vog_hf.data.label_noise import CORRUPTED
+from vog_hf.scores.findings import Findings, headline
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.vog_scores import VoGScores
+
+logger = logging.getLogger(__name__)
+
+
+def announce(line: str, args: TrainingArguments) -> None:
+    """Log a line at INFO, or print it to stderr where logging would swallow it; call on the main process.
+
+    ``log_level="error"`` (or higher) in the training arguments silences it.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("VoG: %s", line)
+    elif args.get_process_log_level() <= logging.WARNING:
+        write = tqdm.write if sys.stderr.isatty() else print  # above the progress bar of the training, if there is one
+        write(f"VoG: {line}", file=sys.stderr)
+
+
+def plan_line(steps: Sequence[int], estimates: Mapping[str, str], folder: Path) -> str:
+    """State before training what is scored, from which snapshots, at what cost, and where it is kept.
+
+    Args:
+        steps: Steps after which a snapshot is taken.
+        estimates: Estimate of each split (see `VoGScorer.estimate`); a single dataset is named ``""``.
+        folder: Folder of snapshots and scores.
+    """
+    parts = "; ".join(f"{name}: {text}" if name else text for name, text in estimates.items())
+    return f"{parts}; snapshots after steps {', '.join(map(str, steps))}; all in {folder}"
+
+
+def summary_lines(scores: Mapping[str, VoGScores], datasets: Mapping[str, Any]) -> Iterator[str]:
+    """State after training how far to trust the ranking, where to start, and the command to review the rows.
+
+    Args:
+        scores: Scores of each split; those of a single dataset are named ``""``.
+        datasets: Rows of each split.
+    """
+    for name, of_split in scores.items():
+        prefix = f"{name}: " if name else ""
+        yield f"{prefix}scored {len(of_split):,} rows from {len(of_split.facts.snapshots)} snapshots"
+        is_known = CORRUPTED in (getattr(datasets[name], "column_names", None) or ())
+        found = Findings(ScoredSplit("", of_split, datasets[name] if is_known else None))
+        if found.has_verdict:
+            yield f"{prefix}{headline(of_split, found.tail)}"
+            yield f"{prefix}{found.recommended}"
+        folder = shlex.quote(str(of_split.folder))
+        yield f"{prefix}the scores are in {folder}; next: vog-hf review {folder} --dataset YOUR_DATASET"
+
+
+def tracker_line(to: str, run: Any) -> str:
+    """State where the tables and charts were logged.
+
+    Args:
+        to: Name of the tracker.
+        run: Its run.
+    """
+    address = None if getattr(run, "offline", False) else getattr(run, "url", None)
+    where = address or getattr(run, "dir", None) or getattr(run, "name", None)
+    return f"tables and charts are under vog/ in the {to} run" + (f" ({where})" if where else "")
