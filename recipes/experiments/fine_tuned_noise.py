@@ -34,7 +34,6 @@ from transformers import HfArgumentParser
 
 from vog_hf import VoGConfig, VoGError, VoGScorer
 from vog_hf.data import as_classes, find_column, load_rows
-from vog_hf.evaluation.ties import top_k_membership
 from vog_hf.snapshots import SnapshotWriter
 
 LOW_MEANS_WRONG = ("confidence", "margin", "correctness", "self-confidence")
@@ -244,7 +243,7 @@ def detection(name, values, is_wrong):
     """AUROC, average precision and recall at the number of wrong rows, in the direction that the name implies."""
     ranked = -values if name.split()[-1 if name.startswith("five-fold") else 0] in LOW_MEANS_WRONG else values
     n_wrong = int(is_wrong.sum())
-    recall = float(top_k_membership(ranked, n_wrong) @ is_wrong) / n_wrong
+    recall = float(is_wrong[np.argsort(-ranked, kind="stable")[:n_wrong]].mean())
     return [float(roc_auc_score(is_wrong, ranked)), float(average_precision_score(is_wrong, ranked)), recall]
 
 
