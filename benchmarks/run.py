@@ -24,6 +24,7 @@ BENCHMARKS = {  # name: module
     "processes": "two_processes",
     "growth": "growth",
     "companions": "companions",
+    "targets": "targets",
     "memory": "peak_memory",
     "gpu": "on_gpu",
 }

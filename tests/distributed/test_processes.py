@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 from launch import launched
-from scorings import SCORINGS, assert_bit_equal, everything
+from reference import reference_csg_trajectory, reference_gradients
+from scorings import SCORINGS, Scoring, assert_bit_equal, everything
 
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -54,6 +55,21 @@ def test_scores_do_not_depend_on_the_number_of_processes(folders, scoring, n_pro
         else:  # maps are kept in float16
             tolerance = 1e-3 if name.startswith("heat map") else 1e-6
             np.testing.assert_allclose(got[name], values, rtol=tolerance, atol=tolerance * np.abs(values).max())
+
+
+@pytest.mark.slow  # the oracle takes its time
+@pytest.mark.parametrize("kind", ["vectors", "texts"])
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_csg_on_two_processes_is_the_oracles(folders, kind, batch_size):
+    """The Cumulative Sample Gradient of each row is that of a loop over single rows, also of a row without a label."""
+    scoring = Scoring(kind, 53, batch_size)
+    rows = [dict(row) for row in scoring.rows()]
+    labels = [int(row.pop("label" if kind == "vectors" else "labels")) for row in rows]
+    states = [state for _, state in scoring.states()]
+    expected = reference_csg_trajectory(reference_gradients(scoring.model(), states, rows, "loss", labels))
+    scores = VoGScores.load(folders[2] / scoring.name)
+    np.testing.assert_allclose(scores.trajectory("csg"), expected, rtol=1e-6)
+    np.testing.assert_allclose(scores.column("csg"), expected.mean(1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("n_processes", COUNTS)

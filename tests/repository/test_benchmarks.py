@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
-FIGURES = {"epoch": 4, "loop": 3, "others": 4, "live": 2, "callback": 2, "growth": 3, "companions": 1}
+FIGURES = {"epoch": 4, "loop": 3, "others": 4, "live": 2, "callback": 2, "growth": 3, "companions": 1, "targets": 4}
 SLOW_FIGURES = {"processes": 1, "memory": 10}
-QUICK = ("loop", "others", "live", "callback", "growth", "companions")
+QUICK = ("loop", "others", "live", "callback", "growth", "companions", "targets")
 
 
 def start(folder, *arguments):

@@ -12,7 +12,7 @@ from hub_server import HubServer
 from torch import nn
 from trainers import digits, network, plain, trained
 
-from vog_hf import VoGCallback, VoGScorer
+from vog_hf import VoGCallback, VoGConfig, VoGScorer
 from vog_hf.errors import RowMismatchError
 from vog_hf.evaluation import hard_tail, recommended_ranking
 from vog_hf.hub.card import describe_split
@@ -61,7 +61,8 @@ def score(folder, *, seed=0, bad=BAD):
     model = Digits()
     model(torch.zeros(1, 1, 16, 16))
     states = [(f"s{k}", {n: torch.randn_like(p) / 8 for n, p in model.state_dict().items()}) for k in range(5)]
-    scorer = VoGScorer(model, batch_size=16, progress=False, on_error="skip")
+    config = VoGConfig(target=("logit", "loss"))
+    scorer = VoGScorer(model, config=config, batch_size=16, progress=False, on_error="skip")
     return scorer.score(made_rows(), states, collate_fn=partial(collate, bad=bad), output_dir=folder)
 
 

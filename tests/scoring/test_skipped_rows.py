@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
 
-from vog_hf import VoGScorer
+from vog_hf import VoGConfig, VoGScorer
 from vog_hf.data.bad_rows import BadRows
 from vog_hf.errors import ConfigError, DataError, NonFiniteError, OutputFolderError
 
@@ -87,7 +87,8 @@ def score(dataset, *, on_error="skip", batch_size=8, snapshots=None, **options):
     torch.manual_seed(0)
     model = Tokens()
     states = [(f"s{k}", {n: torch.randn_like(p) for n, p in model.state_dict().items()}) for k in range(3)]
-    scorer = VoGScorer(model, batch_size=batch_size, progress=False, on_error=on_error)
+    config = VoGConfig(target=("logit", "loss"))
+    scorer = VoGScorer(model, config=config, batch_size=batch_size, progress=False, on_error=on_error)
     return scorer.score(dataset, snapshots or states, collate_fn=collate, **options)
 
 
@@ -103,7 +104,9 @@ def test_other_rows_have_the_scores_that_they_have_without_the_skipped_ones(kind
         np.testing.assert_allclose(scores.column(name)[kept], alone.column(name), rtol=2e-3, atol=1e-5, err_msg=name)
     bad = list(BAD)
     assert scores.column("prediction")[bad].tolist() == [-1] * 5
-    assert np.isnan(scores.trajectory("vog")[bad]).all()
+    for name in ("vog", "csg", "loss"):
+        assert np.isnan(scores.trajectory(name)[bad]).all()
+        assert np.flatnonzero(np.isnan(scores.column(name))).tolist() == bad
     assert not scores.heat_map(17).any()
     skipped = scores.manifest["skipped"]
     assert skipped["count"] == 5
