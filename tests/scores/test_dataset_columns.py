@@ -108,7 +108,7 @@ def test_core_all_and_a_list_choose_the_columns():
 
     losses = ["vog_loss", "vog_loss_class_normalized", "vog_loss_percentile"]
     assert added("core") == [*CORE, *losses]
-    assert added("all") == [name for name in scores.column_names if name != "label"]
+    assert added("all") == [*(name for name in scores.column_names if name != "label"), "learning_pattern"]
     expected = {"vog_early", "vog_late", "vog_loss_late", "gradient_magnitude", "loss", "confidence", "variability"}
     assert expected | {"correctness", "forgetting", "margin", "el2n", "prediction", "csg"} <= set(added("all"))
     assert added(["loss", "vog"]) == ["loss", "vog"]
@@ -132,6 +132,7 @@ def test_columns_are_typed_for_the_hub():
     scored = add_vog_columns(images(), image_scores(), "all")
     added = {name: scored.features[name] for name in scored.column_names if name not in images().column_names}
     assert added.pop("prediction") == ClassLabel(names=NAMES, id="vog_hf::prediction")
+    assert added.pop("learning_pattern") == Value("string", id="vog_hf::learning_pattern")
     assert added.pop("forgetting") == Value("int32", id="vog_hf::forgetting")
     assert all(feature == Value("float32", id=f"vog_hf::{name}") for name, feature in added.items())
     for name in ("vog", "prediction", "forgetting", "vog_percentile"):

@@ -10,7 +10,8 @@ from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, OutputFolderError
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.runtime.files import read_json
-from vog_hf.scores.vog_scores import MAX_CLASSES, VoGScores, class_count
+from vog_hf.scores.consistency import MAX_CLASSES, class_count
+from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.scorer import VoGScorer
 
 
@@ -88,7 +89,7 @@ def test_the_table_has_a_line_per_row():
     """to_pandas: the row's number first, then every column in reading order."""
     scores = scored()
     table = scores.to_pandas()
-    assert list(table.columns) == ["row", *scores.column_names]
+    assert list(table.columns) == ["row", *scores.column_names, "learning_pattern"]
     assert scores.column_names[:5] == ["label", "prediction", "vog", "vog_class_normalized", "vog_percentile"]
     assert table["row"].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(table["vog"], scores.column("vog"))
@@ -101,8 +102,8 @@ def test_what_is_not_there_is_refused_by_name():
     scores = scored()
     with pytest.raises(ConfigError, match=r"no column 'vogue'; these scores have label, prediction, vog,"):
         scores.column("vogue")
-    with pytest.raises(ConfigError, match="no trajectory 'loss'; these scores have confidence, prediction, vog"):
-        scores.trajectory("loss")
+    with pytest.raises(ConfigError, match="no trajectory 'margin'; these scores have confidence, loss, prediction"):
+        scores.trajectory("margin")
     for row in (-1, 5):
         with pytest.raises(ConfigError, match=rf"row must lie in 0\.\.4, got {row}"):
             scores.heat_map(row)

@@ -4,14 +4,15 @@
 `ranking_agreement` compares rankings, and `rank_stability` those of one run from snapshot to snapshot; `tail_verdict`
 determines the hard tail from the resamples of `bootstrap`, and `guide_strength` how good a guide it is;
 `recommendation` names the ranking to review first, and `review_yield` estimates what a review of a `reviewed_queue` may
-still find, by `yield_forecast`; `trajectories` has the changes of single rows; `validation` checks the input tables and
-`ties` shares places among tied rows.
+still find, by `yield_forecast`; `trajectories` has the changes of single rows and `learning_patterns` when they were
+learned; `validation` checks the input tables and `ties` shares places among tied rows.
 """
 
 from vog_hf.evaluation.bootstrap import TailMeasure
 from vog_hf.evaluation.detection import auroc, detection_table
 from vog_hf.evaluation.error_tables import class_table, early_late_table, error_by_decile
 from vog_hf.evaluation.guide_strength import Strength
+from vog_hf.evaluation.learning_patterns import PATTERNS, learning_pattern, learning_pattern_table
 from vog_hf.evaluation.rank_stability import ranking_stability, stability_in_words
 from vog_hf.evaluation.ranking_agreement import agreement_table, merge_rankings, rank_agreement, rank_correlations
 from vog_hf.evaluation.recommendation import RecommendedRanking, recommended_ranking
@@ -21,6 +22,7 @@ from vog_hf.evaluation.trajectories import total_change
 from vog_hf.evaluation.yield_forecast import Forecast
 
 __all__ = [
+    "PATTERNS",
     "RANKING_COLUMNS",
     "Forecast",
     "HardTail",
@@ -36,6 +38,8 @@ __all__ = [
     "early_late_table",
     "error_by_decile",
     "hard_tail",
+    "learning_pattern",
+    "learning_pattern_table",
     "merge_rankings",
     "rank_agreement",
     "rank_correlations",

@@ -15,12 +15,11 @@ from vog_hf.data.row_identity import by_split_name, identify_rows, is_first_vers
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.repo_paths import SPLIT_NAME
+from vog_hf.scores.column_features import class_feature, score_feature
 from vog_hf.scores.dataset_columns import (
     add_vog_columns,
-    class_feature,
     is_declared,
     score_columns,
-    score_feature,
     scores_from_columns,
 )
 from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, scores_of, verify_rows
@@ -282,4 +281,6 @@ def _score_table(split: ScoredSplit) -> Dataset:
             features[name] = class_feature(split, name) or Value("int64")
         else:
             features[name] = score_feature(split, name)
+    for name in scores.text_column_names:
+        values[name], features[name] = scores.column(name).tolist(), score_feature(split, name)
     return Dataset.from_dict(values, features=Features(features))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CSG = "csg"  # the only companion that needs a target: "loss"
+LEARNING_PATTERN = "learning_pattern"  # the only column of texts
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,15 @@ COMPANION_COLUMNS = (
         "fits worse",
     ),
 )
-COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS)}
+PATTERN_COLUMN = Column(
+    LEARNING_PATTERN,
+    "learning pattern",
+    "When the prediction became correct and whether it stayed so: learned_early, learned_late, unstable (learned again "
+    "after it was forgotten), forgotten or never_learned",
+    "text",
+    "names without an order",
+)
+COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, PATTERN_COLUMN)}
 COMPANIONS = tuple(column.name for column in COMPANION_COLUMNS)
 ENDINGS = tuple(column.name.removeprefix("vog") for column in TARGET_COLUMNS)
 

@@ -108,6 +108,8 @@ def _words(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> Mapping[str, list
     for name in CLASSES:
         if name in scores.column_names and is_class(scores, name):
             words[name] = [number(value) for value in row_values(scores, name, rows)]
+    for name in scores.text_column_names:
+        words[name] = [ABSENT if value is None else str(value) for value in row_values(scores, name, rows)]
     return words
 
 

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import RowMismatchError
 from vog_hf.review.decision import now
+from vog_hf.scores.consistency import MAX_CLASSES, class_count
 from vog_hf.scores.manifest import MAYBE_TEXT, MAYBE_WHOLE, TEXT, WHOLE, ListOf, Record, fault_in
 from vog_hf.scores.ranking import has_classes, is_skipped
-from vog_hf.scores.vog_scores import MAX_CLASSES, VoGScores, class_count
+from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 

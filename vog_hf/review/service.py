@@ -27,12 +27,12 @@ from vog_hf.review.journal import Journal
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.requests import Request, RequestReader
 from vog_hf.review.row_records import RowRecords
+from vog_hf.scores.consistency import class_count
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.formatting import escaped, printable, signed
 from vog_hf.scores.pictures import row_texts
 from vog_hf.scores.ranking import class_names, has_classes, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit
-from vog_hf.scores.vog_scores import class_count
 
 NEIGHBORS = 6
 PAIRS = 3  # of reviewers whose agreement is told

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 
 from vog_hf.data.arrow_columns import has_table, integer_column
 from vog_hf.data.referenced_files import with_more_columns
@@ -18,9 +18,11 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
-from vog_hf.metric.vocabulary import core_endings
-from vog_hf.scores.scored_rows import ScoredSplit, given_label_names, remember_scores, require_scores
-from vog_hf.scores.vog_scores import VoGScores, class_count
+from vog_hf.metric.vocabulary import LEARNING_PATTERN, core_endings
+from vog_hf.scores.column_features import feature_values, score_feature
+from vog_hf.scores.consistency import class_count
+from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, require_scores
+from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ def add_vog_columns(
 
     Returns:
         A `Dataset` (or `DatasetDict`): numbers as float32, counts as int32, ``prediction`` as ``ClassLabel`` if the
-        label is one. The ``id`` of each added feature declares the column, so that `scores_from_columns` finds it.
+        label is one, ``learning_pattern`` as text. The ``id`` of each added feature declares the column, so that
+        `scores_from_columns` finds it.
 
     Raises:
         RowMismatchError: The rows are not the ones that were scored, or not in that order.
@@ -279,6 +282,8 @@ def _is_number(feature: object) -> bool:
 
 def _stored(column: pa.ChunkedArray, name: str) -> Any:
     """A score column as `VoGScores` holds it: whole numbers as they are, others as float32, with NaN for null."""
+    if name == LEARNING_PATTERN:
+        return column.to_numpy(zero_copy_only=False)
     if name == "prediction" and pa.types.is_integer(column.type):
         return column.fill_null(-1).to_numpy().astype(np.int32)
     if pa.types.is_integer(column.type) and not column.null_count:
@@ -287,7 +292,7 @@ def _stored(column: pa.ChunkedArray, name: str) -> Any:
 
 
 def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
-    available = [name for name in scores.column_names if name != "label"]
+    available = [name for name in (*scores.column_names, *scores.text_column_names) if name != "label"]
     require_type("columns", columns, (str, Sequence), "pass 'core', 'all' or a list of names")
     if columns == "all":
         return available
@@ -298,6 +303,8 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
     if isinstance(columns, str):
         raise ConfigError(f"columns must be 'core', 'all' or a list of names, got {columns!r}")
     unknown = [name for name in columns if name not in available]
+    if LEARNING_PATTERN in unknown:
+        scores.column(LEARNING_PATTERN)  # raises, with the reason
     if unknown or not columns:
         raise ConfigError(f"the scores have no columns {unknown}; they have {', '.join(available)}")
     return list(columns)
@@ -306,35 +313,8 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
 def _with_columns(split: ScoredSplit, names: Sequence[str], prefix: str) -> Dataset:
     """Add columns of the scores to the rows as stored."""
     features = Features({prefix + name: score_feature(split, name, prefix) for name in names})
-    values = {prefix + name: _values(split.scores, name) for name in names}
+    values = {prefix + name: feature_values(split.scores, name) for name in names}
     added = Dataset.from_dict(values, features=features, split=split.rows.split)
     scored = with_more_columns(split.rows.with_format(None), added)
     remember_scores(scored, split.scores)
     return scored
-
-
-def class_feature(split: ScoredSplit, name: str) -> ClassLabel | None:
-    """The classes of a score column: those of the labels that were scored, if all values are among them."""
-    if name not in ("label", "prediction"):
-        return None
-    scores = split.scores
-    features = (split.rows.features.get(label) for label in given_label_names(scores))
-    feature = next((f for f in features if isinstance(f, ClassLabel)), None)
-    names = scores.facts.class_names
-    if feature is not None and names and feature.names != names:  # the model numbers the same classes differently
-        feature = ClassLabel(names=names)
-    return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature
-
-
-def score_feature(split: ScoredSplit, name: str, prefix: str = "") -> ClassLabel | Value:
-    """The feature of a score column, which declares that it is one."""
-    declaration = f"vog_hf:{prefix}:{name}"
-    if not np.issubdtype(split.scores.column(name).dtype, np.integer):
-        return Value("float32", id=declaration)
-    classes = class_feature(split, name)
-    return Value("int32", id=declaration) if classes is None else ClassLabel(names=classes.names, id=declaration)
-
-
-def _values(scores: VoGScores, name: str) -> Any:
-    values = scores.column(name)
-    return values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values

@@ -33,7 +33,7 @@ def column_meanings(scores: VoGScores) -> list[Meaning]:
     """Meaning, unit and direction of each column of the scores that is described here."""
     targets = scores.facts.targets
     meanings = []
-    for column in scores.column_names:
+    for column in (*scores.column_names, *scores.text_column_names):
         target = target_of_column(column, targets)
         name = column
         if target is not None and target != targets[0]:  # vog_loss_late means what vog_late means, of another target

@@ -19,11 +19,12 @@ from vog_hf.evaluation import (
     early_late_table,
     error_by_decile,
     hard_tail,
+    learning_pattern_table,
     rank_correlations,
     ranking_stability,
     recommended_ranking,
 )
-from vog_hf.metric.vocabulary import COMPANIONS
+from vog_hf.metric.vocabulary import COMPANIONS, LEARNING_PATTERN
 from vog_hf.scores.ranking import has_classes, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import ROW_ID
@@ -67,7 +68,8 @@ class Findings:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The rows with a finite score, and the columns that have a value for each of them."""
-        table = self.scores.to_pandas().drop(columns=ROW_ID, errors="ignore")[self.is_finite]
+        unused = [ROW_ID, *self.scores.text_column_names]
+        table = self.scores.to_pandas().drop(columns=unused, errors="ignore")[self.is_finite]
         return table[[name for name, values in table.items() if np.isfinite(values.to_numpy()).all()]]
 
     @cached_property
@@ -162,6 +164,15 @@ class Findings:
             return None
         given: dict[str, Any] = {n: self.table[n] for n in ("prediction", "confidence") if n in self.table}
         return class_table(self.table["label"], self.table["vog"], **given)
+
+    @cached_property
+    def learning_patterns(self) -> pd.DataFrame | None:
+        """Rows of each learning pattern with errors and known wrong labels; None where rows have no pattern."""
+        if not self.scores.text_column_names:
+            return None
+        scores = self.scores
+        is_error = scores.column("prediction") != scores.column("label")
+        return learning_pattern_table(scores.column(LEARNING_PATTERN), is_error=is_error, known_wrong=self.known_wrong)
 
     @property
     def stability(self) -> pd.DataFrame | None:

@@ -65,7 +65,7 @@ def is_skipped(scores: VoGScores, rows: npt.NDArray[np.int64] | slice = slice(No
 
 
 def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[str | int | float | None]:
-    """Values of a column for some rows, as a reader wants them, all of one type: names of classes, else numbers.
+    """Values of a column for some rows, as a reader wants them, all of one type: names of classes, texts or numbers.
 
     None for a row without a value: no label, NaN or infinity, or a row that was skipped.
 
@@ -76,6 +76,8 @@ def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[
     """
     chosen = np.asarray(rows, dtype=np.int64)
     values = scores.column(column)[chosen]
+    if values.dtype == object:
+        return [None if value is None else str(value) for value in values]
     if not np.issubdtype(values.dtype, np.integer):
         return [float(value) if np.isfinite(value) else None for value in values]
     if column not in ("label", "prediction") or not has_classes(scores):
@@ -86,7 +88,7 @@ def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[
 
 def has_classes(scores: VoGScores) -> bool:
     """Return whether each row has one class (then, and only then, scores are normalized within it)."""
-    return "vog_class_normalized" in scores.column_names or bool(scores.facts.class_names)
+    return scores.has_classes
 
 
 def class_names(scores: VoGScores, classes: Iterable[int]) -> list[str | int | None]:

@@ -10,9 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.data.row_identity import RowIdentity
-from vog_hf.errors import ConfigError, DataError, OutputFolderError, as_path, require_type, shown, whole_number
+from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, shown, whole_number
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.runtime.files import explained_disk_errors
+from vog_hf.scores.consistency import fault_in_scores
+from vog_hf.scores.learning import learning_patterns, no_pattern
 from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.storage import (
     FORMAT,
@@ -30,8 +33,6 @@ from vog_hf.scores.storage import (
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
-MAX_CLASSES = 100_000
-
 
 class VoGScores:
     """The scores of a dataset, aligned with its rows.
@@ -41,10 +42,12 @@ class VoGScores:
     ``vog_early``, ``vog_late``, ``gradient_magnitude``, the companions of
     `vog_hf.metric.training_dynamics.training_dynamics` and, with the target ``"loss"``, ``csg`` (Cumulative Sample
     Gradient: mean over the snapshots of the squared norm of the loss gradient, higher = harder).
-    The hard tail of ``vog`` depends on the run: see `vog_hf.evaluation`.
+    Single-label classification also has ``learning_pattern``, a column of texts: see
+    `vog_hf.evaluation.learning_pattern`. The hard tail of ``vog`` depends on the run: see `vog_hf.evaluation`.
 
     Args:
-        columns: Values by name, all of one length; including ``label`` if rows have one.
+        columns: Values by name, all of one length; including ``label`` if rows have one. A ``learning_pattern`` takes
+            precedence over the one that follows from labels and trajectories.
         manifest: Record of how the values were computed; JSON-ready.
         trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``,
             ``loss``, and ``csg`` (squared norm at that snapshot) with the target ``"loss"``.
@@ -77,9 +80,11 @@ class VoGScores:
         optional = {ROW_HASH: row_hash, ROW_ID: ids}
         arrays = {**columns, **{name: values for name, values in optional.items() if values is not None}}
         lengths = {name: _length(values) for name, values in arrays.items()}
-        if not columns or None in lengths.values() or len(set(lengths.values())) > 1:
+        if not set(columns) - {LEARNING_PATTERN} or None in lengths.values() or len(set(lengths.values())) > 1:
             raise ConfigError(f"columns must have one value per row each, got lengths {lengths}")
         self._columns = dict(columns)
+        self._given_texts = {name: self._columns.pop(name) for name in (LEARNING_PATTERN,) if name in columns}
+        self._derived_patterns: Array | None = None
         self.manifest = {"format": FORMAT, **manifest}
         self._trajectories = dict(trajectories or {})
         self._heat_maps = heat_maps
@@ -96,7 +101,7 @@ class VoGScores:
     def with_heat_maps(self, heat_maps: RaggedMaps | None) -> "VoGScores":
         """Return the same scores with other heat maps, one per row, or with none."""
         return VoGScores(
-            self._columns,
+            {**self._columns, **self._given_texts},
             self.manifest,
             trajectories=self._trajectories,
             heat_maps=heat_maps,
@@ -106,8 +111,18 @@ class VoGScores:
 
     @property
     def column_names(self) -> list[str]:
-        """Names for `column`."""
+        """Names for `column`, of those that hold numbers."""
         return list(self._columns)
+
+    @property
+    def text_column_names(self) -> list[str]:
+        """Names for `column`, of those that hold texts: ``learning_pattern``, or none."""
+        return [LEARNING_PATTERN] if self._given_texts or no_pattern(self) is None else []
+
+    @property
+    def has_classes(self) -> bool:
+        """True if each row has one class (then, and only then, scores are normalized within it)."""
+        return "vog_class_normalized" in self._columns or bool(self.facts.class_names)
 
     @property
     def trajectory_names(self) -> list[str]:
@@ -125,11 +140,13 @@ class VoGScores:
         return RowIdentity(len(self), dict(self.facts.column_digests), self.row_hash)
 
     def column(self, name: str) -> Array:
-        """A column as a numpy array ``[rows]``.
+        """A column as a numpy array ``[rows]``: numbers, or texts with None for a row without one.
 
         Raises:
             ConfigError: There is no such column.
         """
+        if name == LEARNING_PATTERN:
+            return self._patterns()
         return _get(self._columns, name, "column")
 
     def trajectory(self, name: str) -> Array:
@@ -162,7 +179,8 @@ class VoGScores:
     def to_pandas(self) -> pd.DataFrame:
         """All columns as a table with one line per row: the row's number first, then its id if it has one."""
         ids = {} if self.ids is None else {ROW_ID: self.ids}
-        return pd.DataFrame({"row": np.arange(len(self)), **ids, **self._columns})
+        texts = {name: self.column(name) for name in self.text_column_names}
+        return pd.DataFrame({"row": np.arange(len(self)), **ids, **self._columns, **texts})
 
     def select(self, rows: npt.ArrayLike) -> "VoGScores":
         """The scores of some of the rows, in their order, as computed among all rows.
@@ -183,13 +201,23 @@ class VoGScores:
         chosen = self._row_numbers(rows)
         of_all = ("data", "rows_digest", "n_rows", "skipped")
         return VoGScores(
-            {name: values[chosen] for name, values in self._columns.items()},
+            {name: self.column(name)[chosen] for name in (*self._columns, *self.text_column_names)},
             {**{name: value for name, value in self.manifest.items() if name not in of_all}, "n_rows": len(chosen)},
             trajectories={name: values[chosen] for name, values in self._trajectories.items()},
             heat_maps=None if self._heat_maps is None else self._heat_maps.select(chosen),
             row_hash=None if self.row_hash is None else self.row_hash[chosen],
             ids=None if self.ids is None else self.ids[chosen],
         )
+
+    def _patterns(self) -> Array:
+        """The learning patterns, given or derived."""
+        if LEARNING_PATTERN in self._given_texts:
+            return self._given_texts[LEARNING_PATTERN]
+        if self._derived_patterns is None:
+            if (reason := no_pattern(self)) is not None:
+                raise ConfigError(f"there is no column {LEARNING_PATTERN!r}, because {reason}; leave it out")
+            self._derived_patterns = learning_patterns(self)
+        return self._derived_patterns
 
     def _row_numbers(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Row numbers as an array, verified."""
@@ -218,7 +246,7 @@ class VoGScores:
         with explained_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         save_arrays(folder, self._trajectories, self._heat_maps)
-        save_table(folder, self._columns, self.row_hash, self.ids)
+        save_table(folder, {**self._columns, **self._given_texts}, self.row_hash, self.ids)
         write_manifest(folder, self.manifest)
 
     @classmethod
@@ -234,7 +262,11 @@ class VoGScores:
         folder = as_path("folder", folder)
         parts = read_parts(folder)
         scores = cls(**parts)
-        _require_one_shape(scores, parts["heat_maps"], folder)
+        fault = fault_in_scores(scores, parts["heat_maps"])
+        if fault is not None:
+            raise OutputFolderError(
+                f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
+            )
         scores.folder = folder
         return scores
 
@@ -242,66 +274,6 @@ class VoGScores:
         """Keep a temporary folder for as long as these scores map its files into memory."""
         weakref.finalize(self, folder.cleanup)
         return self
-
-
-def class_count(scores: VoGScores) -> int:
-    """Number of classes: the number of names, or one more than the highest label or prediction.
-
-    Raises:
-        DataError: A label outside the named classes, or one of `MAX_CLASSES` or more.
-
-    Example:
-        >>> class_count(VoGScores({"vog": np.ones(2), "label": np.array([0, 4])}, {}))
-        5
-    """
-    count = names = len(scores.facts.class_names or [])
-    for name in {"label", "prediction"} & {*scores.column_names} if len(scores) else ():
-        values = scores.column(name)
-        highest, most = int(values.max()), names if names and name == "label" else MAX_CLASSES
-        if highest >= most:
-            raise DataError(
-                f"row {int(values.argmax())} has the {name} {highest:,}, and there are at most {most:,} classes; pass "
-                "scores with the labels and class names of the same data"
-            )
-        count = max(count, highest + 1)
-    return count
-
-
-def _require_one_shape(scores: VoGScores, heat_maps: RaggedMaps | None, folder: Path) -> None:
-    """Raise OutputFolderError if columns, trajectories and heat maps do not belong to the same rows."""
-    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores)
-    fault = fault or (None if heat_maps is None else heat_maps.fault(len(scores)))
-    if fault is not None:
-        raise OutputFolderError(
-            f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
-        )
-
-
-def _fault_in_columns(scores: VoGScores) -> str | None:
-    for name in scores.column_names:
-        kind = scores.column(name).dtype
-        if not (np.issubdtype(kind, np.number) or np.issubdtype(kind, np.bool_)):
-            return f"the column {name!r} holds {kind}, expected numbers"
-    if not scores.facts.class_names and "vog_class_normalized" not in scores.column_names:
-        return None
-    for name in {"label", "prediction"} & {*scores.column_names}:
-        if not np.issubdtype(scores.column(name).dtype, np.integer):
-            return f"the column {name!r} holds {scores.column(name).dtype}, expected whole numbers of classes"
-    try:
-        class_count(scores)
-    except DataError as error:
-        return str(error)
-    return None
-
-
-def _fault_in_trajectories(scores: VoGScores) -> str | None:
-    n_snapshots = len(scores.facts.snapshots)
-    for name in scores.trajectory_names:
-        shape = scores.trajectory(name).shape
-        if len(shape) != 2 or shape[0] != len(scores) or (n_snapshots and shape[1] != n_snapshots):
-            expected = f"[{len(scores)}, {n_snapshots or 'snapshots'}]"
-            return f"the trajectory {name!r} has the shape {list(shape)}, expected {expected}"
-    return None
 
 
 def _length(values: Any) -> int | None:

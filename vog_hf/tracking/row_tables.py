@@ -112,7 +112,7 @@ def _table(views: RowViews, rows: Rows, caption: str) -> Table:
     """A table of these rows, each column of one type; the caption also says where a cell is cut or what it shows."""
     scores, of_rows = views.scores, views.views(rows)
     first = [name for name in FIRST_COLUMNS if name in scores.column_names]
-    others = [name for name in scores.column_names if name not in first]
+    others = [name for name in (*scores.column_names, *scores.text_column_names) if name not in first]
     columns = {
         "row": rows.tolist(),
         **({} if scores.ids is None else {"id": [escaped(str(view.id)) for view in of_rows]}),

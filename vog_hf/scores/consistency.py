@@ -1,0 +1,78 @@
+"""Whether the parts of scores fit together: columns, classes, trajectories and heat maps."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vog_hf.errors import DataError, shown
+from vog_hf.evaluation import PATTERNS
+from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.metric.vocabulary import LEARNING_PATTERN
+
+if TYPE_CHECKING:
+    from vog_hf.scores.vog_scores import VoGScores
+
+MAX_CLASSES = 100_000
+
+
+def class_count(scores: "VoGScores") -> int:
+    """Number of classes: the number of names, or one more than the highest label or prediction.
+
+    Raises:
+        DataError: A label outside the named classes, or one of `MAX_CLASSES` or more.
+
+    Example:
+        >>> from vog_hf.scores import VoGScores
+        >>> class_count(VoGScores({"vog": np.ones(2), "label": np.array([0, 4])}, {}))
+        5
+    """
+    count = names = len(scores.facts.class_names or [])
+    for name in {"label", "prediction"} & {*scores.column_names} if len(scores) else ():
+        values = scores.column(name)
+        highest, most = int(values.max()), names if names and name == "label" else MAX_CLASSES
+        if highest >= most:
+            raise DataError(
+                f"row {int(values.argmax())} has the {name} {highest:,}, and there are at most {most:,} classes; pass "
+                "scores with the labels and class names of the same data"
+            )
+        count = max(count, highest + 1)
+    return count
+
+
+def fault_in_scores(scores: "VoGScores", heat_maps: RaggedMaps | None) -> str | None:
+    """The reason why columns, trajectories and heat maps are not of the same rows or classes; None if they are."""
+    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores)
+    return fault or (None if heat_maps is None else heat_maps.fault(len(scores)))
+
+
+def _fault_in_columns(scores: "VoGScores") -> str | None:
+    for name in scores.column_names:
+        kind = scores.column(name).dtype
+        if not (np.issubdtype(kind, np.number) or np.issubdtype(kind, np.bool_)):
+            return f"the column {name!r} holds {kind}, expected numbers"
+    if scores.text_column_names:
+        unknown = set(scores.column(LEARNING_PATTERN).tolist()) - {None, *PATTERNS}
+        if unknown:
+            return (
+                f"the column {LEARNING_PATTERN!r} holds {shown(unknown.pop())}, expected one of {', '.join(PATTERNS)}"
+            )
+    if not scores.facts.class_names and "vog_class_normalized" not in scores.column_names:
+        return None
+    for name in {"label", "prediction"} & {*scores.column_names}:
+        if not np.issubdtype(scores.column(name).dtype, np.integer):
+            return f"the column {name!r} holds {scores.column(name).dtype}, expected whole numbers of classes"
+    try:
+        class_count(scores)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _fault_in_trajectories(scores: "VoGScores") -> str | None:
+    n_snapshots = len(scores.facts.snapshots)
+    for name in scores.trajectory_names:
+        shape = scores.trajectory(name).shape
+        if len(shape) != 2 or shape[0] != len(scores) or (n_snapshots and shape[1] != n_snapshots):
+            expected = f"[{len(scores)}, {n_snapshots or 'snapshots'}]"
+            return f"the trajectory {name!r} has the shape {list(shape)}, expected {expected}"
+    return None

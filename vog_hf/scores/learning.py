@@ -1,0 +1,39 @@
+"""The learning pattern of each row of scores, or the reason why there is none."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.evaluation import learning_pattern
+from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
+
+if TYPE_CHECKING:
+    from vog_hf.scores.vog_scores import VoGScores
+
+
+def no_pattern(scores: "VoGScores") -> str | None:
+    """The reason why rows have no learning pattern; None if they have one."""
+    if not scores.has_classes:
+        return "the rows of these scores have no single class each (only single-label classification has it)"
+    if "label" not in scores.column_names or not (scores.column("label") >= 0).any():
+        return "no row of these scores has a label"
+    if "prediction" not in scores.trajectory_names:
+        return "these scores have no prediction for each snapshot (trajectory 'prediction')"
+    if scores.trajectory("prediction").shape[1] < MIN_SNAPSHOTS:
+        return f"these scores have fewer than {MIN_SNAPSHOTS} snapshots"
+    return None
+
+
+def learning_patterns(scores: "VoGScores") -> npt.NDArray[Any]:
+    """Learning pattern of each row, ``[rows]`` texts; None for a row without a label or without scores.
+
+    Args:
+        scores: Scores with patterns, see `no_pattern`.
+    """
+    prediction, label = scores.trajectory("prediction"), scores.column("label")
+    patterns = np.full(len(scores), None, dtype=object)
+    rows = np.flatnonzero((label >= 0) & (np.asarray(prediction) >= 0).all(1))  # a skipped row has neither
+    early = Windows(prediction.shape[1]).width
+    patterns[rows] = learning_pattern(prediction[rows] == label[rows, None], early=early)
+    return patterns
