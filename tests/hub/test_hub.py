@@ -421,7 +421,7 @@ def test_data_of_another_kind_is_not_lost(hub, client):
     for options in ({}, {"scores_only": True}, {"config_name": "scored"}):
         error, message = client("push", "pictures", REPO, **options)
         assert error == "ConfigError"
-        assert "not parquet ('t" in message
+        assert "has data that is not parquet ('t" in message
     assert repository.sha("main") == before
     assert client("load", REPO)["rows"] == {"train": 1, "test": 1}
 

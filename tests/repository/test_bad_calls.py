@@ -83,7 +83,7 @@ BAD = {
     "config as a dictionary": (lambda t: VoGScorer(MODEL, config={"label": "given"}), "'label': 'given'"),
     "accelerator as text": (lambda t: VoGScorer(MODEL, accelerator="cpu"), "'cpu'"),
     "model without weights": (lambda t: VoGScorer(Bare()), "Bare"),
-    "traced model": (lambda t: VoGScorer(torch.jit.trace(MODEL, torch.ones(1, 3))), "traced"),
+    "traced model": (lambda t: VoGScorer(torch.jit.trace(MODEL, torch.ones(1, 3))), "scripted or traced"),
     "scripted part of a model": (lambda t: VoGScorer(nn.Sequential(torch.jit.script(MODEL))), "scripted"),
     "snapshots of a number": (lambda t: score(3), r"3 \(int\)"),
     "snapshots of nothing": (lambda t: score(None), "None"),

@@ -235,6 +235,17 @@ class Sparse(Classifier):
         return self.head(torch.tanh(torch.sparse.mm(self.mixing, self.layer(x).T).T))
 
 
+class SparseWeight(Classifier):
+    """Trains a sparse weight, which no snapshot can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.eye(WIDTH).to_sparse()), nn.Linear(WIDTH, CLASSES)
+
+    def logits(self, x):
+        return self.head(torch.tanh(torch.sparse.mm(self.weight, x.T).T))
+
+
 class Lazy(Layers):
     """A lazy layer that has seen its first batch."""
 

@@ -12,10 +12,10 @@ from torch import nn
 from torch.testing import assert_close
 from trainers import WeightsByStep, arguments
 from transformers import Trainer, TrainerCallback
-from unusual_models import MODELS, WIDTH, Layers
+from unusual_models import MODELS, WIDTH, Layers, SparseWeight, Unusual
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
-from vog_hf.errors import ModelError
+from vog_hf.errors import ModelError, SnapshotError
 from vog_hf.gradients.input_gradients import input_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
@@ -165,6 +165,19 @@ def test_what_cannot_be_scored_is_refused_before_the_first_step(name, collect, t
     with pytest.raises(ModelError, match=case.refused):
         trained(case, tmp_path, VoGCallback(collect=collect, config=CONFIG, log=False), weights)
     assert weights.weights == {}
+
+
+def test_weights_that_no_snapshot_holds_are_scored_while_they_train(tmp_path):
+    """A trained sparse weight is refused by replay with the option that works, and is scored live as by the loop."""
+    case = Unusual(SparseWeight, options={"optim": "sgd", "max_grad_norm": 0.0})
+    with pytest.raises(SnapshotError, match=r"'weight' .*which a snapshot cannot hold; use collect='live'"):
+        trained(case, tmp_path / "replay", VoGCallback(config=CONFIG, log=False))
+    kept = StatesByEpoch(case)
+    _, losses = trained(case, tmp_path / "plain", kept)
+    vog = VoGCallback(collect="live", config=CONFIG, snapshots="epoch", log=False)
+    assert trained(case, tmp_path / "live", vog)[1] == losses
+    expected = reference_vog(gradients(case, kept.states))
+    assert_close(vog.scores.column("vog").astype(np.float64), expected, rtol=1e-4, atol=1e-4 * expected.mean())
 
 
 @pytest.mark.parametrize("collect", ["replay", "live"])

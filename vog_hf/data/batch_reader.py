@@ -271,9 +271,13 @@ class BatchReader:
         leaf = find_leaf(self._model, batch.inputs)
         value = batch.inputs[leaf.name]
         if len(value) != len(batch):
+            advice = (
+                "pass a collator that pads rows instead of packing them (collate_fn=)"
+                if len(value) < len(batch)
+                else "score each of them (the texts of a pair, the two answers of a preference) as a row of its own"
+            )
             raise DataError(
-                f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row: score "
-                "each of them (the texts of a pair, the two answers of a preference) as a row of its own"
+                f"the collator made {len(value)} examples of {len(batch)} rows; VoG needs one example per row: {advice}"
             )
         if value.is_floating_point():
             bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)

@@ -54,7 +54,8 @@ def _random(name: str, rows: Sequence[int], *, in_collator: bool) -> str:
         )
     return (
         f"{differs}: the dataset's transform is random (crop, flip, dropout, masking), so VoG would measure the "
-        "transform. Pass the rows with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform))"
+        "transform. Pass the rows with the evaluation transform: VoGCallback(dataset.with_transform(eval_transform)); "
+        "draw a mask that the task needs in the collator: collate_fn=SeededPerRow(collator), from vog_hf.data"
     )
 
 

@@ -118,7 +118,7 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
     name = names[0]
     if inputs[name].is_floating_point():
         return InputLeaf(name, None)
-    return InputLeaf(name, _input_embedding(model, name, inputs[name].dtype))
+    return InputLeaf(name, _input_embedding(model, name, inputs))
 
 
 def _is_beside_the_input(name: str) -> bool:
@@ -126,16 +126,18 @@ def _is_beside_the_input(name: str) -> bool:
     return name in MASK_NAMES or name.startswith("decoder_")
 
 
-def _input_embedding(model: nn.Module, name: str, dtype: torch.dtype) -> nn.Module:
+def _input_embedding(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> nn.Module:
     owners: list[Any] = [model]
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
         owners.insert(0, get_encoder())
     embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
     if embedding is None:
+        floating = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
+        other = f"name another input: model.main_input_name = {floating[0]!r}" if floating else "feed a floating input"
         raise ModelError(
-            f"the input {name!r} is {dtype}, which has no gradient, and {type(model).__name__} names no embedding to "
-            "differentiate instead; define get_input_embeddings() on it, or feed a floating input"
+            f"the input {name!r} is {inputs[name].dtype}, which has no gradient, and {type(model).__name__} names no "
+            f"embedding to differentiate instead; define get_input_embeddings() on it, or {other}"
         )
     return _copy_in_use(model, embedding)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ModelError
 from vog_hf.gradients.tasks import (
+    CALLABLE_TARGET,
     CAUSAL_LOSSES,
     TASKS,
     CausalLanguageModel,
@@ -21,8 +22,6 @@ from vog_hf.gradients.tasks import (
 
 TargetFunction = Callable[[Any, Mapping[str, Any]], Tensor]
 Target = str | TargetFunction
-
-CALLABLE_TARGET = "a callable target, VoGConfig(target=function(outputs, batch) -> [batch])"
 
 
 def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None, *, name: str | None = None) -> Task:
@@ -57,8 +56,8 @@ def _task_name(model: nn.Module, logits: Tensor, labels: Tensor | None) -> str:
     outputs = logits.shape[1] if logits.dim() == 2 else 1
     if logits.dim() > 2:
         raise ModelError(
-            f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass a callable "
-            "target(outputs, batch) -> [batch], e.g. VoGConfig(target=my_target)"
+            f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass "
+            f"{CALLABLE_TARGET}; docs/limitations.md has that of segmentation"
         )
     if outputs == 1:
         return Regression.name
@@ -115,7 +114,7 @@ def find_logits(outputs: object) -> Tensor:
     found = "a single number (a loss?)" if isinstance(outputs, Tensor) else found
     raise ModelError(
         f"a model must return logits (a tensor, a tuple (loss, logits), or `logits` in its output), got {found}; for "
-        f"other outputs (start_logits, boxes) pass {CALLABLE_TARGET}"
+        f"other outputs (start_logits, boxes, reconstruction) pass {CALLABLE_TARGET}; docs/limitations.md has examples"
     )
 
 

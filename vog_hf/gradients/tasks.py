@@ -13,6 +13,7 @@ from vog_hf.metric.training_dynamics import classification_observation
 
 TARGETS = ("logit", "probability", "loss")
 IGNORED_TOKEN = -100
+CALLABLE_TARGET = "a callable target, VoGConfig(target=function(outputs, batch) -> [batch])"
 CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
 
 
@@ -243,7 +244,8 @@ class TokenPrediction(Task):
         labels, logits = self._label_tokens(labels).long(), self._label_logits(logits)
         if logits.shape[:-1] != labels.shape:
             raise ModelError(
-                f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}"
+                f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}; where "
+                f"the loss aligns them (CTC), pass {CALLABLE_TARGET}: docs/limitations.md has that of CTC"
             )
         return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
 

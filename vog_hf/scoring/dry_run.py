@@ -28,8 +28,8 @@ from vog_hf.gradients.input_leaf import (
 from vog_hf.gradients.model_inputs import copied, doubled, to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
 from vog_hf.gradients.model_state import ModelState, require_weights_unchanged, weight_sums
-from vog_hf.gradients.targets import CALLABLE_TARGET, check_target, find_logits, find_task
-from vog_hf.gradients.tasks import IGNORED_TOKEN, Task
+from vog_hf.gradients.targets import check_target, find_logits, find_task
+from vog_hf.gradients.tasks import CALLABLE_TARGET, IGNORED_TOKEN, Task
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
@@ -187,8 +187,8 @@ def _resolve_task(
         if any(isinstance(target, str) for target in config.targets):
             raise
         return None, None
-    if labels is None and task.needs_labels and not task.can_predict_label and all(map(callable, config.targets)):
-        return None, None  # there is nothing to compute companions of
+    if all(map(callable, config.targets)) and not _has_companions(task, logits, labels):
+        return None, None
     for target in config.targets:
         check_target(target, task)
     if config.label == "predicted" and not task.can_predict_label:
@@ -197,6 +197,20 @@ def _resolve_task(
             argument=("label='predicted'", "label='given'"),
         )
     return task, logits.shape[-1] if logits.dim() > 1 else 1
+
+
+def _has_companions(task: Task, logits: Tensor, labels: Tensor | None) -> bool:
+    """Tell whether logits and labels are those of a task, which a callable target does not need: CTC's are not."""
+    if labels is None:
+        return task.can_predict_label or not task.needs_labels
+    try:
+        task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
+        task.observation(logits, labels)
+    except LabelError:  # of one row
+        return True
+    except (DataError, ModelError, RuntimeError):
+        return False
+    return True
 
 
 def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> LabelsForPass:

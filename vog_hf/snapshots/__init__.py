@@ -20,7 +20,7 @@ from vog_hf.snapshots.whole_tensors import (
     require_whole,
     tensor_digest,
 )
-from vog_hf.snapshots.writer import SnapshotWriter
+from vog_hf.snapshots.writer import SnapshotWriter, require_store, require_trainable
 
 __all__ = [
     "INDEX_NAME",
@@ -40,6 +40,8 @@ __all__ = [
     "open_snapshots",
     "plan_snapshots",
     "read_index",
+    "require_store",
+    "require_trainable",
     "require_whole",
     "temporary_weights",
     "tensor_digest",

@@ -39,29 +39,22 @@ class SnapshotWriter:
     """
 
     def __init__(self, folder: str | Path, model: nn.Module, *, store: str = "trainable") -> None:
-        if store not in ("trainable", "all"):
-            raise ConfigError(f"store must be 'trainable' or 'all', got {store!r}")
-        require_module(model)
+        require_store(store)
+        require_trainable(model)
         self.folder = as_path("folder", folder)
         self.store = store
         self._stored: set[str] = set()
         self._frozen: dict[str, str] = {}
         self._bytes = self._frozen_bytes = 0
-        trains = False
         for tensor in full_tensors(model):
             _require_storable(tensor)
             changes = store == "all" or tensor.requires_grad or not tensor.is_parameter
             if changes and tensor.is_storable:
                 self._stored.add(tensor.name)
                 self._bytes += tensor.nbytes
-                trains |= tensor.is_parameter
             else:
                 self._frozen[tensor.name] = tensor_digest(tensor.gather())
                 self._frozen_bytes += tensor.nbytes if tensor.is_storable else 0
-        if not trains:
-            raise ConfigError(
-                "no parameter of the model is trainable, so nothing changes between snapshots and VoG would be 0"
-            )
         self._snapshots: list[Snapshot] = []
 
     @property
@@ -232,6 +225,21 @@ class SnapshotWriter:
                     for s in self._snapshots
                 ],
             },
+        )
+
+
+def require_store(store: object) -> None:
+    """Raise ConfigError where an option is not one of the two ways to store snapshots."""
+    if store not in ("trainable", "all"):
+        raise ConfigError(f"store must be 'trainable' or 'all', got {store!r}", argument="store")
+
+
+def require_trainable(model: nn.Module) -> None:
+    """Raise ConfigError where no parameter of a model is trained."""
+    require_module(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "no parameter of the model is trainable, so nothing changes between snapshots and VoG would be 0"
         )
 
 

@@ -21,6 +21,7 @@ from vog_hf.gradients.model_mode import preserved_rng
 from vog_hf.runtime.processes import current_processes, from_main, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.snapshots import require_store
 from vog_hf.tracking import MAX_TABLE_ROWS, TRACKERS, active_runs, log_scores, reopened
 from vog_hf.trainer.announcements import announce, summary_lines, tracker_line
 from vog_hf.trainer.splits import ONLY_SPLIT, check_split, only_or_all, splits_of, without_streams
@@ -101,6 +102,7 @@ class VoGCallback(TrainerCallback):
         require_type("collect", collect, str, "pass 'replay' or 'live'")
         if collect not in ("replay", "live"):
             raise ConfigError(f"collect must be 'replay' or 'live', got {collect!r}")
+        require_store(store)
         top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
         require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
         for option, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):

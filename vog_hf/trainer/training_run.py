@@ -27,7 +27,7 @@ from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.live import LiveScoring
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.scorer import VoGScorer
-from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder
+from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder, require_trainable
 from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
@@ -87,7 +87,8 @@ class TrainingRun:
         run_together(processes, PREPARING, self._resolve, state, train_dataloader)
         to_score = self._whole(model)
         run_together(processes, PREPARING, self._dry_run, to_score)
-        self._writer = SnapshotWriter(self.folder.snapshots, model, store=options.store)
+        require_trainable(model)
+        self._writer = None if options.is_live else SnapshotWriter(self.folder.snapshots, model, store=options.store)
         self._taken: list[int] = []
         self._saved: set[str] = set()
 
@@ -200,7 +201,7 @@ class TrainingRun:
         self._taken.append(step)
         for live in self._live.values():
             live.update(f"step-{step:09d}", step)
-        if not self._live:
+        if self._writer is not None:
             tensors = run_together(current_processes(), "gathering a snapshot", self._writer.gather, model)
             from_main(current_processes(), "storing a snapshot", self._writer.write, tensors or {}, step)
 
@@ -259,7 +260,7 @@ class TrainingRun:
             to_score = self._whole(model)
             scorer_and_readers = run_together(processes, "opening rows", self._scorer_and_readers, to_score)
             self._scorer, self._readers = scorer_and_readers
-        snapshots = run_together(processes, "finding the snapshots", open_folder, self._writer.folder)
+        snapshots = run_together(processes, "finding the snapshots", open_folder, self.folder.snapshots)
         from_main(processes, "looking for scores", self._remove_other_scores, folders, snapshots)
         return {
             split: self._scorer.score_rows(reader, snapshots, output_dir=folders[split])
@@ -297,7 +298,7 @@ class TrainingRun:
         return None if is_stream(self.datasets[split]) else len(self.datasets[split])
 
     def _needed_bytes(self) -> int:
-        if self._live:
+        if self._writer is None:
             snapshots = sum(live.memory_bytes() for live in self._live.values()) * self._checkpoints_kept
         else:
             snapshots = self._writer.disk_bytes(len(self.plan))
@@ -308,9 +309,11 @@ class TrainingRun:
     def _prepare_folder(self, state: TrainerState) -> list[int]:
         """Prepare the folder; returns the steps with snapshots."""
         self.folder.prepare(state, self.plan, self._needed_bytes(), is_live=self.is_live)
-        if state.global_step > 0 and not self.is_live:
-            self._writer.continue_from(state.global_step)
         self._announce_plan()
+        if self._writer is None:
+            return []
+        if state.global_step > 0:
+            self._writer.continue_from(state.global_step)
         return self._writer.steps
 
     def _announce_plan(self) -> None:

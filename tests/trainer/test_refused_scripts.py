@@ -1,0 +1,403 @@
+"""Published trainings that are refused as they are: what the message and docs/limitations.md advise is scored right."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as T
+from limitations_page import code_of_page
+from random_models import WAVES
+from reference import reference_gradients, reference_vog
+from torch.testing import assert_close
+from trainers import WeightsByStep, arguments
+from transformers import Trainer
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
+
+from vog_hf import VoGCallback, VoGConfig
+from vog_hf.data import SeededPerRow
+from vog_hf.errors import DataError, ModelError
+
+pytestmark = pytest.mark.slow
+N_ROWS, SIDE = 6, 8
+WIDTH = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def page_code():
+    """The names that the code blocks of the page define, run one after the other, for the small models here."""
+    names = code_of_page()
+    names["CONVOLUTIONS"] = list(zip(WAVES["conv_kernel"], WAVES["conv_stride"], strict=True))
+    names["N_PATCHES"] = (SIDE // 4) ** 2
+    return names
+
+
+PAGE_CODE = page_code()
+
+
+def drawn(*shape):
+    """Numbers of one seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def stacked(rows):
+    """A batch of rows whose tensors have one shape; whatever is no tensor becomes a list."""
+    return {
+        name: torch.stack([row[name] for row in rows])
+        if isinstance(rows[0][name], torch.Tensor)
+        else [row[name] for row in rows]
+        for name in rows[0]
+    }
+
+
+@dataclass(frozen=True)
+class Script:
+    """A training as it is published, why it is refused, and how it is scored.
+
+    Attributes:
+        model: Makes the model.
+        rows: What Trainer trains on.
+        collate_fn: Trainer's collator.
+        refused: Text of the error.
+        target: Name of the callable on the page.
+        scalar: The same of one row by other means: ``scalar(outputs, row) -> [1]``.
+        collate_scored: Collator that is passed to the callback, where the message asks for another.
+        channels: Whether gradients are averaged over channels.
+        main_input: Name of the input that the message advises to set.
+    """
+
+    model: Callable[[], Any]
+    rows: Callable[[], list[dict[str, Any]]]
+    refused: str
+    target: str
+    scalar: Callable[[Any, dict[str, Any]], torch.Tensor]
+    collate_fn: Callable[[list[Any]], Any] = stacked
+    collate_scored: Callable[[list[Any]], Any] | None = None
+    channels: bool = True
+    main_input: str | None = None
+    fed: tuple[str, ...] = field(default=("pixel_values",))
+
+    def built(self, *, advised: bool) -> Any:
+        """The model, the same in every call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = self.model()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        if advised and self.main_input:
+            model.main_input_name = self.main_input
+        return model
+
+
+# --- models, rows and what they mean --------------------------------------------------------------------------------
+
+
+def images(**others):
+    """Rows of pixels, with a function of the row number for every other key."""
+    pixels = drawn(N_ROWS, 3, SIDE, SIDE)
+    return [{"pixel_values": pixels[i], **{name: make(i) for name, make in others.items()}} for i in range(N_ROWS)]
+
+
+def waves():
+    """Waveforms of several lengths and labels of several lengths."""
+    lengths = [(60, 3), (55, 5), (49, 2), (60, 4), (52, 3), (60, 1)]
+    return [
+        {
+            "input_values": drawn(N_ROWS, 60)[i, :n],
+            "attention_mask": torch.ones(n, dtype=torch.long),
+            "labels": torch.randint(1, models.VOCABULARY, (k,), generator=torch.Generator().manual_seed(i)),
+        }
+        for i, (n, k) in enumerate(lengths)
+    ]
+
+
+def ctc_model():
+    """A recognizer of speech."""
+    return T.Wav2Vec2ForCTC(T.Wav2Vec2Config(**{**WAVES, "pad_token_id": 0}))
+
+
+def ctc_of_one_row(outputs, row):
+    """Minus the logarithm of the sum over all alignments, by the textbook's forward recursion."""
+    p = outputs.logits[0].softmax(-1)
+    labels = [0]
+    for label in row["labels"].tolist():
+        labels += [label, 0]
+    alpha = [p[0, 0], p[0, labels[1]]] + [p.new_zeros(())] * (len(labels) - 2)
+    for t in range(1, len(p)):
+        alpha = [
+            (
+                alpha[s]
+                + (alpha[s - 1] if s else 0)
+                + (alpha[s - 2] if s > 1 and labels[s] != 0 and labels[s] != labels[s - 2] else 0)
+            )
+            * p[t, labels[s]]
+            for s in range(len(labels))
+        ]
+    return -(alpha[-1] + alpha[-2]).log()[None]
+
+
+def detector():
+    """DETR on a small ResNet."""
+    backbone = T.ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", out_features=["stage2"]
+    )
+    config = T.DetrConfig(
+        use_timm_backbone=False, backbone_config=backbone, backbone=None, use_pretrained_backbone=False,
+        num_queries=4, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_labels=3,
+    )  # fmt: skip
+    return T.DetrForObjectDetection(config)
+
+
+def segmenter():
+    """SegFormer with two stages."""
+    config = T.SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[1, 1], hidden_sizes=[4, 8], patch_sizes=[3, 3],
+        strides=[2, 2], num_attention_heads=[1, 1], mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=3,
+    )  # fmt: skip
+    return T.SegformerForSemanticSegmentation(config)
+
+
+def segmentation_of_one_row(outputs, row):
+    """Mean cross-entropy over the pixels that have a class."""
+    logits = F.interpolate(outputs.logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0]
+    pairs = [(logits[:, y, x], int(row["labels"][y, x])) for y in range(SIDE) for x in range(SIDE)]
+    return torch.stack([-z.log_softmax(0)[label] for z, label in pairs]).mean()[None]
+
+
+def masked_image_model():
+    """SimMIM on ViT."""
+    return T.ViTForMaskedImageModeling(T.ViTConfig(image_size=SIDE, patch_size=4, encoder_stride=4, **WIDTH))
+
+
+def masked_error_of_one_row(outputs, row):
+    """Mean absolute error over the pixels of masked patches, summed over channels."""
+    errors, n = 0, 0
+    for patch in row["bool_masked_pos"].nonzero().flatten().tolist():
+        y, x = 4 * (patch // 2), 4 * (patch % 2)
+        place = (slice(None), slice(y, y + 4), slice(x, x + 4))
+        errors, n = errors + (outputs.reconstruction[0][place] - row["pixel_values"][place]).abs().sum(), n + 16
+    return (errors / n)[None]
+
+
+def autoencoder():
+    """A masked autoencoder."""
+    config = T.ViTMAEConfig(
+        image_size=SIDE, patch_size=4, decoder_num_attention_heads=2, decoder_hidden_size=8,
+        decoder_num_hidden_layers=1, decoder_intermediate_size=16, mask_ratio=0.5, **WIDTH,
+    )  # fmt: skip
+    return T.ViTMAEForPreTraining(config)
+
+
+def patch_error_of_one_row(outputs, row):
+    """Mean squared error over the masked patches, whose pixels lie row by row with the channels last."""
+    errors = []
+    for patch in outputs.mask[0].nonzero().flatten().tolist():
+        y, x = 4 * (patch // 2), 4 * (patch % 2)
+        pixels = row["pixel_values"][:, y : y + 4, x : x + 4].permute(1, 2, 0).flatten()
+        errors.append((outputs.logits[0, patch] - pixels).square().mean())
+    return torch.stack(errors).mean()[None]
+
+
+def speech_pretraining():
+    """Wav2Vec2 with its quantizer."""
+    options = {"num_codevectors_per_group": 4, "codevector_dim": 8, "proj_codevector_dim": 8, "num_negatives": 2}
+    return T.Wav2Vec2ForPreTraining(T.Wav2Vec2Config(**{**WAVES, **options, "do_stable_layer_norm": True}))
+
+
+def mask_speech(rows):
+    """As the published collator: masks and negatives, drawn from numpy's global stream."""
+    mask = _compute_mask_indices((len(rows), 14), 0.6, 2)
+    negatives = _sample_negative_indices((len(rows), 14), 2, mask_time_indices=mask)
+    return {
+        "input_values": torch.stack([row["input_values"] for row in rows]),
+        "mask_time_indices": torch.tensor(mask),
+        "sampled_negative_indices": torch.tensor(negatives),
+    }
+
+
+def speech_similarity_of_one_row(outputs, row):
+    """Mean cosine between state and quantized state over the masked steps."""
+    steps = row["mask_time_indices"].nonzero().flatten()
+    a, b = outputs.projected_states[0][steps], outputs.projected_quantized_states[0][steps]
+    return ((a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()).mean()[None]
+
+
+def clip():
+    """CLIP without the parts that make it large."""
+    special = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    text = {**WIDTH, **special, "vocab_size": models.VOCABULARY, "max_position_embeddings": 16, "projection_dim": 8}
+    vision = {**WIDTH, "image_size": SIDE, "patch_size": 4, "projection_dim": 8}
+    return T.CLIPModel(T.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+
+
+def captioned():
+    """Images with their texts."""
+    tokens = torch.randint(4, models.VOCABULARY, (N_ROWS, 5), generator=torch.Generator().manual_seed(2))
+    return images(input_ids=lambda i: tokens[i], attention_mask=lambda i: torch.ones(5, dtype=torch.long))
+
+
+def with_loss(rows):
+    """The published collator asks for the loss over all pairs of the batch."""
+    return {**stacked(rows), "return_loss": True}
+
+
+def questions():
+    """Tokens with the place of the answer."""
+    rows = models.token_rows(0, lengths=(7, 4, 9, 5, 6, 8))
+    return [
+        {**row, "start_positions": torch.tensor(i % 3), "end_positions": torch.tensor(3)} for i, row in enumerate(rows)
+    ]
+
+
+def answer_of_one_row(outputs, row):
+    """Logit of the start plus logit of the end."""
+    return outputs.start_logits[:, row["start_positions"]] + outputs.end_logits[:, row["end_positions"]]
+
+
+SCRIPTS = {
+    "speech recognition (CTC)": Script(
+        ctc_model,
+        waves,
+        r"tokens do not fit labels for \(6, 5\); where the loss aligns them \(CTC\), pass a callable target.*of CTC",
+        "ctc_loss",
+        ctc_of_one_row,
+        collate_fn=models.collate,
+        channels=False,
+        fed=("input_values", "attention_mask"),
+    ),
+    "object detection": Script(
+        detector,
+        lambda: images(labels=lambda i: {"class_labels": torch.tensor([i % 3]), "boxes": torch.full((1, 4), 0.5)}),
+        r"no label was found.*a callable target",
+        "objectness",
+        lambda outputs, row: outputs.logits[0, :, :-1].exp().sum(-1).log().max()[None],
+    ),
+    "semantic segmentation": Script(
+        segmenter,
+        lambda: images(labels=lambda i: (drawn(SIDE, SIDE) * (i + 1)).long().clamp(0, 2)),
+        r"belong to no task that is known here; pass a callable target.*docs/limitations\.md has that of segmentation",
+        "pixel_loss",
+        segmentation_of_one_row,
+    ),
+    "masked image modeling": Script(
+        masked_image_model,
+        images,
+        r"the collator is random.*SeededPerRow\(collator\), from vog_hf\.data",
+        "reconstruction_loss",
+        masked_error_of_one_row,
+        collate_fn=PAGE_CODE["masked_images"],
+        collate_scored=PAGE_CODE["collate_images"],
+        fed=("pixel_values", "bool_masked_pos"),
+    ),
+    "masked autoencoder": Script(
+        autoencoder,
+        images,
+        r"no label was found.*a callable target",
+        "patch_loss",
+        patch_error_of_one_row,
+        collate_scored=PAGE_CODE["collate_noise"],
+        fed=("pixel_values", "noise"),
+    ),
+    "speech pretraining": Script(
+        speech_pretraining,
+        lambda: [{"input_values": values} for values in drawn(N_ROWS, 60)],
+        r"the collator is random.*SeededPerRow\(collator\), from vog_hf\.data",
+        "masked_similarity",
+        speech_similarity_of_one_row,
+        collate_fn=mask_speech,
+        collate_scored=SeededPerRow(mask_speech),
+        channels=False,
+        fed=("input_values", "mask_time_indices", "sampled_negative_indices"),
+    ),
+    "contrastive images and texts": Script(
+        clip,
+        captioned,
+        r"'input_ids' is torch.int64, which has no gradient.*model\.main_input_name = 'pixel_values'",
+        "similarity",
+        lambda outputs, row: outputs.logits_per_image[0],
+        collate_fn=with_loss,
+        main_input="pixel_values",
+        fed=("pixel_values", "input_ids", "attention_mask"),
+    ),
+    "question answering": Script(
+        lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)),
+        questions,
+        r"start_logits.*a callable target.*docs/limitations\.md",
+        "answer",
+        answer_of_one_row,
+        collate_fn=models.collate,
+        channels=False,
+        fed=("input_ids", "attention_mask"),
+    ),
+}
+
+
+# --- trainings ------------------------------------------------------------------------------------------------------
+
+
+def trained(script, model, folder, *callbacks):
+    """Two epochs of the script."""
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": 3, "learning_rate": 1e-2}
+    Trainer(
+        model,
+        arguments(folder, **options),
+        train_dataset=script.rows(),
+        data_collator=script.collate_fn,
+        callbacks=list(callbacks),
+    ).train()
+    return model
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_script_as_it_is_published_is_refused_before_the_first_step(name, tmp_path):
+    """The message names what works, which the next test does."""
+    script, steps = SCRIPTS[name], WeightsByStep()
+    with pytest.raises((DataError, ModelError), match=script.refused):
+        trained(script, script.built(advised=False), tmp_path, VoGCallback(log=False), steps)
+    assert not steps.weights
+
+
+@pytest.mark.parametrize("collect", ["replay", "live"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_advice_leads_to_scores(name, collect, tmp_path):
+    """With the page's target and collator, scores are those of a loop over rows and snapshots by another formula."""
+    script, steps = SCRIPTS[name], WeightsByStep()
+    vog = VoGCallback(
+        script.rows(),
+        config=VoGConfig(target=PAGE_CODE[script.target]),
+        collate_fn=script.collate_scored,
+        collect=collect,
+        snapshots=[2, 4],
+        batch_size=4,
+        log=False,
+    )
+    trained(script, script.built(advised=True), tmp_path, vog, steps)
+    expected = expected_scores(script, [steps.weights[2], steps.weights[4]])
+    assert np.ptp(expected) > 0
+    assert_close(vog.scores.column("vog").astype(np.float64), expected, rtol=2e-4, atol=2e-4 * expected.mean())
+
+
+def expected_scores(script, states):
+    """The oracle's: one row at a time, as the collator makes it alone."""
+    model = script.built(advised=True)
+    gradients = []
+    for row in script.rows():
+        alone = row
+        if script.collate_scored is not None:
+            alone = {name: value[0] for name, value in script.collate_scored([row]).items()}
+        exact = {n: v.double() if n in script.fed and v.is_floating_point() else v for n, v in alone.items()}
+        gradients += reference_gradients(
+            copy.deepcopy(model),
+            states,
+            [{name: exact[name] for name in script.fed}],
+            lambda outputs, _, exact=exact: script.scalar(outputs, exact),
+            [0],
+            task="callable",
+        )
+    return reference_vog(gradients, channel_mean=script.channels)
