@@ -45,7 +45,7 @@ def drawn(*shape):
 
 
 def stacked(rows):
-    """A batch of rows whose tensors have one shape; whatever is no tensor becomes a list."""
+    """A batch of rows whose tensors have one shape; everything else becomes a list."""
     return {
         name: torch.stack([row[name] for row in rows])
         if isinstance(rows[0][name], torch.Tensor)
