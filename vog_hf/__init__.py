@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vog_hf.review.apply import apply_review
     from vog_hf.scores.dataset_columns import add_vog_columns
     from vog_hf.scores.vog_scores import VoGScores
+    from vog_hf.scoring.forward_only import companions
     from vog_hf.scoring.scorer import VoGScorer
     from vog_hf.tracking.log import log_scores
     from vog_hf.trainer.callback import VoGCallback
@@ -33,6 +34,7 @@ __all__ = [
     "add_vog_columns",
     "apply_review",
     "class_normalize",
+    "companions",
     "input_gradients",
     "log_scores",
     "pull_scores",
@@ -51,6 +53,7 @@ _HOME = {
     "add_vog_columns": "scores.dataset_columns",
     "apply_review": "review.apply",
     "class_normalize": "metric.definition",
+    "companions": "scoring.forward_only",
     "input_gradients": "gradients.input_gradients",
     "log_scores": "tracking.log",
     "pull_scores": "hub.pull",

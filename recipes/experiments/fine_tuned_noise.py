@@ -7,7 +7,7 @@ The commands, for images and texts; --folds 0 leaves the cross-validation out:
     python recipes/experiments/fine_tuned_noise.py --kind image --dataset uoft-cs/cifar10 --noise 0.1 --noise_kind pairs
     python recipes/experiments/fine_tuned_noise.py --kind text --dataset stanfordnlp/sst2 --noise 0.1
 
-One training gives every column of the library, the confidence after each snapshot and the loss at the first visit.
+One training gives every column of the library, the confidence after each snapshot and the loss at each visit of a row.
 Against it: cleanlab's confident learning on out-of-fold probabilities of five trainings, and two trainings on half the
 rows each that score the other half, which cost as much as one.
 
@@ -32,7 +32,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from transformers import HfArgumentParser
 
-from vog_hf import VoGConfig, VoGError, VoGScorer
+from vog_hf import VoGConfig, VoGError, VoGScorer, companions
 from vog_hf.data import as_classes, find_column, load_rows
 from vog_hf.snapshots import SnapshotWriter
 
@@ -91,6 +91,8 @@ def main():
             columns["five-fold self-confidence"] = get_label_quality_scores(task.labels, out_of_fold)
 
     table = pd.DataFrame(columns)
+    if args.folds:  # of what the model has seen, and of what it has not
+        table["loss and two halves"] = table["loss"].rank() - table["confidence at the end (two halves)"].rank()
     table.assign(label=task.labels, is_corrupted=task.is_wrong).to_parquet(output / "columns.parquet")
     found = {name: detection(name, table[name].to_numpy(float), task.is_wrong) for name in table}
     results = {
@@ -131,17 +133,21 @@ def one_training(task, args, rows, stopwatch):
     """Columns from one training on all rows: those of the library, after each snapshot, and at the first visit."""
     folder = Path(args.output_dir) / "one"
     with stopwatch("one training"):
-        model, loss, place = train_with_snapshots(task, args, rows, folder)
-    with stopwatch("its probabilities"):
-        last = probabilities(model, task, rows)
+        model, visits, places = train_with_snapshots(task, args, rows, folder)
+    with stopwatch("its companions"):
+        cheap = companions(model, [task.rows[row] for row in rows], folder, collate_fn=task.collate, batch_size=50)
     with stopwatch("its scores"):
         scores = score(model, task, rows, folder)
     columns = {name: scores.column(name) for name in scores.column_names if is_compared(name)}
     confidence = np.asarray(scores.trajectory("confidence"), dtype=float)
     columns |= {f"confidence after snapshot {k + 1}": confidence[:, k] for k in range(confidence.shape[1])}
-    columns["confidence at the end"] = last[rows, task.labels]
-    columns["loss at the first visit"] = loss
-    columns["loss at the first visit, less its neighbors'"] = loss - mean_of_neighbors(loss, place)
+    columns["confidence at the end"] = confidence[:, -1]
+    if not np.allclose(cheap["loss"], columns["loss"], rtol=1e-3, atol=1e-5):
+        stop("the loss without a gradient differs from that of the scores")
+    columns["loss at the first visit"] = visits[0]
+    columns["loss at the first visit, less its neighbors'"] = visits[0] - mean_of_neighbors(visits[0], places[0])
+    columns["loss at the last visit"] = visits[-1]
+    columns["mean loss at the visits"] = visits.mean(0)
     return columns
 
 
@@ -243,14 +249,22 @@ def detection(name, values, is_wrong):
     """AUROC, average precision and recall at the number of wrong rows, in the direction that the name implies."""
     ranked = -values if name.split()[-1 if name.startswith("five-fold") else 0] in LOW_MEANS_WRONG else values
     n_wrong = int(is_wrong.sum())
-    recall = float(is_wrong[np.argsort(-ranked, kind="stable")[:n_wrong]].mean())
-    return [float(roc_auc_score(is_wrong, ranked)), float(average_precision_score(is_wrong, ranked)), recall]
+    last = np.sort(ranked)[-n_wrong]
+    tied = ranked == last  # share the places that are left
+    recall = (is_wrong[ranked > last].sum() + (n_wrong - (ranked > last).sum()) * is_wrong[tied].mean()) / n_wrong
+    return [float(roc_auc_score(is_wrong, ranked)), float(average_precision_score(is_wrong, ranked)), float(recall)]
 
 
 def make_headline(found, seconds, args):
     """AUROC of VoG, average precision of the columns that the question is about, and the cost of what they need."""
     shown = ["vog", "vog_loss", "csg", "loss", "confidence after snapshot 1", "confidence at the end"]
-    shown += ["loss (two halves)", "confidence at the end (two halves)", "five-fold self-confidence"]
+    shown += [
+        "mean loss at the visits",
+        "loss and two halves",
+        "loss (two halves)",
+        "confidence at the end (two halves)",
+        "five-fold self-confidence",
+    ]
     headline = {"AUROC vog_class_normalized": found["vog_class_normalized"][0]}
     headline |= {f"AP {name}": found[name][1] for name in shown if name in found}
     if args.folds:

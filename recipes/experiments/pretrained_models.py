@@ -144,8 +144,8 @@ def plant_noise(rows, fraction, kind, label_column, seed):
 def fine_tune(task, rows, *, epochs, batch_size, seed, after_step=None):
     """Fine-tune on some of the rows (numbers) with AdamW, a short warm-up and linear decay.
 
-    Calls ``after_step(model, step, n_steps)`` after each step. Returns the model, and of each of ``rows`` the loss when
-    it was first visited, just before the model learned from it, with the number of rows visited before.
+    Calls ``after_step(model, step, n_steps)`` after each step. Returns the model, and ``[epochs, rows]`` the loss of a
+    row at its visit, just before the model learned from it, with the number of rows visited before in that epoch.
     """
     set_seed(seed)
     model = task.build()
@@ -153,16 +153,14 @@ def fine_tune(task, rows, *, epochs, batch_size, seed, after_step=None):
     n_steps = epochs * -(-len(rows) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=task.rate, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, n_steps // 10, n_steps)
-    first_loss, first_place, step = np.empty(len(rows)), np.empty(len(rows), dtype=int), 0
+    visits, places_in_epoch, step = np.empty((epochs, len(rows))), np.empty((epochs, len(rows)), dtype=int), 0
     for epoch in range(epochs):
         model.train()
-        for places in torch.randperm(len(rows), generator=order).split(batch_size):
+        for at, places in enumerate(torch.randperm(len(rows), generator=order).split(batch_size)):
             batch = dict(task.collate([task.rows[rows[place]] for place in places]))
             labels = batch.pop("labels")
             losses = nn.functional.cross_entropy(logits_of(model, batch), labels, reduction="none")
-            if epoch == 0:
-                first_loss[places] = losses.detach()
-                first_place[places] = step * batch_size
+            visits[epoch, places], places_in_epoch[epoch, places] = losses.detach(), at * batch_size
             optimizer.zero_grad()
             losses.mean().backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -171,7 +169,7 @@ def fine_tune(task, rows, *, epochs, batch_size, seed, after_step=None):
             step += 1
             if after_step is not None:
                 after_step(model, step, n_steps)
-    return model, first_loss, first_place
+    return model, visits, places_in_epoch
 
 
 def logits_of(model, inputs):

@@ -25,20 +25,28 @@ RANKINGS = {
     "confidence at the end": "confidence at the end, low",
     "loss at the first visit": "loss at the first visit",
     "loss at the first visit, less its neighbors'": "loss at the first visit, less that of its neighbors",
+    "loss at the last visit": "loss at the last visit",
+    "mean loss at the visits": "mean loss at the visits (no extra pass)",
 }
 HALVES = {
     "confidence at the end (two halves)": "two halves: confidence at the end, low",
     "loss (two halves)": "two halves: mean loss",
+    "loss and two halves": "mean loss and two halves (confidence at the end), mean rank",
     "csg (scored halves)": "two halves: CSG",
     "vog (scored halves)": "two halves: VoG of the logit",
     "vog_loss (scored halves)": "two halves: VoG of the loss",
 }
 FIVE_FOLD = {"five-fold self-confidence": "five-fold self-confidence (cleanlab), low"}
 SCORED = "one training", "its scores"
+WITHOUT_GRADIENTS = ("loss", "confidence", "margin", "el2n", "forgetting", "variability")
+WITHOUT_GRADIENTS += ("confidence after snapshot 1", "confidence at the end")
 COSTS = {
-    "confidence at the end": ("one training", "its probabilities"),
+    **dict.fromkeys(WITHOUT_GRADIENTS, ("one training", "its companions")),
     "loss at the first visit": ("one training",),
     "loss at the first visit, less its neighbors'": ("one training",),
+    "loss at the last visit": ("one training",),
+    "mean loss at the visits": ("one training",),
+    "loss and two halves": ("one training", "its companions", "two halves"),
     "confidence at the end (two halves)": ("two halves",),
     "loss (two halves)": ("two halves",),
     "csg (scored halves)": ("two halves with snapshots", "their scores"),

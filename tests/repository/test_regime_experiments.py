@@ -89,7 +89,7 @@ def test_texts_without_cross_validation(texts, tmp_path):
         "fine_tuned_noise", "--kind", "text", "--dataset", path, *options, "--output_dir", tmp_path / "out"
     )
     found = read_results(tmp_path / "out")
-    assert set(found["details"]["cpu_seconds"]) == {"one training", "its probabilities", "its scores"}
+    assert set(found["details"]["cpu_seconds"]) == {"one training", "its companions", "its scores"}
     assert not any("halves" in name or "five" in name for name in found["details"]["columns"])
     table = pd.read_parquet(tmp_path / "out" / "columns.parquet")
     np.testing.assert_allclose(table["confidence after snapshot 2"], table["confidence at the end"], atol=1e-5)
@@ -102,6 +102,13 @@ def test_the_loss_at_the_first_visit_is_compared_with_that_of_the_rows_around_it
     by_place = loss[np.argsort(place)]
     expected = [by_place[max(0, i - 100) : i + 101].mean() for i in place]
     np.testing.assert_allclose(functions_of("fine_tuned_noise")["mean_of_neighbors"](loss, place), expected)
+
+
+def test_rows_tied_at_the_last_place_share_it():
+    """Two wrong rows, one above a tie of four with the other: recall (1 + 1 / 4) / 2."""
+    wrong = np.array([True, True, False, False, False, False])
+    found = functions_of("fine_tuned_noise")["detection"]("loss", np.array([3.0, 2, 2, 2, 2, 1]), wrong)
+    assert found[2] == pytest.approx(0.625)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ def noise_record(*losses, five_fold=None):
     """A record with a seed for each AUROC of the loss; the cross-validation takes as long as four trainings."""
     seeds = []
     for seed, area in enumerate(losses):
-        columns = {"loss": [area, 0.5, 0.25]}
-        seconds = {"one training": 10.0, "its scores": 5.0, "its probabilities": 1.0}
+        columns = {"loss": [area, 0.5, 0.25], "vog": [0.25, 0.125, 0.0]}
+        seconds = {"one training": 10.0, "its scores": 9.0, "its companions": 5.0}
         if five_fold is not None:
             columns |= {"five-fold self-confidence": [five_fold, 0.75, 0.5]}
             columns |= {"confidence at the end (two halves)": [0.875, 0.625, 0.5]}
@@ -33,7 +33,7 @@ def test_noise_tables_have_means_over_seeds_and_a_column_for_each_run():
 
 
 def test_cost_is_that_of_all_a_ranking_needs():
-    """The mean loss needs a training and its scores, the halves two trainings; both relative to five-fold."""
+    """The mean loss needs a training and forward passes, VoG gradients, the halves two trainings; all of five-fold."""
     records = {"pretrained_text_uniform_10": noise_record(0.8, five_fold=0.9)}
     page = functions_of("regime_tables")["make_regimes_page"](records)
     table = page.partition("### Against cross-validation: pretrained_text_uniform_10")[2]

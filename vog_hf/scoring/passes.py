@@ -26,6 +26,17 @@ def predict_rows(model: nn.Module, inputs: Mapping[str, object], rows: slice, n_
         return find_logits(model(**copied(sliced(inputs, rows, n_rows)))).argmax(-1)
 
 
+def observe_rows(
+    plan: ScoringPlan, model: nn.Module, inputs: Mapping[str, object], labels: Tensor, rows: slice = ALL_ROWS
+) -> dict[str, Tensor]:
+    """Observe what the companions are computed from, without a gradient, of some rows and the model as it is."""
+    if plan.task is None:
+        return {}
+    with torch.no_grad():
+        logits = find_logits(model(**copied(sliced(inputs, rows, len(labels)))))
+        return plan.task.observation(logits.to(plan.dtype), labels[rows])
+
+
 def score_rows(
     plan: ScoringPlan, inputs: Mapping[str, Any], labels: "LabelsForPass", rows: slice = ALL_ROWS
 ) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -18,7 +18,15 @@ from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype, pre
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.fast_path import require_same_function
-from vog_hf.scoring.passes import LabelsForPass, joined, predict_rows, score_rows, sliced, state_kept
+from vog_hf.scoring.passes import (
+    LabelsForPass,
+    joined,
+    observe_rows,
+    predict_rows,
+    score_rows,
+    sliced,
+    state_kept,
+)
 from vog_hf.scoring.plan import ScoringPlan, tensor_shapes
 from vog_hf.scoring.skipped_rows import try_batch
 from vog_hf.snapshots import Snapshot, temporary_weights
@@ -112,6 +120,13 @@ class ModelRunner:
             return torch.cat(
                 self._rows_per_pass.run(n_rows, lambda rows: predict_rows(self._model, batch.inputs, rows, n_rows))
             )
+
+    def observe_forward(self, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+        """Observe what the companions need, without a gradient, of a batch on the device, with the plain model."""
+        observe = partial(observe_rows, self.plan, self._model, batch.inputs, labels)
+        with self._folded.paused(), state_kept(self.plan):
+            parts = self._rows_per_pass.run(len(batch), observe)
+        return joined([([], part) for part in parts])[1]
 
     def observe(self, batch: Batch, prediction: Tensor | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Take the gradients of every target, and what the companions need, of a batch that is on the device.
