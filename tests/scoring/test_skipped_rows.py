@@ -1,10 +1,13 @@
 """Rows that cannot be scored: skipped with on_error="skip", named in the error otherwise."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from vog_hf import VoGConfig, VoGScorer
 from vog_hf.data.bad_rows import BadRows
@@ -68,24 +71,35 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 class Numbered(torch.utils.data.Dataset):
-    """Rows of a list by number, of which one cannot be read."""
+    """Rows of a list by number, of which some cannot be read."""
 
-    def __init__(self, rows, unreadable=None):
+    def __init__(self, rows, unreadable=()):
         self.rows, self.unreadable = rows, unreadable
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, row):
-        if row == self.unreadable:
+        if row in self.unreadable:
             raise RuntimeError("cannot read /home/someone/private/x.png")
         return self.rows[row]
 
 
-def score(dataset, *, on_error="skip", batch_size=8, snapshots=None, **options):
+class Plain(Tokens):
+    """The same, with its output in another form."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, input_ids, attention_mask):
+        return self.form(super().forward(input_ids, attention_mask)["logits"])
+
+
+def score(dataset, *, on_error="skip", batch_size=8, snapshots=None, model=Tokens, **options):
     """Scores of a dataset from three snapshots."""
     torch.manual_seed(0)
-    model = Tokens()
+    model = model()
     states = [(f"s{k}", {n: torch.randn_like(p) for n, p in model.state_dict().items()}) for k in range(3)]
     config = VoGConfig(target=("logit", "loss"))
     scorer = VoGScorer(model, config=config, batch_size=batch_size, progress=False, on_error=on_error)
@@ -115,6 +129,29 @@ def test_other_rows_have_the_scores_that_they_have_without_the_skipped_ones(kind
     assert "5 of 53 rows cannot be scored and are skipped: row 3: IndexError" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda logits: logits,
+        lambda logits: (logits, logits.sum()),
+        lambda logits: SequenceClassifierOutput(logits=logits),
+    ],
+    ids=["tensor", "tuple", "output"],
+)
+def test_rows_are_skipped_whatever_the_model_returns(form):
+    """A tensor (timm, plain modules) or a tuple has no truth value that matters; the scores are those of a dict."""
+    scores = score(with_changes(BAD), model=partial(Plain, form))
+    assert np.flatnonzero(np.isnan(scores.column("vog"))).tolist() == list(BAD)
+    np.testing.assert_array_equal(scores.column("vog"), score(with_changes(BAD)).column("vog"))
+
+
+@pytest.mark.parametrize("bad", [range(N_ROWS), range(1, N_ROWS)])
+def test_no_single_row_is_blamed_for_what_most_rows_have(bad):
+    """The error names the rows of the batch, not its first one."""
+    with pytest.raises(DataError, match=r"rows 0, 1, 2 and 5 others cannot be read, and most of them fail alone, too:"):
+        score(Numbered(good_rows(), unreadable=bad))
+
+
 @pytest.mark.parametrize("kind", [Dataset.from_list, Numbered, Stream])
 @pytest.mark.parametrize("row", [3, 17, 20, 29, 52])
 def test_an_error_names_the_row(kind, row):
@@ -127,7 +164,7 @@ def test_an_error_names_the_row(kind, row):
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_row_that_cannot_be_read_is_named_or_skipped(workers):
     """Any error of a dataset is about its row, and the manifest does not publish folders of this machine."""
-    rows = Numbered(good_rows(), unreadable=45)
+    rows = Numbered(good_rows(), unreadable={45})
     with pytest.raises(DataError, match=r"row 45 cannot be read: RuntimeError: .*pass on_error='skip'"):
         score(rows, on_error="raise")
     assert score(rows).manifest["skipped"]["rows"] == [{"row": 45, "reason": "RuntimeError: cannot read x.png"}]

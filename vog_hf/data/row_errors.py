@@ -18,6 +18,11 @@ def explained(dataset: Any, rows: Sequence[int], error: Exception, bad: Mapping[
             "TrainingArguments(remove_unused_columns=False), because Trainer strips such columns before it"
         )
     if not isinstance(cause, VoGError):
+        if row is None and len(rows) > 1:
+            return DataError(
+                f"{named(rows)} cannot be read, and most of them fail alone, too: {type(error).__name__}: {error}; fix "
+                "the dataset, its transform or the collator"
+            )
         return unreadable(dataset, rows[0] if row is None else row, cause)
     text = str(cause)
     place = named(rows) if row is None else f"row {row}"

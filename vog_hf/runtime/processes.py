@@ -136,8 +136,10 @@ def same_everywhere(processes: Processes, what: str, value: object) -> None:
 
 
 def _differing(held: list[Any]) -> list[Any]:
-    """The differing entries of mappings or of lists of equal length; other values unchanged."""
-    if all(isinstance(value, list) and len(value) == len(held[0]) for value in held):
+    """The differing entries of mappings or of lists, or the lengths of lists; other values unchanged."""
+    if all(isinstance(value, list) for value in held):
+        if any(len(value) != len(held[0]) for value in held):
+            return [f"{len(value)} of them" for value in held]
         held = [dict(enumerate(value)) for value in held]
     if not all(isinstance(value, Mapping) for value in held):
         return held

@@ -45,8 +45,12 @@ def try_batch(model: nn.Module, plan: ScoringPlan | None, rows_per_pass: Adaptiv
     inputs, n_rows = to_device(batch.inputs, *model_device_and_dtype(model)), len(batch)
     if n_rows == 1:  # some models take no batch of one row
         inputs, n_rows = doubled(inputs), 2
+
+    def forward(rows: slice) -> None:
+        model(**copied(sliced(inputs, rows, n_rows)))
+
     with torch.no_grad():
-        rows_per_pass.run(n_rows, lambda rows: model(**copied(sliced(inputs, rows, n_rows))) and None)
+        rows_per_pass.run(n_rows, forward)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import Batch
-from vog_hf.errors import OutputFolderError
+from vog_hf.errors import OutputFolderError, ProcessError
 from vog_hf.runtime.processes import gathered, together
 from vog_hf.runtime.progress import progress_bar
 from vog_hf.scoring.replay import Replay, require_same_rows
@@ -22,9 +22,10 @@ def score_stream(replay: Replay) -> int:
 
     Raises:
         OutputFolderError: The stream gives other rows than when its first blocks were scored.
+        ProcessError: The stream has other rows on another process.
     """
     processes = replay.processes
-    n_rows = number = 0
+    number, totals = 0, [0] * processes.num_processes
     with progress_bar(None, is_shown=replay.shows_progress) as bar:
         ended = False
         while not ended:
@@ -32,10 +33,22 @@ def score_stream(replay: Replay) -> int:
             with together(processes, f"scoring block {number + 1}"):
                 n_scored = _next_block(replay, number, bar)
             counts = gathered(processes, n_scored)
-            n_rows += sum(counts)
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
             ended = min(counts) < replay.folder.plan.block_rows
             number += 1
-    return n_rows
+    _require_same_length(totals)
+    return sum(totals)
+
+
+def _require_same_length(totals: Sequence[int]) -> None:
+    """Raise ProcessError unless processes scored as many rows as every n-th row of one stream has."""
+    n_rows, n_processes = sum(totals), len(totals)
+    if any(total != len(range(n_rows)[rank::n_processes]) for rank, total in enumerate(totals)):
+        listed = ", ".join(f"process {rank} scored {total:,}" for rank, total in enumerate(totals))
+        raise ProcessError(
+            f"every process must read the same stream, but of the rows that they share in turn {listed}: it has not "
+            "the same length everywhere; open the same stream on each"
+        )
 
 
 def _next_block(replay: Replay, number: int, bar: Any) -> int:
