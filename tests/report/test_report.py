@@ -30,6 +30,7 @@ from vog_hf.evaluation import (
     early_late_table,
     error_by_decile,
     hard_tail,
+    learning_pattern_table,
     rank_correlations,
     ranking_stability,
     recommended_ranking,
@@ -205,7 +206,11 @@ class TestNumbers:
         wrong = (scores.column("prediction") != scores.column("label"))[known]
         at = {name: scores.column(name)[known] for name in ("vog_class_normalized", "vog_early", "vog_late")}
         stability = ranking_stability(scores.trajectory("vog"))
+        is_error = scores.column("prediction") != scores.column("label")
+        patterns = learning_pattern_table(scores.column("learning_pattern"), is_error=is_error)
+        assert patterns["rows"].min() > 0
         expected = {
+            "When rows were learned": patterns,
             "Error by decile of the ranking": error_by_decile(at["vog_class_normalized"], wrong),
             "Early against late": early_late_table(at["vog_early"], at["vog_late"], wrong),
             "Would more snapshots change the ranking?": stability,
@@ -279,7 +284,8 @@ class TestNumbers:
         """All rows with all columns, values as the scores have them."""
         page, scores = pictures
         headings, lines = table_of(page.find(id="s0-table").find("table"))
-        assert headings == ["row", *scores.column_names]
+        numbers = [name for name in scores.column_names if name not in ("label", "prediction")]
+        assert headings == ["row", "label", "prediction", "learning_pattern", *numbers]
         assert len(lines) == N
         order = most_extreme(scores, "vog_class_normalized", N)[0]
         assert [line[0] for line in lines] == [str(row) for row in order]
@@ -323,7 +329,8 @@ class TestNumbers:
         """Every column of the scores but label and prediction has unit and direction."""
         page, scores = pictures
         _, lines = table_of(page.find("table", "meanings"))
-        assert [line[0] for line in lines] == [n for n in scores.column_names if n not in ("label", "prediction")]
+        names = [n for n in scores.column_names if n not in ("label", "prediction")]
+        assert [line[0] for line in lines] == [*names, "learning_pattern"]
         assert all(all(cell.strip() for cell in line) for line in lines)
         assert "logit per unit of input" in lines[0][2]
 

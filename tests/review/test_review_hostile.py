@@ -15,6 +15,7 @@ from vog_hf.review.service import ReviewService, answering
 from vog_hf.scores.scored_rows import ScoredSplit
 
 ASKED = {"reviewer": "ada", "row": 3, "skip": "me", "filter": {}, "decision": "keep", "label": 1, "note": "", "step": 1}
+OF_FILTER = ("order", "tail", "classes", "patterns", "mismatched", "low", "search")
 FUNCTIONS = ("about", "show", "decide", "undo", "facts", "decisions", "sound")
 HOSTILE = [
     *(None, True, -1, 10**30, 1.5, float("nan"), float("inf"), "", "0", "\ud800", "\x00", "x" * 10**6, b"bytes"),
@@ -39,11 +40,13 @@ def answer(service, function, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", [*ASKED, "last", "any", "order", "tail", "classes", "mismatched", "low", "search"])
+@pytest.mark.parametrize(
+    "field", [*ASKED, "last", "any", "order", "tail", "classes", "patterns", "mismatched", "low", "search"]
+)
 def test_no_value_of_a_request_breaks_the_page(tmp_path, field):
     """Whatever a field holds, every function answers in JSON or in one line, and the journal can be read again."""
     service = opened(tmp_path / "journal.jsonl", rows=make_texts())
-    of_filter = field not in (*ASKED, "last", "any")
+    of_filter = field in OF_FILTER
     for value in HOSTILE:
         changes = {"filter": {field: value}} if of_filter else {field: value}
         for function in FUNCTIONS:
@@ -58,6 +61,8 @@ def test_no_value_of_a_request_breaks_the_page(tmp_path, field):
         (7, "filter must be an object, got 7"),
         ({"classes": "01"}, "classes must be a list of class numbers, got '01'"),
         ({"classes": 1}, "classes must be a list of class numbers, got 1"),
+        ({"patterns": "forgotten"}, "patterns must be a list of learned_early"),
+        ({"patterns": [["forgotten"]]}, "patterns must be a list of learned_early"),
         ({"order": "x" * 10**6}, "no queue can be ordered by 'xxx"),
     ],
 )

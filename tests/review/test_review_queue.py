@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from report_cases import HOSTILE, make_regression, make_scores
@@ -46,6 +48,20 @@ TEXTS = ["A Cat", "dogs", "STRASSE", "straße", "cat.*", "", "a\ud800b"]
 def test_rows_that_pass_a_filter_come_in_its_order(chosen, rows):
     """Each filter leaves the rows it names, ties in row order and rows without a value last, at either end."""
     assert Queue(small(), TEXTS).rows(Filter(**chosen), {0, 2}).tolist() == rows
+
+
+def test_learning_patterns_filter_rows():
+    """Rows with one of the patterns pass, and a row without a pattern does not; the record of a filter keeps them."""
+    scores = make_scores()
+    pattern = scores.column("learning_pattern")
+    for patterns in (("forgotten",), ("never_learned", "unstable")):
+        chosen = Filter(order="loss", patterns=patterns)
+        order = np.argsort(-scores.column("loss"), kind="stable")
+        expected = [row for row in order.tolist() if pattern[row] in patterns]
+        assert 0 < len(expected) < len(scores)
+        assert Queue(scores).rows(chosen).tolist() == expected
+        assert Filter.from_record(json.loads(json.dumps(chosen.to_record()))) == chosen
+    assert None in pattern
 
 
 def test_order_and_filters_agree_with_a_sorted_table():
@@ -116,6 +132,9 @@ def test_rows_without_classes_have_neighbors_of_any_kind():
         (lambda: Queue(make_regression()).rows(Filter(classes=(1,))), "no single label per row"),
         (lambda: Queue(make_regression()).rows(Filter(mismatched=True)), "no single label per row"),
         (lambda: Queue(small()).neighbors(7, Filter()), r"0..6, got 7"),
+        (lambda: Filter(patterns=("late",)), r"patterns must be a tuple of learned_early, .* got \('late',\)"),
+        (lambda: Filter(patterns="forgotten"), "patterns must be a tuple of learned_early, .* got 'forgotten'"),
+        (lambda: Queue(make_regression()).rows(Filter(patterns=("forgotten",))), "because the rows of these scores"),
     ],
 )
 def test_what_cannot_be_filtered_is_refused(build, message):

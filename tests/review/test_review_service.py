@@ -80,7 +80,10 @@ def test_filters_and_orders(desk):
     assert desk.show(asked(classes=[1, 2]))["length"] == np.isin(label, [1, 2]).sum()
     assert desk.show(asked(mismatched=True))["length"] == ((label >= 0) & (label != prediction)).sum()
     assert abs(desk.show(asked(low=90, high=100))["length"] - N / 10) <= 1
+    forgotten = int((scores.column("learning_pattern") == "forgotten").sum())
+    assert desk.show(asked(patterns=["forgotten"]))["length"] == forgotten > 0
     about = desk.about({})
+    assert about["patterns"][0] == ["learned_early", "learned early"]
     assert {"vog", "vog_early", "vog_late", "loss", "confidence"} <= {name for name, _ in about["columns"]}
     assert about["classes"][0] == HOSTILE[0]
     assert not about["texts"], "there is nothing to search in pictures"

@@ -74,7 +74,13 @@ def make_scores(n_rows=N, *, maps="picture", labels=True, trajectories=True, nam
         "windows": {"early": ["a", "b"], "late": ["c", "d"], "all": list("abcde")},
     }
     running = vog[:, None] * np.linspace(0.5, 1, SNAPSHOTS) + 0.05 * generator.random((n_rows, SNAPSHOTS))
-    found = {"vog": running.astype(np.float32), "confidence": confidence.astype(np.float32)} if trajectories else {}
+    predicted = np.where(
+        generator.random((n_rows, SNAPSHOTS)) < confidence, given[:, None], (given[:, None] + 1) % len(names)
+    )
+    predicted[:, -1] = columns["prediction"]
+    found = {"vog": running, "confidence": confidence} if trajectories else {}
+    found = {name: values.astype(np.float32) for name, values in found.items()}
+    found |= {"prediction": predicted.astype(np.int32)} if trajectories else {}
     heat = make_maps(maps, n_rows, generator) if maps else None
     return VoGScores(columns, manifest, trajectories=found, heat_maps=heat, row_hash=np.arange(n_rows, dtype=np.uint64))
 

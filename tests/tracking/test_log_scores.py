@@ -19,6 +19,7 @@ from wandb_runs import logged_run, offline_client, read_back
 
 from vog_hf.errors import ConfigError, DataError, RowMismatchError
 from vog_hf.evaluation import (
+    PATTERNS,
     auroc,
     early_late_table,
     error_by_decile,
@@ -388,16 +389,43 @@ def test_one_end_of_few_rows_and_few_rows_of_a_class(offline):
 
 
 def test_known_wrong_labels_are_looked_for(offline):
-    """With a column is_corrupted, each column's worth as a finder of these rows is in a table of its own."""
+    """With a column is_corrupted, the worth of columns as finders of these rows and their share by learning pattern."""
     known = np.arange(N) % 4 == 1
     dataset = make_images().add_column("is_corrupted", known)
-    run = logged_run(offline, make_scores(), dataset, top_k=3)
+    scores = make_scores()
+    columns = {name: scores.column(name) for name in scores.column_names}
+    predicted = np.random.default_rng(1).integers(0, 3, (N, 4))
+    predicted[:, -1] = scores.column("prediction")
+    scores = VoGScores(columns, scores.manifest, trajectories={"prediction": predicted})
+    run = logged_run(offline, scores, dataset, top_k=N // 2)
+    _check_learning_patterns(run, scores, known)
     table = run.table("vog/detection")
     assert table["column"].tolist()[:2] == ["vog_class_normalized", "vog"]
     assert table["column"].tolist()[-1] == "random"
     area = auroc(make_scores().column("loss"), known)
     assert table.set_index("column").loc["loss", "auroc"] == pytest.approx(max(area, 1 - area))
     assert "in whichever direction works better" in run.file("vog/about").read_text()
+
+
+def _check_learning_patterns(run, scores, known):
+    """The column of the rows, the table and both charts, against counting them."""
+    pattern = scores.column("learning_pattern")
+    highest = run.table("vog/highest")
+    assert [value or None for value in highest["learning_pattern"]] == pattern[highest["row"].tolist()].tolist()
+    assert None in pattern
+    table = run.table("vog/learning_patterns").set_index("pattern")
+    assert table.index.tolist() == list(PATTERNS)
+    _, rows = run.chart("vog/learning_patterns_chart")
+    _, share = run.chart("vog/mislabeled_by_learning_pattern")
+    share = dict(zip(share["pattern"], share["share"], strict=True))
+    for name in PATTERNS:
+        of_pattern = pattern == name
+        assert table.loc[name, "rows"] == of_pattern.sum()
+        assert dict(zip(rows["pattern"], rows["rows"], strict=True))[name] == of_pattern.sum()
+        if of_pattern.any():
+            assert table.loc[name, "known_wrong"] == share[name] == pytest.approx(known[of_pattern].mean())
+        else:
+            assert name not in share
 
 
 def test_a_run_of_any_name_keeps_its_scores(offline):

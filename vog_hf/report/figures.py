@@ -24,6 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from vog_hf.evaluation.learning_patterns import PATTERN_MEANINGS
 from vog_hf.scores.formatting import printable, shortened
 from vog_hf.scores.pictures import draw_data_map
 
@@ -37,6 +38,11 @@ MAX_MAP_POINTS = 4_000
 MAX_BARS = 30  # classes in the chart; the table holds all
 HISTOGRAM_BINS = 40
 SKEWED = 20  # times the median: where the largest value lies beyond, the histogram's axis is logarithmic
+
+PATTERN_SHARES = {  # legend, and words of the caption
+    "known_wrong": ("known to be mislabeled", "known to be mislabeled (is_corrupted)"),
+    "error": ("last prediction wrong", "with a last prediction that is not the label"),
+}
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -195,6 +201,31 @@ def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str) -> 
             "Rankings and galleries use VoG normalized within the class, so these differences do not affect them."
         )
         return Drawing(_svg(figure, ident, title, caption), title, caption)
+
+
+def learning_pattern_figure(table: pd.DataFrame, ident: str) -> Drawing:
+    """Rows by learning pattern, from `vog_hf.evaluation.learning_pattern_table`; colored: known wrong, else errors."""
+    share = "known_wrong" if "known_wrong" in table else "error"
+    legend, words = PATTERN_SHARES[share]
+    rows, place = table["rows"].to_numpy(), np.arange(len(table))
+    colored = rows * table[share].fillna(0).to_numpy()
+    with _drawing(height=HEIGHT - 20) as (figure, axes):
+        axes.barh(place, rows, color=ACCENT, height=0.62, label="all rows")
+        axes.barh(place, colored, color=HIGH, height=0.62, label=legend)
+        for at, count, part in zip(place, rows, table[share], strict=True):
+            text = f"{count:,}" + (f" ({part:.0%})" if count else "")
+            axes.text(count + 0.015 * max(1, rows.max()), float(at), text, va="center", fontsize=12, color=INK)
+        axes.set_yticks(place, [str(name).replace("_", " ") for name in table["pattern"]])
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.set_xlim(0, 1.3 * max(1, rows.max()))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("rows")
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
+        title = "When rows were learned"
+        meanings = "; ".join(f"{name.replace('_', ' ')}: {meaning}" for name, meaning in PATTERN_MEANINGS.items())
+        caption = f"Rows by learning pattern, and the share of them {words}. {meanings[0].upper()}{meanings[1:]}."
+        return Drawing(_svg(figure, ident, title, caption), title, caption, table)
 
 
 # Drawing

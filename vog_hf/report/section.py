@@ -111,6 +111,8 @@ class Section:
         if len(table):
             unit = wording.unit_of(wording.first_target(self.scores))
             drawn.append(figures.histogram_figure(table["vog"].to_numpy(dtype=np.float64), unit, f"{ident}-spread"))
+        if (patterns := findings.learning_patterns) is not None:
+            drawn.append(figures.learning_pattern_figure(patterns, f"{ident}-patterns"))
         if (stability := findings.stability) is not None:
             drawn.append(figures.stability_figure(stability, stability_in_words(stability), f"{ident}-stability"))
         return drawn

@@ -10,7 +10,9 @@ import numpy.typing as npt
 import torch
 
 from vog_hf.errors import ConfigError, real_number, require_type, shown, whole_number
+from vog_hf.evaluation import PATTERNS
 from vog_hf.metric.definition import percentile
+from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.review.decision import is_whole
 from vog_hf.review.random_rows import random_order, with_random_rows
 from vog_hf.scores.ranking import has_classes, ranking_column, values_to_rank
@@ -32,6 +34,7 @@ class Filter:
         tail: End that comes first: ``"highest"`` or ``"lowest"``.
         classes: Only rows with one of these given labels (-1: rows without a label).
         mismatched: Only rows with a last prediction that differs from their given label.
+        patterns: Only rows with one of these learning patterns, see `vog_hf.evaluation.learning_pattern`.
         percentile: Only rows between these two percentiles (0..100) of the column ``order`` over all rows.
         search: Only rows with this in their text; case does not matter.
         undecided: Only rows without a decision.
@@ -47,6 +50,7 @@ class Filter:
     search: str = ""
     undecided: bool = False
     random_share: float = 0.0
+    patterns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_type("order", self.order, (str, type(None)), "pass the name of a column")
@@ -54,6 +58,12 @@ class Filter:
         require_type("classes", self.classes, (Sequence, AbstractSet), "pass a tuple of classes")
         if any(not is_whole(number) for number in self.classes):
             raise ConfigError(f"classes must be whole numbers, got {shown(self.classes)}; pass the numbers of classes")
+        require_type("patterns", self.patterns, (Sequence, AbstractSet), "pass a tuple of learning patterns")
+        unknown = [name for name in self.patterns if name not in PATTERNS]
+        if unknown:
+            raise ConfigError(
+                f"patterns must be a tuple of {', '.join(PATTERNS)}, got {shown(self.patterns)}; pass their names"
+            )
         require_type("tail", self.tail, str, "pass 'highest' or 'lowest'")
         if self.tail not in TAILS:
             raise ConfigError(f"tail must be 'highest' or 'lowest', got {self.tail!r}")
@@ -153,6 +163,8 @@ class Queue:
             keep &= (percentiles >= chosen.percentile[0]) & (percentiles <= chosen.percentile[1])
         if chosen.classes:
             keep &= np.isin(self._column_of_classes("label"), chosen.classes)
+        if chosen.patterns:
+            keep &= np.isin(self.scores.column(LEARNING_PATTERN), list(chosen.patterns))
         if chosen.mismatched:
             label, prediction = (self._column_of_classes(name) for name in NOT_AN_ORDER)
             keep &= (label >= 0) & (prediction >= 0) & (label != prediction)

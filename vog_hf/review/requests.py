@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vog_hf.errors import ConfigError
+from vog_hf.evaluation import PATTERNS
 from vog_hf.review.decision import DECISIONS
 from vog_hf.review.queue import TAILS, Filter
 from vog_hf.scores.formatting import escaped
@@ -92,6 +93,7 @@ class RequestReader:
             mismatched=bool(given.get("mismatched")),
             percentile=(low, high),
             search=text(given, "search", MAX_SEARCH).strip(),
+            patterns=_patterns(given.get("patterns") or []),
         )
 
     def _classes(self, given: object) -> tuple[int, ...]:
@@ -99,6 +101,13 @@ class RequestReader:
         if not isinstance(given, list):
             raise ConfigError(f"classes must be a list of class numbers, got {given!r:.40}")
         return tuple(dict.fromkeys(whole({"class": one}, "class", self.n_classes) for one in given))
+
+
+def _patterns(given: object) -> tuple[str, ...]:
+    """Names of learning patterns, each once."""
+    if not isinstance(given, list) or any(not isinstance(one, str) or one not in PATTERNS for one in given):
+        raise ConfigError(f"patterns must be a list of {', '.join(PATTERNS)}, got {given!r:.40}")
+    return tuple(dict.fromkeys(given))
 
 
 def whole(request: Request, name: str, count: int) -> int:

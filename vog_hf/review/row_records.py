@@ -89,7 +89,8 @@ class RowRecords:
         self._views = RowViews(split, SIDE, is_from_hub=is_from_hub, cache_size=0)
         self._small_views = RowViews(split, SMALL_SIDE, is_from_hub=is_from_hub, cache_size=0)
         self._sounds = Sounds(split.rows, is_from_hub=is_from_hub)
-        self._listed = [name for name in COLUMNS if name in split.scores.column_names]
+        scores = split.scores
+        self._listed = [name for name in COLUMNS if name in scores.column_names + scores.text_column_names]
         self.record = lru_cache(maxsize=32)(self._record)
         self._small = lru_cache(maxsize=256)(self._small_record)
 

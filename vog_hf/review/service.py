@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vog_hf.errors import VoGError
-from vog_hf.evaluation import RecommendedRanking, recommended_ranking
+from vog_hf.evaluation import PATTERNS, RecommendedRanking, recommended_ranking
 from vog_hf.metric.vocabulary import title_of
 from vog_hf.review.agreement import known_wrong, reviewer_agreement
 from vog_hf.review.decision import Decision
@@ -113,6 +113,7 @@ class ReviewService:
             "start": {"order": self._start.column, "tail": self._start.end},
             "columns": [[name, title_of(name)] for name in self._queue.columns],
             "classes": self._classes,
+            "patterns": [[name, name.replace("_", " ")] for name in PATTERNS if self._scores.text_column_names],
             "heat": self._scores.has_heat_maps,
             "texts": self._has_texts,
             "predictions": "prediction" in self._scores.column_names,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vog_hf.evaluation import auroc, stability_in_words
+from vog_hf.evaluation.learning_patterns import PATTERN_MEANINGS
 from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.descriptions import DETECTION_NOTE, NUMBERS_NOTE
 from vog_hf.scores.findings import DECILES, Findings
@@ -55,7 +56,7 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
         caption = " ".join(extreme_caption(split.scores, end, count, tail) for end in TAIL_OF_END)
         values["contact_sheet"] = Picture(sheet, caption)
     stability, words = _stability(findings)
-    values = {**tables, **values, **stability}
+    values = {**tables, **values, **_of_patterns(findings), **stability}
     if not (numbers := tail.table()).empty:
         values["hard_tail_numbers"] = Table(_table(numbers).columns, f"Difficulty by {findings.column}. {NUMBERS_NOTE}")
     captions = [f"{name}: {v.caption}" for name, v in values.items() if isinstance(v, Table) and v.caption]
@@ -146,6 +147,33 @@ def _class_bars(classes: pd.DataFrame, names: list[str | int | None]) -> BarChar
     highest = sorted(bars.items(), key=lambda bar: -bar[1])[:MAX_BARS]
     cut = f" ({MAX_BARS} highest of {len(bars):,})" if len(bars) > MAX_BARS else ""
     return BarChart(f"Mean VoG by class{cut}", "class", "mean VoG", dict(highest))
+
+
+def _of_patterns(findings: Findings) -> dict[str, Record]:
+    """Table and chart of rows by learning pattern, and a chart of the rows known to be mislabeled; none without."""
+    table = findings.learning_patterns
+    if table is None:
+        return {}
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in PATTERN_MEANINGS.items())
+    values: dict[str, Record] = {
+        "learning_patterns": Table(_table(table).columns, f"Rows by learning pattern. {meanings}."),
+        "learning_patterns_chart": BarChart(
+            "Rows by learning pattern", "pattern", "rows", _bars(table["pattern"], table["rows"])
+        ),
+    }
+    if "known_wrong" in table:
+        known = table[table["rows"] > 0]
+        values["mislabeled_by_learning_pattern"] = BarChart(
+            "Share of rows known to be mislabeled, by learning pattern",
+            "pattern",
+            "share",
+            _bars(known["pattern"], known["known_wrong"]),
+        )
+    return values
+
+
+def _bars(names: pd.Series, values: pd.Series) -> dict[str, float]:
+    return {str(name): float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _stability(findings: Findings) -> tuple[dict[str, Record], list[str]]:

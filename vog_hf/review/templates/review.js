@@ -48,6 +48,7 @@ function filter() {
     high: Math.max(low, high),
     search: field("search").value,
     classes: [...field("classes").selectedOptions].map((option) => Number(option.value)),
+    patterns: [...field("patterns").selectedOptions].map((option) => option.value),
   };
 }
 function fill(values) {
@@ -60,6 +61,9 @@ function fill(values) {
   field("skip").value = values.skip ?? "me";
   for (const option of field("classes").options) {
     option.selected = (values.classes ?? []).includes(Number(option.value));
+  }
+  for (const option of field("patterns").options) {
+    option.selected = (values.patterns ?? []).includes(option.value);
   }
 }
 
@@ -346,8 +350,10 @@ part("reviewer").addEventListener("keydown", (event) => {
   part("size").textContent = `${number(about.rows)} rows`;
   field("order").replaceChildren(...about.columns.map(([value, name]) => new Option(name, value)));
   field("classes").replaceChildren(...about.classes.map((name, value) => new Option(name, value)));
+  field("patterns").replaceChildren(...about.patterns.map(([value, name]) => new Option(name, value)));
   const compared = about.classes.length > 0 && about.predictions;
   part("classes").hidden = !about.classes.length;
+  part("patterns").hidden = !about.patterns.length;
   part("mismatched").hidden = !compared;
   part("search").hidden = !about.texts;
   root.querySelector("[data-decide='relabel']").hidden = !about.classes.length;

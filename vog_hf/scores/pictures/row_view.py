@@ -55,7 +55,8 @@ class RowView:
 
     def value(self, column: str) -> str | int | float | None:
         """A column's value as a reader wants it (see `row_values`); None without a value or without the column."""
-        return row_values(self.scores, column, [self.row])[0] if column in self.scores.column_names else None
+        names = self.scores.column_names + self.scores.text_column_names
+        return row_values(self.scores, column, [self.row])[0] if column in names else None
 
     @cached_property
     def heat_map(self) -> npt.NDArray[np.float32] | None:
