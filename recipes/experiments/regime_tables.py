@@ -5,7 +5,11 @@
 
 import numpy as np
 
-KINDS = {"pretrained_image": "EfficientNet-Lite0 (ImageNet), images", "pretrained_text": "MiniLM-L6, texts"}
+KINDS = {
+    "pretrained_image": "EfficientNet-Lite0 (ImageNet) fine-tuned, images",
+    "pretrained_text": "MiniLM-L6 fine-tuned, texts",
+    "scratch_digits": "a small network from scratch, digits",
+}
 # Rankings of the first table: name in the record, name on the page.
 RANKINGS = {
     "loss": "mean loss",
@@ -68,7 +72,7 @@ def make_regimes_page(records):
     for kind, title in KINDS.items():
         runs = {name: record for name, record in records.items() if name.startswith(kind)}
         if runs:
-            parts += [f"## Fine-tuned: {title}", "", *hardware(runs), "", *noise_table(runs), ""]
+            parts += [f"## Wrong labels: {title}", "", *hardware(runs), "", *noise_table(runs), ""]
         for name, record in runs.items():
             if "five-fold self-confidence" in record["seeds"][0]["details"]["columns"]:
                 parts += [f"### Against cross-validation: {name}", "", *cost_table(record), ""]

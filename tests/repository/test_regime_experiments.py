@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import error_by_decile
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -93,6 +94,19 @@ def test_texts_without_cross_validation(texts, tmp_path):
     assert not any("halves" in name or "five" in name for name in found["details"]["columns"])
     table = pd.read_parquet(tmp_path / "out" / "columns.parquet")
     np.testing.assert_allclose(table["confidence after snapshot 2"], table["confidence at the end"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_digits_need_no_dataset_and_pairs_are_the_next_class(tmp_path):
+    """Without --dataset scikit-learn's digits are used; a class that CIFAR-10 lacks is mistaken for the next."""
+    options = ("--epochs", "2", "--max_train_samples", "200", "--noise_kind", "pairs", "--folds", "0")
+    run_in_this_process("fine_tuned_noise", "--kind", "digits", *options, "--output_dir", tmp_path)
+    table = pd.read_parquet(tmp_path / "columns.parquet")
+    true = np.array(load_digits_dataset()["label"][:200])
+    wrong = table["is_corrupted"].to_numpy()
+    assert wrong.sum() == 20
+    assert (table["label"] == np.where(wrong, (true + 1) % 10, true)).all()
+    assert (table["mean loss at the visits"] != table["loss at the first visit"]).all()
 
 
 def test_the_loss_at_the_first_visit_is_compared_with_that_of_the_rows_around_it():
