@@ -122,7 +122,8 @@ def print_findings(scores: VoGScores, console: Console) -> None:
     correlations = Table(title="Spearman rank correlation with vog")
     correlations.add_column("column")
     correlations.add_column("correlation", justify="right")
-    compared = ("vog", "vog_class_normalized", "vog_early", "vog_late", *COMPANIONS)
+    wanted = ("vog", "vog_class_normalized", "vog_early", "vog_late", *COMPANIONS)
+    compared = [name for name in wanted if name in scores.column_names]
     table = rank_correlations({name: scores.column(name) for name in compared})["vog"]
     for column, value in zip(table.index[1:], table.to_numpy()[1:], strict=True):
         correlations.add_row(str(column), f"{value:.2f}")

@@ -317,7 +317,7 @@ def test_a_disk_without_room_is_refused_before_the_work(tmp_path, monkeypatch):
     needed = disk_bytes()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1))
     with pytest.raises(
-        OutputFolderError, match=r"storing the scores needs about 16\.4 KiB in .*scores, 16\.4 KiB are free"
+        OutputFolderError, match=r"storing the scores needs about 17\.6 KiB in .*scores, 17\.6 KiB are free"
     ):
         score(tmp_path / "scores", after=DRY_RUN)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))

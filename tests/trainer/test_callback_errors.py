@@ -614,6 +614,13 @@ def test_a_training_that_stops_after_one_snapshot(collect, tmp_path, caplog):
             assert len(vog.scores.manifest["snapshots"]) == 2
 
 
+class Reporting(TrainerCallback):
+    """Makes a training report to W&B, where no run was started."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        args.report_to = ["wandb"]
+
+
 @BOTH
 def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypatch, without_callback):
     """Scores are on disk before anything is logged, and `scores` gives them whatever the logger does."""
@@ -626,7 +633,7 @@ def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypa
 
     monkeypatch.setattr(callback_module, "log_scores", log_scores)
     vog = VoGCallback(pixel_rows(), collect=collect)
-    trainer = trained(tmp_path, [vog])
+    trainer = trained(tmp_path, [vog, Reporting()])
     assert_training_went_on(trainer, tmp_path, without_callback)
     (record,) = errors_of(caplog)
     assert "logging failed; the scores are complete" in record.getMessage()
@@ -637,16 +644,17 @@ def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypa
 
 
 def test_what_is_logged_and_when(tmp_path, monkeypatch):
-    """Once, at the end, with the step of the training and the rows that were scored; never with ``log=False``."""
+    """Once, at the end, with the step and the scored rows; never with ``log=False`` or where nothing is reported to."""
     calls = []
     monkeypatch.setattr(callback_module, "log_scores", lambda *args, **options: calls.append((args, options)))
     rows = pixel_rows()
     vog = VoGCallback(rows, top_k=7)
-    trained(tmp_path / "a", [vog])
+    trained(tmp_path / "a", [vog, Reporting()])
     assert calls == [((vog.scores, rows), {"step": 12, "top_k": 7, "to": "wandb", "run": None})]
     splits = {"one": rows, "two": pixel_rows(5)}
     vog = VoGCallback(splits)
-    trained(tmp_path / "b", [vog])
+    trained(tmp_path / "b", [vog, Reporting()])
     assert calls[1:] == [((vog.scores, splits), {"step": 12, "top_k": 50, "to": "wandb", "run": None})]
-    trained(tmp_path / "c", [VoGCallback(rows, log=False)])
+    trained(tmp_path / "c", [VoGCallback(rows, log=False), Reporting()])
+    trained(tmp_path / "d", [VoGCallback(rows)])  # reports to nothing
     assert len(calls) == 2

@@ -5,7 +5,7 @@ the terms of `media`; `wandb_backend` and `trackio_backend` translate.
 """
 
 from vog_hf.tracking.contents import MAX_TABLE_ROWS
-from vog_hf.tracking.log import TRACKERS, active_runs, log_scores, reopened
+from vog_hf.tracking.log import active_runs, log_scores, reopened
 from vog_hf.tracking.row_tables import shown_rows
 
-__all__ = ["MAX_TABLE_ROWS", "TRACKERS", "active_runs", "log_scores", "reopened", "shown_rows"]
+__all__ = ["MAX_TABLE_ROWS", "active_runs", "log_scores", "reopened", "shown_rows"]

@@ -22,7 +22,8 @@ from vog_hf.runtime.processes import current_processes, from_main, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.snapshots import require_store
-from vog_hf.tracking import MAX_TABLE_ROWS, TRACKERS, active_runs, log_scores, reopened
+from vog_hf.tracking import MAX_TABLE_ROWS, active_runs, log_scores, reopened
+from vog_hf.tracking.log import TRACKERS
 from vog_hf.trainer.announcements import announce, summary_lines, tracker_line
 from vog_hf.trainer.splits import ONLY_SPLIT, check_split, only_or_all, splits_of, without_streams
 from vog_hf.trainer.training_run import TrainingOptions, TrainingRun
