@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from cli_runs import run
 from datasets import ClassLabel, Image, load_from_disk
 from PIL import Image as PILImage
 
@@ -75,13 +76,14 @@ def test_version_and_help():
     assert "demo" in run_cli("--help", cwd=".").stdout
 
 
-def test_user_errors_are_one_line(tmp_path):
+def test_user_errors_are_one_line(tmp_path, capfd, monkeypatch):
     """A foreign folder is refused in one line with exit code 1, without a traceback."""
+    monkeypatch.chdir(tmp_path)
     foreign = tmp_path / "vog-demo" / "trainer" / "_vog"
     foreign.mkdir(parents=True)
     (foreign / "thesis.txt").write_text("mine")
-    done = run_cli("demo", cwd=tmp_path)
-    assert done.returncode == 1
+    done = run(capfd, "demo")
+    assert done.code == 1
     assert "did not write" in done.stderr
     assert "Traceback" not in done.stderr
     assert (foreign / "thesis.txt").read_text() == "mine"

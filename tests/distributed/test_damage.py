@@ -215,7 +215,8 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("processes", [None, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [None, 2])
 def test_a_disk_that_others_fill_up_ends_the_run_and_room_continues_it(disk, processes):
     """Each process ends with a message that names the file and the cause; what was finished is kept."""
     store_snapshots(LONG, disk / "snapshots")

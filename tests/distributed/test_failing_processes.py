@@ -68,11 +68,12 @@ def test_processes_that_hold_different_things_are_refused(errors, case):
     assert re.search(HELD[case], message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "message"),
     [
         ("a row that cannot be read", "OSError: row 41 cannot be decoded"),
-        pytest.param("fewer rows", "process 1: {'rows': 52}", marks=pytest.mark.slow),
+        ("fewer rows", "process 1: {'rows': 52}"),
     ],
 )
 def test_a_failure_that_nobody_catches_ends_the_program(case, message, tmp_path):

@@ -709,7 +709,10 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         write_report(make_scores(), None, tmp_path / "file" / "report.html")
 
 
-@pytest.mark.parametrize(("side", "n_classes"), [(32, 10), (224, 10), (224, 100)])
+@pytest.mark.parametrize(
+    ("side", "n_classes"),
+    [pytest.param(32, 10, marks=pytest.mark.slow), pytest.param(224, 10, marks=pytest.mark.slow), (224, 100)],
+)
 def test_size(tmp_path, side, n_classes):
     """The report of 10,000 pictures has at most 5 MB, even of noise."""
     scores = make_scores(10_000, maps=None, names=[f"class {i}" for i in range(n_classes)])
