@@ -30,7 +30,7 @@ from vog_hf.data import plant_label_noise
 from vog_hf.evaluation import auroc, detection_table
 
 TARGETS = ("logit", "loss")  # columns vog, vog_loss
-NOT_COMPARED = ("row", "label", "prediction")
+NOT_COMPARED = ("row", "label", "prediction", "learning_pattern")
 
 
 @dataclass

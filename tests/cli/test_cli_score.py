@@ -425,7 +425,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     assert not (tmp_path / "scores").exists()
     got = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "new.parquet", "--columns", "all")
     scored = Dataset.from_parquet(str(tmp_path / "new.parquet"), cache_dir=str(tmp_path / "cache"))
-    assert set(scored.column_names) == {"image", *got.column_names}
+    assert set(scored.column_names) == {"image", "learning_pattern", *got.column_names}
     said = score(
         images.folder, "-d", tmp_path / "new.parquet", "--save-dataset", tmp_path / "more", output=tmp_path / "other"
     )

@@ -146,6 +146,10 @@ def test_findings_are_those_of_the_other_rows(scores, split):
         assert values is not None, name
         assert values.equals(getattr(findings, name)), name
     assert findings.tail == alone.tail
+    assert "csg" in findings.detection["column"].tolist()
+    assert "csg" in findings.correlations
+    assert findings.learning_patterns["rows"].sum() == len(GOOD)
+    assert alone.learning_patterns.equals(findings.learning_patterns)
     assert str(findings.recommended) == str(alone.recommended)
     assert hard_tail(scores, column="loss").measures == hard_tail(scores.select(GOOD), column="loss").measures
 
