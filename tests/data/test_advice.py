@@ -114,6 +114,19 @@ def test_question_answering_is_scored_by_the_target_that_the_message_names():
     assert (vog_of(model, rows, config=VoGConfig(target=start_logit)) > 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*quant.*")
+def test_quantized_models_are_sent_back_to_the_model_before():
+    """Layers of whole numbers have no gradient, and packed ones no weight; the model before quantization is scored."""
+    from torch.ao.quantization import quantize_dynamic
+
+    model, rows = models.bert().model, [{**row, "labels": 1} for row in models.token_rows(0, lengths=LENGTHS)]
+    with pytest.raises(ModelError, match=r"the target does not depend on the input: .*quantized"):
+        VoGScorer(quantize_dynamic(model, {nn.Linear}), progress=False).check(rows, collate_fn=models.collate)
+    with pytest.raises(ModelError, match=r"without any; pass a trained one, as it was before it was quantized"):
+        VoGScorer(quantize_dynamic(models.mlp().model, {nn.Linear}))
+    assert (vog_of(model, rows) > 0).all()
+
+
 class Detector(nn.Module):
     """``[batch, queries, classes]`` from vectors."""
 

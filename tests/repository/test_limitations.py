@@ -36,6 +36,7 @@ def expected_parts():
     return {part for part in found if LEAST <= len(part) <= MOST}
 
 
+@pytest.mark.slow  # every string of package and tests is read
 @pytest.mark.parametrize("quoted", [quoted for _, quoted, _ in rows_of_tables()])
 def test_messages_of_the_page_are_raised_in_tests(quoted, messages, expected_parts):
     """Each quoted text is part of a message of the package, and a test expects some part of that message."""

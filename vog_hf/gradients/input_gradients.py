@@ -131,7 +131,7 @@ def target_gradients(
             )
         if gradient is None:
             raise ModelError(
-                "the target does not depend on the input: it is used under no_grad, detached or not used at all; "
+                "the target does not depend on the input: it is used under no_grad, detached, quantized or not at all; "
                 "VoG needs a model that is differentiable from its input to its logits"
             )
         gradients.append(gradient)

@@ -112,7 +112,8 @@ class VoGScorer:
         require_module(model)
         if not any(True for _ in chain(model.parameters(), model.buffers())):
             raise ModelError(
-                f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one"
+                f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one, as it "
+                "was before it was quantized"
             )
         require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
         require_type("accelerator", accelerator, (Accelerator, type(None)), "pass accelerate.Accelerator()")
