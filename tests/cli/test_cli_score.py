@@ -175,6 +175,21 @@ def test_accelerate_launch_runs_the_module(tmp_path, images):
     assert_same_scores(VoGScores.load(tmp_path / "s"), images.scores)
 
 
+@pytest.mark.parametrize("missing", [None, "", "  "])
+def test_a_row_without_a_text_is_named_or_skipped(score, texts, tmp_path, missing):
+    """The error names the row and the option that skips it; with the option, it alone has no score."""
+    rows = Dataset.from_csv(str(texts.data), cache_dir=str(tmp_path)).to_list()
+    rows[33]["text"] = missing
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    error = score(texts.folder, "--dataset", tmp_path / "rows.parquet")
+    assert re.search(r"row 33 has (no value|an empty text) in column 'text'", error)
+    assert "pass --on-error 'skip'" in error
+    got = score(texts.folder, "--dataset", tmp_path / "rows.parquet", "--on-error", "skip").column("vog")
+    kept = [row for row in range(40) if row != 33]
+    assert np.isnan(got[33])
+    np.testing.assert_allclose(got[kept], texts.scores.column("vog")[kept], rtol=1e-4)
+
+
 # --- snapshots --------------------------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,7 @@ def prepare(
     input_columns: Sequence[str] = (),
     label_column: str | None = None,
     max_length: int | None = None,
+    skips_rows: bool = False,
 ) -> Preparation:
     """The transform of a dataset for a model.
 
@@ -127,6 +128,7 @@ def prepare(
         input_columns: Image, text (one or two) or audio column; default: found by type.
         label_column: Label column; default: the usual names, else the only ClassLabel column.
         max_length: Maximum length of texts in tokens; default: the limit of tokenizer and model.
+        skips_rows: Whether rows without an input are skipped when they are read, and so are not refused here.
 
     Raises:
         ConfigError: A column does not exist, or several could be meant.
@@ -145,12 +147,14 @@ def prepare(
         )
     if max_length is not None and kind != "text":
         raise ConfigError(f"--max-length applies to text, and this model takes {kind}; leave it out")
-    _require_inputs(dataset, inputs)
+    if not skips_rows:
+        _require_inputs(dataset, inputs)
     config: Any = model.config
     loaded = _load_processor(kind, processor, revision)
     if kind == "text":
         require_padding(loaded, config)
-        require_tokens(dataset, inputs, loaded)
+        if not skips_rows:
+            require_tokens(dataset, inputs, loaded)
     return Preparation(
         loaded,
         kind,
@@ -243,7 +247,9 @@ def _require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
             if column.null_count:
                 row = first + column.is_null().index(True).as_py()
                 raise DataError(
-                    f"row {row:,} has no value in column {name!r}; remove rows without a value, or fill them"
+                    f"row {row:,} has no value in column {name!r}; remove rows without a value, fill them, or pass "
+                    "on_error='skip'",
+                    argument="on_error='skip'",
                 )
             first += len(column)
 

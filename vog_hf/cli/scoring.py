@@ -103,8 +103,10 @@ def score_all(
     """
     processes = current_processes()
     require_new(save_dataset, "--save-dataset")
-    progress = bool(options["progress"])
-    inputs = run_together(processes, "opening model and data", open_all, request, progress=progress)
+    progress, skips_rows = bool(options["progress"]), options["on_error"] == "skip"
+    inputs = run_together(
+        processes, "opening model and data", open_all, request, progress=progress, skips_rows=skips_rows
+    )
     config = configuration(inputs, choices)
     if save_dataset is not None:
         require_free_names(inputs, config, columns, prefix)
@@ -122,7 +124,7 @@ def score_all(
     return findings(scores, output, request.source, inputs.rows, save_dataset)
 
 
-def open_all(request: ScoreRequest, *, progress: bool) -> ScoringInputs:
+def open_all(request: ScoreRequest, *, progress: bool, skips_rows: bool = False) -> ScoringInputs:
     """Open model, rows and snapshots, the cheapest first, so that faults show early.
 
     Raises:
@@ -144,6 +146,7 @@ def open_all(request: ScoreRequest, *, progress: bool) -> ScoringInputs:
         input_columns=request.input_columns,
         label_column=request.label_column,
         max_length=request.max_length,
+        skips_rows=skips_rows,
     )
     return ScoringInputs(model.to(current_processes().device), rows, preparation, snapshots)
 

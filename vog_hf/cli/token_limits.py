@@ -41,7 +41,9 @@ def require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: "PreTra
         empty = next((row for row, row_texts in enumerate(texts, first) if not "".join(row_texts).strip()), None)
         if empty is not None:
             raise DataError(
-                f"row {empty:,} has an empty text in column {inputs[0]!r}, which gives no tokens; leave it out"
+                f"row {empty:,} has an empty text in column {inputs[0]!r}, which gives no tokens; leave it out, or "
+                "pass on_error='skip'",
+                argument="on_error='skip'",
             )
         first += len(part)
 

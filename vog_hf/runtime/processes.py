@@ -84,7 +84,10 @@ def together(processes: Processes, what: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 (raised again below, once every process knows)
         failure = error
     report = None if failure is None else (processes.process_index, _description(failure))
-    failures = [entry for entry in gather_object([report]) if entry is not None]
+    try:
+        failures = [entry for entry in _gather([report], what) if entry is not None]
+    except ProcessError as error:
+        raise failure or error from error.__cause__
     if failure is not None:
         raise failure
     if failures:
@@ -111,7 +114,7 @@ def from_main(processes: Processes, what: str, work: Callable[P, T], *args: P.ar
 
 def gathered(processes: Processes, value: T) -> list[T]:
     """The values of all processes, by rank, on every process."""
-    return [value] if processes.num_processes == 1 else gather_object([value])
+    return [value] if processes.num_processes == 1 else _gather([value], "exchanging results")
 
 
 def gathered_on_main(processes: Processes, value: T) -> list[T]:
@@ -127,12 +130,27 @@ def same_everywhere(processes: Processes, what: str, value: object) -> None:
     """Raise ProcessError with each process's value if a value is not the same on all of them."""
     if processes.num_processes == 1:
         return
-    held = gather_object([value])
+    held = _gather([value], f"comparing {what}")
     if any(other != held[0] for other in held):
         listed = "; ".join(f"process {rank}: {other!s:.200}" for rank, other in enumerate(_differing(held)))
         raise ProcessError(
             f"every process must hold the same {what}, but {listed}; load the same data and files on each"
         )
+
+
+def _gather(values: list[T], what: str) -> list[T]:
+    """The values of all processes.
+
+    Raises:
+        ProcessError: Another process has ended, or did not come within the time of the process group.
+    """
+    try:
+        return list(gather_object(values))
+    except RuntimeError as error:
+        raise ProcessError(
+            f"{what}: another process has ended, or was too slow ({error}); see what it printed, or give slow ones "
+            "longer (ddp_timeout of TrainingArguments, InitProcessGroupKwargs(timeout=...) of Accelerator)"
+        ) from error
 
 
 def _differing(held: list[Any]) -> list[Any]:
