@@ -98,7 +98,15 @@ def test_the_queue_of_most_decisions_is_the_default():
     lowest = Filter(order="vog", tail="lowest", mismatched=True)
     decisions = decisions_of(range(4), queue=lowest.to_record()) + decisions_of(range(4, 7), queue={"order": "vog"})
     assert reviewed_queue(queue, decisions) == lowest
-    for record in ({"order": "gone"}, {"order": "vog", "search": "a"}, {"order": "vog", "later": 1}, {"tail": 5}):
+    of_sets = Filter(order="vog", classes={np.int64(2)}).to_record()
+    assert json.loads(json.dumps(of_sets)) == {"order": "vog", "classes": [2]}
+    for record in (
+        {"order": "gone"},
+        {"order": "vog", "patterns": ["unstable"]},
+        {"order": "vog", "search": "a"},
+        {"order": "vog", "later": 1},
+        {"tail": 5},
+    ):
         assert reviewed_queue(queue, decisions_of(range(4), queue=record)) == QUEUE
     rows = queue.rows(lowest)
     found = review_yield(SCORES, decisions_of(rows[:60], queue=lowest.to_record()))

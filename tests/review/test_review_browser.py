@@ -18,6 +18,7 @@ from PIL import Image
 from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_scores, make_texts
 from review_cases import PART, Launched, Review, served, watched
 
+from vog_hf.review import Filter, Queue
 from vog_hf.review.journal_events import read_decisions
 
 SIZES = {"desktop": (1280, 800), "tablet": (820, 1180)}
@@ -110,9 +111,19 @@ def test_a_review(opened, texts):
     page.reload()
     page.wait_for_selector(".vog-review[data-row]")
     assert (review.row, page.input_value(PART.format("reviewer"))) == (order[3], "ada")
+    page.wait_for_function("document.querySelector('[data-part=yield]').textContent")
+    assert review.text("yield").startswith(
+        "2 reviewed, 1 wrong (1 unsure left out); unclear how many the next rows hold"
+    )
+    assert review.text("outlook") == "The total is unclear; it takes at least 20 random rows."
     assert review.press("ArrowRight") == order[4]
     assert review.press("ArrowLeft") == order[3]
 
+    page.select_option("[name='random']", "20")
+    review.settled()
+    assert review.row == Queue(scores).rows(Filter(order="loss", random_share=0.2))[3]
+    page.select_option("[name='random']", "0")
+    review.settled()
     page.locator("[name='mismatched']").click()  # keys continue from where the mouse was
     review.settled()
     assert page.locator("[name='mismatched']").is_checked()

@@ -15,6 +15,7 @@ from report_cases import HOSTILE, HOSTILE_TEXT, N, make_pictures, make_regressio
 from vog_hf.data.referenced_files import is_cached
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.evaluation import hard_tail, recommended_ranking
+from vog_hf.review import Filter, Queue, review_yield
 from vog_hf.review.html import LABEL_NOTE
 from vog_hf.review.journal import Journal
 from vog_hf.review.journal_events import read_decisions
@@ -266,6 +267,55 @@ def test_what_the_run_shows_of_its_tails(desk):
         f"{hard_tail(make_scores()).headline} {recommended_ranking(make_scores())} "
         "Next: decide here, then vog-hf apply."
     )
+
+
+def test_the_yield_of_the_queue(tmp_path):
+    """Nothing before the first decision; then the sentences of the estimate for the queue on the screen."""
+    desk = opened(tmp_path, worth_at=0.3)
+    assert desk.facts(asked())["yield"] == []
+    order, loss = highest(make_scores()), Filter(order="loss")
+    for place, row in enumerate(order[:60]):
+        desk.decide(asked(row, decision="drop" if place % 3 == 0 else "keep"))
+    journal = tmp_path / "journal.jsonl"
+    sentences = review_yield(make_scores(), journal, loss, worth_at=0.3).sentences()
+    assert desk.facts(asked())["yield"] == sentences
+    assert sentences[0].startswith("60 reviewed, 20 wrong; the next 93 hold about ")
+    lowest = desk.facts(asked(order="loss", tail="lowest"))["yield"]
+    assert "only 0 rows from the top of this queue are reviewed (60 more lie further down)" in lowest[0]
+    assert {decision.queue["order"] for decision in read_decisions(journal)} == {"loss"}
+
+
+def test_random_rows_are_mixed_in_and_recorded(tmp_path):
+    """At the places of the queue; the page opens with the share of the service and may ask for another one."""
+    desk, scores = opened(tmp_path, random_share=0.25), make_scores()
+    assert desk.about({})["random"] == 25
+    rows, is_random = Queue(scores).mixed_rows(Filter(order="loss", random_share=0.25))
+    assert is_random[:4].tolist() == [False, False, False, True]
+    shown = [desk.show(asked())]
+    for _ in range(7):
+        shown.append(desk.decide(asked(shown[-1]["row"], decision="keep")))
+    assert [answer["row"] for answer in shown] == rows[:8].tolist()
+    assert [answer["random"] for answer in shown] == is_random[:8].tolist()
+    written = read_decisions(tmp_path / "journal.jsonl")
+    assert [decision.random for decision in written] == is_random[:7].tolist()
+    assert desk.show(asked(skip="", random=0))["random"] is False
+    assert [desk.show(asked(row, random=0))["place"] for row in highest(scores)[:4]] == [1, 2, 3, 4]
+
+
+def test_a_row_from_outside_the_queue_has_no_queue(tmp_path):
+    """A decision about a neighbor that the filters leave out does not count as shown by the queue."""
+    desk, scores = opened(tmp_path), make_scores()
+    outside = int(np.flatnonzero(scores.column("label") == 1)[0])
+    desk.decide(asked(outside, decision="keep", classes=[0]))
+    (decision,) = read_decisions(tmp_path / "journal.jsonl")
+    assert (decision.queue, decision.random) == (None, False)
+
+
+@pytest.mark.parametrize("option", ["random_share", "worth_at"])
+def test_a_share_outside_0_to_1_is_refused(tmp_path, option):
+    """Before anything is shown."""
+    with pytest.raises(ConfigError, match=f"{option} must lie in"):
+        opened(tmp_path, **{option: 20})
 
 
 def test_names_and_texts_are_shown_as_text(tmp_path):

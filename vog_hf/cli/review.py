@@ -36,6 +36,7 @@ class Tail(StrEnum):
 @command(
     "vog-hf review ./scores --reviewer ada",
     "vog-hf review ./outputs/_vog --dataset ./my-images --journal ada.jsonl",
+    "vog-hf review ./scores --random-share 0.1",
     "vog-hf review ./scores --status",
     "vog-hf review me/my-data-vog --split test",
 )
@@ -69,6 +70,15 @@ def review(
         int | None,
         typer.Option(
             metavar="PORT", help="Port to listen on. Default: the first free port from 7860.", min=1, max=65535
+        ),
+    ] = None,
+    random_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of rows drawn at random, e.g. 0.1, for an unbiased estimate of all wrong rows. Default: 0.",
+            min=0,
+            max=1,
         ),
     ] = None,
     status: Annotated[
@@ -106,6 +116,7 @@ def review(
         "--port": port is not None,
         "--open": open_page,
     }
+    of_page |= {"--random-share": random_share is not None}
     _refuse(of_page if status else of_status, "leave out --status" if status else "add --status")
     if not status:
         import_gradio()  # before long work, since it may not be installed
@@ -126,6 +137,8 @@ def review(
         title=opened.title,
         reviewer=reviewer,
         is_from_hub=opened.is_from_hub,
+        random_share=random_share or 0.0,
+        worth_at=worth_at,
     )
     host = host or LOOPBACK[0]
     if ":" in host and not host.startswith("["):  # IPv6, as in a URL

@@ -27,6 +27,8 @@ def review_app(
     title: str = "",
     reviewer: str = "",
     is_from_hub: bool = False,
+    random_share: float = 0.0,
+    worth_at: float = 0.05,
 ) -> Any:
     """Create an app to review the rows of a dataset.
 
@@ -42,17 +44,21 @@ def review_app(
         reviewer: Name that the page proposes; without one it asks.
         is_from_hub: Whether the dataset belongs to someone else on the Hub. Its rows can reference any file of this
             machine: only files inside the caches of `datasets` and `huggingface_hub` are then shown.
+        random_share: Share of rows (0..1) that are drawn at random and mixed into the queue, so that the estimate of
+            all wrong rows is unbiased; reviewers can change it on the page.
+        worth_at: Share of wrong rows in the next 100 (0..1) at which the page calls continuing worth it.
 
     Returns:
         A `gradio.Blocks`; its ``launch()`` listens only on this machine unless it is given a ``server_name``.
 
     Raises:
         RowMismatchError: The dataset or the journal belongs to other rows.
-        ConfigError: Gradio is not installed.
+        ConfigError: Gradio is not installed, or a share outside 0..1.
     """
     require_type("scores", scores, VoGScores, "pass the scores of one dataset")
     split, gradio = ScoredSplit("", scores, dataset), import_gradio()
     options: dict[str, Any] = {"title": title, "reviewer": reviewer, "is_from_hub": is_from_hub}
+    options |= {"random_share": random_share, "worth_at": worth_at}
     service = ReviewService(split, Journal.open(Path(journal), scores), **options)
 
     class ReviewApp(gradio.Blocks):  # type: ignore[name-defined]

@@ -82,7 +82,8 @@ class Filter:
         """Order and filters that differ from the defaults, for JSON."""
         names = ("order", "tail", *self.narrowing())
         values = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Filter, name)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        plain = {name: list(value) if isinstance(value, AbstractSet) else value for name, value in values.items()}
+        return {name: np.asarray(value).tolist() for name, value in plain.items()}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Filter | None":
@@ -151,6 +152,8 @@ class Queue:
     def mixed_rows(self, chosen: Filter, decided: AbstractSet[int] = frozenset()) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """The rows of `rows`, and ``[queue]`` true at the places of those that were drawn at random."""
         ordered = self._ranked(chosen, decided)
+        if chosen.random_share == 0:
+            return ordered, np.zeros(len(ordered), dtype=bool)
         drawn = random_order(self.scores)
         return with_random_rows(ordered, drawn[np.isin(drawn, ordered)], chosen.random_share)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from vog_hf.errors import require_type
+from vog_hf.errors import ConfigError, require_type
 from vog_hf.evaluation import ReviewYield, recommended_ranking
 from vog_hf.evaluation import review_yield as estimated_yield
 from vog_hf.metric.vocabulary import title_of
@@ -77,7 +77,7 @@ def reviewed_queue(queue: Queue, decisions: Collection[Decision]) -> Filter:
     records = Counter(json.dumps(decision.queue, sort_keys=True) for decision in decisions if decision.queue)
     for record, _ in records.most_common():
         chosen = Filter.from_record(json.loads(record))
-        if chosen is not None and chosen.order in queue.columns and not (chosen.search and queue.texts is None):
+        if chosen is not None and _has(queue, chosen):
             return chosen
     start = recommended_ranking(queue.scores)
     return Filter(order=start.column, tail=start.end)
@@ -90,10 +90,20 @@ def queue_in_words(chosen: Filter) -> str:
         f"of {len(chosen.classes)} classes": chosen.classes,
         "from percentile {:g} to {:g}".format(*chosen.percentile): tuple(chosen.percentile) != (0, 100),
         f"with the text {chosen.search!r}": chosen.search,
+        f"with the pattern {' or '.join(chosen.patterns)}": chosen.patterns,
     }
     narrowed = [words for words, applies in filters.items() if applies]
     order = "ranking column" if chosen.order is None else title_of(chosen.order)
     return f"{order}, {chosen.tail} first{''.join(f', rows {words}' for words in narrowed)}"
+
+
+def _has(queue: Queue, chosen: Filter) -> bool:
+    """True if these scores have the columns and texts of a recorded queue."""
+    try:
+        queue.rows(chosen)
+    except ConfigError:
+        return False
+    return True
 
 
 def _is_sample_of(chosen: Filter, decision: Decision) -> bool:

@@ -40,8 +40,6 @@ def with_random_rows(ordered: Rows, drawn: Rows, share: float) -> tuple[Rows, np
         >>> rows.tolist(), is_random.tolist()
         ([0, 4, 1, 5, 2, 3], [False, True, False, True, False, True])
     """
-    if share == 0:
-        return ordered, np.zeros(len(ordered), dtype=bool)
     number = np.arange(1, len(ordered) + 1)
     is_random = np.floor(number * share + 1e-9) > np.floor((number - 1) * share + 1e-9)
     sources, placed, mixed = {False: iter(ordered.tolist()), True: iter(drawn.tolist())}, set[int](), list[int]()

@@ -26,12 +26,14 @@ class RequestReader:
         n_classes: Number of classes; 0 for rows without classes.
         columns: Columns that rows can be ordered by.
         start: Column and end that the page opens with.
+        random_share: Share of random rows that it opens with, 0..1.
     """
 
     n_rows: int
     n_classes: int
     columns: list[str]
     start: tuple[str, str]
+    random_share: float = 0.0
 
     def row(self, request: Request) -> int:
         """The row that is named."""
@@ -94,6 +96,7 @@ class RequestReader:
             percentile=(low, high),
             search=text(given, "search", MAX_SEARCH).strip(),
             patterns=_patterns(given.get("patterns") or []),
+            random_share=share(given, "random", 100 * self.random_share) / 100,
         )
 
     def _classes(self, given: object) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vog_hf.errors import VoGError
+from vog_hf.errors import VoGError, real_number
 from vog_hf.evaluation import PATTERNS, RecommendedRanking, recommended_ranking
 from vog_hf.metric.vocabulary import title_of
 from vog_hf.review.agreement import known_wrong, reviewer_agreement
@@ -25,6 +25,7 @@ from vog_hf.review.decision import Decision
 from vog_hf.review.html import PageMaker
 from vog_hf.review.journal import Journal
 from vog_hf.review.queue import Filter, Queue
+from vog_hf.review.queue_yield import yield_of_queue
 from vog_hf.review.requests import Request, RequestReader
 from vog_hf.review.row_records import RowRecords
 from vog_hf.scores.consistency import class_count
@@ -75,6 +76,8 @@ class ReviewService:
         title: Name of the dataset.
         reviewer: Name that the page proposes to whoever opens it.
         is_from_hub: Whether the rows belong to someone else on the Hub, and may not show any file of this machine.
+        random_share: Share of random rows that the page opens with, 0..1.
+        worth_at: Share of wrong rows in the next 100 at which continuing is worth it, 0..1.
     """
 
     def __init__(
@@ -85,7 +88,10 @@ class ReviewService:
         title: str = "",
         reviewer: str = "",
         is_from_hub: bool = False,
+        random_share: float = 0.0,
+        worth_at: float = 0.05,
     ) -> None:
+        self._worth_at = real_number("worth_at", worth_at, 0, 1)
         self.title = printable(title)
         self._scores, self._journal, self._reviewer = split.scores, journal, reviewer
         texts = None if split.rows is None else row_texts(split.rows)
@@ -94,8 +100,13 @@ class ReviewService:
         self._records = RowRecords(split, is_from_hub=is_from_hub)
         self._pages = PageMaker(self._scores)
         self._findings = Findings(split)
-        start = (self._start.column, self._start.end)
-        self._reader = RequestReader(len(self._scores), len(self._classes), self._queue.columns, start)
+        self._reader = RequestReader(
+            n_rows=len(self._scores),
+            n_classes=len(self._classes),
+            columns=self._queue.columns,
+            start=(self._start.column, self._start.end),
+            random_share=real_number("random_share", random_share, 0, 1),
+        )
         self._journal_lock = threading.Lock()
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="vog-review-prefetch")
         self._order = lru_cache(maxsize=16)(self._order_of)
@@ -111,6 +122,7 @@ class ReviewService:
             "reviewer": printable(self._reviewer),
             "column": self._column,
             "start": {"order": self._start.column, "tail": self._start.end},
+            "random": round(100 * self._reader.random_share, 6),
             "columns": [[name, title_of(name)] for name in self._queue.columns],
             "classes": self._classes,
             "patterns": [[name, name.replace("_", " ")] for name in PATTERNS if self._scores.text_column_names],
@@ -168,14 +180,18 @@ class ReviewService:
             message = "Nothing was undone: your last decision is not the one that this page shows. Undo again to do it."
         return {**self._answer(row, order, decided, chosen, skip), "message": message}
 
-    def facts(self, _: Request) -> Answer:
-        """What takes longer: the headline of the run, the ranking to start with, and how far reviewers agree."""
+    def facts(self, request: Request) -> Answer:
+        """What takes longer: the headline, the ranking to start with, the yield of the queue, and the agreement."""
         sentences = [
             headline(self._scores, self._findings.tail),
             str(self._start),
             "Next: decide here, then vog-hf apply.",
         ]
-        return {"verdict": " ".join(sentences), "agreement": self._agreement()}
+        return {
+            "verdict": " ".join(sentences),
+            "yield": self._yield(self._reader.filter(request)),
+            "agreement": self._agreement(),
+        }
 
     def decisions(self, _: Request) -> Answer:
         """The whole journal, everybody's decisions, to be saved by the browser."""
@@ -229,6 +245,7 @@ class ReviewService:
         answer: Answer = {
             "row": row,
             "place": None if row is None or order.place[row] < 0 else int(order.place[row]) + 1,
+            "random": row is not None and order.place[row] >= 0 and bool(order.is_random[order.place[row]]),
             "length": len(order.rows),
             "left": int((~skipped[order.rows]).sum()),
             "decided": sum(int(order.place[reviewed] >= 0) for reviewed in decided.own),
@@ -259,6 +276,15 @@ class ReviewService:
             return None
         value = int(self._scores.column(column)[row])
         return value if value >= 0 else None
+
+    def _yield(self, chosen: Filter) -> list[str]:
+        """What the queue held so far and may still hold, in sentences; none before the first decision."""
+        with self._journal_lock:
+            decisions = list(self._journal.standing().values())
+        if not decisions:
+            return []
+        left = yield_of_queue(self._queue, decisions, chosen, worth_at=self._worth_at)
+        return [printable(sentence) for sentence in left.sentences()]
 
     def _agreement(self) -> str:
         with self._journal_lock:

@@ -47,6 +47,7 @@ function filter() {
     low: Math.min(low, high),
     high: Math.max(low, high),
     search: field("search").value,
+    random: Number(field("random").value),
     classes: [...field("classes").selectedOptions].map((option) => Number(option.value)),
     patterns: [...field("patterns").selectedOptions].map((option) => option.value),
   };
@@ -59,6 +60,7 @@ function fill(values) {
   field("high").value = values.high ?? 100;
   field("search").value = values.search ?? "";
   field("skip").value = values.skip ?? "me";
+  field("random").value = values.random ?? about.random;
   for (const option of field("classes").options) {
     option.selected = (values.classes ?? []).includes(Number(option.value));
   }
@@ -124,7 +126,8 @@ async function render(answer) {
   part("bar").max = Math.max(1, answer.length);
   part("bar").value = answer.decided;
   const pace = answer.pace === null ? "" : ` · ${answer.pace.toFixed(answer.pace < 10 ? 1 : 0)} a minute`;
-  const at = answer.place === null ? "" : ` · at place ${number(answer.place)}`;
+  const drawn = answer.random ? " (random row)" : "";
+  const at = answer.place === null ? "" : ` · at place ${number(answer.place)}${drawn}`;
   part("progress").textContent = `${number(answer.decided)} of ${number(answer.length)} decided${at}${pace}`;
   part("status").textContent = answer.message;
   await Promise.all([...part("stage").querySelectorAll("img")].map((image) => image.decode().catch(() => null)));
@@ -135,8 +138,11 @@ let facts = null;
 function refreshFacts(delay) {
   clearTimeout(facts);
   facts = setTimeout(async () => {
-    const answer = await answerOf("facts").catch(() => ({}));
+    const answer = await answerOf("facts", {filter: filter()}).catch(() => ({}));
+    const [found, ...outlook] = answer.yield ?? [];
     part("verdict").textContent = answer.verdict ?? "";
+    part("yield").textContent = found ?? "";
+    part("outlook").textContent = outlook.join(" ");
     part("agreement").textContent = answer.agreement ?? "";
   }, delay);
 }
@@ -250,7 +256,7 @@ const actions = {
   keys: () => part("keys").showModal(),
   clear: () => {
     fill({});
-    ask("show", {row: null});
+    changed();
   },
   note: () => part("note").focus(),
   who: () => part("reviewer").select(),
@@ -317,11 +323,12 @@ form.addEventListener("submit", (event) => event.preventDefault());
 let typing = null;
 form.addEventListener("input", (event) => {
   clearTimeout(typing);
+  root.dataset.state = "waiting";
   typing = setTimeout(changed, event.target.matches("[type='text'], [type='number']") ? 300 : 0);
 });
 async function changed() {
   if (busy) typing = setTimeout(changed, 50);
-  else await ask("show", {row: null});
+  else if (await ask("show", {row: null})) refreshFacts(500);
 }
 part("note").addEventListener("input", keepNote);
 part("reviewer").addEventListener("change", () => {
@@ -351,6 +358,8 @@ part("reviewer").addEventListener("keydown", (event) => {
   field("order").replaceChildren(...about.columns.map(([value, name]) => new Option(name, value)));
   field("classes").replaceChildren(...about.classes.map((name, value) => new Option(name, value)));
   field("patterns").replaceChildren(...about.patterns.map(([value, name]) => new Option(name, value)));
+  const shares = [...new Set([0, 5, 10, 20, about.random])].sort((one, other) => one - other);
+  field("random").replaceChildren(...shares.map((share) => new Option(share ? `${share} %` : "none", share)));
   const compared = about.classes.length > 0 && about.predictions;
   part("classes").hidden = !about.classes.length;
   part("patterns").hidden = !about.patterns.length;
@@ -366,5 +375,5 @@ part("reviewer").addEventListener("keydown", (event) => {
   drafts = kept.drafts ?? {};
   fill(kept.values ?? {});
   await ask("show", {row: kept.row ?? null});
-  refreshFacts(0);
+  refreshFacts(500);
 })();
