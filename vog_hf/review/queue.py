@@ -165,7 +165,7 @@ class Queue:
             percentiles = self._percentiles(chosen.order)
             keep &= (percentiles >= chosen.percentile[0]) & (percentiles <= chosen.percentile[1])
         if chosen.classes:
-            keep &= np.isin(self._column_of_classes("label"), chosen.classes)
+            keep &= np.isin(self._column_of_classes("label"), list(chosen.classes))
         if chosen.patterns:
             keep &= np.isin(self.scores.column(LEARNING_PATTERN), list(chosen.patterns))
         if chosen.mismatched:
