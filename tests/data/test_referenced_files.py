@@ -111,6 +111,9 @@ def table_of_paths(tmp_path, path):
     def load(**options):
         cache = str(tmp_path / "cache")
         read = load_dataset("csv", data_files=str(file), split="train", cache_dir=cache, **options)
+        noted = Path(read.cache_files[0]["filename"]).with_name("dataset_info.json")
+        info = json.loads(noted.read_text())
+        noted.write_text(json.dumps({**info, "download_checksums": None}))  # datasets 4 names the source there
         return read.cast_column("image", Image())
 
     return file, load

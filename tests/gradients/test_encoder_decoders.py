@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 
 from vog_hf import VoGScorer, input_gradients
 from vog_hf.errors import ModelError
@@ -134,7 +135,9 @@ FAMILIES = {
     },
 }
 SHAPES = {"pixel_values": (3, 8, 8), "input_features": (8, 24), "input_values": (64,)}  # of one row
-SINGLE = {"ProphetNet"}  # families whose own forward gives NaN in float64
+SINGLE = {"ProphetNet"}  # families whose own forward gives NaN, or fails, in float64
+if Version(transformers.__version__) < Version("5.24"):
+    SINGLE |= {"LED", "Mvp", "SwitchTransformers"}
 
 
 def family_case(name):

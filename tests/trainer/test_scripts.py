@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from example_scripts import N_EVAL, N_TRAIN, make_images, make_texts, run, source
+from packaging.version import Version
 
 from vog_hf import VoGScorer
 from vog_hf.errors import DataError
@@ -111,7 +112,7 @@ def test_random_transforms_are_refused_with_the_line_to_write(script, line):
     """Before the first step; what the message advises, in the script's own names, is the line that works."""
     with pytest.raises(DataError, match=r"'pixel_values' of rows 0-7 .* is random \(crop, flip") as refused:
         script("image", *KEEP, line=line)
-    (advised,) = re.findall(r"VoGCallback\(.*\)", str(refused.value))
+    (advised,) = re.findall(r"VoGCallback\([^;]*\)", str(refused.value))
     names = {"dataset": 'dataset["train"]', "eval_transform": "val_transforms"}
     assert f"callbacks=[{re.sub('|'.join(names), lambda name: names[name[0]], advised)}]" in source("image")
 
@@ -147,6 +148,8 @@ def test_a_script_that_is_started_again(script):
     expected = check(whole).column("vog")
     _, again = script("text", *OWN_PADDING, *saving)  # finds its last checkpoint
     np.testing.assert_array_equal(check(again).column("vog"), expected)
+    if Version(transformers.__version__) < Version("5.6"):
+        pytest.skip("this transformers resumes the script with other weights, also without the callback")
     middle = str(Path(trainer.args.output_dir) / "checkpoint-3")
     _, resumed = script("text", *OWN_PADDING, *saving, "--resume_from_checkpoint", middle)
     np.testing.assert_array_equal(check(resumed).column("vog"), expected)
