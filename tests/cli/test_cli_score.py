@@ -175,7 +175,7 @@ def test_accelerate_launch_runs_the_module(tmp_path, images):
     assert_same_scores(VoGScores.load(tmp_path / "s"), images.scores)
 
 
-@pytest.mark.parametrize("missing", [None, "", "  "])
+@pytest.mark.parametrize("missing", ["", *(pytest.param(text, marks=pytest.mark.slow) for text in (None, "  "))])
 def test_a_row_without_a_text_is_named_or_skipped(score, texts, tmp_path, missing):
     """The error names the row and the option that skips it; with the option, it alone has no score."""
     rows = Dataset.from_csv(str(texts.data), cache_dir=str(tmp_path)).to_list()

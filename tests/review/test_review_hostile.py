@@ -196,6 +196,7 @@ def test_a_read_only_journal_is_shown_and_takes_no_decision(tmp_path):
     assert [decision.row for decision in read_decisions(path)] == [1, 3]
 
 
+@pytest.mark.slow
 def test_two_reviewers_at_once_lose_no_decision(tmp_path):
     """Two services on one journal, with two threads each, and two tabs of one reviewer: each decision is there once."""
     path = tmp_path / "journal.jsonl"
