@@ -10,7 +10,8 @@ The commands, for images, texts, and a small network from scratch on digits; --f
 
 One training gives every column of the library, the confidence after each snapshot and the loss at each visit of a row.
 Against it: cleanlab's confident learning on out-of-fold probabilities of five trainings, and two trainings on half the
-rows each that score the other half, which cost as much as one.
+rows each that score the other half, which cost as much as one. --c_scores FILE compares each column with the published
+consistency scores of the rows (c_scores.py says which file), by rank.
 
 In --output_dir: results.json, columns.parquet.
 

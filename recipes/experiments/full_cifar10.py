@@ -8,7 +8,8 @@ scores the test rows and as many training rows:
     python recipes/experiments/full_cifar10.py --dataset uoft-cs/cifar10 --eval_dataset uoft-cs/cifar10 \
         --eval_split test
 
-Started again with the same --output_dir it scores the finished training, e.g. with other rows.
+Started again with the same --output_dir it scores the finished training. --c_scores FILE compares each column with the
+published consistency scores of the training rows (c_scores.py says which file), by rank.
 
 In --output_dir: training.json, snapshots/, scores/, and results.json.
 
