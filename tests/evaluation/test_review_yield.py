@@ -97,6 +97,19 @@ def test_a_total_from_random_rows_is_unbiased():
     assert "from 40 random rows" in found.sentences()[1]
 
 
+def test_a_total_holds_at_least_the_next_rows():
+    """Random rows that are all right do not contradict what the ranking shows for the next rows."""
+    known, random = queue(alternating(100, 2)), np.zeros(N, dtype=bool)
+    sample = np.arange(105, 105 + 40 * 20, 20)
+    known[sample] = 0
+    random[sample] = True
+    found = review_yield(known, random=random)
+    low, high = prediction_limits(0, 40, 860)
+    assert low == 0 < found.next.low
+    assert found.rest == Forecast(860, min(found.next.expected, high), found.next.low, high)
+    assert Forecast(9, 2.0, 1, 3).at_least(Forecast(5, 1.0, 0, 2)) == Forecast(9, 2.0, 1, 3)
+
+
 def test_only_random_rows_give_a_total_and_no_next_rows():
     """Without reviewed rows at the top nothing is said about the next ones."""
     known, random = queue(), np.zeros(N, dtype=bool)

@@ -72,9 +72,9 @@ class ReviewYield:
         next: Forecast for the next rows after them; None if unclear.
         rest: Forecast for all rows without a decision; None if unclear.
         total: Reviewed and remaining wrong rows together; None if unclear.
-        basis: Basis of ``rest`` and ``total``. From random rows they are unbiased, but at least the lower limit of
-            the next rows. Extrapolated from the ranking, the lower limit counts only the next rows, and the upper limit
-            holds if the share of wrong rows does not rise further down.
+        basis: Basis of ``rest`` and ``total``. From random rows they are unbiased, but no less than the forecast
+            for the next rows. Extrapolated from the ranking, the lower limit counts only the next rows, and the upper
+            limit holds if the share of wrong rows does not rise further down.
         unclear: Reason why ``next`` is None; empty otherwise.
         worth: Verdict on continuing: ``"yes"`` or ``"no"`` where the whole interval of the next rows is on one side of
             the threshold, ``"likely"`` or ``"unlikely"`` by their expected number, or ``"unclear"``.
@@ -216,7 +216,7 @@ def _with_total(found: ReviewYield, queue: ReviewedQueue) -> ReviewYield:
         rest, basis = Forecast(0, 0.0, 0, 0), "extrapolated from the ranking"
     elif found.random >= LEAST_REVIEWED and found.rows >= LEAST_ROWS:
         rest, basis = steady_forecast(queue.known[queue.random], n_following), "from random rows"
-        rest = rest if found.next is None else rest.at_least(found.next.low)
+        rest = rest if found.next is None else rest.at_least(found.next)
     elif found.next is not None:
         places = queue.places[queue.at_top].astype(float)
         rises = is_rising(queue.top, places, found.rows)

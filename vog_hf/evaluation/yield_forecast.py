@@ -49,10 +49,14 @@ class Forecast:
         interval = "" if self.low == self.high else f" [{self.low:,}, {self.high:,}]"
         return f"{'about ' if interval else ''}{self.expected:,.0f}{interval}"
 
-    def at_least(self, low: int) -> "Forecast":
-        """The forecast with this lower limit, if it is higher than its own."""
-        limits = [None if value is None else max(value, low) for value in (self.expected, self.high)]
-        return Forecast(self.rows, limits[0], max(self.low, low), None if limits[1] is None else int(limits[1]))
+    def at_least(self, part: "Forecast") -> "Forecast":
+        """The forecast with no fewer wrong rows than are forecast for a part of its rows."""
+        low = max(self.low, part.low)
+        high = None if self.high is None else max(self.high, part.low)
+        expected = self.expected
+        if expected is not None and part.expected is not None:
+            expected = max(expected, part.expected if high is None else min(part.expected, high))
+        return Forecast(self.rows, expected, low, high)
 
     def plus(self, wrong: int, rows: int) -> "Forecast":
         """The forecast for these rows together with reviewed ones.
