@@ -78,7 +78,13 @@ def make_regimes_page(records):
                 parts += [f"### Against cross-validation: {name}", "", *cost_table(record), ""]
     for name, record in records.items():
         if name.startswith("full_cifar10"):
-            parts += ["## All of CIFAR-10 from scratch", "", *hardware({name: record}), "", *decile_tables(record)]
+            parts += [
+                f"## All of CIFAR-10 from scratch: {name}",
+                "",
+                *hardware({name: record}),
+                "",
+                *decile_tables(record),
+            ]
     return ABOUT + "\n".join(parts).rstrip() + "\n"
 
 

@@ -182,10 +182,11 @@ def test_a_shift_and_a_flip_move_pixels_and_change_none():
 
 
 def test_the_learning_rate_rises_and_falls():
-    """A fifth of its peak at first, the peak at 23 % of the training, 7 % of it at the end."""
+    """A fifth of its peak at first, the peak at 23 % of the training, the given share of it at the end."""
     triangle = functions_of("fast_training")["triangle"]
-    assert [triangle(x) for x in (0, 0.23, 1)] == [0.2, 1, pytest.approx(0.07)]
-    assert all(a > b for a, b in pairwise(triangle(x) for x in (0.23, 0.5, 0.9)))
+    assert [triangle(x, 0.07) for x in (0, 0.23, 1)] == [0.2, 1, pytest.approx(0.07)]
+    assert triangle(1, 0.0) == 0
+    assert all(a > b for a, b in pairwise(triangle(x, 0.0) for x in (0.23, 0.5, 0.9)))
 
 
 def test_whitening_makes_patches_uncorrelated():
