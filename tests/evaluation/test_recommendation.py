@@ -9,6 +9,8 @@ import pytest
 
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import recommended_ranking
+from vog_hf.evaluation.recommendation import RECORDED_GAP
+from vog_hf.metric.vocabulary import COLUMNS
 from vog_hf.scores.vog_scores import VoGScores
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +76,8 @@ def test_else_the_recorded_experiments_decide(known, why):
     assert (found.column, found.direction, found.basis) == ("loss", "high", "recorded experiments")
     assert why in found.reason
     assert found.reason.endswith(
-        "; the mean loss was the best column, or within 0.01 AUROC of it, at finding planted wrong labels in "
-        "the recorded experiment"
+        "; in all recorded experiments it found planted wrong labels as well as the best column, or up to 0.05 AUROC "
+        "less well"
     )
 
 
@@ -117,14 +119,15 @@ def test_what_cannot_be_known_is_refused():
         recommended_ranking(7)
 
 
-def test_the_loss_is_the_best_column_in_the_recorded_results():
-    """In each recorded result with AUROCs for wrong rows, the loss is within 0.01 of the best, in every seed."""
+def test_the_loss_is_close_to_the_best_column_in_every_recorded_result():
+    """In each seed of each record with AUROCs for wrong rows, no column of the training is further ahead than said."""
     compared = 0
     for path in (ROOT / "recipes").rglob("*.json"):
         for seed in json.loads(path.read_text()).get("seeds", []):
-            figures = seed["headline"].items()
-            areas = {name.rpartition(" ")[2]: value for name, value in figures if name.startswith("AUROC ")}
+            areas = {n.rpartition(" ")[2]: v for n, v in seed["headline"].items() if n.startswith("AUROC ")}
+            columns = seed.get("details", {}).get("columns", {})
+            areas |= {name: figures[0] for name, figures in columns.items() if name in COLUMNS}
             if "loss" in areas:
-                assert areas["loss"] >= max(max(value, 1 - value) for value in areas.values()) - 0.01
+                assert areas["loss"] >= max(max(area, 1 - area) for area in areas.values()) - RECORDED_GAP
                 compared += 1
-    assert compared >= 3
+    assert compared >= 8
