@@ -1,7 +1,6 @@
 """Companions from forward passes alone, against a loop over rows and against the scores with gradients."""
 
 import functools
-import re
 from pathlib import Path
 
 import models
@@ -13,7 +12,6 @@ from reference import reference_dynamics, reference_logits
 from vog_hf import VoGScorer, companions
 from vog_hf.config import VoGConfig
 from vog_hf.errors import ConfigError, DataError, LabelError, SnapshotError
-from vog_hf.snapshots import SnapshotWriter
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 N = 53
@@ -124,30 +122,3 @@ def test_what_cannot_be_observed_is_refused():
         companions(case.model, Stream(), named, collate_fn=models.collate)
     with pytest.raises(SnapshotError, match="at least 2 snapshots, got 1"):
         companions(case.model, labeled(case), named[:1], collate_fn=models.collate)
-
-
-def test_the_page_on_wrong_labels_runs(tmp_path, monkeypatch):
-    """Its code ranks all rows by the loss of one training, and by that of the half that has not seen them, too."""
-    monkeypatch.chdir(tmp_path)
-    generator = torch.Generator().manual_seed(0)
-    labels = np.arange(20) % 2
-    rows = [(torch.randn(3, generator=generator), int(label)) for label in labels]
-    model = torch.nn.Linear(3, 2)
-
-    def train(seen, folder="half"):
-        writer = SnapshotWriter(tmp_path / folder, model)
-        for step in (1, 2):
-            torch.nn.init.constant_(model.weight[:1].detach(), step * len(seen) / 100)
-            writer.take(model, step)
-        return tmp_path / folder
-
-    train(rows, "my_run")
-    page = (DOCS / "how-to" / "wrong_labels.md").read_text(encoding="utf-8")
-    names = {"model": model, "rows": rows, "labels": labels, "train": train}
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(code, "wrong_labels.md", "exec"), names)  # noqa: S102 (our own page)
-    assert len(names["first"]) == 20
-    expected = companions(model, rows, tmp_path / "my_run")["loss"]
-    np.testing.assert_allclose(names["table"]["loss"], expected)
-    assert np.isfinite(names["unseen_loss"]).all()
-    assert names["both"].between(2, 40).all()

@@ -13,6 +13,8 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from vog_hf.errors import ProcessError, VoGError
 
 Processes: TypeAlias = Accelerator | PartialState
+SHORT_LIST = 8  # entries that a message shows
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -154,10 +156,13 @@ def _gather(values: list[T], what: str) -> list[T]:
 
 
 def _differing(held: list[Any]) -> list[Any]:
-    """The differing entries of mappings or of lists, or the lengths of lists; other values unchanged."""
+    """The differing entries of mappings or of lists, or the lengths of long lists; other values unchanged."""
     if all(isinstance(value, list) for value in held):
         if any(len(value) != len(held[0]) for value in held):
-            return [f"{len(value)} of them" for value in held]
+            is_short = max(map(len, held)) <= SHORT_LIST and not any(
+                isinstance(item, Mapping) for v in held for item in v
+            )
+            return held if is_short else [f"{len(value)} of them" for value in held]
         held = [dict(enumerate(value)) for value in held]
     if not all(isinstance(value, Mapping) for value in held):
         return held
