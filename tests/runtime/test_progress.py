@@ -1,4 +1,5 @@
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,3 +42,12 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     with progress.progress_bar(10, is_shown=True) as bar:
         bar.update(10)
     assert "10/10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stderr", [None, SimpleNamespace(write=len, flush=int)])
+def test_a_replaced_stderr_does_not_end_the_work(monkeypatch, stderr):
+    """A stderr that only writes, or none at all, is taken for a log file."""
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert not progress.is_terminal()
+    with progress.progress_bar(3, is_shown=True) as bar:
+        bar.update(3)

@@ -11,7 +11,7 @@ from reference import reference_dynamics, reference_logits
 
 from vog_hf import VoGScorer, companions
 from vog_hf.config import VoGConfig
-from vog_hf.errors import ConfigError, DataError, LabelError, SnapshotError
+from vog_hf.errors import ConfigError, DataError, LabelError, NonFiniteError, SnapshotError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 N = 53
@@ -122,3 +122,13 @@ def test_what_cannot_be_observed_is_refused():
         companions(case.model, Stream(), named, collate_fn=models.collate)
     with pytest.raises(SnapshotError, match="at least 2 snapshots, got 1"):
         companions(case.model, labeled(case), named[:1], collate_fn=models.collate)
+
+
+def test_a_diverged_snapshot_is_named():
+    """NaN weights are an error with row and snapshot, not a table of NaN."""
+    model = torch.nn.Linear(3, 2)
+    rows = [(torch.ones(3), i % 2) for i in range(9)]
+    states = [(f"epoch-{k}", {n: torch.full_like(p, k) for n, p in model.named_parameters()}) for k in range(3)]
+    states[1][1]["bias"].fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="loss of row 0 is not finite at snapshot 'epoch-1'"):
+        companions(model, rows, states)

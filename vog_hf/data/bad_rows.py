@@ -139,11 +139,17 @@ def short_reason(error: Exception, files: Sequence[str] = ()) -> str:
     Example:
         >>> short_reason(OSError("image file is truncated"), ["/data/cats/3.png"])
         '3.png: OSError: image file is truncated'
+        >>> short_reason(OSError("not found"), ["https://host/3.png?signature=secret"])
+        '3.png: OSError: not found'
     """
     text = FOLDERS.sub("", " ".join(str(error).split()))
     if not type(error).__module__.startswith("vog_hf"):
         text = f"{type(error).__name__}: {text}"
-    names = [name for name in (re.split(r"[/\\]", file)[-1] for file in files) if name and name not in text]
+    names = [
+        name
+        for name in (re.split(r"[/\\]", re.split(r"[?#]", file)[0])[-1] for file in files)
+        if name and name not in text
+    ]
     text = f"{', '.join(names)}: {text}" if names else text
     return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}..."
 

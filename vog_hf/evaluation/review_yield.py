@@ -232,7 +232,9 @@ def _with_skipped(rest: Forecast, queue: ReviewedQueue, n_skipped: int) -> Forec
     """The forecast with the rows that were skipped in the reviewed part: any number of them may be wrong."""
     if not n_skipped:
         return rest
-    expected = None if rest.expected is None else rest.expected + n_skipped * float(queue.top.mean())
+    expected = rest.expected
+    if expected is not None:  # where all of that part are skipped or unsure, they are like the rest
+        expected += n_skipped * (float(queue.top.mean()) if len(queue.top) else expected / rest.rows)
     return Forecast(rest.rows + n_skipped, expected, rest.low, None if rest.high is None else rest.high + n_skipped)
 
 

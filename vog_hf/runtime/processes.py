@@ -88,8 +88,10 @@ def together(processes: Processes, what: str) -> Iterator[None]:
     report = None if failure is None else (processes.process_index, _description(failure))
     try:
         failures = [entry for entry in _gather([report], what) if entry is not None]
-    except ProcessError as error:
-        raise failure or error from error.__cause__
+    except ProcessError:
+        if failure is None:
+            raise
+        raise failure  # noqa: B904 (its own cause says more than that the others are gone)
     if failure is not None:
         raise failure
     if failures:

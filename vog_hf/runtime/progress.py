@@ -12,6 +12,11 @@ from typing_extensions import override
 SECONDS_TO_FIRST_LINE = 30.0
 
 
+def is_terminal() -> bool:
+    """True if stderr is a terminal; a replaced stderr need not know."""
+    return bool(getattr(sys.stderr, "isatty", bool)())
+
+
 def progress_bar(total: int | None, *, is_shown: bool) -> Any:
     """A bar that counts rows times snapshots up to ``total``, if known.
 
@@ -19,7 +24,7 @@ def progress_bar(total: int | None, *, is_shown: bool) -> Any:
     that a day of work prints about a dozen.
     """
     in_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-    if is_shown and not in_notebook and not sys.stderr.isatty():
+    if is_shown and not in_notebook and not is_terminal():
         return _ProgressLines(total=total, desc="VoG")
     return tqdm(total=total, unit="row", desc="VoG", disable=not is_shown)
 
@@ -50,5 +55,5 @@ class _ProgressLines(std.tqdm):  # type: ignore[type-arg]
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print the line that is due."""
         if msg is None and not self.disable:
-            sys.stderr.write(f"{self}\n")
+            print(self, file=sys.stderr)  # noqa: T201 (a log file; nothing where there is no stderr)
             self.mininterval *= 2

@@ -41,7 +41,7 @@ def class_count(scores: "VoGScores") -> int:
 
 def fault_in_scores(scores: "VoGScores", heat_maps: RaggedMaps | None) -> str | None:
     """The reason why columns, trajectories and heat maps are not of the same rows or classes; None if they are."""
-    fault = _fault_in_columns(scores) or _fault_in_trajectories(scores)
+    fault = _fault_in_trajectories(scores) or _fault_in_columns(scores)
     return fault or (None if heat_maps is None else heat_maps.fault(len(scores)))
 
 

@@ -168,9 +168,9 @@ class Findings:
     @cached_property
     def learning_patterns(self) -> pd.DataFrame | None:
         """Rows of each learning pattern with errors and known wrong labels; None where rows have no pattern."""
-        if not self.scores.text_column_names:
-            return None
         scores = self.scores
+        if not scores.text_column_names or not {"label", "prediction"} <= set(scores.column_names):
+            return None
         is_error = scores.column("prediction") != scores.column("label")
         return learning_pattern_table(scores.column(LEARNING_PATTERN), is_error=is_error, known_wrong=self.known_wrong)
 

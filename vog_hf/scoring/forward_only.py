@@ -1,6 +1,6 @@
 """Companions from forward passes alone, at a fraction of the time of a scoring with gradients."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,19 +8,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
-from vog_hf.errors import ConfigError, LabelError
+from vog_hf.errors import ConfigError, LabelError, NonFiniteError
 from vog_hf.metric.training_dynamics import TrainingDynamics
 from vog_hf.scoring.block_folder import batches
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.runner import ModelRunner
 from vog_hf.scoring.scorer import VoGScorer
+from vog_hf.scoring.skipped_rows import rows_named
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
 
 IN_MEMORY = 16  # batches that each snapshot goes over before the next one is loaded
@@ -88,9 +89,22 @@ def _parts(runner: ModelRunner, reader: BatchReader, snapshots: SnapshotSet) -> 
         for snapshot in snapshots.snapshots:
             runner.load(snapshot)
             for batch, observed in zip(group, dynamics, strict=True):
-                observed.update(runner.observe_forward(batch, _labels(runner.plan, batch)))
+                with rows_named(reader, batch.rows, runner.try_batch):
+                    values = runner.observe_forward(batch, _labels(runner.plan, batch))
+                _require_finite(values, batch, snapshot.name)
+                observed.update(values)
         for batch, observed in zip(group, dynamics, strict=True):
             yield _columns(runner.plan, batch, observed)
+
+
+def _require_finite(observed: Mapping[str, Tensor], batch: Batch, snapshot: str) -> None:
+    """Raise NonFiniteError, naming the row and the snapshot, where the loss of a row is NaN or infinite."""
+    bad = ~torch.isfinite(observed["loss"])
+    if bool(bad.any()):
+        raise NonFiniteError(
+            f"the loss of row {batch.rows[int(bad.nonzero()[0])]} is not finite at snapshot {snapshot!r}; training may "
+            "have diverged, or the row's input or label is extreme. Leave the snapshot or the row out"
+        )
 
 
 def _with_labels(runner: ModelRunner, read: Iterable[Batch]) -> list[Batch]:

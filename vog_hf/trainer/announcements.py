@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from vog_hf.data.label_noise import CORRUPTED
+from vog_hf.runtime.progress import is_terminal
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
@@ -26,7 +27,7 @@ def announce(line: str, args: TrainingArguments) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info("VoG: %s", line)
     elif args.get_process_log_level() <= logging.WARNING:
-        write = tqdm.write if sys.stderr.isatty() else print  # above the progress bar of the training, if there is one
+        write = tqdm.write if is_terminal() else print  # above the progress bar of the training, if there is one
         write(f"VoG: {line}", file=sys.stderr)
 
 
@@ -51,7 +52,9 @@ def summary_lines(scores: Mapping[str, VoGScores], datasets: Mapping[str, Any]) 
     """
     for name, of_split in scores.items():
         prefix = f"{name}: " if name else ""
-        yield f"{prefix}scored {len(of_split):,} rows from {len(of_split.facts.snapshots)} snapshots"
+        skipped = of_split.facts.n_skipped
+        rows = f"{len(of_split) - skipped:,} of {len(of_split):,}" if skipped else f"{len(of_split):,}"
+        yield f"{prefix}scored {rows} rows from {len(of_split.facts.snapshots)} snapshots"
         is_known = CORRUPTED in (getattr(datasets[name], "column_names", None) or ())
         found = Findings(ScoredSplit("", of_split, datasets[name] if is_known else None))
         if found.has_verdict:
