@@ -76,6 +76,11 @@ def test_a_journal_of_other_rows_is_refused(folder, tmp_path, capfd):
     [
         (["--json"], "Invalid value for --json: this has no effect here; leave it out, or add --status"),
         (["--order", "vog"], "Invalid value for --order: this has no effect here; leave it out, or add --status"),
+        (["--tail", "lowest"], "Invalid value for --tail: this has no effect here; leave it out, or add --status"),
+        (
+            ["--status", "--tail", "lowest"],
+            "Invalid value for --tail: this has no effect here; leave it out, or add --order",
+        ),
         (["--status", "--port", "80"], "Invalid value for --port: this has no effect here; leave it out, or leave out"),
     ],
 )

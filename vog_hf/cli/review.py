@@ -90,8 +90,11 @@ def review(
         typer.Option(metavar="COLUMN", help="With --status: order of the queue. Default: as most rows were reviewed."),
     ] = None,
     tail: Annotated[
-        Tail, typer.Option(metavar="highest|lowest", help="With --order: end of that column that comes first.")
-    ] = Tail.HIGHEST,
+        Tail | None,
+        typer.Option(
+            metavar="highest|lowest", help="With --order: end of that column that comes first; default: highest."
+        ),
+    ] = None,
     worth_at: Annotated[
         float,
         typer.Option(
@@ -109,7 +112,7 @@ def review(
     from vog_hf.review import Filter, review_app
     from vog_hf.review.app import LOOPBACK, import_gradio
 
-    of_status = {"--json": out.as_json, "--order": order is not None}
+    of_status = {"--json": out.as_json, "--order": order is not None, "--tail": tail is not None}
     of_page = {
         "--reviewer": bool(reviewer),
         "--host": host is not None,
@@ -118,6 +121,8 @@ def review(
     }
     of_page |= {"--random-share": random_share is not None}
     _refuse(of_page if status else of_status, "leave out --status" if status else "add --status")
+    if order is None:
+        _refuse({"--tail": tail is not None}, "add --order")
     if not status:
         import_gradio()  # before long work, since it may not be installed
     quieten(progress=out.shows_progress)
@@ -126,7 +131,7 @@ def review(
             scored, dataset=dataset, config=config, split=split, revision=dataset_revision, prefix=prefix
         )
     if status:
-        chosen = None if order is None else Filter(order=order, tail=str(tail))
+        chosen = None if order is None else Filter(order=order, tail=str(tail or Tail.HIGHEST))
         print_status(out, opened, journal, chosen, worth_at)
         return
     file = journal or opened.journal
