@@ -311,6 +311,19 @@ def test_a_row_from_outside_the_queue_has_no_queue(tmp_path):
     assert (decision.queue, decision.random) == (None, False)
 
 
+def test_a_row_that_is_opened_among_the_neighbors_is_no_sample(tmp_path):
+    """Its decision has no queue, and is not one about a random row, wherever the queue would have shown it."""
+    desk, scores = opened(tmp_path, random_share=0.25), make_scores()
+    rows, is_random = Queue(scores).mixed_rows(Filter(order="loss", random_share=0.25))
+    row = int(rows[np.flatnonzero(is_random)[1]])
+    shown = desk.show({**asked(row), "any": True})
+    assert (shown["row"], shown["opened"], desk.show(asked())["opened"]) == (row, True, False)
+    following = desk.decide({**asked(row, decision="drop"), "opened": shown["opened"]})
+    (decision,) = read_decisions(tmp_path / "journal.jsonl")
+    assert (decision.row, decision.queue, decision.random) == (row, None, False)
+    assert following["row"] != row
+
+
 @pytest.mark.parametrize("option", ["random_share", "worth_at"])
 def test_a_share_outside_0_to_1_is_refused(tmp_path, option):
     """Before anything is shown."""

@@ -141,10 +141,13 @@ class ReviewService:
         else:
             skipped = decided.skipped(skip, len(self._scores))
             row = _row_from(order, skipped, self._reader.optional_row(request), self._reader.step(request))
-        return self._answer(row, order, decided, chosen, skip)
+        return {**self._answer(row, order, decided, chosen, skip), "opened": bool(request.get("any"))}
 
     def decide(self, request: Request) -> Answer:
-        """Write a decision about the row on the screen, then show the next one."""
+        """Write a decision about the row on the screen, then show the next one.
+
+        A row that the reviewer ``opened`` among the neighbors was not shown by the queue, and is not one of its sample.
+        """
         reviewer = self._reader.reviewer(request, required=True)
         chosen = self._reader.filter(request)
         order = self._order(chosen)  # a queue that cannot be shown is found before anything is written
@@ -154,7 +157,7 @@ class ReviewService:
             before = self._journal.standing().get((row, reviewer))
             # The page asks again where it got no answer: what was written then is not written twice.
             if before is None or (before.decision, before.label, before.note) != (decision, label, note):
-                place = int(order.place[row])
+                place = -1 if request.get("opened") else int(order.place[row])
                 queue, random = (chosen, bool(order.is_random[place])) if place >= 0 else (None, False)
                 self._journal.decide(
                     row, decision, reviewer=reviewer, label=label, note=note, queue=queue, random=random

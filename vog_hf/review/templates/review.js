@@ -163,7 +163,7 @@ async function decide(decision, label = null) {
   const row = shown.row;
   const summary = `${decision} of row ${row}`;
   const note = part("note").value;
-  const done = await ask("decide", {row, decision, label, note});
+  const done = await ask("decide", {row, decision, label, note, opened: shown.opened === true});
   if (done) {
     if (drafts[draft(row)] === note) delete drafts[draft(row)];
     remember();
