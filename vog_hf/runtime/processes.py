@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from vog_hf.errors import ProcessError, VoGError
 
 Processes: TypeAlias = Accelerator | PartialState
-SHORT_LIST = 8  # entries that a message shows
+SHORT_LIST = 80  # characters of a list that a message shows whole
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -150,6 +150,8 @@ def _gather(values: list[T], what: str) -> list[T]:
     """
     try:
         return list(gather_object(values))
+    except torch.OutOfMemoryError:  # of this process
+        raise
     except RuntimeError as error:
         raise ProcessError(
             f"{what}: another process has ended, or was too slow ({error}); see what it printed, or give slow ones "
@@ -161,9 +163,7 @@ def _differing(held: list[Any]) -> list[Any]:
     """The differing entries of mappings or of lists, or the lengths of long lists; other values unchanged."""
     if all(isinstance(value, list) for value in held):
         if any(len(value) != len(held[0]) for value in held):
-            is_short = max(map(len, held)) <= SHORT_LIST and not any(
-                isinstance(item, Mapping) for v in held for item in v
-            )
+            is_short = all(len(str(value)) <= SHORT_LIST for value in held)
             return held if is_short else [f"{len(value)} of them" for value in held]
         held = [dict(enumerate(value)) for value in held]
     if not all(isinstance(value, Mapping) for value in held):
