@@ -90,8 +90,13 @@ def augmented(padded, rows, epoch, generator):
     return padded[rows[:, None, None], :, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
 
 
-def train(model, images, labels, *, normalize, epochs, batch_size, label_smoothing, last_rate, seed, after_step):
-    """Train on bytes ``[rows, 3, side, side]``; call ``after_step(step)`` after each step; return CPU seconds."""
+def train(
+    model, images, labels, *, normalize, epochs, batch_size, label_smoothing, last_rate, seed, bfloat16, after_step
+):
+    """Train on bytes ``[rows, 3, side, side]``; call ``after_step(step)`` after each step; return CPU seconds.
+
+    ``bfloat16`` runs the forward pass under autocast; weights, optimizer and loss stay in float32.
+    """
     generator = torch.Generator().manual_seed(seed)
     padded = nn.functional.pad(images.float(), [SHIFT] * 4, mode="reflect").byte()
     steps_per_epoch = len(images) // batch_size
@@ -101,9 +106,10 @@ def train(model, images, labels, *, normalize, epochs, batch_size, label_smoothi
     for epoch in range(epochs):
         model.train()
         for rows in torch.randperm(len(images), generator=generator)[: steps_per_epoch * batch_size].split(batch_size):
-            logits = model(normalize(augmented(padded, rows, epoch, generator)))
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = model(normalize(augmented(padded, rows, epoch, generator)))
             smoothed = {"label_smoothing": label_smoothing, "reduction": "sum"}
-            loss = nn.functional.cross_entropy(logits, labels[rows], **smoothed)
+            loss = nn.functional.cross_entropy(logits.float(), labels[rows], **smoothed)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
