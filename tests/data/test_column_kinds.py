@@ -3,7 +3,7 @@
 import pytest
 from datasets import Audio, ClassLabel, Dataset, Features, Image, Value
 
-from vog_hf.data import columns_of_kind, find_column
+from vog_hf.data import columns_of_kind, find_column, plant_label_noise
 from vog_hf.errors import ConfigError, DataError
 
 FEATURES = Features(
@@ -59,3 +59,13 @@ def test_wrong_calls_are_refused():
         find_column([{"text": "a"}], "text")
     with pytest.raises(DataError, match="the dataset has no image column; name one of its columns: id"):
         find_column(ROWS.select_columns(["id"]), "image")
+
+
+def test_original_labels_of_planted_noise_are_no_candidate():
+    """Rows with planted noise are read like the rows without; a user's own column of that name stays a candidate."""
+    rows = Dataset.from_dict({"label": [0, 1]}, features=Features({"label": ClassLabel(names=["a", "b"])}))
+    noisy = plant_label_noise(rows, 0.5, seed=0)
+    assert noisy.column_names == ["label", "original_label", "is_corrupted"]
+    assert find_column(noisy, "class") == "label"
+    with pytest.raises(DataError, match=r"several class columns \(label, original_label\)"):
+        find_column(noisy.remove_columns("is_corrupted"), "class")

@@ -262,7 +262,9 @@ def test_the_server_is_killed(opened, tmp_path):
         review.press("k")
     first.end()
     review.page.keyboard.press("k")
-    review.page.wait_for_function("document.querySelector('[data-part=alert]').textContent.includes('does not answer')")
+    review.page.wait_for_function(
+        "document.querySelector('[data-part=alert]').textContent.includes('does not respond')"
+    )
     assert review.row == order[3], "nothing is shown as decided that is not in the journal"
     assert [row for row, *_ in decided(journal)] == order[:3]
     second = Launched(*arguments, "--port", url.rpartition(":")[2], output=tmp_path / "second.txt")

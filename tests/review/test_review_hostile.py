@@ -39,6 +39,14 @@ def answer(service, function, **changes):
     return given
 
 
+def test_a_row_outside_the_queue_is_answered_in_json(tmp_path):
+    """Undoing a decision shows its row, which a filter set since then can leave out."""
+    service = opened(tmp_path / "journal.jsonl", rows=make_texts())
+    answer(service, "decide", filter={})
+    left_out = answer(service, "undo", filter={"mismatched": True, "search": "no row has this"})
+    assert (left_out["row"], left_out["place"], left_out["random"]) == (3, None, False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "field", [*ASKED, "last", "any", "order", "tail", "classes", "patterns", "mismatched", "low", "search"]

@@ -21,7 +21,7 @@ from vog_hf.cli.sources import (
     saved,
 )
 from vog_hf.config import VoGConfig
-from vog_hf.data.label_noise import CORRUPTED
+from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.vocabulary import COMPANIONS, CSG, LEARNING_PATTERN

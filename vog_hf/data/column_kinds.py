@@ -9,16 +9,20 @@ from vog_hf.errors import ConfigError, DataError, require_type
 
 Kind = Literal["image", "audio", "text", "class"]
 FEATURES = {"image": Image, "audio": Audio, "text": Value, "class": ClassLabel}
+ORIGINAL, CORRUPTED = "original_label", "is_corrupted"  # `plant_label_noise` adds both
 
 
 def columns_of_kind(rows: Dataset, kind: Kind) -> list[str]:
     """The columns of one split with a feature of this kind, in the order of the dataset.
 
+    The original labels that `plant_label_noise` keeps beside the changed ones are not among them.
+
     Example:
         >>> columns_of_kind(Dataset.from_dict({"a": ["x"], "b": [1]}), "text")
         ['a']
     """
-    return [name for name, feature in rows.features.items() if _is_of_kind(feature, kind)]
+    left_out = ORIGINAL if CORRUPTED in rows.features else None
+    return [name for name, feature in rows.features.items() if name != left_out and _is_of_kind(feature, kind)]
 
 
 def find_column(rows: Dataset, kind: Kind, name: str | None = None) -> str:

@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
 from vog_hf.data.arrow_columns import has_table, integer_column
+from vog_hf.data.column_kinds import CORRUPTED, ORIGINAL
 from vog_hf.data.loading import with_columns
 from vog_hf.errors import ConfigError, LabelError, real_number, require_type, whole_number
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.gradients.tasks import IGNORED_TOKEN
 
-ORIGINAL, CORRUPTED = "original_label", "is_corrupted"
 NO_LABEL = (-1, IGNORED_TOKEN)
 
 

@@ -127,7 +127,7 @@ def next_forecast(wrong: Array, places: Array, following: Array, n_rows: int) ->
 
 def is_rising(wrong: Array, places: Array, n_rows: int) -> bool:
     """Return whether the share of wrong rows rises with the place in the last of the reviewed rows."""
-    return _trend(wrong, places, n_rows)[1] > RISING
+    return bool(_trend(wrong, places, n_rows)[1] > RISING)
 
 
 def _quantile(share: float, rows: int, a: int, b: int) -> int:

@@ -248,7 +248,7 @@ class ReviewService:
         answer: Answer = {
             "row": row,
             "place": None if row is None or order.place[row] < 0 else int(order.place[row]) + 1,
-            "random": row is not None and order.place[row] >= 0 and bool(order.is_random[order.place[row]]),
+            "random": bool(row is not None and order.place[row] >= 0 and order.is_random[order.place[row]]),
             "length": len(order.rows),
             "left": int((~skipped[order.rows]).sum()),
             "decided": sum(int(order.place[reviewed] >= 0) for reviewed in decided.own),

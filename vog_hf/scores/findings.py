@@ -9,7 +9,7 @@ import pandas as pd
 from datasets import Value
 
 from vog_hf.data.arrow_columns import has_table
-from vog_hf.data.label_noise import CORRUPTED
+from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.evaluation import (
     RANKING_COLUMNS,
     HardTail,

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
-from vog_hf.data.label_noise import CORRUPTED
+from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.runtime.progress import is_terminal
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.scored_rows import ScoredSplit

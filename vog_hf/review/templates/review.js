@@ -350,7 +350,7 @@ part("reviewer").addEventListener("keydown", (event) => {
   try {
     about = await answerOf("about");
   } catch {
-    complain("The server does not answer. Reload the page once it runs.");
+    complain("The server does not respond. Reload the page once it runs.");
     return;
   }
   part("title").textContent = about.title || "Review";
