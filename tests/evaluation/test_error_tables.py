@@ -95,6 +95,16 @@ def test_the_interval_of_a_bin_is_scipys_wilson_interval(errors, bins):
         assert (line.error_low, line.error_high) == pytest.approx((test.low, test.high), abs=1e-12)
 
 
+@pytest.mark.parametrize("n_rows", [1, 20, 53, 1234])
+def test_an_interval_ends_exactly_at_0_or_1(n_rows):
+    """Without an error it begins at 0, with nothing but errors it ends at 1: no rounding error is printed."""
+    none, every = (error_by_decile(np.arange(n_rows), np.full(n_rows, value), bins=1) for value in (0, 1))
+    assert none["error_low"].tolist() == [0.0]
+    assert every["error_high"].tolist() == [1.0]
+    assert 0 < none["error_high"][0] <= 1
+    assert 0 <= every["error_low"][0] < 1
+
+
 def test_the_interval_of_shares_covers_their_mean():
     """Shares have the interval of errors of the same mean, which is too wide: it covers 99 of 100 simulated cases."""
     rng = np.random.default_rng(0)

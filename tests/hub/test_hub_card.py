@@ -1,6 +1,8 @@
 """The card and the names of files, without a Hub."""
 
 import fnmatch
+import html
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,7 @@ from vog_hf.hub.commit_check import require_loadable
 from vog_hf.hub.repo_paths import earlier_scores, earlier_shards, require_config_name, scored_splits, shard_pattern
 from vog_hf.hub.scored_splits import collect_splits, score_tables
 from vog_hf.hub.shards import count_shards
+from vog_hf.report.section import Options, Section
 from vog_hf.scores.dataset_columns import score_columns
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
@@ -77,6 +80,31 @@ def test_a_card_opens_with_the_headline(tmp_path):
     assert text.split("\n\n")[1] == f"**{shown[0]}** {shown[1]} {shown[2]}"
     page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     assert page.count("<td>misclassified</td>") == page.count("<td>loss</td>") == 6
+
+
+@pytest.mark.parametrize("columns", ["core", "all"])
+def test_a_card_explains_every_column_that_the_report_explains(columns, tmp_path):
+    """By its name in the dataset, or by its name among the scores where the dataset does not have it."""
+    scores = make_scores()
+    dataset = add_vog_columns(make_pictures(len(scores)), scores, columns, prefix="run2_")
+    text, _ = described(dataset, scores, tmp_path)
+    page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    table = page[page.index("<th>where</th>") :].partition("</table>")[0]
+    lines = re.findall(r"<tr>\n<td><code>(\w+)</code></td>\n<td>(\w+)</td>\n<td>(.*?)</td>", table)
+    section = Section(ScoredSplit("train", scores, None), "s", Options(top_k=1, per_class=0, max_table_rows=0))
+    in_dataset = score_columns(dataset)
+    assert lines == [
+        (
+            in_dataset.get(m.column, m.column),
+            "dataset" if m.column in in_dataset else "scores",
+            html.escape(m.what, quote=False),
+        )
+        for m in section.meanings
+    ]
+    assert len(in_dataset) in (3, len(lines) + 1), (
+        "the core columns; else all, with the prediction, which is not explained"
+    )
+    assert ("which <code>pull_scores</code> loads" in page) == (columns == "core")
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n"])

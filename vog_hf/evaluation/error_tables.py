@@ -101,10 +101,15 @@ def _wilson_interval(
     rate: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Wilson's score interval of rates, e.g. Brown, Cai & DasGupta 2001 (doi:10.1214/ss/1009213286), equation 4."""
+    return _wilson_low(rate, rows), 1 - _wilson_low(1 - rate, rows)
+
+
+def _wilson_low(rate: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The lower limit, as a product that is exactly 0 for a rate of 0; a difference would leave a rounding error."""
     z = norm.ppf(0.5 + CONFIDENCE / 2)
-    center = (rate + z**2 / (2 * rows)) / (1 + z**2 / rows)
-    half = z * np.sqrt(rate * (1 - rate) / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)
-    return np.clip(center - half, 0, None), np.clip(center + half, None, 1)
+    center = rate + z**2 / (2 * rows)
+    half = z * np.sqrt(rate * (1 - rate) / rows + z**2 / (4 * rows**2))
+    return rate**2 / (center + half)
 
 
 def class_table(

@@ -6,7 +6,7 @@ entity, and long texts are cut, so that no class name can end a table, open a ta
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -140,7 +140,6 @@ def describe_split(split: ScoredSplit, columns: Mapping[str, str], config: str, 
         decile_plot(deciles, column=findings.column).save(pictures / DECILES_NAME)
     has_sheet = split.rows is not None and _draw_sheet(split, findings.column, pictures / SHEET_NAME)
     ends = [] if has_sheet else _ends(split, findings.column)
-    meanings = [replace(m, column=columns[m.column]) for m in column_meanings(scores) if m.column in columns]
     name = split.name if config == "default" else f"{config}, {split.name}"
     text = _template("scored_split.md").render(
         heading=as_text(f"Scores of {name}: {len(scores):,} rows", NAME_WIDTH),
@@ -156,7 +155,8 @@ def describe_split(split: ScoredSplit, columns: Mapping[str, str], config: str, 
         deciles=quote(f"{in_repo}/{DECILES_NAME}") if deciles is not None else None,
         sheet=quote(f"{in_repo}/{SHEET_NAME}") if has_sheet else None,
         ends=ends,
-        meanings=[[as_text(value, FACT_WIDTH) for value in (m.column, m.what, m.unit, m.higher)] for m in meanings],
+        meanings=_meanings(scores, columns),
+        folder=as_text(in_repo, FACT_WIDTH),
         facts=[(name, as_text(value, FACT_WIDTH)) for name, value in _facts(scores)],
         manifest=quote(f"{in_repo}/{MANIFEST_NAME}"),
     )
@@ -284,6 +284,14 @@ def _numbers(findings: Findings) -> list[list[str]]:
     ]
     values = table["value"].map(number)
     return [list(line) for line in zip(table["measure"], table["statistic"], values, intervals, strict=True)]
+
+
+def _meanings(scores: VoGScores, columns: Mapping[str, str]) -> list[tuple[list[Markup], bool]]:
+    """Every column of the scores in words, by its name in the dataset where it is there, and whether it is."""
+    meanings = column_meanings(scores)
+    named = [(columns.get(m.column, m.column), m.what, m.unit, m.higher) for m in meanings]
+    lines = [[as_text(value, FACT_WIDTH) for value in line] for line in named]
+    return list(zip(lines, [m.column in columns for m in meanings], strict=True))
 
 
 def _facts(scores: VoGScores) -> list[tuple[str, str]]:
