@@ -53,6 +53,7 @@ def test_decisions_become_a_data_set(scores, tmp_path, capfd):
         "summary": "",
         "saved": str(tmp_path / "clean"),
         "url": None,
+        "pushed": False,
     }
     given, found = load_from_disk(str(tmp_path / "digits")), load_from_disk(str(tmp_path / "clean"))
     kept = [row for row in range(N) if row != 3]
@@ -103,6 +104,7 @@ def test_what_cannot_be_applied_is_one_line(scores, tmp_path, capfd):
         (["--push", REPO, "--create-pr", "--revision", "x"], 2, "leave out --revision or"),
         ([*to, "--mode", "fix"], 2, "'fix'"),
         (["--output", tmp_path / "digits"], 1, "already exists; choose another path"),
+        (["--output", tmp_path / "new.csv"], 1, "--output takes a *.parquet file or a folder, got "),
         ([tmp_path / "nowhere.jsonl", *to], 1, "cannot be read"),
         ([tmp_path / "digits" / "state.json", *to], 1, "is not a valid journal line"),
         ([*to, "--label-column", "class"], 1, "no label column 'class', only"),
@@ -174,6 +176,25 @@ def test_a_push_that_failed_can_be_tried_again(scores, hub, command, tmp_path):
     assert done.code == 0, done.stderr
     assert done.values["url"].endswith(REPO)
     assert load_from_disk(str(tmp_path / "reviewed"))["review"][3] == "drop"
+
+
+def test_a_pull_request_without_anything_new_is_not_claimed(scores, hub, command, tmp_path):
+    """The same review again says that nothing was pushed and opens no pull request; one more decision does."""
+    given = ["apply", scores, "--push", REPO]
+    first = command(*given, "--json", token=ACCEPTED)
+    assert first.values["pushed"] is True
+    assert "Nothing was pushed" not in first.stdout
+    for options in (["--create-pr"], []):
+        again = command(*given, *options, "--json", token=ACCEPTED)
+        assert (again.code, again.values["pushed"]) == (0, False), again.stderr
+        told = command(*given, *options, token=ACCEPTED)
+        assert "Nothing was pushed: the repository already holds these rows, scores and card" in told.stdout
+        assert "discussions" not in told.stdout
+    journal = Journal.open(tmp_path / "scores.review.jsonl", VoGScores.load(scores))
+    journal.decide(11, "drop", reviewer="Ada")
+    proposed = command(*given, "--create-pr", "--json", token=ACCEPTED)
+    assert proposed.values["pushed"] is True
+    assert proposed.values["url"].endswith("/discussions/1")
 
 
 def test_a_split_of_another_name_is_read_with_its_token(scores, hub, command, tmp_path):

@@ -46,7 +46,7 @@ def test_a_push_makes_a_repository_with_data_scores_and_card(hub, push, scores, 
     done = push(scores, REPO, "--private", *section, "--json")
     assert done.code == 0, done.stderr
     assert done.stderr == ""
-    assert done.values == {"url": f"{hub.url}/datasets/{REPO}"}
+    assert done.values == {"url": f"{hub.url}/datasets/{REPO}", "pushed": True}
     repository = hub.dataset(REPO)
     files = repository.files()
     assert repository.private
@@ -60,6 +60,9 @@ def test_a_push_makes_a_repository_with_data_scores_and_card(hub, push, scores, 
 def test_scores_alone_a_branch_and_a_pull_request(hub, push, scores):
     """Options reach the push: scores only, branch, configuration, split, columns and pull request."""
     push(scores, REPO)
+    same = push(scores, REPO, "--create-pr")
+    assert "✓ Nothing was pushed: the repository already holds these rows, scores and card" in same.stdout
+    assert "discussions" not in same.stdout
     only = push(scores, REPO, "--scores-only", "--revision", "vog")
     assert only.code == 0, only.stderr
     assert "✓ Pushed" in only.stdout

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import models
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import trainers
@@ -278,8 +279,12 @@ def test_a_folder_of_images_is_scored_by_its_classes(score, tmp_path, images):
         for number in np.flatnonzero(np.asarray(rows["label"]) == label):
             rows[int(number)]["image"].save(tmp_path / "pictures" / str(label) / f"{number:03d}.png")
             order.append(number)
-    got = score(images.folder, "-d", tmp_path / "pictures")
+    got = score(images.folder, "-d", tmp_path / "pictures", "--save-dataset", tmp_path / "scored.parquet")
     np.testing.assert_allclose(got.column("vog"), images.scores.column("vog")[order], rtol=1e-6)
+    (tmp_path / "pictures").rename(tmp_path / "gone")
+    saved = Dataset.from_parquet(str(tmp_path / "scored.parquet"), cache_dir=str(tmp_path))
+    assert [row["image"].tobytes() for row in saved] == [rows[int(number)]["image"].tobytes() for number in order]
+    np.testing.assert_allclose(saved["vog"][:], got.column("vog"), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -335,6 +340,21 @@ def test_a_row_without_its_label_uses_the_prediction(score, tmp_path, texts, nam
     got = score(texts.folder, "-d", tmp_path / "rows.parquet", "--input-column", "text", "--label-column", name)
     assert got.column("label").tolist() == [2, -1, 0]
     assert (got.column("vog") > 0).all()
+
+
+def test_booleans_are_classes_by_name(score, tmp_path, texts):
+    """True and false are the model's classes of these names, whatever their numbers; a missing one has no label."""
+    shutil.copytree(texts.folder, tmp_path / "run")
+    for path in (tmp_path / "run").rglob("config.json"):
+        own = {"id2label": {0: "true", 1: "false", 2: "maybe"}, "label2id": {"true": 0, "false": 1, "maybe": 2}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    rows = Dataset.from_dict({"text": ["w4 w5", "w6", "w7 w8 w9", "w4"], "spam": [True, None, False, True]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    got = score(tmp_path / "run", "-d", tmp_path / "rows.parquet", "--label-column", "spam")
+    assert got.column("label").tolist() == [0, -1, 1, 0]
+    assert got.manifest["class_names"] == ["true", "false", "maybe"]
+    said = score(texts.folder, "-d", tmp_path / "rows.parquet", "--label-column", "spam", output=tmp_path / "more")
+    assert "label column 'spam' holds True, which is not a class of the model (bad, fair, good)" in said
 
 
 def test_pairs_of_texts(score, tmp_path, texts):
@@ -437,6 +457,14 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
     said = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "scored.parquet")
     assert "already exists; choose another path" in said
     assert (tmp_path / "scored.parquet").read_text() == "mine"
+    said = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "scored.jsonl")
+    assert f"--save-dataset takes a *.parquet file or a folder, got {tmp_path}/scored.jsonl; choose {tmp_path}" in said
+    stored = {"bytes": None, "path": str(images.folder / "checkpoint-4" / "config.json")}
+    theirs = Dataset.from_list([{"image": stored, "label": 0}])
+    theirs = theirs.cast_column("image", Image()).with_format("arrow")
+    pq.write_table(theirs[:], tmp_path / "theirs.parquet")
+    said = score(images.folder, "-d", tmp_path / "theirs.parquet", "--save-dataset", tmp_path / "copy.parquet")
+    assert "would be copied into copy.parquet; drop such rows or the column, or save the scores alone" in said
     assert not (tmp_path / "scores").exists()
     got = score(images.folder, "-d", images.data, "--save-dataset", tmp_path / "new.parquet", "--columns", "all")
     scored = Dataset.from_parquet(str(tmp_path / "new.parquet"), cache_dir=str(tmp_path / "cache"))

@@ -210,8 +210,14 @@ def test_numbers_of_classes_may_be_texts():
         ([3, 1, None], Value("int64"), STARS, {3: 2, 1: 0}),
         ([2.0, None], Value("float64"), FRUIT, {2.0: 2}),
         ([2, 0], Value("int64"), FRUIT, None),
+        ([True, False, None], Value("bool"), {0: "True", 1: "False"}, {False: 1, True: 0}),
+        ([False], Value("bool"), {0: "unknown", 1: "false", 2: "true"}, {False: 1, True: 2}),
+        ([True, False], Value("bool"), {0: "ham", 1: "spam"}, {False: 0, True: 1}),
     ],
-    ids=["a class is missing", "another order", "same", "texts", "stars", "floats", "numbers"],
+    ids=[
+        *("a class is missing", "another order", "same", "texts", "stars", "floats", "numbers"),
+        *("booleans by name", "booleans of three classes", "booleans of two classes"),
+    ],
 )
 def test_labels_are_matched_with_a_model_by_name(values, feature, classes, numbers):
     """Every stored label has the number of its name in the model; None where they agree already."""
@@ -227,6 +233,8 @@ def test_labels_are_matched_with_a_model_by_name(values, feature, classes, numbe
         ([1, 0], Value("int64"), named(STARS), "row 1: .* holds 0, which is not a class of the model .1, 2, 3."),
         ([0, 1], ClassLabel(names=["fig", "pear"]), BertConfig(num_labels=3), "the model 3 classes without names"),
         (["1", "0"], Value("string"), BertConfig(num_labels=2), "row 0: .* holds '1', which is not a class"),
+        ([None, True], Value("bool"), named(FRUIT), "row 1: .* holds True, which is not a class of the model .apple"),
+        ([True, False], Value("bool"), named({0: "true", 1: "maybe"}), "row 1: .* holds False, which is not a class"),
     ],
 )
 def test_labels_that_no_class_can_be_told_from_are_refused(values, feature, config, message):

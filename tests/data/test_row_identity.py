@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 from datasets.features.features import Array2DExtensionType
 from datasets.table import embed_table_storage
 from PIL import Image as Picture
@@ -299,6 +299,48 @@ def test_files_that_are_not_there_are_told_by_name_and_this_is_said(folder, capl
     rows = Dataset.from_dict({"image": paths}).cast_column("image", Image())
     assert len(set(identify_rows(rows).row_hash.tolist())) == 4
     assert f"3 files that rows name are not on this machine ({folder / 'gone.png'})" in caplog.text
+
+
+def named_by(rows, tmp_path, whose):
+    """Rows that name files, as this program or somebody else has made them."""
+    if whose == "ours":
+        return rows
+    rows.to_parquet(tmp_path / "theirs.parquet")  # `datasets` writes the paths
+    files, cache = str(tmp_path / "theirs.parquet"), str(tmp_path / "cache")
+    return load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_no_file_of_this_machine_is_read_that_somebody_else_named(whose, folder, tmp_path, caplog):
+    """Its content changes the identity of your own rows and not of theirs, nor does whether it is there at all."""
+    paths = [str(folder / "0.bmp"), str(folder / "3.bmp")]
+    rows = named_by(Dataset.from_dict({"image": paths}).cast_column("image", Image()), tmp_path, whose)
+    before = identify_rows(rows)
+    (folder / "3.bmp").write_bytes(b"secret")
+    after = identify_rows(rows)
+    (folder / "3.bmp").unlink()
+    gone = identify_rows(rows)
+    assert before.differing(after) == before.differing(gone) == ([] if whose == "theirs" else ["image"])
+    said = f"2 files that rows name were named by somebody else and are not read ({paths[0]})"
+    assert (said in caplog.text) == (whose == "theirs")
+
+
+def test_a_file_in_a_cache_that_somebody_else_named_is_read(folder, tmp_path, monkeypatch):
+    """What was downloaded with the rows counts by its content."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
+    rows = Dataset.from_dict({"image": [str(folder / "3.bmp")]}).cast_column("image", Image())
+    assert same(identify_rows(rows), identify_rows(named_by(rows, tmp_path, "theirs")))
+
+
+def test_scores_of_files_that_were_read_are_not_refused(folder, tmp_path, caplog):
+    """Earlier versions read the files that anybody named: their digests are not compared with names; others are."""
+    rows = Dataset.from_dict({"image": [str(folder / "3.bmp")], "label": [1]}).cast_column("image", Image())
+    scored, theirs = identify_rows(rows), identify_rows(named_by(rows, tmp_path, "theirs"))
+    assert scored.verify(theirs) == theirs.verify(scored) == ["label"]
+    assert theirs.verify(theirs) == ["image", "label"]
+    relabeled = rows.remove_columns("label").add_column("label", [2])
+    with pytest.raises(RowMismatchError, match="column 'label'"):
+        scored.verify(identify_rows(named_by(relabeled, tmp_path, "theirs")))
 
 
 FILES = {"bytes": pa.array([b"one", b"two", None]), "path": pa.array([None, "a/2.png", None], pa.string())}

@@ -370,12 +370,15 @@ def test_few_rows_are_unclear():
     columns |= {"vog_class_normalized": columns["loss"]}
     found = hard_tail(columns)
     assert (found.tail, found.measures["loss"].rows) == ("high", 50)
+    columns["vog_class_normalized"][0] = np.nan
     for known, needed in ((columns, "a label and "), (without(columns, "label", "prediction"), "")):
-        found = hard_tail({name: values[1:] for name, values in known.items()})
+        found = hard_tail(known)
         assert (found.tail, found.measures["loss"]) == ("unclear", None)
         assert (
-            found.evidence == f"Only 49 of 49 rows have {needed}a finite vog_class_normalized; at least 50 are needed."
+            found.evidence == f"Only 49 of 50 rows have {needed}a finite vog_class_normalized; at least 50 are needed."
         )
+        found = hard_tail({name: values[1:] for name, values in known.items()})
+        assert found.evidence == "There are only 49 rows; at least 50 are needed."
 
 
 def test_equal_values_rank_nothing():

@@ -143,11 +143,11 @@ NO_BASIS = {
     ),
     "49 rows": (
         {name: values[:49] for name, values in changed().items()},
-        "only 49 of 49 rows have a label and a finite vog; at least 50 are needed.",
+        "there are only 49 rows; at least 50 are needed.",
     ),
     "one row": (
         {name: values[:1] for name, values in changed().items()},
-        "only 1 of 1 rows have a label and a finite vog; at least 50 are needed.",
+        "there is only 1 row; at least 50 are needed.",
     ),
     "one class that the model can only predict": (
         changed(label=np.zeros(200, int), prediction=np.zeros(200, int), loss=np.zeros(200)),

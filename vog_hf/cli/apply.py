@@ -11,6 +11,7 @@ from vog_hf.cli.app import command
 from vog_hf.cli.output import Output, naming_options
 from vog_hf.cli.scored_sources import open_scored
 from vog_hf.cli.sources import (
+    NOTHING_NEW,
     PUSH_OPTIONS,
     Columns,
     ConfigOption,
@@ -170,11 +171,12 @@ def apply(
                 commit_message=commit_message or f"Review of {len(review.resolved):,} rows",
                 token=token,
             )
-    shown = {"saved": None if output is None else str(output), "url": url}
-    counts = (
-        review_counts(review, len(applied)) | {"mode": str(mode), "summary": words, "yield": left.to_dict()} | shown
-    )
-    out.result(f"Applied {len(review.resolved):,} reviewed rows", counts, shown=shown)
+    is_pushed = url is not None and url.is_new
+    places = {"saved": None if output is None else str(output), "url": url}
+    counts = review_counts(review, len(applied)) | {"mode": str(mode), "summary": words, "yield": left.to_dict()}
+    out.result(f"Applied {len(review.resolved):,} reviewed rows", counts | places | {"pushed": is_pushed}, shown=places)
+    if url is not None and not is_pushed:
+        out.line(NOTHING_NEW)
     for line in words.splitlines():
         out.line(line)
 

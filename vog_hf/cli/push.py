@@ -8,6 +8,7 @@ from vog_hf.cli.app import command
 from vog_hf.cli.output import Output, naming_options
 from vog_hf.cli.scored_sources import find_scores, of_split
 from vog_hf.cli.sources import (
+    NOTHING_NEW,
     PUSH_OPTIONS,
     Columns,
     ConfigOption,
@@ -121,4 +122,4 @@ def push(
             commit_message=commit_message,
             token=token,
         )
-    out.result("Pushed", {"url": url})
+    out.result("Pushed" if url.is_new else NOTHING_NEW, {"url": url, "pushed": url.is_new}, shown={"url": url})

@@ -22,6 +22,7 @@ from vog_hf.cli.sources import (
 )
 from vog_hf.config import VoGConfig
 from vog_hf.data.column_kinds import CORRUPTED
+from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.vocabulary import COMPANIONS, CSG, LEARNING_PATTERN
@@ -110,6 +111,7 @@ def score_all(
     config = configuration(inputs, choices)
     if save_dataset is not None:
         require_free_names(inputs, config, columns, prefix)
+        require_own_files(inputs.rows, copied_to=save_dataset)
     rows_per_step = 1 if inputs.preparation.takes_single_rows else None
     scores = VoGScorer(inputs.model, config=config, training_batch_size=rows_per_step, **options).score(
         prepared(inputs.rows, inputs.preparation),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vog_hf.scores.vog_scores import VoGScores
 
 SOURCE_NAME = "source.json"  # next to scores: their dataset
+OTHER_FORMATS = (".arrow", ".csv", ".feather", ".json", ".jsonl", ".tsv", ".xlsx", ".zip")  # no names for a folder
 
 ScoresArgument = Annotated[
     Path,
@@ -52,6 +53,7 @@ TokenOption = Annotated[
     ),
 ]
 PrefixOption = Annotated[str, typer.Option(metavar="TEXT", help="Prefix for the names of score columns, e.g. run2_.")]
+NOTHING_NEW = "Nothing was pushed: the repository already holds these rows, scores and card"
 PUSH_OPTIONS = {  # by the name of the argument of `push_scored_dataset`
     "columns": "--columns",
     "config_name": "--config-name",
@@ -209,17 +211,23 @@ def scored_rows(source: Source, scores: "VoGScores | dict[str, VoGScores]", *, p
 
 
 def require_new(path: Path | None, option: str) -> None:
-    """Raise OutputFolderError if a path exists that a dataset would replace."""
-    if path is not None and path.exists():
+    """Raise if a dataset cannot be written to a path: it exists, or its suffix is that of another kind of file."""
+    if path is None:
+        return
+    if path.exists():
         raise OutputFolderError(f"{option} {path} already exists; choose another path, or delete it")
+    if path.suffix.lower() in OTHER_FORMATS:
+        instead = path.with_suffix(".parquet")
+        raise ConfigError(f"{option} takes a *.parquet file or a folder, got {path}; choose {instead}")
 
 
 @contextmanager
 def saved(dataset: "Dataset", path: Path | None) -> Iterator[None]:
-    """Write a dataset to a parquet file (path ending in .parquet) or a folder; do nothing without a path.
+    """Write a dataset with `save_dataset`; do nothing without a path.
 
     The dataset is written before the block and moved into place after it succeeds: whole or not at all.
     """
+    from vog_hf.data.saving import save_dataset
     from vog_hf.runtime.files import explained_disk_errors
 
     if path is None:
@@ -230,9 +238,6 @@ def saved(dataset: "Dataset", path: Path | None) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             folder = stack.enter_context(TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
             written = Path(folder) / path.name
-            if path.suffix == ".parquet":
-                dataset.to_parquet(written)
-            else:
-                dataset.save_to_disk(str(written))
+            save_dataset(dataset, written)
         yield
         written.rename(path)

@@ -135,6 +135,8 @@ def class_numbers(rows: Dataset, column: str, config: Any) -> dict[Any, int] | N
         numbers = _numbers_of_classes(feature, column, names, config.num_labels)
     elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         numbers = {name: number for number, name in enumerate(names or _placeholders(config.num_labels))}
+    elif pa.types.is_boolean(values.type):
+        numbers = _numbers_of_booleans(names, config.num_labels)
     else:
         numbers = _numbers_of_numbers(stored, names)
     unknown = next((value for value in stored if numbers is not None and value not in numbers), None)
@@ -178,6 +180,14 @@ def _numbers_of_numbers(stored: Sequence[Any], names: list[str] | None) -> dict[
     if any(isinstance(value, float) for value in stored):
         return {value: int(value) for value in stored if value.is_integer()}
     return None
+
+
+def _numbers_of_booleans(names: list[str] | None, n_classes: int) -> dict[Any, int]:
+    """Of labels that are true or false: those of the classes with these names, else 0 and 1 of two classes."""
+    number = {name.lower(): place for place, name in enumerate(names or ())}
+    if not {"false", "true"} & number.keys() and n_classes == 2:
+        return {False: 0, True: 1}
+    return {value: number[name] for value, name in ((False, "false"), (True, "true")) if name in number}
 
 
 def _is_whole(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Files that rows name and do not hold: which of them may be shown, and which may be published.
+"""Files that rows name and do not hold: which of them may be read, shown and published.
 
 A picture or sound without bytes is a path, and whoever wrote the rows chose it: any file or address that this machine
-can reach. Every output asks here, and in doubt a file is neither shown nor published.
+can reach. Every output asks here, and so does the identity of rows; in doubt a file is neither read nor published.
 """
 
 import os
@@ -30,6 +30,7 @@ MANY_SUMS = 100_000
 MAX_FILE = 512 * 2**20  # bytes of a named file that are read to show it
 # Archives that fsspec reads without reading anything but the next part of the chain.
 ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
+ADDRESS = re.compile(r"(https|hf)://(?!.*::)")  # reads no file of this machine
 HUB_COMMIT = re.compile("[0-9a-f]{40}")  # the folder in which `datasets` keeps what it has read from the Hub
 HOW_TO_ALLOW = (
     "where you know the files, put them in: dataset.with_format('arrow').map(datasets.table.embed_table_storage, "
@@ -107,7 +108,7 @@ class NamedFiles:
     def may_show(self, path: str, column: str) -> bool:
         """True if a file that a column names may be shown."""
         found = self._origins.get(column, self._default)
-        return found is Origin.OWN or is_cached(path) or (found is Origin.FOLDER and _stays_inside(path))
+        return found is Origin.OWN or (found is Origin.FOLDER and _stays_inside(path)) or is_cached(path)
 
     def open(self, path: str, column: str) -> IO[bytes]:
         """A file that a column names, opened.
@@ -127,23 +128,32 @@ class NamedFiles:
         return _regular(str(_cached_file(path) or path), follow=False)  # the path without links, checked just now
 
 
-def require_own_files(dataset: Dataset | Mapping[str, Dataset]) -> None:
+def require_own_files(dataset: Dataset | Mapping[str, Dataset], *, copied_to: Path | None = None) -> None:
     """Raise DataError where rows name files that somebody else has chosen, which would be published with them.
 
     Args:
         dataset: One split, or several by name.
+        copied_to: Where the rows and their files are saved on this machine; addresses stay addresses there.
     """
     for rows in dataset.values() if isinstance(dataset, Mapping) else [dataset]:
         for name, found in _origins(rows, columns_of_named_files(rows)).items():
             paths = (path for path in _named(rows, name) if found is Origin.FOREIGN or not _stays_inside(path))
+            if copied_to is not None:
+                paths = (path for path in paths if not ADDRESS.match(path))
             path = None if found is Origin.OWN else next(paths, None)
             if path is not None:
                 raise DataError(
                     f"a row of the column {name!r} names {path!r} and does not hold it, and the dataset was read so: "
-                    "whoever wrote it may have named any file of this machine, which would be published; drop such "
-                    "rows or the column, or push the scores alone (scores_only=True, show_rows=False); "
+                    f"whoever wrote it may have named any file of this machine, which would be {_reach(copied_to)}; "
                     f"{HOW_TO_ALLOW}"
                 )
+
+
+def _reach(copied_to: Path | None) -> str:
+    """What would become of a file that somebody else has named, and what to do instead."""
+    if copied_to is not None:
+        return f"copied into {copied_to.name}; drop such rows or the column, or save the scores alone"
+    return "published; drop such rows or the column, or push the scores alone (scores_only=True, show_rows=False)"
 
 
 def columns_of_named_files(dataset: Dataset) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -31,17 +31,23 @@ class ValueHashes:
 
     An undecoded image, sound or video (a structure of bytes and path) is its bytes: those in Arrow, else those of the
     file at its path. So a folder of files and the same rows after ``save_to_disk`` are equal. Where there is no such
-    file on this machine, the last part of the path counts, and `unread` has it.
+    file on this machine, or it may not be read, the last part of the path counts, and `unread` or `withheld` has it.
 
     Bytes in Arrow are hashed with XXH3 without a copy: 16 GB/s for images of 10 kB and 4 GB/s for those of 1 kB, on one
     core; so the disk is the limit, as it is for files, which 16 threads read.
 
+    Args:
+        may_read: Whether the file at a path may be read; default: every file.
+
     Attributes:
         unread: Paths without a file on this machine.
+        withheld: Paths of files that may not be read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, may_read: Callable[[str], bool] | None = None) -> None:
         self.unread: list[str] = []
+        self.withheld: list[str] = []
+        self._may_read = may_read
 
     def of(self, array: pa.Array) -> Hashes:
         """One hash per value, ``[values]``; independent of chunks, slices, and of the width of numbers and offsets."""
@@ -87,13 +93,20 @@ class ValueHashes:
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(named), FILES_AT_A_TIME):
                 part = named[start : start + FILES_AT_A_TIME]
-                read = paths.take(pa.array(part)).to_pylist()
-                for place, path, content in zip(part, read, pool.map(_content, read), strict=True):
+                places = zip(part, paths.take(pa.array(part)).to_pylist(), strict=True)
+                read = {place: path for place, path in places if self._may_be_read(path)}
+                for (place, path), content in zip(read.items(), pool.map(_content, read.values()), strict=True):
                     if content is None:
                         self.unread.append(path)
                     else:
                         hashes[place] = content
         return hashes
+
+    def _may_be_read(self, path: str) -> bool:
+        if self._may_read is None or self._may_read(path):
+            return True
+        self.withheld.append(path)
+        return False
 
     def _names(self, paths: pa.Array) -> Hashes:
         return self.of(pc.fill_null(pc.replace_substring_regex(paths, ".*/", ""), "")).copy()

@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vog_hf.data.arrow_columns import has_table, stored_rows
+from vog_hf.data.referenced_files import NamedFiles
 from vog_hf.data.row_hashes import FirstValueHashes, Hashes, ValueHashes, has_kind, is_binary, is_time, mix, text_hash
 from vog_hf.errors import ConfigError, RowMismatchError
 
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLED_PAYLOADS = 64  # of a binary column, in a digest of version 1
 SECOND = "2:"  # begins the digest of a column that version 1 digested another way
+BY_NAME = "2:names:"  # begins that of a column in which names stand for files that earlier versions may have read
 ROWS_AT_A_TIME = 1_024
 
 T = TypeVar("T")
@@ -58,7 +62,8 @@ class RowIdentity:
     def verify(self, other: "RowIdentity") -> list[str]:
         """The columns on which ``other`` (a dataset at hand) agrees with these rows (those that were scored).
 
-        A column's digest of version 1 says nothing about one of version 2; see ``like`` of `identify_rows`.
+        A column's digest of version 1 says nothing about one of version 2 (see ``like`` of `identify_rows`), and one
+        of names of files nothing about one of their content.
 
         Raises:
             RowMismatchError: Another number of rows, or a shared column that differs.
@@ -80,18 +85,16 @@ class RowIdentity:
         return [name for name in self._comparable(other) if self.columns[name] != other.columns[name]]
 
     def _comparable(self, other: "RowIdentity") -> list[str]:
-        """The columns that both have, without those that only ``other`` digests as version 2 does."""
-        return [
-            name
-            for name, digest in self.columns.items()
-            if name in other.columns and not (is_first_version(digest) and not is_first_version(other.columns[name]))
-        ]
+        """The columns that both have, in digests of which one says something about the other."""
+        shared = [name for name in self.columns if name in other.columns]
+        return [name for name in shared if _can_be_compared(self.columns[name], other.columns[name])]
 
 
 def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) -> RowIdentity:
     """The identity of a dataset's rows; of a torch dataset (no Arrow table) only their number.
 
-    All bytes of the rows are read, those of files that they name among them; see `ValueHashes` for the cost.
+    All bytes of the rows are read, those of files that they name among them; see `ValueHashes` for the cost. Of files
+    that somebody else has named, only those are read that may be shown (see `NamedFiles`); the others are their names.
 
     Args:
         dataset: The rows.
@@ -102,29 +105,46 @@ def identify_rows(dataset: "Dataset | Any", *, like: RowIdentity | None = None) 
     rows, n_rows = stored_rows(dataset), len(dataset)
     combined = np.zeros(n_rows, dtype=np.uint64)
     columns = {}
-    current, first = ValueHashes(), FirstValueHashes()
+    files, withheld, unread = NamedFiles(dataset), [], []
     for name in dataset.column_names:
         column = dataset.data.column(name)
         is_first = like is not None and is_first_version(like.columns.get(name, SECOND))
-        hashes = _hash_column(column, rows, first if is_first else current)
+        values = FirstValueHashes() if is_first else ValueHashes(partial(files.may_show, column=name))
+        hashes = _hash_column(column, rows, values)
+        withheld += values.withheld
+        unread += values.unread
         combined = mix(combined ^ mix(hashes ^ text_hash(name)))
         digest = hashlib.sha256(np.ascontiguousarray(hashes).tobytes())
         changed = has_kind(column.type, is_binary, is_time)
         if is_first and n_rows:
             _add_samples(digest, column, n_rows, rows)
-        columns[name] = ("" if is_first or not changed else SECOND) + digest.hexdigest()
-    if current.unread:
-        logger.warning(
-            "%d files that rows name are not on this machine (%s); these rows are compared by the names of the files",
-            len(current.unread),
-            current.unread[0],
-        )
+        version = BY_NAME if any(map(os.path.isabs, values.withheld)) else SECOND
+        columns[name] = ("" if is_first or not changed else version) + digest.hexdigest()
+    _warn_of_names(unread, "are not on this machine")
+    _warn_of_names(withheld, "were named by somebody else and are not read")
     return RowIdentity(n_rows, columns, combined)
+
+
+def _warn_of_names(paths: Sequence[str], reason: str) -> None:
+    """Warn that the names of files stand for their content."""
+    if paths:
+        logger.warning(
+            "%d files that rows name %s (%s); these rows are compared by the names of the files",
+            len(paths),
+            reason,
+            paths[0],
+        )
 
 
 def is_first_version(digest: str) -> bool:
     """True if version 1 digests a column so."""
     return not digest.startswith(SECOND)
+
+
+def _can_be_compared(scored: str, found: str) -> bool:
+    """True if the digest of a scored column says something about one of a column at hand."""
+    is_by_name = scored.startswith(BY_NAME), found.startswith(BY_NAME)
+    return is_by_name[0] == is_by_name[1] and (is_first_version(found) or not is_first_version(scored))
 
 
 def _add_samples(digest: Any, column: pa.ChunkedArray, n_rows: int, rows: npt.NDArray[np.int64] | None) -> None:

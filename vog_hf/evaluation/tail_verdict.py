@@ -184,7 +184,7 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
     rows = rows[np.argsort(values[rows], kind="stable")]
     if len(rows) < MIN_ROWS:
         needed = f"a label and a finite {column}" if is_classification else f"a finite {column}"
-        return None, [f"only {len(rows):,} of {len(keep):,} rows have {needed}; at least {MIN_ROWS} are needed"]
+        return None, [_too_few(len(rows), len(keep), needed)]
     values = values[rows]
     if values[0] == values[-1]:
         return None, [f"all {len(rows):,} rows have the same {column}, which ranks nothing"]
@@ -199,6 +199,15 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
         None if is_error is None or against_errors else is_error.astype(float),
         None if loss is None or against_loss else TiedOrder(loss),
     ), reasons
+
+
+def _too_few(n_usable: int, n_rows: int, needed: str) -> str:
+    """The reason against a verdict on a few rows."""
+    if n_usable == n_rows:
+        have = "there is only 1 row" if n_rows == 1 else f"there are only {n_rows:,} rows"
+    else:
+        have = f"only {n_usable:,} of {n_rows:,} rows have {needed}"
+    return f"{have}; at least {MIN_ROWS} are needed"
 
 
 def _against_errors(is_error: npt.NDArray[np.bool_] | None) -> str | None:

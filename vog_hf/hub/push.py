@@ -14,7 +14,7 @@ from vog_hf.hub import repo_paths as places
 from vog_hf.hub.card import describe_splits, sections
 from vog_hf.hub.retries import connect, require_writer
 from vog_hf.hub.scored_splits import collect_splits, score_tables
-from vog_hf.hub.upload import Target, Upload
+from vog_hf.hub.upload import PushedUrl, Target, Upload
 from vog_hf.runtime.hub_names import require_repo_id
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -39,7 +39,7 @@ def push_scored_dataset(
     card_sections: Mapping[str, str] | None = None,
     commit_message: str | None = None,
     token: str | None = None,
-) -> str:
+) -> PushedUrl:
     """Push a scored dataset to the Hub: its rows, its scores, and a card that says what they are and what they show.
 
     Everything is in one commit, so that in every revision the card fits the data. All other content of the repository
@@ -73,7 +73,8 @@ def push_scored_dataset(
         token: Hub access token; default: the one that ``hf auth login`` stored.
 
     Returns:
-        The address of the dataset, of its branch, or of the pull request.
+        The address of the dataset, of its branch, or of the pull request. Its attribute ``is_new`` is False if the
+        repository already held all of this: then no commit was made, and no pull request was opened.
 
     Raises:
         ConfigError: Invalid options, or data that is incompatible with what the repository holds.
@@ -106,7 +107,7 @@ def push_scored_dataset(
         upload.prepare(private=private)
         upload.send()
         address = upload.commit(commit_message or "Scores of Variance of Gradients")
-        logger.info("the scores are at %s", address)
+        logger.info("the scores are at %s%s", address, "" if address.is_new else ", and were there already")
         return address
 
 

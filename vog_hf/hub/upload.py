@@ -43,6 +43,25 @@ UNCHANGED = f"no revision of the repository was changed; {AGAIN}"
 UNKNOWN = f"it is unknown whether the commit succeeded; check the Hub, or {AGAIN}"
 
 
+class PushedUrl(str):
+    """Address of a pushed dataset, with a note of whether there was anything to push.
+
+    Attributes:
+        is_new: False if the repository already held these rows, scores and card: no commit was made, and no pull
+            request was opened.
+    """
+
+    __slots__ = ("is_new",)
+    is_new: bool
+
+    @classmethod
+    def of(cls, address: str, *, is_new: bool) -> "PushedUrl":
+        """The address with its note."""
+        url = cls(address)
+        url.is_new = is_new
+        return url
+
+
 @dataclass(frozen=True)
 class Target:
     """The destination of a push."""
@@ -135,8 +154,8 @@ class Upload:
                 self._splits[table.name] = SplitInfo(table.name, num_bytes=n_bytes, num_examples=rows)
         self._additions += beside
 
-    def commit(self, message: str) -> str:
-        """Make the commit, reload and verify what it holds, and return the address."""
+    def commit(self, message: str) -> PushedUrl:
+        """Make the commit, unless nothing is new; reload and verify what it holds, and return the address."""
         target, attempt = self.target, _Attempt(self, message)
         with hub_errors(f"the commit to {target.repo_id} was not made", UNCHANGED):
             try:
@@ -237,7 +256,7 @@ class _Attempt:
         self._is_in_doubt = False  # whether a try ended without a response
         self.metadata: CardMetadata
 
-    def __call__(self) -> tuple[str, str]:
+    def __call__(self) -> tuple[str, PushedUrl]:
         """Return the commit and the address of the pushed dataset."""
         if self._is_in_doubt and (commit := self._find_commit()):
             return commit
@@ -260,24 +279,27 @@ class _Attempt:
                 raise Conflict(f"another client commits to {self._target.repo_id} ({described(error)})") from error
             self._is_in_doubt |= is_transient(error)
             raise
-        return info.oid, info.pr_url or self._target.address
+        is_new = info.oid != repository.sha  # the client makes no empty commit
+        return info.oid, PushedUrl.of(info.pr_url or self._target.address, is_new=is_new)
 
-    def commit_without_response(self) -> tuple[str, str] | None:
+    def commit_without_response(self) -> tuple[str, PushedUrl] | None:
         """Return the commit after the last try, if it was made without a response."""
         if not self._is_in_doubt:
             return None
         with hub_errors(f"the commit to {self._target.repo_id} got no response", UNKNOWN):
             return with_retries(self._find_commit)
 
-    def _find_commit(self) -> tuple[str, str] | None:
+    def _find_commit(self) -> tuple[str, PushedUrl] | None:
         """Find the commit of an earlier try without a response."""
         api, repo_id = self._target.api, self._target.repo_id
         if not self._target.create_pr:
             commits = api.list_repo_commits(repo_id, repo_type="dataset", revision=self._target.branch)
-            return next(((c.commit_id, self._target.address) for c in commits if self._mark in c.message), None)
+            made = next((commit.commit_id for commit in commits if self._mark in commit.message), None)
+            return None if made is None else (made, PushedUrl.of(self._target.address, is_new=True))
         pulls = api.list_repo_refs(repo_id, repo_type="dataset", include_pull_requests=True).pull_requests or []
         for pull in pulls:
             last = api.list_repo_commits(repo_id, repo_type="dataset", revision=pull.ref)[0]
             if self._mark in last.message:
-                return pull.target_commit, self._target.pull_address(int(pull.ref.rpartition("/")[2]))
+                address = self._target.pull_address(int(pull.ref.rpartition("/")[2]))
+                return pull.target_commit, PushedUrl.of(address, is_new=True)
         return None
