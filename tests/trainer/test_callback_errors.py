@@ -30,7 +30,7 @@ from vog_hf.runtime import files
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring import live
 from vog_hf.scoring.scorer import VoGScorer
-from vog_hf.trainer import callback as callback_module
+from vog_hf.trainer import publishing
 from vog_hf.trainer.callback import VoGCallback
 
 BOTH = pytest.mark.parametrize("collect", ["replay", "live"])
@@ -631,7 +631,7 @@ def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypa
         torch.rand(1)
         raise ConnectionError("the server is away")
 
-    monkeypatch.setattr(callback_module, "log_scores", log_scores)
+    monkeypatch.setattr(publishing, "log_scores", log_scores)
     vog = VoGCallback(pixel_rows(), collect=collect)
     trainer = trained(tmp_path, [vog, Reporting()])
     assert_training_went_on(trainer, tmp_path, without_callback)
@@ -646,7 +646,7 @@ def test_a_logger_that_fails_costs_no_scores(collect, tmp_path, caplog, monkeypa
 def test_what_is_logged_and_when(tmp_path, monkeypatch):
     """Once, at the end, with the step and the scored rows; never with ``log=False`` or where nothing is reported to."""
     calls = []
-    monkeypatch.setattr(callback_module, "log_scores", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(publishing, "log_scores", lambda *args, **options: calls.append((args, options)))
     rows = pixel_rows()
     vog = VoGCallback(rows, top_k=7)
     trained(tmp_path / "a", [vog, Reporting()])

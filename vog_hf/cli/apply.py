@@ -122,7 +122,7 @@ def apply(
     from vog_hf.review.apply import plan_review
     from vog_hf.review.card_summary import summary
     from vog_hf.review.queue_yield import review_yield
-    from vog_hf.scores.dataset_columns import add_vog_columns, score_columns
+    from vog_hf.scores.dataset_columns import add_vog_columns, has_scores, score_columns
     from vog_hf.scores.pictures import row_texts
 
     of_a_push = {
@@ -141,13 +141,13 @@ def apply(
         opened = open_scored(
             scored, dataset=dataset, config=config, split=split, revision=dataset_revision, prefix=prefix
         )
-    has_scores = "vog" in score_columns(opened.dataset, prefix or None)
-    if has_scores and columns is not None:
+    has_columns = has_scores(score_columns(opened.dataset, prefix or None))
+    if has_columns and columns is not None:
         raise ConfigError(
             f"the dataset of {scored} has columns of scores, and gets no others from --columns; leave that out"
         )
     rows = opened.dataset
-    if not has_scores:
+    if not has_columns:
         rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE), prefix=prefix)
     with naming_options(label_column="--label-column"):
         review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)

@@ -81,11 +81,11 @@ def shared_ranking(first: "VoGScores", second: "VoGScores") -> str:
     """The default column that both scorings have."""
     from vog_hf.evaluation import RANKING_COLUMNS
 
-    names = [name for name in RANKING_COLUMNS if name in first.column_names and name in second.column_names]
+    names = [name for name in (*RANKING_COLUMNS, "loss") if name in first.column_names and name in second.column_names]
     if not names:
         raise ConfigError(
             f"A has the columns {', '.join(first.column_names)}, B {', '.join(second.column_names)}: none of "
-            f"{', '.join(RANKING_COLUMNS)} is in both; name one with --column"
+            f"{', '.join(RANKING_COLUMNS)} or loss is in both; name one with --column"
         )
     return names[0]
 

@@ -190,7 +190,7 @@ def _usable_rows(column: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[R
         return None, [f"all {len(rows):,} rows have the same {column}, which ranks nothing"]
     is_error = (arrays["prediction"] != arrays["label"])[rows] if is_classification else None
     loss = real_numbers("loss", arrays["loss"])[rows] if "loss" in arrays else None
-    against_errors, against_loss = _against_errors(is_error), _against_loss(loss)
+    against_errors, against_loss = _against_errors(is_error), _against_loss(loss, column)
     reasons = [reason for reason in (against_errors, against_loss) if reason]
     if len(reasons) == len(CHANCE):
         return None, reasons
@@ -225,8 +225,10 @@ def _against_errors(is_error: npt.NDArray[np.bool_] | None) -> str | None:
     return None
 
 
-def _against_loss(loss: npt.NDArray[np.float64] | None) -> str | None:
-    """The reason why the loss cannot distinguish the tails; None if it can."""
+def _against_loss(loss: npt.NDArray[np.float64] | None, column: str) -> str | None:
+    """The reason why the loss cannot distinguish the tails of a column; None if it can."""
+    if column == "loss":
+        return "the loss is the ranking itself"
     if loss is None:
         return "there is no loss"
     infinite = int((~np.isfinite(loss)).sum())

@@ -5,5 +5,6 @@ padding), and cuts it out of the graph, `model_inputs` makes the arguments of `f
 decoder); `tasks` has the scalar of a row for every kind of head, `targets` picks it. `model_mode` puts a model into
 evaluation mode for a while and `model_state` puts back whatever a forward pass changes, by `object_records`, but for
 `derived_tensors`, which it makes again; `batchnorm_folding` makes a model faster without changing its function, and
-`foldable_modules` finds where.
+`foldable_modules` finds where. `training_passes` observes the passes that train a model, and `row_losses` knows the
+weight that a training's loss gives each row.
 """

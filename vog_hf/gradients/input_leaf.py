@@ -52,7 +52,7 @@ class EmbeddingCut:
 
     def cut(self, args: tuple[object, ...], output: Tensor) -> Tensor:
         """Keep a leaf of what the embedding gave for ``args``, and return what the model is fed instead."""
-        swapped = _has_tokens_first(self._ids, args, output)
+        swapped = has_tokens_first(self._ids, args, output)
         self.caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
         fed = self.caught[-1].clone()
         return fed.transpose(0, 1) if swapped else fed
@@ -279,7 +279,7 @@ def has_wrong_single_rows(forward: Forward) -> bool:
     return forward.x.device.type == "cpu" and any("BatchNorm" in node.name() for node in graph_nodes(forward.outputs))
 
 
-def _has_tokens_first(ids: Tensor, args: tuple[object, ...], output: Tensor) -> bool:
+def has_tokens_first(ids: Tensor, args: tuple[object, ...], output: Tensor) -> bool:
     """Tell whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
     if ids.dim() != 2 or output.shape[:2] != ids.shape[::-1]:
         return False

@@ -208,7 +208,7 @@ class TokenPrediction(Task):
 
     @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
-        logits, labels, counts = self._aligned(logits, labels)
+        logits, labels, counts = self.aligned(logits, labels)
         index = labels.clamp(min=0).unsqueeze(-1)
         if target == "logit":
             values = logits.gather(-1, index).squeeze(-1)
@@ -219,7 +219,12 @@ class TokenPrediction(Task):
 
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        logits, labels, counts = self._aligned(logits, labels)
+        per_token, counts = self.token_observation(logits, labels)
+        return {name: (values * counts).sum(-1) / counts.sum(-1) for name, values in per_token.items()}
+
+    def token_observation(self, logits: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Observe each token that may have a label, ``[batch, tokens]`` each; and which of them have one."""
+        logits, labels, counts = self.aligned(logits, labels)
         index = labels.clamp(min=0).unsqueeze(-1)
         log_probability = F.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
         per_token = {
@@ -227,7 +232,7 @@ class TokenPrediction(Task):
             "confidence": log_probability.exp(),
             "correct": (logits.argmax(-1) == labels).to(logits.dtype),
         }
-        return {name: (values * counts).sum(-1) / counts.sum(-1) for name, values in per_token.items()}
+        return per_token, counts
 
     def _label_tokens(self, labels: Tensor) -> Tensor:
         """The labels that have a logit."""
@@ -237,7 +242,8 @@ class TokenPrediction(Task):
         """The logits that have a label."""
         return logits
 
-    def _aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (or their gradient) and labels at the same positions, and which of them count."""
         labels = _required(labels, self.name)
         if self._virtual_tokens and logits.shape[1] == labels.shape[1] + self._virtual_tokens:
             labels = F.pad(labels, (self._virtual_tokens, 0), value=IGNORED_TOKEN)

@@ -18,6 +18,7 @@ from vog_hf.hub.repo_paths import SPLIT_NAME
 from vog_hf.scores.column_features import class_feature, score_feature
 from vog_hf.scores.dataset_columns import (
     add_vog_columns,
+    has_scores,
     is_declared,
     score_columns,
     scores_from_columns,
@@ -147,7 +148,7 @@ def _pushed(
 ) -> PushedSplit:
     """Pair the rows, with columns of scores, with these scores, or with those that the columns hold."""
     columns_of, stored = score_columns(dataset, prefix or None), dataset.with_format(None)
-    if "vog" not in columns_of:
+    if not has_scores(columns_of):
         if scores is None:
             return PushedSplit(name, stored, None, prefix or None)
         table = add_vog_columns(dataset, scores, columns, prefix=prefix)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CSG = "csg"  # the only companion that needs a target: "loss"
+FIRST_LOSS = "first_loss"  # only of scores that were collected from the training's own passes
+OBSERVATIONS = "observations"  # likewise
 LEARNING_PATTERN = "learning_pattern"  # the only column of texts
 
 
@@ -94,6 +96,13 @@ COMPANION_COLUMNS = (
     ),
     Column("loss", "loss", "Mean loss over the snapshots", "at least 0 for classification, in nats", "fits worse"),
     Column(
+        FIRST_LOSS,
+        "first loss",
+        "Loss at the first visit of the training, before the model was trained on the row",
+        "at least 0 for classification, in nats",
+        "a model that does not know the row fits worse",
+    ),
+    Column(
         "confidence", "confidence", "Mean probability of the given label over the snapshots", "0 to 1", "fits better"
     ),
     Column(
@@ -136,7 +145,14 @@ PATTERN_COLUMN = Column(
     "text",
     "names without an order",
 )
-COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, PATTERN_COLUMN)}
+OBSERVATIONS_COLUMN = Column(
+    OBSERVATIONS,
+    "observations",
+    "Number of epochs whose training visited the row; the other columns are over these",
+    "whole number",
+    "seen more often",
+)
+COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, OBSERVATIONS_COLUMN, PATTERN_COLUMN)}
 COMPANIONS = tuple(column.name for column in COMPANION_COLUMNS)
 ENDINGS = tuple(column.name.removeprefix("vog") for column in TARGET_COLUMNS)
 

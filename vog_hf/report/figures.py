@@ -138,21 +138,28 @@ def stability_figure(table: pd.DataFrame, words: str, ident: str) -> Drawing:
 
 
 def data_map_figure(
-    variability: npt.NDArray[np.generic], confidence: npt.NDArray[np.generic], vog: npt.NDArray[np.generic], ident: str
+    variability: npt.NDArray[np.generic],
+    confidence: npt.NDArray[np.generic],
+    vog: npt.NDArray[np.generic],
+    ident: str,
+    *,
+    name: str = "VoG",
 ) -> Drawing:
     """The data map of Swayamdipta et al. 2020 colored by VoG; drawn as pixels, with at most `MAX_MAP_POINTS` rows."""
     with _drawing(height=HEIGHT + 16) as (figure, axes):
-        which = draw_data_map(axes, variability, confidence, vog, colors=MAP_COLORS, max_points=MAX_MAP_POINTS)
+        which = draw_data_map(
+            axes, variability, confidence, vog, colors=MAP_COLORS, max_points=MAX_MAP_POINTS, name=name
+        )
         title = "Data map"
         caption = (
             f"Each point is a row ({which}): upwards the mean probability of its label over the snapshots, to the "
-            "right how much that varied; blue rows have low VoG, orange rows high."
+            f"right how much that varied; blue rows have low {name}, orange rows high."
         )
         return Drawing(_svg(figure, ident, title, caption), title, caption)
 
 
-def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str) -> Drawing:
-    """Distribution of VoG; on a logarithmic axis if a few rows are far above the others."""
+def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str, *, name: str = "VoG") -> Drawing:
+    """Distribution of VoG, or of what is named; on a logarithmic axis if a few rows are far above the others."""
     positive = vog[vog > 0]
     median = float(np.median(vog))
     logarithmic = len(positive) == len(vog) and float(vog.max()) > SKEWED * median
@@ -170,21 +177,22 @@ def histogram_figure(vog: npt.NDArray[np.float64], unit: str, ident: str) -> Dra
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel(f"vog ({shortened(unit, 40)})")
+        axes.set_xlabel(f"{name.lower()} ({shortened(unit, 40)})")
         axes.set_ylabel("rows")
-        title = "Distribution of VoG"
+        title = f"Distribution of {name}"
+        of = name if name == "VoG" else name.capitalize()
         caption = (
-            f"VoG of {len(vog):,} rows: from {low:.3g} to {float(vog.max()):.3g}, median {median:.3g} (dashed)"
+            f"{of} of {len(vog):,} rows: from {low:.3g} to {float(vog.max()):.3g}, median {median:.3g} (dashed)"
             f"{'; logarithmic axis' if logarithmic else ''}."
         )
         return Drawing(_svg(figure, ident, title, caption), title, caption)
 
 
-def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str) -> Drawing:
-    """Mean VoG of each class with its spread over rows, highest first, from `vog_hf.evaluation.class_table`."""
+def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str, *, name: str = "VoG") -> Drawing:
+    """Mean VoG (or what is named) of each class and its spread, highest first; `vog_hf.evaluation.class_table`."""
     order = np.argsort(-classes["vog_mean"].to_numpy(), kind="stable")
     shown = order if len(order) <= MAX_BARS else np.concatenate([order[: MAX_BARS // 2], order[-(MAX_BARS // 2) :]])
-    means, spread = (classes[name].to_numpy()[shown] for name in ("vog_mean", "vog_std"))
+    means, spread = (classes[column].to_numpy()[shown] for column in ("vog_mean", "vog_std"))
     place = np.arange(len(shown))
     with _drawing(height=max(130, 70 + 19 * len(shown))) as (figure, axes):
         axes.barh(place, means, color=ACCENT, height=0.62)
@@ -193,12 +201,15 @@ def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str) -> 
         axes.invert_yaxis()
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("mean vog")
+        axes.set_xlabel(f"mean {name.lower()}")
         cut = f" The {MAX_BARS // 2} highest and lowest of {len(order)} classes." if len(shown) < len(order) else ""
-        title = "VoG by class"
-        caption = (
-            f"Mean VoG of the rows of each given class; lines: one standard deviation of its rows to either side.{cut} "
+        title = f"{name if name == 'VoG' else name.capitalize()} by class"
+        normalized = (
             "Rankings and galleries use VoG normalized within the class, so these differences do not affect them."
+        )
+        caption = (
+            f"Mean {name} of the rows of each given class; lines: one standard deviation of its rows to either side."
+            f"{cut}{f' {normalized}' if name == 'VoG' else ''}"
         )
         return Drawing(_svg(figure, ident, title, caption), title, caption)
 

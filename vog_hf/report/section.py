@@ -44,6 +44,7 @@ class Section:
         self.ident = ident
         self.findings = Findings(split)
         self.column = self.findings.column
+        self.title = self.findings.title
         self.n_excluded = int((~self.findings.is_finite).sum())
         self.run_facts = wording.run_facts(scores)
         self.digests = wording.digests(scores)
@@ -93,8 +94,8 @@ class Section:
         if self.findings.no_errors is None:
             shown.append(("last prediction wrong", f"{self.findings.is_error.mean():.1%}"))
         for other, name in (("loss", "Spearman with loss"), ("gradient_magnitude", "Spearman with mean |gradient|")):
-            if self.correlations is not None and other in self.correlations:
-                shown.append((name, signed(float(self.correlations["vog"][other]))))
+            if self.correlations is not None and other in self.correlations and other != self.findings.raw:
+                shown.append((name, signed(float(self.correlations[self.findings.raw][other]))))
         return shown
 
     @property
@@ -106,11 +107,12 @@ class Section:
         if (early_late := findings.early_late) is not None:
             drawn.append(figures.early_late_figure(early_late, f"{ident}-early-late"))
         if len(table) and {"confidence", "variability"} <= set(table):
-            x, y, color = (table[name].to_numpy() for name in ("variability", "confidence", "vog"))
-            drawn.append(figures.data_map_figure(x, y, color, f"{ident}-map"))
+            x, y, color = (table[name].to_numpy() for name in ("variability", "confidence", findings.raw))
+            drawn.append(figures.data_map_figure(x, y, color, f"{ident}-map", name=findings.title))
         if len(table):
-            unit = wording.unit_of(wording.first_target(self.scores))
-            drawn.append(figures.histogram_figure(table["vog"].to_numpy(dtype=np.float64), unit, f"{ident}-spread"))
+            values = table[findings.raw].to_numpy(dtype=np.float64)
+            unit = wording.unit_of_column(self.scores, findings.raw)
+            drawn.append(figures.histogram_figure(values, unit, f"{ident}-spread", name=findings.title))
         if (patterns := findings.learning_patterns) is not None:
             drawn.append(figures.learning_pattern_figure(patterns, f"{ident}-patterns"))
         if (stability := findings.stability) is not None:
@@ -178,12 +180,14 @@ class Section:
         if classes is None:
             return None
         known = classes[classes["class"] >= 0].reset_index(drop=True)
-        return figures.class_figure(known, class_names(self.scores, known["class"]), f"{self.ident}-classes")
+        return figures.class_figure(
+            known, class_names(self.scores, known["class"]), f"{self.ident}-classes", name=self.title
+        )
 
     @property
     def classes(self) -> TextTable | None:
         """The table of classes."""
-        return None if self.findings.classes is None else classes_table(self.scores, self.findings.classes)
+        return None if self.findings.classes is None else classes_table(self.scores, self.findings.classes, self.title)
 
     @cached_property
     def table(self) -> TextTable | None:

@@ -53,17 +53,17 @@ def detection_table(detection: pd.DataFrame) -> TextTable:
     return TextTable("Rows known to be mislabeled, by column", headings, lines, 2)
 
 
-def classes_table(scores: VoGScores, classes: pd.DataFrame) -> TextTable:
-    """The table of classes, from `vog_hf.evaluation.class_table`."""
+def classes_table(scores: VoGScores, classes: pd.DataFrame, name: str = "VoG") -> TextTable:
+    """The table of classes, from `vog_hf.evaluation.class_table` of VoG, or of what is named."""
     headings = {
         "rows": "rows",
-        "vog_mean": "mean vog",
-        "vog_std": "std of vog",
+        "vog_mean": f"mean {name.lower()}",
+        "vog_std": f"std of {name.lower()}",
         "error": "last prediction wrong",
         "confidence": "mean confidence",
     }
-    shown = {name: heading for name, heading in headings.items() if name in classes}
-    names = ["no label" if name is None else str(name) for name in class_names(scores, classes["class"])]
+    shown = {column: heading for column, heading in headings.items() if column in classes}
+    names = ["no label" if known is None else str(known) for known in class_names(scores, classes["class"])]
     cells = [[number(value) for value in classes[column].tolist()] for column in shown]
     lines = [list(line) for line in zip(names, *cells, strict=True)]
     return TextTable("Rows by given class", ["class", *shown.values()], lines, 1)

@@ -56,7 +56,7 @@ def _fault_in_columns(scores: "VoGScores") -> str | None:
             return (
                 f"the column {LEARNING_PATTERN!r} holds {shown(unknown.pop())}, expected one of {', '.join(PATTERNS)}"
             )
-    if not scores.facts.class_names and "vog_class_normalized" not in scores.column_names:
+    if not scores.has_classes:
         return None
     for name in {"label", "prediction"} & {*scores.column_names}:
         if not np.issubdtype(scores.column(name).dtype, np.integer):

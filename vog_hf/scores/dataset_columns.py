@@ -18,7 +18,7 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
-from vog_hf.metric.vocabulary import LEARNING_PATTERN, core_endings
+from vog_hf.metric.vocabulary import CSG, LEARNING_PATTERN, core_endings
 from vog_hf.scores.column_features import feature_values, score_feature
 from vog_hf.scores.consistency import class_count
 from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, require_scores
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # with the prefix and the name among the scores. A name alone proves nothing: rows can have their own `loss`.
 DECLARATION = re.compile(r"vog_hf:(?P<prefix>\w*):(?P<name>.+)")
 TARGET_NAME = re.compile(r"vog(_\w+)?")
+WITHOUT_VOG = ("loss", CSG)  # core columns of scores without VoG
 
 
 def add_vog_columns(
@@ -177,6 +178,11 @@ def score_columns(dataset: Dataset, prefix: str | None = None) -> dict[str, str]
     return next(iter(declared.values())) if declared else _consistent(dataset)
 
 
+def has_scores(names: Iterable[str]) -> bool:
+    """Return whether columns of these names, among scores, rank rows: ``vog``, or ``loss`` in scores without VoG."""
+    return not {"vog", "loss"}.isdisjoint(names)
+
+
 def is_declared(feature: object) -> bool:
     """Return whether a feature belongs to a column that `add_vog_columns` added."""
     return DECLARATION.fullmatch(str(getattr(feature, "id", None))) is not None
@@ -232,7 +238,7 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
         raise DataError(f"scores are read from the columns of a datasets.Dataset, got {shown(dataset)}; pass one split")
     features, columns_of = dataset.features, score_columns(dataset, prefix)
     names = sorted(columns_of, key=lambda name: name != "prediction")  # first, as in scores that were computed
-    if "vog" not in names:
+    if not has_scores(names):
         raise DataError(
             f"the dataset has no score column 'vog', but {', '.join(dataset.column_names)}; add its scores with "
             "add_vog_columns, or open the folder of its scores (a score column is recognized by its feature, which CSV "
@@ -299,7 +305,7 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
     if columns == "core":
         vogs = [n.removesuffix("_percentile") for n in available if n.endswith("_percentile")] or ["vog"]
         core = {name for has_classes in (True, False) for name in core_column_names(vogs, has_classes=has_classes)}
-        return [name for name in available if name in core]
+        return [name for name in available if name in core] or [name for name in WITHOUT_VOG if name in available]
     if isinstance(columns, str):
         raise ConfigError(f"columns must be 'core', 'all' or a list of names, got {columns!r}")
     unknown = [name for name in columns if name not in available]

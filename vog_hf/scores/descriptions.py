@@ -55,6 +55,13 @@ def unit_of(target: str | None) -> str:
     return f"{target or 'target'} per unit of input"
 
 
+def unit_of_column(scores: VoGScores, column: str) -> str:
+    """The unit of ``vog`` or of ``loss``."""
+    if column == "vog":
+        return unit_of(first_target(scores))
+    return "nats" if scores.has_classes else "as in training"
+
+
 def skipped_in_words(n_skipped: int, rows: Sequence[Mapping[str, object]]) -> str | None:
     """The number of rows that could not be scored, with some of them and the reasons; None without any.
 
@@ -197,7 +204,12 @@ def _windows(known: Manifest) -> str:
 
 
 def _collected(known: Manifest) -> str:
-    return {"replay": "from stored snapshots (replay)", "live": "during training (live)"}.get(known.collect or "", "")
+    words = {
+        "replay": "from stored snapshots (replay)",
+        "live": "during training (live)",
+        "training": "from the passes that trained the rows (training)",
+    }
+    return words.get(known.collect or "", "")
 
 
 def _computed(computed: Mapping[str, object], config: Mapping[str, object]) -> str:

@@ -11,7 +11,6 @@ from datasets import Value
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.evaluation import (
-    RANKING_COLUMNS,
     HardTail,
     RecommendedRanking,
     class_table,
@@ -24,8 +23,8 @@ from vog_hf.evaluation import (
     ranking_stability,
     recommended_ranking,
 )
-from vog_hf.metric.vocabulary import COMPANIONS, LEARNING_PATTERN
-from vog_hf.scores.ranking import has_classes, ranking_column
+from vog_hf.metric.vocabulary import COMPANIONS, LEARNING_PATTERN, title_of
+from vog_hf.scores.ranking import has_classes, ranking_column, raw_column
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import ROW_ID
 from vog_hf.scores.vog_scores import VoGScores
@@ -55,6 +54,8 @@ class Findings:
 
     Attributes:
         column: Column that rows are ranked by.
+        raw: The same, not normalized: ``vog``, or ``loss`` in scores without VoG.
+        title: Name of that column for people.
         is_finite: ``[rows]``, whether a row has a finite score.
     """
 
@@ -62,7 +63,9 @@ class Findings:
         self.scores = scores = split.scores
         self._rows = split.rows
         self.column = ranking_column(scores)
-        values = [scores.column(name).astype(np.float64) for name in dict.fromkeys(("vog", self.column))]
+        self.raw = raw_column(scores)
+        self.title = "VoG" if self.raw == "vog" else title_of(self.raw)
+        values = [scores.column(name).astype(np.float64) for name in dict.fromkeys((self.raw, self.column))]
         self.is_finite = np.logical_and.reduce([np.isfinite(v) for v in values])
 
     @cached_property
@@ -97,8 +100,7 @@ class Findings:
     @property
     def has_verdict(self) -> bool:
         """True if the scores allow a verdict on the ranking."""
-        names = self.scores.column_names
-        return any(name in names for name in RANKING_COLUMNS) and "loss" in names
+        return "loss" in self.scores.column_names
 
     @cached_property
     def tail(self) -> HardTail:
@@ -125,11 +127,11 @@ class Findings:
 
     @cached_property
     def correlations(self) -> pd.DataFrame | None:
-        """Spearman rank correlations of VoG and its companions; None with fewer than two columns that differ."""
+        """Spearman rank correlations of `raw` and the other columns; None with fewer than two that differ."""
         if self.table.empty:
             return None
         compared = [name for name in self._compared if np.ptp(self.table[name].to_numpy()) > 0][:MAX_CORRELATED]
-        return rank_correlations(self.table[compared]) if "vog" in compared and len(compared) > 1 else None
+        return rank_correlations(self.table[compared]) if self.raw in compared and len(compared) > 1 else None
 
     @cached_property
     def known_wrong(self) -> npt.NDArray[np.bool_] | None:
@@ -163,7 +165,7 @@ class Findings:
         if not has_classes(self.scores) or not len(self.labeled):
             return None
         given: dict[str, Any] = {n: self.table[n] for n in ("prediction", "confidence") if n in self.table}
-        return class_table(self.table["label"], self.table["vog"], **given)
+        return class_table(self.table["label"], self.table[self.raw], **given)
 
     @cached_property
     def learning_patterns(self) -> pd.DataFrame | None:

@@ -26,14 +26,20 @@ def no_pattern(scores: "VoGScores") -> str | None:
 
 
 def learning_patterns(scores: "VoGScores") -> npt.NDArray[Any]:
-    """Learning pattern of each row, ``[rows]`` texts; None for a row without a label or without scores.
+    """Learning pattern of each row, ``[rows]`` texts; None without a label or with fewer than two observations.
+
+    A pattern is over the snapshots that observed the row.
 
     Args:
         scores: Scores with patterns, see `no_pattern`.
     """
     prediction, label = scores.trajectory("prediction"), scores.column("label")
     patterns = np.full(len(scores), None, dtype=object)
-    rows = np.flatnonzero((label >= 0) & (np.asarray(prediction) >= 0).all(1))  # a skipped row has neither
-    early = Windows(prediction.shape[1]).width
-    patterns[rows] = learning_pattern(prediction[rows] == label[rows, None], early=early)
+    seen = np.asarray(prediction) >= 0  # a skipped row was never predicted; a training may leave rows out of an epoch
+    count = seen.sum(1)
+    for n_seen in np.unique(count[(count >= MIN_SNAPSHOTS) & (label >= 0)]):
+        rows = np.flatnonzero((count == n_seen) & (label >= 0))
+        predicted = prediction[rows][seen[rows]].reshape(len(rows), n_seen)
+        early = Windows(int(n_seen)).width
+        patterns[rows] = learning_pattern(predicted == label[rows, None], early=early)
     return patterns

@@ -12,13 +12,23 @@ from vog_hf.scores.vog_scores import VoGScores
 
 
 def ranking_column(scores: VoGScores) -> str:
-    """The column that outputs rank by: normalized within the class, else over the dataset, else raw.
+    """The column that outputs rank by: VoG normalized within the class, else over the dataset, else raw; else the loss.
 
     Example:
         >>> ranking_column(VoGScores({"vog": np.ones(2), "vog_normalized": np.zeros(2)}, {}))
         'vog_normalized'
     """
-    return next((name for name in RANKING_COLUMNS if name in scores.column_names), "vog")
+    return next((name for name in (*RANKING_COLUMNS, "loss") if name in scores.column_names), "vog")
+
+
+def raw_column(scores: VoGScores) -> str:
+    """The column behind the ranking, not normalized: ``vog``, or ``loss`` in scores without VoG.
+
+    Example:
+        >>> raw_column(VoGScores({"loss": np.ones(2)}, {}))
+        'loss'
+    """
+    return "vog" if "vog" in scores.column_names or "loss" not in scores.column_names else "loss"
 
 
 def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -59,9 +69,10 @@ def values_to_rank(scores: VoGScores, column: str) -> npt.NDArray[np.float64]:
 
 
 def is_skipped(scores: VoGScores, rows: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.bool_]:
-    """Mask of the rows (default: of all) without a score: its VoG is NaN."""
-    vog = scores.column("vog") if "vog" in scores.column_names else np.zeros(len(scores))
-    return np.isnan(vog[rows].astype(np.float64))
+    """Mask of the rows (default: of all) without a score: its VoG (in scores without VoG, its loss) is NaN."""
+    name = raw_column(scores)
+    values = scores.column(name) if name in scores.column_names else np.zeros(len(scores))
+    return np.isnan(values[rows].astype(np.float64))
 
 
 def row_values(scores: VoGScores, column: str, rows: npt.ArrayLike) -> Sequence[str | int | float | None]:

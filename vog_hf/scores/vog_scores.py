@@ -122,7 +122,8 @@ class VoGScores:
     @property
     def has_classes(self) -> bool:
         """True if each row has one class (then, and only then, scores are normalized within it)."""
-        return "vog_class_normalized" in self._columns or bool(self.facts.class_names)
+        without_vog = "vog" not in self._columns and self.manifest.get("normalized_over") == "class"
+        return "vog_class_normalized" in self._columns or bool(self.facts.class_names) or without_vog
 
     @property
     def trajectory_names(self) -> list[str]:

@@ -82,24 +82,25 @@ def _of_all_rows(findings: Findings) -> tuple[dict[str, float], dict[str, Record
     }
     if table.empty:
         return scalars, {}
-    vog = table["vog"].to_numpy(dtype=np.float64)
-    scalars |= {"mean": float(vog.mean()), "std": float(vog.std()), **_rank_correlations(findings)}
-    values: dict[str, Record] = {"histogram": Histogram(vog)}
+    ranked = table[findings.raw].to_numpy(dtype=np.float64)
+    scalars |= {"mean": float(ranked.mean()), "std": float(ranked.std()), **_rank_correlations(findings)}
+    values: dict[str, Record] = {"histogram": Histogram(ranked)}
     if {"variability", "confidence"} <= set(table):
-        points = (table[name].to_numpy() for name in ("variability", "confidence", "vog"))
-        values["data_map"] = Picture(*data_map(*points))
+        points = (table[name].to_numpy() for name in ("variability", "confidence", findings.raw))
+        values["data_map"] = Picture(*data_map(*points, name=findings.title))
     if findings.detection is not None:
         values["detection"] = Table(_table(findings.detection).columns, DETECTION_NOTE)
     return scalars, values
 
 
 def _rank_correlations(findings: Findings) -> dict[str, float]:
-    """Spearman correlation of VoG with each companion, and of early with late; none for constant values."""
+    """Spearman correlation of VoG (or the loss) with each companion, and of early with late; none for constants."""
     if findings.correlations is None:
         return {}
-    of_vog = findings.correlations["vog"]
-    known = {f"spearman_{name}": float(of_vog[name]) for name in COMPANIONS if name in of_vog}
-    if {"vog_early", "vog_late"} <= set(of_vog.index):
+    of_ranked = findings.correlations[findings.raw]
+    others = [name for name in COMPANIONS if name in of_ranked and name != findings.raw]
+    known = {f"spearman_{name}": float(of_ranked[name]) for name in others}
+    if {"vog_early", "vog_late"} <= set(of_ranked.index):
         known["spearman_early_late"] = float(findings.correlations["vog_early"]["vog_late"])
     return known
 
@@ -114,7 +115,7 @@ def _of_classes(findings: Findings) -> tuple[dict[str, float], dict[str, Record]
         cut = f"The first {len(shown):,} of {len(findings.classes):,} classes, the maximum that a W&B table can hold."
     values: dict[str, Record] = {
         "classes": Table({**_table(shown).columns, "class": names[: len(shown)]}, cut),
-        "mean_by_class": _class_bars(findings.classes, names),
+        "mean_by_class": _class_bars(findings.classes, names, findings.title),
     }
     deciles = findings.deciles
     if deciles is None:
@@ -138,15 +139,15 @@ def _of_classes(findings: Findings) -> tuple[dict[str, float], dict[str, Record]
     return scalars | ({"auroc_misclassified": area} if np.isfinite(area) else {}), values
 
 
-def _class_bars(classes: pd.DataFrame, names: list[str | int | None]) -> BarChart:
-    """Mean VoG of each class, highest first."""
+def _class_bars(classes: pd.DataFrame, names: list[str | int | None], title: str) -> BarChart:
+    """Mean score of each class, highest first."""
     bars: dict[str, float] = {}
     for number, name, mean in zip(classes["class"], names, classes["vog_mean"], strict=True):
         if name is not None:
             bars[str(name) if str(name) not in bars else f"{name} ({number})"] = float(mean)
     highest = sorted(bars.items(), key=lambda bar: -bar[1])[:MAX_BARS]
     cut = f" ({MAX_BARS} highest of {len(bars):,})" if len(bars) > MAX_BARS else ""
-    return BarChart(f"Mean VoG by class{cut}", "class", "mean VoG", dict(highest))
+    return BarChart(f"Mean {title} by class{cut}", "class", f"mean {title}", dict(highest))
 
 
 def _of_patterns(findings: Findings) -> dict[str, Record]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vog_hf.evaluation import HardTail, RecommendedRanking, recommended_ranking
+from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, recommended_ranking
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
@@ -103,7 +103,8 @@ def _verdict_on(end: str, tail: HardTail) -> str:
     if tail.tail == "unclear":
         return "Which end holds the hard rows is unclear in this run."
     if tail.named_tail == "unclear":
-        return "In this run VoG is too weak a guide to call either end the hard one."
+        name = "VoG" if tail.column in RANKING_COLUMNS else tail.column
+        return f"In this run {name} is too weak a guide to call either end the hard one."
     hard = tail.tail in (TAIL_OF_END[end], "both")
     return f"In this run the hard rows are {'here' if hard else 'at the other end'}."
 

@@ -1,6 +1,7 @@
 """Integration with transformers' Trainer: snapshots and scores of a training. May import all but `cli` and `demo`.
 
-`callback` is `VoGCallback`: it reacts to the Trainer's events. `training_run` is one training: its snapshots, live
-moments and scores, and what is resumed after an interruption; `run_folder` is where it keeps them, `splits` has the
-rows by split, and `announcements` the lines that it prints.
+`callback` is `VoGCallback`: it reacts to the Trainer's events, with its `options`. `training_run` is one training: its
+snapshots, live moments and scores, and what is resumed after an interruption; `collected_training` is one whose own
+passes are observed. `run_folder` is where they are kept, `splits` has the rows by split, `announcements` the lines that
+are printed, and `publishing` prints them and logs to trackers.
 """

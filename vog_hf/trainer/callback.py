@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -18,17 +17,20 @@ from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng
-from vog_hf.runtime.processes import current_processes, from_main, meet
+from vog_hf.runtime.processes import current_processes, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.snapshots import require_store
-from vog_hf.tracking import MAX_TABLE_ROWS, active_runs, log_scores, reopened
-from vog_hf.tracking.log import TRACKERS
-from vog_hf.trainer.announcements import announce, summary_lines, tracker_line
-from vog_hf.trainer.splits import ONLY_SPLIT, check_split, only_or_all, splits_of, without_streams
-from vog_hf.trainer.training_run import TrainingOptions, TrainingRun
+from vog_hf.tracking import MAX_TABLE_ROWS, active_runs
+from vog_hf.trainer.collected_training import CollectedTraining
+from vog_hf.trainer.options import TrainingOptions, require_collectable
+from vog_hf.trainer.publishing import Run, log_current, log_finished, summarize
+from vog_hf.trainer.splits import ONLY_SPLIT, check_split, splits_of
+from vog_hf.trainer.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
+
+COLLECT = ("replay", "live", "training")
 
 P = ParamSpec("P")
 
@@ -47,7 +49,8 @@ class VoGCallback(TrainerCallback):
         output_dir: Folder for snapshots and scores; default: ``<args.output_dir>/_vog``. A new training replaces
             the results of an earlier one; a folder with other files is refused.
         collect: ``"replay"`` stores snapshots and scores at the end; ``"live"`` updates the moments of all rows in
-            memory at every snapshot.
+            memory at every snapshot; ``"training"`` observes the passes that train the rows, at no extra pass: all
+            columns but VoG itself, with ``csg``, ``first_loss`` and ``observations``, of the training rows only.
         snapshots: ``"auto"`` (every epoch if there are 5 or more, else evenly spaced steps), ``"epoch"``, every n
             steps, or a list of steps.
         max_snapshots: Maximum number of snapshots; more are thinned evenly.
@@ -100,9 +103,9 @@ class VoGCallback(TrainerCallback):
         top_k: int = 50,
         process_timeout: float = 60.0,
     ) -> None:
-        require_type("collect", collect, str, "pass 'replay' or 'live'")
-        if collect not in ("replay", "live"):
-            raise ConfigError(f"collect must be 'replay' or 'live', got {collect!r}")
+        require_type("collect", collect, str, "pass 'replay', 'live' or 'training'")
+        if collect not in COLLECT:
+            raise ConfigError(f"collect must be 'replay', 'live' or 'training', got {collect!r}")
         require_store(store)
         top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
         require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
@@ -113,7 +116,7 @@ class VoGCallback(TrainerCallback):
             whole_number("num_workers", num_workers, 0)
         max_snapshots = whole_number("max_snapshots", max_snapshots)
         process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
-        config = config or VoGConfig()
+        config = config or VoGConfig(target="loss" if collect == "training" else "logit")
         if label_column is not None:
             config = dataclasses.replace(config, label_column=label_column)
         if collect == "live" and config.label == "predicted":
@@ -134,7 +137,7 @@ class VoGCallback(TrainerCallback):
             config=config,
             collate_fn=collate_fn,
             output_dir=as_path("output_dir", output_dir) if output_dir is not None else None,
-            is_live=collect == "live",
+            collect=collect,
             snapshots=snapshots,
             max_snapshots=max_snapshots,
             batch_size=batch_size,
@@ -146,7 +149,9 @@ class VoGCallback(TrainerCallback):
             torch_compile=torch_compile,
             on_error=require_on_error(on_error),
         )
-        self._run: TrainingRun | None = None  # during training
+        if collect == "training":
+            require_collectable(self._options)
+        self._run: Run | None = None  # during training
         self._datasets: dict[str, Any] = {}
         self._trackers: dict[str, Any] = {}  # runs that were active when training began
         self._scores: dict[str, VoGScores] | None = None
@@ -191,13 +196,30 @@ class VoGCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Resolve and check all options and rows, so that faults raise before the first step."""
+        if self._run is not None:  # of a training that ended with an error, or begins again with smaller batches
+            self._run.close()
         self._run = self._scores = self._failure = None
         patience = self.process_timeout * (1 if state.is_world_process_zero else 5)
         meet(current_processes(), "VoGCallback", min(patience, args.ddp_timeout / 2))
         with preserved_rng():
-            run = TrainingRun(self._options, args, state, model, train_dataloader)
+            kind = CollectedTraining if self._options.collect == "training" else TrainingRun
+            run = kind(self._options, args, state, model, train_dataloader)
             run.begin(state, model)
             self._run, self._datasets, self._trackers = run, run.datasets, active_runs()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to observe an epoch, with ``collect="training"``."""
+        if isinstance(self._run, CollectedTraining):
+            self._guarded("observing an epoch", self._run.begin_epoch, state)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raise before the first step if no row was observed, with ``collect="training"``."""
+        if isinstance(self._run, CollectedTraining):
+            self._run.require_observed()
 
     def on_step_end(  # type: ignore[override]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
@@ -208,6 +230,8 @@ class VoGCallback(TrainerCallback):
             return
         if state.global_step in run.plan and state.global_step < state.max_steps:
             self._take(run, model, state, control)
+        if isinstance(run, CollectedTraining):
+            self._guarded("observing the training", run.collect, state)
         self._save_moments(control, state)
 
     def on_epoch_end(  # type: ignore[override]
@@ -250,9 +274,9 @@ class VoGCallback(TrainerCallback):
         run.close()
         self._run = None
         if self._scores is not None and state.is_world_process_zero:
-            self._summarize(self._scores, run, args)
+            summarize(self._scores, run, args)
             if self.log:
-                self._log(run, state.global_step, args)
+                log_finished(self._scores, run, self._trackers, args, step=state.global_step, top_k=self.top_k)
 
     def _take_if_stopping(self, state: TrainerState, control: TrainerControl, model: nn.Module) -> None:
         """Take the last snapshot of a training that ends before its plan."""
@@ -260,32 +284,16 @@ class VoGCallback(TrainerCallback):
         if run is not None and control.should_training_stop and state.global_step < run.plan[-1]:
             self._take(run, model, state, control)
 
-    def _take(self, run: TrainingRun, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
+    def _take(self, run: Run, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
         """Take a snapshot, and log the current live ranking unless the end of training will log it immediately."""
         before = run.n_snapshots
         self._guarded("taking a snapshot", run.take, model, state)
         is_new = run.n_snapshots > before and self._failure is None
         is_last = control.should_training_stop or state.global_step >= run.plan[-1]
         if is_new and self.log and run.is_live and not is_last:
-            self._watch(run, state.global_step)
+            log_current(run, state.global_step, self.top_k)
 
-    def _watch(self, run: TrainingRun, step: int) -> None:
-        processes = current_processes()
-        try:
-            with preserved_rng():
-                if not from_main(processes, "looking for a tracker", active_runs):
-                    return
-                scores = run.current_scores(self.top_k)
-                if scores:
-                    log = partial(
-                        log_scores, only_or_all(scores), only_or_all(run.datasets), step=step, top_k=self.top_k
-                    )
-                    for to in active_runs():
-                        log(to=to, artifact=False)
-        except Exception:
-            logger.exception("VoG: logging the ranking of step %d failed; training and scoring continue", step)
-
-    def _score(self, run: TrainingRun, model: nn.Module) -> None:
+    def _score(self, run: Run, model: nn.Module) -> None:
         self._scores = run.finish(model)
 
     def _guarded(self, what: str, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -319,30 +327,6 @@ class VoGCallback(TrainerCallback):
                 "VoG: saving the moments of step %d failed; training and scoring continue, but cannot resume from here",
                 state.global_step,
             )
-
-    def _summarize(self, scores: dict[str, VoGScores], run: TrainingRun, args: TrainingArguments) -> None:
-        try:
-            with preserved_rng():
-                for line in summary_lines(scores, run.datasets):
-                    announce(line, args)
-        except Exception:
-            logger.exception(
-                "VoG: the summary failed; the scores are complete, in callback.scores and in %s", run.folder
-            )
-
-    def _log(self, run: TrainingRun, step: int, args: TrainingArguments) -> None:
-        log = partial(log_scores, self.scores, only_or_all(without_streams(run.datasets)), step=step, top_k=self.top_k)
-        trackers = self._trackers | active_runs()
-        wanted = {to: None for to in TRACKERS if to in (args.report_to or ())}  # log_scores says how to start a run
-        for to, tracker in (trackers or wanted).items():
-            try:
-                with preserved_rng(), reopened(to, tracker) as opened:
-                    if log(to=to, run=opened):
-                        announce(tracker_line(to, opened), args)
-            except Exception:
-                logger.exception(
-                    "VoG: logging failed; the scores are complete, in callback.scores and in %s", run.folder
-                )
 
 
 def _without_tracebacks(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""RunFolder: what one training keeps on disk (snapshots, live moments, scores), and the lock of it."""
+"""RunFolder: what one training keeps on disk (snapshots, live moments, visits, scores), and the lock of it."""
 
 import shutil
 from collections.abc import Sequence
@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "live"
 
     @property
+    def visits(self) -> Path:
+        """Folder of the visits of rows, as the training's own passes observed them."""
+        return self.path / "visits"
+
+    @property
     def scores(self) -> Path:
         """Folder of the scores, with one per split in it."""
         return self.path / "scores"
@@ -66,6 +71,7 @@ class RunFolder:
         if not resumed:
             shutil.rmtree(self.snapshots, ignore_errors=True)
             shutil.rmtree(self.live, ignore_errors=True)
+            shutil.rmtree(self.visits, ignore_errors=True)
 
     def release(self) -> None:
         """Release the lock that `prepare` took."""

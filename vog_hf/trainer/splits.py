@@ -56,6 +56,11 @@ def check_split(split: Any, collect: str, id_column: str | None) -> None:
         raise ConfigError(
             "collect='live' keeps moments by row number, which a stream does not have; use collect='replay'"
         )
+    if is_stream(split) and collect == "training":
+        raise ConfigError(
+            "collect='training' observes training rows by their number, which a stream does not have; use "
+            "collect='replay'"
+        )
     if id_column is not None and not is_stream(split):
         raise ConfigError("id_column is only for streams, since other rows have numbers; leave it out")
     if split is not None and not is_stream(split):

@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ import numpy.typing as npt
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from vog_hf.config import VoGConfig
-from vog_hf.data.bad_rows import OnError
-from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.batch_reader import BatchReader
 from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, VoGError
@@ -32,35 +28,13 @@ from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
 from vog_hf.trainer.announcements import announce, plan_line
-from vog_hf.trainer.run_folder import RunFolder
+from vog_hf.trainer.options import TrainingOptions
 from vog_hf.trainer.splits import ONLY_SPLIT, splits_of, training_rows
 
 logger = logging.getLogger(__name__)
 
-FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
 MARKER_NAME = "vog.json"
 PREPARING = "preparing to score"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """The options of `VoGCallback`; documented there."""
-
-    dataset: Any
-    config: VoGConfig
-    collate_fn: CollateFunction | None
-    output_dir: Path | None
-    is_live: bool
-    snapshots: str | int | Sequence[int]
-    max_snapshots: int
-    batch_size: int | None
-    store: str
-    memory_budget: int | None
-    num_workers: int | None
-    id_column: str | None
-    fold: bool
-    torch_compile: bool
-    on_error: OnError
 
 
 class TrainingRun:
@@ -102,7 +76,7 @@ class TrainingRun:
             max_steps=state.max_steps,
             steps_per_epoch=_steps_per_epoch(args, train_dataloader),
         )
-        self.folder = RunFolder(options.output_dir or Path(args.output_dir or "") / FOLDER_NAME)
+        self.folder = options.run_folder(args)
         self.datasets = splits_of(options.dataset)
         if options.dataset is None:
             self.datasets = {ONLY_SPLIT: training_rows(train_dataloader)}

@@ -66,6 +66,7 @@ def draw_data_map(
     *,
     colors: str | Colormap = "cividis",
     max_points: int = MAX_POINTS,
+    name: str = "VoG",
 ) -> str:
     """Draw a point per row, as pixels; returns which rows, in words.
 
@@ -76,6 +77,7 @@ def draw_data_map(
         vog: ``[rows]``; its percentile among these rows is the color.
         colors: From low to high VoG.
         max_points: Maximum number of rows that are drawn, chosen at random.
+        name: Name of the values that the color shows, if they are not VoG.
     """
     n_rows = len(confidence)
     percentile = 100 * (rankdata(vog) - 0.5) / n_rows
@@ -97,13 +99,17 @@ def draw_data_map(
     axes.set_xlabel("variability of the confidence")
     axes.set_ylabel("mean confidence")
     bar = axes.figure.colorbar(points, ax=axes, aspect=30, pad=0.02)
-    bar.set_label("percentile of VoG")
+    bar.set_label(f"percentile of {name}")
     bar.outline.set_visible(False)
     return f"{len(shown):,} of {n_rows:,} rows, drawn at random" if len(shown) < n_rows else f"all {n_rows:,} rows"
 
 
 def data_map(
-    variability: npt.NDArray[np.generic], confidence: npt.NDArray[np.generic], vog: npt.NDArray[np.generic]
+    variability: npt.NDArray[np.generic],
+    confidence: npt.NDArray[np.generic],
+    vog: npt.NDArray[np.generic],
+    *,
+    name: str = "VoG",
 ) -> tuple[Image.Image, str]:
     """The data map as a separate image, with a caption.
 
@@ -114,5 +120,5 @@ def data_map(
     """
     figure, canvas = figure_of((800, 560))
     figure.set_layout_engine("constrained")
-    which = draw_data_map(figure.add_subplot(), variability, confidence, vog)
-    return drawn(canvas), f"Each point is a row ({which}); dark rows have low VoG, bright rows high VoG."
+    which = draw_data_map(figure.add_subplot(), variability, confidence, vog, name=name)
+    return drawn(canvas), f"Each point is a row ({which}); dark rows have low {name}, bright rows high {name}."

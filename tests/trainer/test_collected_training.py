@@ -1,0 +1,292 @@
+"""`collect="training"`: what the training's own passes say about each row, against an independent loop in float64."""
+
+import models
+import numpy as np
+import pytest
+import torch
+from collected import Noting, case_of, expected, labeled, noted_training
+from datasets import Dataset, DatasetDict
+from torch import nn
+from trainers import AtStep, digits, plain, trained
+from trainings import PowerCutError, cut
+
+from vog_hf import VoGCallback, VoGConfig
+from vog_hf.errors import ConfigError, NotScoredError, RowMismatchError, VoGError
+
+
+def assert_as_the_loop(scores, found):
+    """Trajectories and columns are those of the loop, with NaN where an epoch left a row out."""
+    for name in ("loss", "confidence", "csg"):
+        np.testing.assert_allclose(scores.trajectory(name), found[name], rtol=1e-6, atol=1e-12, err_msg=name)
+    seen = ~np.isnan(found["loss"])
+    mean = {name: np.nanmean(found[name], axis=1) for name in ("loss", "confidence", "csg", "correct")}
+    for name, column in {"loss": "loss", "confidence": "confidence", "csg": "csg", "correct": "correctness"}.items():
+        np.testing.assert_allclose(scores.column(column), mean[name], rtol=1e-6, atol=1e-12, err_msg=column)
+    np.testing.assert_allclose(scores.column("variability"), np.nanstd(found["confidence"], axis=1), atol=1e-9)
+    np.testing.assert_array_equal(scores.column("observations"), seen.sum(1))
+    first = found["loss"][np.arange(len(seen)), seen.argmax(1)]
+    np.testing.assert_allclose(scores.column("first_loss"), first, rtol=1e-6)
+    if "forgetting" in scores.column_names:
+        np.testing.assert_array_equal(scores.column("prediction"), [_last(row) for row in found["prediction"]])
+        np.testing.assert_array_equal(scores.column("forgetting"), [_forgetting(row) for row in found["correct"]])
+    assert scores.manifest["collect"] == "training"
+    assert [entry["step"] for entry in scores.manifest["snapshots"]] == np.nanmax(found["step"], axis=0).tolist()
+
+
+def _last(of_row):
+    seen = of_row[~np.isnan(of_row)]
+    return seen[-1] if len(seen) else -1
+
+
+def _forgetting(correct):
+    seen = correct[~np.isnan(correct)]
+    if not len(seen):
+        return -1
+    return int(((seen[:-1] == 1) & (seen[1:] == 0)).sum()) if seen.any() else len(seen)
+
+
+class ClassWeighted(Noting):
+    """A loss of the user's own, with a weight for each class; forward is given no labels."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        weight = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+        loss = nn.functional.cross_entropy(outputs.logits, labels, weight=weight)
+        return (loss, outputs) if return_outputs else loss
+
+
+SETTINGS = {
+    "pixels": ("vit", {}, {}),
+    "pixels, accumulation": ("vit", {"gradient_accumulation_steps": 2, "num_train_epochs": 3}, {}),
+    "pixels, last batch dropped": ("vit", {"dataloader_drop_last": True, "num_train_epochs": 3}, {}),
+    "pixels, max_steps within an epoch": ("vit", {"max_steps": 7}, {}),
+    "pixels, less than an epoch": ("vit", {"max_steps": 2}, {}),
+    "pixels, class weights in compute_loss": ("vit", {}, {"trainer_class": ClassWeighted}),
+    "pixels, label smoothing": ("vit", {"label_smoothing_factor": 0.2}, {}),
+    "pixels, workers": ("vit", {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, {}),
+    "tokens": ("bert", {}, {}),
+    "tokens, by length": ("bert", {"train_sampling_strategy": "group_by_length"}, {}),
+    "tokens, adapter": ("lora_bert", {}, {}),
+    "language model, items in batch": ("llama", {"gradient_accumulation_steps": 2}, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:Degrees of freedom")
+@pytest.mark.parametrize(("name", "options", "pieces"), SETTINGS.values(), ids=SETTINGS)
+def test_values_are_those_of_a_loop_over_the_same_batches(name, options, pieces, tmp_path):
+    """Each row's loss, confidence, prediction and gradient are taken from the step that trained on it."""
+    case, vog = case_of(name), VoGCallback(collect="training")
+    trainer = noted_training(tmp_path, case, [vog], **options, **pieces)
+    with np.errstate(all="ignore"):
+        found = expected(trainer, case, options.get("label_smoothing_factor", 0.0))
+        assert len(found["every"]) > 0
+        assert_as_the_loop(vog.scores, found)
+    assert vog.scores.manifest["task"] == case.task
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in trainer.model.modules())
+
+
+# --- where it stands next to other scores -----------------------------------------------------------------------------
+
+
+def test_a_row_that_was_never_visited_has_no_value(tmp_path):
+    """Two steps visit ten of 23 rows: the others have no observation, NaN, and -1 as prediction and label."""
+    case, vog = case_of("vit"), VoGCallback(collect="training")
+    noted_training(tmp_path, case, [vog], max_steps=2)
+    count = vog.scores.column("observations")
+    assert sorted(count) == [0] * 13 + [1] * 10
+    blank = count == 0
+    assert np.isnan(vog.scores.column("loss")).tolist() == blank.tolist()
+    assert set(vog.scores.column("prediction")[blank]) == set(vog.scores.column("label")[blank]) == {-1}
+    assert vog.scores.text_column_names == []  # one epoch has no pattern
+
+
+def test_a_learning_pattern_is_over_the_epochs_that_visited_the_row(tmp_path):
+    """With the last batch dropped, some rows have fewer predictions; their pattern is of those that there are."""
+    case, vog = case_of("vit"), VoGCallback(collect="training")
+    noted_training(tmp_path, case, [vog], num_train_epochs=4, dataloader_drop_last=True, learning_rate=3e-2)
+    scores = vog.scores
+    count, pattern = scores.column("observations"), scores.column("learning_pattern")
+    assert set(count) == {2, 3, 4} or set(count) == {3, 4}
+    for of_row, label, known in zip(scores.trajectory("prediction"), scores.column("label"), pattern, strict=True):
+        correct = (of_row[of_row >= 0] == label).tolist()
+        runs = sum(now and not before for now, before in zip(correct, [False, *correct], strict=False))
+        assert (known == "never_learned") == (runs == 0)
+        assert (known == "unstable") == (runs > 1)
+        assert (known == "forgotten") == (runs == 1 and not correct[-1])
+
+
+def test_a_resumed_training_has_the_uninterrupted_scores(tmp_path):
+    """Cut after step 8 of 15 and resumed from the checkpoint of step 6, within an epoch: every value bit by bit."""
+    case = case_of("bert")
+    options = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 3}
+    whole = VoGCallback(collect="training")
+    noted_training(tmp_path / "whole", case, [whole], **options)
+    with pytest.raises(PowerCutError):
+        noted_training(tmp_path / "cut", case, [VoGCallback(collect="training"), AtStep(8, cut)], **options)
+    resumed = VoGCallback(collect="training")
+    folder = tmp_path / "cut" / "checkpoint-6"
+    trainer = noted_training(tmp_path / "cut", case, [resumed], resume=str(folder), **options)
+    assert trainer.noted[0][1] == 6
+    for name in whole.scores.column_names:
+        np.testing.assert_array_equal(resumed.scores.column(name), whole.scores.column(name), err_msg=name)
+    for name in whole.scores.trajectory_names:
+        np.testing.assert_array_equal(resumed.scores.trajectory(name), whole.scores.trajectory(name), err_msg=name)
+
+
+def test_a_training_resumes_only_where_its_visits_are(tmp_path):
+    """Another training's checkpoint has no visits: refused before the first step, with the steps that have."""
+    case, options = case_of("vit"), {"save_strategy": "steps", "save_steps": 3}
+    noted_training(tmp_path, case, **options)
+    with pytest.raises(VoGError, match=r"cannot resume at step 6: .* only up to the steps \[\]; .*collect='replay'"):
+        noted_training(tmp_path, case, [VoGCallback(collect="training")], resume=str(tmp_path / "checkpoint-6"))
+
+
+def test_every_place_of_scores_takes_these(tmp_path):
+    """Folder, columns of a dataset, report, card, review queue and comparison, ranked by the loss, without VoG."""
+    from vog_hf import add_vog_columns
+    from vog_hf.evaluation import hard_tail
+    from vog_hf.report import write_report
+    from vog_hf.review import Filter, Queue
+    from vog_hf.scores import VoGScores
+    from vog_hf.scores.dataset_columns import scores_from_columns
+    from vog_hf.scores.findings import Findings
+    from vog_hf.scores.scored_rows import ScoredSplit
+
+    vog, rows = VoGCallback(collect="training", log=False), digits(160)
+    trained(tmp_path / "run", [vog], rows=rows.with_transform(plain), learning_rate=1e-2)
+    scores = VoGScores.load(vog.scores.folder)
+    findings = Findings(ScoredSplit("", scores, rows))
+    assert findings.column == findings.raw == "loss"
+    assert findings.tail.headline.startswith("loss is a")
+    assert findings.tail.measures["loss"] is None
+    assert "the loss is the ranking itself" in hard_tail(scores, column="loss").evidence.lower()
+    assert "csg" in findings.correlations
+    assert add_vog_columns(rows, scores).column_names == ["image", "label", "loss", "csg"]
+    everything = add_vog_columns(rows, scores, "all")
+    assert {"first_loss", "observations", "learning_pattern"} <= set(everything.column_names)
+    back = scores_from_columns(everything)
+    np.testing.assert_array_equal(back.column("loss"), scores.column("loss"))
+    html = write_report(scores, rows, tmp_path / "report.html").read_text()
+    assert "Distribution of loss" in html
+    assert "VoG by class" not in html
+    queue = Queue(scores)
+    assert queue.columns[0] == "loss"
+    assert queue.rows(Filter())[0] == scores.column("loss").argmax()
+
+
+# --- what is refused, and its nearest accepted neighbor ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": VoGConfig(target="logit")}, r"the gradient of the training's loss, got target 'logit'"),
+        ({"config": VoGConfig(target=("loss", "logit"))}, r"the gradient of the training's loss, got target"),
+        (
+            {"config": VoGConfig(target="loss", label="predicted")},
+            r"the loss of the given label, got label='predicted'",
+        ),
+        ({"snapshots": "epoch"}, r"so snapshots= has no effect"),
+        ({"batch_size": 4}, r"so batch_size= has no effect"),
+        ({"on_error": "skip"}, r"so on_error= has no effect"),
+        ({"torch_compile": True}, r"so torch_compile= has no effect"),
+        ({"dataset": DatasetDict(train=digits(4), test=digits(4))}, r"a DatasetDict has other splits \('train'\)"),
+        ({"dataset": digits(4).to_iterable_dataset()}, r"by their number, which a stream does not have"),
+    ],
+)
+def test_options_without_effect_are_refused(options, message):
+    """Each message names the way out, collect='replay'; the loss as target, and defaults, are accepted."""
+    with pytest.raises(ConfigError, match=message) as raised:
+        VoGCallback(collect="training", **options)
+    assert "collect='replay'" in str(raised.value)
+    VoGCallback(digits(4), collect="training", config=VoGConfig(target="loss"), snapshots="auto")
+
+
+class Forgetful(Noting):
+    """Gives forward only what it names."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return model(pixel_values=inputs["pixel_values"], labels=inputs["labels"]).loss
+
+
+class OtherLoader(Noting):
+    """Has a loader that is not torch's."""
+
+    def get_train_dataloader(self):
+        return [super().get_train_dataloader()]
+
+
+def pairs(rows):
+    """A batch that is not a mapping."""
+    return tuple(models.collate(rows).values())
+
+
+def packed(rows):
+    """All rows as one example."""
+    batch = models.collate(rows)
+    return {"pixel_values": batch["pixel_values"][:1], "labels": batch["labels"][:1]}
+
+
+def unlabeled(rows):
+    """A batch without labels."""
+    return {"pixel_values": models.collate(rows)["pixel_values"].double()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trainer_class": Forgetful}, r"saw no row in the first step: .*compute_loss.* call model\(\*\*inputs\)"),
+        ({"trainer_class": OtherLoader}, r"the training's loader is a list; return a DataLoader"),
+        ({"pieces": {"data_collator": pairs}}, r"a collator that returns a mapping, got tuple"),
+        (
+            {"pieces": {"data_collator": packed}},
+            r"the collator makes 1 examples of 2 rows; pad rows instead of packing",
+        ),
+        ({"pieces": {"data_collator": unlabeled}}, r"found no label: .*pass label_column="),
+    ],
+)
+def test_what_keeps_numbers_from_the_model_is_said_before_the_first_step(options, message, tmp_path):
+    """The error comes before a weight has changed; collect='replay' is named."""
+    case = case_of("vit")
+    before = {name: value.clone() for name, value in case.model.state_dict().items()}
+    model = case.model
+    with pytest.raises(VoGError, match=message) as raised:
+        trained(
+            tmp_path,
+            [VoGCallback(collect="training")],
+            rows=labeled(case) if options.get("pieces") != {"data_collator": unlabeled} else case.rows,
+            model=model,
+            **{"trainer_class": Noting, "pieces": {"data_collator": models.collate}, **options},
+        )
+    assert "collect='replay'" in str(raised.value)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_rows_shown_must_be_those_of_the_training(tmp_path):
+    """Other rows, or the same in another order, are refused; the same with more columns are accepted, and shown."""
+    rows = digits(20)
+    labels = Dataset.from_dict({"label": rows["label"], "name": [f"digit {i}" for i in range(20)]})
+    options = {"rows": rows.with_transform(plain), "num_train_epochs": 1}
+    with pytest.raises(RowMismatchError, match=r"the rows of the training, 20, and VoGCallback was given 19; .*replay"):
+        trained(tmp_path, [VoGCallback(labels.select(range(19)), collect="training")], **options)
+    with pytest.raises(RowMismatchError, match=r"column 'label' .*differs from the training's; .*replay"):
+        trained(tmp_path, [VoGCallback(labels.shuffle(0), collect="training")], **options)
+    vog = VoGCallback(labels, collect="training")
+    trained(tmp_path, [vog], **options)
+    assert {"name", "loss"} <= set(vog.scored_dataset().column_names)
+
+
+def test_a_later_failure_does_not_end_the_training(tmp_path, caplog):
+    """The folder of visits cannot be written: one logged error, training ends well, and scores say why."""
+    vog = VoGCallback(collect="training")
+
+    def block(model, control):
+        (tmp_path / "_vog" / "visits").write_text("in the way")
+
+    trainer = trained(tmp_path, [vog, AtStep(2, block)])
+    assert trainer.state.global_step == 12
+    with pytest.raises(NotScoredError, match=r"scoring failed: .*visits"):
+        vog.scores  # noqa: B018
+    assert sum("training continues" in record.message for record in caplog.records) == 1

@@ -1,0 +1,269 @@
+"""CollectedTraining: scores at no extra pass, from the forward and backward passes that train the rows."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerState, TrainingArguments
+
+from vog_hf.data.arrow_columns import has_table
+from vog_hf.data.batch_reader import BatchReader
+from vog_hf.data.column_kinds import columns_of_kind
+from vog_hf.data.numbered_rows import INSTEAD, LABELS_KEY, ROWS_KEY, NumberedLoader
+from vog_hf.data.row_identity import identify_rows
+from vog_hf.errors import ConfigError, RowMismatchError
+from vog_hf.gradients.input_leaf import find_leaf
+from vog_hf.gradients.model_inputs import LABEL_NAMES, split_batch
+from vog_hf.gradients.model_mode import require_module
+from vog_hf.gradients.training_passes import TrainingPasses
+from vog_hf.runtime.files import format_bytes
+from vog_hf.runtime.processes import current_processes, from_main, run_together
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.run_manifest import make_manifest
+from vog_hf.scoring.training_scores import ROW_BYTES, TRAJECTORIES, write_training_scores
+from vog_hf.scoring.visits import FLUSHED_VISITS, VISIT_BYTES, VisitLog
+from vog_hf.trainer.announcements import announce
+from vog_hf.trainer.options import TrainingOptions
+from vog_hf.trainer.splits import ONLY_SPLIT
+
+FIRST_ROWS = 2  # collated before training, to see that their numbers can travel
+
+
+class CollectedTraining:
+    """One training whose own passes are observed; the constructor raises what would keep the rows' numbers from it.
+
+    Args:
+        options: Options of the callback; their dataset shows the rows of the training.
+        args: Arguments of the training.
+        state: State of the training, whose steps are counted.
+        model: Model that trains, unwrapped.
+        train_dataloader: Loader of the training.
+
+    Attributes:
+        plan: Steps after which the callback closes an epoch: the last one.
+    """
+
+    is_live = False
+    n_snapshots = 0
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        args: TrainingArguments,
+        state: TrainerState,
+        model: nn.Module,
+        train_dataloader: object,
+    ) -> None:
+        require_module(model)
+        config = replace(options.config, target="loss")
+        self.folder = options.run_folder(args)
+        self.plan = [state.max_steps]
+        self._config, self._args, self._state, self._model = config, args, state, model
+        self._label_names = tuple(dict.fromkeys([*(args.label_names or ()), *LABEL_NAMES]))
+        self._loader = NumberedLoader(train_dataloader, self._label_names, config.label_column)
+        self._rows = self._loader.dataset if options.dataset is None else options.dataset
+        self.datasets = {ONLY_SPLIT: self._rows}
+        self._reader = BatchReader(
+            self._rows, model, label_names=args.label_names, label_column=config.label_column, batch_size=1
+        )
+        run_together(current_processes(), "preparing to score", self._check)
+        self._visits = VisitLog(self.folder.visits, current_processes().process_index)
+        self._epoch: int | None = None
+        self._failure: Exception | None = None
+        self._passes = TrainingPasses(
+            model,
+            (ROWS_KEY, LABELS_KEY),
+            label_names=self._label_names,
+            task_name=config.task,
+            smoothing=args.label_smoothing_factor,
+            on_batch=self._visited,
+            on_error=self._failed,
+        )
+
+    def _check(self) -> None:
+        """Raise unless the numbers of the rows can travel with them, and the rows shown are those of the training."""
+        if self._args.n_gpu > 1:
+            raise ConfigError(
+                f"collect='training' observes one model per process, and DataParallel copies it to {self._args.n_gpu} "
+                f"devices; start one process per device with torchrun, or {INSTEAD}"
+            )
+        batch = self._loader.first_batch(FIRST_ROWS)
+        self._check_examples(batch, min(FIRST_ROWS, len(self._loader.dataset)))
+        if LABELS_KEY not in batch:
+            raise ConfigError(
+                f"collect='training' found no label: the collated batch has {sorted(map(str, batch))}, none of "
+                f"{list(self._label_names)}; pass label_column=, or {INSTEAD}",
+                argument="label_column=",
+            )
+        if self._rows is not self._loader.dataset:
+            _require_same_rows(self._rows, self._loader.dataset)
+
+    def _check_examples(self, batch: Mapping[str, Any], n_rows: int) -> None:
+        """Raise ConfigError where the collator does not make one example of each row."""
+        inputs, _ = split_batch(batch, self._model, self._label_names)
+        inputs = {name: value for name, value in inputs.items() if name not in (ROWS_KEY, LABELS_KEY)}
+        n_examples = len(inputs[find_leaf(self._model, inputs).name])
+        if n_examples != n_rows:
+            raise ConfigError(
+                f"collect='training' needs one example per row, and the collator makes {n_examples} examples of "
+                f"{n_rows} rows; pad rows instead of packing or splitting them, or {INSTEAD} with rows that are not"
+            )
+
+    def begin(self, state: TrainerState, model: nn.Module) -> None:  # noqa: ARG002 (as `TrainingRun`)
+        """Prepare the folder, continue an interrupted training, and observe from now on.
+
+        Raises:
+            OutputFolderError: The folder is foreign, in use, too small, or lacks visits of the resumed training.
+        """
+        from_main(current_processes(), f"preparing {self.folder}", self._prepare_folder, state)
+        self._loader.install()
+        self._passes.attach()
+
+    def _prepare_folder(self, state: TrainerState) -> None:
+        n_rows, n_epochs = len(self._rows), max(1, math.ceil(state.num_train_epochs))
+        disk = n_rows * n_epochs * (VISIT_BYTES + 4 * len(TRAJECTORIES)) + n_rows * ROW_BYTES
+        self.folder.prepare(state, self.plan, disk, is_live=True)
+        if state.global_step > 0:
+            self._visits.continue_from(state.global_step)
+        memory = min(n_rows, FLUSHED_VISITS) * VISIT_BYTES + 2 * n_rows * ROW_BYTES
+        announce(
+            f"{n_rows:,} rows x {n_epochs} epochs, observed in the passes that train them, at no extra pass; about "
+            f"{format_bytes(memory)} of memory and {format_bytes(disk)} on disk, all in {self.folder}",
+            self._args,
+        )
+
+    # --- while it trains ---
+
+    def begin_epoch(self, state: TrainerState) -> None:
+        """Count the epochs; the first one is that of the step from which training continues."""
+        self._visits.flush(state.global_step)
+        self._epoch = math.floor(state.epoch or 0) if self._epoch is None else self._epoch + 1
+        self._visits.epoch = self._epoch
+
+    def require_observed(self) -> None:
+        """Raise ConfigError if no numbered row came to the model before the first optimizer step."""
+        if self._passes.n_batches == 0 and self._failure is None:
+            self.close()
+            raise ConfigError(
+                "collect='training' saw no row in the first step: the trainer's compute_loss, training_step or loader "
+                f"did not pass {ROWS_KEY!r}, the numbers of the rows, on to the model's forward; call model(**inputs) "
+                f"with all of the batch, or {INSTEAD}"
+            )
+
+    def collect(self, state: TrainerState) -> None:
+        """Write visits if there are many; raise what went wrong in a pass."""
+        if self._failure is not None:
+            raise self._failure
+        if self._visits.is_full:
+            self._visits.flush(state.global_step)
+
+    def take(self, model: nn.Module, state: TrainerState) -> None:  # noqa: ARG002 (as `TrainingRun`)
+        """Close an epoch."""
+        self.collect(state)
+        self._visits.flush(state.global_step)
+
+    def save_moments(self, step: int) -> None:
+        """Write all visits before a checkpoint, so that training can be resumed from it."""
+        if self._failure is None:
+            self._visits.flush(step)
+            self._visits.mark(step, current_processes().num_processes)
+
+    def drop_moments(self, step: int) -> None:
+        """Keep the visits: they are those of the whole training."""
+
+    def current_scores(self, top_k: int) -> dict[str, VoGScores]:  # noqa: ARG002 (as `TrainingRun`)
+        """None: scores are computed at the end."""
+        return {}
+
+    def _visited(self, rows: Tensor, values: dict[str, Tensor]) -> None:
+        self._visits.add(self._state.global_step + 1, rows, values)
+
+    def _failed(self, error: Exception) -> None:
+        self._failure = error
+
+    # --- at the end ---
+
+    def finish(self, model: nn.Module) -> dict[str, VoGScores]:
+        """Compute the scores."""
+        processes = current_processes()
+        run_together(processes, "writing visits", self.take, model, self._state)
+        processes.wait_for_everyone()
+        folder = self.folder.scores
+        from_main(processes, "writing the scores", self._write, folder)
+        return {ONLY_SPLIT: run_together(processes, "loading the scores", VoGScores.load, folder)}
+
+    def close(self) -> None:
+        """Leave model and loader as they were, and release the lock of the folder."""
+        self._passes.detach()
+        self._loader.restore()
+        self.folder.release()
+
+    def _write(self, folder: Path) -> None:
+        identity = identify_rows(self._rows)
+        plan = self._plan()
+        manifest = make_manifest(
+            self._model, plan, self._reader, identity, n_processes=current_processes().num_processes
+        )
+        write_training_scores(
+            folder,
+            self._visits.folder,
+            identity,
+            manifest | {"collect": "training", "training": self._conditions()},
+            has_classes=plan.has_classes,
+        )
+
+    def _conditions(self) -> dict[str, Any]:
+        """What holds for the observed passes and not for a scoring afterwards."""
+        args = self._args
+        return {
+            "mode": "train",  # dropout, augmentation and batch statistics as in training
+            "label_smoothing_of_csg": args.label_smoothing_factor,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "bf16": args.bf16,
+            "fp16": args.fp16,
+        }
+
+    def _plan(self) -> ScoringPlan:
+        """The plan that describes what was observed."""
+        passes = self._passes
+        assert passes.leaf is not None  # noqa: S101 (a batch was observed)
+        return ScoringPlan(
+            config=self._config,
+            task=passes.task,
+            leaf=passes.leaf,
+            channel_axis=None,
+            n_outputs=passes.n_outputs,
+            element_shape=passes.element_shape,
+            dtype=next(self._model.parameters()).dtype,
+            batch_seconds=0.0,
+            batch_bytes=0,
+            dry_run_rows=1,
+            batch_size=self._args.per_device_train_batch_size,
+            module=self._model,
+            has_padding_mask=False,
+        )
+
+
+def _require_same_rows(shown: Any, trained: Any) -> None:
+    """Raise RowMismatchError unless the rows passed to the callback are those of the training, as far as is known."""
+    if len(shown) != len(trained):
+        raise RowMismatchError(
+            f"collect='training' scores the rows of the training, {len(trained):,}, and VoGCallback was given "
+            f"{len(shown):,}; pass the training dataset, leave it out, or {INSTEAD}, which scores any rows"
+        )
+    if not has_table(shown) or not has_table(trained):
+        return
+    common = [name for name in trained.column_names if name in shown.column_names]
+    media = {*columns_of_kind(trained, "image"), *columns_of_kind(trained, "audio")}  # slow to digest
+    cheap = [name for name in common if name not in media]
+    differing = identify_rows(trained.select_columns(cheap)).differing(identify_rows(shown.select_columns(cheap)))
+    if differing:
+        raise RowMismatchError(
+            f"collect='training' scores the rows of the training, and column {differing[0]!r} of the dataset that "
+            f"VoGCallback was given differs from the training's; pass the training dataset in its order, leave it out, "
+            f"or {INSTEAD}, which scores any rows"
+        )

@@ -1,0 +1,91 @@
+"""TrainingOptions: the options of `VoGCallback`, and which of them have no effect on observed passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from vog_hf.config import VoGConfig
+from vog_hf.data.bad_rows import OnError
+from vog_hf.data.batch_collator import CollateFunction
+from vog_hf.data.numbered_rows import INSTEAD
+from vog_hf.errors import ConfigError
+from vog_hf.trainer.run_folder import RunFolder
+from vog_hf.trainer.splits import ONLY_SPLIT, splits_of
+
+FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
+WITHOUT_EFFECT = {  # options of scoring passes, with their defaults
+    "collate_fn": None,
+    "snapshots": "auto",
+    "max_snapshots": 10,
+    "batch_size": None,
+    "store": "trainable",
+    "memory_budget": None,
+    "num_workers": None,
+    "id_column": None,
+    "fold": True,
+    "torch_compile": False,
+    "on_error": "raise",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The options of `VoGCallback`; documented there."""
+
+    dataset: Any
+    config: VoGConfig
+    collate_fn: CollateFunction | None
+    output_dir: Path | None
+    collect: str
+    snapshots: str | int | Sequence[int]
+    max_snapshots: int
+    batch_size: int | None
+    store: str
+    memory_budget: int | None
+    num_workers: int | None
+    id_column: str | None
+    fold: bool
+    torch_compile: bool
+    on_error: OnError
+
+    @property
+    def is_live(self) -> bool:
+        """True if moments are kept in memory while training."""
+        return self.collect == "live"
+
+    def run_folder(self, args: TrainingArguments) -> RunFolder:
+        """The folder of snapshots, moments, visits and scores."""
+        return RunFolder(self.output_dir or Path(args.output_dir or "") / FOLDER_NAME)
+
+
+def require_collectable(options: TrainingOptions) -> None:
+    """Raise ConfigError for options of the callback that have no effect on observed passes."""
+    config = options.config
+    for split in splits_of(options.dataset):
+        if split != ONLY_SPLIT:
+            raise ConfigError(
+                f"collect='training' scores the rows of the training, and a DatasetDict has other splits ({split!r}); "
+                f"pass its training split, or {INSTEAD}, which scores all of them"
+            )
+    if config.targets != ("loss",):
+        raise ConfigError(
+            f"collect='training' has the gradient of the training's loss, got target {config.target!r}; pass "
+            f"VoGConfig(target='loss'), leave config out, or {INSTEAD}",
+            argument="target",
+        )
+    if config.label != "given":
+        raise ConfigError(
+            f"collect='training' observes the loss of the given label, got label={config.label!r}; pass label='given', "
+            f"or {INSTEAD}",
+            argument="label=",
+        )
+    for name, default in WITHOUT_EFFECT.items():
+        if getattr(options, name) != default:
+            raise ConfigError(
+                f"collect='training' observes rows in the batches of the training, so {name}= has no effect; leave it "
+                f"out, or {INSTEAD}",
+                argument=f"{name}=",
+            )
