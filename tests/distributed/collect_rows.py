@@ -1,0 +1,96 @@
+"""Program: trainings that are observed by `collect="training"` on one or several processes, and what a loop finds."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from collected import Noting, case_of, expected, noted_training
+from leaving import leave_together
+
+from vog_hf import VoGCallback
+
+GLOBAL_BATCH = 6
+EVEN, UNEVEN = 18, 23  # rows that fill all batches, and that do not
+
+
+class Sharded(Noting):
+    """A model that torch's ``fully_shard`` has sharded in place, which Accelerate leaves as it is."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = lambda model, **_: shard(model)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        self.states = getattr(self, "states", {}) | {self.state.global_step: whole}
+        self.noted = getattr(self, "noted", [])
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+class MeanLoss(Noting):
+    """Has the mean of its process's rows as loss, which data parallelism averages to that of all."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
+
+
+def shard(model):
+    """The model, sharded layer by layer over all processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    for module in [m for m in model.modules() if type(m).__name__ in ("BertLayer", "ViTLayer", "LlamaDecoderLayer")]:
+        fully_shard(module, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+TRAININGS = {
+    "even": ("bert", EVEN, {"trainer_class": MeanLoss}),
+    "uneven": ("vit", UNEVEN, {}),
+    "accumulated": ("vit", UNEVEN, {"gradient_accumulation_steps": 2}),
+    "dispatched": ("vit", UNEVEN, {"accelerator_config": {"dispatch_batches": True, "split_batches": False}}),
+    "sharded": ("bert", EVEN, {"trainer_class": Sharded, "optim": "adamw_torch", "max_grad_norm": 0.0}),
+    "language model": ("llama", UNEVEN, {}),
+}
+
+
+def merged(parts):
+    """What all processes found: of two visits of a row in an epoch the first one."""
+    whole = {name: np.full_like(values, np.nan) for name, values in parts[0].items()}
+    for part in parts:
+        is_first = ~(whole["step"] <= part["step"])  # also where nothing was found yet
+        is_first &= ~np.isnan(part["step"])
+        for name, values in part.items():
+            whole[name][is_first] = values[is_first]
+    return whole
+
+
+def main(folder: Path, names: list[str]) -> None:
+    """Leave the scores in a folder for each training, and next to them what the loop finds."""
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    for name in names:
+        case_name, n_rows, options = TRAININGS[name]
+        case, vog = case_of(case_name, n_rows), VoGCallback(collect="training", log=False)
+        trainer = noted_training(folder / name, case, [vog], per_device_train_batch_size=GLOBAL_BATCH // world, **options)
+        assert trainer.accelerator.num_processes == world
+        found = expected(trainer, case)
+        found.pop("every")
+        whole = merged(gather_object([found]))
+        scores = vog.scores
+        if trainer.is_world_process_zero():
+            np.savez(folder / f"{name}.npz", **whole)
+        print(name, scores, flush=True)
+
+
+if __name__ == "__main__":
+    from accelerate import PartialState
+
+    PartialState(cpu=True)
+    main(Path(sys.argv[1]), sys.argv[2:])
+    leave_together()

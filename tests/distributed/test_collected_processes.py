@@ -1,0 +1,43 @@
+"""`collect="training"` on two processes: each row's values are those of the process that trained on it."""
+
+import numpy as np
+import pytest
+from collect_rows import TRAININGS
+from launch import run
+
+from vog_hf.scores.vog_scores import VoGScores
+
+pytestmark = pytest.mark.slow  # three launches
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of trainings on one process (only the one that must be equal) and on two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    run("collect_rows.py", one, "even")
+    run("collect_rows.py", two, *TRAININGS, processes=2)
+    return one, two
+
+
+def scores_in(folder, name):
+    """The scores of one training."""
+    return VoGScores.load(folder / name / "_vog" / "scores")
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_values_are_those_of_a_loop_over_the_batches_of_all_processes(folders, name):
+    """Also where copies of rows fill up the last batches, one process sends all batches, or the model is sharded."""
+    scores, found = scores_in(folders[1], name), np.load(folders[1] / f"{name}.npz")
+    assert scores.manifest["n_processes"] == 2
+    assert (scores.column("observations") == 2).all()
+    for column in ("loss", "csg", "confidence"):
+        np.testing.assert_allclose(scores.trajectory(column), found[column], rtol=1e-6, atol=1e-12, err_msg=column)
+
+
+def test_two_processes_give_the_columns_of_one(folders):
+    """The batches of both together are those of one process, and so are all columns."""
+    one, two = (scores_in(folder, "even") for folder in folders)
+    assert one.manifest["n_processes"] == 1
+    assert one.column_names == two.column_names
+    for name in one.column_names:
+        np.testing.assert_allclose(two.column(name), one.column(name), rtol=1e-6, atol=1e-9, err_msg=name)
