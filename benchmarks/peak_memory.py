@@ -41,6 +41,10 @@ WAYS: dict[str, Way] = {
     "training, two epochs with the callback": lambda workload, _: train(
         workload, epochs=2, callbacks=[VoGCallback(snapshots="epoch", log=False)]
     ),
+    "training, two epochs": lambda workload, _: train(workload, epochs=2),
+    'training, two epochs with collect="training"': lambda workload, _: train(
+        workload, epochs=2, callbacks=[VoGCallback(collect="training", log=False)]
+    ),
     "scorer (replay)": score_stored,
     "scorer (replay), memory_budget=16 MiB": partial(score_stored, memory_budget=SMALL_BUDGET),
     "scorer (live)": score_live,

@@ -21,6 +21,7 @@ BENCHMARKS = {  # name: module
     "others": "against_others",
     "live": "replay_and_live",
     "callback": "with_callback",
+    "observed": "observed_training",
     "processes": "two_processes",
     "growth": "growth",
     "companions": "companions",

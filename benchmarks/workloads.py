@@ -16,6 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -110,11 +112,40 @@ def bert_mini(n_rows: int) -> Workload:
     config = BertConfig(
         hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, num_labels=CLASSES
     )
+    return Workload("BERT-mini", BertForSequenceClassification(config), texts(n_rows, config.vocab_size), padded)
+
+
+def llama_lora(n_rows: int) -> Workload:
+    """A Llama of 4 layers of width 256 with LoRA of rank 8 in all attention, on texts with 16 to 64 tokens."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=704,
+        vocab_size=8_192,
+        max_position_embeddings=TOKENS,
+    )
+    adapter = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    model = get_peft_model(LlamaForCausalLM(config), adapter)
+    return Workload("Llama with LoRA", model, texts(n_rows, config.vocab_size), padded_language)
+
+
+def texts(n_rows: int, vocabulary: int) -> Dataset:
+    """Rows of random token ids, 16 to 64 each."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(TOKENS // 4, TOKENS + 1, (n_rows,), generator=generator).tolist()
-    texts = [torch.randint(1, config.vocab_size, (length,), generator=generator).tolist() for length in lengths]
-    rows = Dataset.from_dict({"input_ids": texts, "labels": [i % CLASSES for i in range(n_rows)]})
-    return Workload("BERT-mini", BertForSequenceClassification(config), rows, padded)
+    ids = [torch.randint(1, vocabulary, (length,), generator=generator).tolist() for length in lengths]
+    return Dataset.from_dict({"input_ids": ids, "labels": [i % CLASSES for i in range(n_rows)]})
+
+
+def padded_language(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Collate texts for a language model, whose labels are the tokens."""
+    batch = padded(rows)
+    return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
 
 
 def images(n_rows: int, side: int, *, classes: int = CLASSES) -> list[dict[str, Any]]:

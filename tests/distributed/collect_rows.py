@@ -77,7 +77,9 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names:
         case_name, n_rows, options = TRAININGS[name]
         case, vog = case_of(case_name, n_rows), VoGCallback(collect="training", log=False)
-        trainer = noted_training(folder / name, case, [vog], per_device_train_batch_size=GLOBAL_BATCH // world, **options)
+        trainer = noted_training(
+            folder / name, case, [vog], per_device_train_batch_size=GLOBAL_BATCH // world, **options
+        )
         assert trainer.accelerator.num_processes == world
         found = expected(trainer, case)
         found.pop("every")

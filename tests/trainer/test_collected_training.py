@@ -12,6 +12,9 @@ from trainings import PowerCutError, cut
 
 from vog_hf import VoGCallback, VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError, RowMismatchError, VoGError
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.contents import contents
 
 
 def assert_as_the_loop(scores, found):
@@ -148,10 +151,8 @@ def test_every_place_of_scores_takes_these(tmp_path):
     from vog_hf.evaluation import hard_tail
     from vog_hf.report import write_report
     from vog_hf.review import Filter, Queue
-    from vog_hf.scores import VoGScores
     from vog_hf.scores.dataset_columns import scores_from_columns
     from vog_hf.scores.findings import Findings
-    from vog_hf.scores.scored_rows import ScoredSplit
 
     vog, rows = VoGCallback(collect="training", log=False), digits(160)
     trained(tmp_path / "run", [vog], rows=rows.with_transform(plain), learning_rate=1e-2)
@@ -290,3 +291,54 @@ def test_a_later_failure_does_not_end_the_training(tmp_path, caplog):
     with pytest.raises(NotScoredError, match=r"scoring failed: .*visits"):
         vog.scores  # noqa: B018
     assert sum("training continues" in record.message for record in caplog.records) == 1
+
+
+# --- the rows of each step --------------------------------------------------------------------------------------------
+
+
+def test_every_step_knows_its_rows(tmp_path):
+    """Steps with accumulated batches hold the rows of all of them; a saved copy has them, too."""
+    case, vog = case_of("vit"), VoGCallback(collect="training", log=False)
+    trainer = noted_training(tmp_path / "run", case, [vog], gradient_accumulation_steps=2)
+    found, scores = expected(trainer, case), vog.scores
+    assert scores.steps()["step"].tolist() == [step for step, _ in found["every"]]
+    scores.save(tmp_path / "copy")
+    for loaded in (scores, VoGScores.load(tmp_path / "copy")):
+        for step in range(1, trainer.state.global_step + 1):
+            rows = loaded.rows_of_step(step)
+            assert sorted(rows["row"]) == sorted(row for of, row in found["every"] if of == step)
+            assert rows["loss"].is_monotonic_decreasing
+    assert scores.rows_of_step(99).empty
+    with pytest.raises(ConfigError, match=r"do not know the rows of steps; .*collect='training'"):
+        scores.select([0, 1]).rows_of_step(1)
+
+
+class Linear(nn.Module):
+    """Logits that grow with the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(192, models.CLASSES).double()
+        nn.init.normal_(self.layer.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, pixel_values, labels=None):
+        logits = self.layer(pixel_values.flatten(1))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_spike_of_the_loss_is_traced_to_its_row(tmp_path):
+    """One picture with absurd values and the wrong label: the table of the tracker names its steps and the row."""
+    case, vog = case_of("vit", 40), VoGCallback(collect="training", log=False)
+    case = models.Case(Linear(), case.rows, case.labels)
+    pixels = case.rows[17]["pixel_values"]
+    case.rows[17]["pixel_values"] = 50 * pixels
+    case.labels[17] = int(case.model.layer(pixels.double().flatten()).argmin())
+    noted_training(tmp_path, case, [vog], num_train_epochs=8, learning_rate=1e-6, per_device_train_batch_size=4)
+    scores = vog.scores
+    worst = int(scores.steps().groupby("step")["loss"].mean().idxmax())
+    table = contents(ScoredSplit("", scores), 5).values["loss_spikes"]
+    assert scores.rows_of_step(worst)["row"][0] == 17
+    assert table.columns["step"][0] == worst
+    assert table.columns["row"][0] == 17
+    assert table.columns["loss in the step"][0] == scores.rows_of_step(worst)["loss"][0]
+    assert len(set(table.columns["step"])) == 8  # once per epoch

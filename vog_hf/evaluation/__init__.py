@@ -5,7 +5,8 @@
 determines the hard tail from the resamples of `bootstrap`, and `guide_strength` how good a guide it is;
 `recommendation` names the ranking to review first, and `review_yield` estimates what a review of a `reviewed_queue` may
 still find, by `yield_forecast`; `trajectories` has the changes of single rows and `learning_patterns` when they were
-learned; `validation` checks the input tables and `ties` shares places among tied rows.
+learned; `loss_spikes` finds the steps whose loss stands out; `validation` checks the input tables and `ties` shares
+places among tied rows.
 """
 
 from vog_hf.evaluation.bootstrap import TailMeasure
@@ -13,6 +14,7 @@ from vog_hf.evaluation.detection import auroc, detection_table
 from vog_hf.evaluation.error_tables import class_table, early_late_table, error_by_decile
 from vog_hf.evaluation.guide_strength import Strength
 from vog_hf.evaluation.learning_patterns import PATTERNS, learning_pattern, learning_pattern_table
+from vog_hf.evaluation.loss_spikes import loss_spikes
 from vog_hf.evaluation.rank_stability import ranking_stability, stability_in_words
 from vog_hf.evaluation.ranking_agreement import agreement_table, merge_rankings, rank_agreement, rank_correlations
 from vog_hf.evaluation.recommendation import RecommendedRanking, recommended_ranking
@@ -40,6 +42,7 @@ __all__ = [
     "hard_tail",
     "learning_pattern",
     "learning_pattern_table",
+    "loss_spikes",
     "merge_rankings",
     "rank_agreement",
     "rank_correlations",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +21,7 @@ from vog_hf.scores.manifest import fault_in
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "scores.parquet"
+STEPS_NAME = "steps.parquet"  # rows of each step, of scores that were observed while training
 SHARD_PATTERN = "scores-*-of-*.parquet"
 SHARD_ROWS = 500_000
 BROKEN_ARRAY = (
@@ -105,6 +107,24 @@ def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
     paths = [path for pattern in ("*.parquet", "*.npy") for path in sorted(folder.glob(pattern))]
     files = {path.name: {"bytes": path.stat().st_size, "crc32": file_checksum(path)} for path in paths}
     write_json(folder / MANIFEST_NAME, {**manifest, FILES: files})
+
+
+def read_steps(path: Path, step: int | None = None) -> pd.DataFrame:
+    """Read ``step``, ``row`` and ``loss`` of each visit, in the order of steps.
+
+    Args:
+        path: The file.
+        step: Only this step; None: all.
+
+    Raises:
+        OutputFolderError: The file is damaged.
+    """
+    filters = None if step is None else [("step", "=", step)]
+    try:
+        table: pd.DataFrame = pq.read_table(path, filters=filters, page_checksum_verification=True).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise OutputFolderError(f"the rows of steps in {path} are damaged ({error}); restore the file") from error
+    return table
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """VoGScores: values per row, with trajectories and heat maps on disk; saved to and loaded from a folder."""
 
+import shutil
 import weakref
 from collections.abc import Mapping, Sized
 from pathlib import Path
@@ -22,8 +23,10 @@ from vog_hf.scores.storage import (
     MANIFEST_NAME,
     ROW_HASH,
     ROW_ID,
+    STEPS_NAME,
     Array,
     read_parts,
+    read_steps,
     require_undamaged,
     save_arrays,
     save_table,
@@ -91,6 +94,7 @@ class VoGScores:
         self.row_hash = row_hash
         self.ids = ids
         self.folder: Path | None = None
+        self._steps_file: Path | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -177,6 +181,42 @@ class VoGScores:
         """True if there are heat maps."""
         return self._heat_maps is not None
 
+    @property
+    def has_steps(self) -> bool:
+        """True if `steps` are known: of scores with ``collect="training"``."""
+        return self._steps_file is not None
+
+    def steps(self) -> pd.DataFrame:
+        """Each visit of the training: ``step`` (from 1), ``row`` and ``loss`` in that step, in the order of steps.
+
+        Raises:
+            ConfigError: The scores were not observed while training.
+        """
+        return read_steps(self._require_steps())
+
+    def rows_of_step(self, step: int) -> pd.DataFrame:
+        """The rows that an optimizer step trained on, highest loss first: to trace a spike of the loss.
+
+        Args:
+            step: Number of the step, from 1: Trainer's ``global_step`` after it.
+
+        Returns:
+            ``row`` and ``loss``, one line per row; empty for a step that no row was noted for.
+
+        Raises:
+            ConfigError: The scores were not observed while training, or ``step`` is not a whole number from 1.
+        """
+        rows = read_steps(self._require_steps(), whole_number("step", step, 1))[["row", "loss"]]
+        return rows.sort_values("loss", ascending=False, kind="stable").reset_index(drop=True)
+
+    def _require_steps(self) -> Path:
+        if self._steps_file is None:
+            raise ConfigError(
+                "these scores do not know the rows of steps; score with VoGCallback(collect='training'), and load "
+                "the whole folder"
+            )
+        return self._steps_file
+
     def to_pandas(self) -> pd.DataFrame:
         """All columns as a table with one line per row: the row's number first, then its id if it has one."""
         ids = {} if self.ids is None else {ROW_ID: self.ids}
@@ -246,6 +286,8 @@ class VoGScores:
             require_undamaged(self.folder)
         with explained_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        if self._steps_file is not None:
+            shutil.copyfile(self._steps_file, folder / STEPS_NAME)
         save_arrays(folder, self._trajectories, self._heat_maps)
         save_table(folder, {**self._columns, **self._given_texts}, self.row_hash, self.ids)
         write_manifest(folder, self.manifest)
@@ -269,6 +311,7 @@ class VoGScores:
                 f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
             )
         scores.folder = folder
+        scores._steps_file = folder / STEPS_NAME if (folder / STEPS_NAME).is_file() else None
         return scores
 
     def own(self, folder: "TemporaryDirectory[str]") -> "VoGScores":

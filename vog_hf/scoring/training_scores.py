@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import ConfigError
@@ -13,8 +15,8 @@ from vog_hf.metric.batch_accumulator import OBSERVED_TRAJECTORIES
 from vog_hf.metric.visit_dynamics import VisitDynamics
 from vog_hf.metric.vocabulary import CSG, OBSERVATIONS
 from vog_hf.runtime.files import explained_disk_errors
-from vog_hf.scores.storage import TRAJECTORY, save_table, write_manifest
-from vog_hf.scoring.visits import epochs_of, first_visits
+from vog_hf.scores.storage import STEPS_NAME, TRAJECTORY, save_table, write_manifest
+from vog_hf.scoring.visits import epochs_of, first_visits, visits_of
 
 FIRST_COLUMNS = ("label", "prediction")
 TRAJECTORIES = (*OBSERVED_TRAJECTORIES, CSG)
@@ -51,10 +53,13 @@ def write_training_scores(
     with explained_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         trajectories = _Trajectories(folder, n_rows, len(epochs))
-        for place, (epoch, visited) in enumerate(zip(epochs, first_visits(visits), strict=True)):
+        steps = _Steps(folder)
+        for place, epoch in enumerate(epochs):
+            every = visits_of(visits, epoch)
+            steps.add(every)
+            snapshots.append({"name": f"epoch-{epoch + 1:04d}", "step": int(every["step"].max()), "digest": None})
+            visited = first_visits(every)
             rows = visited["row"].astype(np.int64)
-            step = int(visited.pop("step").max())
-            snapshots.append({"name": f"epoch-{epoch + 1:04d}", "step": step, "digest": None})
             dynamics.add(rows, visited)
             last.set(rows, visited)
             trajectories.set(place, rows, visited)
@@ -62,6 +67,7 @@ def write_training_scores(
         has_csg = bool(np.isfinite(columns.get(CSG, np.full(1, np.nan))).any())
         if not has_csg:
             columns.pop(CSG, None)
+        steps.finish()
         trajectories.finish(without=() if has_csg else (CSG,))
         save_table(folder, columns, identity.row_hash)
         count = columns[OBSERVATIONS]
@@ -74,6 +80,27 @@ def write_training_scores(
                 "csg": {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"} if has_csg else NO_CSG,
             },
         )
+
+
+class _Steps:
+    """The rows of each optimizer step with their losses, as a file of the scores."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f".{STEPS_NAME}"
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, visits: Mapping[str, Column]) -> None:
+        """Add an epoch's visits, whose steps come after those of the epochs before."""
+        table = pa.table({"step": visits["step"], "row": visits["row"].astype(np.int64), "loss": visits["loss"]})
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, write_page_checksum=True)
+        self._writer.write_table(table, row_group_size=2**16)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        if self._writer is not None:
+            self._writer.close()
+            self._path.replace(self._path.with_name(STEPS_NAME))
 
 
 def _ordered(columns: dict[str, Column]) -> dict[str, Column]:

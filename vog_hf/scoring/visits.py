@@ -1,7 +1,6 @@
 """VisitLog: what a training observed of its rows, one line per visit, on disk after each epoch and each checkpoint."""
 
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,16 +132,14 @@ def visits_of(folder: Path, epoch: int) -> Visits:
     return {name: values[order] for name, values in joined.items()}
 
 
-def first_visits(folder: Path) -> Iterator[Visits]:
-    """The first visit of each row in each epoch, epoch after epoch.
+def first_visits(visits: Visits) -> Visits:
+    """The first visit of each row among those of an epoch.
 
     Later ones are left out: copies of rows with which the last batches of several processes are filled up, and what a
     sampler drew more than once.
     """
-    for epoch in epochs_of(folder):
-        visits = visits_of(folder, epoch)
-        _, first = np.unique(visits["row"], return_index=True)
-        yield {name: values[first] for name, values in visits.items()}
+    _, first = np.unique(visits["row"], return_index=True)
+    return {name: values[first] for name, values in visits.items()}
 
 
 def _read(path: Path) -> Visits:

@@ -15,7 +15,7 @@ from vog_hf.scores.pictures import RowViews, data_map, draw_contact_sheet
 from vog_hf.scores.ranking import class_names
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
-from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables
+from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables, spike_table
 
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
 MAX_BARS = 100
@@ -56,6 +56,8 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
         caption = " ".join(extreme_caption(split.scores, end, count, tail) for end in TAIL_OF_END)
         values["contact_sheet"] = Picture(sheet, caption)
     stability, words = _stability(findings)
+    if (spikes := spike_table(views)) is not None:
+        tables["loss_spikes"] = spikes
     values = {**tables, **values, **_of_patterns(findings), **stability}
     if not (numbers := tail.table()).empty:
         values["hard_tail_numbers"] = Table(_table(numbers).columns, f"Difficulty by {findings.column}. {NUMBERS_NOTE}")

@@ -58,10 +58,11 @@ def log_scores(
     picture or text, heat map of VoG, label, prediction, confidence and all scores), the same per class, ``classes``,
     ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data map and a
     histogram; if the dataset has a column ``is_corrupted``, ``detection``: how well each column finds these rows;
-    scalars; ``about``, which says how good a guide VoG is in this run, what to review first and what each table shows;
-    the rows to review first in ``review_first``, and the numbers in ``hard_tail_numbers``; ``headline`` and
-    ``hard_tail`` in the run's summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version of the
-    artifact ``vog-scores-<run id>``.
+    scalars; with ``collect="training"``, ``loss_spikes``: the worst rows of steps whose loss stood out; ``about``,
+    which says how good a guide VoG is in this run, what to review first and what each table shows; the rows to review
+    first in ``review_first``, and the numbers in ``hard_tail_numbers``; ``headline`` and ``hard_tail`` in the run's
+    summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version of the artifact ``vog-scores-<run
+    id>``.
 
     Args:
         scores: Scores of ``dataset``, or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.

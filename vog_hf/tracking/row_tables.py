@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, recommended_ranking
+from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, loss_spikes, recommended_ranking
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
@@ -14,6 +15,8 @@ from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.media import Table
 
 ROWS_PER_CLASS = 5
+ROWS_PER_SPIKE = 5
+MAX_SPIKES = 10
 MAX_CLASS_ROWS = 400  # in a table over all classes; each is a picture to upload
 MAX_TEXT = 2_000  # characters of a row's text in a cell
 FIRST_COLUMNS = ("label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_normalized", "vog_percentile")
@@ -45,6 +48,35 @@ def row_tables(views: RowViews, top_k: int, tail: HardTail, recommended: Recomme
         )
         tables[f"{end}_by_class"] = _table(views, rows, caption)
     return tables
+
+
+def spike_table(views: RowViews) -> Table | None:
+    """The worst rows of the steps whose loss stood out, the worst step first; None without such a step.
+
+    Args:
+        views: Views of the rows; only scores with ``collect="training"`` know the rows of steps.
+    """
+    scores = views.scores
+    if not scores.has_steps:
+        return None
+    steps = scores.steps()
+    spikes = loss_spikes(steps["step"], steps["loss"])
+    if spikes.empty:
+        return None
+    worst = [scores.rows_of_step(int(step))[:ROWS_PER_SPIKE] for step in spikes["step"][:MAX_SPIKES]]
+    counts = [len(rows) for rows in worst]
+    visits = pd.concat(worst)
+    caption = (
+        f"The rows with the highest loss in the {len(worst)} steps whose loss stood out most ({len(spikes):,} of "
+        f"{steps['step'].nunique():,} steps are more than 6 robust standard deviations above the steps around them)."
+    )
+    table = _table(views, visits["row"].to_numpy(), caption)
+    of_steps = {
+        "step": np.repeat(spikes["step"][:MAX_SPIKES], counts).tolist(),
+        "loss of the step": np.repeat(spikes["loss"][:MAX_SPIKES], counts).tolist(),
+        "loss in the step": visits["loss"].astype(float).tolist(),
+    }
+    return Table(of_steps | dict(table.columns), table.caption)
 
 
 def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:
