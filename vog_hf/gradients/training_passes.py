@@ -102,7 +102,7 @@ class TrainingPasses:
 
     # --- the forward pass ---
 
-    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _before(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         """Take the numbers out, and let the input have a gradient."""
         rows_key, labels_key = self._keys
         if rows_key not in kwargs:
@@ -134,7 +134,7 @@ class TrainingPasses:
             self._watch(current, leaf)
             kwargs[self.leaf.name] = leaf.clone()  # a model may change its input in place, and a leaf must not be
 
-    def _embedded(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _embedded(self, _module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor | None:
         """Watch the embedding of the tokens."""
         current = self._current
         if current is None or self.leaf is None or current.values or not isinstance(output, Tensor):
@@ -160,7 +160,7 @@ class TrainingPasses:
 
         leaf.register_hook(arrived)
 
-    def _after(self, _model: nn.Module, _args: tuple[Any, ...], outputs: object) -> None:
+    def _after(self, _model: nn.Module, _args: tuple[object, ...], outputs: object) -> None:
         """Observe the logits."""
         current, self._current = self._current, None
         if current is not None:

@@ -30,7 +30,7 @@ Column = npt.NDArray[Any]
 
 
 def write_training_scores(
-    folder: Path, visits: Path, identity: RowIdentity, manifest: Mapping[str, Any], *, has_classes: bool
+    folder: Path, visits: Path, identity: RowIdentity, manifest: Mapping[str, object], *, has_classes: bool
 ) -> None:
     """Write a folder of scores; for one process only.
 

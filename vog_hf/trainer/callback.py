@@ -208,14 +208,14 @@ class VoGCallback(TrainerCallback):
             self._run, self._datasets, self._trackers = run, run.datasets, active_runs()
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Begin to observe an epoch, with ``collect="training"``."""
         if isinstance(self._run, CollectedTraining):
             self._guarded("observing an epoch", self._run.begin_epoch, state)
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Raise before the first step if no row was observed, with ``collect="training"``."""
         if isinstance(self._run, CollectedTraining):

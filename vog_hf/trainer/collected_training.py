@@ -102,7 +102,7 @@ class CollectedTraining:
         if self._rows is not self._loader.dataset:
             _require_same_rows(self._rows, self._loader.dataset)
 
-    def _check_examples(self, batch: Mapping[str, Any], n_rows: int) -> None:
+    def _check_examples(self, batch: Mapping[str, object], n_rows: int) -> None:
         """Raise ConfigError where the collator does not make one example of each row."""
         inputs, _ = split_batch(batch, self._model, self._label_names)
         inputs = {name: value for name, value in inputs.items() if name not in (ROWS_KEY, LABELS_KEY)}
