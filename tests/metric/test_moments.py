@@ -261,6 +261,15 @@ def test_a_mask_of_another_shape_is_refused():
         GradientMoments(3, (4, 5)).update([0], torch.zeros(1, 4, 5), torch.ones(1, 5))
 
 
+def test_a_mask_without_an_element_is_refused_when_it_comes():
+    """An example without an element that counts has no score; one element is enough."""
+    moments = GradientMoments(2, (3,))
+    with pytest.raises(ConfigError, match="example 1 has no element that counts"):
+        moments.update([0, 1], torch.ones(2, 3), torch.tensor([[True, False, True], [False, False, False]]))
+    moments.update([0, 1], torch.ones(2, 3), torch.tensor([[True, False, True], [False, True, False]]))
+    assert moments.count.tolist() == [1, 1]
+
+
 def test_moments_of_other_shapes_or_masks_are_not_merged():
     """Accumulators merge only where they hold the same examples and the same elements of each, in either direction."""
     with pytest.raises(ConfigError, match=r"cannot merge moments of \(3, 5\) into \(3, 4\)"):

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "metric": "errors",
     "evaluation": "errors",
     "runtime": "errors",
-    "gradients": "errors metric",
+    "gradients": "errors metric runtime",
     "config": "errors metric gradients",
     "snapshots": "errors metric runtime gradients",
     "data": "errors runtime gradients",

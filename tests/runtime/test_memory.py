@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from vog_hf.config import VoGConfig
 from vog_hf.errors import MemoryBudgetError
-from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory
+from vog_hf.runtime.memory import AdaptiveBatchSize, free_memory, is_out_of_memory
 from vog_hf.scoring.scorer import VoGScorer
 
 FULL = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -88,6 +88,23 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         at_a_time.run(8, fails)
     assert at_a_time.limit is None
     assert at_a_time.run(8, lambda rows: rows) == [slice(0, 8)]
+
+
+@pytest.mark.parametrize(
+    ("message", "lacks_memory"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        (FULL, True),
+        ("CUDA error: device-side assert triggered", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_what_torch_and_cuda_say_of_it(message, lacks_memory):
+    """Also where a kernel or a library lacked it, which is reported at a later call."""
+    assert is_out_of_memory(RuntimeError(message)) is lacks_memory
+    assert not is_out_of_memory(ValueError(message))
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):

@@ -6,17 +6,15 @@ from itertools import islice
 from traceback import walk_tb
 from typing import Any, Literal
 
-from accelerate.utils.memory import should_reduce_batch_size
-
 from vog_hf.errors import ConfigError, shown
 from vog_hf.gradients.batchnorm_folding import FastPathError
+from vog_hf.runtime.memory import DEVICE_ERRORS, is_out_of_memory
 
 OnError = Literal["raise", "skip"]
 CANDIDATES = 4  # rows that pass alone, of which one is looked for that goes with others
 REASON_LENGTH = 200
 DECODER = "datasets.features.image"  # the module that opens the files of images
 FOLDERS = re.compile(r"(?<![\w:/])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()]+[/\\])+")  # reasons are published
-DEVICE_ERRORS = ("CUDA error", "device-side assert", "HIP error")  # after one of these a device computes nothing more
 
 
 def require_on_error(value: Any) -> OnError:
@@ -129,7 +127,7 @@ class BadRows:
 
 def concerns_rows(error: Exception) -> bool:
     """True if an error may come from a row: not from memory, a broken device or the fast path."""
-    is_fatal = isinstance(error, MemoryError | FastPathError) or should_reduce_batch_size(error)
+    is_fatal = isinstance(error, MemoryError | FastPathError) or is_out_of_memory(error)
     return not is_fatal and not any(text in str(error) for text in DEVICE_ERRORS)
 
 

@@ -1,4 +1,4 @@
-"""A model: what is differentiated with respect to what, and how. May import `metric` and `errors`.
+"""A model: what is differentiated with respect to what, and how. May import `metric`, `runtime` and `errors`.
 
 `input_gradients` is the public function; `input_leaf` finds the input, of an `input_kind` (which has the rule for
 padding), and cuts it out of the graph, `model_inputs` makes the arguments of `forward` (`decoder_inputs` those of a

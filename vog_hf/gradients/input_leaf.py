@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ForwardError, ModelError
 from vog_hf.gradients.foldable_modules import graph_nodes
 from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
 from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, required_parameters, takes_any_input
+from vog_hf.runtime.memory import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -188,10 +188,11 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
         others = {name: value for name, value in inputs.items() if name != leaf.name}
         with explained_autograd_errors():
             return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
-    ids = inputs[leaf.name]
+    fed = copied(inputs)
+    ids = fed[leaf.name]
     cut = EmbeddingCut(ids)
     with cut.watching(leaf.embedding), explained_autograd_errors():
-        outputs = model(**copied(inputs))
+        outputs = model(**fed)
     caught = cut.caught
     if len(caught) != 1:
         raise ModelError(
@@ -247,7 +248,7 @@ def explained_forward(
     except ModelError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if should_reduce_batch_size(error):  # then fewer rows at a time are tried
+        if is_out_of_memory(error):  # then fewer rows at a time are tried
             raise
         missing = [name for name in required_parameters(model) if name not in inputs]
         if missing and isinstance(error, TypeError):
@@ -287,6 +288,8 @@ def has_tokens_first(ids: Tensor, args: tuple[object, ...], output: Tensor) -> b
         return True
     given = args[0] if args else None  # as many rows as tokens: only what was embedded tells
     if not isinstance(given, Tensor) or given.shape != ids.shape:
+        return False
+    if given.data_ptr() == ids.data_ptr() and given.stride() == ids.stride():  # the device need not be asked
         return False
     return not torch.equal(given, ids) and torch.equal(given, ids.T)
 

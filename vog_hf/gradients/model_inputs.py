@@ -105,12 +105,15 @@ def _required_labels(model: nn.Module, name: str, labels: Any) -> Any:
 def to_device(inputs: Mapping[str, object], device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
     """``inputs`` on a device, their floating tensors in a dtype (None: as they are).
 
-    Tensors that were made in inference mode are copied: autograd takes none of those.
+    Tensors that were made in inference mode are copied: autograd takes none of those. CUDA copies from pinned memory
+    while the host continues.
     """
     found = dict(inputs)
     for name, value in inputs.items():
         if isinstance(value, Tensor):
             tensor = value.clone() if value.is_inference() else value
+            if device.type == "cuda" and tensor.device.type == "cpu":
+                tensor = tensor.pin_memory()
             found[name] = tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
     return found
 

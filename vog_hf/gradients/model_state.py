@@ -61,8 +61,7 @@ class ModelState:
         """Make everything what it was, in the same memory."""
         with torch.inference_mode():  # the only mode in which tensors made in it can be written to
             for record in self._records:
-                if record.is_changed():
-                    record.put_back()
+                record.put_back()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Record(Protocol):
         """Tell whether the object differs from what was recorded."""
 
     def put_back(self) -> None:
-        """Make the object what it was."""
+        """Make the object what it was, if it is not."""
 
 
 class ClassAttributes:
@@ -47,7 +47,7 @@ class _Tensor:
         return self._is_elsewhere() or self._is_overwritten()
 
     def put_back(self) -> None:
-        if self._is_overwritten() and self._values is not None:
+        if self._values is not None and (self._is_on_device() or self._is_overwritten()):
             if self._data.layout is torch.strided:
                 self._distinct().copy_(self._values)
             else:
@@ -62,6 +62,10 @@ class _Tensor:
         if now.layout is not torch.strided or then.is_meta:
             return False
         return now.stride() != then.stride() or now.data_ptr() != then.data_ptr()
+
+    def _is_on_device(self) -> bool:
+        """True where writing the same values again costs less than waiting for a device to say that they differ."""
+        return self._data.device.type not in ("cpu", "meta") and self._data.layout is torch.strided
 
     def _is_overwritten(self) -> bool:
         if self._values is None or self._data.is_meta:
@@ -105,6 +109,8 @@ class _Collection:
 
     def put_back(self) -> None:
         value, items = self._value, self._items
+        if not self.is_changed():
+            return
         if isinstance(value, ClassAttributes):
             for name in value.values().keys() - set(items[::2]):
                 delattr(value.kind, name)
@@ -131,7 +137,8 @@ class _Saved:
         return pickle.dumps(self._read()) != self._saved
 
     def put_back(self) -> None:
-        self._write(pickle.loads(self._saved))  # noqa: S301 (this process has written it)
+        if self.is_changed():
+            self._write(pickle.loads(self._saved))  # noqa: S301 (this process has written it)
 
 
 class _Slots:
@@ -150,6 +157,8 @@ class _Slots:
         return now.keys() != self._saved.keys() or any(now[name] is not value for name, value in self._saved.items())
 
     def put_back(self) -> None:
+        if not self.is_changed():
+            return
         for name in self._now().keys() - self._saved.keys():
             object.__delattr__(self._value, name)
         for name, value in self._saved.items():

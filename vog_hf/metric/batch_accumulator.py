@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vog_hf.metric.definition import mean_over_elements, squared_norm
-from vog_hf.metric.heat_maps import RaggedMaps, pooled_maps
+from vog_hf.metric.heat_maps import RaggedMaps, map_parts, pooled_maps, ragged_maps
+from vog_hf.metric.host_copies import host_copies
 from vog_hf.metric.moments import GradientMoments
 from vog_hf.metric.training_dynamics import TrainingDynamics
 from vog_hf.metric.vocabulary import CSG
@@ -34,7 +35,8 @@ class BatchAccumulator:
         column_names: Name of the VoG column of each target.
         windows: Planned snapshots and their windows.
         channel_axis: Axis of ``[batch, *input]`` to average first, None for none.
-        mask: ``[batch, *first axes]`` after the channel mean, true for elements to include; None = all.
+        mask: ``[batch, *first axes]`` after the channel mean, true for elements to include, at least one of each row;
+            None = all.
         heat_maps: Pool the map of the first target at the end.
         loss_target: Position of the target of which the Cumulative Sample Gradient is kept; None for none.
 
@@ -87,15 +89,14 @@ class BatchAccumulator:
             gradients = [gradient.mean(self._channel_axis) for gradient in gradients]
         if not self.n_snapshots:
             self._start(gradients)
-        mask = None if self.n_snapshots else self._mask
         late = self._windows.is_late(self.n_snapshots)
         magnitude = mean_over_elements(gradients[0].abs().to(self._all[0].grad_mean.dtype), self._mask)
         self._magnitude = magnitude if self._magnitude is None else self._magnitude + magnitude
         can_overwrite = self._channel_axis is not None  # a mean is a new tensor; a gradient may share memory
         for i, gradient in enumerate(gradients):
             if late:
-                self._late[i].update(slice(None), gradient, self._mask if not int(self._late[i].count[0]) else None)
-            self._all[i].update(slice(None), gradient, mask, consume=can_overwrite)
+                self._late[i].update(slice(None), gradient)
+            self._all[i].update(slice(None), gradient, consume=can_overwrite)
         self._dynamics.update(observation)
         self.n_snapshots += 1
         self.running = torch.stack([moments.scores() for moments in self._all])
@@ -116,10 +117,14 @@ class BatchAccumulator:
         columns |= self._dynamics.columns()
         if CSG in self._trajectories:
             columns[CSG] = torch.stack(self._trajectories[CSG], dim=1).mean(1)
+        trajectories = {name: torch.stack(values, dim=1) for name, values in self._trajectories.items()}
+        parts = map_parts(self._all[0].deviation(), self._mask) if heat_maps and self._heat_maps else {}
+        groups = {"columns": _as_stored(columns), "trajectories": _as_stored(trajectories), "map": parts}
+        copies = host_copies({f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()})
         return RowResults(
-            {name: _to_numpy(values) for name, values in columns.items()},
-            {name: _to_numpy(torch.stack(values, dim=1)) for name, values in self._trajectories.items()},
-            self.heat_maps() if heat_maps else None,
+            {name: values.numpy() for name, values in _under("columns/", copies).items()},
+            {name: values.numpy() for name, values in _under("trajectories/", copies).items()},
+            ragged_maps(_under("map/", copies)) if parts else None,
         )
 
     def heat_maps(self) -> RaggedMaps | None:
@@ -148,7 +153,7 @@ class BatchAccumulator:
         self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
         self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
         for moments in (*self._all, *self._late):
-            moments.mask = self._mask if int(moments.count[0]) else None
+            moments.mask = self._mask
         self._early = [state[f"early/{i}"] for i in range(len(self._names)) if f"early/{i}" in state]
         self._magnitude = state["magnitude"]
         self._trajectories = {name: list(values.unbind(1)) for name, values in _under("trajectory/", state).items()}
@@ -165,14 +170,16 @@ class BatchAccumulator:
             dtype = torch.promote_types(gradient.dtype, torch.float32)
             for moments in (self._all, self._late):
                 moments.append(GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device))
+                moments[-1].mask = self._mask  # without the checks of `GradientMoments`, which wait for the device
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
 
 
-def _to_numpy(values: Tensor) -> npt.NDArray[np.generic]:
+def _as_stored(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """float64 stays float64 (the model was), other floats are float32, whole numbers int32."""
-    if not values.is_floating_point():
-        return values.to(torch.int32).cpu().numpy()
-    return (values if values.dtype == torch.float64 else values.float()).cpu().numpy()
+    return {
+        name: values.to(torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else torch.int32)
+        for name, values in columns.items()
+    }

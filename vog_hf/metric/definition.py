@@ -47,21 +47,30 @@ def vog(gradients: Tensor, *, reduce_channels: bool = False, mask: Tensor | None
     if reduce_channels:
         gradients = gradients.mean(dim=2)
     deviation = gradients.std(dim=0, correction=0)
+    if mask is not None:
+        require_elements(mask, deviation.shape)
     return mean_over_elements(deviation, mask)
 
 
 def mean_over_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of ``values [examples, *input]`` over the included elements of each example: ``[examples]``."""
+    """Mean of ``values [examples, *input]`` over the included elements of each example: ``[examples]``.
+
+    NaN for an example without any; whether there is one is for `require_elements` to say, which waits for the device.
+    """
     if mask is None:
         return values.flatten(1).mean(1) if values.dim() > 1 else values
     full = broadcast_mask(mask, values.shape)
-    counted = full.flatten(1).sum(1)
-    if bool((counted == 0).any()):
-        row = int((counted == 0).nonzero()[0])
+    return torch.where(full, values, torch.zeros_like(values)).flatten(1).sum(1) / full.flatten(1).sum(1)
+
+
+def require_elements(mask: Tensor, shape: torch.Size) -> None:
+    """Raise ConfigError where a mask over ``shape = [examples, *input]`` includes no element of an example."""
+    is_empty = ~broadcast_mask(mask, shape).flatten(1).any(1)
+    if bool(is_empty.any()):
+        row = int(is_empty.nonzero()[0])
         raise ConfigError(
             f"example {row} has no element that counts: its mask is all false; leave the example out or fix its mask"
         )
-    return torch.where(full, values, torch.zeros_like(values)).flatten(1).sum(1) / counted
 
 
 def squared_norm(gradients: Tensor, mask: Tensor | None = None, *, channel_axis: int | None = None) -> Tensor:

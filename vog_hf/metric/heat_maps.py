@@ -1,5 +1,6 @@
 """Heat maps: the variance per element of a row, pooled to at most 32 x 32."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +9,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vog_hf.metric.host_copies import host_copies
 
 HEAT_MAP_SIDE = 32
 
@@ -58,16 +61,29 @@ def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
     two axes are pooled to at most 32 x 32, with one axis to at most 1,024 values. A row's padding is removed first, so
     that its map does not depend on the other rows of the batch; masked elements inside are 0.
     """
+    return ragged_maps(host_copies(map_parts(deviation, mask)))
+
+
+def map_parts(deviation: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """What `ragged_maps` needs on the host, as little as a device can say without knowing the lengths of rows."""
     if mask is not None and deviation.dim() == mask.dim() + 1:
-        per_token, mask = deviation.mean(-1).cpu(), mask.cpu()
-        maps = [row[mask[i]] for i, row in enumerate(per_token)]
+        return {"per_token": deviation.mean(-1), "mask": mask}
+    plane = deviation.unsqueeze(1) if deviation.dim() == 1 else deviation
+    plane = plane.flatten(1, -3).mean(1) if plane.dim() > 3 else plane
+    if mask is None or mask.shape != plane.shape:
+        return {"pooled": _pooled(plane)}
+    return {"plane": plane, "mask": mask}
+
+
+def ragged_maps(parts: Mapping[str, Tensor]) -> RaggedMaps:
+    """The heat maps of `map_parts`, which are on the CPU."""
+    if "pooled" in parts:
+        maps = list(parts["pooled"])
+    elif "per_token" in parts:
+        maps = [row[mask] for row, mask in zip(parts["per_token"], parts["mask"], strict=True)]
     else:
-        plane = deviation.unsqueeze(1) if deviation.dim() == 1 else deviation
-        plane = plane.flatten(1, -3).mean(1) if plane.dim() > 3 else plane
-        if mask is None or mask.shape != plane.shape:
-            maps = list(_pooled(plane).cpu())
-        else:
-            maps = [_pooled(_cropped(row, mask[i]).unsqueeze(0))[0].cpu() for i, row in enumerate(plane)]
+        rows = zip(parts["plane"], parts["mask"], strict=True)
+        maps = [_pooled(_cropped(row, mask).unsqueeze(0))[0] for row, mask in rows]
     scale = torch.stack([row.amax() for row in maps])
     tiny = torch.finfo(scale.dtype).tiny
     shares = [row.flatten() / largest.clamp(min=tiny) for row, largest in zip(maps, scale, strict=True)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vog_hf.errors import ConfigError, require_type, shown, whole_number
-from vog_hf.metric.definition import as_values, broadcast_mask, mean_over_elements
+from vog_hf.metric.definition import as_values, mean_over_elements, require_elements
 
 Rows = slice | Sequence[int] | Tensor
 
@@ -102,7 +102,7 @@ class GradientMoments:
             consume: Allow overwriting ``gradients``, which saves as much memory as they occupy.
 
         Raises:
-            ConfigError: Repeated rows, rows out of range, a wrong shape, or a changed mask.
+            ConfigError: Repeated rows, rows out of range, a wrong shape, a changed mask, or one without an element.
         """
         rows = self._checked_rows(rows)
         require_type("gradients", gradients, Tensor, "pass torch.as_tensor(gradients)")
@@ -157,7 +157,8 @@ class GradientMoments:
 
     def deviation(self) -> Tensor:
         """Population standard deviation over the snapshots, per element: ``[examples, *element_shape]``, >= 0."""
-        return (self.sum_sq_dev / self._per_row(self.count)).sqrt_()
+        is_uniform = len(self.count) > 0 and bool((self.count == self.count[0]).all())
+        return (self.sum_sq_dev / (int(self.count[0]) if is_uniform else self._per_row(self.count))).sqrt_()
 
     def scores(self) -> Tensor:
         """VoG of each example, ``[examples]``: see `vog_hf.vog`. NaN for an example without an update."""
@@ -196,7 +197,7 @@ class GradientMoments:
     def _set_mask(self, rows: slice | Tensor, mask: Tensor) -> None:
         require_type("mask", mask, Tensor, "pass a tensor of true and false")
         mask = mask.to(device=self.grad_mean.device, dtype=torch.bool)
-        broadcast_mask(mask, torch.Size((len(self.count[rows]), *self.grad_mean.shape[1:])))
+        require_elements(mask, torch.Size((len(self.count[rows]), *self.grad_mean.shape[1:])))
         if self.mask is None:
             self.mask = torch.ones((len(self.count), *mask.shape[1:]), dtype=torch.bool, device=self.grad_mean.device)
         elif self.mask.shape[1:] != mask.shape[1:]:

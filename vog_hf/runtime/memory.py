@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -15,11 +15,32 @@ from vog_hf.errors import MemoryBudgetError
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+DEVICE_ERRORS = ("CUDA error", "device-side assert", "HIP error")  # after one of these a device computes nothing more
+# CUDA reports a kernel's lack of memory at a later call, and its libraries have words of their own; accelerate knows
+# those of torch's allocators.
+OUT_OF_MEMORY = ("CUDA error: out of memory", "HIP error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a device, or the CPU, had too little memory, whoever asked for it.
+
+    Example:
+        >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"))
+        True
+        >>> is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+        False
+    """
+    if not isinstance(error, RuntimeError):
+        return False
+    is_named = any(text in str(error) for text in OUT_OF_MEMORY)
+    return is_named or isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of the device; for the CPU, the share of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    """Free bytes of the device; for the CPU, and for a device that does not report it, this process's share of RAM."""
+    module: Any = torch.get_device_module(device)
+    if hasattr(module, "mem_get_info"):
+        return int(module.mem_get_info(device)[0])
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
 
 
@@ -51,7 +72,7 @@ class AdaptiveBatchSize:
         try:
             yield
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
             size = self._size(n_rows)
             if size == 1:

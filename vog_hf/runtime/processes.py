@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from vog_hf.errors import ProcessError, VoGError
+from vog_hf.runtime.memory import DEVICE_ERRORS, is_out_of_memory
 
 Processes: TypeAlias = Accelerator | PartialState
 SHORT_LIST = 80  # characters of a list that a message shows whole
@@ -88,10 +89,10 @@ def together(processes: Processes, what: str) -> Iterator[None]:
     report = None if failure is None else (processes.process_index, _description(failure))
     try:
         failures = [entry for entry in _gather([report], what) if entry is not None]
-    except ProcessError:
+    except (ProcessError, RuntimeError):
         if failure is None:
             raise
-        raise failure  # noqa: B904 (its own cause says more than that the others are gone)
+        raise failure  # noqa: B904 (its own cause says more than that the others are gone, or the device is)
     if failure is not None:
         raise failure
     if failures:
@@ -150,13 +151,21 @@ def _gather(values: list[T], what: str) -> list[T]:
     """
     try:
         return list(gather_object(values))
-    except torch.OutOfMemoryError:  # of this process
-        raise
     except RuntimeError as error:
+        if _is_of_own_device(error):
+            raise
         raise ProcessError(
             f"{what}: another process has ended, or was too slow ({error}); see what it printed, or give slow ones "
             "longer (ddp_timeout of TrainingArguments, InitProcessGroupKwargs(timeout=...) of Accelerator)"
         ) from error
+
+
+def _is_of_own_device(error: RuntimeError) -> bool:
+    """Tell whether this process's device failed, and not a collective: in a kernel before, or for want of memory."""
+    if isinstance(error, getattr(torch.distributed, "DistError", ())):
+        return False
+    is_of_device = isinstance(error, getattr(torch, "AcceleratorError", ()))  # torch 2.8 raises a RuntimeError
+    return is_of_device or is_out_of_memory(error) or any(text in str(error) for text in DEVICE_ERRORS)
 
 
 def _differing(held: list[Any]) -> list[Any]:

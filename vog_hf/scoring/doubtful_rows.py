@@ -38,7 +38,7 @@ def _failure(reader: BatchReader, plan: ScoringPlan, row: int) -> Exception | No
     try:
         batch = reader.read_copies(row, 1)
         plan.check_labels(batch)
-        plan.element_mask(batch)
+        plan.require_elements(batch)
     except Exception as error:  # noqa: BLE001 (whatever a transform or a collator raises)
         return error
     return None

@@ -111,6 +111,7 @@ def plan_scoring(
                 if reader.bad_rows.on_error == "raise" or not bool(torch.isfinite(values).any()):
                     require_finite_rows(values, batch.rows, "the model as it is now")
         seconds += time.perf_counter() - began
+        plan.require_elements(batch)
         windows = Windows(MIN_SNAPSHOTS)  # of moments that are thrown away: what does not fit into them shows here
         accumulator = plan.accumulator(replace(batch, inputs=inputs_on_device(model, batch)), windows)
         accumulator.update(*rows_of_pass(len(batch), gradients, observed))

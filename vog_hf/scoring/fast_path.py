@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
@@ -18,7 +17,7 @@ from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
 from vog_hf.gradients.model_inputs import doubled
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype
 from vog_hf.gradients.targets import find_logits
-from vog_hf.runtime.memory import AdaptiveBatchSize
+from vog_hf.runtime.memory import AdaptiveBatchSize, is_out_of_memory
 from vog_hf.scoring.passes import LabelsForPass, sliced, state_kept
 from vog_hf.scoring.plan import ScoringPlan, tensor_shapes
 from vog_hf.snapshots import temporary_weights
@@ -72,7 +71,7 @@ def fast_path(
                 found = _outcome(fast, folded, first.inputs, labels)
                 difference = _difference(plan, fast, folded, first.inputs, labels, expected=expected, found=found)
         except Exception as error:  # the plain way has passed on this batch, so it is the fast one's fault
-            if should_reduce_batch_size(error):
+            if is_out_of_memory(error):
                 raise
             reason = reason or f"{fast.way(plan.module)}) failed ({_line(error)})"
             continue

@@ -1,7 +1,7 @@
 """Companions from forward passes alone, at a fraction of the time of a scoring with gradients."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +16,7 @@ from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, LabelError, NonFiniteError
+from vog_hf.metric.host_copies import host_copies
 from vog_hf.metric.training_dynamics import TrainingDynamics
 from vog_hf.scoring.block_folder import batches
 from vog_hf.scoring.plan import ScoringPlan
@@ -84,50 +85,51 @@ def companions(
 def _parts(runner: ModelRunner, reader: BatchReader, snapshots: SnapshotSet) -> Iterator[dict[str, np.ndarray]]:
     """Columns of one batch after another."""
     read = iter(reader.read(batches(range(len(reader.dataset)), reader.batch_size)))
-    while group := _with_labels(runner, islice(read, IN_MEMORY)):
+    while group := _placed(runner, islice(read, IN_MEMORY)):
         dynamics = [TrainingDynamics() for _ in group]
         for snapshot in snapshots.snapshots:
             runner.load(snapshot)
             for batch, observed in zip(group, dynamics, strict=True):
                 with rows_named(reader, batch.rows, runner.try_batch):
-                    values = runner.observe_forward(batch, _labels(runner.plan, batch))
-                _require_finite(values, batch, snapshot.name)
+                    values = runner.observe_forward(batch, _labels(batch))
                 observed.update(values)
+            _require_finite([observed.last["loss"] for observed in dynamics], group, snapshot.name)
         for batch, observed in zip(group, dynamics, strict=True):
             yield _columns(runner.plan, batch, observed)
 
 
-def _require_finite(observed: Mapping[str, Tensor], batch: Batch, snapshot: str) -> None:
+def _require_finite(losses: Sequence[Tensor], batches: Sequence[Batch], snapshot: str) -> None:
     """Raise NonFiniteError, naming the row and the snapshot, where the loss of a row is NaN or infinite."""
-    bad = ~torch.isfinite(observed["loss"])
+    bad = ~torch.isfinite(torch.cat(list(losses)))
     if bool(bad.any()):
+        row = list(chain.from_iterable(batch.rows for batch in batches))[int(bad.nonzero()[0])]
         raise NonFiniteError(
-            f"the loss of row {batch.rows[int(bad.nonzero()[0])]} is not finite at snapshot {snapshot!r}; training may "
-            "have diverged, or the row's input or label is extreme. Leave the snapshot or the row out"
+            f"the loss of row {row} is not finite at snapshot {snapshot!r}; training may have diverged, or the row's "
+            "input or label is extreme. Leave the snapshot or the row out"
         )
 
 
-def _with_labels(runner: ModelRunner, read: Iterable[Batch]) -> list[Batch]:
+def _placed(runner: ModelRunner, read: Iterable[Batch]) -> list[Batch]:
     """The next batches on the device; raises LabelError where a row has no label."""
     group = []
     for batch in read:
         runner.plan.check_labels(batch)
-        _labels(runner.plan, batch)
+        labels = _labels(batch)
+        if runner.plan.has_classes and bool((labels < 0).any()):
+            row = batch.rows[int((labels < 0).nonzero()[0])]
+            raise LabelError(NO_LABEL.format(row=row), row)
         group.append(runner.to_device(batch))
     return group
 
 
-def _labels(plan: ScoringPlan, batch: Batch) -> torch.Tensor:
-    """Labels of a batch; raises LabelError, naming the row, where a row has none."""
+def _labels(batch: Batch) -> Tensor:
+    """Labels of a batch; raises LabelError where it has none."""
     if batch.labels is None:
         raise LabelError(NO_LABEL.format(row=batch.rows[0]), batch.rows[0])
-    if plan.has_classes and bool((batch.labels < 0).any()):
-        row = batch.rows[int((batch.labels < 0).nonzero()[0])]
-        raise LabelError(NO_LABEL.format(row=row), row)
     return batch.labels
 
 
 def _columns(plan: ScoringPlan, batch: Batch, observed: TrainingDynamics) -> dict[str, np.ndarray]:
     """Label and companions of a batch."""
-    labels = {"label": _labels(plan, batch).cpu().numpy()} if plan.has_classes else {}
-    return labels | {name: values.cpu().numpy() for name, values in observed.columns().items()}
+    labels = {"label": _labels(batch)} if plan.has_classes else {}
+    return {name: values.numpy() for name, values in host_copies(labels | observed.columns()).items()}

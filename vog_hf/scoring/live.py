@@ -171,6 +171,8 @@ class LiveScoring:
             bar.set_postfix(snapshot=name)
             for i, batch in enumerate(self._reader.read(self._batches)):
                 self._check_labels(batch)
+                if first:
+                    runner.plan.require_elements(batch)
                 on_device = runner.to_device(batch)
                 if first:
                     accumulator = runner.plan.accumulator(on_device, self._windows)
@@ -294,7 +296,7 @@ class LiveScoring:
 
     def _check_labels(self, batch: Batch) -> None:
         self._plan.check_labels(batch)
-        if needs_prediction(self._plan, [batch]):
+        if needs_prediction(self._plan, [batch.labels]):
             row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
             raise ConfigError(
                 f"row {row} has no label, and collect='live' cannot know its last prediction during training; "

@@ -163,14 +163,14 @@ def _check_digest(path: Path, digest: str) -> None:
 
 
 def _read_part(path: Path, batches: Sequence[range], device: torch.device) -> Iterator[tuple[range, dict[str, Tensor]]]:
-    with safe_open(path, framework="pt", device=str(device)) as file:
+    with safe_open(path, framework="pt") as file:  # on the CPU: safetensors does not know every device
         names = defaultdict(list)
         for name in file.keys():  # noqa: SIM118 (not a dict)
             key, _, rest = name.partition("/")
             names[key].append(rest)
         for rows in batches:
             key = _key(rows)
-            yield rows, {name: file.get_tensor(f"{key}/{name}") for name in names[key]}
+            yield rows, {name: file.get_tensor(f"{key}/{name}").to(device) for name in names[key]}
 
 
 def _key(rows: range) -> str:

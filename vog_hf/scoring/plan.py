@@ -113,6 +113,11 @@ class ScoringPlan:
             return batch.labels
         return self.task.counted_labels(batch.labels, {**batch.masks, **batch.inputs})
 
+    def check(self, batch: Batch) -> None:
+        """Raise DataError, naming the row, where a batch as it was read has a label or a mask that cannot be used."""
+        self.check_labels(batch)
+        self.require_elements(batch)
+
     def check_labels(self, batch: Batch) -> None:
         """Raise DataError, naming the row, where a label is not one that the task can have."""
         labels = self.counted_labels(batch)
@@ -143,30 +148,25 @@ class ScoringPlan:
         )
 
     def element_mask(self, batch: Batch) -> Tensor | None:
-        """Mask of the elements of a batch that count; None = all of them.
-
-        Raises:
-            DataError: A row has none; names the row.
-        """
+        """Mask of the elements of a batch that count; None = all of them."""
         inputs = {**batch.masks, **batch.inputs}
-        shape = self.shape(inputs)
-        mask = self.leaf.element_mask(inputs, shape)
+        return self.leaf.element_mask(inputs, self.shape(inputs))
+
+    def require_elements(self, batch: Batch) -> None:
+        """Raise DataError, naming the row, where a row of a batch has no element that counts."""
+        mask = self.element_mask(batch)
         if mask is None:
-            empty, reason = torch.arange(len(batch) if 0 in shape else 0), f"{self.leaf.name} is empty"
+            is_empty = 0 in self.shape(batch.inputs)
+            empty, reason = torch.arange(len(batch) if is_empty else 0), f"{self.leaf.name} is empty"
         else:
             empty, reason = (~mask.flatten(1).any(1)).nonzero(), f"{self.leaf.kind.mask_name} is false everywhere"
         if len(empty):
             raise DataError(
                 f"row {batch.rows[int(empty[0])]} has no element that counts: its {reason}{self.leaf.kind.emptiness}"
             )
-        return mask
 
     def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
-        """An empty accumulator for a batch that is placed.
-
-        Raises:
-            DataError: A row is nothing but padding; names the row.
-        """
+        """An empty accumulator for a batch on the device that passed `check`."""
         return self.accumulator_with(self.element_mask(batch), windows)
 
     def accumulator_with(self, mask: Tensor | None, windows: Windows) -> BatchAccumulator:

@@ -1,7 +1,8 @@
 """Replay: blocks of rows, read once, gone over with every stored snapshot, finished and written."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from accelerate.utils.memory import clear_device_cache
 
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import Batch, BatchReader
-from vog_hf.errors import OutputFolderError
+from vog_hf.errors import MemoryBudgetError, OutputFolderError
 from vog_hf.gradients.batchnorm_folding import FastPathError
 from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.windows import Windows
+from vog_hf.runtime.memory import is_out_of_memory
 from vog_hf.runtime.prefetch import prefetch
 from vog_hf.runtime.processes import Processes, gathered, run_together, together
 from vog_hf.runtime.progress import progress_bar
@@ -29,14 +32,25 @@ from vog_hf.snapshots import SnapshotSet
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class LoadedBatches:
-    """Batches of one block that are in memory together, on the device, with their digest as they were read."""
+    """Batches of one block that are in memory together, on the device, with their labels and digests on the CPU."""
 
     batches: list[Batch]
+    labels: list["Tensor | None"]
     digests: list[int]
     is_last: bool  # of its block
+
+    def halves(self) -> list["LoadedBatches"]:
+        """The first and the second half of the batches; both empty or one of them, if there are fewer than two."""
+        middle = len(self.batches) // 2
+        return [
+            LoadedBatches(self.batches[part], self.labels[part], self.digests[part], self.is_last)
+            for part in (slice(None, middle), slice(middle, None))
+        ]
 
 
 @dataclass(frozen=True)
@@ -110,13 +124,7 @@ class Replay:
         for group in groups:
             digests += group.digests
             rows += [np.asarray(batch.rows, dtype=np.int64) for batch in group.batches]
-            before = bar.n
-            try:
-                results += self._score(group.batches, bar)
-            except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
-                self.runner.run_plainly(error)
-                bar.update(before - bar.n)
-                results += self._score(group.batches, bar)
+            results += self._score_again_if_needed(group, bar)
             if group.is_last:
                 break
         require_few_skipped(self.skipped, self.folder.plan.n_rows)
@@ -128,19 +136,20 @@ class Replay:
 
         A block is planned from the first rows, and its own may be longer. All of it fits, as a rule.
         """
-        group: list[Batch] = []
-        digests: list[int] = []
+        plan = self.runner.plan
+        group = LoadedBatches([], [], [], is_last=False)
         held = 0
         for batch in batches:
-            self.runner.plan.check_labels(batch)
-            needed = self.runner.plan.nbytes(batch)
-            if group and held + needed > self.memory_budget:
-                yield LoadedBatches(group, digests, is_last=False)
-                group, digests, held = [], [], 0
-            digests.append(batch_digest(batch))
-            group.append(self.runner.to_device(batch))
+            plan.check(batch)
+            needed = plan.nbytes(batch)
+            if group.batches and held + needed > self.memory_budget:
+                yield group
+                group, held = LoadedBatches([], [], [], is_last=False), 0
+            group.digests.append(batch_digest(batch))
+            group.labels.append(plan.counted_labels(batch))
+            group.batches.append(self.runner.to_device(batch))
             held += needed
-        yield LoadedBatches(group, digests, is_last=True)
+        yield replace(group, is_last=True)
 
     def write(self, number: int, scored: ScoredBlock | None) -> None:
         """Make a block of this process durable, if it has rows."""
@@ -205,11 +214,31 @@ class Replay:
     def _n_snapshots(self) -> int:
         return len(self.snapshots.snapshots)
 
-    def _score(self, batches: Sequence[Batch], bar: Any) -> list[RowResults]:
-        runner, windows = self.runner, Windows(self._n_snapshots)
+    def _score_again_if_needed(self, group: LoadedBatches, bar: Any) -> list[RowResults]:
+        """Score some batches; from the first snapshot again, where the fast way does not fit or memory has run out.
+
+        Raises:
+            MemoryBudgetError: Not even one batch and its moments fit into the device's memory.
+        """
+        before = bar.n
+        try:
+            return self._score(group, bar)
+        except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
+            self.runner.run_plainly(error)
+            parts = [group]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            parts = _smaller(group, error)
+        bar.update(before - bar.n)
+        clear_device_cache(garbage_collection=True)  # here, after the exception with its tensors is gone
+        return [result for part in parts for result in self._score_again_if_needed(part, bar)]
+
+    def _score(self, group: LoadedBatches, bar: Any) -> list[RowResults]:
+        runner, windows, batches = self.runner, Windows(self._n_snapshots), group.batches
         accumulators = [runner.plan.accumulator(batch, windows) for batch in batches]
         predictions: list[Tensor | None] = [None] * len(batches)
-        if needs_prediction(runner.plan, batches):
+        if needs_prediction(runner.plan, group.labels):
             runner.load(self.snapshots.snapshots[-1])
             for at, batch in enumerate(batches):
                 with rows_named(self.reader, batch.rows, runner.try_batch):
@@ -224,9 +253,21 @@ class Replay:
             check = partial(require_finite, runner.plan, snapshot=snapshot.name)
             check_finite(self.reader, [batch.rows for batch in batches], accumulators, check, snapshot.name)
         return [
-            final_results(runner.plan, accumulator.results(), batch, self.skipped)
-            for batch, accumulator in zip(batches, accumulators, strict=True)
+            final_results(runner.plan, accumulator.results(), Batch(batch.rows, {}, labels), self.skipped)
+            for batch, labels, accumulator in zip(batches, group.labels, accumulators, strict=True)
         ]
+
+
+def _smaller(group: LoadedBatches, error: RuntimeError) -> list[LoadedBatches]:
+    """Two halves of what did not fit into memory together."""
+    if len(group.batches) < 2:
+        raise MemoryBudgetError(
+            f"a batch of {sum(map(len, group.batches))} rows and its moments do not fit into memory ({error}); pass a "
+            "smaller batch_size, or use a larger device",
+            argument="batch_size",
+        ) from error
+    logger.warning("VoG: out of memory with the moments of %d batches; retrying with half of them", len(group.batches))
+    return group.halves()
 
 
 def require_same_rows(found: str, scored: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from vog_hf.gradients.batchnorm_folding import FastPathError, FoldedModules, Fol
 from vog_hf.gradients.model_inputs import to_device
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype, preserved_rng, scoring_mode
 from vog_hf.metric.batch_accumulator import BatchAccumulator
-from vog_hf.runtime.memory import AdaptiveBatchSize
+from vog_hf.runtime.memory import AdaptiveBatchSize, is_out_of_memory
 from vog_hf.scoring.fast_path import require_same_function
 from vog_hf.scoring.passes import (
     LabelsForPass,
@@ -141,6 +141,7 @@ class ModelRunner:
         Raises:
             FastPathError: The fast way failed, or is not the model's function: `run_plainly`, then observe again.
             MemoryBudgetError: The device has no room for a single row.
+            RuntimeError: The device has no room for something else, or reports late that it had none.
         """
         labels = LabelsForPass.resolve(self.plan.config, self.plan.task, batch.labels, prediction)
         score = partial(score_rows, self.plan, batch.inputs, labels)
@@ -154,7 +155,7 @@ class ModelRunner:
         except (MemoryBudgetError, FastPathError):
             raise
         except Exception as error:
-            if self.plan.way(self._model) is None:
+            if self.plan.way(self._model) is None or is_out_of_memory(error):
                 raise
             raise FastPathError(  # if not the fast way but a row is wrong, the plain one says so
                 f"it failed with {type(error).__name__}: {' '.join(str(error).split()):.200}"
@@ -195,11 +196,16 @@ class ModelRunner:
             self.plan = self.plan.plain(self._model)
 
 
-def needs_prediction(plan: ScoringPlan, batches: Sequence[Batch]) -> bool:
-    """Tell whether some of the rows need a class that the last snapshot predicts."""
+def needs_prediction(plan: ScoringPlan, labels: Sequence[Tensor | None]) -> bool:
+    """Tell whether some rows need a class that the last snapshot predicts.
+
+    Args:
+        plan: Plan of the scoring.
+        labels: Given labels of each batch, on the CPU: a device would have to be waited for.
+    """
     if plan.task is None or not plan.task.can_predict_label:
         return False
-    return plan.config.label == "predicted" or any(b.labels is None or bool((b.labels < 0).any()) for b in batches)
+    return plan.config.label == "predicted" or any(part is None or bool((part < 0).any()) for part in labels)
 
 
 def require_finite(plan: ScoringPlan, accumulator: BatchAccumulator, rows: Sequence[int], snapshot: str) -> None:

@@ -40,8 +40,7 @@ def try_batch(model: nn.Module, plan: ScoringPlan | None, rows_per_pass: Adaptiv
         batch: Batch as it was read.
     """
     if plan is not None:
-        plan.check_labels(batch)
-        plan.element_mask(batch)
+        plan.check(batch)
     inputs, n_rows = to_device(batch.inputs, *model_device_and_dtype(model)), len(batch)
     if n_rows == 1:  # some models take no batch of one row
         inputs, n_rows = doubled(inputs), 2
@@ -73,7 +72,7 @@ def check_finite(
     require_finite: Callable[[BatchAccumulator, Sequence[int]], None],
     snapshot: str,
 ) -> None:
-    """Skip the rows of some batches with a gradient that was not finite in the last pass.
+    """Skip the rows of some batches with a gradient that was not finite in the last pass; asks the device once.
 
     Args:
         reader: Reader of the rows.
@@ -85,6 +84,8 @@ def check_finite(
     Raises:
         NonFiniteError: Rows are not skipped, or no row of several is finite: the weights have diverged.
     """
+    if not accumulators or bool(torch.isfinite(torch.cat([one.running.flatten() for one in accumulators])).all()):
+        return
     n_finite, failures = 0, dict[int, NonFiniteError]()
     for numbers, accumulator in zip(rows, accumulators, strict=True):
         try:

@@ -1,0 +1,54 @@
+"""Everything that a GPU would run, on a simulated device: the values of the CPU, no mixed devices, few waits.
+
+A device cannot be removed from a process again, so the cases run in processes of their own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import simulated_device
+
+FOLDER = Path(__file__).parent
+pytestmark = pytest.mark.skipif(not simulated_device.is_supported(), reason=simulated_device.REASON)
+
+
+def run(*command, folder=None, **variables):
+    """The standard output of a Python program that must end well."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "PYTEST"))}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
+    ended = subprocess.run(
+        [sys.executable, *map(str, command)],
+        check=False,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def cases_pass(file, *options):
+    """Run the cases of a file of this folder, which must all pass."""
+    run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *options, FOLDER / file)
+
+
+def test_scores_on_a_device_are_those_on_the_cpu():
+    """Images with folded BatchNorms, two targets, companions and heat maps, with the waits that they may have."""
+    cases_pass("scoring_cases.py")
+
+
+@pytest.mark.slow
+def test_blocks_texts_live_scoring_and_lack_of_memory_are_the_same_on_a_device():
+    """Everything else that scoring does on a device, of images and texts."""
+    cases_pass("scoring_cases.py", "-m", "slow", "-k", "not every_kind")
+
+
+@pytest.mark.slow
+def test_every_kind_of_model_is_scored_on_a_device_as_on_the_cpu():
+    """Images, texts, audio, adapters, encoder-decoders: no tensor is left on another device."""
+    cases_pass("scoring_cases.py", "-m", "slow", "-k", "every_kind")
