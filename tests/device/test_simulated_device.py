@@ -52,3 +52,9 @@ def test_blocks_texts_live_scoring_and_lack_of_memory_are_the_same_on_a_device()
 def test_every_kind_of_model_is_scored_on_a_device_as_on_the_cpu():
     """Images, texts, audio, adapters, encoder-decoders: no tensor is left on another device."""
     cases_pass("scoring_cases.py", "-m", "slow", "-k", "every_kind")
+
+
+@pytest.mark.slow
+def test_a_training_on_a_device_is_scored_and_not_disturbed():
+    """The callback of a Trainer whose model is on the device."""
+    cases_pass("trainer_cases.py")
