@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "reference"
-PACKAGES = ("config", "demo", "errors", "evaluation", "hub", "report", "review", "scores", "snapshots", "tracking")
-MODULES = ("vog_hf", *(f"vog_hf.{name}" for name in PACKAGES))
+PACKAGE = PAGES.parents[1] / "vog_hf"
+# Every folder that says which of its names are public, but for the commands, which have a page of their own.
+ROOMS = sorted(file.parent for file in PACKAGE.rglob("__init__.py") if "__all__" in file.read_text(encoding="utf-8"))
+NAMES = [".".join(room.relative_to(PACKAGE.parent).parts) for room in ROOMS]
+MODULES = ("vog_hf.config", "vog_hf.demo", "vog_hf.errors", *(name for name in NAMES if name != "vog_hf.cli"))
 TRAINER_EVENT = re.compile(r"VoGCallback\.on_")
 
 

@@ -1,10 +1,12 @@
 """The documentation site, built as `make check` does and read in a browser."""
 
 import functools
+import html.parser
 import http.server
 import subprocess
 import sys
 import threading
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,53 @@ def browser():
     """A running Chromium."""
     with launched_browser() as running:
         yield running
+
+
+class Links(html.parser.HTMLParser):
+    """What a page links to, and the places in it that can be linked to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.anchors = set(), {""}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        """Note the links and the names of an element."""
+        given = dict(attrs)
+        self.targets |= {given[name] for name in ("href", "src") if given.get(name)}
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+
+
+def broken_links(site):
+    """Links from one page of a site to a file or a place that is not there: (page, link)."""
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    for path, page in pages.items():
+        for link in sorted(page.targets):
+            url = urllib.parse.urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            root = site if url.path.startswith("/") else path.parent  # the page "not found" is served anywhere
+            target = (root / urllib.parse.unquote(url.path).lstrip("/")).resolve() if url.path else path
+            target = target / "index.html" if target.is_dir() else target
+            anchors = pages[target].anchors if target in pages else {urllib.parse.unquote(url.fragment)}
+            if not target.is_file() or urllib.parse.unquote(url.fragment) not in anchors:
+                yield path.relative_to(site).as_posix(), link
+
+
+def test_every_link_of_the_site_resolves(site):
+    """Links of texts, of docstrings and of the navigation lead to a page, a file or a heading that is there."""
+    assert len([link for path in site.rglob("*.html") for link in Links(path.read_text()).targets]) > 1_000
+    assert list(broken_links(site)) == []
+
+
+def test_a_broken_link_of_a_site_is_noticed(tmp_path):
+    """A missing file, folder or heading is reported; what is there, and what is elsewhere, is not."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "index.html").write_text('<h1 id="a">A</h1>')
+    links = ["more/#a", "more/index.html", "https://x.org", "#b", "more/#c", "gone.html", "../other.css", "/more/"]
+    tags = "".join(f'<a href="{link}"></a>' for link in links)
+    (tmp_path / "index.html").write_text(f'<p id="b">{tags}</p>')
+    assert {link for _, link in broken_links(tmp_path)} == {"more/#c", "gone.html", "../other.css"}
 
 
 def test_pages_of_files_outside_docs_exist(site):

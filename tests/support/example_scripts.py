@@ -97,21 +97,27 @@ def source(name, line=None):
     return "".join(lines)
 
 
-def run(monkeypatch, folder, name, *options, data, line=None):
-    """Run a script's ``main`` with its command line; returns its Trainer and the callback, None where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    module_name = f"example_script_{next(_numbers)}"
-    path = folder / f"{module_name}.py"
-    path.write_text(source(name, line))
+def command(folder, name, *options, data):
+    """The words of a script's command line, without the script: files, model and a short training on the CPU."""
     files = {
         "image": ["--train_dir", data / "train", "--validation_dir", data / "validation"],
         "text": ["--train_file", data / "train.csv", "--validation_file", data / "validation.csv"],
     }[name]
     fixed = [*("--model_name_or_path", data / "model", "--cache_dir", data / "cache"), "--output_dir", folder / "out"]
     usual = ["--do_train", "--do_eval", "--use_cpu", "--num_train_epochs", "3", "--learning_rate", "1e-3"]
-    usual += ["--per_device_train_batch_size", "16", "--dataloader_pin_memory", "False", "--disable_tqdm", "True"]
-    usual += ["--logging_steps", "1", "--report_to", "none", "--log_level", "error"]
-    monkeypatch.setattr(sys, "argv", [str(path), *map(str, [*files, *fixed, *usual, *options])])
+    usual += ["--per_device_train_batch_size", "16", "--dataloader_pin_memory", "False"]
+    usual += ["--logging_steps", "1", "--report_to", "none"]
+    return [*map(str, [*files, *fixed, *usual, *options])]
+
+
+def run(monkeypatch, folder, name, *options, data, line=None):
+    """Run a script's ``main`` with its command line; returns its Trainer and the callback, None where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module_name = f"example_script_{next(_numbers)}"
+    path = folder / f"{module_name}.py"
+    path.write_text(source(name, line))
+    quiet = ("--disable_tqdm", "True", "--log_level", "error")
+    monkeypatch.setattr(sys, "argv", [str(path), *command(folder, name, *quiet, *options, data=data)])
     spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, module_name, module)

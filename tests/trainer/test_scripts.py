@@ -3,13 +3,15 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from example_scripts import N_EVAL, N_TRAIN, make_images, make_texts, run, source
+from example_scripts import N_EVAL, N_TRAIN, command, make_images, make_texts, run, source
 from packaging.version import Version
 
 from vog_hf import VoGScorer
@@ -84,6 +86,35 @@ def test_a_script_with_one_line_more(script, name, options):
     names = scores.manifest["class_names"]
     assert names == (["digit 0", "digit 1", "digit 2", "digit 3"] if name == "image" else ["0", "1"])
     assert metrics(trainer, "eval")["eval_accuracy"] * N_EVAL % 1 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("image", KEEP), ("text", ())])
+def test_a_script_that_runs_to_a_log_file_prints_a_few_lines_of_ours(data, tmp_path, name, options):
+    """At most 12 lines, among them the estimate, the headline and where everything is, each once."""
+    path, log = tmp_path / "script.py", tmp_path / "log.txt"
+    path.write_text(source(name))
+    with log.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, str(path), *command(tmp_path, name, *options, data=data / name)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    lines = re.split("[\r\n]+", log.read_text())
+    assert done.returncode == 0, lines[-20:]
+    ours = [line for line in lines if "vog" in line.lower()]
+    assert len(ours) <= 12, ours
+    assert len(set(ours)) == len(ours)
+    folder = tmp_path / "out" / "_vog"
+    for wanted in (
+        rf"VoG: {N_TRAIN} rows x 9 snapshots, .* of computing; snapshots after steps 1, .*; all in {folder}",
+        rf"VoG: scored {N_TRAIN} rows from 9 snapshots",
+        r"VoG: .*guide in this run.*",
+        rf"VoG: the scores are in {folder}/scores; next: vog-hf review {folder}/scores --dataset YOUR_DATASET",
+    ):
+        assert len([line for line in ours if re.fullmatch(wanted, line)]) == 1, (wanted, ours)
+    assert (folder / "scores" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["image", "text"])

@@ -32,6 +32,7 @@ def as_classes(rows: Dataset, column: str, names: Sequence[str] | None = None) -
     Raises:
         DataError: There is no such column, or it holds something else.
         LabelError: A row without a label, or with one that is not in ``names``.
+        ConfigError: Arguments of another type, or the same name twice.
 
     Example:
         >>> rows = Dataset.from_dict({"label": [10, 2, 2]})

@@ -17,6 +17,10 @@ def columns_of_kind(rows: Dataset, kind: Kind) -> list[str]:
 
     The original labels that `plant_label_noise` keeps beside the changed ones are not among them.
 
+    Args:
+        rows: One split.
+        kind: ``"image"``, ``"audio"``, ``"text"`` or ``"class"`` (a ``ClassLabel``).
+
     Example:
         >>> columns_of_kind(Dataset.from_dict({"a": ["x"], "b": [1]}), "text")
         ['a']
@@ -38,6 +42,7 @@ def find_column(rows: Dataset, kind: Kind, name: str | None = None) -> str:
 
     Raises:
         DataError: There is no such column, it holds something else, or there are several and none is named.
+        ConfigError: An unknown kind, or a name that is not text.
 
     Example:
         >>> find_column(Dataset.from_dict({"text": ["x"], "n": [1]}), "text")

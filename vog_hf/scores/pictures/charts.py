@@ -113,6 +113,11 @@ def data_map(
 ) -> tuple[Image.Image, str]:
     """The data map as a separate image, with a caption.
 
+    Args:
+        variability: ``[rows]``, as for `draw_data_map`.
+        confidence: ``[rows]``, likewise.
+        vog: ``[rows]``, likewise.
+
     Example:
         >>> picture, caption = data_map(np.array([0.1, 0.3]), np.array([0.9, 0.5]), np.array([0.2, 1.5]))
         >>> picture.size, caption

@@ -23,6 +23,9 @@ def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
 
     Small images (8 x 8, 32 x 32) are enlarged with their pixels as squares, without interpolation.
 
+    Raises:
+        ConfigError: ``side`` is below 1.
+
     Example:
         >>> thumbnail(Image.new("L", (400, 100)), side=96).size
         (96, 24)
@@ -72,7 +75,13 @@ def overlay(image: Image.Image, heat_map: npt.ArrayLike, *, alpha: float = 0.75)
 
 
 def row_overlay(scores: VoGScores, row: int, image: Image.Image) -> Image.Image:
-    """Draw the row's heat map over its image; without a map of two axes, return the image itself."""
+    """Draw the row's heat map over its image; without a map of two axes, return the image itself.
+
+    Args:
+        scores: Scores with heat maps.
+        row: Number of the row.
+        image: Image of the row; the result has its size.
+    """
     if not scores.has_heat_maps:
         return image
     heat = scores.heat_map(row)
@@ -84,7 +93,7 @@ def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
 
     Args:
         heat_map: ``[height, width]``, smoothed as in `overlay`; or ``[positions]``, then a strip with a cell for each
-            (of more than `MAX_STRIP` positions, a cell for the largest of its neighbors).
+            (of more than 128 positions, a cell for the largest of its neighbors).
         side: Longer side of a map of two axes, in pixels.
 
     Example:
@@ -101,7 +110,14 @@ def heat_by_itself(heat_map: npt.ArrayLike, *, side: int = 96) -> Image.Image:
 
 
 def strip(heat: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
-    """At most `MAX_STRIP` cells of a map of one axis, and how many positions the largest cell covers."""
+    """Shorten a map of one axis to at most 128 cells, each the largest of its neighbors.
+
+    Args:
+        heat: ``[positions]``.
+
+    Returns:
+        ``[cells]``, and the number of positions that the largest cell covers.
+    """
     if len(heat) <= MAX_STRIP:
         return heat, 1
     parts = np.array_split(heat, MAX_STRIP)
