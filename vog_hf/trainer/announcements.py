@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from vog_hf.data.column_kinds import CORRUPTED
-from vog_hf.runtime.progress import is_terminal
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
@@ -27,7 +26,7 @@ def announce(line: str, args: TrainingArguments) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info("VoG: %s", line)
     elif args.get_process_log_level() <= logging.WARNING:
-        write = tqdm.write if is_terminal() else print  # above the progress bar of the training, if there is one
+        write = print if sys.stderr is None else tqdm.write  # not behind a progress bar of the training
         write(f"VoG: {line}", file=sys.stderr)
 
 
