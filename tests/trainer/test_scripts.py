@@ -89,6 +89,7 @@ def test_a_script_with_one_line_more(script, name, options):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a process of its own, which imports everything
 @pytest.mark.parametrize(("name", "options"), [("image", KEEP), ("text", ())])
 def test_a_script_that_runs_to_a_log_file_prints_a_few_lines_of_ours(data, tmp_path, name, options):
     """At most 12 lines, among them the estimate, the headline and where everything is, each once."""

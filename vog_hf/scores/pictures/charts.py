@@ -117,6 +117,7 @@ def data_map(
         variability: ``[rows]``, as for `draw_data_map`.
         confidence: ``[rows]``, likewise.
         vog: ``[rows]``, likewise.
+        name: As for `draw_data_map`.
 
     Example:
         >>> picture, caption = data_map(np.array([0.1, 0.3]), np.array([0.9, 0.5]), np.array([0.2, 1.5]))
