@@ -52,6 +52,12 @@ def test_load_rows(folder, name, split, expected):
     assert "".join(load_rows(str(folder / name), split)["text"]) == expected
 
 
+def test_a_file_gives_its_name_to_the_dataset(folder):
+    """A report of the rows of a file is titled by the file, not by what read it."""
+    assert load_rows(str(folder / "rows.csv"), "train[:2]").info.dataset_name == "rows.csv"
+    assert load_rows(str(folder / "alone")).info.dataset_name is None
+
+
 def test_a_folder_of_sounds_needs_no_codec(tmp_path):
     """WAV files with a subfolder per class are rows in the order of classes and files, and stay undecoded."""
     for name in ("low/b", "high/a", "low/a"):

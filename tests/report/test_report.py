@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, DatasetInfo
 from html_page import Element, read_page, table_of
 from PIL import Image
 from report_cases import (
@@ -180,6 +180,10 @@ class TestNumbers:
         assert box.find(class_name="lead").text == tail.headline
         assert str(recommended_ranking(scores)) in box.text
         assert "Next: vog-hf review SCORES" in box.text
+        details = box.find("details")
+        assert "open" not in details.attributes
+        assert tail.evidence in details.text
+        assert [part.tag for part in box.content if isinstance(part, Element)] == ["p", "p", "p", "details"]
         _, lines = table_of(box)
         for line, measure in zip(lines, tail.measures.values(), strict=True):
             expected = [measure.low, measure.middle, measure.high, measure.association]
@@ -249,14 +253,17 @@ class TestNumbers:
         ]
 
     def test_galleries(self, pictures):
-        """The rows at both ends in order, and those with the largest total change in confidence."""
+        """The rows of the recommended ranking, those at both ends in order, and those that changed most."""
         page, scores = pictures
-        galleries = page.find(id="s0-rows").find_all("section", "gallery")[:3]
+        galleries = page.find(id="s0-rows").find_all("section", "gallery")[:4]
         rows = [[int(c.find(class_name="row").text[1:]) for c in g.find_all("li", "card")] for g in galleries]
+        first_rows = most_extreme(scores, "loss", 5)[0]
         highest, lowest = most_extreme(scores, "vog_class_normalized", 5)
         way = np.abs(np.diff(scores.trajectory("confidence").astype(float), axis=1)).sum(1)
-        assert rows == [highest.tolist(), lowest.tolist(), np.argsort(-way, kind="stable")[:5].tolist()]
-        first = galleries[0].find("li", "card")
+        assert str(recommended_ranking(scores)).startswith("Start with loss, highest first")
+        expected = [first_rows, highest, lowest, np.argsort(-way, kind="stable")[:5]]
+        assert rows == [of_gallery.tolist() for of_gallery in expected]
+        first = galleries[1].find("li", "card")
         said = {div.find("dt").text: div.find("dd").text for div in first.find("dl", "values").find_all("div")}
         row = int(highest[0])
         assert said == {
@@ -368,13 +375,18 @@ class TestPictures:
         assert plain.convert("RGB").getpixel((3, 3)) == (row % 256, 100, 255 - row % 256)
 
     def test_large_pictures_are_reduced(self, tmp_path):
-        """At most 112 pixels a side, in their own proportions."""
+        """At most 320 pixels a side, in their own proportions; fewer where they would take more than 10 kB."""
         rows = [{"image": Image.new("RGB", (400, 100))} for _ in range(3)]
         page = written(tmp_path, VoGScores({"vog": np.arange(3.0)}, {}), rows)
         image = page.find("img")
-        assert self.opened(image).size == (112, 28)
+        assert self.opened(image).size == (320, 80)
         assert image.classes == []
         assert page.find("div", "pic").attributes["style"] == "--ratio:4.000"
+        noise = [{"image": Image.effect_noise((400, 400), spread)} for spread in (40, 200)]
+        noisy = written(tmp_path, VoGScores({"vog": np.arange(2.0)}, {}), noise)
+        for image in noisy.find_all("img"):
+            assert 112 <= self.opened(image).width < 320
+            assert len(image.attributes["src"]) < 1.4 * 10_000
 
     def test_heat_map_lies_over_the_picture(self, pictures):
         """A picture of its own, clear where there is no heat, so that switching it off leaves the plain picture."""
@@ -459,7 +471,7 @@ class TestWhatIsMissing:
             *("label", number(scores.column("label")[row])),
             *("prediction", number(scores.column("prediction")[row])),
         ]
-        assert "difference between the row's ranks by early and by late VoG" in galleries[2].text
+        assert "difference between the row's ranks by early and by late VoG" in galleries[-1].text
         headings, lines = table_of(page.find(id="s0-table").find("table"))
         line = next(line for line in lines if line[0] == "9")
         assert line[headings.index("loss")] == "\N{EN DASH}"
@@ -478,6 +490,43 @@ class TestWhatIsMissing:
             f.find("figcaption").text for f in page.find_all("figure", "chart") if "snapshots" in f.find("h3").text
         )
         assert caption == stability_in_words(ranking_stability(running[finite]))
+
+    def test_other_columns_of_the_data(self, tmp_path):
+        """Numbers, texts and classes of the data are columns of the table, marked so that they are shown on demand."""
+        rows = make_pictures().add_column("speaker", [f"<i>{row}</i>" for row in range(N)])
+        rows = rows.add_column("is_odd", [bool(row % 2) for row in range(N)])
+        page = written(tmp_path, make_scores(), rows, top_k=1)
+        box = page.find(id="s0-table")
+        headings, lines = table_of(box.find("table"))
+        at = headings.index("speaker")
+        assert headings[at : at + 2] == ["speaker", "is_odd"]
+        assert all(line[at] == f"<i>{line[0]}</i>" and line[at + 1] == str(int(line[0]) % 2 == 1) for line in lines)
+        marked = [cell.text for cell in box.find("thead").find_all("th", "other")]
+        assert [text.replace("\u200b", "") for text in marked] == ["speaker", "is_odd"]
+        assert len(box.find("tbody").find_all("td", "other")) == 2 * N
+        assert box.find("input", "others-switch").attributes.get("checked") is None
+
+    def test_no_other_columns(self, tmp_path):
+        """Without other columns there is no switch for them."""
+        page = written(tmp_path, make_scores(), make_pictures(), top_k=1)
+        assert not page.find_all(class_name="others-switch")
+
+    def test_rows_and_cards_lead_to_each_other(self, tmp_path):
+        """A row of the table links to the first card of its row, if there is one, and each card to its row there."""
+        page = written(tmp_path, make_scores(), make_pictures(), top_k=3, per_class=1, max_table_rows=20)
+        cards = {card.attributes["id"]: card for card in page.find_all("li", "card")}
+        lines = {line.attributes["id"]: line for line in page.find(id="s0-table").find("tbody").find_all("tr")}
+        assert len(lines) == 20
+        shown = {int(card.find(class_name="row").text[1:]) for card in cards.values()}
+        for ident, line in lines.items():
+            row = line.find("th").text
+            assert ident == f"s0-t{row}"
+            links = [link.attributes["href"][1:] for link in line.find_all("a")]
+            assert len(links) == (int(row) in shown)
+            assert [cards[link].find(class_name="row").text for link in links] == [f"#{row}"] * len(links)
+        for card in cards.values():
+            number_of_row = card.find(class_name="row")
+            assert number_of_row.tag == ("a" if f"s0-t{number_of_row.text[1:]}" in lines else "span")
 
     def test_ids_stand_beside_the_rows(self, tmp_path):
         """Where rows have names of their own, cards and table show them."""
@@ -518,7 +567,7 @@ class TestWhatIsMissing:
         """With a column is_corrupted, a table says how well each column finds these rows."""
         scores, known = make_scores(), np.arange(N) % 4 == 1
         page = written(tmp_path, scores, make_pictures().add_column("is_corrupted", known))
-        boxes = page.find(id="s0-found").find_all("div", "scroll")
+        boxes = page.find(id="s0-charts").find_all("div", "scroll")
         (box,) = [box for box in boxes if "known to be mislabeled" in box.attributes["aria-label"]]
         headings, lines = table_of(box)
         expected = detection_table({"vog_class_normalized": scores.column("vog_class_normalized")}, known).iloc[0]
@@ -567,8 +616,25 @@ class TestEscaping:
         assert page.find("title").text == page.find("h1").text == "</title><script>x</script>"
         assert len(page.find_all("script")) == 1
 
+    def test_default_title_names_the_data_set(self, tmp_path):
+        """The source that is noted with the scores, else the name that `datasets` loaded it under; a reader is none."""
+
+        def title(source=None, **info):
+            scores = make_scores(60)
+            noted = {"data": {"source": {"name": source}}} if source else {}
+            rows = make_pictures(60)
+            rows.info.update(DatasetInfo(**info))
+            page = written(tmp_path, VoGScores({"vog": scores.column("vog")}, noted), rows, top_k=1)
+            assert page.find("title").text == page.find("h1").text
+            return page.find("h1").text
+
+        assert title("uoft-cs/cifar10") == "uoft-cs/cifar10"
+        assert title("/home/me/<b>cats.parquet") == "<b>cats.parquet"
+        assert title(dataset_name="beans", builder_name="parquet") == "beans"
+        assert title(dataset_name="parquet", builder_name="parquet") == "VoG report"
+
     def test_default_title_names_the_model(self, tmp_path):
-        """Without a title, the model's name."""
+        """Without a title, and without a name of the dataset, the model's name."""
         assert written(tmp_path, make_scores(), None, top_k=1).find("h1").text == "VoG report: me/<b>net</b>\"'&"
         scores = VoGScores({"vog": np.ones(2)}, {})
         assert written(tmp_path, scores, None).find("h1").text == "VoG report"

@@ -58,13 +58,20 @@ def load_rows(
             return _load_folder(path, config, split)
         if not path.is_file():
             return load_dataset(name, config, split=split, revision=revision, keep_in_memory=False)
-        return load_dataset(_reader(path), data_files={"train": escape(str(path))}, split=split, keep_in_memory=False)
+        return _load_file(path, split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         # The message of a DatasetGenerationError says only that there was one.
         known = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         reason = " ".join(str(known or error).split()).rstrip(".") or type(error).__name__
         reason = "it has no rows" if reason.endswith("corresponds to no data!") else reason
         raise DataError(f"{name} with split {split or 'train'!r} cannot be loaded: {reason:.400}") from error
+
+
+def _load_file(path: Path, split: str) -> Dataset:
+    """The split of a file, under the file's name instead of its reader's."""
+    rows = load_dataset(_reader(path), data_files={"train": escape(str(path))}, split=split, keep_in_memory=False)
+    rows.info.dataset_name = path.name
+    return rows
 
 
 def _load_folder(path: Path, config: str | None, split: str) -> Dataset:

@@ -17,7 +17,8 @@ from vog_hf.scores.pictures import HEAT_COLORS, SMOOTHING, RowView, RowViews, st
 from vog_hf.scores.ranking import has_classes
 from vog_hf.scores.scored_rows import ScoredSplit
 
-SIDE = 112  # pixels of a picture's longer side; smaller pictures keep their size
+SIDE, LEAST_SIDE = 320, 112  # pixels of a picture's longer side, as it opens; smaller pictures keep their size
+MAX_PICTURE = 10_000  # bytes; a picture that takes more is stored with fewer pixels, but not below `LEAST_SIDE`
 LOSSLESS_SIDE = 40  # up to here a picture is stored exactly: its pixels are shown as squares
 QUALITY = 72  # of WebP
 HEAT_LEVELS = 32  # shades of a heat map
@@ -175,9 +176,18 @@ def _heat_picture(heat: npt.NDArray[np.float32], opacity: float | None) -> str:
 
 
 def _webp(image: Image.Image, *, lossless: bool) -> str:
+    target = _encoded(image, lossless=lossless)
+    size, side = target.getbuffer().nbytes, max(image.size)
+    if not lossless and size > MAX_PICTURE and side > LEAST_SIDE:
+        fitting = int(side * (MAX_PICTURE / size) ** 0.5)
+        target = _encoded(thumbnail(image, max(LEAST_SIDE, fitting)), lossless=False)
+    return _data_uri("image/webp", target)
+
+
+def _encoded(image: Image.Image, *, lossless: bool) -> io.BytesIO:
     target = io.BytesIO()
     image.save(target, "WEBP", lossless=lossless, quality=100 if lossless else QUALITY, method=6)
-    return _data_uri("image/webp", target)
+    return target
 
 
 def _data_uri(kind: str, content: io.BytesIO) -> str:

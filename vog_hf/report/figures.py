@@ -150,6 +150,7 @@ def data_map_figure(
         which = draw_data_map(
             axes, variability, confidence, vog, colors=MAP_COLORS, max_points=MAX_MAP_POINTS, name=name
         )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         title = "Data map"
         caption = (
             f"Each point is a row ({which}): upwards the mean probability of its label over the snapshots, to the "
@@ -201,6 +202,7 @@ def class_figure(classes: pd.DataFrame, names: Sequence[object], ident: str, *, 
         axes.invert_yaxis()
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(f"mean {name.lower()}")
         cut = f" The {MAX_BARS // 2} highest and lowest of {len(order)} classes." if len(shown) < len(order) else ""
         title = f"{name if name == 'VoG' else name.capitalize()} by class"

@@ -1,6 +1,6 @@
 """Galleries: the rows at both ends of a ranking, of each class too, and those that changed most."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,35 @@ from vog_hf.scores.vog_scores import VoGScores
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows that are shown for one reason; ``tone`` selects the color: ``high``, ``low`` or ``changed``."""
+    """Rows that are shown for one reason.
+
+    Attributes:
+        tone: Name of its color: ``start``, ``high``, ``low`` or ``changed``.
+        ident: Beginning of the ids of its cards.
+    """
 
     title: str
     note: str
     tone: str
+    ident: str
     cards: Sequence[Card]
+
+    def place(self, row: int) -> str:
+        """Id of a row's card."""
+        return f"{self.ident}-{row}"
+
+
+def places(galleries: Iterable[Gallery]) -> dict[int, str]:
+    """Id of the first card of each row that is in a gallery."""
+    found: dict[int, str] = {}
+    for gallery in galleries:
+        for card in gallery.cards:
+            found.setdefault(card.row, gallery.place(card.row))
+    return found
 
 
 def class_galleries(
-    scores: VoGScores, make: CardMaker, column: str, classes: pd.DataFrame, *, per_class: int, limit: int
+    scores: VoGScores, make: CardMaker, column: str, classes: pd.DataFrame, ident: str, *, per_class: int, limit: int
 ) -> list[tuple[str, list[Gallery]]]:
     """The highest and lowest rows of each class with their class's name; of the ``limit`` classes with most errors.
 
@@ -34,6 +53,7 @@ def class_galleries(
         make: Maker of the cards.
         column: Column to rank by.
         classes: Table from `vog_hf.evaluation.class_table`.
+        ident: Beginning of the ids of all cards.
         per_class: Number of rows in each of a class's two galleries.
         limit: Maximum number of classes: those with the highest error, else with the most rows.
     """
@@ -49,8 +69,8 @@ def class_galleries(
         highest = rows[np.argsort(-values[rows], kind="stable")][:count]
         lowest = [row for row in order[:count] if row not in set(highest.tolist())]
         galleries = [
-            Gallery("Highest", "", "high", make.cards(highest)),
-            Gallery("Lowest", "", "low", make.cards(lowest)),
+            Gallery("Highest", "", "high", f"{ident}-c{number_of_class}-high", make.cards(highest)),
+            Gallery("Lowest", "", "low", f"{ident}-c{number_of_class}-low", make.cards(lowest)),
         ]
         of_classes.append((str(name), [gallery for gallery in galleries if gallery.cards]))
     return of_classes

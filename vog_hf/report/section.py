@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.evaluation import HardTail, stability_in_words
 from vog_hf.report import figures
 from vog_hf.report.cards import CardMaker
-from vog_hf.report.galleries import Gallery, class_galleries, most_changed
-from vog_hf.report.tables import TextTable, classes_table, detection_table, measures_table, rows_table
+from vog_hf.report.data_columns import dataset_name
+from vog_hf.report.galleries import Gallery, class_galleries, most_changed, places
+from vog_hf.report.tables import RowsTable, TextTable, classes_table, detection_table, measures_table, rows_table
 from vog_hf.scores import descriptions as wording
 from vog_hf.scores.findings import Findings
 from vog_hf.scores.formatting import signed
@@ -49,6 +51,7 @@ class Section:
         self.run_facts = wording.run_facts(scores)
         self.digests = wording.digests(scores)
         self.meanings = wording.column_meanings(scores)
+        self.dataset_name = dataset_name(split)
         self._split = split
         self._options = options
         self._make = CardMaker(split, self.column)
@@ -98,7 +101,7 @@ class Section:
                 shown.append((name, signed(float(self.correlations[self.findings.raw][other]))))
         return shown
 
-    @property
+    @cached_property
     def charts(self) -> list[figures.Drawing]:
         """Every figure that the columns allow, the most informative first; that of classes is next to their table."""
         findings, table, ident, drawn = self.findings, self.findings.table, self.ident, []
@@ -123,11 +126,12 @@ class Section:
 
     @cached_property
     def galleries(self) -> list[Gallery]:
-        """The two ends of the ranking, and the rows that changed most."""
+        """The rows to open first, the two ends of the ranking, and the rows that changed most."""
         count = min(self._options.top_k, max(1, int(self.findings.is_finite.sum()) // 2))  # no row at both ends
         highest, lowest = most_extreme(self.scores, self.column, count)
         by = f"By {self.column}, most extreme first."
         candidates = [
+            *self._first_rows(count),
             (wording.tail_title(self.tail.named_tail, "highest"), by, "high", highest),
             (wording.tail_title(self.tail.named_tail, "lowest"), by, "low", lowest),
         ]
@@ -135,7 +139,24 @@ class Section:
         if changed is not None:
             candidates.append((changed.title, changed.note, "changed", changed.rows))
         known = [(title, note, tone, rows[self.findings.is_finite[rows]]) for title, note, tone, rows in candidates]
-        return [Gallery(title, note, tone, self._make.cards(rows)) for title, note, tone, rows in known if len(rows)]
+        return [
+            Gallery(title, note, tone, f"{self.ident}-{tone}", self._make.cards(rows))
+            for title, note, tone, rows in known
+            if len(rows)
+        ]
+
+    def _first_rows(self, count: int) -> list[tuple[str, str, str, npt.NDArray[np.int64]]]:
+        """The gallery of the recommended ranking; none if that is the ranking of the other galleries."""
+        start = self.findings.recommended
+        if start.column == self.column:
+            return []
+        rows = most_extreme(self.scores, start.column, count)[0 if start.end == "highest" else 1]
+        return [(f"Rows to open first: {start.end} {start.column}", "", "start", rows)]
+
+    @cached_property
+    def places(self) -> dict[int, str]:
+        """Id of the first card of each row that is in a gallery."""
+        return places([*self.galleries, *(one for _, of_class in self.class_galleries for one in of_class)])
 
     @cached_property
     def class_galleries(self) -> list[tuple[str, list[Gallery]]]:
@@ -144,7 +165,13 @@ class Section:
         if classes is None or not per_class:
             return []
         return class_galleries(
-            self.scores, self._make, self.column, classes, per_class=per_class, limit=MAX_CLASS_GALLERIES
+            self.scores,
+            self._make,
+            self.column,
+            classes,
+            self.ident,
+            per_class=per_class,
+            limit=MAX_CLASS_GALLERIES,
         )
 
     @property
@@ -190,13 +217,17 @@ class Section:
         return None if self.findings.classes is None else classes_table(self.scores, self.findings.classes, self.title)
 
     @cached_property
-    def table(self) -> TextTable | None:
+    def table(self) -> RowsTable | None:
         """The table of rows; None if it is turned off."""
         if not self._options.max_table_rows:
             return None
         are_texts = any(card.text is not None for gallery in self.galleries for card in gallery.cards)
-        split = self._split if are_texts else self._split.without_rows()
-        return rows_table(split, self.column, self._options.max_table_rows)
+        return rows_table(self._split, self.column, self._options.max_table_rows, has_texts=are_texts)
+
+    @cached_property
+    def listed(self) -> frozenset[int]:
+        """Rows of that table."""
+        return frozenset(self.table.rows if self.table else ())
 
     @property
     def label_column(self) -> int | None:

@@ -1,6 +1,6 @@
 """Tables of the report as texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.evaluation import HardTail
+from vog_hf.report.data_columns import other_columns
 from vog_hf.scores.formatting import ABSENT, number, shortened
 from vog_hf.scores.pictures import RowViews
 from vog_hf.scores.ranking import class_names, has_classes, most_extreme, row_values
@@ -26,6 +27,14 @@ class TextTable:
     headings: Sequence[str]
     lines: Sequence[Sequence[str]]
     text_columns: int
+
+
+@dataclass(frozen=True)
+class RowsTable(TextTable):
+    """A table of rows, in the order of ``rows``; the columns named in ``others`` are shown on demand."""
+
+    rows: Sequence[int]
+    others: Sequence[str]
 
 
 def measures_table(tail: HardTail) -> TextTable | None:
@@ -69,13 +78,14 @@ def classes_table(scores: VoGScores, classes: pd.DataFrame, name: str = "VoG") -
     return TextTable("Rows by given class", ["class", *shown.values()], lines, 1)
 
 
-def rows_table(split: ScoredSplit, column: str, limit: int) -> TextTable:
+def rows_table(split: ScoredSplit, column: str, limit: int, *, has_texts: bool) -> RowsTable:
     """The rows at both ends of the ranking, half of ``limit`` from each; or all of them if there are no more.
 
     Args:
-        split: Scores with their rows, of which texts are shown; without rows, the table has no texts.
+        split: Scores with their rows; without rows, the table has only scores.
         column: Column that they are ranked by.
         limit: Maximum number of rows, at least 1.
+        has_texts: Whether rows are texts, which the table then shows.
     """
     scores = split.scores
     n_rows = len(scores)
@@ -88,14 +98,16 @@ def rows_table(split: ScoredSplit, column: str, limit: int) -> TextTable:
         else f"The {first:,} rows with the highest and the {last:,} with the lowest {column}: "
         f"{len(rows):,} of {n_rows:,} rows."
     )
-    words = _words(split, rows)
+    words = _words(split if has_texts else split.without_rows(), rows)
+    others = {name: values for name, values in other_columns(split, rows).items() if name not in words}
+    words |= others
     names = [name for name in scores.column_names if name not in words]
     cells = [[number(value) for value in row_values(scores, name, rows)] for name in names]
     lines = [list(line) for line in zip(*words.values(), *cells, strict=True)]
-    return TextTable(caption, [*words, *names], lines, len(words))
+    return RowsTable(caption, [*words, *names], lines, len(words), rows.tolist(), list(others))
 
 
-def _words(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> Mapping[str, list[str]]:
+def _words(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> dict[str, list[str]]:
     """The columns that are not scores: the row's number and id, its text, label and prediction."""
     scores = split.scores
     words = {"row": [str(row) for row in rows]}

@@ -37,7 +37,8 @@ def write_report(
         scores: Scores of ``dataset``, or of its splits by name, each a section of the page.
         dataset: Dataset that was scored, for its images or texts; for several splits a mapping; None = none are shown.
         path: Path of the file. An earlier report is replaced; any other file is refused.
-        title: Title of the page; default: "VoG report" with the name of the model.
+        title: Title of the page; default: the name of the dataset if it is known, otherwise "VoG report" with the name
+            of the model.
         top_k: Number of rows in each gallery of a whole split, 1..500.
         per_class: Number of rows at each end of each class's ranking, 0..500; 0 = no galleries of classes.
         max_table_rows: Number of rows in the table, half of them from each end of the ranking; 0 = no table.
@@ -85,6 +86,8 @@ def _splits(scores: VoGScores | Mapping[str, VoGScores], dataset: AnyDataset) ->
 
 
 def _default_title(sections: list[Section]) -> str:
+    if name := sections[0].dataset_name:
+        return name
     model = sections[0].scores.facts.model
     name = model.get("name") or model.get("class")
     return f"VoG report: {name}" if name else "VoG report"

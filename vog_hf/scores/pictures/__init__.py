@@ -17,7 +17,14 @@ from vog_hf.scores.pictures.heat_maps import (
     strip,
     thumbnail,
 )
-from vog_hf.scores.pictures.row_content import ShownRows, row_picture, row_text, row_texts, show_rows
+from vog_hf.scores.pictures.row_content import (
+    ShownRows,
+    row_picture,
+    row_text,
+    row_texts,
+    show_rows,
+    shown_column_names,
+)
 from vog_hf.scores.pictures.row_view import RowView, RowViews
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "row_text",
     "row_texts",
     "show_rows",
+    "shown_column_names",
     "strip",
     "thumbnail",
 ]

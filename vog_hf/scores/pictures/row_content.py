@@ -139,6 +139,20 @@ def row_texts(dataset: AnyDataset) -> list[str] | None:
     return ["\n".join(text_of(cell) or "" for cell in cells) for cells in zip(*columns, strict=True)]
 
 
+def shown_column_names(dataset: AnyDataset) -> list[str]:
+    """Names of the columns of a `datasets.Dataset` that `show_rows` shows: its image, its text or its pair of texts.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> shown_column_names(Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}))
+        ['text']
+    """
+    from datasets import Dataset
+
+    stored = _shown_columns(dataset) if isinstance(dataset, Dataset) else None
+    return [] if stored is None or stored.format["type"] == "custom" else list(stored.column_names)
+
+
 def row_picture(row: object, *, side: int | None = None) -> Image.Image | None:
     """The picture of a row in RGB and its own size; None where it has none.
 
