@@ -62,6 +62,7 @@ def test_decisions_become_a_data_set(scores, tmp_path, capfd):
     assert [row for row, label in zip(kept, found["label"], strict=True) if label != given["label"][row]] == [5]
     told = run(capfd, "apply", scores, "--output", tmp_path / "flagged.parquet")
     assert "3 rows of 20 reviewed by 2 people" in told.stdout
+    assert "3 decisions applied" in told.stdout
     flagged = Dataset.from_parquet(str(tmp_path / "flagged.parquet"), cache_dir=str(tmp_path / "cache"))
     assert flagged["label"][:] == given["label"][:]
     assert flagged["review"][3] == "drop"

@@ -8,15 +8,16 @@ import threading
 import pytest
 from report_cases import make_regression, make_scores, make_texts
 
-from vog_hf.review.app import LOOPBACK, is_own_page
+from vog_hf.review.app import LOOPBACK, PUBLISHED, is_own_page
+from vog_hf.review.grid import GridService
 from vog_hf.review.journal import Journal
 from vog_hf.review.journal_events import read_decisions
-from vog_hf.review.service import ReviewService, answering
+from vog_hf.review.service import answering
 from vog_hf.scores.scored_rows import ScoredSplit
 
 ASKED = {"reviewer": "ada", "row": 3, "skip": "me", "filter": {}, "decision": "keep", "label": 1, "note": "", "step": 1}
+ASKED |= {"rows": [4, 5], "at": 24, "ids": ["x"]}
 OF_FILTER = ("order", "tail", "classes", "patterns", "mismatched", "low", "search")
-FUNCTIONS = ("about", "show", "decide", "undo", "facts", "decisions", "sound")
 HOSTILE = [
     *(None, True, -1, 10**30, 1.5, float("nan"), float("inf"), "", "0", "\ud800", "\x00", "x" * 10**6, b"bytes"),
     *([], [1], [[]], [None], {}, {"order": []}, "__class__", "../../etc/passwd"),
@@ -26,7 +27,7 @@ HOSTILE = [
 def opened(path, scores=None, rows=None):
     """A service with a journal at a path."""
     scores = make_scores() if scores is None else scores
-    return ReviewService(ScoredSplit("", scores, rows), Journal.open(path, scores))
+    return GridService(ScoredSplit("", scores, rows), Journal.open(path, scores))
 
 
 def answer(service, function, **changes):
@@ -57,7 +58,7 @@ def test_no_value_of_a_request_breaks_the_page(tmp_path, field):
     of_filter = field in OF_FILTER
     for value in HOSTILE:
         changes = {"filter": {field: value}} if of_filter else {field: value}
-        for function in FUNCTIONS:
+        for function in PUBLISHED:
             answer(service, function, **changes)
     assert len(Journal.open(tmp_path / "journal.jsonl", make_scores()).standing()) == service._journal.count
 

@@ -84,10 +84,8 @@ class Review:
 
     def settled(self):
         """Wait until nothing is being asked for."""
-        self.page.wait_for_function(
-            "new Promise((done) => setTimeout(() => "
-            "done(document.querySelector('.vog-review').dataset.state === 'ready'), 120))"
-        )
+        self.page.wait_for_timeout(120)
+        self.page.wait_for_function("document.querySelector('.vog-review').dataset.state === 'ready'")
 
     @property
     def row(self):

@@ -174,7 +174,9 @@ def apply(
     is_pushed = url is not None and url.is_new
     places = {"saved": None if output is None else str(output), "url": url}
     counts = review_counts(review, len(applied)) | {"mode": str(mode), "summary": words, "yield": left.to_dict()}
-    out.result(f"Applied {len(review.resolved):,} reviewed rows", counts | places | {"pushed": is_pushed}, shown=places)
+    n_applied = len(review.resolved)
+    title = f"{n_applied:,} decision{'' if n_applied == 1 else 's'} applied"
+    out.result(title, counts | places | {"pushed": is_pushed}, shown=places)
     if url is not None and not is_pushed:
         out.line(NOTHING_NEW)
     for line in words.splitlines():

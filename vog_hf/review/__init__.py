@@ -2,9 +2,9 @@
 
 `queue` orders rows, `random_rows` mixes random ones in, `journal` keeps decisions (`decision`, `journal_header`,
 `journal_events`), `agreement` compares reviewers, `queue_yield` estimates what is left to find, `apply` makes a dataset
-of the decisions once `decision_checks` has verified them. `app` serves the page: `service` answers its `requests` with
-`row_records` and decisions as `html`; `space` writes it as a Space. `card_summary` sums a review up, `argilla`
-exchanges rows and answers with Argilla.
+of the decisions once `decision_checks` has verified them. `app` serves the page: `service`, and `grid` for several rows
+at a time, answer its `requests` with `positions` in the queue, `row_records` and decisions as `html`; `space` writes it
+as a Space. `card_summary` sums a review up, `argilla` exchanges rows and answers with Argilla.
 """
 
 from vog_hf.review.agreement import resolve, reviewer_agreement

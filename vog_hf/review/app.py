@@ -8,13 +8,15 @@ from urllib.parse import urlsplit
 
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, require_type
+from vog_hf.review.grid import GridService
 from vog_hf.review.html import shell
 from vog_hf.review.journal import Journal
-from vog_hf.review.service import Answer, ReviewService, answering
+from vog_hf.review.service import Answer, answering
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+PUBLISHED = ("about", "show", "decide", "undo", "grid", "decide_all", "undo_all", "facts", "decisions", "sound")
 # Nothing is uploaded and no file is served: what the page shows travels inside the answers.
 CLOSED = {"allowed_paths": [], "max_file_size": 1, "footer_links": [], "ssr_mode": False, "share": False}
 
@@ -59,7 +61,7 @@ def review_app(
     split, gradio = ScoredSplit("", scores, dataset), import_gradio()
     options: dict[str, Any] = {"title": title, "reviewer": reviewer, "is_from_hub": is_from_hub}
     options |= {"random_share": random_share, "worth_at": worth_at}
-    service = ReviewService(split, Journal.open(Path(journal), scores), **options)
+    service = GridService(split, Journal.open(Path(journal), scores), **options)
 
     class ReviewApp(gradio.Blocks):  # type: ignore[name-defined]
         def launch(self, *given: Any, **options: object) -> Any:
@@ -69,7 +71,7 @@ def review_app(
         gradio.HTML(
             html_template=shell("review.html"),
             css_template=shell("review.css"),
-            js_on_load=shell("review.js"),
+            js_on_load=shell("grid.js") + shell("review.js"),
             apply_default_css=False,
             server_functions=_functions(service, gradio.Request, app),
         )
@@ -90,7 +92,7 @@ def import_gradio() -> Any:
     return gradio
 
 
-def _functions(service: ReviewService, request_type: type, app: Any) -> list[Any]:
+def _functions(service: GridService, request_type: type, app: Any) -> list[Any]:
     """The functions that the page calls, by name; they refuse requests from other web sites."""
 
     def published(name: str) -> Any:
@@ -105,7 +107,7 @@ def _functions(service: ReviewService, request_type: type, app: Any) -> list[Any
         answer.__annotations__ = {"request": request_type}  # by which Gradio passes the request
         return answer
 
-    return [published(name) for name in ("about", "show", "decide", "undo", "facts", "decisions", "sound")]
+    return [published(name) for name in PUBLISHED]
 
 
 def _own_names(app: Any) -> set[str] | None:

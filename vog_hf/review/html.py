@@ -39,15 +39,21 @@ class PageMaker:
             lstrip_blocks=True,
         )
         self._row = environment.get_template("row.html.j2")
+        self._tiles = environment.get_template("tiles.html.j2")
         self._decisions = environment.get_template("decisions.html.j2")
 
     def row(self, record: RowRecord, near: Sequence[SmallRecord]) -> dict[str, str]:
-        """The parts of the page that show a row: ``stage``, ``facts`` and ``near_rows``."""
+        """The parts of the page that show a row: ``stage``, ``facts``, ``trace`` and ``near_rows``."""
         kind = "overlay" if record.picture is not None else "strip"
         note = heat_note(self._scores, {kind}) if record.heat is not None else ""
         values = {"view": record, "near": near, "kind": kind, "heat_note": note, "label_note": self._label_note}
         module = self._row.make_module(values)
-        return {part: str(getattr(module, part)()) for part in ("stage", "facts", "near_rows")}
+        return {part: str(getattr(module, part)()) for part in ("stage", "facts", "trace", "near_rows")}
+
+    def tiles(self, records: Sequence[SmallRecord], own: Mapping[int, Decision]) -> str:
+        """The tiles of a grid, with the reviewer's own decision on each row that has one."""
+        decided = {record.row: self._in_words(own[record.row])["what"] for record in records if record.row in own}
+        return self._tiles.render(tiles=records, decided=decided)
 
     def decisions(self, row: int, own: Mapping[int, Decision], others: Mapping[int, list[Decision]]) -> str:
         """The decisions about a row; those of others only to a reviewer who has decided, so that they do not lead."""

@@ -13,7 +13,8 @@ from vog_hf.scores.formatting import escaped
 MAX_NAME = 80  # characters of a reviewer's name
 MAX_NOTE = 2_000
 MAX_SEARCH = 200
-SKIPPED = ("", "me", "anyone")  # rows to skip: none, those reviewed by the reviewer, those reviewed by anyone
+MAX_ROWS = 500  # of one decision about several
+SKIPPED = ("", "me", "anyone")  # hidden rows: none, those reviewed by the reviewer, those reviewed by anyone
 Request = Mapping[str, Any]
 
 
@@ -43,6 +44,24 @@ class RequestReader:
         """The row that is named; None without one."""
         return None if request.get("row") is None else self.row(request)
 
+    def rows(self, request: Request) -> list[int]:
+        """Several rows that are named, each once, at least one."""
+        given = request.get("rows")
+        if not isinstance(given, list) or not 0 < len(given) <= MAX_ROWS:
+            raise ConfigError(f"rows must be a list of 1 to {MAX_ROWS} row numbers, got {given!r:.40}")
+        return list(dict.fromkeys(whole({"row": row}, "row", self.n_rows) for row in given))
+
+    def offset(self, request: Request) -> int:
+        """The number of rows of the queue before the grid; 0 without one."""
+        return whole(request, "at", self.n_rows) if request.get("at") else 0
+
+    def ids(self, request: Request) -> list[str]:
+        """Ids of decisions."""
+        given = request.get("ids")
+        if not isinstance(given, list) or len(given) > MAX_ROWS:
+            raise ConfigError(f"ids must be a list of at most {MAX_ROWS} ids of decisions, got {given!r:.40}")
+        return [text({"id": one}, "id", MAX_NAME) for one in given]
+
     def step(self, request: Request) -> int:
         """The number of rows to move on by: -1, 0 or 1."""
         step = request.get("step", 0)
@@ -58,7 +77,7 @@ class RequestReader:
         return reviewer
 
     def skip(self, request: Request) -> str:
-        """The reviewed rows that are skipped, one of `SKIPPED`."""
+        """The reviewed rows that are hidden, one of `SKIPPED`."""
         skip = request.get("skip", "")
         if skip not in SKIPPED:
             raise ConfigError(f"skip must be one of {SKIPPED}, got {skip!r:.40}")

@@ -67,12 +67,13 @@ class RowRecord:
 
 @dataclass(frozen=True)
 class SmallRecord:
-    """What the page shows of a row next to another one."""
+    """What the page shows of a row next to other ones."""
 
     row: int
     picture: str | None
     text: str | None
     has_sound: bool
+    label: str | None
     prediction: str | None
     differs: bool
 
@@ -125,6 +126,7 @@ class RowRecords:
             picture=_webp(view.picture),
             text=_beginning(view.text, SMALL_TEXT),
             has_sound=self._sounds.any,
+            label=_class(view.label),
             prediction=_class(view.prediction),
             differs=view.is_misclassified,
         )

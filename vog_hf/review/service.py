@@ -6,12 +6,9 @@ page that is reloaded, or whose server was restarted, continues where it was.
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,9 +18,9 @@ from vog_hf.errors import VoGError, real_number
 from vog_hf.evaluation import PATTERNS, RecommendedRanking, recommended_ranking
 from vog_hf.metric.vocabulary import title_of
 from vog_hf.review.agreement import known_wrong, reviewer_agreement
-from vog_hf.review.decision import Decision
 from vog_hf.review.html import PageMaker
 from vog_hf.review.journal import Journal
+from vog_hf.review.positions import Decided, Order, pace, row_from
 from vog_hf.review.queue import Filter, Queue
 from vog_hf.review.queue_yield import yield_of_queue
 from vog_hf.review.requests import Request, RequestReader
@@ -35,36 +32,10 @@ from vog_hf.scores.pictures import row_texts
 from vog_hf.scores.ranking import class_names, has_classes, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit
 
+OTHER_LAST = "Nothing was undone: your last decision is not the one that this page shows. Undo again to do it."
 NEIGHBORS = 6
 PAIRS = 3  # of reviewers whose agreement is told
-PACE = 20  # decisions that the pace is taken from
 Answer = dict[str, Any]
-Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Order:
-    """A queue: its rows in order, each row's place in it (-1: not in it), and the places of random rows."""
-
-    rows: Rows
-    place: Rows
-    is_random: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """The decisions that count, as one reviewer sees them."""
-
-    own: Mapping[int, Decision]
-    others: Mapping[int, list[Decision]]
-    last: str  # id of the reviewer's last decision that is not undone; empty: there is none
-
-    def skipped(self, skip: str, n_rows: int) -> npt.NDArray[np.bool_]:
-        """``[rows]``, whether a row is skipped."""
-        is_skipped = np.zeros(n_rows, dtype=bool)
-        decided = {"": set(), "me": set(self.own), "anyone": set(self.own) | set(self.others)}[skip]
-        is_skipped[list(decided)] = True
-        return is_skipped
 
 
 class ReviewService:
@@ -139,8 +110,8 @@ class ReviewService:
         if request.get("any"):
             row: int | None = self._reader.row(request)
         else:
-            skipped = decided.skipped(skip, len(self._scores))
-            row = _row_from(order, skipped, self._reader.optional_row(request), self._reader.step(request))
+            hidden = decided.hidden(skip, len(self._scores))
+            row = row_from(order, hidden, self._reader.optional_row(request), self._reader.step(request))
         return {**self._answer(row, order, decided, chosen, skip), "opened": bool(request.get("any"))}
 
     def decide(self, request: Request) -> Answer:
@@ -157,11 +128,8 @@ class ReviewService:
             before = self._journal.standing().get((row, reviewer))
             # The page asks again where it got no answer: what was written then is not written twice.
             if before is None or (before.decision, before.label, before.note) != (decision, label, note):
-                place = -1 if request.get("opened") else int(order.place[row])
-                queue, random = (chosen, bool(order.is_random[place])) if place >= 0 else (None, False)
-                self._journal.decide(
-                    row, decision, reviewer=reviewer, label=label, note=note, queue=queue, random=random
-                )
+                shown = self._shown_by(order, chosen, row, opened=bool(request.get("opened")))
+                self._journal.decide(row, decision, reviewer=reviewer, label=label, note=note, **shown)
         return self.show({**request, "step": 1})
 
     def undo(self, request: Request) -> Answer:
@@ -180,7 +148,7 @@ class ReviewService:
         if undone is not None:
             row, message = undone.row, f"Undone: {undone.decision} of row {undone.row}."
         elif decided.last:
-            message = "Nothing was undone: your last decision is not the one that this page shows. Undo again to do it."
+            message = OTHER_LAST
         return {**self._answer(row, order, decided, chosen, skip), "message": message}
 
     def facts(self, request: Request) -> Answer:
@@ -225,37 +193,29 @@ class ReviewService:
             return []
         return [printable(str(name)) for name in class_names(self._scores, range(class_count(self._scores)))]
 
-    def _order_of(self, chosen: Filter) -> _Order:
+    def _order_of(self, chosen: Filter) -> Order:
         rows, is_random = self._queue.mixed_rows(chosen)
         place = np.full(len(self._scores), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
-        return _Order(rows, place, is_random)
+        return Order(rows, place, is_random)
 
-    def _decided(self, reviewer: str) -> _Decided:
-        own: dict[int, Decision] = {}
-        others: dict[int, list[Decision]] = {}
+    def _shown_by(self, order: Order, chosen: Filter, row: int, *, opened: bool = False) -> dict[str, Any]:
+        """What the journal notes of the queue that showed a row; nothing for a row that was opened from elsewhere."""
+        place = -1 if opened else int(order.place[row])
+        return {"queue": chosen, "random": bool(order.is_random[place])} if place >= 0 else {}
+
+    def _decided(self, reviewer: str) -> Decided:
         with self._journal_lock:
-            standing, last = self._journal.standing(), self._journal.last_of(reviewer)
-        for (row, who), decision in standing.items():
-            if who == reviewer:
-                own[row] = decision
-            else:
-                others.setdefault(row, []).append(decision)
-        return _Decided(own, others, "" if last is None else last.id)
+            return Decided.by(reviewer, self._journal.standing(), self._journal.last_of(reviewer))
 
-    def _answer(self, row: int | None, order: _Order, decided: _Decided, chosen: Filter, skip: str) -> Answer:
-        skipped = decided.skipped(skip, len(self._scores))
+    def _answer(self, row: int | None, order: Order, decided: Decided, chosen: Filter, skip: str) -> Answer:
+        hidden = decided.hidden(skip, len(self._scores))
         answer: Answer = {
             "row": row,
             "place": None if row is None or order.place[row] < 0 else int(order.place[row]) + 1,
             "random": bool(row is not None and order.place[row] >= 0 and order.is_random[order.place[row]]),
-            "length": len(order.rows),
-            "left": int((~skipped[order.rows]).sum()),
-            "decided": sum(int(order.place[reviewed] >= 0) for reviewed in decided.own),
-            "pace": pace([decision.time for decision in decided.own.values()]),
-            "last": decided.last,
-            "message": "",
             "mine": None,
+            **self._progress(order, decided, hidden),
         }
         if row is None:
             return {**answer, "html": {}, "label": None, "prediction": None}
@@ -265,10 +225,20 @@ class ReviewService:
         if own is not None:
             answer["mine"] = {"decision": own.decision, "label": own.label, "note": printable(own.note)}
         answer |= {name: self._class_of(name, row) for name in ("label", "prediction")}
-        following = _row_from(order, skipped, row, 1)
+        following = row_from(order, hidden, row, 1)
         if following is not None and following != row:
             self._prefetcher.submit(self._page_of, following, chosen)
         return answer
+
+    def _progress(self, order: Order, decided: Decided, hidden: npt.NDArray[np.bool_]) -> Answer:
+        return {
+            "length": len(order.rows),
+            "left": int((~hidden[order.rows]).sum()),
+            "decided": sum(int(order.place[reviewed] >= 0) for reviewed in decided.own),
+            "pace": pace([decision.time for decision in decided.own.values()]),
+            "last": decided.last,
+            "message": "",
+        }
 
     def _make_page(self, row: int, chosen: Filter) -> dict[str, str]:
         near = self._queue.neighbors(row, chosen, NEIGHBORS)
@@ -303,20 +273,6 @@ class ReviewService:
         return printable(f"Same decision on {same:,} of {rows:,} rows with several reviewers. {'; '.join(pairs)}.")
 
 
-def _row_from(order: _Order, skipped: npt.NDArray[np.bool_], row: int | None, step: int) -> int | None:
-    """The row itself, the next one before or after it that is not skipped, else one from the other end."""
-    place = -1 if row is None else int(order.place[row])
-    if place >= 0 and step == 0:
-        return int(order.rows[place])
-    left = np.flatnonzero(~skipped[order.rows])
-    if not len(left):
-        return None
-    if place < 0 or step >= 0:
-        after = int(np.searchsorted(left, place, side="right"))
-        return int(order.rows[left[after if after < len(left) else 0]])
-    return int(order.rows[left[int(np.searchsorted(left, place)) - 1]])
-
-
 def answering(function: Callable[..., Answer]) -> Callable[..., Answer]:
     """The function with a mistake of whoever asks as an answer, ``{"error": ...}``."""
 
@@ -328,20 +284,3 @@ def answering(function: Callable[..., Answer]) -> Callable[..., Answer]:
             return {"error": escaped(str(error))}
 
     return answer
-
-
-def pace(times: list[str]) -> float | None:
-    """Decisions a minute, from the middle one of the last gaps between decisions, so that a break does not count.
-
-    Args:
-        times: Of decisions, ISO 8601.
-
-    Example:
-        >>> pace(["2026-01-01T00:00:00+00:00", "2026-01-01T00:00:10+00:00", "2026-01-01T00:00:20+00:00"])
-        6.0
-    """
-    last = sorted(datetime.fromisoformat(time) for time in times)[-PACE - 1 :]
-    if len(last) < 3:
-        return None
-    gap = float(np.median([(after - before).total_seconds() for before, after in pairwise(last)]))
-    return 60 / max(gap, 0.1)

@@ -16,6 +16,7 @@ const place = () => `vog-review ${about.key}`;
 function remember() {
   const values = {...filter(), skip: field("skip").value};
   const kept = {reviewer: part("reviewer").value, values, row: shown.row, heat: root.dataset.heat, drafts};
+  kept.view = root.dataset.view;
   sessionStorage.setItem(place(), JSON.stringify(kept));
 }
 function recalled() {
@@ -94,7 +95,7 @@ async function ask(name, extra = {}) {
       return false;
     }
     complain("");
-    await render(answer);
+    await (answer.rows ? renderGrid(answer) : render(answer));
     remember();
     return true;
   } catch {
@@ -108,12 +109,8 @@ async function ask(name, extra = {}) {
 
 async function render(answer) {
   shown = answer;
-  for (const name of ["stage", "facts", "near_rows"]) part(name).innerHTML = answer.html[name] ?? "";
-  if (answer.row === null) {
-    part("stage").textContent = answer.length
-      ? "All rows of this queue are reviewed. Change the filters, or skip none to see them again."
-      : "No rows match these filters.";
-  }
+  for (const name of ["stage", "facts", "trace", "near_rows"]) part(name).innerHTML = answer.html[name] ?? "";
+  if (answer.row === null) part("stage").textContent = nothingLeft(answer);
   part("decisions").innerHTML = answer.decisions ?? "";
   part("note").value = drafts[draft(answer.row)] ?? written();
   close(part("picker"));
@@ -123,15 +120,23 @@ async function render(answer) {
   }
   const prediction = root.querySelector("[data-do='to-prediction']");
   prediction.disabled = answer.prediction === null || answer.prediction === answer.label;
+  const drawn = answer.random ? " (random row)" : "";
+  renderProgress(answer, answer.place === null ? "" : ` · Position ${number(answer.place)}${drawn}`);
+  await Promise.all([...part("stage").querySelectorAll("img")].map((image) => image.decode().catch(() => null)));
+  root.dataset.row = answer.row ?? "";
+}
+
+const nothingLeft = (answer) =>
+  answer.length
+    ? "All rows of this queue are reviewed. Change the filters, or set Hide reviewed to no."
+    : "No rows match these filters.";
+
+function renderProgress(answer, position) {
   part("bar").max = Math.max(1, answer.length);
   part("bar").value = answer.decided;
   const pace = answer.pace === null ? "" : ` · ${answer.pace.toFixed(answer.pace < 10 ? 1 : 0)} a minute`;
-  const drawn = answer.random ? " (random row)" : "";
-  const at = answer.place === null ? "" : ` · at place ${number(answer.place)}${drawn}`;
-  part("progress").textContent = `${number(answer.decided)} of ${number(answer.length)} decided${at}${pace}`;
+  part("progress").textContent = `${number(answer.decided)} of ${number(answer.length)} decided${position}${pace}`;
   part("status").textContent = answer.message;
-  await Promise.all([...part("stage").querySelectorAll("img")].map((image) => image.decode().catch(() => null)));
-  root.dataset.row = answer.row ?? "";
 }
 
 let facts = null;
@@ -149,8 +154,13 @@ function refreshFacts(delay) {
 
 // Decisions
 
+function inWords(decision, label) {
+  if (decision !== "relabel") return decision;
+  return label === "prediction" ? "relabel to the prediction" : `relabel to ${about.classes[label]}`;
+}
+
 async function decide(decision, label = null) {
-  if (shown.row === null || busy) return;
+  if (busy || (shown.row === null && !inGrid())) return;
   if (!part("reviewer").value.trim()) {
     complain("Enter your name first: decisions are stored under it.");
     part("reviewer").focus();
@@ -160,14 +170,14 @@ async function decide(decision, label = null) {
     if (about.classes.length) openPicker();
     return;
   }
+  if (inGrid()) return decideChosen(decision, label);
   const row = shown.row;
-  const summary = `${decision} of row ${row}`;
   const note = part("note").value;
   const done = await ask("decide", {row, decision, label, note, opened: shown.opened === true});
   if (done) {
     if (drafts[draft(row)] === note) delete drafts[draft(row)];
     remember();
-    if (!part("status").textContent) part("status").textContent = `Written: ${summary}.`;
+    if (!part("status").textContent) part("status").textContent = `Saved: row ${row}, ${inWords(decision, label)}`;
     refreshFacts(1500);
   }
 }
@@ -188,7 +198,7 @@ function listLabels() {
   const all = about.classes.map((name, value) => ({name, value}));
   const exact = all.filter(({name, value}) => String(value) === wanted || name.toLowerCase() === wanted);
   const like = all.filter((one) => !exact.includes(one) && one.name.toLowerCase().includes(wanted));
-  const found = [...exact, ...like].filter(({value}) => value !== shown.label).slice(0, 50);
+  const found = [...exact, ...like].filter(({value}) => inGrid() || value !== shown.label).slice(0, 50);
   if (!wanted) found.sort((one, other) => (other.value === shown.prediction) - (one.value === shown.prediction));
   part("labels").replaceChildren(
     ...found.map(({name, value}, at) => {
@@ -232,13 +242,18 @@ const actions = {
   unsure: () => decide("unsure"),
   relabel: () => decide("relabel"),
   "to-prediction": () => {
-    if (!root.querySelector("[data-do='to-prediction']").disabled) decide("relabel", shown.prediction);
+    const isDisabled = root.querySelector("[data-do='to-prediction']").disabled;
+    if (!isDisabled) decide("relabel", inGrid() ? "prediction" : shown.prediction);
   },
   undo: async () => {
+    if (inGrid()) return undoChosen();
     if (await ask("undo", {row: shown.row, last: shown.last})) refreshFacts(1500);
   },
-  previous: () => ask("show", {row: shown.row, step: -1}),
-  next: () => ask("show", {row: shown.row, step: 1}),
+  previous: () => (inGrid() ? turn(-1) : ask("show", {row: shown.row, step: -1})),
+  next: () => (inGrid() ? turn(1) : ask("show", {row: shown.row, step: 1})),
+  grid: () => showView(inGrid() ? "row" : "grid"),
+  all: () => (inGrid() ? select(tiles(), true) : false),
+  none: () => select(tiles(), false),
   heat: () => {
     root.dataset.heat = root.dataset.heat === "on" ? "off" : "on";
     root.querySelector("[data-do='heat']").setAttribute("aria-pressed", root.dataset.heat === "on");
@@ -280,16 +295,18 @@ const actions = {
 };
 const keys = {
   k: "keep", d: "drop", u: "unsure", r: "relabel", p: "to-prediction", z: "undo", h: "heat", n: "note", w: "who",
-  f: "filters", "/": "search", m: "mismatched", t: "tail", "?": "keys", " ": "play",
+  g: "grid", a: "all", f: "filters", "/": "search", m: "mismatched", t: "tail", "?": "keys", " ": "play",
   ArrowLeft: "previous", ArrowRight: "next",
 };
 
 root.addEventListener("click", (event) => {
   const target = event.target.closest("button, li");
   if (!target || target.disabled) return;
-  const {decide: decision, do: action, go, label, play} = target.dataset;
+  const {decide: decision, do: action, go, label, play, tile, open} = target.dataset;
   if (decision) actions[decision]();
   else if (action) actions[action]();
+  else if (tile) toggle(target, event.shiftKey);
+  else if (open) showView("row", Number(open));
   else if (go) ask("show", {row: Number(go), any: true});
   else if (play) playOther(Number(play));
   else if (label) decide("relabel", Number(label));
@@ -299,6 +316,7 @@ document.addEventListener("keydown", (event) => {
   if (!root.isConnected || event.ctrlKey || event.metaKey || event.altKey || part("keys").open) return;
   const target = event.target;
   if (event.key === "Escape") {
+    if (inGrid() && part("picker").hidden) actions.none();
     close(part("picker"));
     if (root.contains(target)) target.blur();
     return;
@@ -328,7 +346,7 @@ form.addEventListener("input", (event) => {
 });
 async function changed() {
   if (busy) typing = setTimeout(changed, 50);
-  else if (await ask("show", {row: null})) refreshFacts(500);
+  else if (await (inGrid() ? ask("grid") : ask("show", {row: null}))) refreshFacts(500);
 }
 part("note").addEventListener("input", keepNote);
 part("reviewer").addEventListener("change", () => {
@@ -338,7 +356,7 @@ part("reviewer").addEventListener("change", () => {
     delete drafts[at];
     drafts[`${part("reviewer").value.trim()}${at}`] ??= note;
   }
-  ask("show", {row: shown.row});
+  inGrid() ? ask("grid", {at: grid.at}) : ask("show", {row: shown.row});
 });
 part("reviewer").addEventListener("keydown", (event) => {
   if (event.key === "Enter") event.target.blur();
@@ -371,9 +389,10 @@ part("reviewer").addEventListener("keydown", (event) => {
   if (matchMedia("(max-width: 1000px)").matches) root.querySelector(".queue").open = false;
   const kept = recalled();
   part("reviewer").value = kept.reviewer ?? about.reviewer;
-  if (kept.heat === "off") actions.heat();
+  if (kept.heat === "on") actions.heat();
   drafts = kept.drafts ?? {};
   fill(kept.values ?? {});
   await ask("show", {row: kept.row ?? null});
+  if (kept.view === "grid") await showView("grid");
   refreshFacts(500);
 })();
