@@ -13,7 +13,8 @@ import torch
 
 from vog_hf.errors import ConfigError, require_type, shown
 from vog_hf.gradients.targets import Target, target_name
-from vog_hf.gradients.tasks import TARGETS, TASKS
+from vog_hf.gradients.task import TARGETS
+from vog_hf.gradients.tasks import PREDICTING_TASKS, TASKS
 from vog_hf.metric.vocabulary import ENDINGS, column_names
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ class VoGConfig:
         _check_choice("heat_maps", self.heat_maps, (True, False))
         if self.task is not None and self.label == "predicted" and not TASKS[self.task].can_predict_label:
             raise ConfigError(
-                f"label='predicted' needs a single-label classifier, got task={self.task!r}; use label='given'",
+                f"label='predicted' needs a task that predicts one label per row ({', '.join(PREDICTING_TASKS)}), got "
+                f"task={self.task!r}; use label='given'",
                 argument=("label='predicted'", "label='given'"),
             )
         if self.task is not None:

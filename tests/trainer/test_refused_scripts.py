@@ -247,19 +247,6 @@ def with_loss(rows):
     return {**stacked(rows), "return_loss": True}
 
 
-def questions():
-    """Tokens with the place of the answer."""
-    rows = models.token_rows(0, lengths=(7, 4, 9, 5, 6, 8))
-    return [
-        {**row, "start_positions": torch.tensor(i % 3), "end_positions": torch.tensor(3)} for i, row in enumerate(rows)
-    ]
-
-
-def answer_of_one_row(outputs, row):
-    """Logit of the start plus logit of the end."""
-    return outputs.start_logits[:, row["start_positions"]] + outputs.end_logits[:, row["end_positions"]]
-
-
 SCRIPTS = {
     "speech recognition (CTC)": Script(
         ctc_model,
@@ -324,16 +311,6 @@ SCRIPTS = {
         collate_fn=with_loss,
         main_input="pixel_values",
         fed=("pixel_values", "input_ids", "attention_mask"),
-    ),
-    "question answering": Script(
-        lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)),
-        questions,
-        r"start_logits.*a callable target.*docs/limitations\.md",
-        "answer",
-        answer_of_one_row,
-        collate_fn=models.collate,
-        channels=False,
-        fed=("input_ids", "attention_mask"),
     ),
 }
 

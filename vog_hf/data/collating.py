@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.model_mode import preserved_rng
-from vog_hf.gradients.tasks import IGNORED_TOKEN
+from vog_hf.gradients.task import IGNORED_TOKEN
 
 MAX_DRAWS = 100
 

@@ -13,7 +13,7 @@ from vog_hf.data.column_kinds import CORRUPTED, ORIGINAL
 from vog_hf.data.loading import with_columns
 from vog_hf.errors import ConfigError, LabelError, real_number, require_type, whole_number
 from vog_hf.gradients.model_inputs import LABEL_NAMES
-from vog_hf.gradients.tasks import IGNORED_TOKEN
+from vog_hf.gradients.task import IGNORED_TOKEN
 
 NO_LABEL = (-1, IGNORED_TOKEN)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vog_hf.data.arrow_columns import has_table, integer_column, list_column
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError
-from vog_hf.gradients.tasks import IGNORED_TOKEN
+from vog_hf.gradients.task import IGNORED_TOKEN
 
 LABELS_AT_A_TIME = 1024  # rows of a column of lists
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vog_hf.errors import ModelError
 from vog_hf.gradients.targets import base_model
-from vog_hf.gradients.tasks import IGNORED_TOKEN
+from vog_hf.gradients.task import IGNORED_TOKEN
 
 OWN_METHODS = ("prepare_decoder_input_ids_from_labels", "_shift_right")  # transformers, T5 and its relatives
 OWN_FUNCTION = "shift_tokens_right"  # of the module that defines the model: BART and its relatives

@@ -22,15 +22,8 @@ from vog_hf.gradients.model_inputs import (
 )
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, scoring_mode, unwrap
 from vog_hf.gradients.model_state import require_weights_unchanged, weight_sums
-from vog_hf.gradients.targets import (
-    Target,
-    check_target,
-    fill_missing_labels,
-    find_logits,
-    find_task,
-    row_scalar,
-)
-from vog_hf.gradients.tasks import TARGETS, Task
+from vog_hf.gradients.targets import Target, check_target, fill_missing_labels, find_task, row_scalar
+from vog_hf.gradients.task import TARGETS, Task
 
 
 def input_gradients(
@@ -44,7 +37,7 @@ def input_gradients(
 
     Args:
         model: A transformers model, a timm model or any ``nn.Module`` whose output holds logits (see
-            `vog_hf.gradients.targets.find_logits`); compiled and wrapped models are unwrapped.
+            `vog_hf.gradients.model_outputs.find_logits`); compiled and wrapped models are unwrapped.
         batch: A mapping as ``forward`` takes it (labels may be in it), a tensor, or a pair (inputs, labels).
         target: ``"logit"``, ``"probability"``, ``"loss"``, or ``target(outputs, batch) -> [batch]``.
         labels: ``[batch]`` classes, or what the model's task needs; default: those in the batch, else, for
@@ -89,14 +82,14 @@ def input_gradients(
             forward = forward_from_leaf(model, inputs, leaf)
         task = None
         if isinstance(target, str):
-            logits = find_logits(forward.outputs)
-            task = find_task(model, logits, labels)
+            task = find_task(model, forward.outputs, labels)
             check_target(target, task)
+            logits = task.logits(forward.outputs, inputs)
             labels = task.counted_labels(labels, {**given, **inputs})
             if labels is not None:
-                task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
+                task.check_labels(labels, task.n_outputs(logits))
             if task.can_predict_label:
-                labels = fill_missing_labels(labels, logits.argmax(-1))
+                labels = fill_missing_labels(labels, task.prediction(logits))
         gradients = target_gradients([target], task, forward, labels)[0][:n_rows]
     require_weights_unchanged(model, sums)
     return gradients

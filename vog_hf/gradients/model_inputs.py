@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.decoder_inputs import decoder_inputs
-from vog_hf.gradients.targets import (
-    base_model,
-)
+from vog_hf.gradients.question_answering import ANSWER_LABELS
+from vog_hf.gradients.targets import base_model
 
 LABEL_NAMES = ("labels", "label", "label_ids")
 MASK_NAMES = ("attention_mask", "pixel_mask")
@@ -38,7 +37,10 @@ def split_batch(
     """A collated batch as (inputs by name, labels or None): mappings, pairs (inputs, labels) and bare tensors."""
     required = required_parameters(model)
     if isinstance(batch, Mapping):
-        labels = [batch[name] for name in label_names if name in batch]
+        answer = _answer(batch, model)
+        if answer is not None:
+            label_names = (*label_names, *ANSWER_LABELS)
+        labels = [answer, *(batch[name] for name in label_names if name in batch)]
         inputs = {name: value for name, value in batch.items() if name not in label_names or name in required}
         return inputs, next((value for value in labels if value is not None), None)
     first = next(iter(forward_parameters(model)), None)
@@ -52,6 +54,18 @@ def split_batch(
         return {first: batch[0]}, None
     others = [name for name in required if name != first]
     return {first: batch[0], **dict.fromkeys(others if len(others) == 1 else ())}, batch[1]
+
+
+def _answer(batch: Mapping[str, object], model: nn.Module) -> Tensor | None:
+    """Start and end of each row's answer, ``[rows, 2]``, where they are labels of the model and the batch has them."""
+    ends = [batch.get(name) for name in ANSWER_LABELS]
+    if not _answers_questions(model) or any(end is None for end in ends):
+        return None
+    return torch.stack([torch.as_tensor(end).reshape(-1) for end in ends], dim=-1)
+
+
+def _answers_questions(model: nn.Module) -> bool:
+    return set(ANSWER_LABELS) <= set(forward_parameters(model))
 
 
 def forward_inputs(
@@ -81,6 +95,7 @@ def forward_inputs(
         and labels.dim() == 2
         and not labels.is_floating_point()
         and "decoder_input_ids" in accepted
+        and not _answers_questions(model)
         and not kept.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}
     ):
         kept["decoder_input_ids"] = decoder_inputs(model, labels)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vog_hf.gradients.tasks import SingleLabelClassification, Task, TokenPrediction
+from vog_hf.gradients.class_tasks import SingleLabelClassification
+from vog_hf.gradients.task import Task
+from vog_hf.gradients.token_tasks import TokenPrediction
 
 LARGEST_PART = (
     2**22

@@ -1,6 +1,5 @@
 """The scalar of a row that is differentiated: a task knows its logits and labels, a target picks the scalar."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,41 +7,34 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ModelError
-from vog_hf.gradients.tasks import (
-    CALLABLE_TARGET,
-    CAUSAL_LOSSES,
-    TASKS,
-    CausalLanguageModel,
-    MultiLabelClassification,
-    Regression,
-    SingleLabelClassification,
-    Task,
-    TokenPrediction,
-)
+from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, SingleLabelClassification
+from vog_hf.gradients.model_outputs import CALLABLE_TARGET, find_logits
+from vog_hf.gradients.question_answering import QuestionAnswering, has_answer
+from vog_hf.gradients.task import Task
+from vog_hf.gradients.tasks import TASKS
+from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
 
 TargetFunction = Callable[[Any, Mapping[str, Any]], Tensor]
 Target = str | TargetFunction
+CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
 
 
-def find_task(model: nn.Module, logits: Tensor, labels: Tensor | None, *, name: str | None = None) -> Task:
-    """The task of a model: as it is named, else by ``config.problem_type``, its head, the shapes of logits and labels.
+def find_task(model: nn.Module, outputs: object, labels: Tensor | None, *, name: str | None = None) -> Task:
+    """The task of a model: as it is named, else by its outputs, ``config.problem_type``, its head or the labels' shape.
 
     Raises:
-        ModelError: None of these says what the logits mean.
+        ModelError: None of these says what the outputs mean.
     """
-    task = TASKS[name or _task_name(model, logits, labels)]
-    virtual_tokens = _n_virtual_tokens(model)
-    return type(task)(virtual_tokens) if virtual_tokens and isinstance(task, TokenPrediction) else task
+    return TASKS[name or _task_name(model, outputs, labels)].for_model(model)
 
 
-def _n_virtual_tokens(model: nn.Module) -> int:
-    """How many tokens PEFT puts before those of each row (prompt tuning, p-tuning)."""
-    peft_model = getattr(sys.modules.get("peft"), "PeftModel", ())  # a model of PEFT's has had it imported
-    config: Any = model.active_peft_config if isinstance(model, peft_model) else None
-    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
+def _task_name(model: nn.Module, outputs: object, labels: Tensor | None) -> str:
+    if has_answer(outputs):
+        return QuestionAnswering.name
+    return _name_by_logits(model, find_logits(outputs), labels)
 
 
-def _task_name(model: nn.Module, logits: Tensor, labels: Tensor | None) -> str:
+def _name_by_logits(model: nn.Module, logits: Tensor, labels: Tensor | None) -> str:
     config = getattr(model, "config", None)
     problem_type = getattr(config, "problem_type", None)
     if problem_type is not None and logits.dim() <= 2:
@@ -53,13 +45,13 @@ def _task_name(model: nn.Module, logits: Tensor, labels: Tensor | None) -> str:
         return str(problem_type)
     if logits.dim() == 3:
         return CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name
-    outputs = logits.shape[1] if logits.dim() == 2 else 1
+    n_outputs = logits.shape[1] if logits.dim() == 2 else 1
     if logits.dim() > 2:
         raise ModelError(
             f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass "
             f"{CALLABLE_TARGET}; docs/limitations.md has that of segmentation"
         )
-    if outputs == 1:
+    if n_outputs == 1:
         return Regression.name
     if labels is not None and labels.is_floating_point():
         return MultiLabelClassification.name if labels.dim() == 2 else Regression.name
@@ -86,7 +78,7 @@ def row_scalar(
     if isinstance(target, str):
         if task is None:
             raise ConfigError(f"target {target!r} needs a known task; pass VoGConfig(task=...) or a callable target")
-        return task.scalar(target, find_logits(outputs), labels)
+        return task.scalar(target, task.logits(outputs, batch), labels)
     values: Any = target(outputs, batch if labels is None else {**batch, "labels": labels})
     rows = len(next(value for value in batch.values() if isinstance(value, Tensor)))
     if not isinstance(values, Tensor) or values.shape != (rows,):
@@ -95,32 +87,6 @@ def row_scalar(
             f"target {target_name(target)} must return one value per row, a tensor of shape ({rows},), got {got}"
         )
     return values
-
-
-def find_logits(outputs: object) -> Tensor:
-    """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry behind the loss) or a tensor."""
-    if isinstance(outputs, Tensor) and outputs.dim() > 0:
-        return outputs
-    if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
-        return outputs["logits"]
-    logits = getattr(outputs, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    if isinstance(outputs, (tuple, list)):
-        behind_loss = outputs[1:] if outputs and _is_no_logits(outputs[0]) else outputs
-        if behind_loss and isinstance(behind_loss[0], Tensor):
-            return behind_loss[0]
-    found = f"a mapping with {sorted(outputs)}" if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
-    found = "a single number (a loss?)" if isinstance(outputs, Tensor) else found
-    raise ModelError(
-        f"a model must return logits (a tensor, a tuple (loss, logits), or `logits` in its output), got {found}; for "
-        f"other outputs (start_logits, boxes, reconstruction) pass {CALLABLE_TARGET}; docs/limitations.md has examples"
-    )
-
-
-def _is_no_logits(value: object) -> bool:
-    """Tell whether a tuple's first entry is the loss: a single number, or None without labels."""
-    return value is None or (isinstance(value, Tensor) and value.dim() == 0)
 
 
 def fill_missing_labels(labels: Tensor | None, prediction: Tensor) -> Tensor:

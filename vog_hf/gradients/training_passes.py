@@ -12,8 +12,10 @@ from vog_hf.errors import ModelError
 from vog_hf.gradients.input_leaf import InputLeaf, find_leaf, has_tokens_first
 from vog_hf.gradients.model_inputs import split_batch
 from vog_hf.gradients.row_losses import RowLosses, row_losses
-from vog_hf.gradients.targets import find_logits, find_task
-from vog_hf.gradients.tasks import Task, TokenPrediction
+from vog_hf.gradients.model_outputs import find_logits
+from vog_hf.gradients.targets import find_task
+from vog_hf.gradients.task import Task
+from vog_hf.gradients.token_tasks import TokenPrediction
 from vog_hf.metric.definition import squared_norm
 from vog_hf.metric.vocabulary import CSG
 
@@ -167,12 +169,17 @@ class TrainingPasses:
             self._guarded(self._observe, current, outputs)
 
     def _observe(self, current: _Pass, outputs: object) -> None:
-        logits = find_logits(outputs)
         if current.labels is None:
             raise ModelError("the batch has no labels, and a row's loss needs one; pass label_column=")
+        task = self.task or find_task(self._model, outputs, current.labels, name=self._task_name)
+        if not task.is_observed_in_training:
+            raise ModelError(
+                f"collect='training' cannot observe the loss of {task.name} in the passes that train it; use "
+                "collect='replay'"
+            )
+        logits = find_logits(outputs)
         if self.task is None:
-            self.task = find_task(self._model, logits, current.labels, name=self._task_name)
-            self.n_outputs = logits.shape[-1] if logits.dim() > 1 else 1
+            self.task, self.n_outputs = task, task.n_outputs(logits)
             if not isinstance(self.task, TokenPrediction):  # rows without a label token are not observed
                 self.task.check_labels(current.labels, self.n_outputs)
         given = current.labels.to(logits.device)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from vog_hf.data.batch_reader import Batch, BatchReader
 from vog_hf.errors import DataError
+from vog_hf.gradients.class_tasks import MultiLabelClassification
 from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import forward_from_leaf
 from vog_hf.gradients.model_inputs import forward_parameters, to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, seed_global_streams
-from vog_hf.gradients.tasks import MultiLabelClassification
 from vog_hf.metric.definition import mean_over_elements
 from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, inputs_on_device, model_in_use
 from vog_hf.scoring.fast_path import rounding_tolerance

@@ -27,9 +27,11 @@ from vog_hf.gradients.input_leaf import (
 )
 from vog_hf.gradients.model_inputs import copied, doubled, to_device
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, scoring_mode
+from vog_hf.gradients.model_outputs import CALLABLE_TARGET
 from vog_hf.gradients.model_state import ModelState, require_weights_unchanged, weight_sums
-from vog_hf.gradients.targets import check_target, find_logits, find_task
-from vog_hf.gradients.tasks import CALLABLE_TARGET, IGNORED_TOKEN, Task
+from vog_hf.gradients.targets import check_target, find_task
+from vog_hf.gradients.task import IGNORED_TOKEN, Task
+from vog_hf.gradients.tasks import PREDICTING_TASKS
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
@@ -149,7 +151,7 @@ def model_in_use(model: nn.Module, config: VoGConfig) -> Iterator[None]:
 def _plan(
     model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch, *, batch_size: int
 ) -> ScoringPlan:
-    task, n_outputs = _resolve_task(model, config, forward.outputs, batch.labels)
+    task, n_outputs = _resolve_task(model, config, forward, batch.labels)
     channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
     shape = [n for axis, n in enumerate(forward.x.shape) if axis != channel_axis]
     return ScoringPlan(
@@ -179,11 +181,11 @@ def _few_rows(plan: ScoringPlan, inputs: Mapping[str, Any]) -> None:
 
 
 def _resolve_task(
-    model: nn.Module, config: VoGConfig, outputs: object, labels: Tensor | None
+    model: nn.Module, config: VoGConfig, forward: Forward, labels: Tensor | None
 ) -> tuple[Task | None, int | None]:
     try:
-        logits = find_logits(outputs)
-        task = find_task(model, logits, labels, name=config.task)
+        task = find_task(model, forward.outputs, labels, name=config.task)
+        logits = task.logits(forward.outputs, forward.inputs)
     except ModelError:
         if any(isinstance(target, str) for target in config.targets):
             raise
@@ -194,10 +196,11 @@ def _resolve_task(
         check_target(target, task)
     if config.label == "predicted" and not task.can_predict_label:
         raise ConfigError(
-            f"label='predicted' needs a single-label classifier, this model's task is {task.name}; use label='given'",
+            f"label='predicted' needs a task that predicts one label per row ({', '.join(PREDICTING_TASKS)}), this "
+            f"model's task is {task.name}; use label='given'",
             argument=("label='predicted'", "label='given'"),
         )
-    return task, logits.shape[-1] if logits.dim() > 1 else 1
+    return task, task.n_outputs(logits)
 
 
 def _has_companions(task: Task, logits: Tensor, labels: Tensor | None) -> bool:
@@ -205,7 +208,7 @@ def _has_companions(task: Task, logits: Tensor, labels: Tensor | None) -> bool:
     if labels is None:
         return task.can_predict_label or not task.needs_labels
     try:
-        task.check_labels(labels, logits.shape[-1] if logits.dim() > 1 else 1)
+        task.check_labels(labels, task.n_outputs(logits))
         task.observation(logits, labels)
     except LabelError:  # of one row
         return True
@@ -218,7 +221,7 @@ def _labels(plan: ScoringPlan, forward: Forward, batch: Batch) -> LabelsForPass:
     given = plan.counted_labels(batch)
     given = None if given is None else given.to(forward.x.device)
     predicts = plan.task is not None and plan.task.can_predict_label
-    prediction = find_logits(forward.outputs).argmax(-1) if predicts else None
+    prediction = plan.prediction(forward.outputs, forward.inputs) if predicts else None
     if given is not None and len(forward.x) != len(batch):  # one row, as two copies
         given = torch.cat([given, given])
     return LabelsForPass.resolve(plan.config, plan.task, given, prediction)
@@ -237,8 +240,8 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
                 else f"{CALLABLE_TARGET}, which needs none"
             )
             raise DataError(
-                f"no label was found: the collated batch has none of {list(reader.label_names)}; pass "
-                f"label_column= (a column of the rows), or {otherwise}",
+                f"no label was found: the collated batch has none of {list(reader.label_names)}; "
+                f"{task.label_advice}, or {otherwise}",
                 argument="label_column=",
             )
         return

@@ -16,7 +16,7 @@ from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
 from vog_hf.gradients.model_inputs import doubled
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype
-from vog_hf.gradients.targets import find_logits
+from vog_hf.gradients.model_outputs import find_logits
 from vog_hf.runtime.memory import AdaptiveBatchSize, is_out_of_memory
 from vog_hf.scoring.passes import LabelsForPass, sliced, state_kept
 from vog_hf.scoring.plan import ScoringPlan, tensor_shapes

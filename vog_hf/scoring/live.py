@@ -296,8 +296,9 @@ class LiveScoring:
 
     def _check_labels(self, batch: Batch) -> None:
         self._plan.check_labels(batch)
-        if needs_prediction(self._plan, [batch.labels]):
-            row = batch.rows[0 if batch.labels is None else int((batch.labels < 0).nonzero()[0])]
+        labels = self._plan.counted_labels(batch)
+        if needs_prediction(self._plan, [labels]):
+            row = batch.rows[0 if labels is None else int((labels < 0).nonzero()[0, 0])]
             raise ConfigError(
                 f"row {row} has no label, and collect='live' cannot know its last prediction during training; "
                 "use collect='replay', or leave rows without a label out"

@@ -13,17 +13,20 @@ from vog_hf.gradients.input_gradients import target_gradients
 from vog_hf.gradients.input_leaf import Forward, forward_from_leaf
 from vog_hf.gradients.model_inputs import copied, doubled
 from vog_hf.gradients.model_state import kept_state
-from vog_hf.gradients.targets import fill_missing_labels, find_logits
-from vog_hf.gradients.tasks import Task
+from vog_hf.gradients.targets import fill_missing_labels
+from vog_hf.gradients.task import Task
 from vog_hf.scoring.plan import ScoringPlan
 
 ALL_ROWS = slice(0, None)
 
 
-def predict_rows(model: nn.Module, inputs: Mapping[str, object], rows: slice, n_rows: int) -> Tensor:
-    """The predicted class of each of some rows of a batch, ``[rows]``, of the model as it is."""
+def predict_rows(
+    plan: ScoringPlan, model: nn.Module, inputs: Mapping[str, object], n_rows: int, rows: slice = ALL_ROWS
+) -> Tensor:
+    """The predicted label of each of some rows of a batch, ``[rows, ...]``, of the model as it is."""
+    some = sliced(inputs, rows, n_rows)
     with torch.no_grad():
-        return find_logits(model(**copied(sliced(inputs, rows, n_rows)))).argmax(-1)
+        return plan.prediction(model(**copied(some)), some)
 
 
 def observe_rows(
@@ -32,8 +35,9 @@ def observe_rows(
     """Observe what the companions are computed from, without a gradient, of some rows and the model as it is."""
     if plan.task is None:
         return {}
+    some = sliced(inputs, rows, len(labels))
     with torch.no_grad():
-        logits = find_logits(model(**copied(sliced(inputs, rows, len(labels)))))
+        logits = plan.task.logits(model(**copied(some)), some)
         return plan.task.observation(logits.to(plan.dtype), labels[rows])
 
 
@@ -56,7 +60,7 @@ def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") ->
     if plan.task is None:
         return {}
     with torch.no_grad():
-        logits = find_logits(forward.outputs).detach()
+        logits = plan.task.logits(forward.outputs, forward.inputs).detach()
         return plan.task.observation(logits.to(plan.dtype), labels.companion_labels)
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from vog_hf.config import VoGConfig
 from vog_hf.data.batch_reader import Batch
-from vog_hf.errors import DataError, LabelError
+from vog_hf.errors import ConfigError, DataError, LabelError
 from vog_hf.gradients.batchnorm_folding import Folding
 from vog_hf.gradients.derived_tensors import DerivedTensors
 from vog_hf.gradients.input_leaf import InputLeaf
-from vog_hf.gradients.tasks import Task
+from vog_hf.gradients.task import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import format_bytes
@@ -117,6 +117,17 @@ class ScoringPlan:
         """Raise DataError, naming the row, where a batch as it was read has a label or a mask that cannot be used."""
         self.check_labels(batch)
         self.require_elements(batch)
+
+    def prediction(self, outputs: object, inputs: Mapping[str, object]) -> Tensor:
+        """Labels that the model predicts, ``[batch, ...]``.
+
+        Raises:
+            ConfigError: The task predicts none.
+        """
+        if self.task is None or not self.task.can_predict_label:
+            name = "a model without a known task" if self.task is None else self.task.name
+            raise ConfigError(f"{name} predicts no label; use label='given'", argument="label='given'")
+        return self.task.prediction(self.task.logits(outputs, inputs))
 
     def check_labels(self, batch: Batch) -> None:
         """Raise DataError, naming the row, where a label is not one that the task can have."""

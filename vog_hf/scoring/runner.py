@@ -114,12 +114,10 @@ class ModelRunner:
         )
 
     def predict(self, batch: Batch) -> Tensor:
-        """Predict the class of each row, ``[batch]``, of a batch that is on the device, with the plain model."""
-        n_rows = len(batch)
+        """Predict the label of each row, ``[batch, ...]``, of a batch that is on the device, with the plain model."""
+        predict = partial(predict_rows, self.plan, self._model, batch.inputs, len(batch))
         with self._folded.paused(), state_kept(self.plan):
-            return torch.cat(
-                self._rows_per_pass.run(n_rows, lambda rows: predict_rows(self._model, batch.inputs, rows, n_rows))
-            )
+            return torch.cat(self._rows_per_pass.run(len(batch), predict))
 
     def observe_forward(self, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
         """Observe what the companions need, without a gradient, of a batch on the device, with the plain model."""
@@ -197,11 +195,11 @@ class ModelRunner:
 
 
 def needs_prediction(plan: ScoringPlan, labels: Sequence[Tensor | None]) -> bool:
-    """Tell whether some rows need a class that the last snapshot predicts.
+    """Tell whether some rows need a label that the last snapshot predicts.
 
     Args:
         plan: Plan of the scoring.
-        labels: Given labels of each batch, on the CPU: a device would have to be waited for.
+        labels: Given labels of each batch that count, on the CPU: a device would have to be waited for.
     """
     if plan.task is None or not plan.task.can_predict_label:
         return False

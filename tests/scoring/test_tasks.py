@@ -1,0 +1,77 @@
+"""Tasks of heads: scores of every target are those of a loop over rows and snapshots, whatever shares a batch."""
+
+import models
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from task_cases import N_ROWS, TASK_CASES
+from trainers import WeightsByStep, arguments
+from transformers import Trainer
+
+from vog_hf import VoGCallback, VoGConfig, VoGScorer
+from vog_hf.errors import ConfigError
+
+FEW = 6  # rows of a training
+
+
+def scored(case, rows, batch_size, **options):
+    """Scores in float64 over two snapshots, and those snapshots."""
+    model = case.model().double()
+    states = models.perturbed_states(model, 2)
+    scorer = VoGScorer(model, config=VoGConfig(**options), batch_size=batch_size, progress=False)
+    named = [(f"epoch-{k}", state) for k, state in enumerate(states)]
+    return scorer.score(rows, named, collate_fn=case.collate_fn), states
+
+
+@pytest.mark.parametrize("task", TASK_CASES)
+def test_scores_are_those_of_a_loop_over_rows_and_snapshots(task):
+    """Every target and companion in float64, for batches of 1, 7 and all rows; what the task lacks is no column."""
+    case = TASK_CASES[task]
+    by_batch = {size: scored(case, case.rows(), size, target=case.targets) for size in (1, 7, N_ROWS)}
+    states = by_batch[7][1]
+    columns = dict(zip(case.targets, VoGConfig(target=case.targets).column_names, strict=True))
+    expected = {columns[target]: values for target, values in case.expected_vog(states).items()}
+    expected |= case.expected_companions(states)
+    for scores, _ in by_batch.values():
+        assert scores.manifest["task"] == task
+        for name, values in expected.items():
+            assert np.ptp(values) > 0
+            assert_allclose(scores.column(name), values, rtol=1e-6, atol=1e-6 * np.abs(values).mean(), err_msg=name)
+        assert set(case.absent).isdisjoint(scores.to_pandas().columns)
+
+
+@pytest.mark.parametrize("task", [name for name, case in TASK_CASES.items() if case.predicted])
+def test_rows_without_labels_are_scored_by_the_last_prediction(task):
+    """So are all rows with label="predicted"; companions are then of the given label."""
+    case = TASK_CASES[task]
+    unlabeled = [{name: row[name] for name in case.fed} for row in case.rows()]
+    scores, states = scored(case, unlabeled, 7)
+    expected = case.expected_vog(states, predicted=True)["logit"]
+    assert_allclose(scores.column("vog"), expected, rtol=1e-6)
+    scores, _ = scored(case, case.rows(), 7, label="predicted")
+    assert_allclose(scores.column("vog"), expected, rtol=1e-6)
+    assert_allclose(scores.column("loss"), case.expected_companions(states)["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("task", [name for name, case in TASK_CASES.items() if not case.predicted])
+def test_a_task_without_a_predicted_label_says_which_tasks_have_one(task):
+    """The error names the tasks, and the option that works."""
+    case = TASK_CASES[task]
+    with pytest.raises(
+        ConfigError, match=f"one label per row .*question_answering.* task is {task}; use label='given'"
+    ):
+        scored(case, case.rows()[:FEW], 7, label="predicted")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("collect", ["replay", "live"])
+@pytest.mark.parametrize("task", TASK_CASES)
+def test_a_training_is_scored_with_one_added_line(task, collect, tmp_path):
+    """The callback scores Trainer's own rows, in its own collator's batches, as the loop does."""
+    case, steps = TASK_CASES[task], WeightsByStep()
+    rows = case.rows()[:FEW]
+    args = arguments(tmp_path, num_train_epochs=2, per_device_train_batch_size=3, learning_rate=1e-2)
+    vog = VoGCallback(collect=collect, snapshots=[2, 4], batch_size=4, log=False)
+    Trainer(case.model(), args, train_dataset=rows, data_collator=case.collate_fn, callbacks=[vog, steps]).train()
+    expected = case.expected_vog([steps.weights[2], steps.weights[4]])["logit"][:FEW]
+    assert_allclose(vog.scores.column("vog"), expected, rtol=2e-4, atol=2e-4 * expected.mean())

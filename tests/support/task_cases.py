@@ -1,0 +1,146 @@
+"""Tiny models of heads with a task of their own, 53 rows each, and what a row's scalars are by plain loops.
+
+`TASK_CASES` maps a task's name to its `TaskCase`. The oracle's functions see one row alone, without padding: the
+outputs of a batch of one, and the row as the dataset holds it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import models
+import numpy as np
+import torch
+import transformers as T
+from reference import _call, _gradient, _inputs, _snapshots, reference_vog
+
+N_ROWS = 53
+
+
+@dataclass(frozen=True)
+class TaskCase:
+    """A head, rows that it can be trained on, and the oracle of its task.
+
+    Attributes:
+        model: Makes the model, the same in every call.
+        rows: Rows without padding, with their labels.
+        fed: The keys of a row that `forward` gets without labels, the main input first.
+        scalar: ``scalar(outputs, row, target) -> number`` of a row.
+        observed: ``observed(outputs, row) -> {companion: number}`` of a row at one snapshot.
+        targets: The targets that the task has.
+        absent: Companions that it does not have.
+        predicted: ``predicted(outputs) -> {key: label}`` of a row; None: the task predicts no label.
+        collate_fn: Collator that pads.
+        channels: Whether gradients are averaged over channels.
+    """
+
+    model: Callable[[], Any]
+    rows: Callable[[], list[dict[str, Any]]]
+    fed: tuple[str, ...]
+    scalar: Callable[[Any, dict[str, Any], str], torch.Tensor]
+    observed: Callable[[Any, dict[str, Any]], dict[str, float]]
+    targets: tuple[str, ...] = ("logit", "probability", "loss")
+    absent: tuple[str, ...] = ()
+    predicted: Callable[[Any], dict[str, torch.Tensor]] | None = None
+    collate_fn: Callable[[list[Any]], Any] = models.collate
+    channels: bool = False
+
+    def expected_vog(self, states: list[dict[str, torch.Tensor]], *, predicted: bool = False) -> dict[str, np.ndarray]:
+        """VoG of each row by target, ``[rows]``: one row and one snapshot at a time."""
+        rows = self.predicted_rows(states) if predicted else self.rows()
+        gradients = {target: [[] for _ in rows] for target in self.targets}
+        for snapshot in _snapshots(self.model(), states):
+            for target, of_rows in gradients.items():
+                for of_row, row in zip(of_rows, rows, strict=True):
+                    scalar = partial(self._scalar_of_batch, row=row, target=target)
+                    of_row.append(_gradient(snapshot, self._alone(row), None, scalar, "callable"))
+        stacked = {target: [np.stack(of_row) for of_row in of_rows] for target, of_rows in gradients.items()}
+        return {target: reference_vog(of_rows, channel_mean=self.channels) for target, of_rows in stacked.items()}
+
+    def predicted_rows(self, states: list[dict[str, torch.Tensor]]) -> list[dict[str, Any]]:
+        """The rows with the labels that the last snapshot predicts."""
+        *_, last = _snapshots(self.model(), states)
+        return [row | self.predicted(self._outputs(last, row)) for row in self.rows()]
+
+    def expected_companions(self, states: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+        """Mean of each observation over the snapshots, ``[rows]``."""
+        values: dict[str, list[list[float]]] = {}
+        for snapshot in _snapshots(self.model(), states):
+            of_rows = [self._observed(snapshot, row) for row in self.rows()]
+            for name in of_rows[0]:
+                values.setdefault(name, []).append([float(of_row[name]) for of_row in of_rows])
+        return {name: np.mean(of_snapshots, axis=0) for name, of_snapshots in values.items()}
+
+    def _alone(self, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return {name: row[name] for name in self.fed}
+
+    def _scalar_of_batch(self, outputs: Any, _inputs: Any, *, row: dict[str, Any], target: str) -> torch.Tensor:
+        return self.scalar(outputs, row, target).reshape(1)
+
+    def _observed(self, snapshot: Any, row: dict[str, Any]) -> dict[str, float]:
+        return self.observed(self._outputs(snapshot, row), row)
+
+    def _outputs(self, snapshot: Any, row: dict[str, Any]) -> Any:
+        with torch.no_grad():
+            return _call(snapshot, _inputs(snapshot, self._alone(row), None))
+
+
+# --- question answering ---------------------------------------------------------------------------------------------
+
+
+def _answers() -> list[dict[str, Any]]:
+    """Answers of one or more tokens; before the row, cut off at its end, inside the padding of others, and none."""
+    lengths = [3 + 5 * i % 11 for i in range(N_ROWS)]
+    rows = models.token_rows(0, lengths=tuple(lengths))
+    for i, (row, n) in enumerate(zip(rows, lengths, strict=True)):
+        start = i % n
+        end = min(start + i % 3, n - 1)
+        start, end = {0: (-1, end), 1: (start, n), 2: (start, 99), 3: (n + 1, end), 4: (0, 0)}.get(i % 9, (start, end))
+        row |= {"start_positions": torch.tensor(start), "end_positions": torch.tensor(end)}
+    return rows
+
+
+def _ends(outputs: Any, row: dict[str, Any]) -> list[tuple[torch.Tensor, int]]:
+    """Logits and position of the ends that lie inside the row."""
+    both = [(outputs.start_logits[0], "start_positions"), (outputs.end_logits[0], "end_positions")]
+    return [(z, max(int(row[name]), 0)) for z, name in both if row[name] < len(z)]
+
+
+def _answer_scalar(outputs: Any, row: dict[str, Any], target: str) -> torch.Tensor:
+    ends = _ends(outputs, row)
+    if target == "logit":
+        return sum(z[p] for z, p in ends)
+    logs = [z[p] - z.exp().sum().log() for z, p in ends]
+    return -sum(logs) / len(logs) if target == "loss" else sum(logs).exp()
+
+
+def _answer_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
+    """The answer is one class among all spans of the row."""
+    ends = _ends(outputs, row)
+    spans = {(): 0.0}
+    for z, _ in ends:
+        spans = {(*span, p): total + float(z[p]) for span, total in spans.items() for p in range(len(z))}
+    given = spans.pop(tuple(p for _, p in ends))
+    return {
+        "loss": float(_answer_scalar(outputs, row, "loss")),
+        "confidence": np.exp(given) / (np.exp(given) + sum(map(np.exp, spans.values()))),
+        "correctness": given > max(spans.values()),
+        "margin": given - max(spans.values()),
+    }
+
+
+TASK_CASES = {
+    "question_answering": TaskCase(
+        lambda: models._made(lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)), 0),
+        _answers,
+        ("input_ids", "attention_mask"),
+        _answer_scalar,
+        _answer_observed,
+        absent=("label", "prediction", "forgetting", "el2n"),
+        predicted=lambda outputs: {
+            "start_positions": outputs.start_logits[0].argmax(),
+            "end_positions": outputs.end_logits[0].argmax(),
+        },
+    ),
+}

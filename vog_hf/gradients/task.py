@@ -1,0 +1,64 @@
+"""What a task is: the scalar of a row, its companions and its labels, for one kind of head."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from torch import Tensor, nn
+
+from vog_hf.errors import DataError
+from vog_hf.gradients.model_outputs import find_logits
+
+TARGETS = ("logit", "probability", "loss")
+IGNORED_TOKEN = -100
+
+
+class Task:
+    """The meaning of a kind of model's logits and labels, row by row. `logits` and `labels` are of one batch."""
+
+    name: ClassVar[str]
+    has_classes: ClassVar[bool] = False  # each row has one class: scores are normalized within it
+    can_predict_label: ClassVar[bool] = False  # a missing label can be replaced by the model's prediction
+    needs_labels: ClassVar[bool] = True
+    is_observed_in_training: ClassVar[bool] = True  # the gradient of a training's loss tells the weight of each row's
+    label_advice: ClassVar[str] = "pass label_column= (a column of the rows)"  # where a batch has no labels
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+
+    @classmethod
+    def for_model(cls, model: nn.Module) -> Self:  # noqa: ARG003 (of some tasks)
+        """The task with what it has to know of a model."""
+        return cls()
+
+    def logits(self, outputs: object, inputs: Mapping[str, object]) -> Tensor:  # noqa: ARG002 (of some tasks)
+        """The logits in a model's outputs for its inputs, ``[batch, ...]``, as the other methods take them."""
+        return find_logits(outputs)
+
+    def n_outputs(self, logits: Tensor) -> int | None:
+        """Number of classes, outputs or tokens in the vocabulary; None where labels are no numbers below it."""
+        return logits.shape[-1] if logits.dim() > 1 else 1
+
+    def prediction(self, logits: Tensor) -> Tensor:
+        """The labels that the model predicts, for tasks with ``can_predict_label``."""
+        return logits.argmax(-1)
+
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        """Raise DataError, naming the row of the batch, where a label is not one that this task can have."""
+        raise NotImplementedError
+
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:  # noqa: ARG002 (of some tasks)
+        """Labels without those that only exist because rows of a batch are padded to one length."""
+        return labels
+
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """The scalar to differentiate, ``[batch]``."""
+        raise NotImplementedError
+
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """Observe each row at this snapshot, for `vog_hf.metric.training_dynamics.TrainingDynamics`."""
+        raise NotImplementedError
+
+
+def required_labels(labels: Tensor | None, task: str) -> Tensor:
+    """The labels; raises DataError where there are none."""
+    if labels is None:
+        raise DataError(f"{task} needs labels, and the batch has none")
+    return labels

@@ -1,0 +1,146 @@
+"""Tasks whose rows have a label for each token: language models and token classification."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from vog_hf.errors import DataError, LabelError, ModelError
+from vog_hf.gradients.model_outputs import CALLABLE_TARGET
+from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+
+
+class TokenPrediction(Task):
+    """Logits ``[batch, tokens, vocabulary]``, labels ``[batch, tokens]`` at the same positions, -100 left out.
+
+    The scalar is the mean over the row's label tokens: sequence-to-sequence and masked language models, token
+    classification. Labels at padding do not count, whatever a collator puts there.
+
+    Args:
+        virtual_tokens: How many tokens the model puts before those of a row; they have logits and no label.
+    """
+
+    name = "token_prediction"
+
+    def __init__(self, virtual_tokens: int = 0) -> None:
+        self._virtual_tokens = virtual_tokens
+
+    @override
+    @classmethod
+    def for_model(cls, model: nn.Module) -> "TokenPrediction":
+        return cls(_n_virtual_tokens(model))
+
+    @override
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:
+        # The mask of an encoder's input says nothing of a decoder's labels, whatever their lengths.
+        mask = batch.get("decoder_attention_mask" if "decoder_input_ids" in batch else "attention_mask")
+        if labels is None or not isinstance(mask, Tensor) or mask.shape != labels.shape or labels.is_floating_point():
+            return labels
+        counts = self._label_positions(mask.bool())
+        return labels.long().masked_fill(~counts.to(labels.device), IGNORED_TOKEN)
+
+    def _label_positions(self, is_text: Tensor) -> Tensor:
+        """Positions where a label counts, ``[batch, tokens]``, given those that are not padding."""
+        return is_text
+
+    @override
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        if labels.dim() != 2 or labels.is_floating_point():
+            raise DataError(
+                f"token labels must be whole numbers [batch, tokens], got {labels.dtype} {tuple(labels.shape)}"
+            )
+        counted = self._label_tokens(labels).long()
+        empty = (counted == IGNORED_TOKEN).all(1)
+        if bool(empty.any()):
+            raise LabelError(
+                "a row has no label token (all are -100), so it has no target; leave such rows out",
+                int(empty.nonzero()[0]),
+            )
+        too_high = torch.zeros_like(counted, dtype=torch.bool) if n_outputs is None else counted >= n_outputs
+        outside = ((counted < 0) & (counted != IGNORED_TOKEN)) | too_high
+        if bool(outside.any()):
+            at = int(outside.any(1).nonzero()[0])
+            raise LabelError(
+                f"label token {int(counted[outside][0])} is outside the vocabulary of {n_outputs}; -100 = left out", at
+            )
+
+    @override
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        logits, labels, counts = self.aligned(logits, labels)
+        index = labels.clamp(min=0).unsqueeze(-1)
+        if target == "logit":
+            values = logits.gather(-1, index).squeeze(-1)
+        else:
+            log_probability = F.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
+            values = -log_probability if target == "loss" else log_probability.exp()
+        return (values * counts).sum(-1) / counts.sum(-1)
+
+    @override
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        per_token, counts = self.token_observation(logits, labels)
+        return {name: (values * counts).sum(-1) / counts.sum(-1) for name, values in per_token.items()}
+
+    def token_observation(self, logits: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Observe each token that may have a label, ``[batch, tokens]`` each; and which of them have one."""
+        logits, labels, counts = self.aligned(logits, labels)
+        index = labels.clamp(min=0).unsqueeze(-1)
+        log_probability = F.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
+        per_token = {
+            "loss": -log_probability,
+            "confidence": log_probability.exp(),
+            "correct": (logits.argmax(-1) == labels).to(logits.dtype),
+        }
+        return per_token, counts
+
+    def _label_tokens(self, labels: Tensor) -> Tensor:
+        """The labels that have a logit."""
+        return labels
+
+    def _label_logits(self, logits: Tensor) -> Tensor:
+        """The logits that have a label."""
+        return logits
+
+    def aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (or their gradient) and labels at the same positions, and which of them count."""
+        labels = required_labels(labels, self.name)
+        if self._virtual_tokens and logits.shape[1] == labels.shape[1] + self._virtual_tokens:
+            labels = F.pad(labels, (self._virtual_tokens, 0), value=IGNORED_TOKEN)
+        labels, logits = self._label_tokens(labels).long(), self._label_logits(logits)
+        if logits.shape[:-1] != labels.shape:
+            raise ModelError(
+                f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}; where "
+                f"the loss aligns them (CTC), pass {CALLABLE_TARGET}: docs/limitations.md has that of CTC"
+            )
+        return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
+
+
+class CausalLanguageModel(TokenPrediction):
+    """As `TokenPrediction`, with the logit at position i - 1 for the label at i."""
+
+    name = "causal_language_model"
+
+    @override
+    def _label_positions(self, is_text: Tensor) -> Tensor:
+        """As for any token; and the label behind padding is predicted from padding."""
+        after_text = is_text.roll(1, -1)
+        after_text[:, :1] = True  # the first position has no logit, and no label that counts
+        return is_text & after_text
+
+    @override
+    def _label_tokens(self, labels: Tensor) -> Tensor:
+        return labels[:, 1:]
+
+    @override
+    def _label_logits(self, logits: Tensor) -> Tensor:
+        return logits[:, :-1]
+
+
+def _n_virtual_tokens(model: nn.Module) -> int:
+    """How many tokens PEFT puts before those of each row (prompt tuning, p-tuning)."""
+    peft_model = getattr(sys.modules.get("peft"), "PeftModel", ())  # a model of PEFT's has had it imported
+    config: Any = model.active_peft_config if isinstance(model, peft_model) else None
+    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
