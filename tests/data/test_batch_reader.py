@@ -161,7 +161,7 @@ def test_labels_are_not_among_the_inputs():
     (batch,) = reader.read([range(5)])
     assert set(batch.inputs) == {"input_ids", "attention_mask"}
     assert batch.labels.tolist() == case.labels
-    assert batch.nbytes == sum(value.nbytes for value in batch.inputs.values())
+    assert batch.nbytes == sum(value.nbytes for value in (*batch.inputs.values(), batch.labels))
     score(rows, model=case.model, collate_fn=models.collate)
     assert case.model.config.problem_type is None
 

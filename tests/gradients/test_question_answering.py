@@ -62,7 +62,7 @@ def test_a_row_without_any_end_is_named():
     """An answer that was cut off whole has no target; one with an end left has one."""
     model = models._made(lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)), 0)
     scorer = VoGScorer(model, progress=False)
-    with pytest.raises(LabelError, match=r"neither start nor end of its answer among its tokens.*\(row 1\)|row 1"):
+    with pytest.raises(LabelError, match="row 1: a row has neither start nor end of its answer among its tokens"):
         scorer.check(answers((0, 4), (6, 5)), collate_fn=models.collate)
     scorer.check(answers((0, 3), (6, 5)), collate_fn=models.collate)
     with pytest.raises(DataError, match=r"an answer is two whole numbers, start_positions and end_positions, got"):

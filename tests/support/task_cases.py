@@ -130,6 +130,64 @@ def _answer_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
     }
 
 
+# --- segmentation ---------------------------------------------------------------------------------------------------
+
+
+def segmenter(**options: Any) -> Any:
+    """SegFormer with two stages, with logits at half of the image's side."""
+    config = T.SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[1, 1], hidden_sizes=[4, 8], patch_sizes=[3, 3],
+        strides=[2, 2], num_attention_heads=[1, 1], mlp_ratios=[2, 2], decoder_hidden_size=8,
+        **{"num_labels": 3, **options},
+    )  # fmt: skip
+    return models._made(lambda: T.SegformerForSemanticSegmentation(config), 0)
+
+
+def _masked_images() -> list[dict[str, Any]]:
+    """Images with masks of another size, in which more and more pixels have no class."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randn((N_ROWS, 3, 8, 8), generator=generator)
+    masks = torch.randint(3, (N_ROWS, 9, 7), generator=generator)
+    for i, mask in enumerate(masks):
+        mask.view(-1)[torch.randperm(63, generator=generator)[:i]] = 255
+    return [{"pixel_values": image, "labels": mask} for image, mask in zip(pixels, masks, strict=True)]
+
+
+def _interpolation(n_out: int, n_in: int) -> torch.Tensor:
+    """Weights ``[n_out, n_in]`` of linear interpolation between the centers of pixels."""
+    weights = torch.zeros(n_out, n_in, dtype=torch.float64)
+    for i in range(n_out):
+        at = max((i + 0.5) * n_in / n_out - 0.5, 0.0)
+        low = int(at)
+        weights[i, low] += 1 - (at - low)
+        weights[i, min(low + 1, n_in - 1)] += at - low
+    return weights
+
+
+def _at_pixels(outputs: Any, row: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``[pixels, classes]`` and classes of the pixels that have one."""
+    z, mask = outputs.logits[0], row["labels"]
+    z = torch.einsum("yh,chw,xw->yxc", _interpolation(9, z.shape[1]), z, _interpolation(7, z.shape[2]))
+    return z[mask != 255], mask[mask != 255]
+
+
+def _mask_scalar(outputs: Any, row: dict[str, Any], target: str) -> torch.Tensor:
+    z, classes = _at_pixels(outputs, row)
+    values = z if target == "logit" else z - z.exp().sum(1, keepdim=True).log()
+    values = values[torch.arange(len(z)), classes]
+    return {"logit": values, "probability": values.exp(), "loss": -values}[target].sum() / len(z)
+
+
+def _mask_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
+    z, classes = _at_pixels(outputs, row)
+    right = [int(max(range(3), key=pixel.__getitem__)) == k for pixel, k in zip(z.tolist(), classes, strict=True)]
+    return {
+        "loss": float(_mask_scalar(outputs, row, "loss")),
+        "confidence": float(_mask_scalar(outputs, row, "probability")),
+        "correctness": np.mean(right),
+    }
+
+
 TASK_CASES = {
     "question_answering": TaskCase(
         lambda: models._made(lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)), 0),
@@ -142,5 +200,14 @@ TASK_CASES = {
             "start_positions": outputs.start_logits[0].argmax(),
             "end_positions": outputs.end_logits[0].argmax(),
         },
+    ),
+    "semantic_segmentation": TaskCase(
+        segmenter,
+        _masked_images,
+        ("pixel_values",),
+        _mask_scalar,
+        _mask_observed,
+        absent=("label", "prediction", "forgetting", "margin", "el2n"),
+        channels=True,
     ),
 }

@@ -9,7 +9,6 @@ import models
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers as T
 from limitations_page import code_of_page
 from random_models import WAVES
@@ -154,22 +153,6 @@ def detector():
     return T.DetrForObjectDetection(config)
 
 
-def segmenter():
-    """SegFormer with two stages."""
-    config = T.SegformerConfig(
-        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[1, 1], hidden_sizes=[4, 8], patch_sizes=[3, 3],
-        strides=[2, 2], num_attention_heads=[1, 1], mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=3,
-    )  # fmt: skip
-    return T.SegformerForSemanticSegmentation(config)
-
-
-def segmentation_of_one_row(outputs, row):
-    """Mean cross-entropy over the pixels that have a class."""
-    logits = F.interpolate(outputs.logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0]
-    pairs = [(logits[:, y, x], int(row["labels"][y, x])) for y in range(SIDE) for x in range(SIDE)]
-    return torch.stack([-z.log_softmax(0)[label] for z, label in pairs]).mean()[None]
-
-
 def masked_image_model():
     """SimMIM on ViT."""
     return T.ViTForMaskedImageModeling(T.ViTConfig(image_size=SIDE, patch_size=4, encoder_stride=4, **WIDTH))
@@ -264,13 +247,6 @@ SCRIPTS = {
         r"no label was found.*a callable target",
         "objectness",
         lambda outputs, row: outputs.logits[0, :, :-1].exp().sum(-1).log().max()[None],
-    ),
-    "semantic segmentation": Script(
-        segmenter,
-        lambda: images(labels=lambda i: (drawn(SIDE, SIDE) * (i + 1)).long().clamp(0, 2)),
-        r"belong to no task that is known here; pass a callable target.*docs/limitations\.md has that of segmentation",
-        "pixel_loss",
-        segmentation_of_one_row,
     ),
     "masked image modeling": Script(
         masked_image_model,

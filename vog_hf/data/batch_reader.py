@@ -50,7 +50,8 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(value.nbytes for value in (*self.inputs.values(), *self.masks.values()) if isinstance(value, Tensor))
+        tensors = (*self.inputs.values(), *self.masks.values(), self.labels)
+        return sum(value.nbytes for value in tensors if isinstance(value, Tensor))
 
 
 class BatchReader:

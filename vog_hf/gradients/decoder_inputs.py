@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vog_hf.errors import ModelError
-from vog_hf.gradients.targets import base_model
+from vog_hf.gradients.model_outputs import base_model
 from vog_hf.gradients.task import IGNORED_TOKEN
 
 OWN_METHODS = ("prepare_decoder_input_ids_from_labels", "_shift_right")  # transformers, T5 and its relatives

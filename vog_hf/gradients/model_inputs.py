@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.decoder_inputs import decoder_inputs
+from vog_hf.gradients.model_outputs import base_model
 from vog_hf.gradients.question_answering import ANSWER_LABELS
-from vog_hf.gradients.targets import base_model
 
 LABEL_NAMES = ("labels", "label", "label_ids")
 MASK_NAMES = ("attention_mask", "pixel_mask")

@@ -1,8 +1,8 @@
-"""What a model returns: where its logits are."""
+"""The model whose outputs they are, and where its logits are."""
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vog_hf.errors import ModelError
 
@@ -33,3 +33,9 @@ def find_logits(outputs: object) -> Tensor:
 def _is_no_logits(value: object) -> bool:
     """Tell whether a tuple's first entry is the loss: a single number, or None without labels."""
     return value is None or (isinstance(value, Tensor) and value.dim() == 0)
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model under an adapter (PEFT), else the model itself."""
+    getter = getattr(model, "get_base_model", None)
+    return getter() if callable(getter) else model

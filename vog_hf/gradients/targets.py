@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ModelError
 from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, SingleLabelClassification
-from vog_hf.gradients.model_outputs import CALLABLE_TARGET, find_logits
+from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
 from vog_hf.gradients.question_answering import QuestionAnswering, has_answer
+from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.tasks import TASKS
 from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
@@ -17,6 +18,7 @@ from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
 TargetFunction = Callable[[Any, Mapping[str, Any]], Tensor]
 Target = str | TargetFunction
 CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
+HEADS = {"ForSemanticSegmentation": SemanticSegmentation.name}  # endings of the names of classes
 
 
 def find_task(model: nn.Module, outputs: object, labels: Tensor | None, *, name: str | None = None) -> Task:
@@ -31,7 +33,14 @@ def find_task(model: nn.Module, outputs: object, labels: Tensor | None, *, name:
 def _task_name(model: nn.Module, outputs: object, labels: Tensor | None) -> str:
     if has_answer(outputs):
         return QuestionAnswering.name
-    return _name_by_logits(model, find_logits(outputs), labels)
+    classes = [cls.__name__ for cls in type(base_model(model)).__mro__]
+    by_head = next((task for head, task in HEADS.items() if any(name.endswith(head) for name in classes)), None)
+    if by_head is not None:
+        return by_head
+    logits = find_logits(outputs)
+    if logits.dim() == 4 and labels is not None and labels.dim() == 3 and not labels.is_floating_point():
+        return SemanticSegmentation.name
+    return _name_by_logits(model, logits, labels)
 
 
 def _name_by_logits(model: nn.Module, logits: Tensor, labels: Tensor | None) -> str:
@@ -48,8 +57,7 @@ def _name_by_logits(model: nn.Module, logits: Tensor, labels: Tensor | None) -> 
     n_outputs = logits.shape[1] if logits.dim() == 2 else 1
     if logits.dim() > 2:
         raise ModelError(
-            f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass "
-            f"{CALLABLE_TARGET}; docs/limitations.md has that of segmentation"
+            f"logits of shape {tuple(logits.shape)} belong to no task that is known here; pass {CALLABLE_TARGET}"
         )
     if n_outputs == 1:
         return Regression.name
@@ -100,12 +108,6 @@ def target_name(target: Target) -> str:
         return target
     owner: Any = target if hasattr(target, "__qualname__") else type(target)
     return f"{owner.__module__}.{owner.__qualname__}"
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The model under an adapter (PEFT), else the model itself."""
-    getter = getattr(model, "get_base_model", None)
-    return getter() if callable(getter) else model
 
 
 def _is_causal(model: nn.Module) -> bool:

@@ -2,8 +2,22 @@
 
 from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, SingleLabelClassification
 from vog_hf.gradients.question_answering import QuestionAnswering
+from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
+
+__all__ = [
+    "PREDICTING_TASKS",
+    "TASKS",
+    "CausalLanguageModel",
+    "MultiLabelClassification",
+    "QuestionAnswering",
+    "Regression",
+    "SemanticSegmentation",
+    "SingleLabelClassification",
+    "Task",
+    "TokenPrediction",
+]
 
 TASKS: dict[str, Task] = {
     task.name: task()
@@ -14,6 +28,7 @@ TASKS: dict[str, Task] = {
         TokenPrediction,
         CausalLanguageModel,
         QuestionAnswering,
+        SemanticSegmentation,
     )
 }
 PREDICTING_TASKS = tuple(name for name, task in TASKS.items() if task.can_predict_label)

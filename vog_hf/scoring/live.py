@@ -176,7 +176,8 @@ class LiveScoring:
                 on_device = runner.to_device(batch)
                 if first:
                     accumulator = runner.plan.accumulator(on_device, self._windows)
-                    self._held.append(LiveBatch(self._batches[i], batch.labels, accumulator))
+                    is_single = batch.labels is not None and batch.labels.dim() == 1  # a mask takes memory for nothing
+                    self._held.append(LiveBatch(self._batches[i], batch.labels if is_single else None, accumulator))
                 with rows_named(self._reader, batch.rows, self._try_batch):
                     try:
                         observed = runner.observe(on_device)

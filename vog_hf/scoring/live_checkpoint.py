@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class LiveBatch:
-    """A batch of rows with their moments: row numbers, labels and accumulator."""
+    """A batch of rows with their moments: row numbers, labels (of rows with a single one) and accumulator."""
 
     rows: range
     labels: Tensor | None

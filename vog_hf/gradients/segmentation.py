@@ -1,0 +1,104 @@
+"""Semantic segmentation: a class for each pixel of a mask."""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+from vog_hf.errors import DataError, LabelError
+from vog_hf.gradients.task import Task, required_labels
+
+NO_CLASS = 255  # of masks stored in 8 bits, and transformers' default of what its loss ignores
+IGNORE_OPTIONS = ("semantic_loss_ignore_index", "loss_ignore_index")  # of configurations in transformers
+
+
+class SemanticSegmentation(Task):
+    """Logits ``[batch, classes, height', width']``, labels ``[batch, height, width]``, class numbers.
+
+    Logits are brought to the size of the mask by bilinear interpolation, as in transformers' loss. The scalar is the
+    mean over the row's labeled pixels: those of neither the ignored class nor, if it is not a class of the model, 255.
+
+    Args:
+        ignored: Class number that the model's loss ignores.
+    """
+
+    name = "semantic_segmentation"
+
+    def __init__(self, ignored: int = NO_CLASS) -> None:
+        self._ignored = ignored
+
+    @override
+    @classmethod
+    def for_model(cls, model: nn.Module) -> Self:
+        config: Any = getattr(model, "config", None)
+        options = (getattr(config, name, None) for name in IGNORE_OPTIONS)
+        return cls(next((option for option in options if option is not None), NO_CLASS))
+
+    @override
+    def n_outputs(self, logits: Tensor) -> int | None:
+        return logits.shape[1]
+
+    @override
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        if labels.dim() != 3 or labels.is_floating_point():
+            raise DataError(
+                f"masks must be class numbers [batch, height, width], got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        labels = labels.long()
+        counts = self._counts(labels, n_outputs)
+        empty = ~counts.flatten(1).any(1)
+        if bool(empty.any()):
+            raise LabelError(
+                f"a row has no labeled pixel (all are {self._ignored} or {NO_CLASS}), so it has no target; leave such "
+                "rows out",
+                int(empty.nonzero()[0]),
+            )
+        too_high = torch.zeros_like(counts) if n_outputs is None else labels >= n_outputs
+        outside = counts & ((labels < 0) | too_high)
+        if bool(outside.any()):
+            at = int(outside.flatten(1).any(1).nonzero()[0])
+            raise LabelError(
+                f"class {int(labels[at][outside[at]][0])} of a pixel is outside the model's {n_outputs} classes; "
+                f"{self._ignored} = left out",
+                at,
+            )
+
+    @override
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        logits, labels, counts = self._aligned(logits, labels)
+        values = logits if target == "logit" else F.log_softmax(logits, 1)
+        at_label = values.gather(1, labels.unsqueeze(1)).squeeze(1)
+        if target == "probability":
+            at_label = at_label.exp()
+        return _mean(-at_label if target == "loss" else at_label, counts)
+
+    @override
+    def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        logits, labels, counts = self._aligned(logits, labels)
+        log_probability = F.log_softmax(logits, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        per_pixel = {
+            "loss": -log_probability,
+            "confidence": log_probability.exp(),
+            "correct": (logits.argmax(1) == labels).to(logits.dtype),
+        }
+        return {name: _mean(values, counts) for name, values in per_pixel.items()}
+
+    def _counts(self, labels: Tensor, n_classes: int | None) -> Tensor:
+        """Pixels that have a class, ``[batch, height, width]``."""
+        counts = labels != self._ignored
+        return counts if n_classes is not None and n_classes > NO_CLASS else counts & (labels != NO_CLASS)
+
+    def _aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits at the size of the mask, class numbers that can be looked up, and which of them count."""
+        labels = required_labels(labels, self.name).long()
+        counts = self._counts(labels, logits.shape[1])
+        if logits.shape[-2:] != labels.shape[-2:]:
+            logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        return logits, labels.masked_fill(~counts, 0), counts
+
+
+def _mean(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean of each row over the pixels that count."""
+    return values.masked_fill(~counts, 0.0).flatten(1).sum(1) / counts.flatten(1).sum(1)
