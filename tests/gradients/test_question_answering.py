@@ -70,7 +70,7 @@ def test_a_row_without_any_end_is_named():
 
 
 def test_an_encoder_decoder_is_not_fed_the_answer():
-    """Start and end are no tokens for the decoder, which gets the text itself."""
+    """Start and end are not tokens for the decoder, which gets the text itself."""
     config = models.bart().model.config
     model = models._made(lambda: T.BartForQuestionAnswering(config), 0)
     batch = models.collate(answers((1, 2), (3, 3)))

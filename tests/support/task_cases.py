@@ -4,6 +4,8 @@
 outputs of a batch of one, and the row as the dataset holds it.
 """
 
+import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +18,7 @@ import transformers as T
 from reference import _call, _gradient, _inputs, _snapshots, reference_vog
 
 N_ROWS = 53
+BLANK = 2
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,62 @@ def _mask_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
     }
 
 
+# --- speech recognition ---------------------------------------------------------------------------------------------
+
+
+def recognizer() -> Any:
+    """A recognizer of waveforms with layer norm, for which padding changes nothing."""
+    config = copy.deepcopy(models.wav2vec2().model.config)
+    config.pad_token_id = BLANK
+    return models._made(lambda: T.Wav2Vec2ForCTC(config), 0)
+
+
+def _speech() -> list[dict[str, Any]]:
+    """Waveforms with transcripts of 0 to 4 tokens, some of them said twice."""
+    generator = torch.Generator().manual_seed(4)
+    rows = []
+    for i in range(N_ROWS):
+        wave = torch.randn(40 + 7 * i % 23, generator=generator)
+        tokens = 4 + torch.randint(models.VOCABULARY - 4, (i % 5,), generator=generator)
+        if i % 3 == 0:
+            tokens = tokens[[0, 0, *range(1, len(tokens))]] if len(tokens) else tokens
+        mask = torch.ones(len(wave), dtype=torch.int64)
+        rows.append({"input_values": wave, "attention_mask": mask, "labels": tokens})
+    return rows
+
+
+def ctc_loss(p: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    """Minus the logarithm of the sum over all alignments, by the forward recursion over ``p [frames, tokens]``."""
+    path = [BLANK]
+    for token in tokens:
+        path += [token, BLANK]
+    alpha = [p[0, token] if s < 2 else p.new_zeros(()) for s, token in enumerate(path)]
+    for t in range(1, len(p)):
+        alpha = [
+            (
+                alpha[s]
+                + (alpha[s - 1] if s else 0)
+                + (alpha[s - 2] if s > 1 and path[s] != BLANK and path[s] != path[s - 2] else 0)
+            )
+            * p[t, path[s]]
+            for s in range(len(path))
+        ]
+    return -sum(alpha[-2:]).log()
+
+
+def _speech_scalar(outputs: Any, row: dict[str, Any], target: str) -> torch.Tensor:
+    loss = ctc_loss(outputs.logits[0].softmax(-1), row["labels"].tolist())
+    return loss if target == "loss" else -loss
+
+
+def _speech_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
+    runs = [token for token, _ in itertools.groupby(outputs.logits[0].argmax(-1).tolist())]
+    return {
+        "loss": float(_speech_scalar(outputs, row, "loss")),
+        "correctness": [token for token in runs if token != BLANK] == row["labels"].tolist(),
+    }
+
+
 TASK_CASES = {
     "question_answering": TaskCase(
         lambda: models._made(lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)), 0),
@@ -209,5 +268,14 @@ TASK_CASES = {
         _mask_observed,
         absent=("label", "prediction", "forgetting", "margin", "el2n"),
         channels=True,
+    ),
+    "speech_recognition": TaskCase(
+        recognizer,
+        _speech,
+        ("input_values", "attention_mask"),
+        _speech_scalar,
+        _speech_observed,
+        targets=("logit", "loss"),
+        absent=("label", "prediction", "confidence", "variability", "forgetting", "margin", "el2n"),
     ),
 }

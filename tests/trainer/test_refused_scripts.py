@@ -30,7 +30,6 @@ WIDTH = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 def page_code():
     """The names that the code blocks of the page define, run one after the other, for the small models here."""
     names = code_of_page()
-    names["CONVOLUTIONS"] = list(zip(WAVES["conv_kernel"], WAVES["conv_stride"], strict=True))
     names["N_PATCHES"] = (SIDE // 4) ** 2
     return names
 
@@ -100,44 +99,6 @@ def images(**others):
     """Rows of pixels, with a function of the row number for every other key."""
     pixels = drawn(N_ROWS, 3, SIDE, SIDE)
     return [{"pixel_values": pixels[i], **{name: make(i) for name, make in others.items()}} for i in range(N_ROWS)]
-
-
-def waves():
-    """Waveforms of several lengths and labels of several lengths."""
-    lengths = [(60, 3), (55, 5), (49, 2), (60, 4), (52, 3), (60, 1)]
-    return [
-        {
-            "input_values": drawn(N_ROWS, 60)[i, :n],
-            "attention_mask": torch.ones(n, dtype=torch.long),
-            "labels": torch.randint(1, models.VOCABULARY, (k,), generator=torch.Generator().manual_seed(i)),
-        }
-        for i, (n, k) in enumerate(lengths)
-    ]
-
-
-def ctc_model():
-    """A recognizer of speech."""
-    return T.Wav2Vec2ForCTC(T.Wav2Vec2Config(**{**WAVES, "pad_token_id": 0}))
-
-
-def ctc_of_one_row(outputs, row):
-    """Minus the logarithm of the sum over all alignments, by the textbook's forward recursion."""
-    p = outputs.logits[0].softmax(-1)
-    labels = [0]
-    for label in row["labels"].tolist():
-        labels += [label, 0]
-    alpha = [p[0, 0], p[0, labels[1]]] + [p.new_zeros(())] * (len(labels) - 2)
-    for t in range(1, len(p)):
-        alpha = [
-            (
-                alpha[s]
-                + (alpha[s - 1] if s else 0)
-                + (alpha[s - 2] if s > 1 and labels[s] != 0 and labels[s] != labels[s - 2] else 0)
-            )
-            * p[t, labels[s]]
-            for s in range(len(labels))
-        ]
-    return -(alpha[-1] + alpha[-2]).log()[None]
 
 
 def detector():
@@ -231,16 +192,6 @@ def with_loss(rows):
 
 
 SCRIPTS = {
-    "speech recognition (CTC)": Script(
-        ctc_model,
-        waves,
-        r"tokens do not fit labels for \(6, 5\); where the loss aligns them \(CTC\), pass a callable target.*of CTC",
-        "ctc_loss",
-        ctc_of_one_row,
-        collate_fn=models.collate,
-        channels=False,
-        fed=("input_values", "attention_mask"),
-    ),
     "object detection": Script(
         detector,
         lambda: images(labels=lambda i: {"class_labels": torch.tensor([i % 3]), "boxes": torch.full((1, 4), 0.5)}),

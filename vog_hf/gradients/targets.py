@@ -11,6 +11,7 @@ from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, S
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
 from vog_hf.gradients.question_answering import QuestionAnswering, has_answer
 from vog_hf.gradients.segmentation import SemanticSegmentation
+from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.tasks import TASKS
 from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
@@ -18,7 +19,10 @@ from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
 TargetFunction = Callable[[Any, Mapping[str, Any]], Tensor]
 Target = str | TargetFunction
 CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
-HEADS = {"ForSemanticSegmentation": SemanticSegmentation.name}  # endings of the names of classes
+HEADS = {  # endings of the names of classes
+    "ForSemanticSegmentation": SemanticSegmentation.name,
+    "ForCTC": SpeechRecognition.name,
+}
 
 
 def find_task(model: nn.Module, outputs: object, labels: Tensor | None, *, name: str | None = None) -> Task:

@@ -33,7 +33,7 @@ class Task:
         return find_logits(outputs)
 
     def n_outputs(self, logits: Tensor) -> int | None:
-        """Number of classes, outputs or tokens in the vocabulary; None where labels are no numbers below it."""
+        """Number of classes, outputs or tokens in the vocabulary; None where labels are not numbers below it."""
         return logits.shape[-1] if logits.dim() > 1 else 1
 
     def prediction(self, logits: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, SingleLabelClassification
 from vog_hf.gradients.question_answering import QuestionAnswering
 from vog_hf.gradients.segmentation import SemanticSegmentation
+from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
 
@@ -15,6 +16,7 @@ __all__ = [
     "Regression",
     "SemanticSegmentation",
     "SingleLabelClassification",
+    "SpeechRecognition",
     "Task",
     "TokenPrediction",
 ]
@@ -29,6 +31,7 @@ TASKS: dict[str, Task] = {
         CausalLanguageModel,
         QuestionAnswering,
         SemanticSegmentation,
+        SpeechRecognition,
     )
 }
 PREDICTING_TASKS = tuple(name for name, task in TASKS.items() if task.can_predict_label)

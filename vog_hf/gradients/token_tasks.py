@@ -113,7 +113,7 @@ class TokenPrediction(Task):
         if logits.shape[:-1] != labels.shape:
             raise ModelError(
                 f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}; where "
-                f"the loss aligns them (CTC), pass {CALLABLE_TARGET}: docs/limitations.md has that of CTC"
+                f"the loss aligns them, pass VoGConfig(task='speech_recognition') (CTC), or {CALLABLE_TARGET}"
             )
         return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
 

@@ -239,9 +239,10 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
                 if task.can_predict_label
                 else f"{CALLABLE_TARGET}, which needs none"
             )
+            advice = task.label_advice
             raise DataError(
                 f"no label was found: the collated batch has none of {list(reader.label_names)}; "
-                f"{task.label_advice}, or {otherwise}",
+                f"{advice}, or {otherwise}",
                 argument="label_column=",
             )
         return
