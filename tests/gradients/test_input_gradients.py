@@ -18,8 +18,8 @@ from vog_hf.gradients.input_gradients import input_gradients
 from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf
 from vog_hf.gradients.model_inputs import forward_inputs, forward_parameters, split_batch
 from vog_hf.gradients.model_mode import scoring_mode, unwrap
-from vog_hf.gradients.targets import find_logits
-from vog_hf.gradients.tasks import TARGETS
+from vog_hf.gradients.model_outputs import find_logits
+from vog_hf.gradients.task import TARGETS
 
 TOLERANCE = 1e-8  # relative to the row's largest gradient; both sides are float64
 COMBINATIONS = [(name, target) for name in models.CASES for target in TARGETS]
@@ -768,16 +768,32 @@ def test_tokens_that_a_model_pads_or_flattens_itself_are_refused_with_both_shape
     assert input_gradients(model, padded).shape == (2, 8, 8)
 
 
-def test_several_texts_per_row_are_refused_and_one_text_accepted():
-    """Multiple choice flattens [batch, choices, tokens]: the rows of its embeddings are not those of the batch."""
-    from transformers import BertForMultipleChoice
+class TextsByPlace(nn.Module):
+    """Scores texts: the first of all rows, then the second of all rows, or row by row."""
 
-    model = models._made(lambda: BertForMultipleChoice(models.bert_config()), 0)
-    ids = torch.randint(4, models.VOCABULARY, (4, 2, 6))
-    with pytest.raises(ModelError, match=r"gave \(8, 6, 8\) for 'input_ids' \(4, 2, 6\), expected one vector per"):
-        input_gradients(model, {"input_ids": ids, "labels": torch.tensor([0, 1, 1, 0])})
-    bert = case_of("bert").model
-    assert input_gradients(bert, {"input_ids": ids[:, 0], "labels": torch.tensor([0, 1, 1, 0])}).shape == (4, 6, 8)
+    def __init__(self, *, row_by_row):
+        super().__init__()
+        self.row_by_row = row_by_row
+        self.words = nn.Embedding(models.VOCABULARY, 8)
+        self.score = nn.Linear(8, 1)
+
+    def get_input_embeddings(self):
+        return self.words
+
+    def forward(self, input_ids):
+        ids = input_ids if self.row_by_row else input_ids.transpose(0, 1)
+        scores = self.score(self.words(ids.flatten(0, 1)).tanh().mean(1)).reshape(ids.shape[:2])
+        return scores if self.row_by_row else scores.T
+
+
+def test_several_texts_per_row_are_one_leaf_if_the_model_takes_them_row_by_row():
+    """The embeddings [batch * texts, tokens, width] belong to the rows of the batch only in that order."""
+    ids, labels = torch.randint(4, models.VOCABULARY, (4, 2, 6)), torch.tensor([0, 1, 1, 0])
+    gradients = input_gradients(TextsByPlace(row_by_row=True), {"input_ids": ids, "labels": labels})
+    assert gradients.shape == (4, 2, 6, 8)
+    assert torch.equal(gradients.flatten(2).any(-1), F.one_hot(labels).bool())  # of the chosen text alone
+    with pytest.raises(ModelError, match=r"gave \(8, 6, 8\) for 'input_ids' \(4, 2, 6\), .*the texts of a row in turn"):
+        input_gradients(TextsByPlace(row_by_row=False), {"input_ids": ids, "labels": labels})
 
 
 class Cut(models.MLP):

@@ -308,8 +308,10 @@ def test_the_loss_of_a_decoder_of_images_and_text_is_its_own():
 
 
 def test_logits_that_mean_nothing_known_ask_for_a_callable():
-    """A segmentation map has no scalar per row of its own."""
-    with pytest.raises(ModelError, match=r"logits of shape \(2, 4, 8, 8\) belong to no task .* pass a callable"):
+    """A map without masks as labels has no scalar per row of its own."""
+    with pytest.raises(
+        ModelError, match=r"logits of shape \(2, 4, 8, 8\) belong to no task that is known here; pass a callable"
+    ):
         find_task(nn.Identity(), torch.zeros(2, 4, 8, 8), None)
 
 

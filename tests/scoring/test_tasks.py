@@ -11,7 +11,7 @@ from trainers import WeightsByStep, arguments
 from transformers import Trainer
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, ModelError
 
 FEW = 6  # rows of a training
 
@@ -69,6 +69,25 @@ def test_a_task_without_a_predicted_label_says_which_tasks_have_one(task):
         ConfigError, match=f"one label per row .*question_answering.* task is {task}; use label='given'"
     ):
         scored(case, case.rows()[:FEW], 7, label="predicted")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("question_answering", "collect='training' found no label: .*; pass label_column=, or use collect='replay'"),
+        ("semantic_segmentation", "cannot observe the loss of semantic_segmentation .*; use collect='replay'"),
+        ("multiple_choice", "cannot observe the loss of multiple_choice .*; use collect='replay'"),
+    ],
+)
+def test_collecting_in_the_passes_of_the_training_is_refused_before_the_first_step(task, message, tmp_path):
+    """The message names what works, which the next test does."""
+    case, steps = TASK_CASES[task], WeightsByStep()
+    args = arguments(tmp_path, num_train_epochs=2, per_device_train_batch_size=3)
+    vog = VoGCallback(collect="training", log=False)
+    pieces = {"data_collator": case.collate_fn, "callbacks": [vog, steps]}
+    with pytest.raises((ConfigError, ModelError), match=message):
+        Trainer(case.model(), args, train_dataset=case.rows()[:FEW], **pieces).train()
+    assert not steps.weights
 
 
 @pytest.mark.slow

@@ -14,11 +14,13 @@ from typing import Any
 import models
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers as T
-from reference import _call, _gradient, _inputs, _snapshots, reference_vog
+from reference import _call, _gradient, _inputs, _scalar, _snapshots, reference_dynamics, reference_vog
 
 N_ROWS = 53
 BLANK = 2
+TEXT = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class TaskCase:
         predicted: ``predicted(outputs) -> {key: label}`` of a row; None: the task predicts no label.
         collate_fn: Collator that pads.
         channels: Whether gradients are averaged over channels.
+        counted: Mask of the elements of a row that enter its score; None: all.
     """
 
     model: Callable[[], Any]
@@ -48,6 +51,7 @@ class TaskCase:
     predicted: Callable[[Any], dict[str, torch.Tensor]] | None = None
     collate_fn: Callable[[list[Any]], Any] = models.collate
     channels: bool = False
+    counted: Callable[[dict[str, Any]], np.ndarray] | None = None
 
     def expected_vog(self, states: list[dict[str, torch.Tensor]], *, predicted: bool = False) -> dict[str, np.ndarray]:
         """VoG of each row by target, ``[rows]``: one row and one snapshot at a time."""
@@ -57,7 +61,8 @@ class TaskCase:
             for target, of_rows in gradients.items():
                 for of_row, row in zip(of_rows, rows, strict=True):
                     scalar = partial(self._scalar_of_batch, row=row, target=target)
-                    of_row.append(_gradient(snapshot, self._alone(row), None, scalar, "callable"))
+                    gradient = _gradient(snapshot, self._alone(row), None, scalar, "callable")
+                    of_row.append(gradient if self.counted is None else gradient[self.counted(row)])
         stacked = {target: [np.stack(of_row) for of_row in of_rows] for target, of_rows in gradients.items()}
         return {target: reference_vog(of_rows, channel_mean=self.channels) for target, of_rows in stacked.items()}
 
@@ -247,6 +252,40 @@ def _speech_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
     }
 
 
+# --- multiple choice ------------------------------------------------------------------------------------------------
+
+
+def _choices() -> list[dict[str, Any]]:
+    """Rows of three texts of several lengths, padded to the longest of the row."""
+    rows = []
+    for i in range(N_ROWS):
+        lengths = (3 + i % 4, 2 + i % 7, 4)
+        texts = models.token_rows(i, lengths=lengths)
+        padded = [torch.stack([_widened(text[name], max(lengths)) for text in texts]) for name in TEXT]
+        rows.append(dict(zip(TEXT, padded, strict=True)) | {"labels": torch.tensor(i % 3)})
+    return rows
+
+
+def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
+    return F.pad(values, (0, width - values.shape[-1]))
+
+
+def collate_choices(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Rows padded to the longest text of the batch."""
+    width = max(row["input_ids"].shape[1] for row in rows)
+    batch = {name: torch.stack([_widened(row[name], width) for row in rows]) for name in TEXT}
+    return batch | {"labels": torch.stack([row["labels"] for row in rows])} if "labels" in rows[0] else batch
+
+
+def _choice_scalar(outputs: Any, row: dict[str, Any], target: str) -> torch.Tensor:
+    return _scalar(outputs.logits[0], int(row["labels"]), target, "single_label_classification")
+
+
+def _choice_observed(outputs: Any, row: dict[str, Any]) -> dict[str, float]:
+    values = reference_dynamics([outputs.logits.numpy()], [row["labels"]])
+    return {name: values[name][0] for name in ("loss", "confidence", "margin", "el2n", "correctness")}
+
+
 TASK_CASES = {
     "question_answering": TaskCase(
         lambda: models._made(lambda: T.BertForQuestionAnswering(models.bert_config(num_labels=2)), 0),
@@ -277,5 +316,16 @@ TASK_CASES = {
         _speech_observed,
         targets=("logit", "loss"),
         absent=("label", "prediction", "confidence", "variability", "forgetting", "margin", "el2n"),
+    ),
+    "multiple_choice": TaskCase(
+        lambda: models._made(lambda: T.BertForMultipleChoice(models.bert_config()), 0),
+        _choices,
+        TEXT,
+        _choice_scalar,
+        _choice_observed,
+        absent=("vog_class_normalized",),
+        predicted=lambda outputs: {"labels": outputs.logits[0].argmax()},
+        collate_fn=collate_choices,
+        counted=lambda row: row["attention_mask"].bool().numpy(),
     ),
 }

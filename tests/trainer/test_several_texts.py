@@ -1,4 +1,4 @@
-"""Trainings on several texts per row (choices, preferences, packs): refused, and scored text by text as advised."""
+"""Trainings on several texts per row (preferences, packs): refused, and scored text by text as advised."""
 
 import copy
 
@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from trainers import WeightsByStep, arguments, tokenizer
 from transformers import (
-    BertForMultipleChoice,
     BertForSequenceClassification,
     DataCollatorForSeq2Seq,
     DataCollatorWithFlattening,
@@ -22,7 +21,7 @@ from transformers import (
 )
 
 from vog_hf import VoGCallback, VoGScorer
-from vog_hf.errors import DataError, ModelError
+from vog_hf.errors import DataError
 
 N_ROWS, N_TOKENS = 6, 6
 OPTIONS = {"num_train_epochs": 2, "per_device_train_batch_size": 3, "learning_rate": 1e-2}
@@ -66,15 +65,7 @@ def chosen_and_rejected(rows):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-CHOICES = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": i % 2} for i, ids in enumerate(pairs())]
 TRAININGS = {
-    "multiple choice": (
-        BertForMultipleChoice,
-        CHOICES,
-        {},
-        ModelError,
-        r"\(multiple choice\) are not supported: score",
-    ),
     "rewards": (
         BertForSequenceClassification,
         [{"input_ids": ids} for ids in pairs()],

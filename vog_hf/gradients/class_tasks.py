@@ -16,6 +16,8 @@ class SingleLabelClassification(Task):
     name = "single_label_classification"
     has_classes = True
     can_predict_label = True
+    outputs_in_words = "classes"
+    label_fix = "Give the model as many outputs (num_labels) as the data has classes"
 
     @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
@@ -32,8 +34,8 @@ class SingleLabelClassification(Task):
         if bool(outside.any()):
             at = int(outside.nonzero()[0])
             raise LabelError(
-                f"label {int(labels[at])} is outside the model's classes 0..{n_outputs - 1}; only None, -1 and -100 "
-                "mean no label. Give the model as many outputs (num_labels) as the data has classes, or fix the label",
+                f"label {int(labels[at])} is outside the model's {self.outputs_in_words} 0..{n_outputs - 1}; only "
+                f"None, -1 and -100 mean no label. {self.label_fix}, or fix the label",
                 at,
             )
 
@@ -48,6 +50,28 @@ class SingleLabelClassification(Task):
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         return classification_observation(logits, required_labels(labels, self.name).long())
+
+
+class MultipleChoice(SingleLabelClassification):
+    """Logits ``[batch, choices]``, labels ``[batch]``: the number of the right choice; negative labels mean no label.
+
+    As single-label classification, but a number means another choice in each row: there are no classes of rows.
+    """
+
+    name = "multiple_choice"
+    has_classes = False
+    is_observed_in_training = False
+    outputs_in_words = "choices"
+    label_fix = "Give each row all its choices"
+
+    @override
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise DataError(
+                "labels of multiple choice must be the number of a choice per row, got "
+                f"{labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        super().check_labels(labels, n_outputs)
 
 
 class MultiLabelClassification(Task):

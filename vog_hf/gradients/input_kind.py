@@ -53,7 +53,10 @@ class Pixels(InputKind):
 
 
 class Tokens(InputKind):
-    """Token ids, whose embeddings ``[batch, tokens, width]`` are differentiated: the width belongs to the token."""
+    """Token ids, whose embeddings ``[batch, tokens, width]`` are differentiated: the width belongs to the token.
+
+    Of several texts in a row (multiple choice), ``[batch, choices, tokens, width]``.
+    """
 
     emptiness = " (an empty text?); leave the row out, or give it at least one token"
 
@@ -63,7 +66,7 @@ class Tokens(InputKind):
 
     @override
     def unpadded(self, value: Tensor) -> Tensor | None:
-        return torch.ones(tuple(value.shape[:2]), dtype=torch.bool, device=value.device)
+        return torch.ones(tuple(value.shape), dtype=torch.bool, device=value.device)
 
     @override
     def gradient_shape(self, shape: Sequence[int], element_shape: Sequence[int]) -> list[int]:
@@ -71,4 +74,4 @@ class Tokens(InputKind):
 
     @override
     def map_size(self, element_shape: Sequence[int]) -> int:
-        return element_shape[0]
+        return math.prod(element_shape[:-1])

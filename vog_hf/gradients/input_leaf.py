@@ -53,9 +53,12 @@ class EmbeddingCut:
     def cut(self, args: tuple[object, ...], output: Tensor) -> Tensor:
         """Keep a leaf of what the embedding gave for ``args``, and return what the model is fed instead."""
         swapped = has_tokens_first(self._ids, args, output)
-        self.caught.append((output.transpose(0, 1) if swapped else output).detach().requires_grad_())
+        rows = output.transpose(0, 1) if swapped else output
+        if _has_texts_in_turn(self._ids, args, output):
+            rows = output.unflatten(0, self._ids.shape[:2])
+        self.caught.append(rows.detach().requires_grad_())
         fed = self.caught[-1].clone()
-        return fed.transpose(0, 1) if swapped else fed
+        return fed.transpose(0, 1) if swapped else fed.reshape(output.shape)
 
 
 _running_cut: ContextVar[EmbeddingCut] = ContextVar("_running_cut")
@@ -223,8 +226,9 @@ def _advice_on_tokens(embedding: nn.Module, ids: Tensor) -> str:
             "config.attention_window)"
         )
     return (
-        "Rows with several texts (multiple choice) are not supported: score a model of one text per row "
-        "(...ForSequenceClassification), with each choice as a row of its own"
+        "Of rows with several texts, a model must embed [batch * texts, tokens], the texts of a row in turn, as those "
+        "for multiple choice do. Else score a model of one text per row (...ForSequenceClassification), with each text "
+        "as a row of its own"
     )
 
 
@@ -292,6 +296,17 @@ def has_tokens_first(ids: Tensor, args: tuple[object, ...], output: Tensor) -> b
     if given.data_ptr() == ids.data_ptr() and given.stride() == ids.stride():  # the device need not be asked
         return False
     return not torch.equal(given, ids) and torch.equal(given, ids.T)
+
+
+def _has_texts_in_turn(ids: Tensor, args: tuple[object, ...], output: Tensor) -> bool:
+    """Tell whether an embedding's output is ``[batch * texts, tokens, width]``, of ids ``[batch, texts, tokens]``.
+
+    The texts of a row are next to each other, as models for multiple choice flatten them.
+    """
+    if ids.dim() != 3 or output.dim() != 3 or output.shape[:2] != (ids.shape[0] * ids.shape[1], ids.shape[2]):
+        return False
+    given = args[0] if args else None
+    return not isinstance(given, Tensor) or given.equal(ids.flatten(0, 1))
 
 
 @contextmanager

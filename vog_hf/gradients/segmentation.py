@@ -25,6 +25,7 @@ class SemanticSegmentation(Task):
     """
 
     name = "semantic_segmentation"
+    is_observed_in_training = False
 
     def __init__(self, ignored: int = NO_CLASS) -> None:
         self._ignored = ignored

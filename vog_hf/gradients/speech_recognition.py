@@ -28,6 +28,7 @@ class SpeechRecognition(Task):
     """
 
     name = "speech_recognition"
+    is_observed_in_training = False
     targets = ("logit", "loss")
 
     def __init__(self, blank: int = 0, n_frames: Callable[[Tensor], Tensor] | None = None) -> None:

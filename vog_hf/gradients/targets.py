@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ModelError
-from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, SingleLabelClassification
+from vog_hf.gradients.class_tasks import (
+    MultiLabelClassification,
+    MultipleChoice,
+    Regression,
+    SingleLabelClassification,
+)
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
 from vog_hf.gradients.question_answering import QuestionAnswering, has_answer
 from vog_hf.gradients.segmentation import SemanticSegmentation
@@ -22,6 +27,7 @@ CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `lo
 HEADS = {  # endings of the names of classes
     "ForSemanticSegmentation": SemanticSegmentation.name,
     "ForCTC": SpeechRecognition.name,
+    "ForMultipleChoice": MultipleChoice.name,
 }
 
 

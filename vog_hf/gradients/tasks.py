@@ -1,6 +1,11 @@
 """The table of tasks: one class for each kind of head."""
 
-from vog_hf.gradients.class_tasks import MultiLabelClassification, Regression, SingleLabelClassification
+from vog_hf.gradients.class_tasks import (
+    MultiLabelClassification,
+    MultipleChoice,
+    Regression,
+    SingleLabelClassification,
+)
 from vog_hf.gradients.question_answering import QuestionAnswering
 from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.speech_recognition import SpeechRecognition
@@ -12,6 +17,7 @@ __all__ = [
     "TASKS",
     "CausalLanguageModel",
     "MultiLabelClassification",
+    "MultipleChoice",
     "QuestionAnswering",
     "Regression",
     "SemanticSegmentation",
@@ -32,6 +38,7 @@ TASKS: dict[str, Task] = {
         QuestionAnswering,
         SemanticSegmentation,
         SpeechRecognition,
+        MultipleChoice,
     )
 }
 PREDICTING_TASKS = tuple(name for name, task in TASKS.items() if task.can_predict_label)

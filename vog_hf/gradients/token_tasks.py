@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class TokenPrediction(Task):
 
     @override
     @classmethod
-    def for_model(cls, model: nn.Module) -> "TokenPrediction":
+    def for_model(cls, model: nn.Module) -> Self:
         return cls(_n_virtual_tokens(model))
 
     @override

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from vog_hf.errors import ModelError
 from vog_hf.gradients.input_leaf import InputLeaf, find_leaf, has_tokens_first
 from vog_hf.gradients.model_inputs import split_batch
-from vog_hf.gradients.row_losses import RowLosses, row_losses
 from vog_hf.gradients.model_outputs import find_logits
+from vog_hf.gradients.row_losses import RowLosses, row_losses
 from vog_hf.gradients.targets import find_task
-from vog_hf.gradients.task import Task
 from vog_hf.gradients.token_tasks import TokenPrediction
 from vog_hf.metric.definition import squared_norm
 from vog_hf.metric.vocabulary import CSG
+
+if TYPE_CHECKING:
+    from vog_hf.gradients.task import Task
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 

@@ -240,7 +240,7 @@ def _with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResu
         label = np.full(len(batch), -1, dtype=np.int32)
     if label is None:
         return results
-    if plan.has_classes:
+    if plan.task is not None and plan.task.can_predict_label:
         label = np.maximum(label, np.int32(-1))
     return RowResults({"label": label, **results.columns}, results.trajectories, results.heat_maps)
 

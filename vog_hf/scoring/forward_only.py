@@ -114,9 +114,10 @@ def _placed(runner: ModelRunner, read: Iterable[Batch]) -> list[Batch]:
     group = []
     for batch in read:
         runner.plan.check_labels(batch)
-        labels = _labels(batch)
-        if runner.plan.has_classes and bool((labels < 0).any()):
-            row = batch.rows[int((labels < 0).nonzero()[0])]
+        _labels(batch)
+        task, labels = runner.plan.task, runner.plan.counted_labels(batch)
+        if labels is not None and task is not None and task.can_predict_label and bool((labels < 0).any()):
+            row = batch.rows[int((labels < 0).nonzero()[0, 0])]
             raise LabelError(NO_LABEL.format(row=row), row)
         group.append(runner.to_device(batch))
     return group
