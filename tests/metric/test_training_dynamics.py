@@ -27,6 +27,11 @@ def streamed(logits, labels):
     return dynamics.columns()
 
 
+def over_snapshots(columns):
+    """The columns without those of the last snapshot alone."""
+    return {name: values for name, values in columns.items() if not name.startswith("prediction")}
+
+
 def row_of(**states):
     """Logits of one row with two classes and label 0: right, wrong or tied at each snapshot."""
     values = {"right": [2.0, 0.0], "wrong": [0.0, 1.0], "tied": [1.0, 1.0]}
@@ -58,9 +63,10 @@ def test_streaming_gives_the_definition(n_snapshots, n_classes, seed, dtype):
     """One snapshot at a time, `TrainingDynamics` comes to the columns of `training_dynamics`, in either precision."""
     logits, labels = drawn(n_snapshots, 11, n_classes, seed=seed)
     found, expected = streamed(logits.to(dtype), labels), training_dynamics(logits.to(dtype), labels)
-    prediction = found.pop("prediction")
-    assert_close(found, expected, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=1e-5)
-    assert torch.equal(prediction, logits[-1].argmax(-1))
+    assert_close(over_snapshots(found), expected, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=1e-5)
+    assert torch.equal(found["prediction"], logits[-1].argmax(-1))
+    of_last = torch.softmax(logits[-1].to(dtype), -1).amax(-1)
+    assert_close(found["prediction_probability"], of_last, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("columns", [training_dynamics, streamed])
@@ -124,9 +130,22 @@ def test_columns_can_be_read_at_any_time():
     dynamics = TrainingDynamics()
     for k, snapshot in enumerate(logits, start=1):
         dynamics.update(classification_observation(snapshot, labels))
-        found = dynamics.columns()
-        found.pop("prediction")
-        assert_close(found, training_dynamics(logits[:k], labels))
+        assert_close(over_snapshots(dynamics.columns()), training_dynamics(logits[:k], labels))
+
+
+def test_moments_of_an_earlier_version_continue_without_the_probability_of_the_prediction():
+    """Their state lacks what only the last snapshot tells; another quantity that is missing is refused."""
+    logits, labels = drawn(3, N, 3)
+    dynamics = TrainingDynamics()
+    dynamics.update(classification_observation(logits[0], labels))
+    state = {name: values for name, values in dynamics.state().items() if name != "last.prediction_probability"}
+    resumed = TrainingDynamics.from_state(state, 1)
+    for snapshot in logits[1:]:
+        resumed.update(classification_observation(snapshot, labels))
+    assert_close(resumed.columns(), streamed(logits, labels))
+    del state["last.loss"]
+    with pytest.raises(ConfigError, match="observations must keep their quantities"):
+        TrainingDynamics.from_state(state, 1).update(classification_observation(logits[1], labels))
 
 
 def test_observations_are_not_written_to():

@@ -253,4 +253,5 @@ def _row_dynamics(logits, label):
         "forgetting": forgotten if any(correct) else k,
         "margin": sum(margin) / k,
         "el2n": sum(el2n) / k,
+        "prediction_probability": max(probability),  # of the last snapshot
     }

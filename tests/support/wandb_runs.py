@@ -1,6 +1,7 @@
 """Runs of the real W&B client, offline: made, and read back as the client itself reads them."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Run:
         """A chart's specification and the columns of its table."""
         updates = [record["config"]["update"] for record in self.records if record["type"] == "config"]
         (spec,) = [u[f"_wandb.visualize.{key}"]["panel_config"] for u in updates if f"_wandb.visualize.{key}" in u]
-        return spec, self.table(f"{key}_table")
+        return spec, self.table(f"Custom Chart Tables/{key}_table")
 
     def file(self, key):
         """A medium that lies next to the run."""
@@ -69,7 +70,7 @@ class Run:
 
     def table(self, key):
         """A logged table as a frame, its pictures opened."""
-        _, files = self.artifact("run_table", f"-{key.replace('/', '')}-")
+        _, files = self.artifact("run_table", f"-{re.sub('[/ ]', '', key)}-")
         content = json.loads(files[f"{key}.table.json"].read_text())
         frame = pd.DataFrame(content["data"], columns=content["columns"]).astype(object)
         assert len(frame) == self.logged[f"{key}.nrows"]
@@ -94,7 +95,7 @@ def offline_client(folder):
 def inspect(path):
     """The records of a run on disk, as the client itself reads them."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode and "No such command" in done.stderr:
         pytest.skip(f"wandb {wandb.__version__} has no `leet inspect` to read a run back")
     assert not done.returncode, done.stderr

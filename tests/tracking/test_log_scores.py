@@ -3,6 +3,9 @@
 import html
 import json
 import logging
+import re
+import shutil
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,33 @@ from vog_hf.tracking import log_scores
 from vog_hf.tracking.contents import contents
 
 N = 53
+
+
+class Page(HTMLParser):
+    """The lists of a page: texts of its items, and names with their definitions."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.items, self.definitions, self._open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("li", "dt", "dd"):
+            self._open.append([])
+
+    def handle_data(self, data):
+        if self._open:
+            self._open[-1].append(data)
+
+    def handle_endtag(self, tag):
+        if tag in ("li", "dt", "dd"):
+            text = " ".join("".join(self._open.pop()).split())
+            if tag == "dd":
+                self.definitions[-1] = (self.definitions[-1], text)
+            else:
+                {"li": self.items, "dt": self.definitions}[tag].append(text)
+
+
 NAMES = ["cat", "$x_$", "ship, or boat"]
 
 
@@ -66,6 +96,7 @@ def make_scores(*, labels=True, heat_maps=True):
         "forgetting": generator.integers(0, 4, N).astype(np.int32),
         "variability": generator.random(N).astype(np.float32),
         "confidence": generator.random(N).astype(np.float32),
+        "prediction_probability": generator.random(N).astype(np.float32),
         "loss": generator.random(N).astype(np.float32),
         "margin": np.ones(N, dtype=np.float32),
     }
@@ -100,23 +131,23 @@ def image_run(offline):
 class TestImages:
     @pytest.mark.parametrize(("key", "tail"), [("vog/highest", 0), ("vog/lowest", 1)])
     def test_row_tables(self, image_run, key, tail):
-        """The right rows in the right order, every score as it is, names for classes, None for no label."""
+        """The right rows in the right order, nine columns in the order in which a person reads, None for no label."""
         scores = make_scores()
         rows = most_extreme(scores, "vog_class_normalized", 7)[tail]
         table = image_run.table(key)
-        first = ["row", "image", "heat_map", "label", "prediction", "confidence", "vog", "vog_class_normalized"]
         assert list(table.columns) == [
-            *first,
-            "vog_percentile",
-            "vog_early",
-            "vog_late",
-            "forgetting",
-            "variability",
+            "image",
+            "heat_map",
+            "label",
+            "prediction",
+            "prediction_probability",
+            "confidence",
             "loss",
-            "margin",
+            "vog_class_normalized",
+            "row",
         ]
         assert table["row"].tolist() == rows.tolist()
-        for name in ("vog", "vog_class_normalized", "vog_percentile", "confidence", "loss", "forgetting"):
+        for name in ("prediction_probability", "confidence", "loss", "vog_class_normalized"):
             np.testing.assert_array_equal(table[name].astype(float), scores.column(name)[rows].astype(float))
         for name in ("label", "prediction"):
             assert table[name].tolist() == [NAMES[c] if c >= 0 else None for c in scores.column(name)[rows]]
@@ -221,10 +252,19 @@ class TestImages:
         assert dict(zip(table["class"], table["mean VoG"], strict=True)) == pytest.approx(means)
         assert table["mean VoG"].is_monotonic_decreasing
 
+    def test_every_table_fits_on_a_screen(self, image_run):
+        """At most nine columns, those behind the charts in a section of their own."""
+        tables = [key for key, value in image_run.logged.items() if key.endswith("._type") and value == "table-file"]
+        assert {"vog/review_first._type", "vog/classes._type", "vog/error_by_decile._type"} <= set(tables)
+        assert all(image_run.logged[key.replace("._type", ".ncols")] <= 9 for key in tables)
+        behind = [key for key in tables if "_table." in key]
+        assert behind
+        assert all(key.startswith("Custom Chart Tables/vog/") for key in behind)
+
     def test_stability(self, image_run):
-        """A line per snapshot from the second on, in a table and in a chart; nothing is known before the second."""
+        """A line per snapshot from the second on, as a chart and in the artifact."""
         expected = ranking_stability(make_scores().trajectory("vog"))
-        table = image_run.table("vog/ranking_stability").astype(float)
+        table = pd.read_csv(image_run.artifact("dataset")[1]["ranking_stability.csv"]).astype(float)
         pd.testing.assert_frame_equal(table, expected.astype(float), check_dtype=False)
         _, table = image_run.chart("vog/ranking_stability_chart")
         points = table[table["lineKey"] == "spearman_previous"]
@@ -243,9 +283,8 @@ class TestImages:
         table = image_run.table("vog/review_first")
         expected = np.argsort(-make_scores().column("loss"), kind="stable")[: len(table)]
         assert table["row"].tolist() == expected.tolist()
-        assert "review_first: The 7 of 53 rows to review first. Start with loss, highest first" in html.unescape(
-            image_run.file("vog/about").read_text()
-        )
+        about = dict(Page(image_run.file("vog/about").read_text()).definitions)
+        assert about["review_first"].startswith("The 7 of 53 rows to review first. Start with loss, highest first")
 
     def test_what_a_person_reads_first(self, image_run):
         """Which end is hard, on what evidence and what each table shows; markup in names is text."""
@@ -254,19 +293,55 @@ class TestImages:
         assert image_run.summary["vog/hard_tail_evidence"] == tail.evidence
         about = html.unescape(image_run.file("vog/about").read_text())
         assert (
-            about.index(tail.headline)
+            about.index(f"<h1>{tail.headline}</h1>")
             < about.index(str(recommended_ranking(make_scores())))
             < about.index(tail.evidence)
         )
-        assert "Next: `vog-hf review SCORES`" in about
         assert image_run.summary["vog/hard_tail_strength"] == tail.strength
         assert stability_in_words(ranking_stability(make_scores().trajectory("vog"))) in about
-        assert "highest: The 7 highest of 53 rows by vog_class_normalized." in about
-        assert "lowest_by_class: The lowest rows of each of 3 classes by vog_class_normalized, 15 of 53 rows." in about
+        shown = dict(Page(about).definitions)
+        assert shown["highest"].startswith("The 7 highest of 53 rows by vog_class_normalized.")
+        assert shown["lowest_by_class"].startswith(
+            "The lowest rows of each of 3 classes by vog_class_normalized, 15 of 53 rows."
+        )
         known = make_scores().column("label") >= 0
         wrong = (make_scores().column("prediction") != make_scores().column("label"))[known]
         expected = auroc(make_scores().column("vog_class_normalized")[known], wrong)
         assert image_run.logged["vog/auroc_misclassified"] == pytest.approx(expected)
+
+    def test_the_numbers_of_the_first_panel(self, image_run):
+        """Rows, the share of errors among them and among those to review first."""
+        scores = make_scores()
+        known = scores.column("label") >= 0
+        wrong = scores.column("prediction") != scores.column("label")
+        first = np.argsort(-scores.column("loss"), kind="stable")[:7]
+        of_first = wrong[first][known[first]].mean()
+        assert Page(image_run.file("vog/about").read_text()).items == [
+            f"{N} rows, scored from 4 snapshots",
+            f"{wrong[known].mean():.1%} of all labeled rows are predicted as another class",
+            f"{of_first:.1%} of the first 7 to review are predicted as another class",
+        ]
+
+    def test_the_first_panel_explains_every_column_of_the_tables(self, image_run):
+        """By its name, and nothing else."""
+        definitions = Page(image_run.file("vog/about").read_text()).definitions
+        columns = image_run.table("vog/review_first").columns
+        start = [name for name, _ in definitions].index(columns[0])
+        assert [name for name, _ in definitions[start : start + len(columns)]] == list(columns)
+        assert dict(definitions)["confidence"].startswith("Mean probability of the given label over the snapshots.")
+
+    def test_the_first_panel_names_the_commands_that_come_next(self, image_run):
+        """Review from the folder, or from the artifact of this very run; no other folder of this machine is named."""
+        text = html.unescape(image_run.file("vog/about").read_text())
+        assert "<code>vog-hf review SCORES_FOLDER --dataset YOUR_DATASET</code>" in text
+        artifact = f"vog-scores-{image_run.run_id}:latest"
+        assert f"/vog/{artifact} --root scores\nvog-hf review scores --dataset YOUR_DATASET</code>" in text
+
+    def test_the_first_panel_asks_for_nothing(self, image_run):
+        """No script and no address: the page needs nothing from elsewhere, and its policy forbids it."""
+        text = image_run.file("vog/about").read_text()
+        assert "default-src 'none'; style-src 'unsafe-inline'" in text
+        assert not re.search(r"<script|<link|https?:|src=|url\(", text)
 
     def test_histogram(self, image_run):
         """Every row is in one of its bins."""
@@ -274,16 +349,20 @@ class TestImages:
         assert sum(image_run.logged["vog/histogram.values"]) == N
 
     def test_artifact(self, image_run, tmp_path):
-        """The scores themselves: the table and the manifest, and the manifest's short entries as metadata."""
+        """Every column of the scores, the manifest, and its short entries as metadata; all of it loads again."""
         scores = make_scores()
         record, files = image_run.artifact("dataset")
         assert record["name"] == f"vog-scores-{image_run.run_id}"
-        assert set(files) == {"scores.parquet", "manifest.json"}
+        assert set(files) == {"scores.parquet", "manifest.json", "ranking_stability.csv"}
         scores.save(tmp_path / "scores")
         assert pq.read_table(files["scores.parquet"]).equals(pq.read_table(tmp_path / "scores" / "scores.parquet"))
         assert read_json(files["manifest.json"]) == scores.manifest
         metadata = json.loads(record["metadata"])
         assert metadata == {name: value for name, value in scores.manifest.items() if name != "long"}
+        for name, path in files.items():
+            shutil.copy(path, (tmp_path / name))
+        shutil.rmtree(tmp_path / "scores")
+        assert VoGScores.load(tmp_path).column_names == scores.column_names
 
     def test_no_claim(self, image_run):
         """Which tail is hard is for the summary to say, not for the name of a chart."""
@@ -318,7 +397,8 @@ def test_text_scored_for_real(offline):
     run = logged_run(offline, scores, tokenized, top_k=5)
     highest = most_extreme(scores, "vog_class_normalized", 5)[0]
     table = run.table("vog/highest")
-    assert list(table.columns)[:6] == ["row", "text", "heat_map", "label", "prediction", "confidence"]
+    content, of_row = ["text", "heat_map"], ["label", "prediction", "prediction_probability", "confidence", "loss"]
+    assert list(table.columns) == [*content, *of_row, "vog_class_normalized", "row"]
     assert table["text"].tolist() == [texts[row][:2000] for row in highest]
     for row, heat in table[["row", "heat_map"]].itertuples(index=False):
         assert heat.size == (3 * 8, 24), "a cell for each of three tokens"
@@ -327,7 +407,7 @@ def test_text_scored_for_real(offline):
     about = html.unescape(run.file("vog/about").read_text())
     assert "within each row by itself. Texts end after 2,000 characters." in about
     assert table["label"].tolist() == [["no", "yes"][row % 2] for row in highest]
-    assert set(scores.column_names) <= set(table.columns)
+    assert set(scores.column_names) <= set(pq.read_schema(run.artifact("dataset")[1]["scores.parquet"]).names)
     assert "train/global_step" not in run.logged
     assert run.logged["vog/n_snapshots"] == 4
 
@@ -344,7 +424,7 @@ def test_no_classes_and_no_data_set(offline):
     scores = VoGScores(columns, {"class_names": None, "snapshots": []})
     run = logged_run(offline, scores, None, top_k=3)
     table = run.table("vog/highest")
-    assert list(table.columns) == ["row", "label", "prediction", "vog", "vog_normalized", "loss"]
+    assert list(table.columns) == ["label", "prediction", "loss", "vog_normalized", "row"]
     assert table["row"].tolist() == [5, 0, 1]
     assert table["loss"].tolist() == [None, 1.0, 1.0]
     assert table["label"].tolist() == pytest.approx(columns["label"][[5, 0, 1]].tolist())
@@ -408,10 +488,10 @@ def test_known_wrong_labels_are_looked_for(offline):
 
 
 def _check_learning_patterns(run, scores, known):
-    """The column of the rows, the table and both charts, against counting them."""
+    """The column of the rows in the artifact, the table and both charts, against counting them."""
     pattern = scores.column("learning_pattern")
-    highest = run.table("vog/highest")
-    assert [value or None for value in highest["learning_pattern"]] == pattern[highest["row"].tolist()].tolist()
+    stored = pq.read_table(run.artifact("dataset")[1]["scores.parquet"])["learning_pattern"]
+    assert stored.to_pylist() == pattern.tolist()
     assert None in pattern
     table = run.table("vog/learning_patterns").set_index("pattern")
     assert table.index.tolist() == list(PATTERNS)
@@ -429,11 +509,17 @@ def _check_learning_patterns(run, scores, known):
 
 
 def test_a_run_of_any_name_keeps_its_scores(offline):
-    """A run id and a split's name that W&B would not take for an artifact are put so that it does."""
+    """A run id and a split's name that W&B would not take for an artifact are put so that it does, as is metadata."""
+    scores = make_scores(heat_maps=False)
+    scores.manifest["class_names"] = ["half \ud800", "a", "b"]  # which the client cannot encode
     with wandb.init(project="vog", id="vit lr=3e-4", settings=wandb.Settings(console="off")):
-        log_scores({"de/train": make_scores(heat_maps=False)}, None, top_k=3)
+        log_scores({"de/train": scores}, None, top_k=3)
     record, _ = read_back(offline, "vit lr=3e-4").artifact("dataset")
     assert record["name"] == "vog-scores-de_train-vit_lr_3e-4"
+    assert json.loads(record["metadata"]) == {
+        "format": scores.manifest["format"],
+        "snapshots": scores.manifest["snapshots"],
+    }
 
 
 def test_pictures_below_those_of_the_sheet(offline):
@@ -527,13 +613,13 @@ def capped_run(offline):
 
 def test_what_is_cut_is_said(capped_run):
     """Where classes, bars or pictures are fewer than there are, the caption or the title says how many."""
-    about = html.unescape(capped_run.file("vog/about").read_text())
+    about = dict(Page(capped_run.file("vog/about").read_text()).definitions)
     assert capped_run.logged["vog/classes.nrows"] == 10_000
-    assert "classes: The first 10,000 of 10,001 classes, the maximum that a W&B table can hold." in about
-    assert "highest_by_class: The highest rows of the first 400 of 10,001 classes" in about
+    assert about["classes"] == "The first 10,000 of 10,001 classes, the maximum that a W&B table can hold."
+    assert about["highest_by_class"].startswith("The highest rows of the first 400 of 10,001 classes")
     spec, table = capped_run.chart("vog/mean_by_class")
     assert (spec["stringSettings"]["title"], len(table)) == ("Mean VoG by class (100 highest of 10,001)", 100)
-    assert "highest: The 30 highest of 10,001 rows" in about
+    assert about["highest"].startswith("The 30 highest of 10,001 rows")
     assert "The 25 lowest of 10,001 rows" in capped_run.logged["vog/contact_sheet.caption"]
 
 

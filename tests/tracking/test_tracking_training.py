@@ -68,7 +68,7 @@ def test_the_scores_themselves_are_logged_once(live_run):
     """An artifact per training, not per snapshot."""
     run, scores = live_run
     _, files = run.artifact("dataset")
-    assert set(files) == {"scores.parquet", "manifest.json"}
+    assert set(files) == {"scores.parquet", "manifest.json", "ranking_stability.csv"}
     assert run.summary["vog/hard_tail"] in {"high", "low", "both", "unclear"}
     assert run.summary["vog/n_snapshots"] == len(scores.manifest["snapshots"]) == 4
 
@@ -232,8 +232,8 @@ def test_captions_name_the_hard_end(offline):
     run = logged_run(offline, make_scores(), None, top_k=3)
     assert run.summary["vog/hard_tail"] == "low"
     about = run.file("vog/about").read_text()
-    assert "lowest: The 3 lowest of 60 rows by vog. In this run the hard rows are here." in about
-    assert "highest: The 3 highest of 60 rows by vog. In this run the hard rows are at the other end." in about
+    assert "The 3 lowest of 60 rows by vog. In this run the hard rows are here." in about
+    assert "The 3 highest of 60 rows by vog. In this run the hard rows are at the other end." in about
 
 
 def test_in_a_loop_under_accelerate(offline):

@@ -16,6 +16,7 @@ from vog_hf.evaluation import error_by_decile, hard_tail
 from vog_hf.scores.pictures import overlay
 from vog_hf.scores.ranking import most_extreme
 from vog_hf.tracking import log_scores
+from vog_hf.tracking.media import Table
 
 trackio = pytest.importorskip("trackio")
 from trackio.sqlite_storage import SQLiteStorage  # noqa: E402 (only where the extra is installed)
@@ -53,7 +54,8 @@ def test_the_same_rows_and_numbers_as_in_weights_and_biases(project):
     table = cells(record, "vog/highest")
     assert [line["row"] for line in table] == rows.tolist()
     for line, row in zip(table, rows, strict=True):
-        assert line["vog"] == pytest.approx(float(scores.column("vog")[row]))
+        assert list(line)[-2:] == ["vog_class_normalized", "row"]
+        assert line["loss"] == pytest.approx(float(scores.column("loss")[row]))
         given = scores.column("label")[row]
         assert line["label"] == (NAMES[given] if given >= 0 else None)
         plain_picture = Image.new("RGB", (96, 96), (4 * row, 100, 255 - 4 * row))
@@ -98,7 +100,7 @@ def test_without_a_run(caplog):
 def test_the_extra_that_is_missing(monkeypatch):
     """What to install is said where Trackio cannot be imported."""
     monkeypatch.setitem(sys.modules, "trackio", None)
-    from vog_hf.tracking.trackio_backend import about
+    from vog_hf.tracking.trackio_backend import translated
 
     with pytest.raises(ConfigError, match=r"pip install 'vog_hf\[trackio\]'"):
-        about(["text"])
+        translated({"table": Table({"row": [0]})})

@@ -25,7 +25,7 @@ from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import ConfigError, SnapshotError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
-from vog_hf.metric.vocabulary import COMPANIONS, CSG, LEARNING_PATTERN
+from vog_hf.metric.vocabulary import COMPANIONS, CSG, LEARNING_PATTERN, PREDICTION_PROBABILITY
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names
 from vog_hf.scores.findings import Findings, headline
@@ -228,6 +228,6 @@ def require_free_names(inputs: ScoringInputs, config: VoGConfig, columns: str, p
     """Raise ConfigError if the dataset already has a column with the name of a score."""
     names = core_column_names(config.column_names, has_classes=True)
     if columns == "all":
-        names += ["prediction", "vog_early", "vog_late", *COMPANIONS, LEARNING_PATTERN]
+        names += ["prediction", PREDICTION_PROBABILITY, "vog_early", "vog_late", *COMPANIONS, LEARNING_PATTERN]
         names = [name for name in names if name != CSG or config.loss_target is not None]
     check_column_names(inputs.rows, [prefix + name for name in names])

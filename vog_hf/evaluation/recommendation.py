@@ -20,7 +20,10 @@ MARGIN = 0.01  # of AUROC; columns this close are as good as each other
 # AUROC of chance with these many rows of each kind is 0.5 with this many standard errors around it (Mann-Whitney); the
 # best of some fifteen columns is beyond three of them in 1 of 25 sets of rows picked at random.
 CHANCE_ERRORS = 3.0
-NOT_A_RANKING = ("row", "id", "row_hash", "label", "prediction", "observations", "vog_percentile", CORRUPTED)
+NOT_A_RANKING = (
+    *("row", "id", "row_hash", "label", "prediction", "prediction_probability"),
+    *("observations", "vog_percentile", CORRUPTED),
+)
 
 Known = npt.NDArray[np.float64]
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vog_hf.errors import ConfigError
+from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
 
 
 def training_dynamics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -74,6 +75,7 @@ def classification_observation(logits: Tensor, labels: Tensor) -> dict[str, Tens
         "margin": label_logit - other_logit,
         "el2n": error.norm(dim=-1),
         "prediction": prediction,
+        PREDICTION_PROBABILITY: probability.amax(-1),
     }
 
 
@@ -99,7 +101,8 @@ class TrainingDynamics:
 
     def update(self, observation: Mapping[str, Tensor]) -> None:
         """Add one snapshot's observation (see `classification_observation`), ``[examples]`` each."""
-        if self.n_snapshots and set(observation) != set(self.last):
+        of_last_alone = {PREDICTION_PROBABILITY}  # earlier versions did not observe it: resumed moments lack it
+        if self.n_snapshots and set(observation) - of_last_alone != set(self.last) - of_last_alone:
             raise ConfigError(
                 f"observations must keep their quantities: first {sorted(self.last)}, now {sorted(observation)}"
             )
@@ -134,7 +137,7 @@ class TrainingDynamics:
         return dynamics
 
     def columns(self) -> dict[str, Tensor]:
-        """The current companions, ``[examples]`` each; ``prediction`` is the last snapshot's."""
+        """The current companions, ``[examples]`` each; ``prediction`` and its probability are the last snapshot's."""
         columns = {name: total / self.n_snapshots for name, total in self._sum.items()}
         if "correct" in columns:
             columns["correctness"] = columns.pop("correct")
@@ -143,8 +146,7 @@ class TrainingDynamics:
             columns["variability"] = (self._confidence_sum_sq_dev / self.n_snapshots).sqrt()
         if self._forgotten is not None and self._learned is not None:
             columns["forgetting"] = torch.where(self._learned, self._forgotten, self.n_snapshots)
-        if "prediction" in self.last:
-            columns["prediction"] = self.last["prediction"]
+        columns |= {name: self.last[name] for name in ("prediction", PREDICTION_PROBABILITY) if name in self.last}
         return columns
 
     def _update_confidence(self, confidence: Tensor) -> None:

@@ -10,6 +10,7 @@ CSG = "csg"  # the only companion that needs a target: "loss"
 FIRST_LOSS = "first_loss"  # only of scores that were collected from the training's own passes
 OBSERVATIONS = "observations"  # likewise
 LEARNING_PATTERN = "learning_pattern"  # the only column of texts
+PREDICTION_PROBABILITY = "prediction_probability"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,13 @@ COMPANION_COLUMNS = (
         "fits worse",
     ),
 )
+PROBABILITY_COLUMN = Column(
+    PREDICTION_PROBABILITY,
+    "prediction probability",
+    "Probability of the predicted class, at the last snapshot",
+    "0 to 1",
+    "surer of its prediction, right or wrong",
+)
 PATTERN_COLUMN = Column(
     LEARNING_PATTERN,
     "learning pattern",
@@ -152,7 +160,8 @@ OBSERVATIONS_COLUMN = Column(
     "whole number",
     "seen more often",
 )
-COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, OBSERVATIONS_COLUMN, PATTERN_COLUMN)}
+OTHER_COLUMNS = (PROBABILITY_COLUMN, OBSERVATIONS_COLUMN, PATTERN_COLUMN)
+COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, *OTHER_COLUMNS)}
 COMPANIONS = tuple(column.name for column in COMPANION_COLUMNS)
 ENDINGS = tuple(column.name.removeprefix("vog") for column in TARGET_COLUMNS)
 

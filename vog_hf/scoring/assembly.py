@@ -16,7 +16,7 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import CoverageError
 from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.definition import class_normalize, percentile
-from vog_hf.metric.vocabulary import CSG
+from vog_hf.metric.vocabulary import CSG, PREDICTION_PROBABILITY
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import (
     explained_disk_errors,
@@ -175,7 +175,7 @@ def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dic
     return ordered
 
 
-COLUMN_ORDER = ("label", "prediction", "vog")  # then the other targets, then the companions
+COLUMN_ORDER = ("label", "prediction", PREDICTION_PROBABILITY, "vog")  # then the other targets, then the companions
 
 
 def finish_folder(

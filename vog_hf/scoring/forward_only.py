@@ -53,8 +53,9 @@ def companions(
         batch_size: Rows per forward pass. Does not change a value.
 
     Returns:
-        One line per row, in the order of the dataset: ``label``, ``prediction`` of the last snapshot where the task has
-        classes, and the columns of `vog_hf.metric.training_dynamics.training_dynamics` that the task has.
+        One line per row, in the order of the dataset: ``label``, ``prediction`` and ``prediction_probability`` of the
+        last snapshot where the task has classes, and those columns of
+        `vog_hf.metric.training_dynamics.training_dynamics` that the task has.
 
     Raises:
         ConfigError: The outputs have no logits, or the dataset is a stream.

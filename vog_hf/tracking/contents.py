@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vog_hf.evaluation import auroc, stability_in_words
+from vog_hf.evaluation import auroc
 from vog_hf.evaluation.learning_patterns import PATTERN_MEANINGS
 from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.descriptions import DETECTION_NOTE, NUMBERS_NOTE
@@ -14,12 +14,12 @@ from vog_hf.scores.findings import DECILES, Findings
 from vog_hf.scores.pictures import RowViews, data_map, draw_contact_sheet
 from vog_hf.scores.ranking import class_names
 from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.tracking.about import About, about_split
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
 from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables, spike_table
 
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
 MAX_BARS = 100
-REVIEW = "`vog-hf review SCORES`, with the folder of the scores."
 SHEET_ROWS = 25  # at each end
 
 
@@ -29,13 +29,15 @@ class Contents:
 
     Attributes:
         values: Values by name, without the prefix ``vog/``.
-        sentences: Introductory sentences.
+        about: What a person reads first.
         summary: Texts by which runs are compared, in addition to the scalars among the values.
+        tables: Tables that are too wide to be read next to the others; kept with the scores.
     """
 
     values: dict[str, Record]
-    sentences: list[str]
+    about: About
     summary: dict[str, str]
+    tables: dict[str, pd.DataFrame]
 
 
 def contents(split: ScoredSplit, top_k: int) -> Contents:
@@ -55,23 +57,25 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
         sheet = draw_contact_sheet(views, count=count)
         caption = " ".join(extreme_caption(split.scores, end, count, tail) for end in TAIL_OF_END)
         values["contact_sheet"] = Picture(sheet, caption)
-    stability, words = _stability(findings)
+    stability = findings.stability
     if (spikes := spike_table(views)) is not None:
         tables["loss_spikes"] = spikes
-    values = {**tables, **values, **_of_patterns(findings), **stability}
+    values = {**tables, **values, **_of_patterns(findings), **_of_stability(stability)}
     if not (numbers := tail.table()).empty:
         values["hard_tail_numbers"] = Table(_table(numbers).columns, f"Difficulty by {findings.column}. {NUMBERS_NOTE}")
-    captions = [f"{name}: {v.caption}" for name, v in values.items() if isinstance(v, Table) and v.caption]
+    of_rows = {name: value for name, value in values.items() if isinstance(value, Table)}
+    about = about_split(findings, of_rows, np.asarray(tables["review_first"].columns["row"], np.int64))
     return Contents(
         {**values, **scalars},
-        [*findings.opening(REVIEW), tail.evidence, *words, *captions],
+        about,
         {
-            "headline": findings.opening(REVIEW)[0],
+            "headline": about.headline,
             "hard_tail": tail.tail,
             "hard_tail_strength": tail.strength,
             "hard_tail_evidence": tail.evidence,
             "review_first": str(findings.recommended),
         },
+        {} if stability is None else {"ranking_stability": stability},
     )
 
 
@@ -179,11 +183,10 @@ def _bars(names: pd.Series, values: pd.Series) -> dict[str, float]:
     return {str(name): float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _stability(findings: Findings) -> tuple[dict[str, Record], list[str]]:
-    """Stability of the ranking by raw VoG from snapshot to snapshot, as records and in words."""
-    table = findings.stability
+def _of_stability(table: pd.DataFrame | None) -> dict[str, Record]:
+    """Chart of the stability of the ranking by raw VoG from snapshot to snapshot; none without."""
     if table is None:
-        return {}, []
+        return {}
     lines = ("spearman_previous", "spearman_final", "overlap_top_10_previous", "overlap_top_10_final")
     chart = LineChart(
         "Stability of the ranking by VoG",
@@ -191,7 +194,7 @@ def _stability(findings: Findings) -> tuple[dict[str, Record], list[str]]:
         table["snapshots"].tolist(),
         {name: _cells(table[name]) for name in lines},
     )
-    return {"ranking_stability": _table(table), "ranking_stability_chart": chart}, [stability_in_words(table)]
+    return {"ranking_stability_chart": chart}
 
 
 def _table(frame: pd.DataFrame) -> Table:

@@ -6,10 +6,13 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+import pandas as pd
+
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, require_type, whole_number
 from vog_hf.scores.scored_rows import pair_with_rows, require_scores
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.about import About
 from vog_hf.tracking.contents import MAX_TABLE_ROWS, contents
 
 logger = logging.getLogger(__name__)
@@ -29,14 +32,17 @@ class Backend(Protocol):
     def translated(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Records as the tracker's own objects."""
 
-    def about(self, sentences: list[str]) -> Any:
-        """Introductory sentences as the tracker's own object."""
+    def about(self, about: About) -> Any:
+        """The first panel as the tracker's own object."""
 
     def summarize(self, run: object, summary: Mapping[str, str]) -> None:
         """Write values to the summary by which runs are compared."""
 
-    def log_artifact(self, run: object, split: str, scores: VoGScores) -> None:
-        """Store the scores themselves with the run, if the tracker can."""
+    def download_command(self, run: object, split: str) -> str | None:
+        """The command that downloads what `log_artifact` stores to the folder ``scores``; None if it stores nothing."""
+
+    def log_artifact(self, run: object, split: str, scores: VoGScores, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Store the scores themselves with the run, and the tables that are not shown, if the tracker can."""
 
     def reopened(self, run: object) -> AbstractContextManager[Any]:
         """Make a run that was active before active again for as long."""
@@ -54,15 +60,16 @@ def log_scores(
 ) -> bool:
     """Log scores to the active run of a tracker; call it on the main process.
 
-    Logged are, under ``vog/``: the tables ``highest`` and ``lowest`` (ranked by the class-normalized score: row,
-    picture or text, heat map of VoG, label, prediction, confidence and all scores), the same per class, ``classes``,
-    ``error_by_decile`` and ``ranking_stability``; charts of these and of early against late VoG; the data map and a
-    histogram; if the dataset has a column ``is_corrupted``, ``detection``: how well each column finds these rows;
-    scalars; with ``collect="training"``, ``loss_spikes``: the worst rows of steps whose loss stood out; ``about``,
-    which says how good a guide VoG is in this run, what to review first and what each table shows; the rows to review
-    first in ``review_first``, and the numbers in ``hard_tail_numbers``; ``headline`` and ``hard_tail`` in the run's
-    summary. W&B also keeps ``scores.parquet`` with ``manifest.json`` as a version of the artifact ``vog-scores-<run
-    id>``.
+    Logged are, under ``vog/``: ``about``, which says how good a guide VoG is in this run, what to review first, what
+    the columns mean and which command comes next; the rows to review first in ``review_first``, and the tables
+    ``highest`` and ``lowest`` (ranked by the class-normalized score), also per class: image or text, heat map of VoG,
+    label, prediction and its probability, mean probability of the label, mean loss, the score and the row; ``classes``
+    and ``error_by_decile``; charts of these, of the stability of the ranking and of early against late VoG; the data
+    map and a histogram; if the dataset has a column ``is_corrupted``, ``detection``: how well each column finds these
+    rows; with ``collect="training"``, ``loss_spikes``: the worst rows of steps whose loss stood out; scalars;
+    ``headline``, ``hard_tail`` and ``review_first`` in the run's summary. W&B also keeps every column in
+    ``scores.parquet``, with ``manifest.json`` and ``ranking_stability.csv``, as a version of the artifact
+    ``vog-scores-<run id>``.
 
     Args:
         scores: Scores of ``dataset``, or of each split of a `DatasetDict`, logged as ``vog/<split>/...``.
@@ -98,15 +105,18 @@ def log_scores(
         return False
     splits = pair_with_rows(scores, dataset)
     logged: dict[str, Any] = {}
-    for split, logged_contents in [(split, contents(split, top_k)) for split in splits]:
+    all_contents = [(split, contents(split, top_k)) for split in splits]
+    for split, of_split in all_contents:
         prefix = f"vog/{split.name}/" if split.name else "vog/"
-        values = backend.translated(logged_contents.values) | {"about": backend.about(logged_contents.sentences)}
+        download = backend.download_command(own_run, split.name) if artifact else None
+        about = backend.about(of_split.about.with_download(download, split.scores))
+        values = backend.translated(of_split.values) | {"about": about}
         logged |= {prefix + name: value for name, value in values.items()}
-        backend.summarize(own_run, {prefix + name: value for name, value in logged_contents.summary.items()})
+        backend.summarize(own_run, {prefix + name: value for name, value in of_split.summary.items()})
     log_values(logged)
     if artifact:
-        for split in splits:
-            backend.log_artifact(own_run, split.name, split.scores)
+        for split, of_split in all_contents:
+            backend.log_artifact(own_run, split.name, split.scores, of_split.tables)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Tables of the highest and lowest rows of a dataset and of each class: image or text, heat map, all scores."""
+"""Tables of rows as a person reads them: image or text, heat map, label, prediction, a few scores; no more columns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, loss_spikes, recommended_ranking
+from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
@@ -19,7 +20,9 @@ ROWS_PER_SPIKE = 5
 MAX_SPIKES = 10
 MAX_CLASS_ROWS = 400  # in a table over all classes; each is a picture to upload
 MAX_TEXT = 2_000  # characters of a row's text in a cell
-FIRST_COLUMNS = ("label", "prediction", "confidence", "vog", "vog_class_normalized", "vog_normalized", "vog_percentile")
+MAX_COLUMNS = 9  # fit on a screen; every other column of the scores is in the artifact
+READ_COLUMNS = ("label", "prediction", PREDICTION_PROBABILITY, "confidence", "loss")  # then the score, then the row
+OF_A_ROW = ("image", "text", "heat_map", "label", "prediction", "id", "row")  # whatever it is scored by
 TAIL_OF_END = {"highest": "high", "lowest": "low"}
 
 Rows = npt.NDArray[np.int64]
@@ -37,7 +40,7 @@ def row_tables(views: RowViews, top_k: int, tail: HardTail, recommended: Recomme
     scores = views.scores
     first = review_first_rows(scores, recommended, top_k)
     caption = f"The {len(first):,} of {len(scores):,} rows to review first. {recommended}"
-    tables = {"review_first": _table(views, first, caption)} | {
+    tables = {"review_first": _table(views, first, caption, recommended.column)} | {
         end: _table(views, rows, extreme_caption(scores, end, len(rows), tail))
         for end, rows in extreme_rows(scores, top_k).items()
     }
@@ -76,7 +79,8 @@ def spike_table(views: RowViews) -> Table | None:
         "loss of the step": np.repeat(spikes["loss"][:MAX_SPIKES], counts).tolist(),
         "loss in the step": visits["loss"].astype(float).tolist(),
     }
-    return Table(of_steps | dict(table.columns), table.caption)
+    of_rows = {name: cells for name, cells in table.columns.items() if name in OF_A_ROW}
+    return Table(of_steps | of_rows, table.caption)
 
 
 def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:
@@ -141,17 +145,22 @@ def _verdict_on(end: str, tail: HardTail) -> str:
     return f"In this run the hard rows are {'here' if hard else 'at the other end'}."
 
 
-def _table(views: RowViews, rows: Rows, caption: str) -> Table:
-    """A table of these rows, each column of one type; the caption also says where a cell is cut or what it shows."""
+def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Table:
+    """A table of these rows, each column of one type; the caption also says where a cell is cut or what it shows.
+
+    Args:
+        views: Views of the rows.
+        rows: Numbers of the rows of this table.
+        caption: Beginning of the caption.
+        ranked_by: Column that is shown as the score; default, and if it is shown anyway: that of the ranking by VoG.
+    """
     scores, of_rows = views.scores, views.views(rows)
-    first = [name for name in FIRST_COLUMNS if name in scores.column_names]
-    others = [name for name in (*scores.column_names, *scores.text_column_names) if name not in first]
-    columns = {
-        "row": rows.tolist(),
-        **({} if scores.ids is None else {"id": [escaped(str(view.id)) for view in of_rows]}),
-        **_content(of_rows),
-        **{name: list(row_values(scores, name, rows)) for name in (*first, *others)},
-    }
+    score = ranking_column(scores) if ranked_by in ("", *READ_COLUMNS) else ranked_by
+    names = [name for name in (*READ_COLUMNS, score) if name in scores.column_names]
+    columns = _content(of_rows) | {name: list(row_values(scores, name, rows)) for name in names}
+    if scores.ids is not None and len(columns) < MAX_COLUMNS - 1:
+        columns["id"] = [escaped(str(view.id)) for view in of_rows]
+    columns["row"] = rows.tolist()
     if "heat_map" in columns:
         caption += " Heat maps: where the gradient changed most between snapshots, within each row by itself."
     if any(view.text is not None and len(view.text) > MAX_TEXT for view in of_rows):

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from vog_hf.errors import ConfigError
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.about import About
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Table
 
 HOW_TO_START = (
@@ -52,16 +54,20 @@ def translated(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: _translated(value) for name, value in values.items()}
 
 
-def about(sentences: list[str]) -> Any:
+def about(about: About) -> Any:
     """A panel of text."""
-    return _trackio().Markdown("\n\n".join(sentences))
+    return _trackio().Markdown("\n\n".join(about.sentences))
 
 
 def summarize(run: object, summary: Mapping[str, str]) -> None:
     """Nothing: a run of Trackio has no summary, and the words are in `about`."""
 
 
-def log_artifact(run: object, split: str, scores: VoGScores) -> None:
+def download_command(run: object, split: str) -> None:
+    """None: nothing is stored."""
+
+
+def log_artifact(run: object, split: str, scores: VoGScores, tables: Mapping[str, pd.DataFrame]) -> None:
     """Nothing: scores stay in their folder."""
 
 

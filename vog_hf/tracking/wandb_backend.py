@@ -1,8 +1,8 @@
 """Records as Weights & Biases shows them."""
 
-import html
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from vog_hf.runtime.files import write_json
+from vog_hf.scores.formatting import escaped
 from vog_hf.scores.storage import MANIFEST_NAME, save_table
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.about import About
+from vog_hf.tracking.about_page import about_page
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Table
 
 if TYPE_CHECKING:
@@ -43,12 +47,11 @@ def translated(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: _translated(value) for name, value in values.items()}
 
 
-def about(sentences: list[str]) -> Any:
-    """A panel of text."""
+def about(about: About) -> Any:
+    """A panel of HTML, without the style sheet of W&B's server that its client would link."""
     import wandb
 
-    paragraphs = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    return wandb.Html(f'<div style="font-family: sans-serif">{paragraphs}</div>')
+    return wandb.Html(about_page(about), inject=False)
 
 
 def summarize(run: "wandb.Run", summary: Mapping[str, str]) -> None:
@@ -56,21 +59,33 @@ def summarize(run: "wandb.Run", summary: Mapping[str, str]) -> None:
     run.summary.update(dict(summary))
 
 
-def log_artifact(run: "wandb.Run", split: str, scores: VoGScores) -> None:
-    """The scores as files; as metadata every entry of the manifest that is short enough to be read there."""
+def download_command(run: "wandb.Run", split: str) -> str:
+    """The command that downloads the artifact; the entity of an offline run is not known yet."""
+    path = "/".join([run.entity or "ENTITY", run.project or "PROJECT", f"{artifact_name(split, run.id)}:latest"])
+    return f"wandb artifact get {shlex.quote(path)} --root scores"
+
+
+def log_artifact(run: "wandb.Run", split: str, scores: VoGScores, tables: Mapping[str, pd.DataFrame]) -> None:
+    """The scores as files; as metadata every entry of the manifest that is short and that the client can encode."""
     import wandb
 
     name = artifact_name(split, run.id)
-    metadata = {name: value for name, value in scores.manifest.items() if len(json.dumps(value)) <= MAX_METADATA}
+    metadata = {name: value for name, value in scores.manifest.items() if _is_metadata(value)}
     artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
     with TemporaryDirectory(prefix="vog-artifact-") as folder:
-        save_table(
-            Path(folder), {name: scores.column(name) for name in scores.column_names}, scores.row_hash, scores.ids
-        )
+        names = scores.column_names + scores.text_column_names
+        save_table(Path(folder), {name: scores.column(name) for name in names}, scores.row_hash, scores.ids)
         write_json(Path(folder) / MANIFEST_NAME, scores.manifest)
+        for table_name, table in tables.items():
+            table.to_csv(Path(folder) / f"{table_name}.csv", index=False)
         for file in sorted(Path(folder).iterdir()):
             artifact.add_file(str(file), file.name)  # copied into W&B's staging folder at once
         run.log_artifact(artifact)
+
+
+def _is_metadata(value: object) -> bool:
+    text = json.dumps(value, ensure_ascii=False)
+    return len(text) <= MAX_METADATA and text == escaped(text)  # the client raises for half of a surrogate pair
 
 
 def artifact_name(split: str, run_id: str) -> str:
@@ -111,6 +126,7 @@ def _(value: LineChart) -> Any:
         keys=list(known),
         title=value.title,
         xname=value.x_name,
+        split_table=True,  # its numbers go to a section of their own, away from the tables that a person reads
     )
 
 
@@ -119,7 +135,7 @@ def _(value: BarChart) -> Any:
     import wandb
 
     table = wandb.Table(columns=[value.label_name, value.value_name], data=[list(bar) for bar in value.bars.items()])
-    return wandb.plot.bar(table, value.label_name, value.value_name, title=value.title)
+    return wandb.plot.bar(table, value.label_name, value.value_name, title=value.title, split_table=True)
 
 
 @_translated.register

@@ -1,0 +1,131 @@
+"""What a person reads first: the verdict in one line, three numbers, a legend, and the commands that come next."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.evaluation import stability_in_words
+from vog_hf.scores.descriptions import column_meanings
+from vog_hf.scores.findings import Findings, headline
+from vog_hf.scores.formatting import signed
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.tracking.media import Table
+
+N_NUMBERS = 3
+MEANINGS = {
+    "image": "The row's image.",
+    "text": "The row's text.",
+    "heat_map": "Where in the row the gradient changed most between snapshots: brighter is more.",
+    "label": "The given label.",
+    "prediction": "The prediction at the last snapshot.",
+    "id": "The row's id in the stream.",
+    "row": "Number of the row in the dataset, from 0.",
+}
+
+
+@dataclass(frozen=True)
+class About:
+    """The first panel of a split.
+
+    Attributes:
+        headline: How good a guide the ranking is in this run.
+        start: The ranking to review first, with its reason.
+        numbers: Up to three numbers with what they are.
+        legend: Columns of the tables of rows with their meanings.
+        commands: What to do next, with the command for it.
+        evidence: Sentences behind the verdict.
+        tables: Captions of the tables, by name.
+    """
+
+    headline: str
+    start: str
+    numbers: Sequence[tuple[str, str]]
+    legend: Sequence[tuple[str, str]]
+    commands: Sequence[tuple[str, str]]
+    evidence: Sequence[str]
+    tables: Sequence[tuple[str, str]]
+
+    def with_download(self, command: str | None, scores: VoGScores) -> "About":
+        """Return the panel with the command that downloads the scores, if there is one, and what follows it."""
+        if command is None:
+            return self
+        both = f"{command}\n{review_command('scores', scores)}"
+        return replace(self, commands=[*self.commands, ("Or on another machine, with the scores from this run", both)])
+
+    @property
+    def sentences(self) -> list[str]:
+        """The same as plain sentences, for a tracker that shows only text."""
+        numbers = "; ".join(f"{value} {name}" for value, name in self.numbers)
+        return [
+            self.headline,
+            self.start,
+            f"{numbers}.",
+            *(f"{purpose}: `{command}`" for purpose, command in self.commands),
+            *self.evidence,
+            *(f"{name}: {caption}" for name, caption in self.tables),
+        ]
+
+
+def about_split(findings: Findings, tables: Mapping[str, Table], first: npt.NDArray[np.int64]) -> About:
+    """Compose the panel.
+
+    Args:
+        findings: Evaluation of the split.
+        tables: Tables that are logged, by name, among them ``review_first``.
+        first: Numbers of the rows of ``review_first``.
+    """
+    scores, stability = findings.scores, findings.stability
+    return About(
+        headline=headline(scores, findings.tail),
+        start=f"{findings.recommended} The first rows are in the table review_first.",
+        numbers=_numbers(findings, first),
+        legend=_legend(scores, tables["review_first"].columns),
+        commands=[("Review rows in your browser", review_command(_folder(scores), scores))],
+        evidence=[findings.tail.evidence, *([] if stability is None else [stability_in_words(stability)])],
+        tables=[(name, table.caption) for name, table in tables.items() if table.caption],
+    )
+
+
+def review_command(folder: str, scores: VoGScores) -> str:
+    """The command that opens the review of scores in a folder; the dataset is named unless the manifest names it."""
+    dataset = "" if (scores.facts.data.get("source") or {}).get("name") else " --dataset YOUR_DATASET"
+    return f"vog-hf review {folder}{dataset}"
+
+
+def _folder(scores: VoGScores) -> str:
+    """The folder of the scores as a word of a command; a placeholder outside of the working directory.
+
+    The panel may be public, so that it does not name other folders of this machine.
+    """
+    folder = None if scores.folder is None else scores.folder.resolve()
+    if folder is None or not folder.is_relative_to(Path.cwd()):
+        return "SCORES_FOLDER"
+    return shlex.quote(os.path.relpath(folder))
+
+
+def _numbers(findings: Findings, first: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
+    scores = findings.scores
+    n_snapshots = len(scores.facts.snapshots)
+    numbers = [(f"{len(scores):,}", f"rows, scored from {n_snapshots} snapshots" if n_snapshots else "rows")]
+    if findings.no_errors is None:
+        numbers.append((f"{findings.is_error.mean():.1%}", "of all labeled rows are predicted as another class"))
+        label, prediction = (scores.column(name)[first] for name in ("label", "prediction"))
+        if (label >= 0).any():
+            wrong = (prediction != label)[label >= 0].mean()
+            numbers.append((f"{wrong:.1%}", f"of the first {len(first):,} to review are predicted as another class"))
+    correlations: Any = {} if findings.correlations is None else findings.correlations[findings.raw]
+    for other, name in (("loss", "the mean loss"), ("gradient_magnitude", "the mean |gradient|")):
+        if other in correlations and other != findings.raw:
+            numbers.append((signed(float(correlations[other])), f"rank correlation of {findings.title} with {name}"))
+    return numbers[:N_NUMBERS]
+
+
+def _legend(scores: VoGScores, columns: Mapping[str, object]) -> list[tuple[str, str]]:
+    meanings = {m.column: f"{m.what}. Higher: {m.higher}." for m in column_meanings(scores)} | MEANINGS
+    return [(name, meanings[name]) for name in columns if name in meanings]
