@@ -3,5 +3,5 @@
 `callback` is `VoGCallback`: it reacts to the Trainer's events, with its `options`. `training_run` is one training: its
 snapshots, live moments and scores, and what is resumed after an interruption; `collected_training` is one whose own
 passes are observed. `run_folder` is where they are kept, `splits` has the rows by split, `announcements` the lines that
-are printed, and `publishing` prints them and logs to trackers.
+are printed, `publishing` prints them and logs to trackers, and `check_first` lets the checks come before the trackers.
 """

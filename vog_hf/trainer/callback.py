@@ -22,6 +22,7 @@ from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.snapshots import require_store
 from vog_hf.tracking import MAX_TABLE_ROWS, active_runs
+from vog_hf.trainer.check_first import check_before_trackers
 from vog_hf.trainer.collected_training import CollectedTraining
 from vog_hf.trainer.options import TrainingOptions, require_collectable
 from vog_hf.trainer.publishing import Run, log_current, log_finished, summarize
@@ -54,7 +55,8 @@ class VoGCallback(TrainerCallback):
         snapshots: ``"auto"`` (every epoch if there are 5 or more, else evenly spaced steps), ``"epoch"``, every n
             steps, or a list of steps.
         max_snapshots: Maximum number of snapshots; more are thinned evenly.
-        batch_size: Rows per forward pass of the scoring; default: the trainer's evaluation batch size.
+        batch_size: Rows per forward pass of the scoring, which do not change a score; default: up to 64, as many as
+            fit into ``memory_budget``, and at least the trainer's evaluation batch size.
         label_column: Label column; takes precedence over Trainer's label names.
         store: ``"trainable"`` parameters and buffers, or ``"all"`` tensors (if frozen ones are unfrozen later).
         memory_budget: Bytes for a block of rows; default: a quarter of the free memory.
@@ -152,6 +154,7 @@ class VoGCallback(TrainerCallback):
         if collect == "training":
             require_collectable(self._options)
         self._run: Run | None = None  # during training
+        self._begun: TrainerState | None = None  # state of the training that was checked last
         self._datasets: dict[str, Any] = {}
         self._trackers: dict[str, Any] = {}  # runs that were active when training began
         self._scores: dict[str, VoGScores] | None = None
@@ -185,7 +188,19 @@ class VoGCallback(TrainerCallback):
 
     # --- Trainer's events ---
 
-    def on_train_begin(  # type: ignore[override]
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Arrange for the checks to come before a tracker opens its run."""
+        check_before_trackers(self, self._begin)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Resolve and check all options and rows, unless that came before the trackers; note the open runs."""
+        if self._begun is not state:
+            self._begin(args, state, control, **kwargs)
+        self._trackers = active_runs()
+
+    def _begin(
         self,
         args: TrainingArguments,
         state: TrainerState,
@@ -198,14 +213,14 @@ class VoGCallback(TrainerCallback):
         """Resolve and check all options and rows, so that faults raise before the first step."""
         if self._run is not None:  # of a training that ended with an error, or begins again with smaller batches
             self._run.close()
-        self._run = self._scores = self._failure = None
+        self._run = self._scores = self._failure = self._begun = None
         patience = self.process_timeout * (1 if state.is_world_process_zero else 5)
         meet(current_processes(), "VoGCallback", min(patience, args.ddp_timeout / 2))
         with preserved_rng():
             kind = CollectedTraining if self._options.collect == "training" else TrainingRun
             run = kind(self._options, args, state, model, train_dataloader)
             run.begin(state, model)
-            self._run, self._datasets, self._trackers = run, run.datasets, active_runs()
+            self._run, self._datasets, self._begun = run, run.datasets, state
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
