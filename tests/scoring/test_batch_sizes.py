@@ -1,6 +1,7 @@
 """Scoring works where training works: numbers of rows, labels that forward requires, signatures without names."""
 
 import logging
+from copy import deepcopy
 
 import models
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, Trainer, def
 from vog_hf import VoGCallback, VoGConfig, VoGScorer, input_gradients
 from vog_hf.cli.model_inputs import Preparation
 from vog_hf.errors import CollationError, DataError, ModelError
+from vog_hf.runtime.memory import SavedBytes
 from vog_hf.snapshots import open_folder
 
 N = 10
@@ -230,3 +232,78 @@ def test_the_command_line_collates_single_texts_of_a_tokenizer_without_padding()
     tokenize.pad_token = None
     assert padding.takes_single_rows
     assert padding.collate(rows[:1])["input_ids"].tolist() == [[4, 5]]
+
+
+def test_a_callback_takes_as_many_rows_as_memory_allows(tmp_path):
+    """Up to 64 where none are chosen, whatever the trainer evaluates with; a batch size that is given is kept."""
+    chosen = {"default": VoGCallback(snapshots=[2, 4], output_dir=tmp_path / "default")}
+    chosen["given"] = VoGCallback(snapshots=[2, 4], output_dir=tmp_path / "given", batch_size=3)
+    chosen["in little memory"] = VoGCallback(snapshots=[2, 4], output_dir=tmp_path / "little", memory_budget=1)
+    options = {"per_device_eval_batch_size": 2, "max_steps": 4}
+    torch.manual_seed(0)
+    model = Strict()
+    scores = {
+        name: trained(tmp_path / "model", deepcopy(model), vectors(), vog, **options) for name, vog in chosen.items()
+    }
+    sizes = {name: vog.scores.manifest["batch_size"] for name, vog in chosen.items()}
+    assert sizes == {"default": 64, "given": 3, "in little memory": 2}
+    for found in scores.values():
+        np.testing.assert_allclose(found, scores["given"], rtol=1e-5)
+
+
+def roomy_size(model, rows, budget=None, **options):
+    """The batch size with which a plan is made for a reader of eight rows per batch, and the plan of the eight."""
+    scorer = VoGScorer(model, batch_size=8, memory_budget=budget, progress=False)
+    reader = scorer.reader(rows, **options)
+    eight = scorer.plan(reader)
+    scorer.plan(reader, roomy=True)
+    return reader.batch_size, eight
+
+
+@pytest.mark.parametrize(("rows_that_fit", "size"), [(1000, 64), (64, 64), (63, 32), (17, 16), (15, 8), (1, 8)])
+def test_the_gradients_of_a_batch_fit_into_the_budget(rows_that_fit, size):
+    """Twice what the forward pass keeps, for as many rows; never fewer than was asked for."""
+    model = models.conv_net().model
+    rows = [{"image": torch.rand(3, 8, 8), "labels": i % 3} for i in range(80)]
+    _, plan = roomy_size(model, rows)
+    row_bytes = 2 * plan.saved_bytes // plan.dry_run_rows
+    assert row_bytes > 1000
+    assert roomy_size(model, rows, rows_that_fit * row_bytes)[0] == size
+
+
+def test_long_texts_behind_short_ones_count():
+    """Rows that are ten times as long as the first ones need ten times as much; without lengths, the model's limit."""
+    short, long = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": 0} for n in (3, 16)]
+    model = models.bert().model
+    table = Dataset.from_list([short] * 8 + [long] * 8).with_format("torch")
+    _, plan = roomy_size(model, table, collate_fn=models.collate)
+    row_bytes = 2 * plan.saved_bytes // plan.dry_run_rows
+    assert roomy_size(model, table.select(range(8)), 65 * row_bytes, collate_fn=models.collate)[0] == 64
+    assert roomy_size(model, table, 65 * row_bytes, collate_fn=models.collate)[0] == 8
+    assert roomy_size(model, table, 340 * row_bytes, collate_fn=models.collate)[0] == 32
+    unknown = list(table.select(range(8)))
+    limit = model.config.max_position_embeddings / 3
+    assert roomy_size(model, unknown, int(33 * limit * row_bytes), collate_fn=models.collate)[0] == 32
+
+
+def test_the_memory_of_a_forward_pass_is_counted():
+    """The input of each layer, once, and no weight."""
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+    saved = SavedBytes(model)
+    with saved.counted():
+        z = model(torch.rand(4, 5, requires_grad=True))
+    z.sum().backward()
+    assert saved.total == 4 * (5 + 7) * 4
+
+
+def test_a_model_whose_memory_cannot_be_counted_keeps_the_trainers_batch_size():
+    """torch.func in forward does not work with the hooks that count: it is scored as before."""
+
+    class Jacobian(models.MLP):
+        def forward(self, features):
+            inner = torch.func.grad(lambda x: x.square().sum())(features.detach())
+            return super().forward(features) + inner.mean()
+
+    model = Jacobian()
+    size, plan = roomy_size(model, vectors())
+    assert (size, plan.saved_bytes) == (8, None)

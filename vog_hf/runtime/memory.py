@@ -4,11 +4,13 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 
 import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor, nn
 
 from vog_hf.errors import MemoryBudgetError
 
@@ -42,6 +44,41 @@ def free_memory(device: torch.device) -> int:
     if hasattr(module, "mem_get_info"):
         return int(module.mem_get_info(device)[0])
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
+
+
+class SavedBytes:
+    """The memory that forward passes of a model keep for their gradient, besides its weights.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        total: Bytes counted so far.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.total = 0
+        self._known = {_address(tensor) for tensor in chain(model.parameters(), model.buffers())}
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is kept meanwhile, each piece of memory once."""
+        with torch.autograd.graph.saved_tensors_hooks(self._count, lambda saved: saved):
+            yield
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        if (address := _address(tensor)) not in self._known:
+            self._known.add(address)
+            self.total += tensor.nbytes
+        return tensor.detach()  # an output that kept itself would never be freed
+
+
+def _address(tensor: Tensor) -> int:
+    """The place of a tensor's memory; a tensor without memory of its own has only itself."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
 
 
 class AdaptiveBatchSize:

@@ -33,7 +33,7 @@ from vog_hf.gradients.targets import check_target, find_task
 from vog_hf.gradients.task import IGNORED_TOKEN, Task
 from vog_hf.gradients.tasks import PREDICTING_TASKS
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
-from vog_hf.runtime.memory import AdaptiveBatchSize
+from vog_hf.runtime.memory import AdaptiveBatchSize, SavedBytes
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
 from vog_hf.scoring.fast_path import FEW_ROWS, fast_path
 from vog_hf.scoring.passes import LabelsForPass, observation, rows_of_pass, score_rows, sliced
@@ -87,7 +87,7 @@ def plan_scoring(
         state, sums = ModelState(model), weight_sums(model)
         named, began = f"rows {rows[0]}-{rows[-1]}", time.perf_counter()
         try:
-            forward = explained_forward(model, inputs, leaf, of=named)
+            forward, saved_bytes = _counted_forward(model, inputs, leaf, named)
         except ForwardError as error:  # of the model, unless it is a matter of one row
             of_row = reader.forward_error(rows, error, partial(try_batch, model, None, AdaptiveBatchSize()))
             raise error if isinstance(of_row, ForwardError) else of_row from error.__cause__
@@ -95,6 +95,7 @@ def plan_scoring(
             forward = explained_forward(model, doubled(inputs), leaf, of=named)
         seconds = time.perf_counter() - began
         plan = _plan(model, config, leaf, forward, batch, batch_size=reader.batch_size)
+        plan = replace(plan, saved_bytes=saved_bytes)
         with reader.trying(partial(try_batch, model, plan, AdaptiveBatchSize())):
             good = reader.good_rows(rows)
         if len(good) < len(rows):
@@ -126,6 +127,18 @@ def plan_scoring(
         if device.type != "cpu":  # the first pass on a device is not like the others
             plan = replace(plan, batch_seconds=_seconds(plan, inputs, labels))
     return plan, FirstPass(batch, labels, gradients, why_not_fast)
+
+
+def _counted_forward(
+    model: nn.Module, inputs: dict[str, Any], leaf: InputLeaf, named: str
+) -> tuple[Forward, int | None]:
+    """A forward pass, and the memory that it keeps for its gradient; None where that cannot be counted."""
+    saved = SavedBytes(model)
+    try:
+        with saved.counted():
+            return explained_forward(model, inputs, leaf, of=named), saved.total
+    except ForwardError:  # torch.func in a model does not work with such hooks
+        return explained_forward(model, inputs, leaf, of=named), None
 
 
 def _seconds(plan: ScoringPlan, inputs: Mapping[str, object], labels: LabelsForPass) -> float:

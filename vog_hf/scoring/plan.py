@@ -30,6 +30,7 @@ class ScoringPlan:
         batch_seconds: Of forward and gradients on the first batch.
         batch_bytes: Of the first batch's tensors.
         dry_run_rows: Number of rows in the first batch.
+        saved_bytes: Memory that the forward pass of the first batch keeps for its gradient; None: not known.
         batch_size: Number of rows in the others (see `BatchReader`).
         module: What is called: the model, or the compiled one.
         has_padding_mask: Whether batches say what is padding, so that a row's score does not depend on it.
@@ -60,6 +61,7 @@ class ScoringPlan:
     changes_state: bool = False
     derived: DerivedTensors = field(default_factory=DerivedTensors)
     compared_shape: Hashable = None
+    saved_bytes: int | None = None
 
     @property
     def has_classes(self) -> bool:

@@ -37,7 +37,7 @@ from vog_hf.runtime.processes import current_processes, from_main, meet, run_tog
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
 from vog_hf.scoring.batch_checks import warnings_for
-from vog_hf.scoring.batch_size import with_working_size
+from vog_hf.scoring.batch_size import roomier, with_working_size
 from vog_hf.scoring.block_folder import BlockFolder, batches
 from vog_hf.scoring.dry_run import model_in_use, plan_scoring
 from vog_hf.scoring.finished_scores import load_finished
@@ -217,21 +217,25 @@ class VoGScorer:
             **options,
         )
 
-    def plan(self, reader: BatchReader, *, require_finite: bool = True) -> ScoringPlan:
+    def plan(self, reader: BatchReader, *, require_finite: bool = True, roomy: bool = False) -> ScoringPlan:
         """The dry run on the first rows: raises what is wrong with rows, labels, model or configuration.
 
         Args:
             reader: Of all rows.
             require_finite: Whether the model as it is now will be scored, so that it must not have diverged.
+            roomy: Whether batches may be larger than the reader's, where memory allows it.
         """
         sizes = [reader.batch_size, self.training_batch_size or reader.batch_size, 1]
-        return with_working_size(
+        dry_run = partial(self._plan, reader, require_finite=require_finite)
+        plan = with_working_size(
             reader,
             sizes,
-            partial(self._plan, reader, require_finite=require_finite),
+            dry_run,
             trained_singly=self.training_batch_size == 1,
             warns=self._processes.is_main_process,
         )
+        works = reader.batch_size == sizes[0]
+        return roomier(reader, plan, self._budget.block_bytes, dry_run) if roomy and works else plan
 
     def _plan(self, reader: BatchReader, *, require_finite: bool) -> ScoringPlan:
         """The dry run with batches of the reader's size."""

@@ -105,6 +105,7 @@ class TrainingRun:
                     "scored_dataset, or read callback.scores",
                     taken,
                 )
+        self._batch_sizes = {split: reader.batch_size for split, reader in self._readers.items()}
         self._live = {
             split: self._scorer.live(self._readers[split], plan, len(self.plan))
             for split, plan in self._plans.items()
@@ -114,7 +115,7 @@ class TrainingRun:
     def _planned(self, split: str, reader: BatchReader) -> ScoringPlan:
         """The plan of one split; what is wrong with its rows names it."""
         try:
-            return self._scorer.plan(reader)
+            return self._scorer.plan(reader, roomy=self._options.batch_size is None)
         except VoGError as error:
             if split == ONLY_SPLIT:
                 raise
@@ -234,6 +235,8 @@ class TrainingRun:
             to_score = self._whole(model)
             scorer_and_readers = run_together(processes, "opening rows", self._scorer_and_readers, to_score)
             self._scorer, self._readers = scorer_and_readers
+            for split, reader in self._readers.items():
+                reader.batch_size = self._batch_sizes[split]
         snapshots = run_together(processes, "finding the snapshots", open_folder, self.folder.snapshots)
         from_main(processes, "looking for scores", self._remove_other_scores, folders, snapshots)
         return {
