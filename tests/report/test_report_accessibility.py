@@ -13,7 +13,7 @@ from vog_hf.report import write_report
 SIZES = {1280: 900, 390: 844}
 BOXES = "section, .verdict, .card, .values div, .pair > *, figure, .sortable, .controls, .figures > div"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

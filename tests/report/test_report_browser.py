@@ -125,11 +125,11 @@ def test_heat_maps_are_switched_off_by_keyboard(opened, reports, name):
     page = opened(reports[name])
     maps, pictures = page.locator(".gallery .heat:visible"), page.locator(".gallery .pic img:not(.heat):visible")
     n_maps, n_pictures = maps.count(), pictures.count()
-    assert n_maps >= 18
+    assert n_maps >= 24
     page.locator(".heat-switch").focus()
     page.keyboard.press("Space")
     assert maps.count() == 0
-    assert pictures.count() == n_pictures == (18 if name == "pictures" else 0)
+    assert pictures.count() == n_pictures == (24 if name == "pictures" else 0)
     page.keyboard.press("Space")
     assert maps.count() == n_maps
 

@@ -17,7 +17,7 @@ CASES = {
     "hostile texts": lambda: (make_scores(maps="tokens"), make_texts()),
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def _webp(image: Image.Image, *, lossless: bool) -> str:
 
 def _encoded(image: Image.Image, *, lossless: bool) -> io.BytesIO:
     target = io.BytesIO()
-    image.save(target, "WEBP", lossless=lossless, quality=100 if lossless else QUALITY, method=6)
+    image.save(target, "WEBP", lossless=lossless, quality=100 if lossless else QUALITY, method=6 if lossless else 4)
     return target
 
 

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from vog_hf.data.arrow_columns import has_table
 from vog_hf.scores.formatting import ABSENT, number, printable, shortened
-from vog_hf.scores.pictures import shown_column_names
+from vog_hf.scores.pictures.row_content import shown_column_names
 from vog_hf.scores.scored_rows import ScoredSplit, given_label_names
 
 MAX_COLUMNS = 12

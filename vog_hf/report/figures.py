@@ -150,7 +150,7 @@ def data_map_figure(
         which = draw_data_map(
             axes, variability, confidence, vog, colors=MAP_COLORS, max_points=MAX_MAP_POINTS, name=name
         )
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         title = "Data map"
         caption = (
             f"Each point is a row ({which}): upwards the mean probability of its label over the snapshots, to the "

@@ -17,14 +17,7 @@ from vog_hf.scores.pictures.heat_maps import (
     strip,
     thumbnail,
 )
-from vog_hf.scores.pictures.row_content import (
-    ShownRows,
-    row_picture,
-    row_text,
-    row_texts,
-    show_rows,
-    shown_column_names,
-)
+from vog_hf.scores.pictures.row_content import ShownRows, row_picture, row_text, row_texts, show_rows
 from vog_hf.scores.pictures.row_view import RowView, RowViews
 
 __all__ = [
@@ -46,7 +39,6 @@ __all__ = [
     "row_text",
     "row_texts",
     "show_rows",
-    "shown_column_names",
     "strip",
     "thumbnail",
 ]
