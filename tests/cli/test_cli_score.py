@@ -34,8 +34,8 @@ from transformers import (
 )
 
 from vog_hf import input_gradients, vog
-from vog_hf.cli.model_inputs import _load_processor
 from vog_hf.cli.models import find_snapshots, load_model
+from vog_hf.cli.preparing import load_processor
 from vog_hf.cli.score import memory
 from vog_hf.cli.scoring import ScoreRequest, require_free_names
 from vog_hf.cli.token_limits import n_positions
@@ -572,7 +572,7 @@ def test_code_in_a_model_folder_never_runs(tmp_path, monkeypatch, file, kind):
     described |= {"image_processor_type": "Own", "feature_extractor_type": "Own", "tokenizer_class": "Own"}
     for name in {"config.json", file}:
         (tmp_path / name).write_text(json.dumps({**described, **({"model_type": "bert"} if name != file else {})}))
-    for load in (load_model, *(partial(_load_processor, of, revision=None) for of in ("image", "text", "audio"))):
+    for load in (load_model, *(partial(load_processor, of, revision=None) for of in ("image", "text", "audio"))):
         with pytest.raises(ModelError):
             load(name=str(tmp_path))
     assert not trace.exists()

@@ -18,7 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-HEADS = ("ImageClassification", "SequenceClassification", "AudioClassification")  # regressions included
+HEADS = (
+    "ImageClassification",
+    "SequenceClassification",
+    "AudioClassification",  # regressions included
+    "ForQuestionAnswering",
+    "ForSemanticSegmentation",
+    "ForCTC",
+)
 # Errors of transformers for unreadable files; the last three for classes that it does not have.
 UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
 
@@ -87,7 +94,7 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
     """Load the model of a folder or Hub id from safetensors, with the class named in its configuration.
 
     Raises:
-        ModelError: No model, not a classification or regression model of transformers, or pickled weights.
+        ModelError: No model, not a model of transformers with one of these heads, or pickled weights.
     """
     import transformers
     from transformers import AutoConfig, PreTrainedModel
@@ -106,9 +113,9 @@ def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
     is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
     if not is_model or not any(head in str(architecture) for head in HEADS):
         raise ModelError(
-            f"vog-hf score scores classifiers and regressions of transformers, and {name} is a "
-            f"{architecture or 'model without architectures in its config.json'}; score others from Python with "
-            "VoGScorer"
+            "vog-hf score takes classification, regression, question answering, semantic segmentation and CTC of "
+            f"transformers, and {name} is a {architecture or 'model without architectures in its config.json'}; score "
+            "others from Python with VoGScorer"
         )
     try:
         return kind.from_pretrained(name, config=config, use_safetensors=True, **options)

@@ -203,9 +203,10 @@ def score(
 ) -> None:
     """Score the rows of a dataset from stored snapshots of a model.
 
-    Supports classification and regression of images, text and audio. Rows pass through the model's own processor,
-    without augmentation. Invalid models, data or snapshots are reported before the long work. Called again with the
-    same --output, an interrupted scoring resumes and a finished one is returned unchanged.
+    Supports classification and regression of images, text and audio, question answering, semantic segmentation and
+    speech recognition by CTC. Rows pass through the model's own processor, without augmentation. Invalid models, data
+    or snapshots are reported before the long work. Called again with the same --output, an interrupted scoring resumes
+    and a finished one is returned unchanged.
     """
     if snapshots and snapshot_revision:
         raise typer.BadParameter(

@@ -10,8 +10,9 @@ import transformers.utils.logging
 from datasets import Dataset
 from torch import nn
 
-from vog_hf.cli.model_inputs import Preparation, prepare, prepared
+from vog_hf.cli.model_inputs import Preparation
 from vog_hf.cli.models import find_snapshots, load_model, model_folder
+from vog_hf.cli.preparing import prepare, prepared
 from vog_hf.cli.sources import (
     Source,
     note_source,
@@ -24,7 +25,6 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import ConfigError, SnapshotError
-from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.vocabulary import COMPANIONS, CSG, LEARNING_PATTERN, PREDICTION_PROBABILITY
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names
@@ -75,7 +75,7 @@ class ScoringInputs:
     @property
     def label_column(self) -> str | None:
         """Label column for `VoGConfig`; None if the scorer finds the label itself."""
-        return None if self.preparation.label in LABEL_NAMES else self.preparation.label
+        return self.preparation.label_column
 
 
 def score_all(

@@ -1,0 +1,130 @@
+"""From a model and a dataset to the transform between them."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vog_hf.cli.columns import require_inputs
+from vog_hf.cli.head_inputs import PREPARATIONS
+from vog_hf.cli.model_inputs import Preparation
+from vog_hf.cli.models import UNREADABLE, one_line
+from vog_hf.cli.token_limits import require_padding, require_tokens, token_limit
+from vog_hf.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+
+    from vog_hf.data.column_kinds import Kind
+
+
+def prepare(
+    model: "nn.Module",
+    dataset: "Dataset",
+    *,
+    processor: str,
+    revision: str | None = None,
+    input_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    max_length: int | None = None,
+    skips_rows: bool = False,
+) -> Preparation:
+    """The transform of a dataset for a model.
+
+    Args:
+        model: Model; its main input determines the kind of data.
+        dataset: Dataset to transform.
+        processor: Folder or Hub id of the processor.
+        revision: Revision of the processor on the Hub.
+        input_columns: Image, text (one or two) or audio column; default: found by type.
+        label_column: Label column; default: the usual names, else the only ClassLabel column.
+        max_length: Maximum length of texts in tokens; default: the limit of tokenizer and model.
+        skips_rows: Whether rows without an input are skipped when they are read, and so are not refused here.
+
+    Raises:
+        ConfigError: A column does not exist, or several could be meant.
+        ModelError: There is no processor.
+        DataError: The classes of the dataset do not match the model's.
+    """
+    kind, head = _kind_of(model), _head_of(model)
+    for name in (*input_columns, *filter(None, [label_column])):
+        if name not in dataset.column_names:
+            raise ConfigError(f"the dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
+    inputs, label = head.find_columns(dataset, kind, tuple(input_columns), label_column)
+    if len(inputs) > (2 if kind == "text" else 1):
+        raise ConfigError(
+            f"a model of {kind} takes {'one or two columns' if kind == 'text' else 'one column'}, got {inputs}"
+        )
+    if max_length is not None and kind != "text":
+        raise ConfigError(f"--max-length applies to text, and this model takes {kind}; leave it out")
+    if not skips_rows:
+        require_inputs(dataset, inputs)
+    config: Any = model.config
+    loaded = load_processor(kind, processor, revision)
+    if kind == "text":
+        require_padding(loaded, config)
+        if not skips_rows:
+            require_tokens(dataset, inputs, loaded)
+    preparation = head(
+        loaded,
+        kind,
+        inputs,
+        label,
+        mode="L" if getattr(config, "num_channels", 3) == 1 else "RGB",
+        max_length=token_limit(loaded, model, max_length) if kind == "text" else None,
+        **head.label_options(dataset, label, model, partial(load_processor, "text", processor, revision)),
+    )
+    preparation.check(dataset)
+    return preparation
+
+
+def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
+    """The dataset with the transform; audio is resampled to the rate of the feature extractor."""
+    from datasets import Audio, ClassLabel, Features
+
+    name = preparation.inputs[0]
+    if preparation.kind == "audio" and isinstance(dataset.features[name], Audio):
+        dataset = dataset.cast_column(name, Audio(sampling_rate=preparation.processor.sampling_rate))
+    transformed = dataset.with_transform(preparation)
+    if preparation.numbers is not None and isinstance(transformed.features[preparation.label], ClassLabel):
+        # The transform maps stored labels to the model's class numbers, so the class names are also the model's.
+        transformed.info.features = Features(
+            {**transformed.features, preparation.label: ClassLabel(names=preparation.class_names)}
+        )
+    return transformed
+
+
+def _kind_of(model: "nn.Module") -> "Kind":
+    name = str(model.main_input_name)
+    kinds: dict[str, Kind] = {
+        "pixel_values": "image",
+        "input_ids": "text",
+        "input_values": "audio",
+        "input_features": "audio",
+    }
+    if name not in kinds:
+        raise ModelError(
+            f"vog-hf score supports the inputs {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
+        )
+    return kinds[name]
+
+
+def _head_of(model: "nn.Module") -> type[Preparation]:
+    """The preparation for the head of a model."""
+    classes = [cls.__name__ for cls in type(model).__mro__]
+    by_head = (make for head, make in PREPARATIONS.items() if any(name.endswith(head) for name in classes))
+    return next(by_head, Preparation)
+
+
+def load_processor(kind: str, name: str, revision: str | None) -> Any:
+    """Image processor, tokenizer or feature extractor; raises ModelError where there is none."""
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+
+    loader: Any = {"image": AutoImageProcessor, "text": AutoTokenizer, "audio": AutoFeatureExtractor}[kind]
+    try:
+        return loader.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except UNREADABLE as error:
+        what = {"image": "image processor", "text": "tokenizer", "audio": "feature extractor"}[kind]
+        raise ModelError(
+            f"{name} has no {what}; pass the folder or Hub id of one with --processor ({one_line(error):.200})"
+        ) from error
