@@ -318,7 +318,7 @@ def test_compare_of_scores_with_themselves(capfd, scores):
         ("shuffled", "their column 'image' differs; compare scores of the same rows"),
         ("unnamed", "their column 'label' differs"),
         ("column", "there is no column 'vog_late'; these scores have label, vog, vog_percentile"),
-        ("unranked", "none of vog_class_normalized, vog_normalized, vog is in both; name one with --column"),
+        ("unranked", "none of vog_class_normalized, vog_normalized, vog or loss is in both; name one with --column"),
         ("infinite", "no row has a finite vog in both A and B"),
     ],
 )

@@ -102,6 +102,7 @@ def expected(trainer, case, smoothing=0.0):
     names = ("loss", "csg", "confidence", "correct", "prediction", "step")
     found = {name: np.full((len(case.rows), n_epochs), np.nan) for name in names}
     found["every"] = []
+    found["last steps"] = [max(1 + step for of, step, _ in trainer.noted if of == epoch) for epoch in range(n_epochs)]
     for epoch, step, inputs in trainer.noted:
         numbers = [_number(case, inputs, i) for i in range(len(next(iter(inputs.values()))))]
         found["every"] += [(step + 1, number) for number in numbers]

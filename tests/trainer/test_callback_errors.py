@@ -386,7 +386,7 @@ def test_rows_without_any_label(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"collect": "both"}, "collect must be 'replay' or 'live', got 'both'"),
+        ({"collect": "both"}, "collect must be 'replay', 'live' or 'training', got 'both'"),
         ({"collect": "live", "config": VoGConfig(label="predicted")}, "cannot use label='predicted'.*collect='replay'"),
         ({"top_k": 0}, r"top_k must lie in 1\.\.10,000.*got 0"),
     ],

@@ -1,5 +1,7 @@
 """`collect="training"`: what the training's own passes say about each row, against an independent loop in float64."""
 
+from dataclasses import fields
+
 import models
 import numpy as np
 import pytest
@@ -7,14 +9,20 @@ import torch
 from collected import Noting, case_of, expected, labeled, noted_training
 from datasets import Dataset, DatasetDict
 from torch import nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
 from trainers import AtStep, digits, plain, trained
 from trainings import PowerCutError, cut
+from transformers import TrainingArguments
 
 from vog_hf import VoGCallback, VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError, RowMismatchError, VoGError
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.contents import contents
+
+CHECKPOINTING = next(
+    f.name for f in fields(TrainingArguments) if f.name in ("activation_checkpointing", "gradient_checkpointing")
+)
 
 
 def assert_as_the_loop(scores, found):
@@ -33,7 +41,7 @@ def assert_as_the_loop(scores, found):
         np.testing.assert_array_equal(scores.column("prediction"), [_last(row) for row in found["prediction"]])
         np.testing.assert_array_equal(scores.column("forgetting"), [_forgetting(row) for row in found["correct"]])
     assert scores.manifest["collect"] == "training"
-    assert [entry["step"] for entry in scores.manifest["snapshots"]] == np.nanmax(found["step"], axis=0).tolist()
+    assert [entry["step"] for entry in scores.manifest["snapshots"]] == found["last steps"]
 
 
 def _last(of_row):
@@ -59,6 +67,28 @@ class ClassWeighted(Noting):
         return (loss, outputs) if return_outputs else loss
 
 
+class Scaled(Noting):
+    """A loss that is scaled, as for half precision."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return 1024 * super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+
+
+class Drawing(Noting):
+    """Draws rows with replacement, the first ones more often."""
+
+    def _get_train_sampler(self, *args):
+        n = len(self.train_dataset)
+        return WeightedRandomSampler([1.0 / (1 + i) for i in range(n)], n)
+
+
+class OwnLoader(Noting):
+    """Has a torch loader of its own, which Accelerate did not make."""
+
+    def get_train_dataloader(self):
+        return DataLoader(self.train_dataset, batch_size=4, shuffle=True, collate_fn=models.collate)
+
+
 SETTINGS = {
     "pixels": ("vit", {}, {}),
     "pixels, accumulation": ("vit", {"gradient_accumulation_steps": 2, "num_train_epochs": 3}, {}),
@@ -67,9 +97,14 @@ SETTINGS = {
     "pixels, less than an epoch": ("vit", {"max_steps": 2}, {}),
     "pixels, class weights in compute_loss": ("vit", {}, {"trainer_class": ClassWeighted}),
     "pixels, label smoothing": ("vit", {"label_smoothing_factor": 0.2}, {}),
+    "pixels, scaled loss": ("vit", {"gradient_accumulation_steps": 2}, {"trainer_class": Scaled}),
+    "pixels, drawn with replacement": ("vit", {"num_train_epochs": 3}, {"trainer_class": Drawing}),
+    "pixels, a loader of its own": ("vit", {}, {"trainer_class": OwnLoader}),
     "pixels, workers": ("vit", {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, {}),
     "tokens": ("bert", {}, {}),
     "tokens, by length": ("bert", {"train_sampling_strategy": "group_by_length"}, {}),
+    "tokens, checkpointing": ("bert", {CHECKPOINTING: True}, {}),
+    "tokens, compiled": ("bert", {"torch_compile": True, "torch_compile_backend": "eager"}, {}),
     "tokens, adapter": ("lora_bert", {}, {}),
     "language model, items in batch": ("llama", {"gradient_accumulation_steps": 2}, {}),
 }
@@ -86,7 +121,39 @@ def test_values_are_those_of_a_loop_over_the_same_batches(name, options, pieces,
         assert len(found["every"]) > 0
         assert_as_the_loop(vog.scores, found)
     assert vog.scores.manifest["task"] == case.task
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in trainer.model.modules())
+    hooks = [h for m in trainer.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    assert not [hook for hook in hooks if hook.__module__.startswith("vog_hf")]
+
+
+@pytest.mark.parametrize(("name", "options"), [("vit", {"bf16": True}), ("llama", {"bf16": True}), ("bert", {})])
+def test_lower_precision_gives_the_values_within_its_rounding(name, options, tmp_path):
+    """Under bfloat16 autocast the logits that come out are a cast of those of the loss; float32 is near the loop."""
+    case, vog = case_of(name), VoGCallback(collect="training", log=False)
+    case.model.float()
+    rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    trainer = noted_training(tmp_path, case, [vog], rows=rows, **options)
+    found, scores = expected(trainer, case), vog.scores
+    assert scores.column("csg").dtype == scores.column("loss").dtype == np.float32
+    np.testing.assert_allclose(scores.column("loss"), found["loss"].mean(1), rtol=3e-2 if options else 1e-4)
+    np.testing.assert_allclose(scores.column("csg"), found["csg"].mean(1), rtol=0.2 if options else 1e-3)
+
+
+def test_a_loss_that_is_no_multiple_of_the_rows_own_has_no_csg(tmp_path):
+    """With mixed labels the gradient belongs to no label: the column is left out, and the manifest says why."""
+
+    class Mixed(Noting):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")
+            mixed = 0.6 * nn.functional.one_hot(labels, 3) + 0.4 * nn.functional.one_hot(labels.roll(1), 3)
+            return nn.functional.cross_entropy(model(**inputs).logits, mixed.double())
+
+    case, vog = case_of("vit"), VoGCallback(collect="training", log=False)
+    trainer = noted_training(tmp_path, case, [vog], trainer_class=Mixed)
+    found, scores = expected(trainer, case), vog.scores
+    np.testing.assert_allclose(scores.trajectory("loss"), found["loss"], rtol=1e-6)
+    assert "csg" not in scores.column_names + scores.trajectory_names or np.isnan(scores.column("csg")).any()
+    if "csg" not in scores.column_names:
+        assert "not a multiple" in scores.manifest["csg"]
 
 
 # --- where it stands next to other scores -----------------------------------------------------------------------------

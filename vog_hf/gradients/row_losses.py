@@ -15,9 +15,8 @@ from vog_hf.gradients.class_tasks import SingleLabelClassification
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.token_tasks import TokenPrediction
 
-LARGEST_PART = (
-    2**22
-)  # logits of tokens that are looked at together: the copies must not cost memory that training needs
+# Logits of tokens that are looked at together: what is computed of them must not cost memory that training needs.
+LARGEST_PART = 2**22
 # Share of the squared gradient that may not be along the row's own; bfloat16 rounds 4e-6 of it away.
 OF_ANOTHER_LOSS = 1e-3
 
