@@ -82,7 +82,7 @@ class Drawing(Noting):
         return WeightedRandomSampler([1.0 / (1 + i) for i in range(n)], n)
 
 
-class OwnLoader(Noting):
+class CustomLoader(Noting):
     """Has a torch loader of its own, which Accelerate did not make."""
 
     def get_train_dataloader(self):
@@ -99,7 +99,7 @@ SETTINGS = {
     "pixels, label smoothing": ("vit", {"label_smoothing_factor": 0.2}, {}),
     "pixels, scaled loss": ("vit", {"gradient_accumulation_steps": 2}, {"trainer_class": Scaled}),
     "pixels, drawn with replacement": ("vit", {"num_train_epochs": 3}, {"trainer_class": Drawing}),
-    "pixels, a loader of its own": ("vit", {}, {"trainer_class": OwnLoader}),
+    "pixels, a loader of its own": ("vit", {}, {"trainer_class": CustomLoader}),
     "pixels, workers": ("vit", {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, {}),
     "tokens": ("bert", {}, {}),
     "tokens, by length": ("bert", {"train_sampling_strategy": "group_by_length"}, {}),
