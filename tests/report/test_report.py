@@ -109,7 +109,7 @@ class TestEveryPage:
         policy = page.find("meta", **{"http-equiv": "Content-Security-Policy"}).attributes["content"]
         assert policy == (
             f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-            "base-uri 'none'; form-action 'none'"
+            "media-src data:; base-uri 'none'; form-action 'none'"
         )
         head = page.find("head").content
         first = [part.tag for part in head if isinstance(part, Element)][:3]

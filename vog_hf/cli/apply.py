@@ -151,7 +151,7 @@ def apply(
         rows = add_vog_columns(rows, opened.scores, str(columns or Columns.CORE), prefix=prefix)
     with naming_options(label_column="--label-column"):
         review = plan_review(rows, journal or opened.journal, opened.scores, label_column=label_column)
-    texts = None if opened.dataset is None else row_texts(opened.dataset)
+    texts = None if opened.dataset is None else row_texts(opened.dataset, opened.scores.facts)
     left = review_yield(opened.scores, review.decisions, texts=texts)
     applied, words, url = review.apply(mode), summary(review, mode, left), None
     with saved(applied, output), naming_options(**PUSH_OPTIONS):

@@ -32,7 +32,7 @@ def print_status(
     file = journal or opened.journal
     is_new = journal is None and not file.exists()
     decisions = [] if is_new else verified_decisions(file, opened.scores)
-    queue = Queue(opened.scores, None if opened.dataset is None else row_texts(opened.dataset))
+    queue = Queue(opened.scores, None if opened.dataset is None else row_texts(opened.dataset, opened.scores.facts))
     chosen = chosen or reviewed_queue(queue, decisions)
     left = yield_of_queue(queue, decisions, chosen, worth_at=worth_at)
     first, *others = left.sentences()

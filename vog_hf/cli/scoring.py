@@ -113,7 +113,13 @@ def score_all(
         require_free_names(inputs, config, columns, prefix)
         require_own_files(inputs.rows, copied_to=save_dataset)
     rows_per_step = 1 if inputs.preparation.takes_single_rows else None
-    scores = VoGScorer(inputs.model, config=config, training_batch_size=rows_per_step, **options).score(
+    scores = VoGScorer(
+        inputs.model,
+        config=config,
+        training_batch_size=rows_per_step,
+        processing_class=inputs.preparation.processor,
+        **options,
+    ).score(
         prepared(inputs.rows, inputs.preparation),
         inputs.snapshots,
         collate_fn=inputs.preparation.collate,

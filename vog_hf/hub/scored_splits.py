@@ -114,6 +114,9 @@ def published_scores(split: ScoredSplit, *, with_rows: bool, heat_maps: bool | N
         heat_maps: Whether heat maps are pushed with them; None: up to 500,000 rows.
     """
     scores = _without_revealing_digests(split, with_rows=with_rows)
+    if not with_rows:
+        scores = copy(scores)
+        scores.tokenizer = None  # its vocabulary may come from the rows
     if not scores.has_heat_maps or (len(scores) <= HEAT_MAP_ROWS if heat_maps is None else heat_maps):
         return scores
     if heat_maps is None:

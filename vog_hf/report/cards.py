@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import HEAT_COLORS, SMOOTHING, RowView, RowViews, strip, thumbnail
+from vog_hf.scores.pictures.words import beginning, words_markup
 from vog_hf.scores.ranking import has_classes
 from vog_hf.scores.scored_rows import ScoredSplit
 
@@ -23,6 +24,7 @@ LOSSLESS_SIDE = 40  # up to here a picture is stored exactly: its pixels are sho
 QUALITY = 72  # of WebP
 HEAT_LEVELS = 32  # shades of a heat map
 HEAT_OPACITY = 0.85  # of the largest value, over a picture; of others in proportion to their square
+SOUND_BYTES = 16 * 2**20  # of all sounds of a split; they travel inside the page
 MAX_TEXT = 600  # characters of a row's text
 SPARK_WIDTH, SPARK_HEIGHT = 100, 22
 
@@ -50,15 +52,21 @@ class Card:
         ratio: The picture's width by its height.
         pixelated: Whether its pixels are shown as squares.
         prediction: The last one, where it is not the label.
+        sound: The sound as a data URI.
+        file: Name of the picture's or sound's file.
+        words: The text with the heat of its words, as HTML.
     """
 
     row: int
     ident: str | None
+    file: str | None
+    sound: str | None
     picture: str | None
     pixelated: bool
     ratio: float
     alt: str
     text: str | None
+    words: Markup | None
     heat: Heat | None
     label: str | None
     prediction: str | None
@@ -76,7 +84,7 @@ class CardMaker:
 
     def __init__(self, split: ScoredSplit, column: str) -> None:
         scores = split.scores
-        self._views = RowViews(split, SIDE, fit=_not_enlarged, cache_size=0)
+        self._views = RowViews(split, SIDE, fit=_not_enlarged, cache_size=0, sound_bytes=SOUND_BYTES)
         self._cards: dict[int, Card] = {}
         self._has_classes = has_classes(scores)
         headings = {} if self._has_classes else {"label": "label", "prediction": "prediction"}
@@ -84,6 +92,11 @@ class CardMaker:
         headings |= {"vog": "VoG", "loss": "loss"}
         self._values = [(name, heading) for name, heading in headings.items() if name in scores.column_names]
         self._embedded = scores.facts.reads_tokens
+
+    @property
+    def n_unplayed(self) -> int:
+        """Number of rows with a sound that is left out, because all of them would be too large for a page."""
+        return self._views.n_unplayed
 
     def cards(self, rows: Iterable[int]) -> list[Card]:
         """The cards of these rows, in this order."""
@@ -100,12 +113,15 @@ class CardMaker:
         return Card(
             row=view.row,
             ident=view.id,
+            file=view.file,
+            sound=None if (sound := view.sound) is None else sound.uri,
             picture=None if view.picture is None else _webp(view.picture, lossless=_is_small(view)),
             pixelated=_is_small(view),
             ratio=width / height,
             alt=f"Picture of row {view.row}" + (f", label {label}" if label is not None else ""),
             text=None if view.text is None else _shortened(view.text),
-            heat=heat_of(view, tokens=self._embedded),
+            words=None if view.words is None else words_markup(beginning(view.words, MAX_TEXT)),
+            heat=heat_of(view, tokens=self._embedded) if view.words is None else None,
             label=label,
             prediction=prediction if prediction != label else None,
             values=[(heading, number(view.value(name))) for name, heading in self._values],

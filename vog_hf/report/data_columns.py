@@ -38,7 +38,12 @@ def other_columns(split: ScoredSplit, rows: npt.NDArray[np.int64]) -> Mapping[st
     if not has_table(data):
         return {}
     scores = split.scores
-    known = {*scores.column_names, *scores.text_column_names, *given_label_names(scores), *shown_column_names(data)}
+    known = {
+        *scores.column_names,
+        *scores.text_column_names,
+        *given_label_names(scores),
+        *shown_column_names(data, scores.facts),
+    }
     names = [name for name, feature in data.features.items() if name not in known and _is_plain(feature)]
     if not names:
         return {}

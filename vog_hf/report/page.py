@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from vog_hf.report.section import Section
 from vog_hf.scores.formatting import number, printable, signed
+from vog_hf.scores.pictures.words import WORDS_STYLE
 
 GENERATOR = "vog_hf report"  # how a file of ours is recognized
 
@@ -26,6 +27,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
     )
     environment.filters |= {"number": number, "signed": signed}
     style, script = (_verbatim(environment, name) for name in ("report.css", "report.js"))
+    style += Markup(f"{WORDS_STYLE}\n")  # noqa: S704 (a constant)
     template = environment.get_template("report.html.j2")
     return template.render(
         title=title, sections=sections, style=style, script=script, policy=_policy(script), generator=GENERATOR
@@ -40,10 +42,10 @@ def _verbatim(environment: Environment, name: str) -> Markup:
 
 
 def _policy(script: str) -> str:
-    """The content security policy: only the inlined script (by its hash), styles and images."""
+    """The content security policy: only the inlined script (by its hash), styles, images and sounds."""
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from vog_hf.evaluation import HardTail, stability_in_words
 from vog_hf.report import figures
-from vog_hf.report.cards import CardMaker
+from vog_hf.report.cards import SOUND_BYTES, CardMaker
 from vog_hf.report.data_columns import dataset_name
 from vog_hf.report.galleries import Gallery, class_galleries, most_changed, places
 from vog_hf.report.tables import RowsTable, TextTable, classes_table, detection_table, measures_table, rows_table
+from vog_hf.runtime.files import format_bytes
 from vog_hf.scores import descriptions as wording
 from vog_hf.scores.findings import Findings
 from vog_hf.scores.formatting import signed
@@ -197,8 +198,18 @@ class Section:
     @property
     def heat_note(self) -> str | None:
         """Explanation of the heat maps in the forms that they have here; None without heat maps."""
-        kinds = {card.heat.kind for gallery in self.galleries for card in gallery.cards if card.heat is not None}
+        cards = [card for gallery in self.galleries for card in gallery.cards]
+        kinds = {card.heat.kind for card in cards if card.heat is not None}
+        kinds |= {"words" for card in cards if card.words is not None}
         return wording.heat_note(self.scores, kinds) if kinds else None
+
+    @property
+    def sounds_note(self) -> str:
+        """Number of shown rows without their sound; empty if none."""
+        cards = [*self.galleries, *(gallery for _, galleries in self.class_galleries for gallery in galleries)]
+        n_left_out = self._make.n_unplayed if cards else 0
+        most = format_bytes(SOUND_BYTES)
+        return f"{n_left_out:,} sounds are left out: a page holds at most {most} of them." if n_left_out else ""
 
     @property
     def class_figure(self) -> figures.Drawing | None:

@@ -44,8 +44,9 @@ class PageMaker:
 
     def row(self, record: RowRecord, near: Sequence[SmallRecord]) -> dict[str, str]:
         """The parts of the page that show a row: ``stage``, ``facts``, ``trace`` and ``near_rows``."""
-        kind = "overlay" if record.picture is not None else "strip"
-        note = heat_note(self._scores, {kind}) if record.heat is not None else ""
+        kind = "overlay" if record.picture is not None else "words" if record.words is not None else "strip"
+        has_heat = record.heat is not None or record.words is not None
+        note = heat_note(self._scores, {kind}) if has_heat else ""
         values = {"view": record, "near": near, "kind": kind, "heat_note": note, "label_note": self._label_note}
         module = self._row.make_module(values)
         return {part: str(getattr(module, part)()) for part in ("stage", "facts", "trace", "near_rows")}

@@ -8,12 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from vog_hf.metric.vocabulary import COLUMNS, title_of
-from vog_hf.scores.audio import Sounds
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import RowView, RowViews
+from vog_hf.scores.pictures.words import beginning, words_markup
 from vog_hf.scores.scored_rows import ScoredSplit
 
 SIDE = 480  # pixels of a picture's longer side; smaller ones are enlarged with their pixels as squares
@@ -44,6 +45,8 @@ class RowRecord:
 
     Attributes:
         ident: The row's id; None for scores without ids.
+        words: The text with the heat of its words, as HTML; then there is no other heat map.
+        file: Name of the file that its picture or sound was read from.
         picture: The picture as a data URI; so are ``heat`` and ``sound``.
         heat: The heat map: over the picture, or by itself for a row without one.
         label: Name of the given label, or the number of a row without classes.
@@ -54,9 +57,11 @@ class RowRecord:
 
     row: int
     ident: str | None
+    file: str | None
     picture: str | None
     heat: str | None
     text: str | None
+    words: Markup | None
     sound: str | None
     label: str | None
     prediction: str | None
@@ -89,7 +94,6 @@ class RowRecords:
     def __init__(self, split: ScoredSplit, *, is_from_hub: bool = False) -> None:
         self._views = RowViews(split, SIDE, is_from_hub=is_from_hub, cache_size=0)
         self._small_views = RowViews(split, SMALL_SIDE, is_from_hub=is_from_hub, cache_size=0)
-        self._sounds = Sounds(split.rows, is_from_hub=is_from_hub)
         scores = split.scores
         self._listed = [name for name in COLUMNS if name in scores.column_names + scores.text_column_names]
         self.record = lru_cache(maxsize=32)(self._record)
@@ -101,17 +105,20 @@ class RowRecords:
 
     def sound(self, row: int) -> str | None:
         """The row's sound as a data URI; None for a row without one that can be played."""
-        return self._sounds.source(row)
+        sound = self._views.view(row).sound
+        return None if sound is None else sound.uri
 
     def _record(self, row: int) -> RowRecord:
         view = self._views.view(row)
         return RowRecord(
             row=row,
             ident=None if view.id is None else printable(view.id),
+            file=None if view.file is None else printable(view.file),
             picture=_webp(view.picture),
-            heat=_webp(view.heat_picture),
+            heat=_webp(view.heat_picture) if view.words is None else None,
+            words=None if view.words is None else words_markup(beginning(view.words, MAX_TEXT)),
             text=_beginning(view.text, MAX_TEXT),
-            sound=self.sound(row),
+            sound=None if (sound := view.sound) is None else sound.uri,
             label=_class(view.label),
             prediction=_class(view.prediction),
             differs=view.is_misclassified,
@@ -125,7 +132,7 @@ class RowRecords:
             row=row,
             picture=_webp(view.picture),
             text=_beginning(view.text, SMALL_TEXT),
-            has_sound=self._sounds.any,
+            has_sound=self._views.have_sounds,
             label=_class(view.label),
             prediction=_class(view.prediction),
             differs=view.is_misclassified,

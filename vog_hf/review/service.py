@@ -65,7 +65,7 @@ class ReviewService:
         self._worth_at = real_number("worth_at", worth_at, 0, 1)
         self.title = printable(title)
         self._scores, self._journal, self._reviewer = split.scores, journal, reviewer
-        texts = None if split.rows is None else row_texts(split.rows)
+        texts = None if split.rows is None else row_texts(split.rows, split.scores.facts)
         self._has_texts = texts is not None
         self._queue = Queue(self._scores, texts)
         self._records = RowRecords(split, is_from_hub=is_from_hub)

@@ -124,11 +124,13 @@ def tail_title(tail: str, name: str) -> str:
 
 
 def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
-    """What the heat maps show, in the forms that they have here: ``overlay``, ``plane`` or ``strip``."""
+    """What the heat maps show, in the forms that they have here: ``overlay``, ``plane``, ``strip`` or ``words``."""
     of_tokens = scores.facts.reads_tokens
     forms = {
         "overlay": "over an image, brighter means more change, and transparent the least",
         "plane": "a row without an image has its map alone",
+        "words": "the words of a text are colored, the stronger the more change (special tokens are left out, and what "
+        "the model did not see is pale)",
         "strip": "a strip has one cell per token that the model saw, in order, including special tokens; its cells "
         "are not aligned with the words"
         if of_tokens

@@ -34,6 +34,8 @@ ROW_HASH = "row_hash"
 ROW_ID = "id"
 HEAT_MAP_FILES = {"values": "heat-map-values.npy", "shapes": "heat-map-shapes.npy", "scale": "heat-map-scale.npy"}
 TRAJECTORY = "trajectory-"
+TOKENIZER_NAME = "tokenizer.json"
+MAX_TOKENIZER = 64 * 2**20  # bytes of it that are read
 Array = npt.NDArray[Any]
 
 
@@ -71,6 +73,19 @@ def save_arrays(folder: Path, trajectories: Mapping[str, Array], heat_maps: Ragg
             save_array(folder / file, getattr(heat_maps, part))
 
 
+def save_tokenizer(folder: Path, tokenizer: str) -> None:
+    """Write the tokenizer that finds the words of heat maps of texts."""
+    write_atomically(folder / TOKENIZER_NAME, partial(Path.write_text, data=tokenizer, encoding="utf-8"))
+
+
+def read_tokenizer(folder: Path) -> str | None:
+    """Read it as written; None without one, or for a file that cannot be one."""
+    path = folder / TOKENIZER_NAME
+    if not path.is_file() or path.stat().st_size > MAX_TOKENIZER:
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def read_parts(folder: Path) -> dict[str, Any]:
     """Read the arguments of `VoGScores` from a folder that `write_manifest` finished; arrays are memory-mapped.
 
@@ -99,12 +114,13 @@ def read_parts(folder: Path) -> dict[str, Any]:
     if (folder / HEAT_MAP_FILES["values"]).is_file():
         heat_maps = RaggedMaps(**{part: _memory_map(folder / file) for part, file in HEAT_MAP_FILES.items()})
     optional = {"row_hash": values.pop(ROW_HASH, None), "ids": values.pop(ROW_ID, None), "heat_maps": heat_maps}
+    optional["tokenizer"] = read_tokenizer(folder)
     return {"columns": values, "manifest": manifest, "trajectories": trajectories, **optional}
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
     """Write the manifest, with size and checksum of every other file, last: a folder that has it is whole."""
-    paths = [path for pattern in ("*.parquet", "*.npy") for path in sorted(folder.glob(pattern))]
+    paths = [path for pattern in ("*.parquet", "*.npy", TOKENIZER_NAME) for path in sorted(folder.glob(pattern))]
     files = {path.name: {"bytes": path.stat().st_size, "crc32": file_checksum(path)} for path in paths}
     write_json(folder / MANIFEST_NAME, {**manifest, FILES: files})
 

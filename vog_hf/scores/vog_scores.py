@@ -30,6 +30,7 @@ from vog_hf.scores.storage import (
     require_undamaged,
     save_arrays,
     save_table,
+    save_tokenizer,
     write_manifest,
 )
 
@@ -57,6 +58,7 @@ class VoGScores:
         heat_maps: One map per row.
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
         ids: ``[rows]`` names of the rows, in addition to their numbers.
+        tokenizer: Content of the ``tokenizer.json`` of the model, which finds the words of heat maps of texts.
 
     Raises:
         ConfigError: No columns, or columns of different lengths.
@@ -76,6 +78,7 @@ class VoGScores:
         heat_maps: RaggedMaps | None = None,
         row_hash: npt.NDArray[np.uint64] | None = None,
         ids: Array | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         require_type("columns", columns, Mapping, "pass arrays by name, e.g. {'vog': values}")
         require_type("manifest", manifest, Mapping, "pass {} if nothing is known about how the values were computed")
@@ -93,6 +96,7 @@ class VoGScores:
         self._heat_maps = heat_maps
         self.row_hash = row_hash
         self.ids = ids
+        self.tokenizer = tokenizer
         self.folder: Path | None = None
         self._steps_file: Path | None = None
 
@@ -111,6 +115,7 @@ class VoGScores:
             heat_maps=heat_maps,
             row_hash=self.row_hash,
             ids=self.ids,
+            tokenizer=self.tokenizer,
         )
 
     @property
@@ -182,6 +187,12 @@ class VoGScores:
         return self._heat_maps is not None
 
     @property
+    def longest_heat_map(self) -> int:
+        """Number of values of the longest heat map of one axis; 0 without any."""
+        shapes = None if self._heat_maps is None else np.asarray(self._heat_maps.shapes)
+        return int(shapes.max(initial=0)) if shapes is not None and shapes.shape[1:] == (1,) else 0
+
+    @property
     def has_steps(self) -> bool:
         """True if `steps` are known: of scores with ``collect="training"``."""
         return self._steps_file is not None
@@ -248,6 +259,7 @@ class VoGScores:
             heat_maps=None if self._heat_maps is None else self._heat_maps.select(chosen),
             row_hash=None if self.row_hash is None else self.row_hash[chosen],
             ids=None if self.ids is None else self.ids[chosen],
+            tokenizer=self.tokenizer,
         )
 
     def _patterns(self) -> Array:
@@ -290,6 +302,8 @@ class VoGScores:
             shutil.copyfile(self._steps_file, folder / STEPS_NAME)
         save_arrays(folder, self._trajectories, self._heat_maps)
         save_table(folder, {**self._columns, **self._given_texts}, self.row_hash, self.ids)
+        if self.has_heat_maps and self.tokenizer is not None:
+            save_tokenizer(folder, self.tokenizer)
         write_manifest(folder, self.manifest)
 
     @classmethod

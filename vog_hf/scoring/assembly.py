@@ -22,7 +22,7 @@ from vog_hf.runtime.files import (
     explained_disk_errors,
 )
 from vog_hf.runtime.processes import Processes, from_main, gathered_on_main, run_together
-from vog_hf.scores.storage import HEAT_MAP_FILES, TRAJECTORY, save_array, save_table, write_manifest
+from vog_hf.scores.storage import HEAT_MAP_FILES, TRAJECTORY, save_array, save_table, save_tokenizer, write_manifest
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
@@ -186,8 +186,18 @@ def finish_folder(
     manifest: dict[str, Any],
     *,
     temporary: "TemporaryDirectory[str] | None",
+    tokenizer: str | None = None,
 ) -> VoGScores:
     """Gather the blocks of all processes, prove coverage, write the folder; every process then reads it.
+
+    Args:
+        processes: Processes that share the rows.
+        folder: Folder of the blocks.
+        plan: Plan of the scoring.
+        identity: Identity of all rows.
+        manifest: Record of how the scores were computed.
+        temporary: The folder, if it is a temporary one.
+        tokenizer: Tokenizer to keep with heat maps of texts, as JSON.
 
     Raises:
         CoverageError: A row was not scored exactly once; no scores are written.
@@ -208,6 +218,8 @@ def finish_folder(
             manifest["csg"] = {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"}
         _report_zeros(columns, plan.config)
         save_table(folder.folder, columns, identity.row_hash, folder.ids())
+        if tokenizer is not None and plan.config.heat_maps and plan.leaf.embedding is not None:
+            save_tokenizer(folder.folder, tokenizer)
         write_manifest(folder.folder, manifest)
         folder.remove_blocks()
 

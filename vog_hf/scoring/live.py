@@ -47,6 +47,7 @@ class LiveScoring:
         processes: Processes that share the rows.
         shows_progress: Whether this process shows a progress bar.
         rows_per_pass: Rows that fit into one pass.
+        tokenizer: Tokenizer to keep with heat maps of texts, as JSON.
 
     Raises:
         ConfigError: A label is needed that only the last snapshot can say.
@@ -63,9 +64,11 @@ class LiveScoring:
         processes: Processes,
         shows_progress: bool,
         rows_per_pass: AdaptiveBatchSize,
+        tokenizer: str | None = None,
     ) -> None:
         self._model = model
         self._reader = reader
+        self._tokenizer = tokenizer
         self._runner = ModelRunner(model, plan, rows_per_pass=rows_per_pass)
         self._processes = processes
         self._shows_progress = shows_progress
@@ -219,7 +222,10 @@ class LiveScoring:
         if not self._plan.config.heat_maps:
             return ranking
         maps = gathered_heat_maps(self._processes, self._held, rows, n_rows=self._identity.n_rows)
-        return None if ranking is None else ranking.with_heat_maps(maps)
+        if ranking is None:
+            return None
+        ranking.tokenizer = self._tokenizer
+        return ranking.with_heat_maps(maps)
 
     def finish(self, *, output_dir: str | Path | None = None) -> VoGScores:
         """The scores of the snapshots seen, written like those of a replay.
@@ -244,7 +250,9 @@ class LiveScoring:
             prepare = partial(BlockFolder.prepare, folder, fingerprint, in_one_block)
             blocks = open_everywhere(processes, folder, fingerprint, prepare)
             run_together(processes, "writing the moments", self._write, blocks)
-            return finish_folder(processes, blocks, self._plan, identity, manifest, temporary=temporary)
+            return finish_folder(
+                processes, blocks, self._plan, identity, manifest, temporary=temporary, tokenizer=self._tokenizer
+            )
 
     def _require_two_snapshots(self) -> None:
         if self.n_snapshots < MIN_SNAPSHOTS:

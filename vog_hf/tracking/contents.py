@@ -16,7 +16,7 @@ from vog_hf.scores.ranking import class_names
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.tracking.about import About, about_split
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
-from vog_hf.tracking.row_tables import TAIL_OF_END, extreme_caption, row_tables, spike_table
+from vog_hf.tracking.row_tables import SOUND_BYTES, TAIL_OF_END, extreme_caption, row_tables, spike_table
 
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
 MAX_BARS = 100
@@ -47,7 +47,7 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
         split: Scores, finished or of the snapshots up to now; without rows, tables have no pictures and texts.
         top_k: Number of rows in the tables of highest and lowest rows.
     """
-    findings, views = Findings(split), RowViews(split)
+    findings, views = Findings(split), RowViews(split, sound_bytes=SOUND_BYTES)
     tail = findings.tail
     tables = row_tables(views, top_k, tail, findings.recommended)
     (scalars, values), (of_classes, values_of_classes) = _of_all_rows(findings), _of_classes(findings)

@@ -1,17 +1,22 @@
 """Media types independent of any tracker: tables, line and bar charts, pictures, histograms and plain values."""
 
-from collections.abc import Mapping, Sequence
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vog_hf.scores.audio import Sound
+
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length; each cell a number, a text, a picture or None, one type per column."""
+    """Columns of equal length; each cell a number, text, picture, `Sound`, `Page` or None, one type per column."""
 
     columns: Mapping[str, Sequence[Any]]
     caption: str = ""
@@ -20,6 +25,13 @@ class Table:
     def rows(self) -> list[list[Any]]:
         """The same line by line."""
         return [list(row) for row in zip(*self.columns.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A small HTML document."""
+
+    html: str
 
 
 @dataclass(frozen=True)
@@ -58,3 +70,18 @@ class Histogram:
 
 
 Record = Table | LineChart | BarChart | Picture | Histogram | float | int
+
+
+def audio(make: Callable[..., Any], sound: Sound, caption: str | None = None) -> Any:
+    """A tracker's own object of a sound, made from a file, which lies in the temporary folder as long as the object.
+
+    Args:
+        make: Class of the tracker, which takes a path and ``caption``; arrays would be written as files again.
+        sound: The sound.
+        caption: Words next to the player.
+    """
+    with tempfile.NamedTemporaryFile(prefix="vog-sound-", suffix=sound.suffix, delete=False) as file:
+        file.write(sound.content)
+    made = make(file.name, caption=caption)
+    weakref.finalize(made, Path(file.name).unlink, missing_ok=True)
+    return made

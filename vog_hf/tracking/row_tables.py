@@ -9,20 +9,23 @@ import pandas as pd
 
 from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, loss_spikes, recommended_ranking
 from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
+from vog_hf.runtime.files import format_bytes
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
+from vog_hf.scores.pictures.words import WORDS_STYLE, Word, beginning, words_markup
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.media import Table
+from vog_hf.tracking.media import Page, Table
 
 ROWS_PER_CLASS = 5
 ROWS_PER_SPIKE = 5
 MAX_SPIKES = 10
 MAX_CLASS_ROWS = 400  # in a table over all classes; each is a picture to upload
 MAX_TEXT = 2_000  # characters of a row's text in a cell
+SOUND_BYTES = 64 * 2**20  # of all sounds that are uploaded, a row's once for each table that shows it
 MAX_COLUMNS = 9  # fit on a screen; every other column of the scores is in the artifact
 READ_COLUMNS = ("label", "prediction", PREDICTION_PROBABILITY, "confidence", "loss")  # then the score, then the row
-OF_A_ROW = ("image", "text", "heat_map", "label", "prediction", "id", "row")  # whatever it is scored by
+OF_A_ROW = ("image", "sound", "text", "heat_map", "label", "prediction", "id", "file", "row")  # whatever scores it
 TAIL_OF_END = {"highest": "high", "lowest": "low"}
 
 Rows = npt.NDArray[np.int64]
@@ -160,18 +163,43 @@ def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Ta
     columns = _content(of_rows) | {name: list(row_values(scores, name, rows)) for name in names}
     if scores.ids is not None and len(columns) < MAX_COLUMNS - 1:
         columns["id"] = [escaped(str(view.id)) for view in of_rows]
+    if any(view.file is not None for view in of_rows) and len(columns) < MAX_COLUMNS - 1:
+        columns["file"] = [None if view.file is None else escaped(view.file) for view in of_rows]
     columns["row"] = rows.tolist()
     if "heat_map" in columns:
         caption += " Heat maps: where the gradient changed most between snapshots, within each row by itself."
     if any(view.text is not None and len(view.text) > MAX_TEXT for view in of_rows):
         caption += f" Texts end after {MAX_TEXT:,} characters."
+    if "sound" in columns and views.n_unplayed:
+        caption += f" Sounds beyond {format_bytes(SOUND_BYTES)} in all are left out."
     return Table(columns, caption)
 
 
 def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
-    """The columns ``image`` or ``text``, and ``heat_map``; each only if one of the rows has a value for it."""
-    columns: dict[str, list[Any]] = {"image": [view.picture for view in views]}
-    if all(view.picture is None for view in views):
-        columns = {"text": [None if view.text is None else escaped(view.text[:MAX_TEXT]) for view in views]}
-    columns["heat_map"] = [view.heat_picture for view in views]
-    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    """The columns ``image``, ``sound`` or ``text``, and ``heat_map``; each only if a row has a value for it."""
+    columns: dict[str, list[Any]] = {
+        "image": [view.picture for view in views],
+        "sound": [view.sound for view in views],
+        "text": [None if view.text is None else escaped(view.text[:MAX_TEXT]) for view in views],
+    }
+    known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    heat = _heat(views)
+    shown = dict(list(known.items())[:1])
+    return shown | ({"heat_map": heat} if any(value is not None for value in heat) else {})
+
+
+def _heat(views: Sequence[RowView]) -> list[Any]:
+    """Heat maps of rows: their texts with colored words if one of them has such, else pictures."""
+    if all(view.words is None for view in views):
+        return [view.heat_picture for view in views]
+    return [None if view.words is None else _words_page(view.words) for view in views]
+
+
+def _words_page(words: Sequence[Word]) -> Page:
+    """A text with colored words as a document of its own, on white as the tables of W&B are."""
+    style = f"body {{ margin: 4px; background: #fff; color: #1d2126; font: 14px/1.5 sans-serif; }} {WORDS_STYLE}"
+    text = words_markup(beginning(words, MAX_TEXT))
+    return Page(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Text</title><style>{style}</style></head>'
+        f'<body><div class="words" style="white-space: pre-line">{escaped(text)}</div></body></html>'
+    )

@@ -1,7 +1,7 @@
 """Records as Trackio shows them; it has no charts to be filled with values, so that those are tables there."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
@@ -10,14 +10,18 @@ import pandas as pd
 from PIL import Image
 
 from vog_hf.errors import ConfigError
+from vog_hf.scores.audio import Sound
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.about import About
-from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Table
+from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
 
 HOW_TO_START = (
     "set report_to='trackio' in TrainingArguments, or call trackio.init(project=...) before "
     "log_scores(scores, dataset, to='trackio')"
 )
+
+MAX_PLAYERS = 12  # of the sounds of a table
+CAPTION = ("label", "prediction", "file")
 
 
 def active_run() -> Any:
@@ -50,8 +54,25 @@ def reopened(run: Any) -> Iterator[Any]:
 
 
 def translated(values: Mapping[str, object]) -> dict[str, Any]:
-    """Records as media and tables."""
-    return {name: _translated(value) for name, value in values.items()}
+    """Records as media and tables; the first sounds of a table on their own, since its cells have no player."""
+    sounds = {name: _players(value) for name, value in values.items() if isinstance(value, Table)}
+    return {name: _translated(value) for name, value in values.items()} | {
+        f"{name}_sounds/{place}": player for name, players in sounds.items() for place, player in players.items()
+    }
+
+
+def _players(table: Table) -> dict[str, Any]:
+    """Players of the first rows with a sound, by place and row."""
+    lines = (dict(zip(table.columns, line, strict=True)) for line in table.rows)
+    heard = [line for line in lines if isinstance(line.get("sound"), Sound)][:MAX_PLAYERS]
+    return {
+        f"{place:02d} row {line['row']}": audio(
+            _trackio().Audio,
+            line["sound"],
+            ", ".join(f"{name} {line[name]}" for name in CAPTION if line.get(name) is not None),
+        )
+        for place, line in enumerate(heard, 1)
+    }
 
 
 def about(about: About) -> Any:
@@ -86,8 +107,8 @@ def _translated(value: object) -> Any:
 
 @_translated.register
 def _(value: Table) -> Any:
-    rows = [list(map(_cell, row)) for row in value.rows]
-    return _trackio().Table(data=[dict(zip(value.columns, row, strict=True)) for row in rows])
+    columns = {name: list(map(_cell, cells)) for name, cells in value.columns.items() if not _have_no_cell(cells)}
+    return _trackio().Table(data=[dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
 
 @_translated.register
@@ -108,6 +129,11 @@ def _(value: Picture) -> Any:
 @_translated.register
 def _(value: Histogram) -> Any:
     return _trackio().Histogram(value.values)
+
+
+def _have_no_cell(cells: Sequence[object]) -> bool:
+    """Whether the dashboard cannot show these in a table."""
+    return any(isinstance(cell, Sound | Page) for cell in cells)
 
 
 def _cell(value: object) -> Any:

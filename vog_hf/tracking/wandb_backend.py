@@ -16,12 +16,13 @@ import pandas as pd
 from PIL import Image
 
 from vog_hf.runtime.files import write_json
+from vog_hf.scores.audio import Sound
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.storage import MANIFEST_NAME, save_table
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.about import About
 from vog_hf.tracking.about_page import about_page
-from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Table
+from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
 
 if TYPE_CHECKING:
     import wandb
@@ -155,4 +156,8 @@ def _(value: Histogram) -> Any:
 def _cell(value: object) -> Any:
     import wandb
 
+    if isinstance(value, Sound):
+        return audio(wandb.Audio, value)
+    if isinstance(value, Page):
+        return wandb.Html(value.html, inject=False)  # a style sheet of W&B's site would be loaded
     return wandb.Image(value) if isinstance(value, Image.Image) else value

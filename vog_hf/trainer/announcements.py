@@ -11,7 +11,10 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from vog_hf.data.column_kinds import CORRUPTED
+from vog_hf.data.fast_tokenizers import fast_tokenizer
+from vog_hf.data.streams import is_stream
 from vog_hf.scores.findings import Findings, headline
+from vog_hf.scores.pictures.row_content import holds_only_tokens
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -40,6 +43,26 @@ def plan_line(steps: Sequence[int], estimates: Mapping[str, str], folder: Path) 
     """
     parts = "; ".join(f"{name}: {text}" if name else text for name, text in estimates.items())
     return f"{parts}; snapshots after steps {', '.join(map(str, steps))}; all in {folder}"
+
+
+def tokens_lines(datasets: Mapping[str, Any], processing_class: object) -> Iterator[str]:
+    """State before training how rows are shown that hold nothing but token ids; nothing for other rows.
+
+    Args:
+        datasets: Rows of each split; those of a single dataset are named ``""``.
+        processing_class: Tokenizer or processor of the trainer.
+    """
+    for name, rows in datasets.items():
+        if not is_stream(rows) and holds_only_tokens(rows):
+            prefix = f"{name}: " if name else ""
+            if fast_tokenizer(processing_class) is not None:
+                kind = type(processing_class).__name__
+                yield f"{prefix}the rows hold no text, so it is decoded from their input_ids with the {kind}"
+            else:
+                yield (
+                    f"{prefix}the rows hold no text and the Trainer has no fast tokenizer: they are shown by number; "
+                    "pass VoGCallback(dataset) with rows that keep their text, or Trainer(processing_class=tokenizer)"
+                )
 
 
 def summary_lines(scores: Mapping[str, VoGScores], datasets: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_collator import CollateFunction
+from vog_hf.data.fast_tokenizers import fast_tokenizer
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng
@@ -22,6 +23,7 @@ from vog_hf.scores.dataset_columns import add_vog_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.snapshots import require_store
 from vog_hf.tracking import MAX_TABLE_ROWS, active_runs
+from vog_hf.trainer.announcements import announce, tokens_lines
 from vog_hf.trainer.check_first import check_before_trackers
 from vog_hf.trainer.collected_training import CollectedTraining
 from vog_hf.trainer.options import TrainingOptions, require_collectable
@@ -157,6 +159,7 @@ class VoGCallback(TrainerCallback):
         self._begun: TrainerState | None = None  # state of the training that was checked last
         self._datasets: dict[str, Any] = {}
         self._trackers: dict[str, Any] = {}  # runs that were active when training began
+        self._tokenizer: str | None = None
         self._scores: dict[str, VoGScores] | None = None
         self._failure: Exception | None = None
 
@@ -208,6 +211,7 @@ class VoGCallback(TrainerCallback):
         *,
         model: nn.Module,
         train_dataloader: Any = None,
+        processing_class: object = None,
         **kwargs: Any,
     ) -> None:
         """Resolve and check all options and rows, so that faults raise before the first step."""
@@ -216,11 +220,15 @@ class VoGCallback(TrainerCallback):
         self._run = self._scores = self._failure = self._begun = None
         patience = self.process_timeout * (1 if state.is_world_process_zero else 5)
         meet(current_processes(), "VoGCallback", min(patience, args.ddp_timeout / 2))
+        options = dataclasses.replace(self._options, processing_class=processing_class)
         with preserved_rng():
             kind = CollectedTraining if self._options.collect == "training" else TrainingRun
-            run = kind(self._options, args, state, model, train_dataloader)
+            run = kind(options, args, state, model, train_dataloader)
             run.begin(state, model)
             self._run, self._datasets, self._begun = run, run.datasets, state
+            self._tokenizer = fast_tokenizer(processing_class)
+            for line in tokens_lines(run.datasets, processing_class) if state.is_world_process_zero else ():
+                announce(line, args)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -310,6 +318,8 @@ class VoGCallback(TrainerCallback):
 
     def _score(self, run: Run, model: nn.Module) -> None:
         self._scores = run.finish(model)
+        for scores in self._scores.values():
+            scores.tokenizer = self._tokenizer  # also where it is not kept, to decode rows for tables
 
     def _guarded(self, what: str, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run ``work``; a failure does not end the training but is logged once and stored for `scores`."""

@@ -50,6 +50,7 @@ class TrainingOptions:
     fold: bool
     torch_compile: bool
     on_error: OnError
+    processing_class: object = None  # of the trainer, known when training begins
 
     @property
     def is_live(self) -> bool:

@@ -135,6 +135,7 @@ class TrainingRun:
             torch_compile=options.torch_compile,
             training_batch_size=args.per_device_train_batch_size,
             on_error=options.on_error,
+            processing_class=options.processing_class,
         )
         readers = {
             split: scorer.reader(

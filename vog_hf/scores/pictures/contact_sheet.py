@@ -13,7 +13,7 @@ from vog_hf.metric.vocabulary import target_of_column
 from vog_hf.scores.formatting import printable, shortened
 from vog_hf.scores.pictures.charts import GRAY, INK, drawn, figure_of
 from vog_hf.scores.pictures.heat_maps import row_overlay
-from vog_hf.scores.pictures.row_content import PICTURE_NAMES
+from vog_hf.scores.pictures.row_columns import PICTURE_NAMES
 from vog_hf.scores.pictures.row_view import RowView, RowViews
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit

@@ -2,35 +2,39 @@
 
 import io
 import logging
+import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 
 from vog_hf.data.referenced_files import HiddenFileError, NamedFiles
 from vog_hf.data.rows import AnyDataset
+from vog_hf.scores.audio import Sounds
+from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.pictures.decoding import GAP, MAX_TEXT, decoded, reduced, require_small_array, text_of
+from vog_hf.scores.pictures.row_columns import (
+    PICTURE_NAMES,
+    SOUND_NAMES,
+    TOKEN_IDS,
+    TOKEN_MASK,
+    RowColumns,
+    is_array,
+    row_columns,
+    text_columns,
+)
+from vog_hf.scores.pictures.words import Word, WordFinder
 
 logger = logging.getLogger(__name__)
 
-PICTURE_NAMES = ("image", "img", "picture", "photo", "pixel_values")
-TEXT_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("question", "context"),
-    ("question", "answer"),
-    ("text", "text_pair"),
-)
-TEXT_NAMES = ("sentence", "text", "content", "document", "review", "question", "premise", "prompt", "tokens", "words")
-NOT_TEXT = ("label", "labels", "label_ids", "class", "target", "id", "idx", "guid")
 CHANNELS = (1, 3, 4)
 SIDE = 640  # pixels with which a picture is shown where nobody says otherwise
 # What Pillow and the decoders of `datasets` raise for damaged files, and for an image too large to decode.
@@ -42,30 +46,60 @@ BROKEN_PICTURE = (
 
 
 class ShownRows:
-    """Images or texts of the rows of a dataset, read within bounds of memory.
+    """Images, texts and sounds of the rows of a dataset, read within bounds of memory.
 
-    Of a `datasets.Dataset` only the column with pictures or text is read, as it is stored, without its transform; other
+    Of a `datasets.Dataset` only the columns of `row_columns` are read, as they are stored, without its transform; other
     rows are not touched. A picture that cannot be decoded, or that is a file which may not be shown, gives None and a
     line in the log.
 
     Args:
         dataset: A `datasets.Dataset` or any map-style dataset.
+        facts: Manifest of the scores, which may tell what the model's input was made of.
+        finder: Finder of the words of a heat map, which also reads token ids.
         is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
+        sound_bytes: Bytes of sounds that are given out in all; None: no bound.
+
+    Attributes:
+        sounds: The sounds of the rows.
     """
 
-    def __init__(self, dataset: AnyDataset, *, is_from_hub: bool = False) -> None:
-        from datasets import Dataset
-        from datasets import Image as ImageFeature
-
-        self._stored = _shown_columns(dataset)
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        facts: Manifest | None = None,
+        *,
+        finder: WordFinder | None = None,
+        is_from_hub: bool = False,
+        sound_bytes: int | None = None,
+    ) -> None:
+        is_table = isinstance(dataset, Dataset)
+        columns = row_columns(dataset, facts) if is_table else RowColumns()
+        self._finder = finder
+        self._any_text = facts is None or facts.reads_tokens or not facts.input.get("name")
+        self._stored = _shown_columns(dataset, columns) if is_table else dataset
         self._files = NamedFiles(self._stored, is_from_hub=is_from_hub)
         self._warned = False
         self._cells: Any = None
         self._picture: str | None = None
         if isinstance(self._stored, Dataset) and self._stored.format["type"] != "custom":
             self._cells = self._stored.with_format("arrow")
-            pictures = (name for name, feature in self._stored.features.items() if isinstance(feature, ImageFeature))
-            self._picture = next(pictures, None)
+            is_file = columns.picture is not None and not is_array(self._stored.features[columns.picture])
+            self._picture = columns.picture if is_file else None
+        self._texts = columns.texts if self._cells is not None else ()
+        named = self._picture or columns.sound
+        self._named: Any = None
+        if isinstance(dataset, Dataset) and named is not None:
+            self._named = dataset.with_format("arrow").select_columns([named])
+        names = ([] if columns.sound is None else [columns.sound]) if is_table else SOUND_NAMES
+        self.sounds = Sounds(dataset, names, is_from_hub=is_from_hub, budget=sound_bytes)
+
+    def file(self, row: int) -> str | None:
+        """The name, without a folder, of the file that a row's picture or sound was read from; None without one."""
+        if self._named is None:
+            return None
+        cell = self._named[row].column(0)[0]
+        path = cell["path"].as_py() if isinstance(cell, pa.StructScalar) and cell.is_valid and "path" in cell else None
+        return re.split(r"[/\\]", path.partition("::")[0])[-1] or None if isinstance(path, str) else None
 
     def show(self, row: int, side: int) -> Image.Image | str | None:
         """A row's picture, reduced to a few times the side in pixels that it is shown with; or its text; or None."""
@@ -81,12 +115,34 @@ class ShownRows:
             logger.warning("row %d is shown without its picture, which cannot be read: %r", row, error)
         return None
 
+    def words(self, row: int, heat: npt.NDArray[np.float32], cut_at: int) -> list[Word] | None:
+        """The row's text in parts with the heat of its tokens; None where they cannot be found in it.
+
+        Args:
+            row: Number of the row.
+            heat: ``[tokens]``, its heat map.
+            cut_at: Number of tokens of the longest row.
+        """
+        if self._finder is None or self._stored is None or self._picture is not None:
+            return None
+        if self._texts:
+            texts = [text for text in self._stored_texts(row) if text is not None]
+            return self._finder.words(texts, heat, cut_at=cut_at) if texts else None
+        content = self._stored[row]
+        text, ids = row_text(content, any_name=self._any_text), token_ids(content)
+        if ids is not None:
+            return self._finder.words_of_ids(ids, heat)
+        return None if text is None else self._finder.words(text[:MAX_TEXT].split("\n", 1), heat, cut_at=cut_at)
+
+    def _stored_texts(self, row: int) -> list[str | None]:
+        cells = self._cells[row]
+        return [text_of(cells.column(name)[0]) for name in self._texts]
+
     def _shown(self, row: int, side: int) -> Image.Image | str | None:
         if self._picture is not None:
             return self._stored_picture(row, self._picture, side)
-        if self._cells is not None and all(map(_is_text, self._cells.features.values())):
-            cells = self._cells[row]
-            return row_text({name: text_of(cells.column(name)[0]) for name in cells.column_names})
+        if self._texts:
+            return _joined(self._stored_texts(row))
         self._files.require_shown(row)
         if self._cells is not None:
             require_small_array(self._cells[row])
@@ -94,7 +150,9 @@ class ShownRows:
         picture = row_picture(content, side=side)
         if picture is not None:
             return picture
-        text = row_text(content)
+        text, ids = row_text(content, any_name=self._any_text), token_ids(content)
+        if text is None and ids is not None and self._finder is not None:
+            text = self._finder.text(ids)
         return None if text is None else text[:MAX_TEXT]
 
     def _stored_picture(self, row: int, column: str, side: int) -> Image.Image | None:
@@ -118,39 +176,39 @@ def show_rows(dataset: AnyDataset, rows: Iterable[int], *, side: int = SIDE) -> 
     return [shown.show(int(row), side) for row in rows]
 
 
-def row_texts(dataset: AnyDataset) -> list[str] | None:
-    """The text of every row of a `datasets.Dataset`, as `show_rows` shows it, to be searched; None where it shows none.
+def row_texts(dataset: AnyDataset, facts: Manifest | None = None) -> list[str] | None:
+    """The text of every row of a `datasets.Dataset`, as it is shown, to be searched; None where none is shown.
+
+    Args:
+        dataset: The rows.
+        facts: Manifest of their scores.
 
     Example:
-        >>> from datasets import Dataset
         >>> row_texts(Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}))
         ['a', 'b']
     """
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
-
-    stored = _shown_columns(dataset) if isinstance(dataset, Dataset) else None
-    if stored is None or stored.format["type"] == "custom":
+    if not isinstance(dataset, Dataset):
         return None
-    if any(isinstance(feature, ImageFeature) or not _is_text(feature) for feature in stored.features.values()):
+    columns = row_columns(dataset, facts)
+    if columns.picture is not None or not columns.texts:
         return None
-    table = stored.with_format("arrow")[:]
-    columns = [table.column(name) for name in _text_columns(stored.column_names)]
-    return ["\n".join(text_of(cell) or "" for cell in cells) for cells in zip(*columns, strict=True)]
+    table = dataset.with_format("arrow").select_columns(list(columns.texts))[:]
+    cells = (table.column(name) for name in columns.texts)
+    return ["\n".join(text_of(cell) or "" for cell in of_row) for of_row in zip(*cells, strict=True)]
 
 
-def shown_column_names(dataset: AnyDataset) -> list[str]:
-    """Names of the columns of a `datasets.Dataset` that `show_rows` shows: its image, its text or its pair of texts.
+def shown_column_names(dataset: AnyDataset, facts: Manifest | None = None) -> list[str]:
+    """Names of the columns of a `datasets.Dataset` that show its rows: an image, a sound, a text or a pair of texts.
+
+    Args:
+        dataset: The rows.
+        facts: Manifest of their scores.
 
     Example:
-        >>> from datasets import Dataset
         >>> shown_column_names(Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}))
         ['text']
     """
-    from datasets import Dataset
-
-    stored = _shown_columns(dataset) if isinstance(dataset, Dataset) else None
-    return [] if stored is None or stored.format["type"] == "custom" else list(stored.column_names)
+    return row_columns(dataset, facts).names if isinstance(dataset, Dataset) else []
 
 
 def row_picture(row: object, *, side: int | None = None) -> Image.Image | None:
@@ -176,12 +234,13 @@ def row_picture(row: object, *, side: int | None = None) -> Image.Image | None:
     return next((picture for value in values if (picture := _as_picture(value, side)) is not None), None)
 
 
-def row_text(row: object) -> str | None:
+def row_text(row: object, *, any_name: bool = True) -> str | None:
     r"""The text of a row: of a pair of sentences both, on two lines; None where it has none.
 
     Args:
         row: A mapping (columns called ``sentence``, ``text`` and so on, else its first text that is not a label), or a
             text.
+        any_name: Whether a text under another name than the usual ones may be it.
 
     Example:
         >>> row_text({"idx": "7", "premise": "It rains.", "hypothesis": "It is wet.", "label": 0})
@@ -189,42 +248,56 @@ def row_text(row: object) -> str | None:
     """
     if not isinstance(row, Mapping):
         return row if isinstance(row, str) else None
-    texts = {name: _as_text(value) for name, value in row.items()}
-    columns = _text_columns([name for name, text in texts.items() if text is not None])
-    return "\n".join(str(texts[name]) for name in columns) if columns else None
+    texts = {name: text for name, value in row.items() if (text := _as_text(value)) is not None}
+    return _joined([texts[name] for name in text_columns(list(texts), any_name=any_name)])
 
 
-def _shown_columns(dataset: AnyDataset) -> Any:
+def holds_only_tokens(dataset: AnyDataset) -> bool:
+    """Whether the rows of a dataset have token ids and nothing else that can be shown, by its columns or first row.
+
+    Example:
+        >>> holds_only_tokens([{"input_ids": [7, 8]}]), holds_only_tokens([{"input_ids": [7, 8], "text": "a"}])
+        (True, False)
+    """
+    if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":
+        return row_columns(dataset).tokens is not None
+    row = dataset[0]
+    return token_ids(row) is not None and row_text(row) is None and row_picture(row) is None
+
+
+def token_ids(row: object) -> list[int] | None:
+    """The token ids of a row that the model reads, without its padding; None where it has none.
+
+    Example:
+        >>> token_ids({"input_ids": [101, 7592, 0], "attention_mask": [1, 1, 0]})
+        [101, 7592]
+    """
+    if not isinstance(row, Mapping) or TOKEN_IDS not in row:
+        return None
+    ids, mask = np.asarray(row[TOKEN_IDS]), np.asarray(row.get(TOKEN_MASK, True), dtype=bool)
+    if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0:
+        return None
+    seen = ids[mask] if mask.shape == ids.shape else ids
+    return [int(number) for number in seen[:MAX_TEXT]]
+
+
+def _joined(texts: Iterable[str | None]) -> str | None:
+    """Texts one below the other; None without any."""
+    known = [text for text in texts if text is not None]
+    return "\n".join(known) if known else None
+
+
+def _shown_columns(dataset: Dataset, columns: RowColumns) -> Any:
     """The dataset with only the columns to show, so that no other is decoded; None if there is nothing to show."""
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
-
-    if not isinstance(dataset, Dataset):
-        return dataset
-    features = dataset.features
-    pictures = [name for name, feature in features.items() if isinstance(feature, ImageFeature)]
-    if pictures:
-        name = next((name for name in PICTURE_NAMES if name in pictures), pictures[0])
-        return dataset.with_format(None).select_columns([name]).cast_column(name, ImageFeature(decode=False))
-    arrays = [n for n in PICTURE_NAMES if hasattr(features.get(n), "feature") or hasattr(features.get(n), "shape")]
-    columns = arrays[:1] or _text_columns([name for name, feature in features.items() if _is_text(feature)])
-    if columns:
-        return dataset.with_format(None).select_columns(list(columns))
-    return dataset if dataset.format["type"] == "custom" else None  # a transform makes the rows out of nothing
-
-
-def _text_columns(names: Sequence[str]) -> Sequence[str]:
-    """The text columns that describe a row best."""
-    for pair in TEXT_PAIRS:
-        if set(pair) <= set(names):
-            return pair
-    preferred = [name for name in TEXT_NAMES if name in names]
-    return (preferred or [name for name in names if name not in NOT_TEXT])[:1]
-
-
-def _is_text(feature: object) -> bool:
-    item = getattr(feature, "feature", feature)  # of a list: texts that were split into words
-    return getattr(item, "dtype", None) in ("string", "large_string")
+    shown = [columns.picture] if columns.picture is not None else list(columns.texts)
+    if columns.tokens is not None:
+        shown = [name for name in (columns.tokens, TOKEN_MASK) if name in dataset.features]
+    if not shown:  # a transform makes the rows out of nothing
+        return dataset if dataset.format["type"] == "custom" and columns.sound is None else None
+    stored = dataset.with_format(None).select_columns(shown)
+    if columns.picture is not None and isinstance(stored.features[columns.picture], ImageFeature):
+        stored = stored.cast_column(columns.picture, ImageFeature(decode=False))
+    return stored
 
 
 def _as_text(value: object) -> str | None:

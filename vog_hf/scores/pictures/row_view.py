@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vog_hf.scores.audio import Sound
 from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
 from vog_hf.scores.pictures.row_content import ShownRows
+from vog_hf.scores.pictures.words import Word, word_finder
 from vog_hf.scores.ranking import has_classes, row_values
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
@@ -25,6 +27,7 @@ class RowView:
         picture: Its picture, in the size in which it is shown; None without one.
         size: Width and height of the picture before it was brought to that size.
         text: Its text; None for a row with a picture, or with neither.
+        file: Name of the file that its picture or sound was read from, without its folder; None without one.
     """
 
     scores: VoGScores
@@ -32,6 +35,13 @@ class RowView:
     picture: Image.Image | None = None
     size: tuple[int, int] | None = None
     text: str | None = None
+    file: str | None = None
+    shown: ShownRows | None = None
+
+    @property
+    def sound(self) -> Sound | None:
+        """Its sound, read again each time; None without one that can be played, or over the budget of the views."""
+        return None if self.shown is None else self.shown.sounds.sound(self.row)
 
     @property
     def id(self) -> str | None:
@@ -75,6 +85,13 @@ class RowView:
             return overlay(self.picture, self.heat_map)
         return heat_by_itself(self.heat_map)
 
+    @cached_property
+    def words(self) -> list[Word] | None:
+        """The text in parts with the heat of its tokens; None where they cannot be found in it."""
+        if self.shown is None or self.heat_map is None or self.heat_map.ndim != 1 or not self.scores.facts.reads_tokens:
+            return None
+        return self.shown.words(self.row, self.heat_map, self.scores.longest_heat_map)
+
     @property
     def confidence(self) -> npt.NDArray[np.float64] | None:
         """Probability of the given label, ``[snapshots]``; None with fewer than two finite values."""
@@ -101,6 +118,7 @@ class RowViews:
         fit: Function that brings a picture to that side; default: `thumbnail`.
         is_from_hub: Whether the rows are known to be from the Hub: see `vog_hf.data.referenced_files`.
         cache_size: Number of most recent views that are kept; default: all.
+        sound_bytes: Bytes of sounds that the views give out in all; default: no bound.
 
     Example:
         >>> split = ScoredSplit("", VoGScores({"vog": np.array([0.2, 0.1])}, {}), ["a text", "another"])
@@ -116,12 +134,31 @@ class RowViews:
         fit: Callable[[Image.Image, int], Image.Image] = thumbnail,
         is_from_hub: bool = False,
         cache_size: int | None = None,
+        sound_bytes: int | None = None,
     ) -> None:
         self.scores = split.scores
         self.side = side
         self._fit = fit
-        self._rows = None if split.rows is None else ShownRows(split.rows, is_from_hub=is_from_hub)
+        self._rows = None
+        if split.rows is not None:
+            self._rows = ShownRows(
+                split.rows,
+                self.scores.facts,
+                finder=word_finder(self.scores.tokenizer),
+                is_from_hub=is_from_hub,
+                sound_bytes=sound_bytes,
+            )
         self._view = lru_cache(maxsize=cache_size)(self._read)
+
+    @property
+    def have_sounds(self) -> bool:
+        """Whether the rows are known to have a column of sounds."""
+        return self._rows is not None and self._rows.sounds.any
+
+    @property
+    def n_unplayed(self) -> int:
+        """Number of rows with a sound that was not given out, because of the bound on all sounds."""
+        return 0 if self._rows is None else self._rows.sounds.n_over_budget
 
     def view(self, row: int) -> RowView:
         """The view of a row."""
@@ -132,7 +169,10 @@ class RowViews:
         return [self.view(row) for row in rows]
 
     def _read(self, row: int) -> RowView:
-        content = None if self._rows is None else self._rows.show(row, self.side)
+        if self._rows is None:
+            return RowView(self.scores, row)
+        content, file = self._rows.show(row, self.side), self._rows.file(row)
         if isinstance(content, Image.Image):
-            return RowView(self.scores, row, picture=self._fit(content, self.side), size=content.size)
-        return RowView(self.scores, row, text=content)
+            picture = self._fit(content, self.side)
+            return RowView(self.scores, row, picture, content.size, file=file, shown=self._rows)
+        return RowView(self.scores, row, text=content, file=file, shown=self._rows)
