@@ -95,8 +95,18 @@ class Figure:
         }
 
 
+def device_named(name: str) -> str:
+    """The device to measure on: ``"cpu"``, or torch's accelerator for any other name; exits where there is none."""
+    if name == "cpu":
+        return name
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        sys.exit("--device cuda needs an accelerator, and torch finds none; leave it out to measure on the CPU")
+    return str(accelerator)
+
+
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of the work, including its work on a GPU."""
+    """Seconds of the work, including its work on an accelerator."""
     synchronize()
     began = time.perf_counter()
     work()
@@ -105,9 +115,11 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def synchronize() -> None:
-    """Wait until a GPU, if one is in use, has finished."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+    """Wait until the accelerator, if one is in use, has finished."""
+    if torch.accelerator.is_available():
+        module = torch.get_device_module()
+        if getattr(module, "is_initialized", lambda: True)():
+            torch.accelerator.synchronize()
 
 
 def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
@@ -184,7 +196,10 @@ def machine(options: Options) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg(),
     }
-    return description | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
+    if options.device == "cpu":
+        return description
+    name = getattr(torch.get_device_module(options.device), "get_device_name", lambda: options.device)
+    return description | {"gpu": name()}
 
 
 def processor_name() -> str:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from measuring import Figure, Options, table, write_json
+from measuring import Figure, Options, device_named, table, write_json
 from transformers.utils import logging as transformers_logging
 
 BENCHMARKS = {  # name: module
@@ -35,10 +35,10 @@ ON_CPU_ONLY = ("processes", "memory")
 def main() -> None:
     """Run the selected benchmarks, and print and write the results."""
     given = parse()
-    options = Options(given.pairs, given.scale, given.threads, given.device)
+    options = Options(given.pairs, given.scale, given.threads, device_named(given.device))
     torch.set_num_threads(options.threads)
     transformers_logging.set_verbosity_error()
-    skipped = ON_CPU_ONLY if options.device == "cuda" else ("gpu",)
+    skipped = ("gpu",) if options.device == "cpu" else ON_CPU_ONLY
     figures: list[Figure] = []
     for name in given.only or [name for name in BENCHMARKS if name not in skipped]:
         began = time.perf_counter()
@@ -56,7 +56,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=positive, default=5, help="number of rounds; each runs every side once")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rows, for a quick test")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the accelerator of torch, whatever its name"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"))
     return parser.parse_args()
 

@@ -78,7 +78,7 @@ def train(
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
-            dataloader_pin_memory=device == "cuda",
+            dataloader_pin_memory=device.startswith("cuda"),
             use_cpu=device == "cpu",
         )
         trainer = Trainer(

@@ -102,6 +102,17 @@ def test_the_device_refuses_mixed_devices_and_counts_what_the_host_waits_for(dev
     assert sum(device.waits.values()) == 3
 
 
+def test_a_model_on_the_device_is_copied_with_its_memory():
+    """Weights, buffers and views of a deep copy are others than those of the model."""
+    model = torch.nn.BatchNorm1d(3).to(DEVICE)
+    copied = copy.deepcopy(model)
+    copied.running_mean += 2
+    assert copied.running_mean.cpu().tolist() == [2, 2, 2]
+    assert model.running_mean.cpu().tolist() == [0, 0, 0]
+    transposed = torch.arange(6, device=DEVICE).reshape(2, 3).T
+    assert copy.deepcopy(transposed).cpu().tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
 @pytest.mark.parametrize("name", ["conv_net", pytest.param("bert", marks=pytest.mark.slow)])
 def test_replay_waits_once_per_snapshot_and_once_per_batch(replayed, name):
     """Two targets, companions, maps, masks: no batch of a snapshot waits, but to compare folded weights once."""

@@ -3,6 +3,7 @@
 A device cannot be removed from a process again, so the cases run in processes of their own.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import simulated_device
 
 FOLDER = Path(__file__).parent
+FIGURES = {"gpu": 8, "companions": 1, "targets": 4}  # of benchmarks that run on an accelerator
 pytestmark = pytest.mark.skipif(not simulated_device.is_supported(), reason=simulated_device.REASON)
 
 
@@ -58,3 +60,18 @@ def test_every_kind_of_model_is_scored_on_a_device_as_on_the_cpu():
 def test_a_training_on_a_device_is_scored_and_not_disturbed():
     """The callback of a Trainer whose model is on the device."""
     cases_pass("trainer_cases.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_benchmarks_run_on_a_device(name, tmp_path):
+    """``--device cuda`` measures on the accelerator of torch, whatever its name, and gives every figure."""
+    path = os.pathsep.join(filter(None, [str(FOLDER.parent / "support"), os.environ.get("PYTHONPATH")]))
+    variables = {"PYTHONPATH": path, "ACCELERATE_TORCH_DEVICE": simulated_device.DEVICE}
+    small = ("--scale", "0.002", "--pairs", "1", "--threads", "1")
+    command = (FOLDER / "measure_on_device.py", "--device", "cuda", *small, "--only", name)
+    printed = run(*command, folder=tmp_path, **variables)
+    written = json.loads((tmp_path / "bench-results.json").read_text())
+    assert written["options"]["device"].startswith(simulated_device.NAME)
+    assert [figure["benchmark"] for figure in written["figures"]] == [name] * FIGURES[name]
+    assert len(printed.splitlines()) == 2 + FIGURES[name]

@@ -134,6 +134,8 @@ def _kernel(op: torch._ops.OpOverload, *args: object, **kwargs: object) -> objec
         return _copy(*args[:2])
     if op is _aten._fused_sdp_choice.default:
         return 0  # attention in single steps, as on a device without a fused kernel
+    if op is _aten.set_.source_Storage_storage_offset:
+        return op.redispatch(_CPU, *args)  # changes what a tensor refers to, and nothing in memory
     op, args = _cpu_operation(op, args)
     on_cpu: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -218,6 +220,21 @@ def _place() -> str:
     return "autograd"
 
 
+def _deepcopy_storage(storage: torch.UntypedStorage, memo: dict) -> torch.UntypedStorage:
+    """As torch's own, which would need an allocator of the device."""
+    if storage.device.type != NAME:
+        return _copy_of_cpu_storage(storage, memo)
+    copies = memo.setdefault("torch", {})
+    if storage._cdata not in copies:
+        memory = bytearray(ctypes.string_at(storage.data_ptr(), storage.nbytes()))
+        values = torch.frombuffer(memory, dtype=torch.uint8).clone() if memory else torch.empty(0, dtype=torch.uint8)
+        copies[storage._cdata] = DEVICE_STATE.allocate(values).untyped_storage()
+    return copies[storage._cdata]
+
+
+_copy_of_cpu_storage = torch.UntypedStorage.__deepcopy__
+
+
 @functools.cache
 def install() -> Device:
     """Register the device in this process, and as its accelerator."""
@@ -241,6 +258,7 @@ def install() -> Device:
     backend = Backend()
     registration._setup_privateuseone_for_python_backend(NAME, backend_module=backend)
     torch.accelerator.synchronize = backend.synchronize
+    torch.UntypedStorage.__deepcopy__ = _deepcopy_storage
     library = torch.library.Library("_", "IMPL")
     library.fallback(_kernel, "PrivateUse1")
     convolutions = torch.library.Library("aten", "IMPL")  # torch has kernels that refuse, before the fallback
