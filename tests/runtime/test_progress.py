@@ -2,6 +2,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from tqdm import std
 
 from vog_hf.runtime import progress
 
@@ -27,6 +28,20 @@ def test_a_log_file_gets_lines_at_intervals_that_double(monkeypatch, capsys, tot
             bar.update(1)
         printed = capsys.readouterr().err.splitlines()
     assert printed == [f"VoG, block 1: {line}" for line in lines]
+
+
+def test_a_line_does_not_stand_behind_the_bar_of_the_training(monkeypatch, capsys):
+    """Each line of ours begins a line of the log file, though a bar of Trainer's is open in it."""
+    now = [0.0]
+    monkeypatch.setattr(progress.std, "time", lambda: now[0])
+    with std.tqdm(total=5, desc="steps", file=sys.stderr), progress.progress_bar(120, is_shown=True) as bar:
+        for second in range(1, 121):
+            now[0] = second
+            bar.update(1)
+        printed = capsys.readouterr().err
+    lines = printed.replace("\r", "\n").splitlines()
+    assert sum(line.startswith("VoG: ") for line in lines) == 2
+    assert not [line for line in lines if "VoG" in line and not line.startswith("VoG: ")]
 
 
 def test_nothing_is_printed_where_progress_is_off(capsys):

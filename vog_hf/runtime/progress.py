@@ -17,6 +17,12 @@ def is_terminal() -> bool:
     return bool(getattr(sys.stderr, "isatty", bool)())
 
 
+def write_line(line: str) -> None:
+    """Print to stderr, not behind a progress bar of the training."""
+    write: Any = print if sys.stderr is None else tqdm.write
+    write(line, file=sys.stderr)
+
+
 def progress_bar(total: int | None, *, is_shown: bool) -> Any:
     """A bar that counts rows times snapshots up to ``total``, if known.
 
@@ -25,7 +31,7 @@ def progress_bar(total: int | None, *, is_shown: bool) -> Any:
     """
     in_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
     if is_shown and not in_notebook and not is_terminal():
-        return _ProgressLines(total=total, desc="VoG")
+        return _ProgressLines(total=total, desc="VoG: ")
     return tqdm(total=total, unit="row", desc="VoG", disable=not is_shown)
 
 
@@ -55,5 +61,5 @@ class _ProgressLines(std.tqdm):  # type: ignore[type-arg]
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print the line that is due."""
         if msg is None and not self.disable:
-            print(self, file=sys.stderr)  # noqa: T201 (a log file; nothing where there is no stderr)
+            write_line(str(self))
             self.mininterval *= 2

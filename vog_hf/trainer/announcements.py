@@ -2,17 +2,16 @@
 
 import logging
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.data.fast_tokenizers import fast_tokenizer
 from vog_hf.data.streams import is_stream
+from vog_hf.runtime.progress import write_line
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.pictures.row_content import holds_only_tokens
 from vog_hf.scores.scored_rows import ScoredSplit
@@ -29,8 +28,7 @@ def announce(line: str, args: TrainingArguments) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info("VoG: %s", line)
     elif args.get_process_log_level() <= logging.WARNING:
-        write = print if sys.stderr is None else tqdm.write  # not behind a progress bar of the training
-        write(f"VoG: {line}", file=sys.stderr)
+        write_line(f"VoG: {line}")
 
 
 def plan_line(steps: Sequence[int], estimates: Mapping[str, str], folder: Path) -> str:
