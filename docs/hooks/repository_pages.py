@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
-IMAGES = {".gif", ".jpg", ".png", ".svg"}
+IMAGES = {".gif", ".jpg", ".png", ".svg", ".webp"}
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".sbatch": "bash"}
 
 sources: dict[str, Path] = {}  # by the name of the page in the site
