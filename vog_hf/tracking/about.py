@@ -20,11 +20,13 @@ from vog_hf.tracking.media import Table
 N_NUMBERS = 3
 MEANINGS = {
     "image": "The row's image.",
+    "sound": "The row's sound.",
     "text": "The row's text.",
     "heat_map": "Where in the row the gradient changed most between snapshots: brighter is more.",
     "label": "The given label.",
     "prediction": "The prediction at the last snapshot.",
     "id": "The row's id in the stream.",
+    "file": "Name of the file that the image or sound was read from.",
     "row": "Number of the row in the dataset, from 0.",
 }
 
