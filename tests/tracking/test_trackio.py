@@ -1,8 +1,10 @@
 """Scores in Trackio: what the real client stored is read back."""
 
+import html
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import transformers
 from packaging.version import Version
@@ -13,6 +15,7 @@ from trainers import digits, plain, trained
 from vog_hf import VoGCallback
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import error_by_decile, hard_tail
+from vog_hf.runtime.files import read_json
 from vog_hf.scores.pictures import overlay
 from vog_hf.scores.ranking import most_extreme
 from vog_hf.tracking import log_scores
@@ -34,6 +37,12 @@ def read_back(project):
     """The records of the only run that hold scores."""
     (run,) = SQLiteStorage.get_runs(project)
     return run, [record for record in SQLiteStorage.get_logs(project, run) if "vog/n_rows" in record]
+
+
+def about(record):
+    """The text of the first panel, which is a page."""
+    assert record["vog/about"]["_type"] == "trackio.html"
+    return html.unescape((MEDIA_DIR / record["vog/about"]["file_path"]).read_text(encoding="utf-8"))
 
 
 def cells(record, key):
@@ -70,7 +79,7 @@ def test_the_same_rows_and_numbers_as_in_weights_and_biases(project):
     assert [line["decile (1 = lowest)"] for line in cells(record, "vog/early_late_chart")] == list(range(1, 11))
     assert sum(record["vog/histogram"]["values"]) == N
     assert record["vog/mean"] == pytest.approx(scores.column("vog").mean())
-    assert hard_tail(scores).headline in record["vog/about"]["_value"]
+    assert hard_tail(scores).headline in about(record)
     assert {"vog/data_map", "vog/contact_sheet"} <= record.keys()
 
 
@@ -87,8 +96,37 @@ def test_a_trainer_that_reports_to_trackio(project, tmp_path):
     assert [record["train/global_step"] for record in records] == [8, 12, 16]
     assert [record["vog/n_snapshots"] for record in records] == [2, 3, 4]
     assert records[-1]["vog/mean"] == pytest.approx(callback.scores.column("vog").mean())
-    assert hard_tail(callback.scores).headline in records[-1]["vog/about"]["_value"]
+    assert hard_tail(callback.scores).headline in about(records[-1])
+    assert [artifact["name"] for artifact in SQLiteStorage.get_artifacts(project)] == [f"vog-scores-{run}"]
     assert SQLiteStorage.get_run_config(project, run)["num_train_epochs"] == 4, "what Trainer said of its run stays"
+
+
+def test_the_scores_are_an_artifact(project, tmp_path):
+    """The artifact has the table and the manifest; it is read back through the client."""
+    scores = make_scores()
+    trackio.init(project=project, name="a run 1", auto_log_cpu=False)
+    log_scores(scores, None, to="trackio")
+    folder = trackio.use_artifact("vog-scores-a_run_1:latest").download(tmp_path / "scores")
+    trackio.finish()
+    table = pq.read_table(f"{folder}/scores.parquet")
+    assert np.array_equal(table["vog"].to_numpy(), scores.column("vog"))
+    assert read_json(tmp_path / "scores" / "manifest.json")["format"] == scores.manifest["format"]
+
+
+def test_sounds_have_players(project):
+    """Each of the first rows with a sound has a player of its own: cells of the dashboard's tables cannot play."""
+    tone = {"array": [0.0, 0.5, -0.5], "sampling_rate": 8000}
+    trackio.init(project=project, auto_log_cpu=False)
+    log_scores(make_scores(heat_maps=False), [{"audio": tone}] * N, to="trackio", top_k=3)
+    trackio.finish()
+    _, (record,) = read_back(project)
+    players = {key: value for key, value in record.items() if key.startswith("vog/highest_sounds/")}
+    rows = [line["row"] for line in cells(record, "vog/highest")]
+    assert list(players) == [f"vog/highest_sounds/{place:02d} row {row}" for place, row in enumerate(rows, 1)]
+    for player in players.values():
+        assert player["_type"] == "trackio.audio"
+        assert (MEDIA_DIR / player["file_path"]).read_bytes()[8:12] == b"WAVE"
+    assert "sound" not in cells(record, "vog/highest")[0]
 
 
 def test_without_a_run(caplog):

@@ -1,8 +1,8 @@
 """Scores in a tracker: Weights & Biases, or Trackio. May import `scores` and the rooms below it.
 
 `log` is `log_scores`; `contents` puts together what is logged, `row_tables` the tables of rows with their images, in
-the terms of `media`, and `about` the panel that is read first; `wandb_backend` and `trackio_backend` translate,
-`about_page` into HTML.
+the terms of `media`, and `about` the panel that is read first; `artifacts` has the files of the scores;
+`wandb_backend` and `trackio_backend` translate, `about_page` into HTML.
 """
 
 from vog_hf.tracking.contents import MAX_TABLE_ROWS

@@ -13,6 +13,8 @@ from vog_hf.errors import ConfigError
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.about import About
+from vog_hf.tracking.about_page import about_page
+from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
 
 HOW_TO_START = (
@@ -76,8 +78,8 @@ def _players(table: Table) -> dict[str, Any]:
 
 
 def about(about: About) -> Any:
-    """A panel of text."""
-    return _trackio().Markdown("\n\n".join(about.sentences))
+    """A panel of HTML, the same as in W&B."""
+    return _trackio().Html(about_page(about), inject=False)
 
 
 def summarize(run: object, summary: Mapping[str, str]) -> None:
@@ -85,11 +87,17 @@ def summarize(run: object, summary: Mapping[str, str]) -> None:
 
 
 def download_command(run: object, split: str) -> None:
-    """None: nothing is stored."""
+    """None: the dashboard names the artifact, and its client is in Python."""
 
 
-def log_artifact(run: object, split: str, scores: VoGScores, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Nothing: scores stay in their folder."""
+def log_artifact(run: Any, split: str, scores: VoGScores, tables: Mapping[str, pd.DataFrame]) -> None:
+    """The scores as files, as in W&B."""
+    trackio = _trackio()
+    artifact = trackio.Artifact(artifact_name(split, run.name), type="dataset", metadata=artifact_metadata(scores))
+    with artifact_files(scores, tables) as files:
+        for file in files:
+            artifact.add_file(file, file.name)
+        run.log_artifact(artifact)
 
 
 def _trackio() -> Any:

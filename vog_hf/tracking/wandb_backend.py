@@ -1,35 +1,27 @@
 """Records as Weights & Biases shows them."""
 
-import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import singledispatch
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vog_hf.runtime.files import write_json
 from vog_hf.scores.audio import Sound
-from vog_hf.scores.formatting import escaped
-from vog_hf.scores.storage import MANIFEST_NAME, save_table
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.about import About
 from vog_hf.tracking.about_page import about_page
+from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
 
 if TYPE_CHECKING:
     import wandb
 
 HOW_TO_START = "set report_to='wandb' in TrainingArguments, or call wandb.init() before log_scores(scores, dataset)"
-MAX_NAME = 128  # characters of an artifact's name
-MAX_METADATA = 4_000  # characters of JSON per entry
 
 
 def active_run() -> Any:
@@ -70,34 +62,11 @@ def log_artifact(run: "wandb.Run", split: str, scores: VoGScores, tables: Mappin
     """The scores as files; as metadata every entry of the manifest that is short and that the client can encode."""
     import wandb
 
-    name = artifact_name(split, run.id)
-    metadata = {name: value for name, value in scores.manifest.items() if _is_metadata(value)}
-    artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
-    with TemporaryDirectory(prefix="vog-artifact-") as folder:
-        names = scores.column_names + scores.text_column_names
-        save_table(Path(folder), {name: scores.column(name) for name in names}, scores.row_hash, scores.ids)
-        write_json(Path(folder) / MANIFEST_NAME, scores.manifest)
-        for table_name, table in tables.items():
-            table.to_csv(Path(folder) / f"{table_name}.csv", index=False)
-        for file in sorted(Path(folder).iterdir()):
+    artifact = wandb.Artifact(artifact_name(split, run.id), type="dataset", metadata=artifact_metadata(scores))
+    with artifact_files(scores, tables) as files:
+        for file in files:
             artifact.add_file(str(file), file.name)  # copied into W&B's staging folder at once
         run.log_artifact(artifact)
-
-
-def _is_metadata(value: object) -> bool:
-    text = json.dumps(value, ensure_ascii=False)
-    return len(text) <= MAX_METADATA and text == escaped(text)  # the client raises for half of a surrogate pair
-
-
-def artifact_name(split: str, run_id: str) -> str:
-    """A name that W&B takes, whatever the split and the run are called.
-
-    Example:
-        >>> artifact_name("train", "vit lr=3e-4")
-        'vog-scores-train-vit_lr_3e-4'
-    """
-    parts = [re.sub(r"[^\w.-]", "_", part, flags=re.ASCII) for part in (split, run_id) if part]
-    return "-".join(["vog-scores", *parts])[:MAX_NAME]
 
 
 @singledispatch
