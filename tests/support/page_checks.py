@@ -51,15 +51,15 @@ TOUCHING = """
 """
 
 
-def axe_violations(page):
-    """What axe-core finds against WCAG and good practice on a page: rule, element and why."""
+def axe_violations(page, part=None):
+    """What axe-core finds against WCAG and good practice on a page, or in a part of it: rule, element and why."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, context=part).response["violations"]
     return [(rule["id"], node["target"], node["failureSummary"]) for rule in found for node in rule["nodes"]]
 
 
-def assert_accessible(page):
+def assert_accessible(page, part=None):
     """Nothing is found by axe-core."""
-    found = axe_violations(page)
+    found = axe_violations(page, part)
     assert not found, json.dumps(found, indent=1)[:4000]
