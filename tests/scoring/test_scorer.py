@@ -526,7 +526,7 @@ def test_rows_like_the_first_ones_are_worked_a_block_at_a_time(monkeypatch):
     case, states = family("conv_net")
     score_group, groups = Replay._score, []
     monkeypatch.setattr(
-        Replay, "_score", lambda self, group, bar: groups.append(len(group)) or score_group(self, group, bar)
+        Replay, "_score", lambda self, group, bar: groups.append(len(group.batches)) or score_group(self, group, bar)
     )
     score(case, states, batches_per_block=3)
     assert groups == [3, 3, 2]
@@ -552,7 +552,7 @@ def test_a_tensor_that_a_batch_has_once_splits_no_block(monkeypatch):
     per_row = scorer.plan(scorer.reader(rows, collate_fn=collate)).bytes_per_row
     score_group, groups = Replay._score, []
     monkeypatch.setattr(
-        Replay, "_score", lambda self, group, bar: groups.append(len(group)) or score_group(self, group, bar)
+        Replay, "_score", lambda self, group, bar: groups.append(len(group.batches)) or score_group(self, group, bar)
     )
     VoGScorer(model, batch_size=7, memory_budget=3 * 7 * per_row).score(rows, named(states), collate_fn=collate)
     assert groups == [3, 3, 2]
