@@ -2,23 +2,32 @@
 
 import time
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from measuring import Figure, Options, Target, compared, in_turns
+from scipy.stats import spearmanr
 from transformers import TrainerCallback
 from ways import train
 from workloads import BATCH, Workload, bert_mini, llama_lora, small_resnet, vit_tiny
 
-from vog_hf import VoGCallback
+from vog_hf import VoGCallback, VoGConfig
+from vog_hf.demo import load_digits_dataset, to_pixels
+from vog_hf.demo import small_resnet as digits_resnet
 
 OBSERVED = "observed"
 SIDES = (OBSERVED, "not")
-WORKLOADS = ((small_resnet, 2_000), (vit_tiny, 384), (bert_mini, 512), (llama_lora, 512))
+COLUMNS = ("loss", "confidence", "margin", "el2n", "correctness", "forgetting", "variability", "csg")
+EPOCHS = 5
+WORKLOADS = ((small_resnet, 2_000), (vit_tiny, 384), (bert_mini, 512), (llama_lora, 128))
 
 
 def measure(options: Options) -> list[Figure]:
-    """Compare an epoch of each model."""
-    return [compare(make(options.rows(n_rows)), options) for make, n_rows in WORKLOADS]
+    """Compare an epoch of each model, and the columns with those of replay."""
+    figures = [compare(make(options.rows(n_rows)), options) for make, n_rows in WORKLOADS]
+    return [*figures, *columns_beside_replay(options)]
 
 
 def compare(workload: Workload, options: Options) -> Figure:
@@ -40,6 +49,29 @@ def epoch_seconds(workload: Workload, options: Options, *, observed: bool) -> fl
     if observed:
         len(added[0].scores)  # raises what went wrong
     return clock.seconds
+
+
+def columns_beside_replay(options: Options) -> list[Figure]:
+    """Rank correlation of each column with that of replay after the same training on handwritten digits."""
+    rows = load_digits_dataset()
+    n_rows = min(len(rows), options.rows(len(rows)))
+    workload = Workload(
+        "ResNet of the demo, digits", digits_resnet(), rows.select(range(n_rows)).with_transform(to_pixels)
+    )
+    with TemporaryDirectory(prefix="vog-bench-") as folder:
+        config = VoGConfig(target="loss", heat_maps=False)
+        replayed = VoGCallback(config=config, snapshots="epoch", log=False, output_dir=Path(folder, "replay"))
+        observed = VoGCallback(collect="training", log=False, output_dir=Path(folder, "training"))
+        train(workload, epochs=EPOCHS, callbacks=[replayed, observed], device=options.device)
+        what = f"{workload}, {EPOCHS} epochs, with replay: "
+        correlations = {name: correlation(observed, replayed, name) for name in COLUMNS}
+    return [Figure("observed", what + name, [value], unit="Spearman") for name, value in correlations.items()]
+
+
+def correlation(one: VoGCallback, other: VoGCallback, column: str) -> float:
+    """Spearman correlation; 0 for a column without differences."""
+    values = [callback.scores.column(column) for callback in (one, other)]
+    return float(np.nan_to_num(spearmanr(*values).statistic)) if all(map(np.ptp, values)) else 0.0
 
 
 class EpochClock(TrainerCallback):

@@ -16,7 +16,7 @@ FIGURES = {
     "others": 4,
     "live": 2,
     "callback": 2,
-    "observed": 4,
+    "observed": 12,
     "growth": 3,
     "companions": 1,
     "targets": 4,

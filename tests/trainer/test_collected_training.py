@@ -1,6 +1,11 @@
 """`collect="training"`: what the training's own passes say about each row, against an independent loop in float64."""
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import models
 import numpy as np
@@ -409,3 +414,52 @@ def test_a_spike_of_the_loss_is_traced_to_its_row(tmp_path):
     assert table.columns["row"][0] == 17
     assert table.columns["loss in the step"][0] == scores.rows_of_step(worst)["loss"][0]
     assert len(set(table.columns["step"])) == 8  # once per epoch
+
+
+class OutOfMemory(Noting):
+    """Has no memory for more than two rows, which shows in its third step."""
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        if len(inputs["labels"]) > 2 and self.state.global_step >= 2:
+            self.states, self.noted = {}, []
+            raise RuntimeError("CUDA out of memory.")
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+@pytest.mark.slow
+def test_a_training_that_begins_again_with_smaller_batches_has_the_values_of_its_second_beginning(tmp_path):
+    """auto_find_batch_size: what was seen of the larger batches is dropped, and the model has one set of hooks."""
+    case, vog = case_of("vit", 12), VoGCallback(collect="training", log=False)
+    options = {"per_device_train_batch_size": 4, "auto_find_batch_size": True}
+    trainer = noted_training(tmp_path, case, [vog], trainer_class=OutOfMemory, **options)
+    assert trainer.state.global_step == 12
+    assert_as_the_loop(vog.scores, expected(trainer, case))
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_with_the_uninterrupted_scores(tmp_path):
+    """SIGKILL in the second epoch, in a process of its own: what was written after the checkpoint is written again."""
+    program = (
+        "import os, signal, sys; from pathlib import Path; from collected import case_of, noted_training; "
+        "from trainers import AtStep; from vog_hf import VoGCallback; kill = int(sys.argv[3]); "
+        "vog = VoGCallback(collect='training', log=False); "
+        "noted_training(Path(sys.argv[1]), case_of('bert'), "
+        "[vog, AtStep(kill, lambda *_: os.kill(os.getpid(), signal.SIGKILL))], resume=sys.argv[2] or None, "
+        "save_strategy='steps', save_steps=3, num_train_epochs=3)"
+    )
+    folder, paths = tmp_path / "killed", [str(Path(__file__).parents[1] / "support")]
+
+    def run(resume, kill):
+        command = [sys.executable, "-c", program, str(folder), resume, str(kill)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        return subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+
+    assert run("", 8).returncode == -signal.SIGKILL
+    resumed = run(str(folder / "checkpoint-6"), 0)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = VoGCallback(collect="training", log=False)
+    options = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 3}
+    noted_training(tmp_path / "whole", case_of("bert"), [whole], **options)
+    scores = VoGScores.load(folder / "_vog" / "scores")
+    for name in whole.scores.column_names:
+        np.testing.assert_array_equal(scores.column(name), whole.scores.column(name), err_msg=name)
