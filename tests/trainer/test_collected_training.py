@@ -192,13 +192,13 @@ def test_a_learning_pattern_is_over_the_epochs_that_visited_the_row(tmp_path):
 
 
 def test_a_resumed_training_has_the_uninterrupted_scores(tmp_path):
-    """Cut after step 8 of 15 and resumed from the checkpoint of step 6, within an epoch: every value bit by bit."""
+    """Cut after step 11 of 15 and resumed from the checkpoint of step 6, within an epoch: every visit once, bit by bit."""
     case = case_of("bert")
     options = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 3}
     whole = VoGCallback(collect="training")
     noted_training(tmp_path / "whole", case, [whole], **options)
     with pytest.raises(PowerCutError):
-        noted_training(tmp_path / "cut", case, [VoGCallback(collect="training"), AtStep(8, cut)], **options)
+        noted_training(tmp_path / "cut", case, [VoGCallback(collect="training"), AtStep(11, cut)], **options)
     resumed = VoGCallback(collect="training")
     folder = tmp_path / "cut" / "checkpoint-6"
     trainer = noted_training(tmp_path / "cut", case, [resumed], resume=str(folder), **options)
@@ -207,6 +207,7 @@ def test_a_resumed_training_has_the_uninterrupted_scores(tmp_path):
         np.testing.assert_array_equal(resumed.scores.column(name), whole.scores.column(name), err_msg=name)
     for name in whole.scores.trajectory_names:
         np.testing.assert_array_equal(resumed.scores.trajectory(name), whole.scores.trajectory(name), err_msg=name)
+    assert resumed.scores.steps().equals(whole.scores.steps())
 
 
 def test_a_training_resumes_only_where_its_visits_are(tmp_path):
