@@ -192,7 +192,7 @@ def test_a_learning_pattern_is_over_the_epochs_that_visited_the_row(tmp_path):
 
 
 def test_a_resumed_training_has_the_uninterrupted_scores(tmp_path):
-    """Cut after step 11 of 15 and resumed from the checkpoint of step 6, within an epoch: every visit once, bit by bit."""
+    """Cut after step 11 of 15, resumed from that of step 6 within an epoch: every visit once, bit by bit."""
     case = case_of("bert")
     options = {"save_strategy": "steps", "save_steps": 3, "num_train_epochs": 3}
     whole = VoGCallback(collect="training")
