@@ -54,8 +54,8 @@ def collate(rows):
 
 
 def score(dataset, folder=None, **options):
-    """Scores of a stream or dataset in blocks of 14 rows, batches of 7."""
-    plan = {"batch_size": 7, "memory_budget": BLOCK * (3 * 8 * 8 * 4 + 2 * 2 * 8 * 8 * 4), "progress": False}
+    """Scores of a stream or dataset in blocks of 14 rows (image, label and moments), batches of 7."""
+    plan = {"batch_size": 7, "memory_budget": BLOCK * (3 * 8 * 8 * 4 + 8 + 2 * 2 * 8 * 8 * 4), "progress": False}
     config = options.pop("config", None)
     scorer = VoGScorer(CASE.model, config=config, **{**plan, **options.pop("scorer", {})})
     return scorer.score(dataset, STATES, collate_fn=collate, output_dir=folder, **options)

@@ -86,7 +86,9 @@ def test_old_snapshots_are_scored_to_the_old_scores(old, tmp_path):
 
 
 def test_an_old_scoring_continues_where_it_was_interrupted(old, tmp_path, caplog):
-    """Rows of finished blocks keep their old values and the others get those of a run without a break, bit by bit.
+    """Rows of finished blocks keep their old values bit by bit, and the others get those of a run without a break.
+
+    The last bit of the latter can differ: a processor's kernels need not add in the same order in two runs.
 
     Columns and trajectories that the old blocks lack are left out for all rows, with a warning.
     """
@@ -101,7 +103,7 @@ def test_an_old_scoring_continues_where_it_was_interrupted(old, tmp_path, caplog
     before = VoGScores.load(old / "scores")
     for name in ("vog", "vog_loss", "vog_early", "loss", "confidence", "gradient_magnitude"):
         np.testing.assert_array_equal(scores.column(name)[:FINISHED], before.column(name)[:FINISHED], err_msg=name)
-        np.testing.assert_array_equal(scores.column(name)[FINISHED:], fresh.column(name)[FINISHED:], err_msg=name)
+        np.testing.assert_allclose(scores.column(name)[FINISHED:], fresh.column(name)[FINISHED:], 1e-6, err_msg=name)
     assert_close(scores, before)
     assert set(scores.trajectory_names).isdisjoint(NEW_TRAJECTORIES)
     assert "csg" not in scores.manifest

@@ -355,7 +355,7 @@ def test_names_are_checked_before_there_are_scores(has_classes):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (["vog", "vogue"], r"no columns \['vogue'\]; they have prediction, vog,"),
+        (["vog", "vogue"], r"no columns \['vogue'\]; they have prediction, prediction_probability, vog,"),
         ("vog", "must be 'core', 'all' or a list of names, got 'vog'"),
         ([], "no columns"),
         (["label"], r"no columns \['label'\]"),

@@ -90,17 +90,17 @@ def test_the_table_has_a_line_per_row():
     scores = scored()
     table = scores.to_pandas()
     assert list(table.columns) == ["row", *scores.column_names, "learning_pattern"]
-    assert scores.column_names[:5] == ["label", "prediction", "vog", "vog_class_normalized", "vog_percentile"]
+    assert scores.column_names[:5] == ["label", "prediction", "prediction_probability", "vog", "vog_class_normalized"]
     assert table["row"].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(table["vog"], scores.column("vog"))
     assert len(scores) == 5
-    assert "5 rows, columns label, prediction, vog" in repr(scores)
+    assert "5 rows, columns label, prediction, prediction_probability" in repr(scores)
 
 
 def test_what_is_not_there_is_refused_by_name():
     """Columns, trajectories and rows: the message lists what there is."""
     scores = scored()
-    with pytest.raises(ConfigError, match=r"no column 'vogue'; these scores have label, prediction, vog,"):
+    with pytest.raises(ConfigError, match=r"no column 'vogue'; these scores have label, prediction, prediction_pro"):
         scores.column("vogue")
     with pytest.raises(ConfigError, match="no trajectory 'margin'; these scores have confidence, loss, prediction"):
         scores.trajectory("margin")

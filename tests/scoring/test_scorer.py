@@ -499,7 +499,7 @@ def test_a_block_of_rows_longer_than_the_first_ones_is_worked_in_groups_that_fit
     score_group, groups = Replay._score, []
 
     def recorded(self, group, bar):
-        groups.append((self.memory_budget, [self.runner.plan.nbytes(batch) for batch in group]))
+        groups.append((self.memory_budget, [self.runner.plan.nbytes(batch) for batch in group.batches]))
         return score_group(self, group, bar)
 
     monkeypatch.setattr(Replay, "_score", recorded)
@@ -508,7 +508,9 @@ def test_a_block_of_rows_longer_than_the_first_ones_is_worked_in_groups_that_fit
     sizes = [sizes for _, sizes in groups]
     assert [len(several) for several in sizes] == [3, 1, 1, 1, 1, 1]  # three of short rows, the last of long ones
     assert all(sum(several) <= budget or len(several) == 1 for several in sizes)
-    assert sizes[-2][0] == 7 * (100 * 8 * 2 * 2 * 4 + 2 * 100 * 8)  # two windows, mean and deviations; two inputs
+    assert sizes[-2][0] == 7 * (
+        100 * 8 * 2 * 2 * 4 + 2 * 100 * 8 + 8
+    )  # two windows, mean and deviations; two inputs; label
     assert blocks_of(tmp_path / "tight") == 2
     monkeypatch.setattr(Replay, "_score", score_group)
     wide = VoGScorer(model, batch_size=7).score(
