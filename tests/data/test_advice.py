@@ -105,13 +105,14 @@ def start_logit(outputs, batch):
     return outputs.start_logits.amax(-1)
 
 
-def test_question_answering_is_scored_by_the_target_that_the_message_names():
-    """Two kinds of logits need a callable target, which then scores."""
+def test_question_answering_without_an_answer_is_told_what_to_add():
+    """Rows need the ends of their answers; without, the predicted ones or a callable target of one end are scored."""
     model = BertForQuestionAnswering(models.bert_config(num_labels=2)).eval()
     rows = models.token_rows(0, lengths=LENGTHS)
-    with pytest.raises(ModelError, match=r"start_logits.*a callable target, VoGConfig\(target=function"):
+    with pytest.raises(DataError, match="let the rows have start_positions and end_positions"):
         vog_of(model, rows)
-    assert (vog_of(model, rows, config=VoGConfig(target=start_logit)) > 0).all()
+    for target in ("logit", start_logit):
+        assert (vog_of(model, rows, config=VoGConfig(target=target, label="predicted")) > 0).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*quant.*")
@@ -170,18 +171,6 @@ def test_rows_of_several_texts_are_told_to_become_rows_of_their_own(row):
         vog_of(model, Dataset.from_list([row] * 3), collate_fn=None)
     single = [{**row, "labels": i % 3} for i, row in enumerate(models.token_rows(0, lengths=LENGTHS))]
     assert (vog_of(model, single) > 0).all()
-
-
-def test_multiple_choice_is_not_told_to_pad():
-    """Choices of a row are several texts: the advice for models that pad does not apply."""
-    from transformers import BertForMultipleChoice
-
-    model = BertForMultipleChoice(models.bert_config()).eval()
-    ids = torch.randint(4, models.VOCABULARY, (4, 2, 6))
-    rows = [{"input_ids": row, "labels": torch.tensor(i % 2)} for i, row in enumerate(ids)]
-    with pytest.raises(ModelError, match=r"multiple choice\) are not supported: score a model of one text") as caught:
-        vog_of(model, rows)
-    assert "pad_to_multiple_of" not in str(caught.value)
 
 
 def test_rows_that_were_not_transformed_name_what_is_missing():

@@ -14,7 +14,7 @@ from trainers import AtStep, arguments, digits, network, plain, trained
 from transformers import Trainer
 from wandb_runs import all_parts, logged_run, offline_client, read_back
 
-import vog_hf.trainer.callback as callback_module
+import vog_hf.trainer.publishing as publishing_module
 from vog_hf import VoGCallback
 from vog_hf.errors import ConfigError
 from vog_hf.scores.vog_scores import VoGScores
@@ -104,7 +104,7 @@ def test_a_logger_that_fails_stops_nothing(offline, tmp_path, caplog, monkeypatc
     def log_scores(scores, dataset, **options):
         raise ConnectionError("the server is away")
 
-    monkeypatch.setattr(callback_module, "log_scores", log_scores)
+    monkeypatch.setattr(publishing_module, "log_scores", log_scores)
     callback = VoGCallback(scored_rows(), collect="live", snapshots="epoch")
     run = reported(offline, tmp_path, callback, num_train_epochs=4)
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("vog_hf")]

@@ -124,7 +124,18 @@ class Replay:
         for group in groups:
             digests += group.digests
             rows += [np.asarray(batch.rows, dtype=np.int64) for batch in group.batches]
-            results += self._score_again_if_needed(group, bar)
+            parts = [group]
+            while parts:
+                before, failed = bar.n, False
+                try:
+                    results += self._score(parts[0], bar)
+                    del parts[0]
+                except (FastPathError, RuntimeError) as error:
+                    parts[:1] = self._parts_after(error, parts[0])
+                    failed = True
+                if failed:  # here, where the exception with its tensors is gone
+                    bar.update(before - bar.n)
+                    clear_device_cache(garbage_collection=True)
             if group.is_last:
                 break
         require_few_skipped(self.skipped, self.folder.plan.n_rows)
@@ -214,25 +225,19 @@ class Replay:
     def _n_snapshots(self) -> int:
         return len(self.snapshots.snapshots)
 
-    def _score_again_if_needed(self, group: LoadedBatches, bar: Any) -> list[RowResults]:
-        """Score some batches; from the first snapshot again, where the fast way does not fit or memory has run out.
+    def _parts_after(self, error: Exception, group: LoadedBatches) -> list[LoadedBatches]:
+        """The parts to score from the first snapshot again, where the fast way did not fit or memory has run out.
 
         Raises:
+            Exception: ``error``, if it was neither.
             MemoryBudgetError: Not even one batch and its moments fit into the device's memory.
         """
-        before = bar.n
-        try:
-            return self._score(group, bar)
-        except FastPathError as error:  # all snapshots again: those before may have come close to the tolerance
+        if isinstance(error, FastPathError):  # all snapshots again: those before may have come close to the tolerance
             self.runner.run_plainly(error)
-            parts = [group]
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            parts = _smaller(group, error)
-        bar.update(before - bar.n)
-        clear_device_cache(garbage_collection=True)  # here, after the exception with its tensors is gone
-        return [result for part in parts for result in self._score_again_if_needed(part, bar)]
+            return [group]
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            return _smaller(group, error)
+        raise error
 
     def _score(self, group: LoadedBatches, bar: Any) -> list[RowResults]:
         runner, windows, batches = self.runner, Windows(self._n_snapshots), group.batches
