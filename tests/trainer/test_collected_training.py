@@ -166,18 +166,29 @@ def test_a_loss_that_is_no_multiple_of_the_rows_own_has_no_csg(tmp_path):
 
 
 def test_a_speech_encoder_that_asks_for_the_gradient_of_its_input_is_observed(tmp_path):
-    """Waveforms have a gradient already; the weights are those of a training without the callback."""
+    """Waveforms have a gradient already; the weights are those of a training without the callback.
+
+    An encoder that is frozen between two steps stays frozen.
+    """
     case = models.wav2vec2()
     case.model.config.apply_spec_augment = False  # it would mask whole rows as short as these
     rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
     vog = VoGCallback(collect="training")
     found = []
-    for callbacks in ([vog], []):
+    asked = []
+
+    def freeze(model, control):
+        asked.append(model.wav2vec2.feature_extractor._requires_grad)
+        model.freeze_feature_encoder()
+
+    freezing = AtStep(2, freeze)
+    for callbacks in ([vog, freezing], [freezing]):
         model, options = copy.deepcopy(case.model), {"num_train_epochs": 2, "per_device_train_batch_size": 2}
         found.append(
             trained(tmp_path, callbacks, rows=rows, model=model, pieces={"data_collator": models.collate}, **options)
         )
-        assert model.wav2vec2.feature_extractor._requires_grad is True
+        assert model.wav2vec2.feature_extractor._requires_grad is False
+    assert asked == [True, True]
     assert len(vog.scores) == 3
     assert (vog.scores.column("csg") > 0).all()
     for one, other in zip(*(trainer.model.state_dict().values() for trainer in found), strict=True):

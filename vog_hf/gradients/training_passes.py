@@ -101,7 +101,7 @@ class TrainingPasses:
 
     def detach(self) -> None:
         """Leave the model without a hook."""
-        self._let_ask(True)
+        self._let_ask()
         for handle in self._handles:
             handle.remove()
         self._handles, self._current, self._last_rows = [], None, None
@@ -116,7 +116,7 @@ class TrainingPasses:
         kwargs = dict(kwargs)
         rows, labels = kwargs.pop(rows_key), kwargs.pop(labels_key, None)
         self._current = None
-        self._let_ask(True)
+        self._let_ask()
         if self._is_observing and torch.is_grad_enabled() and rows is not self._last_rows:  # once per batch
             self._last_rows = rows
             self._guarded(self._begin, rows, labels, kwargs)
@@ -139,15 +139,20 @@ class TrainingPasses:
         if self.leaf.embedding is None:
             leaf = value.detach().requires_grad_()
             self._watch(current, leaf)
-            self._let_ask(False)
+            self._keep_from_asking()
             kwargs[self.leaf.name] = leaf.clone()  # a model may change its input in place, and a leaf must not be
 
-    def _let_ask(self, allowed: bool) -> None:  # noqa: FBT001 (a state, not an option)
-        """Let speech encoders ask for a gradient of their input, or not while it has one: torch refuses that."""
-        if not allowed:
-            self._asking = [m for m in self._model.modules() if getattr(m, "_requires_grad", None) is True]
+    def _keep_from_asking(self) -> None:
+        """Keep speech encoders from asking for a gradient of their input while it has one: torch refuses that."""
+        self._asking = [m for m in self._model.modules() if getattr(m, "_requires_grad", None) is True]
         for module in self._asking:
-            module._requires_grad = allowed  # noqa: SLF001 (of transformers' feature encoders)
+            module._requires_grad = False  # noqa: SLF001 (of transformers' feature encoders)
+
+    def _let_ask(self) -> None:
+        """Let those ask again that were kept from it."""
+        for module in self._asking:
+            module._requires_grad = True  # noqa: SLF001 (of transformers' feature encoders)
+        self._asking = []
 
     def _embedded(self, _module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor | None:
         """Watch the embedding of the tokens."""
@@ -178,7 +183,7 @@ class TrainingPasses:
     def _after(self, _model: nn.Module, _args: tuple[object, ...], outputs: object) -> None:
         """Observe the logits."""
         current, self._current = self._current, None
-        self._let_ask(True)
+        self._let_ask()
         if current is not None:
             self._guarded(self._observe, current, outputs)
 
