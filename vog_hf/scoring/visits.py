@@ -1,6 +1,5 @@
 """VisitLog: what a training observed of its rows, one line per visit, on disk after each epoch and each checkpoint."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,6 @@ class VisitLog:
         for path in self.folder.glob("saved-step-*.json"):
             if _number(path, "step") > step:
                 path.unlink()
-
-    def clear(self) -> None:
-        """Drop all visits."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def epochs_of(folder: Path) -> list[int]:
