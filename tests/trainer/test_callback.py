@@ -735,7 +735,8 @@ def test_one_line_before_training_and_the_verdict_after_it(tmp_path, caplog, cap
     logged, printed = lines()
     assert printed == []
     assert logged[0].startswith("VoG: 64 rows x 3 snapshots, ")
-    assert logged[0].endswith(f"of computing; snapshots after steps 4, 8, 12; all in {tmp_path / '_vog'}")
+    planned = "snapshots after steps 4, 8, 12; scoring takes about 67 % of the training's time"
+    assert logged[0].endswith(f"of computing; {planned}; all in {tmp_path / '_vog'}")
     assert logged[1] == "VoG: scored 64 rows from 3 snapshots"
     assert "guide in this run" in logged[2]
     assert logged[3].startswith("VoG: Start with loss, highest first: ")

@@ -8,7 +8,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -313,6 +313,13 @@ def test_training_is_bit_identical_while_its_passes_are_observed(name, setting, 
     assert len(trace.seen["batches"]) >= 6
     assert [aspect for aspect in differing(trace, expected) if aspect != "modules"] == []
     assert trace.seen["modules"][-1] == expected.seen["modules"][-1]
+
+
+def test_training_is_bit_identical_if_its_snapshots_are_thinned(tmp_path, without_callback):
+    """The same promise for max_cost=, which times the training and leaves snapshots out of the scores."""
+    setting = next(iter(SETTINGS.values()))
+    trace = trace_of(replace(setting, callback={"max_cost": 0.001}), tmp_path, "replay")
+    assert differing(trace, without_callback(next(iter(SETTINGS)), setting)) == []
 
 
 def test_another_seed_is_another_training(tmp_path, without_callback):

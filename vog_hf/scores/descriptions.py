@@ -194,7 +194,10 @@ def _leaf(read: Mapping[str, Any]) -> str:
 def _snapshots(known: Manifest) -> str:
     snapshots = known.snapshots
     steps = [str(s["step"]) for s in snapshots if s.get("step") is not None]
-    return f"{len(snapshots)}" + (f", after the steps {', '.join(steps)}" if steps else "") if snapshots else ""
+    if not snapshots:
+        return ""
+    after = f", after the steps {', '.join(steps)}" if steps else ""
+    return f"{len(snapshots)}{after}" + (f" ({known.thinned})" if known.thinned else "")
 
 
 def _windows(known: Manifest) -> str:

@@ -53,6 +53,7 @@ MANIFEST = Record(
         "snapshots": ListOf(Record({"name": TEXT, "step": MAYBE_WHOLE, "digest": MAYBE_TEXT}, required=("name",))),
         "windows": Record(others=ListOf(TEXT)),
         "windows_missing": MAYBE_TEXT,
+        "thinned": MAYBE_TEXT,
         "collect": MAYBE_TEXT,
         "rows_digest": MAYBE_TEXT,
         "skipped": Record(
@@ -89,6 +90,7 @@ class Manifest:
     skipped: Mapping[str, Any] = field(default_factory=dict)
     snapshots: Sequence[Mapping[str, Any]] = ()
     task: str | None = None
+    thinned: str | None = None
     transform: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     windows: Mapping[str, Sequence[str]] = field(default_factory=dict)

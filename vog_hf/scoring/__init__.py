@@ -7,6 +7,6 @@ the `fast_path` where that is the same function. `replay` loops over blocks of r
 each, over the snapshots (`stream_replay` for a stream); `block_folder` keeps finished blocks, with which a killed run
 resumes, in a `shared_folder` of all processes, `assembly` makes scores of them, `run_manifest` says how and
 `finished_scores` loads them again. `live` keeps the moments of all rows while a model trains (`live_checkpoint`), and
-`live_ranking` ranks them meanwhile. `forward_only` computes the companions without a gradient. `visits` logs what the
-passes of a training observed of its rows, and `training_scores` makes scores of them.
+`live_ranking` ranks them meanwhile. `pass_time` times a pass, and `forward_only` computes the companions without a
+gradient. `visits` logs what the passes of a training observed of its rows, and `training_scores` makes scores of them.
 """

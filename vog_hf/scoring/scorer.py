@@ -281,9 +281,20 @@ class VoGScorer:
         return f"{line} on each of {blocks.n_processes} processes" if blocks.n_processes > 1 else line
 
     def score_rows(
-        self, reader: BatchReader, snapshots: SnapshotSet, *, output_dir: str | Path | None = None
+        self,
+        reader: BatchReader,
+        snapshots: SnapshotSet,
+        *,
+        output_dir: str | Path | None = None,
+        thinned: str | None = None,
     ) -> VoGScores:
         """Score the rows behind a reader from open snapshots, as `score` does.
+
+        Args:
+            reader: Reader over all rows.
+            snapshots: The snapshots.
+            output_dir: As for `score`.
+            thinned: Reason, for the manifest, why other snapshots of the training are not among these.
 
         Raises:
             VoGError: As for `score`.
@@ -330,6 +341,7 @@ class VoGScorer:
                 "batch_size": blocks.plan.batch_size,  # an interrupted run keeps its own
                 "rows_digest": rows_digest,
                 "snapshots": [snapshot.manifest_entry(digest) for snapshot, digest in taken],
+                **({} if thinned is None else {"thinned": thinned}),
             }
             return finish_folder(
                 processes, blocks, plan, identity, manifest, temporary=temporary, tokenizer=self._tokenizer

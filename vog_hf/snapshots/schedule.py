@@ -40,7 +40,7 @@ def plan_snapshots(
         )
     epochs = [] if steps_per_epoch is None else [*range(steps_per_epoch, max_steps, steps_per_epoch), max_steps]
     if snapshots == "auto":
-        steps = epochs if len(epochs) >= 5 else _evenly(range(1, max_steps + 1), int(max_snapshots))
+        steps = epochs if len(epochs) >= 5 else evenly(range(1, max_steps + 1), int(max_snapshots))
     elif snapshots == "epoch":
         if steps_per_epoch is None:
             raise ConfigError(
@@ -57,7 +57,7 @@ def plan_snapshots(
     else:
         raise ConfigError(f"snapshots must be 'auto', 'epoch', a number of steps or a list of steps, got {snapshots!r}")
     return _enough(
-        _evenly(steps, int(max_snapshots)),
+        evenly(steps, int(max_snapshots)),
         f"snapshots={snapshots!r} over {max_steps} steps",
         can_be_denser=max_steps > 1,
     )
@@ -82,8 +82,13 @@ def _enough(steps: list[int], schedule: str, *, can_be_denser: bool = True) -> l
     return steps
 
 
-def _evenly(steps: Sequence[int], at_most: int) -> list[int]:
-    """At most ``at_most`` of the steps, evenly spaced and including the last one."""
+def evenly(steps: Sequence[int], at_most: int) -> list[int]:
+    """At most ``at_most`` of the steps, evenly spaced and including the last one.
+
+    Example:
+        >>> evenly([1, 2, 3, 4, 5], 2)
+        [2, 5]
+    """
     n = len(steps)
     if n <= at_most:
         return list(steps)

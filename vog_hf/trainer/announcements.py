@@ -16,6 +16,7 @@ from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.pictures.row_content import holds_only_tokens
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.trainer.scoring_cost import share_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,18 @@ def announce(line: str, args: TrainingArguments) -> None:
         write_line(f"VoG: {line}")
 
 
-def plan_line(steps: Sequence[int], estimates: Mapping[str, str], folder: Path) -> str:
+def plan_line(steps: Sequence[int], estimates: Mapping[str, str], folder: Path, *, share: float | None = None) -> str:
     """State before training what is scored, from which snapshots, at what cost, and where it is kept.
 
     Args:
         steps: Steps after which a snapshot is taken.
         estimates: Estimate of each split (see `VoGScorer.estimate`); a single dataset is named ``""``.
         folder: Folder of snapshots and scores.
+        share: Time of scoring as a share of the training's; None: unknown.
     """
+    cost = "" if share is None else f"; scoring takes {share_in_words(share)}"
     parts = "; ".join(f"{name}: {text}" if name else text for name, text in estimates.items())
-    return f"{parts}; snapshots after steps {', '.join(map(str, steps))}; all in {folder}"
+    return f"{parts}; snapshots after steps {', '.join(map(str, steps))}{cost}; all in {folder}"
 
 
 def tokens_lines(datasets: Mapping[str, Any], processing_class: object) -> Iterator[str]:

@@ -26,7 +26,7 @@ from vog_hf.tracking import MAX_TABLE_ROWS, active_runs
 from vog_hf.trainer.announcements import announce, tokens_lines
 from vog_hf.trainer.check_first import check_before_trackers
 from vog_hf.trainer.collected_training import CollectedTraining
-from vog_hf.trainer.options import TrainingOptions, require_collectable
+from vog_hf.trainer.options import TrainingOptions, require_collectable, require_max_cost
 from vog_hf.trainer.publishing import Run, log_current, log_finished, summarize
 from vog_hf.trainer.splits import ONLY_SPLIT, check_split, splits_of
 from vog_hf.trainer.training_run import TrainingRun
@@ -57,6 +57,9 @@ class VoGCallback(TrainerCallback):
         snapshots: ``"auto"`` (every epoch if there are 5 or more, else evenly spaced steps), ``"epoch"``, every n
             steps, or a list of steps.
         max_snapshots: Maximum number of snapshots; more are thinned evenly.
+        max_cost: Maximum time of scoring, as a share of the training's (0.5: half as long), in 0.001..10. Fewer of the
+            snapshots are scored, evenly and at least two, if the times measured at the end of training ask for it; a
+            line and the manifest (``"thinned"``) say so. All snapshots stay in the folder. For ``"replay"``.
         batch_size: Rows per forward pass of the scoring, which do not change a score; default: up to 64, as many as
             fit into ``memory_budget``, and at least the trainer's evaluation batch size.
         label_column: Label column; takes precedence over Trainer's label names.
@@ -94,6 +97,7 @@ class VoGCallback(TrainerCallback):
         collect: str = "replay",
         snapshots: str | int | Sequence[int] = "auto",
         max_snapshots: int = 10,
+        max_cost: float | None = None,
         batch_size: int | None = None,
         label_column: str | None = None,
         store: str = "trainable",
@@ -130,7 +134,7 @@ class VoGCallback(TrainerCallback):
                 argument="label=",
             )
         for split in splits_of(dataset).values():
-            check_split(split, collect, id_column)
+            check_split(split, collect, id_column, max_cost)
         self.dataset = dataset
         self.config = config
         self.log = log
@@ -144,6 +148,7 @@ class VoGCallback(TrainerCallback):
             collect=collect,
             snapshots=snapshots,
             max_snapshots=max_snapshots,
+            max_cost=require_max_cost(max_cost, collect),
             batch_size=batch_size,
             store=store,
             memory_budget=memory_budget,

@@ -11,7 +11,7 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.numbered_rows import INSTEAD
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, real_number
 from vog_hf.trainer.run_folder import RunFolder
 from vog_hf.trainer.splits import ONLY_SPLIT, splits_of
 
@@ -20,6 +20,7 @@ WITHOUT_EFFECT = {  # options of scoring passes, with their defaults
     "collate_fn": None,
     "snapshots": "auto",
     "max_snapshots": 10,
+    "max_cost": None,
     "batch_size": None,
     "store": "trainable",
     "memory_budget": None,
@@ -42,6 +43,7 @@ class TrainingOptions:
     collect: str
     snapshots: str | int | Sequence[int]
     max_snapshots: int
+    max_cost: float | None
     batch_size: int | None
     store: str
     memory_budget: int | None
@@ -60,6 +62,19 @@ class TrainingOptions:
     def run_folder(self, args: TrainingArguments) -> RunFolder:
         """The folder of snapshots, moments, visits and scores."""
         return RunFolder(self.output_dir or Path(args.output_dir or "") / FOLDER_NAME)
+
+
+def require_max_cost(max_cost: float | None, collect: str) -> float | None:
+    """Raise ConfigError for a share of the training's time that is out of range, or cannot be kept."""
+    if max_cost is None:
+        return None
+    if collect == "live":
+        raise ConfigError(
+            "max_cost= leaves out stored snapshots once the training has ended, and collect='live' scores during it; "
+            "pass max_snapshots=, or collect='replay'",
+            argument="max_cost=",
+        )
+    return real_number("max_cost", max_cost, 0.001, 10)
 
 
 def require_collectable(options: TrainingOptions) -> None:

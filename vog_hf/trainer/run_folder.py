@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "visits"
 
     @property
+    def thinning(self) -> Path:
+        """File with the snapshots that ``max_cost`` lets be scored."""
+        return self.path / "thinning.json"
+
+    @property
     def scores(self) -> Path:
         """Folder of the scores, with one per split in it."""
         return self.path / "scores"
@@ -72,6 +77,7 @@ class RunFolder:
             shutil.rmtree(self.snapshots, ignore_errors=True)
             shutil.rmtree(self.live, ignore_errors=True)
             shutil.rmtree(self.visits, ignore_errors=True)
+            self.thinning.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Release the lock that `prepare` took."""

@@ -50,7 +50,7 @@ def only_or_all(splits: dict[str, T]) -> T | dict[str, T]:
     return splits.get(ONLY_SPLIT, splits)
 
 
-def check_split(split: Any, collect: str, id_column: str | None) -> None:
+def check_split(split: Any, collect: str, id_column: str | None, max_cost: float | None = None) -> None:
     """Raise if a split does not match the other options; None: the Trainer's own dataset."""
     if is_stream(split) and collect == "live":
         raise ConfigError(
@@ -60,6 +60,11 @@ def check_split(split: Any, collect: str, id_column: str | None) -> None:
         raise ConfigError(
             "collect='training' observes training rows by their number, which a stream does not have; use "
             "collect='replay'"
+        )
+    if is_stream(split) and max_cost is not None:
+        raise ConfigError(
+            "max_cost= needs the number of rows to score, which a stream does not tell; pass max_snapshots= instead",
+            argument="max_cost=",
         )
     if id_column is not None and not is_stream(split):
         raise ConfigError("id_column is only for streams, since other rows have numbers; leave it out")

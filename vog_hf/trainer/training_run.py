@@ -1,8 +1,10 @@
 """TrainingRun: the snapshot plan of one training, its folder, and the scorer with a reader per split."""
 
 import logging
-import math
+import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from vog_hf.scores.dataset_columns import core_column_names, taken_columns
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.live import LiveScoring
+from vog_hf.scoring.pass_time import row_seconds
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder, require_trainable
@@ -29,7 +32,9 @@ from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
 from vog_hf.trainer.announcements import announce, plan_line
 from vog_hf.trainer.options import TrainingOptions
+from vog_hf.trainer.scoring_cost import Thinning, estimated_share, find_thinning
 from vog_hf.trainer.splits import ONLY_SPLIT, splits_of, training_rows
+from vog_hf.trainer.training_length import checkpoints_kept, steps_per_epoch, trained_rows
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +67,7 @@ class TrainingRun:
         to_score = self._whole(model)
         run_together(processes, PREPARING, self._dry_run, to_score)
         require_trainable(model)
+        self._share = self._estimated_share(model, state)
         self._writer = None if options.is_live else SnapshotWriter(self.folder.snapshots, model, store=options.store)
         self._taken: list[int] = []
         self._saved: set[str] = set()
@@ -69,12 +75,12 @@ class TrainingRun:
     def _resolve(self, state: TrainerState, train_dataloader: Any) -> None:
         """Resolve the plan, the folder and the datasets."""
         options, args = self._options, self._args
-        self._checkpoints_kept = _checkpoints_kept(args, state)
+        self._checkpoints_kept = checkpoints_kept(args, state)
         self.plan = plan_snapshots(
             options.snapshots,
             max_snapshots=options.max_snapshots,
             max_steps=state.max_steps,
-            steps_per_epoch=_steps_per_epoch(args, train_dataloader),
+            steps_per_epoch=steps_per_epoch(args, train_dataloader),
         )
         self.folder = options.run_folder(args)
         self.datasets = splits_of(options.dataset)
@@ -168,6 +174,7 @@ class TrainingRun:
             self.take(model, state)
         if self._is_sharded:  # the copy was only for the dry run; free its memory for training
             del self._scorer, self._readers
+        self._first_step, self._began = step, time.perf_counter()
 
     def take(self, model: nn.Module, state: TrainerState) -> None:
         """Take a snapshot of the model, once per step."""
@@ -227,7 +234,7 @@ class TrainingRun:
 
     def finish(self, model: nn.Module) -> dict[str, VoGScores]:
         """Compute the scores of each split."""
-        processes = current_processes()
+        processes, seconds = current_processes(), time.perf_counter() - self._began
         processes.wait_for_everyone()
         folders = {split: self.folder.scores / split for split in self.datasets}
         if self._live:
@@ -239,11 +246,38 @@ class TrainingRun:
             for split, reader in self._readers.items():
                 reader.batch_size = self._batch_sizes[split]
         snapshots = run_together(processes, "finding the snapshots", open_folder, self.folder.snapshots)
+        thinning = from_main(processes, "measuring the cost", self._thinning, snapshots, seconds)
+        scored = tuple(one for one in snapshots.snapshots if thinning is None or one.step in thinning.scored)
+        snapshots, why = replace(snapshots, snapshots=scored), None if thinning is None else thinning.why
         from_main(processes, "looking for scores", self._remove_other_scores, folders, snapshots)
         return {
-            split: self._scorer.score_rows(reader, snapshots, output_dir=folders[split])
+            split: self._scorer.score_rows(reader, snapshots, output_dir=folders[split], thinned=why)
             for split, reader in self._readers.items()
         }
+
+    def _thinning(self, snapshots: SnapshotSet, seconds: float) -> Thinning | None:
+        """Choose the snapshots that ``max_cost`` lets be scored, on the main process; None without ``max_cost``.
+
+        ``seconds`` is the time of the steps since the training began, or was resumed.
+        """
+        max_cost, steps = self._options.max_cost, [snapshot.step or 0 for snapshot in snapshots.snapshots]
+        if max_cost is None:
+            return None
+        trained = steps[-1] - self._first_step
+        of_training = seconds * steps[-1] / trained if trained else None
+        of_snapshot = partial(sum, map(self._seconds_per_snapshot, self._readers))
+        thinning = find_thinning(self.folder.thinning, steps, max_cost, of_training, of_snapshot)
+        if thinning is not None and thinning.why is not None:
+            announce(thinning.why, self._args)
+        return thinning
+
+    def _seconds_per_snapshot(self, split: str) -> float:
+        """Time that scoring a split takes for each snapshot, on each of the processes."""
+        reader = self._readers[split]
+        # the plan of a sharded model was that of another copy
+        plan = self._scorer.plan(reader, require_finite=False) if self._is_sharded else self._plans[split]
+        n_rows = len(self.datasets[split]) / current_processes().num_processes
+        return row_seconds(self._scorer.model, plan, reader) * n_rows
 
     def _remove_other_scores(self, folders: Mapping[str, Path], snapshots: SnapshotSet) -> None:
         """Remove scores that do not belong to this training; keep those of its own interrupted scoring.
@@ -270,6 +304,13 @@ class TrainingRun:
                 f"collect='live' cannot resume at step {step}: {self.folder.live} has no moments of it, only "
                 f"of steps {steps}; resume from one of these checkpoints, train again, or use collect='replay'"
             )
+
+    def _estimated_share(self, model: nn.Module, state: TrainerState) -> float | None:
+        """Time of scoring as a share of the training's; None for a stream, since the number of its rows is unknown."""
+        n_rows = list(map(self._n_rows, self.datasets))
+        n_scored = len(self.plan) * sum(n or 0 for n in n_rows)
+        n_trained, n_targets = trained_rows(self._args, state), len(self._options.config.targets)
+        return None if None in n_rows else estimated_share(model, n_scored, n_trained, n_targets)
 
     def _n_rows(self, split: str) -> int | None:
         """Number of rows of a split; None for a stream."""
@@ -300,25 +341,7 @@ class TrainingRun:
             split: self._scorer.estimate(plan, self._n_rows(split), len(self.plan), collect=collect)
             for split, plan in self._plans.items()
         }
-        announce(plan_line(self.plan, estimates, self.folder.path), self._args)
-
-
-def _checkpoints_kept(args: TrainingArguments, state: TrainerState) -> int:
-    """Maximum number of checkpoints on disk at a time (one more while the oldest still exists)."""
-    if args.save_strategy == "no":
-        return 0
-    saves = -(-state.max_steps // max(int(state.save_steps or args.save_steps), 1))
-    if args.save_strategy == "epoch":
-        saves = math.ceil(args.num_train_epochs)
-    return min(saves, (args.save_total_limit or saves) + 1)
-
-
-def _steps_per_epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
-    try:
-        batches = len(train_dataloader)
-    except TypeError:
-        return None
-    return max(-(-batches // args.gradient_accumulation_steps), 1)
+        announce(plan_line(self.plan, estimates, self.folder.path, share=self._share), self._args)
 
 
 def _rows_to_show(ranking: VoGScores | None, top_k: int) -> npt.NDArray[np.int64]:
