@@ -179,7 +179,7 @@ def test_a_data_set_of_the_hub_may_be_named_with_or_without_its_only_split(tmp_p
     scores.save(tmp_path / "scores")
     rows.save_to_disk(str(tmp_path / "digits"))
     program = (
-        "import json, sys\nfrom vog_hf.cli.sources import open_scored\n"
+        "import json, sys\nfrom vog_hf.cli.scored_sources import open_scored\n"
         "found = [open_scored(name, dataset=data, config=None, split=split, revision=None) for name, data, split in "
         "json.loads(sys.argv[1])]\n"
         "print(json.dumps([[one.journal.name, one.split, len(one.dataset), one.is_from_hub] for one in found]))"

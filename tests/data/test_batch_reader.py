@@ -614,7 +614,7 @@ def test_workers_that_are_spawned_read_the_same_batches(tmp_path):
         import sys
         import torch
         from torch import nn
-        from vog_hf.batches import BatchReader
+        from vog_hf.data.batch_reader import BatchReader
 
         class Unpicklable(nn.Module):
             def __init__(self):

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from leaving import leave_together
 from scorings import SCORINGS
 
-from vog_hf.errors import ProcessError
+from vog_hf.errors import DataError, ProcessError
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -32,7 +32,7 @@ def main(folder: Path, n_processes: int) -> None:
         if scoring.n_rows > 50:
             try:
                 scoring.score(rows=Stream(rows, breaks_at=50), output_dir=folder / scoring.name)
-            except (OSError, ProcessError):
+            except (DataError, ProcessError):
                 print("interrupted", flush=True)
         scoring.score(rows=Stream(rows), output_dir=folder / scoring.name)
 

@@ -1,6 +1,9 @@
+import importlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,11 @@ HEAVY = (
     "sklearn",
     "gradio",
 )
+
+
+TESTS = Path(__file__).parents[1]
+IMPORT = re.compile(r"from (vog_hf[\w.]*) import (?:\(([^)]*)\)|([\w, ]+))")
+WRONG_ON_PURPOSE = {"x", "_aligned", "vogue"}  # in tests of refused imports
 
 
 def heavy_modules_after(statement):
@@ -83,3 +91,22 @@ def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(vog_hf, "vogue")
     with pytest.raises(ImportError, match="cannot import name 'vogue' from 'vog_hf'"):
         exec("from vog_hf import vogue")  # noqa: S102 (a linter would refuse it as a statement)
+
+
+def test_programs_that_slow_tests_write_import_what_there_is():
+    """A program inside a test is text: after a move nothing but its own run, in a slow tier, would show its import."""
+    missing = []
+    for path in TESTS.rglob("*.py"):
+        for module, in_brackets, on_line in IMPORT.findall(path.read_text(encoding="utf-8")):
+            names = [name.split(" as ")[0].strip() for name in (in_brackets or on_line).split(",") if name.strip()]
+            missing += [(path.name, module, name) for name in names if not is_there(module, name)]
+    assert {name for _, _, name in missing} <= WRONG_ON_PURPOSE
+
+
+def is_there(module, name):
+    """Whether a module has a name, as an attribute or as a module of its own."""
+    try:
+        found = importlib.import_module(module)
+        return hasattr(found, name) or bool(importlib.import_module(f"{module}.{name}"))
+    except ModuleNotFoundError:
+        return False

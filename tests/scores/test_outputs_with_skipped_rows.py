@@ -310,7 +310,7 @@ def test_trackers_take_them(split, tmp_path):
 
     with offline_client(tmp_path) as offline:
         logged = logged_run(offline, split.scores, split.rows, top_k=60)
-    assert logged.table("vog/review_first")["vog"].isna().sum() == 5
+    assert logged.table("vog/review_first")["loss"].isna().sum() == 5
     trackio.init(project="vog-skipped", auto_log_cpu=False)
     assert log_scores(split.scores, split.rows, to="trackio", top_k=60) is True
     trackio.finish()

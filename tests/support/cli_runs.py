@@ -67,6 +67,7 @@ def launch(command, *arguments, cwd=None, **variables):
         env={**environment, **variables},
         capture_output=True,
         text=True,
+        encoding=variables.get("PYTHONIOENCODING"),
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)

@@ -48,14 +48,21 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def perturbed_states(model: nn.Module, n: int, *, scale: float = 0.1, seed: int = 0) -> list[dict[str, Tensor]]:
-    """As if training had left ``n`` snapshots: the model's weights and statistics, each with noise of its own."""
+    """As if training had left ``n`` snapshots: the model's weights and statistics, each with noise of its own.
+
+    Names of one shared tensor get the same noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     states = []
     for _ in range(n):
-        state = {name: value.clone() for name, value in model.state_dict().items()}
-        for name, value in state.items():
-            if value.is_floating_point() and not name.endswith("running_var"):
-                value.add_(torch.randn(value.shape, generator=generator).to(value), alpha=scale)
+        noisy: dict[int, Tensor] = {}
+        state = {}
+        for name, value in model.state_dict().items():
+            if value.data_ptr() not in noisy:
+                noisy[value.data_ptr()] = value.clone()
+                if value.is_floating_point() and not name.endswith("running_var"):
+                    noisy[value.data_ptr()].add_(torch.randn(value.shape, generator=generator).to(value), alpha=scale)
+            state[name] = noisy[value.data_ptr()].clone()
         states.append(state)
     return states
 

@@ -18,7 +18,7 @@ from vog_hf.gradients.model_inputs import doubled
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype
 from vog_hf.gradients.model_outputs import find_logits
 from vog_hf.runtime.memory import AdaptiveBatchSize, is_out_of_memory
-from vog_hf.scoring.passes import LabelsForPass, sliced, state_kept
+from vog_hf.scoring.passes import LabelsForPass, graph_kept, sliced, state_kept
 from vog_hf.scoring.plan import ScoringPlan, tensor_shapes
 from vog_hf.snapshots import temporary_weights
 
@@ -206,7 +206,7 @@ def _outcome(plan: ScoringPlan, folded: FoldedModules, inputs: Mapping[str, Any]
     n_rows = len(inputs[plan.leaf.name])
     if n_rows == 1 and plan.doubles_single_rows:
         inputs, labels = doubled(inputs), labels.doubled()
-    with state_kept(plan):
+    with state_kept(plan), graph_kept(plan):
         forward = forward_from_leaf(plan.module, plan.to_memory_format(inputs), plan.leaf)
         folded.require_all_read()
         gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)

@@ -49,7 +49,7 @@ def score_rows(
     n_rows = len(inputs[plan.leaf.name])
     if n_rows == 1 and plan.doubles_single_rows:
         inputs, labels = doubled(inputs), labels.doubled()
-    with state_kept(plan):
+    with state_kept(plan), graph_kept(plan):
         forward = forward_from_leaf(plan.module, inputs, plan.leaf)
         gradients = target_gradients(plan.config.targets, plan.task, forward, labels.target_labels)
         return rows_of_pass(n_rows, gradients, observation(plan, forward, labels))
@@ -74,6 +74,18 @@ def rows_of_pass(
 def state_kept(plan: ScoringPlan) -> AbstractContextManager[None]:
     """Keep the model's state over one pass, where a pass changes it: no row's score depends on rows before it."""
     return kept_state(plan.module) if plan.changes_state else nullcontext()
+
+
+def graph_kept(plan: ScoringPlan) -> AbstractContextManager[object]:
+    """Allow one backward pass per target through a compiled model, which was compiled so as to keep its graph.
+
+    torch 2.15 refuses it by this setting of the thread, whatever the model was compiled with.
+    """
+    if len(plan.config.targets) == 1 or not hasattr(plan.module, "_orig_mod"):
+        return nullcontext()
+    from torch._functorch import config as functorch_config
+
+    return functorch_config.patch(donated_buffer=False)
 
 
 @dataclass(frozen=True)
