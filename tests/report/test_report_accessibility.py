@@ -8,11 +8,12 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from page_checks import OVERFLOWS, SCROLLING, TOUCHING, assert_accessible
 from PIL import Image
-from report_cases import N, make_pictures, make_regression, make_scores, make_texts
+from report_cases import N, make_pictures, make_regression, make_scores, make_sounds, make_texts, make_words
 
 from vog_hf.report import write_report
 
 SIZES = {1280: 900, 390: 844}
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BOXES = "section, .verdict, .card, .values div, .pair > *, figure, .sortable, .controls, .figures > div"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -30,14 +31,15 @@ def make_photographs():
     pictures = [Image.effect_noise((400, 300), 40 + i % 60).convert("RGB") for i in range(N)]
     columns = {"image": pictures, "photographer": [f"person {i % 7}" for i in range(N)], "year": list(range(N))}
     features = Features({"image": ImageFeature(), "photographer": Value("string"), "year": Value("int32")})
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    return make_scores(names=names), Dataset.from_dict(columns, features=features)
+    return make_scores(names=NAMES), Dataset.from_dict(columns, features=features)
 
 
 CASES = {
     "hostile pictures": lambda: (make_scores(), make_pictures()),
     "photographs": make_photographs,
     "texts": lambda: (make_scores(maps="tokens"), make_texts()),
+    "words": make_words,
+    "sounds": lambda: (make_scores(names=NAMES), make_sounds()),
     "regression": lambda: (make_regression(), None),
 }
 

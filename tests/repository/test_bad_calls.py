@@ -129,6 +129,11 @@ BAD = {
     "report with a list as title": (lambda t: write_report(SCORES, None, t / "r.html", title=["a"]), r"\['a'\]"),
     "log a fraction of rows": (lambda t: log_scores(SCORES, None, top_k=0.5), "0.5"),
     "log at a step of text": (lambda t: log_scores(SCORES, None, step="last"), "'last'"),
+    "log a report that is not there": (
+        lambda t: log_scores(SCORES, None, report=t / "none.html"),
+        "none.html",
+    ),
+    "log a report of bytes": (lambda t: log_scores(SCORES, None, report=b"<html>"), "b'<html>'"),
     "log to a number": (lambda t: log_scores(SCORES, None, to=5), "5"),
     "push to a name with spaces": (lambda t: push_scored_dataset(DATA, "my data"), "'my data'"),
     "push to a number as revision": (lambda t: push_scored_dataset(DATA, "me/data", revision=4), "4"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from browser import launched_browser
 from page_checks import OVERFLOWS, assert_accessible
-from report_cases import make_pictures, make_scores, make_texts
+from report_cases import make_pictures, make_scores, make_sounds, make_texts, make_words
 from review_cases import PART, Review, served, watched
 
 from vog_hf.review.grid import TILES
@@ -15,6 +15,8 @@ NAMES = ["airplane", "automobile", "bird", "cat"]
 CASES = {
     "pictures": lambda: (make_scores(names=NAMES), make_pictures(side=32)),
     "hostile texts": lambda: (make_scores(maps="tokens"), make_texts()),
+    "words": make_words,
+    "sounds": lambda: (make_scores(names=NAMES), make_sounds()),
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -29,7 +31,7 @@ def browser():
 
 @pytest.fixture(params=CASES)
 def case(request, tmp_path):
-    """Address and journal of a review of pictures or of texts."""
+    """Address and journal of a review of pictures, texts or sounds."""
     scores, rows = CASES[request.param]()
     with served(scores, rows, tmp_path / "journal.jsonl", title=request.param) as url:
         yield url, tmp_path / "journal.jsonl"

@@ -1,9 +1,15 @@
 """Scores and datasets for the tests of the report: random but for the seed, with names that would break a page."""
 
+import io
+
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Audio, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from scipy.io import wavfile
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from vog_hf.metric.definition import percentile
 from vog_hf.metric.heat_maps import RaggedMaps
@@ -107,6 +113,28 @@ def make_pictures(n_rows=N, side=8):
     features = Features({"image": ImageFeature()})
     pictures = [Image.new("RGB", (side, side), (i % 256, 100, 255 - i % 256)) for i in range(n_rows)]
     return Dataset.from_dict({"image": pictures}, features=features)
+
+
+def make_words(n_rows=N):
+    """Scores with a tokenizer, and texts with a word for each value of their heat maps."""
+    scores = make_scores(n_rows, maps="tokens", names=["bad", "good"])
+    texts = [" ".join(f"word{(i + place) % 7}" for place in range(3 + i % 5)) for i in range(n_rows)]
+    words = {word: number for number, word in enumerate(sorted({word for text in texts for word in text.split()}))}
+    tokenizer = Tokenizer(WordLevel(words, unk_token=min(words)))
+    tokenizer.pre_tokenizer = Whitespace()
+    scores.tokenizer = tokenizer.to_str()
+    return scores, Dataset.from_dict({"sentence": texts, "source": [f"page {i % 9}" for i in range(n_rows)]})
+
+
+def make_sounds(n_rows=N, rate=8000):
+    """Tones in files, of a tenth of a second, with the names of the files."""
+    sounds = []
+    for i in range(n_rows):
+        file = io.BytesIO()
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 10 * i) * np.arange(rate // 10) / rate)
+        wavfile.write(file, rate, (wave * 32767).astype(np.int16))
+        sounds.append({"bytes": file.getvalue(), "path": f"{i % 10}_speaker_{i}.wav"})
+    return Dataset.from_dict({"audio": sounds}, features=Features({"audio": Audio(decode=False)}))
 
 
 def make_texts(n_rows=N):

@@ -69,14 +69,18 @@ class Run:
         return found[0], files
 
     def table(self, key):
-        """A logged table as a frame, its pictures opened."""
+        """A logged table as a frame, its pictures opened, its pages as paths."""
         _, files = self.artifact("run_table", f"-{re.sub('[/ ]', '', key)}-")
         content = json.loads(files[f"{key}.table.json"].read_text())
         frame = pd.DataFrame(content["data"], columns=content["columns"]).astype(object)
         assert len(frame) == self.logged[f"{key}.nrows"]
         for name in {"image", "heat_map"} & set(frame):
-            frame[name] = [cell and Image.open(files[cell["path"]]) for cell in frame[name]]
+            frame[name] = [cell and _opened(files[cell["path"]]) for cell in frame[name]]
         return frame.where(frame.notna(), None)
+
+
+def _opened(path):
+    return path if path.suffix == ".html" else Image.open(path)
 
 
 @contextmanager

@@ -15,7 +15,9 @@ import pytest
 import wandb
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
+from html_page import read_page
 from PIL import Image
+from report_cases import make_words
 from scipy.stats import spearmanr
 from torch import nn, rand
 from wandb_runs import logged_run, offline_client, read_back
@@ -332,10 +334,11 @@ class TestImages:
 
     def test_the_first_panel_names_the_commands_that_come_next(self, image_run):
         """Review from the folder, or from the artifact of this very run; no other folder of this machine is named."""
-        text = html.unescape(image_run.file("vog/about").read_text())
-        assert "<code>vog-hf review SCORES_FOLDER --dataset YOUR_DATASET</code>" in text
+        (_, here), (_, elsewhere), *_ = Page(image_run.file("vog/about").read_text()).definitions
+        assert here == "vog-hf review SCORES_FOLDER --dataset YOUR_DATASET"
         artifact = f"vog-scores-{image_run.run_id}:latest"
-        assert f"/vog/{artifact} --root scores\nvog-hf review scores --dataset YOUR_DATASET</code>" in text
+        assert elsewhere.startswith("wandb artifact get ")
+        assert elsewhere.endswith(f"/vog/{artifact} --root scores vog-hf review scores --dataset YOUR_DATASET")
 
     def test_the_first_panel_asks_for_nothing(self, image_run):
         """No script and no address: the page needs nothing from elsewhere, and its policy forbids it."""
@@ -410,6 +413,23 @@ def test_text_scored_for_real(offline):
     assert set(scores.column_names) <= set(pq.read_schema(run.artifact("dataset")[1]["scores.parquet"]).names)
     assert "train/global_step" not in run.logged
     assert run.logged["vog/n_snapshots"] == 4
+
+
+def test_texts_with_colored_words(offline):
+    """A page per text with a color for each word, which loads nothing; the first panel explains it."""
+    scores, texts = make_words()
+    run = logged_run(offline, scores, texts, top_k=5)
+    table = run.table("vog/highest")
+    for row, text, page in table[["row", "text", "heat_map"]].itertuples(index=False):
+        assert text == texts[row]["sentence"]
+        (shown,) = read_page(page).find_all("div", "words")
+        assert shown.text == text
+        heat = [float(word.attributes["style"].removeprefix("--h:")) for word in shown.find_all("span")]
+        expected = scores.heat_map(row) / scores.heat_map(row).max()
+        assert heat == pytest.approx(np.round(20 * expected)[np.round(20 * expected) > 0] / 20)
+        assert not re.search(r"<script|<link|https?:|src=|url\(", page.read_text())
+    about = dict(Page(run.file("vog/about").read_text()).definitions)
+    assert about["heat_map"].startswith("The row's text: the stronger a word's color")
 
 
 def test_no_classes_and_no_data_set(offline):

@@ -15,7 +15,7 @@ from transformers import Trainer
 from wandb_runs import all_parts, logged_run, offline_client, read_back
 
 import vog_hf.trainer.publishing as publishing_module
-from vog_hf import VoGCallback
+from vog_hf import VoGCallback, write_report
 from vog_hf.errors import ConfigError
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking import log_scores
@@ -62,6 +62,28 @@ def test_a_live_ranking_is_logged_at_every_snapshot(live_run):
         assert {"vog/contact_sheet.path", "vog/about.path", "vog/mean"} <= item.keys()
     assert run.all_logged[-1]["vog/mean"] == pytest.approx(scores.column("vog").mean())
     assert run.all_logged[0]["vog/mean"] != run.all_logged[1]["vog/mean"]
+
+
+def test_the_report_is_logged_at_the_end(live_run, tmp_path):
+    """The whole report of the finished scores, byte by byte as `write_report` writes it, once."""
+    run, scores = live_run
+    assert ["vog/report.path" in item for item in run.all_logged] == [False, False, True]
+    logged = run.folder / "files" / run.all_logged[-1]["vog/report.path"]
+    assert logged.read_text() == write_report(scores, scored_rows(), tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_fails_stops_nothing(offline, tmp_path, caplog, monkeypatch):
+    """One error says how to write it; all else is logged."""
+
+    def write_report(scores, dataset, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing_module, "write_report", write_report)
+    run = reported(offline, tmp_path, VoGCallback(scored_rows(), snapshots="epoch", top_k=3))
+    (record,) = [r for r in caplog.records if r.name.startswith("vog_hf") and r.levelno == logging.ERROR]
+    assert "the report is not logged; write_report(callback.scores, dataset, path) writes it" in record.getMessage()
+    assert "vog/about.path" in run.logged
+    assert "vog/report.path" not in run.logged
 
 
 def test_the_scores_themselves_are_logged_once(live_run):

@@ -12,7 +12,7 @@ from PIL import Image
 from test_log_scores import NAMES, N, make_images, make_scores
 from trainers import digits, plain, trained
 
-from vog_hf import VoGCallback
+from vog_hf import VoGCallback, write_report
 from vog_hf.errors import ConfigError
 from vog_hf.evaluation import error_by_decile, hard_tail
 from vog_hf.runtime.files import read_json
@@ -39,10 +39,15 @@ def read_back(project):
     return run, [record for record in SQLiteStorage.get_logs(project, run) if "vog/n_rows" in record]
 
 
+def page(record, key):
+    """A page as it lies on disk."""
+    assert record[key]["_type"] == "trackio.html"
+    return (MEDIA_DIR / record[key]["file_path"]).read_text(encoding="utf-8")
+
+
 def about(record):
     """The text of the first panel, which is a page."""
-    assert record["vog/about"]["_type"] == "trackio.html"
-    return html.unescape((MEDIA_DIR / record["vog/about"]["file_path"]).read_text(encoding="utf-8"))
+    return html.unescape(page(record, "vog/about"))
 
 
 def cells(record, key):
@@ -97,6 +102,8 @@ def test_a_trainer_that_reports_to_trackio(project, tmp_path):
     assert [record["vog/n_snapshots"] for record in records] == [2, 3, 4]
     assert records[-1]["vog/mean"] == pytest.approx(callback.scores.column("vog").mean())
     assert hard_tail(callback.scores).headline in about(records[-1])
+    assert ["vog/report" in record for record in records] == [False, False, True]
+    assert page(records[-1], "vog/report") == write_report(callback.scores, rows, tmp_path / "report.html").read_text()
     assert [artifact["name"] for artifact in SQLiteStorage.get_artifacts(project)] == [f"vog-scores-{run}"]
     assert SQLiteStorage.get_run_config(project, run)["num_train_epochs"] == 4, "what Trainer said of its run stays"
 
@@ -127,6 +134,8 @@ def test_sounds_have_players(project):
         assert player["_type"] == "trackio.audio"
         assert (MEDIA_DIR / player["file_path"]).read_bytes()[8:12] == b"WAVE"
     assert "sound" not in cells(record, "vog/highest")[0]
+    assert "<code>row</code>" in about(record)
+    assert "<code>sound</code>" not in about(record), "the legend is that of the tables as they are here"
 
 
 def test_without_a_run(caplog):

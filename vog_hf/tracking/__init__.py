@@ -2,7 +2,7 @@
 
 `log` is `log_scores`; `contents` puts together what is logged, `row_tables` the tables of rows with their images, in
 the terms of `media`, and `about` the panel that is read first; `artifacts` has the files of the scores;
-`wandb_backend` and `trackio_backend` translate, `about_page` into HTML.
+`about_page` makes it a page of HTML; `wandb_backend` and `trackio_backend` translate.
 """
 
 from vog_hf.tracking.contents import MAX_TABLE_ROWS

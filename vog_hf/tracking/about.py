@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from vog_hf.scores.descriptions import column_meanings
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.formatting import signed
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.media import Table
+from vog_hf.tracking.media import Page, Table
 
 N_NUMBERS = 3
 MEANINGS = {
@@ -29,6 +29,7 @@ MEANINGS = {
     "file": "Name of the file that the image or sound was read from.",
     "row": "Number of the row in the dataset, from 0.",
 }
+COLORED_WORDS = "The row's text: the stronger a word's color, the more its gradient changed between snapshots."
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,9 @@ class About:
         both = f"{command}\n{review_command('scores', scores)}"
         return replace(self, commands=[*self.commands, ("Or on another machine, with the scores from this run", both)])
 
-    @property
-    def sentences(self) -> list[str]:
-        """The same as plain sentences, for a tracker that shows only text."""
-        numbers = "; ".join(f"{value} {name}" for value, name in self.numbers)
-        return [
-            self.headline,
-            self.start,
-            f"{numbers}.",
-            *(f"{purpose}: `{command}`" for purpose, command in self.commands),
-            *self.evidence,
-            *(f"{name}: {caption}" for name, caption in self.tables),
-        ]
+    def without_columns(self, names: Collection[str]) -> "About":
+        """Return the panel without the legend of columns that a tracker cannot show."""
+        return replace(self, legend=[(name, meaning) for name, meaning in self.legend if name not in names])
 
 
 def about_split(findings: Findings, tables: Mapping[str, Table], first: npt.NDArray[np.int64]) -> About:
@@ -128,6 +120,8 @@ def _numbers(findings: Findings, first: npt.NDArray[np.int64]) -> list[tuple[str
     return numbers[:N_NUMBERS]
 
 
-def _legend(scores: VoGScores, columns: Mapping[str, object]) -> list[tuple[str, str]]:
+def _legend(scores: VoGScores, columns: Mapping[str, Sequence[object]]) -> list[tuple[str, str]]:
     meanings = {m.column: f"{m.what}. Higher: {m.higher}." for m in column_meanings(scores)} | MEANINGS
+    if any(isinstance(cell, Page) for cell in columns.get("heat_map", ())):
+        meanings["heat_map"] = COLORED_WORDS
     return [(name, meanings[name]) for name in columns if name in meanings]

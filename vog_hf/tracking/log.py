@@ -1,18 +1,19 @@
 """log_scores: log scores and their tables, charts and images to a run."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pandas as pd
 
 from vog_hf.data.rows import AnyDataset
-from vog_hf.errors import ConfigError, require_type, whole_number
+from vog_hf.errors import ConfigError, as_path, require_type, whole_number
 from vog_hf.scores.scored_rows import pair_with_rows, require_scores
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.about import About
+from vog_hf.tracking.about_page import about_page
 from vog_hf.tracking.contents import MAX_TABLE_ROWS, contents
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,11 @@ class Backend(Protocol):
     def translated(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Records as the tracker's own objects."""
 
-    def about(self, about: About) -> Any:
-        """The first panel as the tracker's own object."""
+    def hidden_columns(self, values: Mapping[str, object]) -> Collection[str]:
+        """Names of the columns of tables among these records that the tracker cannot show."""
+
+    def page(self, html: str) -> Any:
+        """A whole HTML document as the tracker's own object, unchanged."""
 
     def summarize(self, run: object, summary: Mapping[str, str]) -> None:
         """Write values to the summary by which runs are compared."""
@@ -57,6 +61,7 @@ def log_scores(
     top_k: int = 50,
     run: object = None,
     artifact: bool = True,
+    report: str | Path | None = None,
 ) -> bool:
     """Log scores to the active run of a tracker; call it on the main process.
 
@@ -80,13 +85,15 @@ def log_scores(
         top_k: Rows in each of the two tables, 1..10,000; each is a picture to upload.
         run: A run, or what ``accelerator.get_tracker(to)`` returns; default: the run that is active.
         artifact: Whether the scores themselves are also stored; False while a training run continues.
+        report: Path of the report of these scores (see `write_report`), logged as ``vog/report``; the callback passes
+            one. None = no report is logged.
 
     Returns:
         Whether there was a run. Without one nothing is logged but a warning that says how to get one.
 
     Raises:
         ConfigError: Another tracker, one that is not installed, a run of another tracker than ``to``, ``top_k`` out of
-            range, or splits that do not fit those of the dataset.
+            range, a report that cannot be read, or splits that do not fit those of the dataset.
         RowMismatchError: The rows of the dataset are not the ones that were scored.
 
     Example:
@@ -98,6 +105,7 @@ def log_scores(
     top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
     step = None if step is None else whole_number("step", step)
     backend = _backend(to)
+    report_html = None if report is None else _read_report(report)
     log_values, own_run = _target(to, run, step)
     if own_run is None:
         if run is None:
@@ -109,10 +117,13 @@ def log_scores(
     for split, of_split in all_contents:
         prefix = f"vog/{split.name}/" if split.name else "vog/"
         download = backend.download_command(own_run, split.name) if artifact else None
-        about = backend.about(of_split.about.with_download(download, split.scores))
-        values = backend.translated(of_split.values) | {"about": about}
+        about = of_split.about.with_download(download, split.scores)
+        about = about.without_columns(backend.hidden_columns(of_split.values))
+        values = backend.translated(of_split.values) | {"about": backend.page(about_page(about))}
         logged |= {prefix + name: value for name, value in values.items()}
         backend.summarize(own_run, {prefix + name: value for name, value in of_split.summary.items()})
+    if report_html is not None:
+        logged["vog/report"] = backend.page(report_html)
     log_values(logged)
     if artifact:
         for split, of_split in all_contents:
@@ -137,6 +148,15 @@ def _backend(to: str) -> Backend:
         names = " or ".join(map(repr, TRACKERS))
         raise ConfigError(f"log_scores can log to {names}, got to={to!r}; elsewhere, use scores.to_pandas()")
     return cast("Backend", import_module(TRACKERS[to]))
+
+
+def _read_report(report: str | Path) -> str:
+    path = as_path("report", report)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        advice = "pass the path that write_report returned"
+        raise ConfigError(f"report {path} cannot be read ({error}); {advice}", argument="report=") from error
 
 
 def _target(to: str, run: Any, step: int | None) -> tuple[Callable[[dict[str, Any]], object], Any]:

@@ -12,8 +12,6 @@ from PIL import Image
 from vog_hf.errors import ConfigError
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.about import About
-from vog_hf.tracking.about_page import about_page
 from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
 
@@ -77,9 +75,15 @@ def _players(table: Table) -> dict[str, Any]:
     }
 
 
-def about(about: About) -> Any:
+def hidden_columns(values: Mapping[str, object]) -> set[str]:
+    """The columns of sounds and of colored words."""
+    tables = [value for value in values.values() if isinstance(value, Table)]
+    return {name for table in tables for name, cells in table.columns.items() if _have_no_cell(cells)}
+
+
+def page(html: str) -> Any:
     """A panel of HTML, the same as in W&B."""
-    return _trackio().Html(about_page(about), inject=False)
+    return _trackio().Html(html, inject=False)
 
 
 def summarize(run: object, summary: Mapping[str, str]) -> None:

@@ -13,8 +13,6 @@ from PIL import Image
 
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.about import About
-from vog_hf.tracking.about_page import about_page
 from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
 
@@ -40,11 +38,16 @@ def translated(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: _translated(value) for name, value in values.items()}
 
 
-def about(about: About) -> Any:
+def hidden_columns(values: Mapping[str, object]) -> tuple[()]:  # noqa: ARG001 (a tracker may have to look at them)
+    """None: cells show pictures, sounds and pages."""
+    return ()
+
+
+def page(html: str) -> Any:
     """A panel of HTML, without the style sheet of W&B's server that its client would link."""
     import wandb
 
-    return wandb.Html(about_page(about), inject=False)
+    return wandb.Html(html, inject=False, data_is_not_path=True)
 
 
 def summarize(run: "wandb.Run", summary: Mapping[str, str]) -> None:
@@ -128,5 +131,5 @@ def _cell(value: object) -> Any:
     if isinstance(value, Sound):
         return audio(wandb.Audio, value)
     if isinstance(value, Page):
-        return wandb.Html(value.html, inject=False)  # a style sheet of W&B's site would be loaded
+        return page(value.html)
     return wandb.Image(value) if isinstance(value, Image.Image) else value

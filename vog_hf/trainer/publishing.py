@@ -1,13 +1,18 @@
 """Publishing a training's scores: the lines that are printed, and the active trackers. Errors are only logged."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from transformers import TrainingArguments
 
+from vog_hf.data.rows import AnyDataset
 from vog_hf.gradients.model_mode import preserved_rng
+from vog_hf.report import write_report
 from vog_hf.runtime.processes import current_processes, from_main
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking import active_runs, log_scores, reopened
@@ -57,15 +62,36 @@ def log_finished(
     step: int,
     top_k: int,
 ) -> None:
-    """Log finished scores to the trackers that were active when training began, and to those that are active now."""
+    """Log finished scores to the trackers that were active when training began, and to those that are active now.
+
+    Each gets the whole report, too.
+    """
     rows = only_or_all(without_streams(run.datasets))
     log = partial(log_scores, only_or_all(scores), rows, step=step, top_k=top_k)
     active = {**trackers, **active_runs()}
     wanted = {to: None for to in TRACKERS if to in (args.report_to or ())}  # log_scores says how to start a run
-    for to, tracker in (active or wanted).items():
+    with _report(scores, rows, is_wanted=bool(active)) as report:
+        for to, tracker in (active or wanted).items():
+            try:
+                with preserved_rng(), reopened(to, tracker) as opened:
+                    if log(to=to, run=opened, report=report):
+                        announce(tracker_line(to, opened), args)
+            except Exception:
+                logger.exception(
+                    "VoG: logging failed; the scores are complete, in callback.scores and in %s", run.folder
+                )
+
+
+@contextmanager
+def _report(scores: dict[str, VoGScores], rows: AnyDataset, *, is_wanted: bool) -> Iterator[Path | None]:
+    """Path of the report in a temporary folder; None if it is not wanted, or cannot be written, which is logged."""
+    with ExitStack() as stack:
+        path = None
         try:
-            with preserved_rng(), reopened(to, tracker) as opened:
-                if log(to=to, run=opened):
-                    announce(tracker_line(to, opened), args)
+            if is_wanted:
+                folder = TemporaryDirectory(prefix="vog-report-", ignore_cleanup_errors=True)
+                with preserved_rng():
+                    path = write_report(only_or_all(scores), rows, Path(stack.enter_context(folder)) / "report.html")
         except Exception:
-            logger.exception("VoG: logging failed; the scores are complete, in callback.scores and in %s", run.folder)
+            logger.exception("VoG: the report is not logged; write_report(callback.scores, dataset, path) writes it")
+        yield path
