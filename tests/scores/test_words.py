@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import EsmTokenizer
 
+from vog_hf.data.tokenizer_json import tokenizer_json
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.scores.pictures import RowViews
 from vog_hf.scores.pictures.words import Word, beginning, word_finder, words_markup
@@ -141,6 +143,26 @@ def test_texts_keep_their_own_letters(tmp_path):
     assert RowViews(ScoredSplit("", other, rows)).view(0).words is None, "not the tokens that the model saw"
     by_numbers = make_scores([heat_of(tokenizer, text) for text in TEXTS], tokenizer, input={"name": "x"})
     assert RowViews(ScoredSplit("", by_numbers, rows)).view(0).words is None, "the heat is not of tokens"
+
+
+def test_a_slow_tokenizer_colors_the_tokens_that_rows_store(tmp_path):
+    """It finds no token in a text, so that the stored ids are shown; rows without them have no words."""
+    names = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVS", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names))
+    slow = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    proteins = ["LAGV", "SSV", "GA"]
+    ids = [slow(text)["input_ids"] for text in proteins]
+    scores = make_scores([np.arange(len(of_row), 0, -1, dtype=np.float32) for of_row in ids], None)
+    scores.tokenizer = tokenizer_json(slow)
+    rows = Dataset.from_dict({"text": proteins, "input_ids": ids})
+    for view, protein in zip(RowViews(ScoredSplit("", scores, rows)).views(range(3)), proteins, strict=True):
+        assert view.text == protein
+        assert "".join(word.text for word in view.words) == " ".join(protein)
+        n_letters = len(protein)
+        shares = [word.heat for word in view.words if word.heat is not None]
+        assert shares == pytest.approx([(n_letters - place) / n_letters for place in range(n_letters)], abs=1e-3)
+    for other in (rows.remove_columns("input_ids"), rows.with_transform(lambda batch: batch)):
+        assert RowViews(ScoredSplit("", scores, other)).view(0).words is None
 
 
 def test_a_damaged_tokenizer_leaves_the_texts(caplog):

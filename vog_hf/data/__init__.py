@@ -4,10 +4,11 @@
 what a collator draws at random); `random_transforms` refuses rows that differ when they are read again, `map_style`
 what has no rows by number; `numbered_rows` sends the number of each row along with it through a training; `bad_rows`
 finds rows that fail, and `row_errors` says which. `batch_digests` tells batches from others, as `row_identity` does
-rows by their Arrow table (`arrow_columns`, `row_hashes`); `streams` numbers the rows of a stream; `fast_tokenizers`
-finds the tokenizer of a trainer; `referenced_files` decides which files that rows name may be read and shown, and
-`saving` writes rows with these files; `loading` loads a split by name, `column_kinds` finds its columns, `classes`
-makes classes of labels and `label_noise` plants wrong ones; `rows` has the types of what holds rows.
+rows by their Arrow table (`arrow_columns`, `row_hashes`); `streams` numbers the rows of a stream; `tokenizer_json`
+finds the tokenizer of a trainer, and `spelled_tokens` spells a slow one out; `referenced_files` decides which files
+that rows name may be read and shown, and `saving` writes rows with these files; `loading` loads a split by name,
+`column_kinds` finds its columns, `classes` makes classes of labels and `label_noise` plants wrong ones; `rows` has the
+types of what holds rows.
 """
 
 from vog_hf.data.classes import as_classes, class_numbers, model_classes

@@ -19,10 +19,10 @@ from vog_hf.data.arrow_columns import list_lengths
 from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
-from vog_hf.data.fast_tokenizers import fast_tokenizer
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
+from vog_hf.data.tokenizer_json import tokenizer_json
 from vog_hf.errors import (
     ConfigError,
     ModelError,
@@ -79,8 +79,8 @@ class VoGScorer:
         process_timeout: Seconds that `score` waits for the other processes of the run to call it, too.
         on_error: ``"skip"`` gives a row that cannot be read, collated, run or differentiated NaN as its score and
             lists it in the manifest; each batch then takes one more forward pass. Default: an error that names the row.
-        processing_class: Tokenizer of the model, or a processor with one: a fast one is kept with heat maps of texts,
-            which then color the words. It does not change a score.
+        processing_class: Tokenizer of the model, or a processor with one, kept with heat maps of texts, which then
+            color the words. It does not change a score.
 
     Raises:
         ConfigError: An option of the wrong type or out of range.
@@ -131,7 +131,7 @@ class VoGScorer:
         self.num_workers = whole_number("num_workers", num_workers, 0)
         self.process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
         self.on_error = require_on_error(on_error)
-        self._tokenizer = fast_tokenizer(processing_class)
+        self._tokenizer = tokenizer_json(processing_class)
         self.fold = fold
         self.torch_compile = torch_compile
         self._looked_at: WeakSet[BatchReader] = WeakSet()  # readers with rows that were warned about, if need be

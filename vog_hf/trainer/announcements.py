@@ -9,8 +9,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from vog_hf.data.column_kinds import CORRUPTED
-from vog_hf.data.fast_tokenizers import fast_tokenizer
 from vog_hf.data.streams import is_stream
+from vog_hf.data.tokenizer_json import tokenizer_json
 from vog_hf.runtime.progress import write_line
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.pictures.row_content import holds_only_tokens
@@ -56,13 +56,14 @@ def tokens_lines(datasets: Mapping[str, Any], processing_class: object) -> Itera
     for name, rows in datasets.items():
         if not is_stream(rows) and holds_only_tokens(rows):
             prefix = f"{name}: " if name else ""
-            if fast_tokenizer(processing_class) is not None:
+            if tokenizer_json(processing_class) is not None:
                 kind = type(processing_class).__name__
                 yield f"{prefix}the rows hold no text, so it is decoded from their input_ids with the {kind}"
             else:
                 yield (
-                    f"{prefix}the rows hold no text and the Trainer has no fast tokenizer: they are shown by number; "
-                    "pass VoGCallback(dataset) with rows that keep their text, or Trainer(processing_class=tokenizer)"
+                    f"{prefix}the rows hold no text and the Trainer has no tokenizer that decodes them, so they are "
+                    "shown by number; pass VoGCallback(dataset) with rows that keep their text, or "
+                    "Trainer(processing_class=tokenizer)"
                 )
 
 

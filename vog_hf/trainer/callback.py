@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_collator import CollateFunction
-from vog_hf.data.fast_tokenizers import fast_tokenizer
 from vog_hf.data.rows import AnyDataset
+from vog_hf.data.tokenizer_json import tokenizer_json
 from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
 from vog_hf.gradients.model_mode import preserved_rng
 from vog_hf.runtime.processes import current_processes, meet
@@ -28,7 +28,7 @@ from vog_hf.trainer.check_first import check_before_trackers
 from vog_hf.trainer.collected_training import CollectedTraining
 from vog_hf.trainer.options import TrainingOptions, require_collectable, require_max_cost
 from vog_hf.trainer.publishing import Run, log_current, log_finished, summarize
-from vog_hf.trainer.splits import ONLY_SPLIT, check_split, splits_of
+from vog_hf.trainer.splits import ONLY_SPLIT, check_split, require_rows, splits_of
 from vog_hf.trainer.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,8 @@ class VoGCallback(TrainerCallback):
                 "during training; use collect='replay'",
                 argument="label=",
             )
+        if collate_fn is None:
+            require_rows(dataset)
         for split in splits_of(dataset).values():
             check_split(split, collect, id_column, max_cost)
         self.dataset = dataset
@@ -231,7 +233,7 @@ class VoGCallback(TrainerCallback):
             run = kind(options, args, state, model, train_dataloader)
             run.begin(state, model)
             self._run, self._datasets, self._begun = run, run.datasets, state
-            self._tokenizer = fast_tokenizer(processing_class)
+            self._tokenizer = tokenizer_json(processing_class)
             for line in tokens_lines(run.datasets, processing_class) if state.is_world_process_zero else ():
                 announce(line, args)
 

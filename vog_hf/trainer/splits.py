@@ -12,6 +12,7 @@ from vog_hf.data.streams import is_stream
 from vog_hf.errors import ConfigError, DataError
 
 ONLY_SPLIT = ""
+CELLS = (str, bytes, bool, int, float, list)  # of columns; a row is a mapping, a tuple, an object
 
 T = TypeVar("T")
 
@@ -27,6 +28,17 @@ def splits_of(dataset: AnyDataset) -> dict[str, Any]:
             raise DataError(f"split names become file names: A-Z, a-z, 0-9, '_', then also '.' and '-', got {unsafe}")
         return splits
     return {ONLY_SPLIT: dataset}
+
+
+def require_rows(dataset: AnyDataset) -> None:
+    """Raise DataError for a dictionary of columns, whose texts or numbers no collator of ours makes a batch of."""
+    if not isinstance(dataset, Mapping) or has_table(dataset) or not dataset:
+        return
+    if all(isinstance(values, (list, tuple)) and isinstance((*values, None)[0], CELLS) for values in dataset.values()):
+        raise DataError(
+            f"rows are expected, got a dictionary with the columns {sorted(map(str, dataset))}; pass "
+            "datasets.Dataset.from_dict(columns) with the model's inputs, or a dictionary of datasets by split"
+        )
 
 
 def training_rows(train_dataloader: Any) -> Any:

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from vog_hf.errors import ConfigError
 from vog_hf.scores.pictures.decoding import reduced
-from vog_hf.scores.pictures.row_content import rgb
+from vog_hf.scores.pictures.rgb_pictures import rgb
 from vog_hf.scores.vog_scores import VoGScores
 
 HEAT_COLORS = "inferno"

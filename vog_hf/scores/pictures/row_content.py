@@ -14,13 +14,13 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
-from torch import Tensor
 
 from vog_hf.data.referenced_files import HiddenFileError, NamedFiles
 from vog_hf.data.rows import AnyDataset
 from vog_hf.scores.audio import Sounds
 from vog_hf.scores.manifest import Manifest
-from vog_hf.scores.pictures.decoding import GAP, MAX_TEXT, decoded, reduced, require_small_array, text_of
+from vog_hf.scores.pictures.decoding import MAX_TEXT, decoded, require_small_array, text_of
+from vog_hf.scores.pictures.rgb_pictures import as_picture
 from vog_hf.scores.pictures.row_columns import (
     PICTURE_NAMES,
     SOUND_NAMES,
@@ -35,7 +35,6 @@ from vog_hf.scores.pictures.words import Word, WordFinder
 
 logger = logging.getLogger(__name__)
 
-CHANNELS = (1, 3, 4)
 SIDE = 640  # pixels with which a picture is shown where nobody says otherwise
 # What Pillow and the decoders of `datasets` raise for damaged files, and for an image too large to decode.
 BROKEN_PICTURE = (
@@ -86,6 +85,7 @@ class ShownRows:
             is_file = columns.picture is not None and not is_array(self._stored.features[columns.picture])
             self._picture = columns.picture if is_file else None
         self._texts = columns.texts if self._cells is not None else ()
+        self._tokens = _token_columns(dataset) if isinstance(dataset, Dataset) and self._texts else None
         named = self._picture or columns.sound
         self._named: Any = None
         if isinstance(dataset, Dataset) and named is not None:
@@ -127,7 +127,9 @@ class ShownRows:
             return None
         if self._texts:
             texts = [text for text in self._stored_texts(row) if text is not None]
-            return self._finder.words(texts, heat, cut_at=cut_at) if texts else None
+            words = self._finder.words(texts, heat, cut_at=cut_at) if texts else None
+            ids = None if words is not None or self._tokens is None else token_ids(self._tokens[row])
+            return words if ids is None else self._finder.words_of_ids(ids, heat)
         content = self._stored[row]
         text, ids = row_text(content, any_name=self._any_text), token_ids(content)
         if ids is not None:
@@ -161,7 +163,7 @@ class ShownRows:
             return None
         held = value["bytes"]
         with self._files.open(value["path"], column) if held is None else io.BytesIO(held) as file:
-            return _as_picture(decoded(file, side), side)
+            return as_picture(decoded(file, side), side)
 
 
 def show_rows(dataset: AnyDataset, rows: Iterable[int], *, side: int = SIDE) -> list[Image.Image | str | None]:
@@ -231,7 +233,7 @@ def row_picture(row: object, *, side: int | None = None) -> Image.Image | None:
         values = list(row)
     else:
         values = [row]
-    return next((picture for value in values if (picture := _as_picture(value, side)) is not None), None)
+    return next((picture for value in values if (picture := as_picture(value, side)) is not None), None)
 
 
 def row_text(row: object, *, any_name: bool = True) -> str | None:
@@ -300,55 +302,14 @@ def _shown_columns(dataset: Dataset, columns: RowColumns) -> Any:
     return stored
 
 
+def _token_columns(dataset: Dataset) -> Dataset | None:
+    """The token ids that a dataset stores next to its texts; None without any, or where a transform makes the rows."""
+    if TOKEN_IDS not in dataset.features or dataset.format["type"] == "custom":
+        return None
+    return dataset.with_format(None).select_columns([n for n in (TOKEN_IDS, TOKEN_MASK) if n in dataset.features])
+
+
 def _as_text(value: object) -> str | None:
     if isinstance(value, (list, tuple)) and value and all(isinstance(word, str) for word in value):
         return " ".join(value)
     return value if isinstance(value, str) else None
-
-
-def _as_picture(value: object, side: int | None) -> Image.Image | None:
-    if isinstance(value, Image.Image):
-        return rgb(value if side is None else reduced(value, side)) if min(value.size) else None
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()  # numpy has no bfloat16
-    if not isinstance(value, (np.ndarray, list)):
-        return None
-    values = np.asarray(value)
-    if values.ndim == 3 and _channels_first(*values.shape):
-        values = values.transpose(1, 2, 0)
-    if values.ndim not in (2, 3) or not values.size or (values.ndim == 3 and values.shape[2] not in CHANNELS):
-        return None
-    step = 1 if side is None else max(1, max(values.shape[:2]) // (GAP * side))
-    values = _eight_bits(values[::step, ::step])
-    return rgb(Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values))
-
-
-def _channels_first(first: int, _: int, last: int) -> bool:
-    """Return whether the first axis is the channels; if both ends could be, the shorter one is, else the first."""
-    return first in CHANNELS and (last not in CHANNELS or first <= last)
-
-
-def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """0..255: as they are if they are bytes, times 255 if all lie in 0..1, else from the least to the largest."""
-    if values.dtype == np.uint8:
-        return values
-    floats = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = floats.min(), floats.max()
-    if low < 0 or high > 1:
-        floats = (floats - low) / ((high - low) or 1.0)
-    return (255 * floats).round().astype(np.uint8)
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB: over white where it is transparent, spread over 0..255 where it has 16 or 32 bits."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.mode == "La":  # Pillow converts it to nothing else
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")

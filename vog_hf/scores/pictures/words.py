@@ -42,7 +42,8 @@ class WordFinder:
     """Finds the tokens of a heat map in the text of a row.
 
     Args:
-        tokenizer: A fast tokenizer as JSON, the content of its ``tokenizer.json``.
+        tokenizer: A tokenizer as JSON, the content of its ``tokenizer.json``; one that only decodes finds no token in a
+            text, and spells token ids.
 
     Raises:
         ValueError: It is not one.
@@ -127,14 +128,21 @@ class WordFinder:
         plain = [(number, value) for number, value in zip(ids, heat.tolist(), strict=True) if number not in special]
         largest = max((value for _, value in plain), default=0.0)
         names = [str(self._tokenizer.id_to_token(number) or "") for number, _ in plain]
-        marks_spaces = any(name.startswith(SPACE_MARKS) for name in names)
         words: list[Word] = []
-        for (number, value), name in zip(plain, names, strict=True):
-            begins = name.startswith(SPACE_MARKS) if marks_spaces else not name.startswith(CONTINUED)
+        for (number, value), begins in zip(plain, _begin_words(names), strict=True):
             words += [Word(" ")] if words and begins else []
             token = self._tokenizer.decode([number], skip_special_tokens=False).strip().removeprefix(CONTINUED)
             words.append(Word(token, _share(value, largest)))
         return words
+
+
+def _begin_words(names: Sequence[str]) -> list[bool]:
+    """Whether each token begins a word, by the marks for spaces before words, behind words, or of pieces of a word."""
+    if any(name.startswith(SPACE_MARKS) for name in names):
+        return [name.startswith(SPACE_MARKS) for name in names]
+    if any(name.endswith(SPACE_MARKS) for name in names):
+        return [before.endswith(SPACE_MARKS) for before in ["", *names[:-1]]]
+    return [not name.startswith(CONTINUED) for name in names]
 
 
 def _parts(text: str, tokens: Sequence[tuple[tuple[int, int], float]]) -> list[Word]:
