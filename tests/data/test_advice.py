@@ -8,8 +8,14 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from trainers import tokenizer
-from transformers import BertForMaskedLM, BertForQuestionAnswering, DataCollatorForLanguageModeling
+from torch.utils.data import default_collate
+from trainers import digits, tokenizer
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+)
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
 from vog_hf.data import SeededPerRow
@@ -195,6 +201,37 @@ def test_a_path_is_not_rows():
         VoGCallback("photos")
     with pytest.raises(DataError, match="got the text 'photos'"):
         VoGScorer(models.mlp().model).score("photos", [])
+
+
+@pytest.mark.parametrize("columns", [{"text": ["a", "b"], "label": [0, 1]}, {"input_ids": [[1, 2], [3]]}])
+def test_columns_are_not_rows(columns):
+    """A dictionary of columns is not taken for one of splits, which stays one; the message says what to write."""
+    with pytest.raises(
+        DataError, match=r"a dictionary with the columns \[.*Dataset\.from_dict\(columns\) with the model"
+    ):
+        VoGCallback(columns)
+    VoGCallback({"train": [{"input_ids": [1, 2], "labels": 0}], "test": [(torch.zeros(2), 1)]})
+    VoGCallback({"train": ["a", "b"], "test": ["c"]}, collate_fn=lambda rows: {"x": torch.zeros(len(rows), 3)})
+
+
+@pytest.mark.parametrize("collate_fn", [None, DataCollatorWithPadding(tokenizer())])
+def test_texts_are_not_tokens(collate_fn):
+    """Rows that are texts name what a model reads instead, with a collator of tokens and without one."""
+    with pytest.raises(DataError, match=r"the rows are texts, and a model reads their tokens: pass tokenized rows"):
+        vog_of(models.mlp().model, ["good", "bad"], collate_fn=collate_fn)
+
+
+def test_rows_without_an_input_name_what_makes_it():
+    """Texts without tokens, images without their transform, and a table of pandas: the next step is named."""
+    texts = Dataset.from_dict({"text": ["a"] * 3, "label": [0, 1, 0]})
+    with pytest.raises(DataError, match=r"\['label', 'text'\] is an input of .*lambda row: tokenizer\(row\['text'\]"):
+        vog_of(models.bert().model, texts, collate_fn=None)
+    with pytest.raises(DataError, match=r"given images \('image'\) as they are stored: pass the rows with the transf"):
+        vog_of(models.conv_net().model, digits(3), collate_fn=default_collate)
+    with pytest.raises(
+        DataError, match=r"got a DataFrame, whose rows have no number; pass datasets\.Dataset\.from_pand"
+    ):
+        VoGCallback(texts.to_pandas())
 
 
 def test_a_training_of_one_step_is_not_told_to_use_what_is_set():

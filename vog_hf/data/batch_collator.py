@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -19,6 +20,10 @@ from vog_hf.gradients.model_inputs import (
 )
 
 CollateFunction = Callable[[list[Any]], Any]
+NOT_TOKENIZED = (
+    "the rows are texts, and a model reads their tokens: pass tokenized rows with their labels, "
+    "datasets.Dataset.from_dict({'text': ..., 'label': ...}).map(lambda row: tokenizer(row['text'])), or collate_fn="
+)
 
 
 class BatchCollator:
@@ -90,6 +95,8 @@ class BatchCollator:
         return fed, labels, masks
 
     def _batch(self, rows: list[Any], text: str | None) -> Any:
+        if self._collate_fn is None and rows and isinstance(rows[0], str):
+            raise DataError(NOT_TOKENIZED)  # torch's own collator leaves them as they are
         collate = self._collate_fn or _default_collator(rows)
         try:
             return self._filled(collate, rows)
@@ -99,12 +106,15 @@ class BatchCollator:
                     f"the collator expects {error.args[0]!r}, and the rows have {_keys(rows)}; pass the rows with the "
                     "evaluation transform that makes it: dataset.with_transform(eval_transform)"
                 ) from error
+            if isinstance(rows[0], str):
+                raise DataError(f"{NOT_TOKENIZED} ({type(error).__name__}: {error})") from error
+            with_keys = "with keys " if isinstance(rows[0], Mapping) else ""
             msg = (
-                f"collating {len(rows)} rows with keys {_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
+                f"collating {len(rows)} rows {with_keys}{_keys(rows)} failed: {type(error).__name__}: {error}. Rows "
                 "must collate to tensors of one shape: resize images to one size, convert them to one mode (RGB), pad "
                 "texts, and pass collate_fn= where the model needs its own, or batch_size= where the collator does"
             )
-            whole = "; ".join(filter(None, [msg, text, self._uncollated_texts(rows)]))
+            whole = "; ".join(filter(None, [msg, text, self._uncollated(rows)]))
             raise CollationError(whole, argument="batch_size=") from error
 
     def _filled(self, collate: CollateFunction, rows: list[Any]) -> Any:
@@ -122,9 +132,15 @@ class BatchCollator:
                 raise
         return _first_rows(batch, len(rows), self.batch_size)
 
-    def _uncollated_texts(self, rows: Sequence[object]) -> str | None:
-        """Text of the error for columns of text that came to the collator, which makes no tensors of them."""
+    def _uncollated(self, rows: Sequence[object]) -> str | None:
+        """Text of the error for images or texts that came to the collator, which makes no tensors of them."""
         row = rows[0] if isinstance(rows[0], Mapping) else {}
+        images = [name for name, value in row.items() if isinstance(value, Image.Image)]
+        if images:
+            return (
+                f"the collator was given images ({', '.join(map(repr, images))}) as they are stored: pass the rows "
+                "with the transform that makes the model's inputs, dataset.with_transform(eval_transform)"
+            )
         names = [name for name, value in row.items() if isinstance(value, str) and name not in self.label_names]
         if not names:
             return None
@@ -135,8 +151,8 @@ class BatchCollator:
 
     def _model_row(self, row: Mapping[str, Any], missing: Mapping[str, float]) -> dict[str, Any]:
         kept = {k: v for k, v in row.items() if k in self._kept} if self._only_model_columns else dict(row)
-        if self._only_model_columns and not kept:
-            msg = f"none of the row's columns {sorted(row)} is a parameter of the model's forward or a label; "
+        if self._only_model_columns and not kept.keys() - set(self.label_names):
+            msg = f"none of the row's columns {sorted(row)} is an input of the model's forward; "
             raise DataError(msg + _what_makes_inputs(row, self._kept))
         for name in self.label_names:
             if name in kept and kept[name] is None:
@@ -163,6 +179,9 @@ def _what_makes_inputs(row: Mapping[str, object], parameters: set[str]) -> str:
             "each row holds several inputs (a preference, a pair or triplet of texts), and VoG needs one example per "
             "row: make each text a row of its own, with the model's inputs (input_ids, attention_mask) and a label"
         )
+    texts = [name for name, value in row.items() if isinstance(value, str)]
+    if texts and "input_ids" in parameters:
+        return f"make tokens of the texts first: dataset.map(lambda row: tokenizer(row[{texts[0]!r}], truncation=True))"
     return "set the transform that makes them, dataset.with_transform(...), or pass collate_fn="
 
 

@@ -24,6 +24,11 @@ def check_map_style(dataset: AnyDataset) -> None:
     if isinstance(dataset, Mapping):
         splits = sorted(by_split_name(dataset))
         raise DataError(f"one dataset is scored at a time, got a mapping of {splits}; pass one of its splits")
+    if hasattr(dataset, "iloc"):
+        raise DataError(
+            f"a dataset is expected, got a {type(dataset).__name__}, whose rows have no number; pass "
+            "datasets.Dataset.from_pandas(frame) with the model's inputs"
+        )
     if isinstance(dataset, IterableDataset) or not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
         raise DataError(
             f"rows are scored by their number, and a {type(dataset).__name__} has none; pass a map-style dataset, "
