@@ -90,8 +90,8 @@ def recommended_ranking(
         if _is_unlabeled(table):
             reason = "no row has a label, so the loss is that of the last prediction: the least certain rows come first"
             return RecommendedRanking(loss, "high", reason, "this run")
-        found = f"it found planted wrong labels as well as the best column, or up to {RECORDED_GAP} AUROC less well"
-        reason = f"{why_not}; in all recorded experiments {found}"
+        found = f"found planted wrong labels best, or within {RECORDED_GAP} AUROC of the best column"
+        reason = f"{why_not}, and in all recorded experiments the {loss} {found}"
         return RecommendedRanking(loss, "high", reason, "recorded experiments")
     return _by_this_run(table, why_not)
 
