@@ -112,7 +112,7 @@ def test_a_slow_tokenizer_is_spelled_out(make, tmp_path):
 
 @pytest.mark.parametrize("slow", [ByT5Tokenizer, CanineTokenizer, Upper, Broken])
 def test_no_tokenizer_rather_than_a_wrong_one(slow):
-    """Bytes and characters are no words, letters that depend on their neighbors are not known, errors stay inside."""
+    """Bytes and characters are not words, letters that depend on their neighbors are not known, errors stay inside."""
     assert tokenizer_json(slow()) is None
 
 
