@@ -158,9 +158,9 @@ def test_a_slow_tokenizer_colors_the_tokens_that_rows_store(tmp_path):
     for view, protein in zip(RowViews(ScoredSplit("", scores, rows)).views(range(3)), proteins, strict=True):
         assert view.text == protein
         assert "".join(word.text for word in view.words) == " ".join(protein)
-        n_letters = len(protein)
+        hottest = len(protein) + 1  # the first letter, behind a special token
         shares = [word.heat for word in view.words if word.heat is not None]
-        assert shares == pytest.approx([(n_letters - place) / n_letters for place in range(n_letters)], abs=1e-3)
+        assert shares == pytest.approx([(hottest - place) / hottest for place in range(len(protein))], abs=1e-3)
     for other in (rows.remove_columns("input_ids"), rows.with_transform(lambda batch: batch)):
         assert RowViews(ScoredSplit("", scores, other)).view(0).words is None
 
