@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "report": "errors evaluation runtime data scores",
     "hub": "errors evaluation runtime data scores",
     "review": "errors metric evaluation runtime gradients data scores",
-    "trainer": "errors metric runtime gradients config snapshots data scores scoring tracking",
+    "trainer": "errors metric runtime gradients config snapshots data scores scoring tracking report",
     "demo": "errors metric evaluation scores trainer",
     "cli": "errors metric evaluation runtime gradients config snapshots data scores scoring report hub review demo",
     "__main__": "cli",
