@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from datasets import Dataset
+from models import collate
 from task_cases import BLANK, ctc_loss, recognizer
 from torch import nn
 from torch.testing import assert_close
 
+from vog_hf import VoGScorer
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.targets import check_target, find_task
@@ -89,3 +92,23 @@ def test_what_the_task_cannot_have_is_refused():
         named.logits(logits, mask)
     with pytest.raises(ModelError, match=r"needs logits \[batch, frames, vocabulary\], got \(1, 2\)"):
         named.logits(torch.zeros(1, 2), {})
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_transcript_longer_than_its_frames_is_refused_before_scoring(late):
+    """The error counts tokens and frames; a late row is found by its length in the table; as many frames are enough."""
+    model = recognizer()
+    task = SpeechRecognition.for_model(model)
+    n_frames = int(model._get_feat_extract_output_lengths(53))
+    fits = {"input_values": torch.ones(1, 53)}
+    most = torch.arange(4, 4 + n_frames)[None]
+    task.check_fit(most, fits)
+    with pytest.raises(
+        LabelError, match=f"of {n_frames} tokens needs {n_frames + 1} frames .* has {n_frames}: CTC cannot align"
+    ):
+        task.check_fit(most.masked_fill(most == 5, 4), fits)
+    tokens = [[5, 6]] * 40
+    tokens[35 if late else 3] = [*range(4, 4 + n_frames), 4]
+    rows = Dataset.from_dict({"input_values": [[0.1 * i] * 53 for i in range(40)], "labels": tokens})
+    with pytest.raises(LabelError, match=rf"row {35 if late else 3}: a transcript of {n_frames + 1} tokens needs"):
+        VoGScorer(model, batch_size=8, progress=False).check(rows, collate_fn=collate)

@@ -9,11 +9,13 @@ from numpy.testing import assert_allclose
 from task_cases import N_ROWS, TASK_CASES
 from trainers import WeightsByStep, arguments
 from transformers import Trainer
+from unlabeled_cases import UNLABELED_CASES
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
 from vog_hf.errors import ConfigError, ModelError
 
 FEW = 6  # rows of a training
+CASES = TASK_CASES | UNLABELED_CASES
 
 
 def scored(case, rows, batch_size, **options):
@@ -28,7 +30,7 @@ def scored(case, rows, batch_size, **options):
 @functools.cache
 def expected_columns(task):
     """Every target's VoG and every companion, by the loop."""
-    case = TASK_CASES[task]
+    case = CASES[task]
     states = models.perturbed_states(case.model().double(), 2)
     names = dict(zip(case.targets, VoGConfig(target=case.targets).column_names, strict=True))
     expected = {names[target]: values for target, values in case.expected_vog(states).items()}
@@ -36,22 +38,22 @@ def expected_columns(task):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, N_ROWS])
-@pytest.mark.parametrize("task", TASK_CASES)
+@pytest.mark.parametrize("task", CASES)
 def test_scores_are_those_of_a_loop_over_rows_and_snapshots(task, batch_size):
     """Every target and companion in float64, for batches of 1, 7 and all rows; what the task lacks is not a column."""
-    case = TASK_CASES[task]
+    case = CASES[task]
     scores, _ = scored(case, case.rows(), batch_size, target=case.targets)
-    assert scores.manifest["task"] == task
+    assert scores.manifest["task"] == task.split("/")[0]
     for name, values in expected_columns(task).items():
         assert np.ptp(values) > 0 or name == "correctness"
         assert_allclose(scores.column(name), values, rtol=1e-6, atol=1e-6 * np.abs(values).mean(), err_msg=name)
     assert set(case.absent).isdisjoint(scores.to_pandas().columns)
 
 
-@pytest.mark.parametrize("task", [name for name, case in TASK_CASES.items() if case.predicted])
+@pytest.mark.parametrize("task", [name for name, case in CASES.items() if case.predicted])
 def test_rows_are_scored_by_the_last_prediction_with_and_without_labels(task):
     """With label="predicted"; companions are of the given label where there is one."""
-    case = TASK_CASES[task]
+    case = CASES[task]
     unlabeled = [{name: row[name] for name in case.fed} for row in case.rows()]
     scores, states = scored(case, unlabeled, 7, label="predicted")
     expected = case.expected_vog(states, predicted=True)["logit"]
@@ -61,12 +63,12 @@ def test_rows_are_scored_by_the_last_prediction_with_and_without_labels(task):
     assert_allclose(scores.column("loss"), case.expected_companions(states)["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("task", [name for name, case in TASK_CASES.items() if not case.predicted])
+@pytest.mark.parametrize("task", [name for name, case in CASES.items() if not case.predicted])
 def test_a_task_without_a_predicted_label_says_which_tasks_have_one(task):
     """The error names the tasks, and the option that works."""
-    case = TASK_CASES[task]
+    case = CASES[task]
     with pytest.raises(
-        ConfigError, match=f"one label per row .*question_answering.* task is {task}; use label='given'"
+        ConfigError, match=f"one label per row .*question_answering.* task is {task.split('/')[0]}; use label='given'"
     ):
         scored(case, case.rows()[:FEW], 7, label="predicted")
 
@@ -81,7 +83,7 @@ def test_a_task_without_a_predicted_label_says_which_tasks_have_one(task):
 )
 def test_collecting_in_the_passes_of_the_training_is_refused_before_the_first_step(task, message, tmp_path):
     """The message names what works, which the next test does."""
-    case, steps = TASK_CASES[task], WeightsByStep()
+    case, steps = CASES[task], WeightsByStep()
     args = arguments(tmp_path, num_train_epochs=2, per_device_train_batch_size=3)
     vog = VoGCallback(collect="training", log=False)
     pieces = {"data_collator": case.collate_fn, "callbacks": [vog, steps]}
@@ -92,13 +94,14 @@ def test_collecting_in_the_passes_of_the_training_is_refused_before_the_first_st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("collect", ["replay", "live"])
-@pytest.mark.parametrize("task", TASK_CASES)
+@pytest.mark.parametrize("task", CASES)
 def test_a_training_is_scored_with_one_added_line(task, collect, tmp_path):
     """The callback scores Trainer's own rows, in its own collator's batches, as the loop does."""
-    case, steps = TASK_CASES[task], WeightsByStep()
+    case, steps = CASES[task], WeightsByStep()
     rows = case.rows()[:FEW]
     args = arguments(tmp_path, num_train_epochs=2, per_device_train_batch_size=3, learning_rate=1e-2)
     vog = VoGCallback(collect=collect, snapshots=[2, 4], batch_size=4, log=False)
-    Trainer(case.model(), args, train_dataset=rows, data_collator=case.collate_fn, callbacks=[vog, steps]).train()
+    pieces = {"data_collator": case.collate_fn, "callbacks": [vog, steps]}
+    case.trainer(case.model(), args, train_dataset=rows, **pieces).train()
     expected = case.expected_vog([steps.weights[2], steps.weights[4]])["logit"][:FEW]
     assert_allclose(vog.scores.column("vog"), expected, rtol=2e-4, atol=2e-4 * expected.mean())

@@ -39,6 +39,7 @@ class TaskCase:
         collate_fn: Collator that pads.
         channels: Whether gradients are averaged over channels.
         counted: Mask of the elements of a row that enter its score; None: all.
+        trainer: Class of the trainer.
     """
 
     model: Callable[[], Any]
@@ -52,6 +53,7 @@ class TaskCase:
     collate_fn: Callable[[list[Any]], Any] = models.collate
     channels: bool = False
     counted: Callable[[dict[str, Any]], np.ndarray] | None = None
+    trainer: type[T.Trainer] = T.Trainer
 
     def expected_vog(self, states: list[dict[str, torch.Tensor]], *, predicted: bool = False) -> dict[str, np.ndarray]:
         """VoG of each row by target, ``[rows]``: one row and one snapshot at a time."""

@@ -18,6 +18,8 @@ from vog_hf.gradients.model_inputs import (
     split_batch,
     takes_any_input,
 )
+from vog_hf.gradients.preferences import CHOSEN, REJECTED, chosen_come_first, paired
+from vog_hf.gradients.preferences import COLUMNS as PREFERENCE_COLUMNS
 
 CollateFunction = Callable[[list[Any]], Any]
 NOT_TOKENIZED = (
@@ -54,6 +56,8 @@ class BatchCollator:
         self._model = model
         self._collate_fn = collate_fn
         self._kept = {*forward_parameters(model), *label_names, *(MASK_NAMES if collate_fn is None else ())}
+        if collate_fn is not None:
+            self._kept |= set(PREFERENCE_COLUMNS)
         self._only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +80,9 @@ class BatchCollator:
             column = None if text else self.labels.values(rows)
             missing = {name: self.labels.missing(name, rows) for name in self.label_names}
             rows = [self._model_row(row, missing) for row in rows]
-        return self._batch(rows, text), column, text, _keys(rows)
+        batch = self._batch(rows, text)
+        _require_chosen_first(rows, batch)
+        return batch, column, text, _keys(rows)
 
     def split(
         self, batch: object, column: Sequence[object] | None, text: str | None, keys: list[str] | str
@@ -91,6 +97,8 @@ class BatchCollator:
             raise DataError(text or msg, argument=() if text else "label_column")
         labels = label_tensor(labels, text)
         fed = forward_inputs(self._model, inputs, labels, names)
+        if {CHOSEN, REJECTED} <= set(keys) and isinstance(fed.get("input_ids"), Tensor):
+            fed = paired(inputs, fed)
         masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
         return fed, labels, masks
 
@@ -170,14 +178,36 @@ def _default_collator(rows: Sequence[object]) -> CollateFunction:
     return default_collate
 
 
+def _require_chosen_first(rows: Sequence[Any], batch: Any) -> None:
+    """Raise DataError where rows of a chosen and a rejected text are not collated as TRL does; looks at two rows."""
+    if not rows or not isinstance(rows[0], Mapping) or not {CHOSEN, REJECTED} <= rows[0].keys():
+        return
+    ids, mask = (batch.get(name) if isinstance(batch, Mapping) else None for name in ("input_ids", "attention_mask"))
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or len(ids) != 2 * len(rows):
+        return
+    for at in {0, len(rows) - 1}:
+        texts = [ids[i][mask[i].bool()].tolist() for i in (at, len(rows) + at)]
+        if not chosen_come_first(rows[at], *texts):
+            raise DataError(
+                f"rows with {CHOSEN} and {REJECTED} must be collated as TRL does: all chosen texts, then all rejected "
+                "ones, each with its row's tokens; pass such a collator (collate_fn=)",
+                argument="collate_fn=",
+            )
+
+
 def _what_makes_inputs(row: Mapping[str, object], parameters: set[str]) -> str:
     """Text of the error for rows without an input of the model."""
     of_several = [name for name in row if any(name.endswith(f"_{parameter}") for parameter in parameters)]
     is_preference = {"chosen", "rejected"} <= row.keys()
     if is_preference or len(of_several) > 1:
+        prepared = (
+            f"pass the rows of a preference as TRL prepares them, with {CHOSEN} and {REJECTED}: "
+            "VoGCallback(trainer.train_dataset); or "
+        )
         return (
             "each row holds several inputs (a preference, a pair or triplet of texts), and VoG needs one example per "
-            "row: make each text a row of its own, with the model's inputs (input_ids, attention_mask) and a label"
+            f"row: {prepared if is_preference else ''}make each text a row of its own, with the model's inputs "
+            "(input_ids, attention_mask) and a label"
         )
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if texts and "input_ids" in parameters:

@@ -82,7 +82,7 @@ def input_gradients(
             forward = forward_from_leaf(model, inputs, leaf)
         task = None
         if isinstance(target, str):
-            task = find_task(model, forward.outputs, labels)
+            task = find_task(model, forward.outputs, labels, inputs=inputs.keys())
             check_target(target, task)
             logits = task.logits(forward.outputs, inputs)
             labels = task.counted_labels(labels, {**given, **inputs})

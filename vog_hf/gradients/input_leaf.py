@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ForwardError, ModelError
+from vog_hf.gradients.dual_encoders import main_input, text_encoder
 from vog_hf.gradients.foldable_modules import graph_nodes
 from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
 from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, required_parameters, takes_any_input
@@ -106,8 +107,8 @@ class InputLeaf:
 
 def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
     """Find the input to differentiate: ``main_input_name``, else the first parameter of forward in the batch."""
-    main = getattr(model, "main_input_name", None)
-    names = [name for name in ([main] if isinstance(main, str) else []) if name in inputs]
+    main = main_input(model)
+    names = [main] if main is not None and main in inputs else []
     if "inputs_embeds" in inputs:
         names = ["inputs_embeds"]
     unnamed = inputs if takes_any_input(model) else ()
@@ -134,6 +135,7 @@ def _input_embedding(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> 
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
         owners.insert(0, get_encoder())
+    owners.append(text_encoder(model))
     embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
     if embedding is None:
         floating = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -192,7 +194,7 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
         with explained_autograd_errors():
             return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
     fed = copied(inputs)
-    ids = fed[leaf.name]
+    ids = fed[leaf.name].view_as(inputs[leaf.name])  # by row, where rows have several texts
     cut = EmbeddingCut(ids)
     with cut.watching(leaf.embedding), explained_autograd_errors():
         outputs = model(**fed)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.decoder_inputs import decoder_inputs
+from vog_hf.gradients.fixed_noise import draws_noise, fixed_noise
 from vog_hf.gradients.model_outputs import base_model
+from vog_hf.gradients.preferences import TASK_ONLY, TEXTS_OF_ROW
 from vog_hf.gradients.question_answering import ANSWER_LABELS
 
 LABEL_NAMES = ("labels", "label", "label_ids")
@@ -26,9 +28,17 @@ def doubled(inputs: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def copied(inputs: Mapping[str, object]) -> dict[str, Any]:
-    """``inputs`` with tensors of their own: a model that changes its input must not change the row."""
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` as forward gets them, with tensors of their own: a model that changes them leaves the row as it is.
+
+    Several texts of a row follow one another, as rows of their own; what only the task needs is left out.
+    """
+    several = inputs.get(TEXTS_OF_ROW, ())
+    return {
+        name: (value.flatten(0, 1) if name in several else value).clone() if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+        if not name.startswith(TASK_ONLY)
+    }
 
 
 def split_batch(
@@ -74,7 +84,7 @@ def forward_inputs(
     """``inputs`` reduced to what forward accepts, without labels unless forward cannot do without.
 
     A model that is given labels computes a loss and writes ``config.problem_type``. Sequence-to-sequence models get
-    the decoder's inputs from the labels where the batch has none.
+    the decoder's inputs from the labels where the batch has none, masked autoencoders the noise that they would draw.
 
     Raises:
         DataError: Forward has a parameter for labels without a default, and there are none.
@@ -101,7 +111,8 @@ def forward_inputs(
         kept["decoder_input_ids"] = decoder_inputs(model, labels)
     if "use_cache" in accepted and getattr(config, "use_cache", False):
         kept["use_cache"] = False  # keys and values of every layer would be kept for nothing
-
+    if draws_noise(model, accepted):
+        kept |= fixed_noise(model, kept)
     return kept
 
 

@@ -29,6 +29,7 @@ class SpeechRecognition(Task):
 
     name = "speech_recognition"
     is_observed_in_training = False
+    labels_need_room = True
     targets = ("logit", "loss")
 
     def __init__(self, blank: int = 0, n_frames: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -77,6 +78,25 @@ class SpeechRecognition(Task):
             )
 
     @override
+    def check_fit(self, labels: Tensor, batch: Mapping[str, object]) -> None:
+        n_samples = _n_samples(batch)
+        if n_samples is None or self._n_frames is None:
+            return
+        n_frames, width = self._n_frames(n_samples).long(), labels.shape[1]
+        tokens = _packed(labels.long(), labels >= 0, width)
+        n_tokens = (labels >= 0).sum(1)
+        n_needed = n_tokens + ((tokens[:, 1:] == tokens[:, :-1]) & (tokens[:, 1:] >= 0)).sum(1)
+        too_long = n_needed > n_frames.to(labels.device)
+        if bool(too_long.any()):
+            at = int(too_long.nonzero()[0])
+            raise LabelError(
+                f"a transcript of {int(n_tokens[at])} tokens needs {int(n_needed[at])} frames (one for each, and one "
+                f"between equal ones), and its recording has {int(n_frames[at])}: CTC cannot align them; leave such "
+                "rows out, or pass on_error='skip'",
+                at,
+            )
+
+    @override
     def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
         loss = self._loss(logits, required_labels(labels, self.name).long())
         return loss if target == "loss" else -loss
@@ -101,6 +121,17 @@ class SpeechRecognition(Task):
             blank=self._blank,
             reduction="none",
         )
+
+
+def _n_samples(batch: Mapping[str, object]) -> Tensor | None:
+    """Length of each recording, ``[batch]``: samples, or frames of a spectrogram; None where it is not known."""
+    mask, waves, features = (batch.get(name) for name in ("attention_mask", "input_values", "input_features"))
+    if isinstance(mask, Tensor):
+        return mask.sum(-1)
+    for value, axis in ((waves, -1), (features, 1)):
+        if isinstance(value, Tensor) and value.dim() > 1:
+            return torch.full((len(value),), value.shape[axis], device=value.device)
+    return None
 
 
 def _is_behind(logits: Tensor) -> Tensor:

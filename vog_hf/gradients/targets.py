@@ -1,6 +1,6 @@
 """The scalar of a row that is differentiated: a task knows its logits and labels, a target picks the scalar."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,11 @@ from vog_hf.gradients.class_tasks import (
     Regression,
     SingleLabelClassification,
 )
+from vog_hf.gradients.dual_encoders import PairSimilarity, has_similarities
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
+from vog_hf.gradients.preferences import ANSWERS, TEXTS_OF_ROW, PreferenceOptimization, RewardModeling
 from vog_hf.gradients.question_answering import QuestionAnswering, has_answer
+from vog_hf.gradients.reconstruction import PixelReconstruction, has_hidden_patches
 from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
@@ -28,21 +31,44 @@ HEADS = {  # endings of the names of classes
     "ForSemanticSegmentation": SemanticSegmentation.name,
     "ForCTC": SpeechRecognition.name,
     "ForMultipleChoice": MultipleChoice.name,
+    "ForMaskedImageModeling": PixelReconstruction.name,
 }
+BY_OUTPUTS: tuple[tuple[Callable[[object], bool], str], ...] = (
+    (has_answer, QuestionAnswering.name),
+    (has_hidden_patches, PixelReconstruction.name),
+    (has_similarities, PairSimilarity.name),
+)
 
 
-def find_task(model: nn.Module, outputs: object, labels: Tensor | None, *, name: str | None = None) -> Task:
+def find_task(
+    model: nn.Module,
+    outputs: object,
+    labels: Tensor | None,
+    *,
+    name: str | None = None,
+    inputs: Collection[str] = (),
+) -> Task:
     """The task of a model: as it is named, else by its outputs, ``config.problem_type``, its head or the labels' shape.
+
+    Args:
+        model: Model under an adapter or not.
+        outputs: Outputs of its forward pass.
+        labels: Labels of the batch.
+        name: Name of the task, if it is known.
+        inputs: Names of the inputs, which tell preferences from single texts.
 
     Raises:
         ModelError: None of these says what the outputs mean.
     """
-    return TASKS[name or _task_name(model, outputs, labels)].for_model(model)
+    return TASKS[name or _task_name(model, outputs, labels, inputs)].for_model(model)
 
 
-def _task_name(model: nn.Module, outputs: object, labels: Tensor | None) -> str:
-    if has_answer(outputs):
-        return QuestionAnswering.name
+def _task_name(model: nn.Module, outputs: object, labels: Tensor | None, inputs: Collection[str]) -> str:
+    if TEXTS_OF_ROW in inputs:
+        return PreferenceOptimization.name if ANSWERS in inputs else RewardModeling.name
+    by_outputs = next((task for is_one, task in BY_OUTPUTS if is_one(outputs)), None)
+    if by_outputs is not None:
+        return by_outputs
     classes = [cls.__name__ for cls in type(base_model(model)).__mro__]
     by_head = next((task for head, task in HEADS.items() if any(name.endswith(head) for name in classes)), None)
     if by_head is not None:

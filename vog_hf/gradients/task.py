@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.model_outputs import find_logits
@@ -19,7 +20,9 @@ class Task:
     has_classes: ClassVar[bool] = False  # each row has one class: scores are normalized within it
     can_predict_label: ClassVar[bool] = False  # a missing label can be replaced by the model's prediction
     needs_labels: ClassVar[bool] = True
+    loss_needs_labels: ClassVar[bool] = True  # also where other targets do not
     is_observed_in_training: ClassVar[bool] = True  # the gradient of a training's loss tells the weight of each row's
+    labels_need_room: ClassVar[bool] = False  # long labels need a long input
     label_advice: ClassVar[str] = "pass label_column= (a column of the rows)"  # where a batch has no labels
     targets: ClassVar[tuple[str, ...]] = TARGETS
 
@@ -44,6 +47,9 @@ class Task:
         """Raise DataError, naming the row of the batch, where a label is not one that this task can have."""
         raise NotImplementedError
 
+    def check_fit(self, labels: Tensor, batch: Mapping[str, object]) -> None:
+        """Raise DataError, naming the row of the batch, where labels do not fit the inputs."""
+
     def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:  # noqa: ARG002 (of some tasks)
         """Labels without those that only exist because rows of a batch are padded to one length."""
         return labels
@@ -55,6 +61,31 @@ class Task:
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """Observe each row at this snapshot, for `vog_hf.metric.training_dynamics.TrainingDynamics`."""
         raise NotImplementedError
+
+
+class RowValue(Task):
+    """A task whose outputs give one number per row, ``[batch]``, and whose rows hold all that it is compared with."""
+
+    needs_labels = False
+    loss_needs_labels = False
+    is_observed_in_training = False
+    targets: ClassVar[tuple[str, ...]] = ("logit",)
+
+    @override
+    def n_outputs(self, logits: Tensor) -> int | None:
+        return None
+
+    @override
+    def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
+        """Accept any: they are not used."""
+
+    @override
+    def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:
+        return None
+
+    @override
+    def scalar(self, target: str, logits: Tensor, labels: Tensor | None) -> Tensor:
+        return -logits if target == "loss" else logits
 
 
 def required_labels(labels: Tensor | None, task: str) -> Tensor:

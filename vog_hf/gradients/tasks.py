@@ -6,7 +6,10 @@ from vog_hf.gradients.class_tasks import (
     Regression,
     SingleLabelClassification,
 )
+from vog_hf.gradients.dual_encoders import PairSimilarity
+from vog_hf.gradients.preferences import PreferenceOptimization, RewardModeling
 from vog_hf.gradients.question_answering import QuestionAnswering
+from vog_hf.gradients.reconstruction import PixelReconstruction
 from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
@@ -18,8 +21,12 @@ __all__ = [
     "CausalLanguageModel",
     "MultiLabelClassification",
     "MultipleChoice",
+    "PairSimilarity",
+    "PixelReconstruction",
+    "PreferenceOptimization",
     "QuestionAnswering",
     "Regression",
+    "RewardModeling",
     "SemanticSegmentation",
     "SingleLabelClassification",
     "SpeechRecognition",
@@ -39,6 +46,10 @@ TASKS: dict[str, Task] = {
         SemanticSegmentation,
         SpeechRecognition,
         MultipleChoice,
+        PixelReconstruction,
+        PairSimilarity,
+        RewardModeling,
+        PreferenceOptimization,
     )
 }
 PREDICTING_TASKS = tuple(name for name, task in TASKS.items() if task.can_predict_label)

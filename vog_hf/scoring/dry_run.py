@@ -197,7 +197,7 @@ def _resolve_task(
     model: nn.Module, config: VoGConfig, forward: Forward, labels: Tensor | None
 ) -> tuple[Task | None, int | None]:
     try:
-        task = find_task(model, forward.outputs, labels, name=config.task)
+        task = find_task(model, forward.outputs, labels, name=config.task, inputs=forward.inputs.keys())
         logits = task.logits(forward.outputs, forward.inputs)
     except ModelError:
         if any(isinstance(target, str) for target in config.targets):
@@ -246,7 +246,7 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
     if task is None:
         return
     if batch.labels is None:
-        if config.label == "given" and (task.needs_labels or "loss" in config.targets):
+        if config.label == "given" and (task.needs_labels or ("loss" in config.targets and task.loss_needs_labels)):
             otherwise = (
                 "VoGConfig(label='predicted') to differentiate the predicted class"
                 if task.can_predict_label
@@ -258,6 +258,7 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
                 f"{advice}, or {otherwise}",
                 argument="label_column=",
             )
+        plan.check_labels(batch)  # what a task finds among the inputs
         return
     plan.check_labels(batch)
     if reader.bad_rows.on_error == "skip":  # such a row is noticed when it is read
@@ -272,7 +273,9 @@ def _check_labels(reader: BatchReader, plan: ScoringPlan, batch: Batch) -> None:
 
 
 def _doubtful(task: Task, labels: Tensor, n_outputs: int | None) -> Iterator[int]:
-    """Places of the labels that the task cannot have."""
+    """Places of the labels that the task cannot have, and of the longest where a row may have no room for it."""
+    if task.labels_need_room and labels.dim() == 2 and len(labels):
+        yield int((labels >= 0).sum(1).argmax())
     start = 0
     while start < len(labels):
         try:

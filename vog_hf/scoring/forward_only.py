@@ -92,16 +92,16 @@ def _parts(runner: ModelRunner, reader: BatchReader, snapshots: SnapshotSet) -> 
             runner.load(snapshot)
             for batch, observed in zip(group, dynamics, strict=True):
                 with rows_named(reader, batch.rows, runner.try_batch):
-                    values = runner.observe_forward(batch, _labels(batch))
+                    values = runner.observe_forward(batch, _labels(runner.plan, batch))
                 observed.update(values)
-            _require_finite([observed.last["loss"] for observed in dynamics], group, snapshot.name)
+            _require_finite([observed.last.get("loss") for observed in dynamics], group, snapshot.name)
         for batch, observed in zip(group, dynamics, strict=True):
             yield _columns(runner.plan, batch, observed)
 
 
-def _require_finite(losses: Sequence[Tensor], batches: Sequence[Batch], snapshot: str) -> None:
+def _require_finite(losses: Sequence[Tensor | None], batches: Sequence[Batch], snapshot: str) -> None:
     """Raise NonFiniteError, naming the row and the snapshot, where the loss of a row is NaN or infinite."""
-    bad = ~torch.isfinite(torch.cat(list(losses)))
+    bad = ~torch.isfinite(torch.cat([torch.zeros(0) if loss is None else loss.cpu() for loss in losses]))
     if bool(bad.any()):
         row = list(chain.from_iterable(batch.rows for batch in batches))[int(bad.nonzero()[0])]
         raise NonFiniteError(
@@ -115,7 +115,7 @@ def _placed(runner: ModelRunner, read: Iterable[Batch]) -> list[Batch]:
     group = []
     for batch in read:
         runner.plan.check_labels(batch)
-        _labels(batch)
+        _labels(runner.plan, batch)
         task, labels = runner.plan.task, runner.plan.counted_labels(batch)
         if labels is not None and task is not None and task.can_predict_label and bool((labels < 0).any()):
             row = batch.rows[int((labels < 0).nonzero()[0, 0])]
@@ -124,14 +124,14 @@ def _placed(runner: ModelRunner, read: Iterable[Batch]) -> list[Batch]:
     return group
 
 
-def _labels(batch: Batch) -> Tensor:
-    """Labels of a batch; raises LabelError where it has none."""
-    if batch.labels is None:
+def _labels(plan: ScoringPlan, batch: Batch) -> Tensor | None:
+    """Labels of a batch; raises LabelError where it has none and the task needs them."""
+    if batch.labels is None and (plan.task is None or plan.task.loss_needs_labels):
         raise LabelError(NO_LABEL.format(row=batch.rows[0]), batch.rows[0])
     return batch.labels
 
 
 def _columns(plan: ScoringPlan, batch: Batch, observed: TrainingDynamics) -> dict[str, np.ndarray]:
     """Label and companions of a batch."""
-    labels = {"label": _labels(batch)} if plan.has_classes else {}
+    labels = {"label": batch.labels} if plan.has_classes and batch.labels is not None else {}
     return {name: values.numpy() for name, values in host_copies(labels | observed.columns()).items()}

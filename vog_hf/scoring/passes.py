@@ -30,15 +30,15 @@ def predict_rows(
 
 
 def observe_rows(
-    plan: ScoringPlan, model: nn.Module, inputs: Mapping[str, object], labels: Tensor, rows: slice = ALL_ROWS
+    plan: ScoringPlan, model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | None, rows: slice = ALL_ROWS
 ) -> dict[str, Tensor]:
     """Observe what the companions are computed from, without a gradient, of some rows and the model as it is."""
     if plan.task is None:
         return {}
-    some = sliced(inputs, rows, len(labels))
+    some = sliced(inputs, rows, len(inputs[plan.leaf.name]))
     with torch.no_grad():
         logits = plan.task.logits(model(**copied(some)), some)
-        return plan.task.observation(logits.to(plan.dtype), labels[rows])
+        return plan.task.observation(logits.to(plan.dtype), None if labels is None else labels[rows])
 
 
 def score_rows(

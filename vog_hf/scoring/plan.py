@@ -1,6 +1,7 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -136,6 +137,8 @@ class ScoringPlan:
         labels = self.counted_labels(batch)
         if self.task is not None and labels is not None:
             check_labels(self.task, labels, self.n_outputs, batch.rows)
+            with row_named(batch.rows):
+                self.task.check_fit(labels, {**batch.masks, **batch.inputs})
 
     def to_memory_format(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs in the memory layout that the model is fastest in."""
@@ -201,7 +204,14 @@ def tensor_shapes(inputs: Mapping[str, object]) -> Hashable:
 
 def check_labels(task: Task, labels: Tensor, n_outputs: int | None, rows: Sequence[int]) -> None:
     """Raise DataError, naming the row, where a label is not one that the task can have."""
-    try:
+    with row_named(rows):
         task.check_labels(labels, n_outputs)
+
+
+@contextmanager
+def row_named(rows: Sequence[int]) -> Iterator[None]:
+    """Name the row in an error about the label of a row of a batch."""
+    try:
+        yield
     except LabelError as error:
         raise LabelError(f"row {rows[error.position]}: {error}", rows[error.position]) from error

@@ -119,7 +119,7 @@ class ModelRunner:
         with self._folded.paused(), state_kept(self.plan):
             return torch.cat(self._rows_per_pass.run(len(batch), predict))
 
-    def observe_forward(self, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+    def observe_forward(self, batch: Batch, labels: Tensor | None) -> dict[str, Tensor]:
         """Observe what the companions need, without a gradient, of a batch on the device, with the plain model."""
         observe = partial(observe_rows, self.plan, self._model, batch.inputs, labels)
         with self._folded.paused(), state_kept(self.plan):
