@@ -19,7 +19,7 @@ from vog_hf.gradients.input_leaf import find_leaf
 def align():
     """ALIGN on one block of EfficientNet, with batch norm."""
     vision = {"image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 8}
-    config = T.AlignConfig(text_config={**WIDTH, "vocab_size": 29}, vision_config=vision, projection_dim=128)
+    config = T.AlignConfig(text_config={**WIDTH, "vocab_size": 29}, vision_config=vision, projection_dim=32)
     return _made(lambda: T.AlignModel(config), 0)
 
 
