@@ -115,13 +115,13 @@ def masked_image_model():
 
 
 def masked_error_of_one_row(outputs, row):
-    """Mean absolute error over the pixels of masked patches, summed over channels."""
+    """Mean absolute error over the pixels of masked patches and their channels."""
     errors, n = 0, 0
     for patch in row["bool_masked_pos"].nonzero().flatten().tolist():
         y, x = 4 * (patch // 2), 4 * (patch % 2)
         place = (slice(None), slice(y, y + 4), slice(x, x + 4))
         errors, n = errors + (outputs.reconstruction[0][place] - row["pixel_values"][place]).abs().sum(), n + 16
-    return (errors / n)[None]
+    return (errors / n / 3)[None]
 
 
 def speech_pretraining():
