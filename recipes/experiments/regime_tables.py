@@ -58,6 +58,15 @@ COSTS = {
     "vog_loss (scored halves)": ("two halves with snapshots", "their scores"),
     "five-fold self-confidence": ("cross-validation",),
 }
+SUBSETS = "fewer_snapshots_"  # begins the names of runs that score subsets of the snapshots
+SUBSET_REGIMES = {
+    "scratch": "images from scratch",
+    "image": "images fine-tuned",
+    "text": "texts fine-tuned",
+    "audio": "sounds from scratch",
+}
+SUBSET_COLUMNS = ("vog", "vog_loss", "loss", "csg")
+SUBSET_MEASURES = ("Spearman", "Share of the top 5 % that both have")
 ABOUT = """# Results by regime
 
 Written by [runs.py](../runs.py) from the records in this folder; means over the seeds. What they say in plain words:
@@ -85,6 +94,9 @@ def make_regimes_page(records):
                 "",
                 *decile_tables(record),
             ]
+    subsets = {name: record for name, record in records.items() if name.startswith(SUBSETS)}
+    if subsets:
+        parts += ["## Fewer snapshots", "", *hardware(subsets), "", *subset_tables(subsets)]
     return ABOUT + "\n".join(parts).rstrip() + "\n"
 
 
@@ -153,6 +165,28 @@ def decile_tables(record):
             lines.append(table_line([name, *map(three, deciles), three(area)]))
         lines.append("")
     return lines
+
+
+def subset_tables(records):
+    """Agreement of subsets of the snapshots (a line) with all of them by regime (a column); means over the seeds."""
+    regimes = {name: SUBSET_REGIMES[name.removeprefix(SUBSETS)] for name in records}
+    heads = [f"{title} ({seeds_in_words(records[name])})" for name, title in regimes.items()]
+    subsets, lines = next(iter(records.values()))["seeds"][0]["details"]["agreement"], []
+    for number, measure in enumerate(SUBSET_MEASURES):
+        lines += [f"{measure}, of {' / '.join(SUBSET_COLUMNS)}:", ""]
+        lines += [table_line(["snapshots of 20", *heads]), table_line(["---"] * (1 + len(heads)))]
+        for subset in subsets:
+            schedule, n = subset.split()
+            cells = [subset_cell(record, subset, number) for record in records.values()]
+            lines.append(table_line([f"{n} {schedule}", *cells]))
+        lines.append("")
+    return lines
+
+
+def subset_cell(record, subset, number):
+    """One measure (0 or 1) of all columns of a subset, mean over the seeds."""
+    found = [seed["details"]["agreement"][subset] for seed in record["seeds"]]
+    return " / ".join(f"{np.mean([part[name][number] for part in found]):.2f}" for name in SUBSET_COLUMNS)
 
 
 def seeds_in_words(record):
