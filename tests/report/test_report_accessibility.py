@@ -141,6 +141,18 @@ def test_a_picture_opens_large(opened, reports):
     assert page.evaluate("document.activeElement.className") == "frame"
 
 
+def test_the_color_of_words(opened, reports):
+    """The scale next to the switch has the colors of the words, and the switch takes them away."""
+    page = opened(reports("words"))
+    assert page.locator(".ramp.of-words").count() == 1
+    assert opened(reports("sounds")).locator(".ramp.of-words").count() == 0
+    color = "(word) => getComputedStyle(word).backgroundColor"
+    word = page.locator(".words span").first
+    colored = word.evaluate(color)
+    page.locator(".heat-switch").uncheck()
+    assert word.evaluate(color) == "rgba(0, 0, 0, 0)" != colored
+
+
 def test_from_the_table_to_the_picture_and_back(opened, reports):
     """The number of a row in the table leads to its card, and the one on the card to the table, filtered or not."""
     page = opened(reports("photographs"))

@@ -196,12 +196,16 @@ class Section:
         return "confidence" in self.scores.trajectory_names
 
     @property
-    def heat_note(self) -> str | None:
-        """Explanation of the heat maps in the forms that they have here; None without heat maps."""
+    def heat_kinds(self) -> set[str]:
+        """The forms that heat maps have here: those of `Heat.kind`, and ``"words"``."""
         cards = [card for gallery in self.galleries for card in gallery.cards]
         kinds = {card.heat.kind for card in cards if card.heat is not None}
-        kinds |= {"words" for card in cards if card.words is not None}
-        return wording.heat_note(self.scores, kinds) if kinds else None
+        return kinds | {"words" for card in cards if card.words is not None}
+
+    @property
+    def heat_note(self) -> str | None:
+        """Explanation of the heat maps in the forms that they have here; None without heat maps."""
+        return wording.heat_note(self.scores, self.heat_kinds) if self.heat_kinds else None
 
     @property
     def sounds_note(self) -> str:

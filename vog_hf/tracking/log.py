@@ -26,6 +26,7 @@ class Backend(Protocol):
     """The functions of a module that translates for one tracker."""
 
     HOW_TO_START: str  # completes "no run is active: ..."
+    SHOWS_LAST_FIRST: bool  # whether what is logged last is shown first
 
     def active_run(self) -> Any:
         """The run that is active in this process; None without one, or if the library is not loaded."""
@@ -119,12 +120,12 @@ def log_scores(
         download = backend.download_command(own_run, split.name) if artifact else None
         about = of_split.about.with_download(download, split.scores)
         about = about.without_columns(backend.hidden_columns(of_split.values))
-        values = backend.translated(of_split.values) | {"about": backend.page(about_page(about))}
+        values = {"about": backend.page(about_page(about)), **backend.translated(of_split.values)}
         logged |= {prefix + name: value for name, value in values.items()}
         backend.summarize(own_run, {prefix + name: value for name, value in of_split.summary.items()})
     if report_html is not None:
         logged["vog/report"] = backend.page(report_html)
-    log_values(logged)
+    log_values(dict(reversed(logged.items())) if backend.SHOWS_LAST_FIRST else logged)
     if artifact:
         for split, of_split in all_contents:
             backend.log_artifact(own_run, split.name, split.scores, of_split.tables)

@@ -1,5 +1,6 @@
 """Records as Trackio shows them; it has no charts to be filled with values, so that those are tables there."""
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ HOW_TO_START = (
     "set report_to='trackio' in TrainingArguments, or call trackio.init(project=...) before "
     "log_scores(scores, dataset, to='trackio')"
 )
+SHOWS_LAST_FIRST = True
 
 MAX_PLAYERS = 12  # of the sounds of a table
+DIGITS = 4  # of numbers in tables, which the dashboard shows in full; the artifact has all digits
 CAPTION = ("label", "prediction", "file")
 
 
@@ -149,4 +152,6 @@ def _have_no_cell(cells: Sequence[object]) -> bool:
 
 
 def _cell(value: object) -> Any:
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.{DIGITS}g}")
     return _trackio().Image(value) if isinstance(value, Image.Image) else value

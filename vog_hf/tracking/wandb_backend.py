@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import wandb
 
 HOW_TO_START = "set report_to='wandb' in TrainingArguments, or call wandb.init() before log_scores(scores, dataset)"
+SHOWS_LAST_FIRST = False  # its pages sort by name
 
 
 def active_run() -> Any:
