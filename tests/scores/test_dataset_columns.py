@@ -198,10 +198,11 @@ def test_a_transform_or_a_format_makes_no_other_rows():
         lambda dataset: dataset.select([4, 2, 0, 11, 19, 7]),
         lambda dataset: dataset.shuffle(seed=3),
         lambda dataset: dataset.filter(lambda row: row["label"] != 1),
+        lambda dataset: dataset.filter(lambda row: row["label"] >= 0),
         lambda dataset: dataset.select(range(5, 15)),
         lambda dataset: dataset.sort("caption", reverse=True),
     ],
-    ids=["select", "shuffle", "filter", "slice", "sort"],
+    ids=["select", "shuffle", "filter", "filter that keeps all", "slice", "sort"],
 )
 def test_a_selection_made_before_scoring_is_a_data_set_like_any_other(select):
     """Scored and extended in its own order: each row gets the score it has in the whole."""

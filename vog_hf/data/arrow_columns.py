@@ -160,4 +160,4 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def stored_rows(dataset: Dataset) -> npt.NDArray[np.int64] | None:
     """Numbers of the stored rows that a selected or shuffled dataset shows; None = all, in order."""
-    return None if dataset._indices is None else dataset._indices.column(0).to_numpy()
+    return None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)  # of uint64
