@@ -23,7 +23,7 @@ NOT_RECORDED |= {
     *(f"pretrained_text_uniform_{noise}" for noise in ("05", "20")),
 }  # not run yet
 NOT_RECORDED |= {f"pretrained_image_{kind}_{noise}" for kind in ("uniform", "pairs") for noise in ("05", "20")}
-NOT_RECORDED |= {f"fewer_snapshots_{kind}" for kind in ("scratch", "image", "text", "audio")}  # not run yet
+NOT_RECORDED |= {f"fewer_snapshots_{kind}" for kind in ("scratch", "image", "text")}  # not run yet
 NOT_RUN = {"experiments/runs.py", "experiments/paper_training.py"} | {
     f"experiments/{name}.py"
     for name in ("image_training", "fast_training", "pretrained_models", "c_scores", "regime_tables")
@@ -204,6 +204,16 @@ def test_the_page_is_what_was_recorded():
     programs = {str(path.relative_to(RECIPES)) for path in [*RECIPES.glob("*.py"), *FOLDER.glob("*.py")]}
     listed = [program["recipe"] for run in runs["read_runs"]().values() for program in (run, run.get("first", run))]
     assert set(listed) == programs - NOT_RUN
+
+
+def test_the_benchmarks_have_the_table_of_subsets():
+    """The tables of fewer snapshots among the benchmarks are those of the records."""
+    runs = functions_of("runs")
+    records = {name: r for name, r in runs["detailed_records"]().items() if name.startswith("fewer_snapshots_")}
+    lines = functions_of("regime_tables")["subset_tables"](records)
+    assert len(lines) > 20
+    page = (FOLDER.parents[1] / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(lines).rstrip() in page
 
 
 def test_readmes_are_one_screen():
