@@ -43,6 +43,16 @@ def texts(n: int) -> list[dict[str, Any]]:
     return [{**row, "labels": -1 if i % 5 == 3 else label_of(i)} for i, row in enumerate(rows)]
 
 
+def tags(n: int) -> list[dict[str, Any]]:
+    """Token ids of varying length with a label for each token, but for some."""
+    rows = models.token_rows(7, lengths=tuple(3 + 7 * i % 11 for i in range(n)))
+    labels = [
+        [-100 if (i + j) % 4 == 1 else (i * j + j) % models.CLASSES for j in range(len(r["input_ids"]))]
+        for i, r in enumerate(rows)
+    ]
+    return [{**row, "labels": torch.tensor(label)} for row, label in zip(rows, labels, strict=True)]
+
+
 @dataclass(frozen=True)
 class Scoring:
     """One scoring: which rows of which kind, in batches of which size."""
@@ -88,20 +98,23 @@ class Scoring:
         return scorer.score(rows, snapshots or self.states(), collate_fn=models.collate, output_dir=output_dir)
 
 
-ROWS: dict[str, Callable[[int], Any]] = {"vectors": vectors, "images": images, "texts": texts}
-MODELS = {"vectors": "mlp", "images": "conv_net", "texts": "bert"}
+ROWS: dict[str, Callable[[int], Any]] = {"vectors": vectors, "images": images, "texts": texts, "tags": tags}
+MODELS = {"vectors": "mlp", "images": "conv_net", "texts": "bert", "tags": "token_bert"}
 SCORINGS = [
     *(Scoring("vectors", n, batch_size) for n in (53, 2, 1) for batch_size in (1, 7)),
     *(Scoring("texts", n, batch_size) for n in (53, 2, 1) for batch_size in (1, 7)),
     *(Scoring("images", 53, batch_size, VoGConfig(label="predicted")) for batch_size in (1, 7)),
+    Scoring("tags", 53, 7),
 ]
 
 
 def everything(scores: VoGScores) -> dict[str, np.ndarray]:
-    """All that scores hold, in arrays: columns, trajectories, heat maps, hashes of the rows."""
+    """All that scores hold, in arrays: columns, trajectories, heat maps, units, hashes of the rows."""
     arrays = {name: scores.column(name) for name in scores.column_names}
     arrays |= {f"trajectory {name}": np.array(scores.trajectory(name)) for name in scores.trajectory_names}
     arrays |= {f"heat map {row}": scores.heat_map(row) for row in range(len(scores))}
+    if scores.units is not None:
+        arrays |= {"units of rows": scores.units.sizes} | {f"unit {n}": v for n, v in scores.units.columns.items()}
     return arrays if scores.row_hash is None else {**arrays, "row hash": scores.row_hash}
 
 

@@ -93,4 +93,5 @@ def test_a_finished_folder_holds_the_scores_and_nothing_else(folders, n_processe
         scores = VoGScores.load(folders[n_processes] / scoring.name)
         trajectories = {f"trajectory-{name}.npy" for name in scores.trajectory_names}
         maps = {f"heat-map-{part}.npy" for part in ("values", "shapes", "scale")}
-        assert names == {".lock", "plan.json", "manifest.json", "scores.parquet"} | trajectories | maps
+        units = set() if scores.units is None else {"units.parquet"}
+        assert names == {".lock", "plan.json", "manifest.json", "scores.parquet"} | trajectories | maps | units

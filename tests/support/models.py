@@ -310,7 +310,7 @@ def token_bert(seed: int = 0) -> Case:
 
     rows = token_rows(seed)
     labels = [torch.tensor([-100, *(i % CLASSES for i in range(1, len(row["input_ids"])))]) for row in rows]
-    return Case(_made(partial(BertForTokenClassification, bert_config()), seed), rows, labels, "token_prediction")
+    return Case(_made(partial(BertForTokenClassification, bert_config()), seed), rows, labels, "token_classification")
 
 
 def xlnet(seed: int = 0) -> Case:

@@ -134,7 +134,7 @@ def _scalar(z, label, target, task):
         return z.sum() if target == "logit" else ((z.reshape(-1) - wanted) ** 2).mean()
     if task == "causal_language_model":
         pairs = [(z[i - 1], int(label[i])) for i in range(1, len(label)) if label[i] != -100]
-    elif task == "token_prediction":
+    elif task in ("token_prediction", "token_classification"):
         pairs = [(z[i], int(label[i])) for i in range(len(label)) if label[i] != -100]
     else:
         raise ValueError(task)

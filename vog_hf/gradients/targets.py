@@ -22,7 +22,7 @@ from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.tasks import TASKS
-from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
+from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenClassification, TokenPrediction
 
 TargetFunction = Callable[[Any, Mapping[str, Any]], Tensor]
 Target = str | TargetFunction
@@ -32,6 +32,7 @@ HEADS = {  # endings of the names of classes
     "ForCTC": SpeechRecognition.name,
     "ForMultipleChoice": MultipleChoice.name,
     "ForMaskedImageModeling": PixelReconstruction.name,
+    "ForTokenClassification": TokenClassification.name,
 }
 BY_OUTPUTS: tuple[tuple[Callable[[object], bool], str], ...] = (
     (has_answer, QuestionAnswering.name),

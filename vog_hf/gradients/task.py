@@ -25,6 +25,7 @@ class Task:
     labels_need_room: ClassVar[bool] = False  # long labels need a long input
     label_advice: ClassVar[str] = "pass label_column= (a column of the rows)"  # where a batch has no labels
     targets: ClassVar[tuple[str, ...]] = TARGETS
+    has_units: ClassVar[bool] = False  # the labels of a row are of parts of its input, which are scored as well
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:  # noqa: ARG003 (of some tasks)
@@ -61,6 +62,13 @@ class Task:
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """Observe each row at this snapshot, for `vog_hf.metric.training_dynamics.TrainingDynamics`."""
         raise NotImplementedError
+
+    def unit_observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:  # noqa: ARG002 (of some tasks)
+        """Observe each place ``[batch, places]`` that may be a unit, with its ``label``, -100 = none; {} without units.
+
+        For `vog_hf.metric.row_units.UnitAccumulator`.
+        """
+        return {}
 
 
 class RowValue(Task):

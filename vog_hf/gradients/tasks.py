@@ -13,7 +13,7 @@ from vog_hf.gradients.reconstruction import PixelReconstruction
 from vog_hf.gradients.segmentation import SemanticSegmentation
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
-from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenPrediction
+from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenClassification, TokenPrediction
 
 __all__ = [
     "PREDICTING_TASKS",
@@ -31,6 +31,7 @@ __all__ = [
     "SingleLabelClassification",
     "SpeechRecognition",
     "Task",
+    "TokenClassification",
     "TokenPrediction",
 ]
 
@@ -40,6 +41,7 @@ TASKS: dict[str, Task] = {
         SingleLabelClassification,
         MultiLabelClassification,
         Regression,
+        TokenClassification,
         TokenPrediction,
         CausalLanguageModel,
         QuestionAnswering,

@@ -12,13 +12,14 @@ from typing_extensions import override
 from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET
 from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.metric.training_dynamics import classification_observation
 
 
 class TokenPrediction(Task):
     """Logits ``[batch, tokens, vocabulary]``, labels ``[batch, tokens]`` at the same positions, -100 left out.
 
-    The scalar is the mean over the row's label tokens: sequence-to-sequence and masked language models, token
-    classification. Labels at padding do not count, whatever a collator puts there.
+    The scalar is the mean over the row's label tokens: sequence-to-sequence and masked language models. Labels at
+    padding do not count, whatever a collator puts there.
 
     Args:
         virtual_tokens: How many tokens the model puts before those of a row; they have logits and no label.
@@ -116,6 +117,24 @@ class TokenPrediction(Task):
                 f"the loss aligns them, pass VoGConfig(task='speech_recognition') (CTC), or {CALLABLE_TARGET}"
             )
         return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
+
+
+class TokenClassification(TokenPrediction):
+    """As `TokenPrediction`, of a class for each token; the labeled tokens are the units of a row.
+
+    Where the first sub-token of each word has its label and the others have -100, as in transformers' examples, the
+    units are the words.
+    """
+
+    name = "token_classification"
+    has_units = True
+
+    @override
+    def unit_observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        labels = required_labels(labels, self.name).long()
+        logits = logits[:, logits.shape[1] - labels.shape[1] :]  # without virtual tokens, which have no label
+        observed = classification_observation(logits.flatten(0, 1), labels.clamp(min=0).flatten())
+        return {"label": labels, **{name: values.view_as(labels) for name, values in observed.items()}}
 
 
 class CausalLanguageModel(TokenPrediction):

@@ -15,7 +15,7 @@ from vog_hf.data.row_identity import by_split_name, identify_rows, is_first_vers
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError
 from vog_hf.hub.repo_paths import SPLIT_NAME
-from vog_hf.scores.column_features import class_feature, score_feature
+from vog_hf.scores.column_features import class_feature, feature_values, score_feature
 from vog_hf.scores.dataset_columns import (
     add_vog_columns,
     has_scores,
@@ -25,6 +25,7 @@ from vog_hf.scores.dataset_columns import (
 )
 from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, scores_of, verify_rows
 from vog_hf.scores.storage import ROW_ID
+from vog_hf.scores.unit_columns import unit_column_names
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -285,6 +286,6 @@ def _score_table(split: ScoredSplit) -> Dataset:
             features[name] = class_feature(split, name) or Value("int64")
         else:
             features[name] = score_feature(split, name)
-    for name in scores.text_column_names:
-        values[name], features[name] = scores.column(name).tolist(), score_feature(split, name)
+    for name in (*scores.text_column_names, *unit_column_names(scores)):
+        values[name], features[name] = feature_values(split, name), score_feature(split, name)
     return Dataset.from_dict(values, features=Features(features))

@@ -3,8 +3,8 @@
 `definition` is Variance of Gradients in five lines and its class normalization, `moments` the same value streamed over
 snapshots, `training_dynamics` the companions (loss, confidence, forgetting, ...), `visit_dynamics` those of rows that
 some epochs left out, `windows` the early and late snapshots, `batch_accumulator` all of these for one batch,
-`heat_maps` the variance per element of a row, `host_copies` copies tensors of a device in one transfer, and
-`vocabulary` has the names and meanings of the columns of scores.
+`heat_maps` the variance per element of a row, `row_units` the values of its units (tokens), `host_copies` copies
+tensors of a device in one transfer, and `vocabulary` has the names and meanings of the columns of scores.
 """
 
 from vog_hf.metric.definition import class_normalize, vog

@@ -12,6 +12,7 @@ from vog_hf.metric.definition import mean_over_elements, squared_norm
 from vog_hf.metric.heat_maps import RaggedMaps, map_parts, pooled_maps, ragged_maps
 from vog_hf.metric.host_copies import host_copies
 from vog_hf.metric.moments import GradientMoments
+from vog_hf.metric.row_units import UNIT, RowUnits, UnitAccumulator, ragged_units
 from vog_hf.metric.training_dynamics import TrainingDynamics
 from vog_hf.metric.vocabulary import CSG
 from vog_hf.metric.windows import Windows
@@ -21,11 +22,12 @@ OBSERVED_TRAJECTORIES = ("confidence", "prediction", "loss")
 
 @dataclass(frozen=True)
 class RowResults:
-    """Final values of some rows: ``columns`` [rows], ``trajectories`` [rows, snapshots], heat maps if kept."""
+    """Final values of some rows: ``columns`` [rows], ``trajectories`` [rows, snapshots], heat maps and units if any."""
 
     columns: dict[str, npt.NDArray[np.generic]]
     trajectories: dict[str, npt.NDArray[np.generic]]
     heat_maps: RaggedMaps | None
+    units: RowUnits | None = None
 
 
 class BatchAccumulator:
@@ -66,6 +68,7 @@ class BatchAccumulator:
         self._early: list[Tensor] = []
         self._magnitude: Tensor | None = None
         self._dynamics = TrainingDynamics()
+        self._units = UnitAccumulator()
         self._trajectories: dict[str, list[Tensor]] = {}
         self.n_snapshots = 0
         self.running = torch.empty(0)
@@ -81,7 +84,14 @@ class BatchAccumulator:
         return 2 * n_targets * GradientMoments.nbytes(1, element_shape, dtype)
 
     def update(self, gradients: Sequence[Tensor], observation: dict[str, Tensor]) -> None:
-        """Add the next snapshot of training: a gradient ``[batch, *input]`` per target, and the observation."""
+        """Add the next snapshot of training.
+
+        Args:
+            gradients: ``[batch, *input]`` per target.
+            observation: ``[batch]`` by name; that of units, ``[batch, places]``, under names that begin with `UNIT`.
+        """
+        of_units = _under(UNIT, observation)
+        observation = {name: values for name, values in observation.items() if not name.startswith(UNIT)}
         per_snapshot = {name: observation[name] for name in OBSERVED_TRAJECTORIES if name in observation}
         if self._loss_target is not None:
             per_snapshot[CSG] = squared_norm(gradients[self._loss_target], self._mask, channel_axis=self._channel_axis)
@@ -98,14 +108,20 @@ class BatchAccumulator:
                 self._late[i].update(slice(None), gradient)
             self._all[i].update(slice(None), gradient, consume=can_overwrite)
         self._dynamics.update(observation)
+        if of_units and (not self.n_snapshots or self._units.label is not None):
+            self._units.update(of_units)
         self.n_snapshots += 1
         self.running = torch.stack([moments.scores() for moments in self._all])
         if self.n_snapshots == self._windows.width:
             self._early = list(self.running)
         self._extend_trajectories({**per_snapshot, "vog": self.running[0]})
 
-    def results(self, *, heat_maps: bool = True) -> RowResults:
-        """The current values; columns ``early`` and ``late`` only after all planned snapshots."""
+    def results(self, *, of_parts: bool = True) -> RowResults:
+        """The current values; columns ``early`` and ``late`` only after all planned snapshots.
+
+        Args:
+            of_parts: Include what is of parts of the rows: heat maps and units.
+        """
         columns: dict[str, Tensor] = {}
         for i, name in enumerate(self._names):
             columns[name] = self._all[i].scores()
@@ -118,14 +134,23 @@ class BatchAccumulator:
         if CSG in self._trajectories:
             columns[CSG] = torch.stack(self._trajectories[CSG], dim=1).mean(1)
         trajectories = {name: torch.stack(values, dim=1) for name, values in self._trajectories.items()}
-        parts = map_parts(self._all[0].deviation(), self._mask) if heat_maps and self._heat_maps else {}
-        groups = {"columns": _as_stored(columns), "trajectories": _as_stored(trajectories), "map": parts}
+        parts = map_parts(self._all[0].deviation(), self._mask) if of_parts and self._heat_maps else {}
+        units = _as_stored(self._unit_columns()) if of_parts else {}
+        groups = {"columns": _as_stored(columns), "trajectories": _as_stored(trajectories), "map": parts, "unit": units}
         copies = host_copies({f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()})
         return RowResults(
             {name: values.numpy() for name, values in _under("columns/", copies).items()},
             {name: values.numpy() for name, values in _under("trajectories/", copies).items()},
             ragged_maps(_under("map/", copies)) if parts else None,
+            ragged_units(_under(UNIT, copies)) if units else None,
         )
+
+    def _unit_columns(self) -> dict[str, Tensor]:
+        """The columns of units, dense; {} without units."""
+        if self._units.label is None:
+            return {}
+        deviations = {name: moments.deviation() for name, moments in zip(self._names, self._all, strict=True)}
+        return self._units.columns(deviations, self._mask)
 
     def heat_maps(self) -> RaggedMaps | None:
         """The current maps of the first target; None if they are disabled."""
@@ -134,6 +159,7 @@ class BatchAccumulator:
     def state(self) -> dict[str, Tensor]:
         """The state for `restore`; shares memory with the accumulator."""
         state = {f"dynamics/{name}": values for name, values in self._dynamics.state().items()}
+        state |= {f"{UNIT}{name}": values for name, values in self._units.state().items()}
         for kind, several in (("all", self._all), ("late", self._late)):
             for i, moments in enumerate(several):
                 state |= {f"{kind}/{i}/{name}": values for name, values in moments.state().items() if name != "mask"}
@@ -150,6 +176,7 @@ class BatchAccumulator:
         self.n_snapshots = n_snapshots
         self._mask = state.get("mask")
         self._dynamics = TrainingDynamics.from_state(_under("dynamics/", state), n_snapshots)
+        self._units.restore(_under(UNIT, state), n_snapshots)
         self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
         self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
         for moments in (*self._all, *self._late):

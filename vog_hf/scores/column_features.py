@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, List, Value
 
 from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.scores.scored_rows import ScoredSplit, given_label_names
-from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scores.unit_columns import unit_column_names, unit_feature, unit_values
 
 
 def class_feature(split: ScoredSplit, name: str) -> ClassLabel | None:
@@ -23,9 +23,11 @@ def class_feature(split: ScoredSplit, name: str) -> ClassLabel | None:
     return None if feature is None or int(scores.column(name).max()) >= feature.num_classes else feature
 
 
-def score_feature(split: ScoredSplit, name: str, prefix: str = "") -> ClassLabel | Value:
+def score_feature(split: ScoredSplit, name: str, prefix: str = "") -> ClassLabel | Value | List:
     """The feature of a score column, which declares that it is one."""
     declaration = f"vog_hf:{prefix}:{name}"
+    if name in unit_column_names(split.scores):
+        return unit_feature(split, name, declaration)
     if name == LEARNING_PATTERN:
         return Value("string", id=declaration)
     if not np.issubdtype(split.scores.column(name).dtype, np.integer):
@@ -34,8 +36,11 @@ def score_feature(split: ScoredSplit, name: str, prefix: str = "") -> ClassLabel
     return Value("int32", id=declaration) if classes is None else ClassLabel(names=classes.names, id=declaration)
 
 
-def feature_values(scores: VoGScores, name: str) -> Any:
-    """Values of a score column for its feature: texts, whole numbers, or float32."""
+def feature_values(split: ScoredSplit, name: str) -> Any:
+    """Values of a score column for its feature: texts, whole numbers, float32, or lists of units."""
+    scores = split.scores
+    if name in unit_column_names(scores):
+        return unit_values(split, name)
     values = scores.column(name)
     if name == LEARNING_PATTERN:
         return values.tolist()

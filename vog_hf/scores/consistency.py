@@ -1,10 +1,12 @@
 """Whether the parts of scores fit together: columns, classes, trajectories and heat maps."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from vog_hf.errors import DataError, shown
+from vog_hf.errors import ConfigError, DataError, shown
 from vog_hf.evaluation import PATTERNS
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.metric.vocabulary import LEARNING_PATTERN
@@ -13,6 +15,26 @@ if TYPE_CHECKING:
     from vog_hf.scores.vog_scores import VoGScores
 
 MAX_CLASSES = 100_000
+
+
+def n_values(values: Any) -> int | None:
+    """Number of values; None for something that is not a list of values."""
+    is_list = isinstance(values, Sized) and not isinstance(values, str | bytes) and getattr(values, "ndim", 1) > 0
+    return len(values) if is_list else None
+
+
+def row_numbers(rows: npt.ArrayLike, n_rows: int) -> npt.NDArray[np.int64]:
+    """Row numbers as an array; raises ConfigError where they are not numbers of this many rows."""
+    try:
+        chosen = np.asarray(rows)
+    except (TypeError, ValueError, RuntimeError):
+        chosen = np.asarray(None)
+    is_whole = np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0
+    if chosen.ndim != 1 or not is_whole or not ((chosen >= -n_rows) & (chosen < n_rows)).all():
+        raise ConfigError(
+            f"rows must be a list of whole numbers in 0..{n_rows - 1}, got {shown(rows)}; pass row numbers"
+        )
+    return chosen.astype(np.int64)
 
 
 def class_count(scores: "VoGScores") -> int:

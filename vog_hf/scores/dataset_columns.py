@@ -18,10 +18,11 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
-from vog_hf.metric.vocabulary import CSG, LEARNING_PATTERN, core_endings
+from vog_hf.metric.vocabulary import CSG, LEARNING_PATTERN, core_endings, core_unit_columns
 from vog_hf.scores.column_features import feature_values, score_feature
 from vog_hf.scores.consistency import class_count
 from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, require_scores
+from vog_hf.scores.unit_columns import unit_column_names, units_from_columns
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,15 @@ def add_vog_columns(
         dataset: The dataset that was scored, with or without a transform, raw or tokenized; or a `DatasetDict`.
         scores: Its scores; for a `DatasetDict` those of each split (splits without scores are left out).
         columns: ``"core"``: ``vog``, ``vog_class_normalized`` (``vog_normalized`` for rows without classes) and
-            ``vog_percentile`` of every target; ``"all"``: every column of the scores; or a list of names.
+            ``vog_percentile`` of every target, and for rows with units (tokens) lists of their VoG, loss and
+            confidence; ``"all"``: every column of the scores; or a list of names.
         prefix: Prefix of every name, for a dataset that has columns with these names: ``"run2_"`` adds ``run2_vog``.
 
     Returns:
         A `Dataset` (or `DatasetDict`): numbers as float32, counts as int32, ``prediction`` as ``ClassLabel`` if the
-        label is one, ``learning_pattern`` as text. The ``id`` of each added feature declares the column, so that
-        `scores_from_columns` finds it.
+        label is one, ``learning_pattern`` as text, units as lists with an entry for each label of the row (see
+        `vog_hf.scores.unit_columns.label_lists`), null for words that were cut off. The ``id`` of each added feature
+        declares the column, so that `scores_from_columns` finds it.
 
     Raises:
         RowMismatchError: The rows are not the ones that were scored, or not in that order.
@@ -93,18 +96,21 @@ def add_vog_columns(
     return _with_columns(ScoredSplit("", scores, dataset), names, prefix)
 
 
-def core_column_names(names: Iterable[str], *, has_classes: bool) -> list[str]:
+def core_column_names(names: Iterable[str], *, has_classes: bool, has_units: bool = False) -> list[str]:
     """Names of the columns that ``columns="core"`` adds, which are known before there are scores.
 
     Args:
         names: The column of each target's VoG, as `VoGConfig.column_names` gives them.
         has_classes: Whether each row has one class, within which scores are normalized.
+        has_units: Whether rows have units with scores of their own.
 
     Example:
         >>> core_column_names(["vog"], has_classes=True)
         ['vog', 'vog_class_normalized', 'vog_percentile']
     """
-    return [name + ending for name in names for ending in core_endings(has_classes=has_classes)]
+    names = list(names)
+    of_rows = [name + ending for name in names for ending in core_endings(has_classes=has_classes)]
+    return of_rows + (core_unit_columns(names) if has_units else [])
 
 
 def check_column_names(dataset: AnyDataset, names: Iterable[str]) -> None:
@@ -185,14 +191,19 @@ def has_scores(names: Iterable[str]) -> bool:
 
 def is_declared(feature: object) -> bool:
     """Return whether a feature belongs to a column that `add_vog_columns` added."""
-    return DECLARATION.fullmatch(str(getattr(feature, "id", None))) is not None
+    return _declaration(feature) is not None
+
+
+def _declaration(feature: object) -> re.Match[str] | None:
+    """The declaration of a feature, which a list has in its entries."""
+    return DECLARATION.fullmatch(str(getattr(getattr(feature, "feature", feature), "id", None)))
 
 
 def _declared(features: Features) -> dict[str, dict[str, str]]:
     """Columns by their names among the scores, for each prefix."""
     by_prefix: dict[str, dict[str, str]] = {}
     for column, feature in features.items():
-        match = DECLARATION.fullmatch(str(getattr(feature, "id", None)))
+        match = _declaration(feature)
         if match is not None:
             by_prefix.setdefault(match["prefix"], {})[match["name"]] = column
     return by_prefix
@@ -251,8 +262,11 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
             f"{', '.join(dataset.column_names)}",
             argument="label_column",
         )
-    table = dataset.select_columns(list(columns_of.values())).with_format("arrow")[:]
+    of_units = [name for name in names if hasattr(features[columns_of[name]], "feature")]
+    names = [name for name in names if name not in of_units]
+    table = dataset.select_columns([columns_of[name] for name in names]).with_format("arrow")[:]
     columns = {name: _stored(table.column(columns_of[name]), name) for name in names}
+    units = units_from_columns(dataset, ((name, columns_of[name]) for name in of_units)) if of_units else None
     if labels is not None:
         columns = {"label": np.maximum(labels, -1).astype(np.int32), **columns}
     classes = [getattr(features.get(name), "names", None) for name in (label, columns_of.get("prediction"))]
@@ -260,7 +274,7 @@ def scores_from_columns(dataset: Dataset, *, label_column: str | None = None, pr
     manifest = {"class_names": next(filter(None, classes), None), "data": {"columns": identity.columns}}
     if label not in (None, _integers(dataset, LABEL_NAMES)[0]):
         manifest["config"] = {"label_column": label}
-    scores = VoGScores(columns, manifest, row_hash=identity.row_hash)
+    scores = VoGScores(columns, manifest, units=units, row_hash=identity.row_hash)
     if manifest["class_names"]:
         class_count(scores)  # raises where a label is none of the classes
     return scores
@@ -298,13 +312,18 @@ def _stored(column: pa.ChunkedArray, name: str) -> Any:
 
 
 def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
-    available = [name for name in (*scores.column_names, *scores.text_column_names) if name != "label"]
+    of_rows, of_units = (*scores.column_names, *scores.text_column_names), unit_column_names(scores)
+    available = [name for name in (*of_rows, *of_units) if name != "label"]
     require_type("columns", columns, (str, Sequence), "pass 'core', 'all' or a list of names")
     if columns == "all":
         return available
     if columns == "core":
         vogs = [n.removesuffix("_percentile") for n in available if n.endswith("_percentile")] or ["vog"]
-        core = {name for has_classes in (True, False) for name in core_column_names(vogs, has_classes=has_classes)}
+        core = {
+            name
+            for has_classes in (True, False)
+            for name in core_column_names(vogs, has_classes=has_classes, has_units=True)
+        }
         return [name for name in available if name in core] or [name for name in WITHOUT_VOG if name in available]
     if isinstance(columns, str):
         raise ConfigError(f"columns must be 'core', 'all' or a list of names, got {columns!r}")
@@ -319,7 +338,7 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
 def _with_columns(split: ScoredSplit, names: Sequence[str], prefix: str) -> Dataset:
     """Add columns of the scores to the rows as stored."""
     features = Features({prefix + name: score_feature(split, name, prefix) for name in names})
-    values = {prefix + name: feature_values(split.scores, name) for name in names}
+    values = {prefix + name: feature_values(split, name) for name in names}
     added = Dataset.from_dict(values, features=features, split=split.rows.split)
     scored = with_more_columns(split.rows.with_format(None), added)
     remember_scores(scored, split.scores)

@@ -6,6 +6,7 @@ from typing import Any
 
 from vog_hf.metric.vocabulary import COLUMNS, target_of_column
 from vog_hf.scores.manifest import Manifest
+from vog_hf.scores.unit_columns import unit_column_names
 from vog_hf.scores.vog_scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
@@ -33,7 +34,7 @@ def column_meanings(scores: VoGScores) -> list[Meaning]:
     """Meaning, unit and direction of each column of the scores that is described here."""
     targets = scores.facts.targets
     meanings = []
-    for column in (*scores.column_names, *scores.text_column_names):
+    for column in (*scores.column_names, *scores.text_column_names, *unit_column_names(scores)):
         target = target_of_column(column, targets)
         name = column
         if target is not None and target != targets[0]:  # vog_loss_late means what vog_late means, of another target

@@ -2,7 +2,7 @@
 
 import shutil
 import weakref
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.data.row_identity import RowIdentity
-from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, shown, whole_number
+from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.metric.row_units import RowUnits
 from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.runtime.files import explained_disk_errors
-from vog_hf.scores.consistency import fault_in_scores
+from vog_hf.scores.consistency import fault_in_scores, n_values, row_numbers
 from vog_hf.scores.learning import learning_patterns, no_pattern
 from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.storage import (
@@ -33,6 +34,7 @@ from vog_hf.scores.storage import (
     save_tokenizer,
     write_manifest,
 )
+from vog_hf.scores.unit_table import UNITS_NAME, read_units, save_units
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -56,6 +58,7 @@ class VoGScores:
         trajectories: ``[rows, snapshots]`` by name: ``vog`` (up to that snapshot), ``confidence``, ``prediction``,
             ``loss``, and ``csg`` (squared norm at that snapshot) with the target ``"loss"``.
         heat_maps: One map per row.
+        units: Values of the units of each row, of rows that have such (the labeled tokens of a text).
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
         ids: ``[rows]`` names of the rows, in addition to their numbers.
         tokenizer: Content of the ``tokenizer.json`` of the model, which finds the words of heat maps of texts.
@@ -76,6 +79,7 @@ class VoGScores:
         *,
         trajectories: Mapping[str, Array] | None = None,
         heat_maps: RaggedMaps | None = None,
+        units: RowUnits | None = None,
         row_hash: npt.NDArray[np.uint64] | None = None,
         ids: Array | None = None,
         tokenizer: str | None = None,
@@ -83,9 +87,10 @@ class VoGScores:
         require_type("columns", columns, Mapping, "pass arrays by name, e.g. {'vog': values}")
         require_type("manifest", manifest, Mapping, "pass {} if nothing is known about how the values were computed")
         require_type("trajectories", trajectories, (Mapping, type(None)), "pass arrays [rows, snapshots] by name")
-        optional = {ROW_HASH: row_hash, ROW_ID: ids}
+        require_type("units", units, (RowUnits, type(None)), "pass the units of other scores")
+        optional = {ROW_HASH: row_hash, ROW_ID: ids, "units": None if units is None else units.sizes}
         arrays = {**columns, **{name: values for name, values in optional.items() if values is not None}}
-        lengths = {name: _length(values) for name, values in arrays.items()}
+        lengths = {name: n_values(values) for name, values in arrays.items()}
         if not set(columns) - {LEARNING_PATTERN} or None in lengths.values() or len(set(lengths.values())) > 1:
             raise ConfigError(f"columns must have one value per row each, got lengths {lengths}")
         self._columns = dict(columns)
@@ -94,11 +99,13 @@ class VoGScores:
         self.manifest = {"format": FORMAT, **manifest}
         self._trajectories = dict(trajectories or {})
         self._heat_maps = heat_maps
+        self._units = units
         self.row_hash = row_hash
         self.ids = ids
         self.tokenizer = tokenizer
         self.folder: Path | None = None
         self._steps_file: Path | None = None
+        self._units_file: Path | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -113,6 +120,7 @@ class VoGScores:
             self.manifest,
             trajectories=self._trajectories,
             heat_maps=heat_maps,
+            units=self.units,
             row_hash=self.row_hash,
             ids=self.ids,
             tokenizer=self.tokenizer,
@@ -193,6 +201,17 @@ class VoGScores:
         return int(shapes.max(initial=0)) if shapes is not None and shapes.shape[1:] == (1,) else 0
 
     @property
+    def units(self) -> RowUnits | None:
+        """The values of the units of each row, e.g. the labeled tokens of a text; None for rows without units.
+
+        Raises:
+            OutputFolderError: Their file is damaged.
+        """
+        if self._units is None and self._units_file is not None:
+            self._units = read_units(self._units_file, len(self))
+        return self._units
+
+    @property
     def has_steps(self) -> bool:
         """True if `steps` are known: of scores with ``collect="training"``."""
         return self._steps_file is not None
@@ -250,13 +269,14 @@ class VoGScores:
             >>> scores.select([2, 0]).column("vog").tolist()
             [0.3, 0.2]
         """
-        chosen = self._row_numbers(rows)
+        chosen = row_numbers(rows, len(self))
         of_all = ("data", "rows_digest", "n_rows", "skipped")
         return VoGScores(
             {name: self.column(name)[chosen] for name in (*self._columns, *self.text_column_names)},
             {**{name: value for name, value in self.manifest.items() if name not in of_all}, "n_rows": len(chosen)},
             trajectories={name: values[chosen] for name, values in self._trajectories.items()},
             heat_maps=None if self._heat_maps is None else self._heat_maps.select(chosen),
+            units=None if self.units is None else self.units.select(chosen),
             row_hash=None if self.row_hash is None else self.row_hash[chosen],
             ids=None if self.ids is None else self.ids[chosen],
             tokenizer=self.tokenizer,
@@ -271,19 +291,6 @@ class VoGScores:
                 raise ConfigError(f"there is no column {LEARNING_PATTERN!r}, because {reason}; leave it out")
             self._derived_patterns = learning_patterns(self)
         return self._derived_patterns
-
-    def _row_numbers(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Row numbers as an array, verified."""
-        try:
-            chosen = np.asarray(rows)
-        except (TypeError, ValueError, RuntimeError):
-            chosen = np.asarray(None)
-        is_whole = np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0
-        if chosen.ndim != 1 or not is_whole or not ((chosen >= -len(self)) & (chosen < len(self))).all():
-            raise ConfigError(
-                f"rows must be a list of whole numbers in 0..{len(self) - 1}, got {shown(rows)}; pass row numbers"
-            )
-        return chosen.astype(np.int64)
 
     def save(self, folder: str | Path) -> None:
         """Write everything to a folder, which must be new or empty.
@@ -300,6 +307,8 @@ class VoGScores:
             folder.mkdir(parents=True, exist_ok=True)
         if self._steps_file is not None:
             shutil.copyfile(self._steps_file, folder / STEPS_NAME)
+        if self.units is not None:
+            save_units(folder, self.units)
         save_arrays(folder, self._trajectories, self._heat_maps)
         save_table(folder, {**self._columns, **self._given_texts}, self.row_hash, self.ids)
         if self.has_heat_maps and self.tokenizer is not None:
@@ -325,6 +334,7 @@ class VoGScores:
                 f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
             )
         scores.folder = folder
+        scores._units_file = folder / UNITS_NAME if (folder / UNITS_NAME).is_file() else None
         scores._steps_file = folder / STEPS_NAME if (folder / STEPS_NAME).is_file() else None
         return scores
 
@@ -332,12 +342,6 @@ class VoGScores:
         """Keep a temporary folder for as long as these scores map its files into memory."""
         weakref.finalize(self, folder.cleanup)
         return self
-
-
-def _length(values: Any) -> int | None:
-    """Number of rows; None for something that is not a list of values."""
-    is_list = isinstance(values, Sized) and not isinstance(values, str | bytes) and getattr(values, "ndim", 1) > 0
-    return len(values) if is_list else None
 
 
 def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,15 +19,15 @@ from vog_hf.metric.batch_accumulator import RowResults
 from vog_hf.metric.definition import class_normalize, percentile
 from vog_hf.metric.vocabulary import CSG, PREDICTION_PROBABILITY
 from vog_hf.metric.windows import Windows
-from vog_hf.runtime.files import (
-    explained_disk_errors,
-)
+from vog_hf.runtime.files import explained_disk_errors
 from vog_hf.runtime.processes import Processes, from_main, gathered_on_main, run_together
 from vog_hf.scores.storage import HEAT_MAP_FILES, TRAJECTORY, save_array, save_table, save_tokenizer, write_manifest
+from vog_hf.scores.unit_table import UnitWriter
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.skipped_rows import without_skipped
+from vog_hf.scoring.unit_blocks import UNITS, stored_units, units_of_block
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -62,6 +63,7 @@ class Assembler:
         self._map_values = folder / ".heat-map-values.npy"
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
+        self._units = UnitWriter(folder)
 
     def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Place one block."""
@@ -82,6 +84,7 @@ class Assembler:
                 column[rows] = values
             elif kind == "trajectories":
                 self._trajectory(name, values)[rows] = values
+        self._units.add(units_of_block(block))
         if "heat_maps/values" in block:
             if not self._shapes:
                 self._map_values.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
@@ -92,6 +95,11 @@ class Assembler:
             self._shapes.append(block["heat_maps/shapes"])
             self._scales.append(block["heat_maps/scale"])
 
+    @property
+    def unit_columns(self) -> list[str]:
+        """Columns of units, once finished."""
+        return self._units.names
+
     def finish(self) -> None:
         """Prove that every row came exactly once, then give the files their names.
 
@@ -99,6 +107,7 @@ class Assembler:
             CoverageError: A row is missing or came more than once; nothing is left behind.
         """
         if not (self._times_seen == 1).all():
+            self._units.discard()
             for path in (self._map_values, *self._folder.glob(f".{TRAJECTORY}*.npy")):
                 path.unlink(missing_ok=True)
             row = int((self._times_seen != 1).argmax())
@@ -121,7 +130,7 @@ class Assembler:
             save_array(self._folder / HEAT_MAP_FILES["scale"], np.concatenate(self._scales))
 
     def _leave_out(self) -> None:
-        """Drop the columns and trajectories that not every block has."""
+        """Drop the columns, trajectories and units that not every block has."""
         common = self._common or set()
         columns = [name for name in self.columns if f"columns/{name}" not in common]
         trajectories = [name for name in self._trajectories if f"trajectories/{name}" not in common]
@@ -130,11 +139,12 @@ class Assembler:
         for name in trajectories:
             del self._trajectories[name]
             (self._folder / f".{TRAJECTORY}{name}.npy").unlink()
-        if columns or trajectories:
+        units = [] if self._units.finish() else ["the scores of units"]
+        if columns or trajectories or units:
             logger.warning(
                 "VoG: %s left out, because an earlier version of vog_hf finished some of the blocks without; for all "
                 "rows to have them, score into another folder",
-                ", ".join([*columns, *(f"the trajectory {name}" for name in trajectories)]),
+                ", ".join([*columns, *(f"the trajectory {name}" for name in trajectories), *units]),
             )
 
     def _trajectory(self, name: str, values: npt.NDArray[np.generic]) -> npt.NDArray[Any]:
@@ -166,13 +176,14 @@ def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dic
     common = [key for key in parts[0] if all(key in part for part in parts)]  # an earlier version wrote fewer
     joined = {key: np.concatenate([part[key] for part in parts]) for key in common}
     order = np.argsort(joined["rows"], kind="stable")
-    flat = joined.pop("heat_maps/values", None)
+    flat, units = joined.pop("heat_maps/values", None), units_of_block(joined)
+    joined = {key: values for key, values in joined.items() if not key.startswith(UNITS)}
     ordered = {key: values[order] for key, values in joined.items()}
     if flat is not None:
         sizes = joined["heat_maps/shapes"].prod(axis=1, dtype=np.int64)
         start = np.concatenate([[0], np.cumsum(sizes)])
         ordered["heat_maps/values"] = np.concatenate([flat[start[i] : start[i + 1]] for i in order])
-    return ordered
+    return ordered if units is None else ordered | stored_units([units.select(order)])
 
 
 COLUMN_ORDER = ("label", "prediction", PREDICTION_PROBABILITY, "vog")  # then the other targets, then the companions
@@ -214,6 +225,8 @@ def finish_folder(
         if "vog_early" in columns:
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
+        if assembler.unit_columns:
+            manifest["units"] = {"of": "tokens", "columns": assembler.unit_columns}
         if CSG in columns:
             manifest["csg"] = {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"}
         _report_zeros(columns, plan.config)
@@ -254,7 +267,7 @@ def _with_label(plan: ScoringPlan, results: RowResults, batch: Batch) -> RowResu
         return results
     if plan.task is not None and plan.task.can_predict_label:
         label = np.maximum(label, np.int32(-1))
-    return RowResults({"label": label, **results.columns}, results.trajectories, results.heat_maps)
+    return replace(results, columns={"label": label, **results.columns})
 
 
 def to_numpy_labels(labels: torch.Tensor | None, n_rows: int) -> npt.NDArray[np.generic] | None:

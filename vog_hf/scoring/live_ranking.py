@@ -74,7 +74,7 @@ def _own_rows(plan: ScoringPlan, held: Sequence[LiveBatch], skipped: Collection[
     parts = []
     for batch in held:
         results = final_results(
-            plan, batch.accumulator.results(heat_maps=False), Batch(batch.rows, {}, batch.labels), skipped
+            plan, batch.accumulator.results(of_parts=False), Batch(batch.rows, {}, batch.labels), skipped
         )
         rows = np.asarray(batch.rows, dtype=np.int64)
         parts.append({"row": rows, "running": results.trajectories["vog"], **results.columns})

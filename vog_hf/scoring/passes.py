@@ -15,6 +15,7 @@ from vog_hf.gradients.model_inputs import copied, doubled
 from vog_hf.gradients.model_state import kept_state
 from vog_hf.gradients.targets import fill_missing_labels
 from vog_hf.gradients.task import Task
+from vog_hf.metric.row_units import UNIT
 from vog_hf.scoring.plan import ScoringPlan
 
 ALL_ROWS = slice(0, None)
@@ -56,12 +57,14 @@ def score_rows(
 
 
 def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") -> dict[str, Tensor]:
-    """Observe what the companions are computed from; nothing where outputs have no logits."""
+    """Observe what the companions of rows and of their units are computed from; nothing without logits."""
     if plan.task is None:
         return {}
     with torch.no_grad():
-        logits = plan.task.logits(forward.outputs, forward.inputs).detach()
-        return plan.task.observation(logits.to(plan.dtype), labels.companion_labels)
+        logits = plan.task.logits(forward.outputs, forward.inputs).detach().to(plan.dtype)
+        of_units = plan.task.unit_observation(logits, labels.companion_labels)
+        of_rows = plan.task.observation(logits, labels.companion_labels)
+        return of_rows | {f"{UNIT}{name}": values for name, values in of_units.items()}
 
 
 def rows_of_pass(

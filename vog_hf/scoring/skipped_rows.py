@@ -104,7 +104,7 @@ def check_finite(
 
 
 def without_skipped(results: RowResults, rows: Sequence[int], skipped: Collection[int]) -> RowResults:
-    """Results with NaN for the rows that are skipped, -1 where they are whole numbers, and heat maps of 0."""
+    """Results with NaN for the rows that are skipped, -1 where they are whole numbers, heat maps of 0, and no units."""
     at = [place for place, row in enumerate(rows) if row in skipped] if skipped else []
     if not at:
         return results
@@ -112,6 +112,7 @@ def without_skipped(results: RowResults, rows: Sequence[int], skipped: Collectio
         {name: _blank(values, at) for name, values in results.columns.items()},
         {name: _blank(values, at) for name, values in results.trajectories.items()},
         None if results.heat_maps is None else _blank_maps(results.heat_maps, at),
+        None if results.units is None else results.units.without(at),
     )
 
 

@@ -103,7 +103,8 @@ class TrainingRun:
         self._scorer, self._readers = self._scorer_and_readers(model)
         self._plans = {split: self._planned(split, reader) for split, reader in self._readers.items()}
         for split, plan in self._plans.items():
-            names = core_column_names(options.config.column_names, has_classes=plan.has_classes)
+            has_units = plan.task is not None and plan.task.has_units
+            names = core_column_names(options.config.column_names, has_classes=plan.has_classes, has_units=has_units)
             taken = taken_columns(self.datasets[split], names)
             if taken:
                 logger.warning(

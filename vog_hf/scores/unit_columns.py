@@ -1,0 +1,79 @@
+"""The units of rows as columns of lists in a dataset, aligned with the column of the labels."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, List, Value
+
+from vog_hf.errors import DataError
+from vog_hf.metric.row_units import RowUnits
+from vog_hf.metric.vocabulary import UNIT_LABEL, UNIT_PLACE
+from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.unit_table import lists_of, parts_of_lists, units_of_lists
+from vog_hf.scores.vog_scores import VoGScores
+
+NOT_SCORES = (UNIT_LABEL, UNIT_PLACE)  # the dataset has the labels, and places are those of the model's tokens
+
+
+def unit_column_names(scores: VoGScores) -> list[str]:
+    """Columns of units that a dataset can get; none for rows without units."""
+    return [] if scores.units is None else [name for name in scores.units.columns if name not in NOT_SCORES]
+
+
+def unit_feature(split: ScoredSplit, name: str, declaration: str) -> List:
+    """The feature of a column of units; its entries declare that they are scores, because a list keeps no ``id``."""
+    units = _units(split.scores)
+    values = units.column(name)
+    if not np.issubdtype(values.dtype, np.integer):
+        return List(Value("float32", id=declaration))
+    found = split.label_lists if name == "prediction_token" else None
+    names = None if found is None else getattr(split.rows.features[found.column].feature, "names", None)
+    if names is None or int(values.max(initial=0)) >= len(names):
+        return List(Value("int32", id=declaration))
+    return List(ClassLabel(names=names, id=declaration))
+
+
+def unit_values(split: ScoredSplit, name: str) -> pa.Array:
+    """A list per row: a value for each of its labels, null for those of words that the model did not see."""
+    units = _units(split.scores)
+    values = units.column(name)
+    values = values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values.astype(np.int64)
+    if split.label_lists is None:
+        return lists_of(units.sizes, pa.array(values))
+    counts, is_seen = split.label_lists.counts, split.label_lists.is_unit(units)
+    spread = np.zeros(len(is_seen), dtype=values.dtype)
+    spread[is_seen] = values
+    return lists_of(counts, pa.array(spread, mask=~is_seen))
+
+
+def units_from_columns(dataset: Dataset, columns_of: Iterable[tuple[str, str]]) -> RowUnits:
+    """Units whose scores are columns of a dataset, given the name of each among the scores and in the dataset.
+
+    Raises:
+        DataError: The lists of a row differ in length.
+    """
+    names = dict(columns_of)
+    table = dataset.select_columns(list(names.values())).with_format("arrow")[:]
+    lists = {name: _without_null(table.column(column)) for name, column in names.items()}
+    try:
+        return units_of_lists(lists)
+    except ValueError as error:
+        raise DataError(
+            f"the columns {', '.join(names.values())} must have lists of one length in each row: {error}; add the "
+            "scores again"
+        ) from error
+
+
+def _without_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists without their null entries: labels of words that the model did not see."""
+    sizes, values = parts_of_lists(column)
+    is_seen = values.is_valid().to_numpy(zero_copy_only=False)
+    counts = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[is_seen], minlength=len(sizes))
+    return pa.chunked_array([lists_of(counts, values.drop_null())])
+
+
+def _units(scores: VoGScores) -> RowUnits:
+    if scores.units is None:
+        raise DataError("these scores have no units; only token classification has them")
+    return scores.units

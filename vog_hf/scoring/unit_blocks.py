@@ -1,0 +1,31 @@
+"""The units of rows in a block: a number for each row, and the values of all of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vog_hf.metric.row_units import RowUnits
+
+UNITS = "units/"  # begins the keys of what is stored of units
+SIZES = f"{UNITS}sizes"
+COLUMNS = f"{UNITS}columns/"
+
+
+def stored_units(parts: Sequence[RowUnits]) -> dict[str, npt.NDArray[Any]]:
+    """The units of some rows, and of those behind them, as arrays of a block; {} without any."""
+    if not parts:
+        return {}
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    return {SIZES: np.concatenate([part.sizes for part in parts])} | {
+        f"{COLUMNS}{name}": np.ascontiguousarray(values) for name, values in columns.items()
+    }
+
+
+def units_of_block(block: Mapping[str, npt.NDArray[Any]]) -> RowUnits | None:
+    """The units of a block's rows; None where it has none."""
+    if SIZES not in block:
+        return None
+    columns = {name.removeprefix(COLUMNS): values for name, values in block.items() if name.startswith(COLUMNS)}
+    return RowUnits(block[SIZES], columns)
