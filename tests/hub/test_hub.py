@@ -67,6 +67,19 @@ def test_every_kind_of_column_comes_back_equal(hub, client):
     assert len(hub.dataset(REPO).commits) == 2  # that which made it, and ours
 
 
+@pytest.mark.parametrize("columns", ["core", "all"])
+def test_units_come_back_as_lists_and_as_scores(hub, client, columns):
+    """Lists of tokens' scores load with their features, next to the labels; the scores know the units again."""
+    client("push", "tags", REPO, columns=columns)
+    assert client("load", REPO, "tags", columns=columns)["equal"]
+    assert client("values", REPO, "loss_token")[4] == [6.0, 7.0, 8.0, None]
+    assert client("pull", REPO, "tags") is True
+    assert "vog/default/train/units.parquet" in hub.dataset(REPO).files()
+    assert "`vog_token`" in readme(hub)
+    client("push", "tags", f"{REPO}-alone", form="scores", scores_only=True)
+    assert client("values", f"{REPO}-alone", "loss_token")[4] == [6.0, 7.0, 8.0, None]
+
+
 def test_the_same_push_again_changes_nothing(hub, client):
     """Same rows, same scores: no further commit."""
     first = client("push", "pictures", REPO)

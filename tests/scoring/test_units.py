@@ -92,7 +92,7 @@ def test_units_are_those_of_a_loop_over_rows_snapshots_and_tokens(batch_size):
     scores = scored(batch_size)
     sizes, columns = expected_units()
     assert scores.manifest["task"] == "token_classification"
-    assert scores.manifest["units"] == {"of": "tokens", "columns": list(scores.units.columns)}
+    assert scores.manifest["units"] == {"of": "tokens", "class_names": None, "columns": list(scores.units.columns)}
     assert_array_equal(scores.units.sizes, sizes)
     assert set(scores.units.columns) == set(columns)
     for name, values in columns.items():

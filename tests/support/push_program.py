@@ -21,6 +21,7 @@ from vog_hf.data.row_identity import identify_rows
 from vog_hf.errors import VoGError
 from vog_hf.hub import pull_scores, shards
 from vog_hf.hub import upload_check as check
+from vog_hf.scores import RowUnits
 
 ROWS = 61
 FOLDER = tempfile.TemporaryDirectory()  # of pictures that rows name
@@ -69,6 +70,11 @@ def dataset(kind):
         features["text"] = Value("string")
     elif kind == "unwritable":  # YAML has no way to write a "next line" as the client writes it
         features = {"label": ClassLabel(names=["a\x85b", "c"])}
+    elif kind == "tags":
+        columns["tokens"] = [[f"word{j}" for j in range(i % 5)] for i in range(ROWS)]
+        columns["ner_tags"] = [[(i + j) % 3 for j in range(i % 5)] for i in range(ROWS)]
+        features["tokens"] = List(Value("string"))
+        features["ner_tags"] = List(ClassLabel(names=["O", "B-PER", "I-PER"]))
     elif kind == "numbers":
         columns["x"], features["x"] = [i / 7 for i in range(ROWS)], Value("float64")
     elif kind == "numbers as texts":
@@ -94,9 +100,22 @@ def scores(kind):
         for values in (*columns.values(), *trajectories.values()):
             values[[4, 60]] = np.nan if np.issubdtype(values.dtype, np.floating) else -1
         manifest["skipped"] = {"count": 2, "rows": [{"row": row, "reason": "broken"} for row in (4, 60)]}
-    return VoGScores(
-        columns, manifest, trajectories=trajectories, heat_maps=made._heat_maps, row_hash=identity.row_hash
-    )
+    parts = {
+        "trajectories": trajectories,
+        "heat_maps": made._heat_maps,
+        "units": units(rows) if kind == "tags" else None,
+    }
+    return VoGScores(columns, manifest, row_hash=identity.row_hash, **parts)
+
+
+def units(rows):
+    """Units of the first three words of each row."""
+    labels = [tags[:3] for tags in rows["ner_tags"][:]]
+    sizes = np.array([len(tags) for tags in labels], dtype=np.int32)
+    given = np.concatenate([np.array(tags, dtype=np.int32) for tags in labels])
+    loss = np.arange(len(given), dtype=np.float32)
+    places = {"label_token": given, "position_token": given, "prediction_token": given[::-1].copy()}
+    return RowUnits(sizes, {**places, "vog_token": loss / 7, "loss_token": loss, "confidence_token": 1 / (1 + loss)})
 
 
 def push(
@@ -191,6 +210,15 @@ def belong(repo_id, split="train"):
     return pull_scores(repo_id).identity.verify(identify_rows(load_dataset(repo_id, split=split)))
 
 
+def are_equal_units(one, other):
+    """Whether units are the same, or there are none."""
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one.sizes, other.sizes) and all(
+        np.array_equal(one.column(name), values) for name, values in other.columns.items()
+    )
+
+
 def is_equal(one, other):
     """Whether scores are the same in everything."""
     return (
@@ -198,6 +226,7 @@ def is_equal(one, other):
         and all(np.array_equal(one.column(n), other.column(n), equal_nan=True) for n in one.column_names)
         and all(one.column(n).dtype == other.column(n).dtype for n in one.column_names)
         and one.trajectory_names == sorted(other.trajectory_names)
+        and are_equal_units(one.units, other.units)
         and all(np.array_equal(one.trajectory(n), other.trajectory(n), equal_nan=True) for n in one.trajectory_names)
         and one.has_heat_maps == other.has_heat_maps
         and all(np.array_equal(one.heat_map(row), other.heat_map(row)) for row in range(len(one)))

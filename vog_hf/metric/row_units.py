@@ -64,11 +64,11 @@ class RowUnits:
         return self.columns[name]
 
     def of_row(self, name: str, row: int) -> Array:
-        """A column of the units of one row, in their order."""
+        """A column of the units of one row, in their order: ``[units of the row]``."""
         return self.column(name)[self._starts[row] : self._starts[row + 1]]
 
     def select(self, rows: npt.ArrayLike) -> "RowUnits":
-        """The units of some rows, in the order of these rows; negative numbers count from the end."""
+        """The units of some rows ``[n]``, in the order of these rows; negative numbers count from the end."""
         chosen = np.arange(len(self))[np.asarray(rows, dtype=np.int64)]
         sizes = self.sizes[chosen]
         before = np.cumsum(sizes, dtype=np.int64) - sizes
@@ -76,7 +76,7 @@ class RowUnits:
         return RowUnits(sizes, {name: values[at] for name, values in self.columns.items()})
 
     def without(self, rows: Sequence[int]) -> "RowUnits":
-        """The same with no unit in some rows."""
+        """The same with no unit in some rows, given by their numbers."""
         sizes = self.sizes.copy()
         sizes[rows] = 0
         kept = np.repeat(sizes > 0, self.sizes)

@@ -16,6 +16,7 @@ from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.review.decision import is_whole
 from vog_hf.review.random_rows import random_order, with_random_rows
 from vog_hf.scores.ranking import has_classes, ranking_column, values_to_rank
+from vog_hf.scores.unit_columns import unit_orders
 from vog_hf.scores.vog_scores import VoGScores
 
 TAILS = ("highest", "lowest")
@@ -105,7 +106,8 @@ class Queue:
         texts: ``[rows]``, a text per row to search in; None: there is nothing to search.
 
     Attributes:
-        columns: Names of the columns that rows can be ordered by, the ranking column first.
+        columns: Names of the columns that rows can be ordered by, the ranking column first; by a column of units
+            (tokens) a row has the place of its most extreme one.
 
     Raises:
         ConfigError: Not scores, or texts that are not one per row.
@@ -128,7 +130,7 @@ class Queue:
         self.texts = None if texts is None else [text.casefold() for text in texts]
         first = ranking_column(scores)
         others = (name for name in scores.column_names if name != first and self._can_order(name))
-        self.columns = [first, *others]
+        self.columns = [first, *others, *unit_orders(scores)]
         self._orders: dict[tuple[str, str], Rows] = {}
         self._percentile: dict[str, npt.NDArray[np.float64]] = {}
 
@@ -210,7 +212,7 @@ class Queue:
         """All rows, this end of a column first; ties by row number, rows without a finite value last."""
         name = self._known(order)
         if (name, tail) not in self._orders:
-            values = values_to_rank(self.scores, name)
+            values = values_to_rank(self.scores, name, highest=tail == "highest")
             sign = -1 if tail == "highest" else 1
             last_if_not_finite = np.where(np.isfinite(values), sign * values, np.inf)
             self._orders[name, tail] = np.argsort(last_if_not_finite, kind="stable").astype(np.int64)

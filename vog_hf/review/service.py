@@ -97,7 +97,7 @@ class ReviewService:
             "columns": [[name, title_of(name)] for name in self._queue.columns],
             "classes": self._classes,
             "patterns": [[name, name.replace("_", " ")] for name in PATTERNS if self._scores.text_column_names],
-            "heat": self._scores.has_heat_maps,
+            "heat": self._scores.has_heat_maps or self._scores.units is not None,
             "texts": self._has_texts,
             "predictions": "prediction" in self._scores.column_names,
             "key": f"{len(self._scores)}-{self._scores.facts.rows_digest}-{self.title}",

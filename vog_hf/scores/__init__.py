@@ -8,8 +8,9 @@ shows them (`audio` what can be heard of a row); `findings` is what a run shows,
 of every column, `formatting` the numbers as text.
 """
 
+from vog_hf.metric.row_units import RowUnits
 from vog_hf.scores.dataset_columns import add_vog_columns, scores_from_columns
 from vog_hf.scores.ranking import most_extreme
 from vog_hf.scores.vog_scores import VoGScores
 
-__all__ = ["VoGScores", "add_vog_columns", "most_extreme", "scores_from_columns"]
+__all__ = ["RowUnits", "VoGScores", "add_vog_columns", "most_extreme", "scores_from_columns"]

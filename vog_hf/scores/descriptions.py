@@ -6,7 +6,7 @@ from typing import Any
 
 from vog_hf.metric.vocabulary import COLUMNS, target_of_column
 from vog_hf.scores.manifest import Manifest
-from vog_hf.scores.unit_columns import unit_column_names
+from vog_hf.scores.unit_columns import coloring_column, unit_column_names
 from vog_hf.scores.vog_scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
@@ -126,7 +126,12 @@ def tail_title(tail: str, name: str) -> str:
 
 def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
     """What the heat maps show, in the forms that they have here: ``overlay``, ``plane``, ``strip`` or ``words``."""
-    of_tokens = scores.facts.reads_tokens
+    column, of_tokens = coloring_column(scores), scores.facts.reads_tokens
+    if column is not None and "words" in kinds:
+        return (
+            f"Words are colored by {column}, the stronger the higher, each row by its own highest; a dotted line is "
+            "under words with another last prediction than their label. Point at a word for its label and its scores."
+        )
     forms = {
         "overlay": "over an image, brighter means more change, and transparent the least",
         "plane": "a row without an image has its map alone",

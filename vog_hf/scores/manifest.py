@@ -42,6 +42,7 @@ MANIFEST = Record(
         ),
         "task": MAYBE_TEXT,
         "class_names": ListOf(NAME, or_null=True),
+        "units": Record({"of": TEXT, "columns": ListOf(TEXT), "class_names": ListOf(NAME, or_null=True)}),
         "normalized_over": MAYBE_TEXT,
         "model": Record({"class": MAYBE_TEXT, "name": MAYBE_TEXT, "revision": MAYBE_TEXT}),
         "input": Record({"name": MAYBE_TEXT, "element_shape": ListOf(WHOLE)}),
@@ -92,6 +93,7 @@ class Manifest:
     task: str | None = None
     thinned: str | None = None
     transform: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     windows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     windows_missing: str | None = None
@@ -112,6 +114,11 @@ class Manifest:
     def targets(self) -> Sequence[str]:
         """Names of the targets; the first fills the column ``vog``."""
         return self.config.get("target") or []
+
+    @property
+    def unit_class_names(self) -> Sequence[Any]:
+        """Names of the classes of units; none if they have no names."""
+        return self.units.get("class_names") or []
 
     @property
     def n_skipped(self) -> int:

@@ -34,7 +34,7 @@ def raw_column(scores: VoGScores) -> str:
 def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Row numbers with the highest and the lowest values of a column, most extreme first.
 
-    Ties are in row order; NaN comes last in both.
+    Ties are in row order; NaN comes last in both. Of a column of units, a row counts by its most extreme unit.
 
     Returns:
         ``[count]`` and ``[count]``, fewer for a smaller dataset.
@@ -49,18 +49,26 @@ def most_extreme(scores: VoGScores, column: str, count: int) -> tuple[npt.NDArra
     """
     if count < 1:
         raise ConfigError(f"count must be at least 1, got {count}; pass a number of rows")
-    values = values_to_rank(scores, column)
-    return np.argsort(-values, kind="stable")[:count], np.argsort(values, kind="stable")[:count]
+    lowest = values_to_rank(scores, column, highest=False)
+    highest = values_to_rank(scores, column)
+    return np.argsort(-highest, kind="stable")[:count], np.argsort(lowest, kind="stable")[:count]
 
 
-def values_to_rank(scores: VoGScores, column: str) -> npt.NDArray[np.float64]:
+def values_to_rank(scores: VoGScores, column: str, *, highest: bool = True) -> npt.NDArray[np.float64]:
     """Values of a column ``[rows]`` as floats; NaN also in a whole-number column for a row that was skipped.
+
+    Args:
+        scores: Scores of all rows.
+        column: Column of rows, or of their units: then the highest value of each row counts.
+        highest: Of units, whether it is the highest value that counts; else the lowest.
 
     Example:
         >>> scores = VoGScores({"vog": np.array([0.2, np.nan]), "forgetting": np.array([3, -1])}, {})
         >>> values_to_rank(scores, "forgetting").tolist()
         [3.0, nan]
     """
+    if scores.units is not None and column in scores.units.columns:
+        return scores.units.extreme(column, highest=highest)
     given = scores.column(column)
     values = given.astype(np.float64)
     if np.issubdtype(given.dtype, np.integer):

@@ -13,6 +13,7 @@ from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.unit_table import lists_of, parts_of_lists, units_of_lists
 from vog_hf.scores.vog_scores import VoGScores
 
+UNIT_PREDICTION = "prediction_token"
 NOT_SCORES = (UNIT_LABEL, UNIT_PLACE)  # the dataset has the labels, and places are those of the model's tokens
 
 
@@ -21,13 +22,38 @@ def unit_column_names(scores: VoGScores) -> list[str]:
     return [] if scores.units is None else [name for name in scores.units.columns if name not in NOT_SCORES]
 
 
+def unit_orders(scores: VoGScores) -> list[str]:
+    """Columns of units by whose most extreme value rows can be ordered; none for rows without units."""
+    return [name for name in unit_column_names(scores) if name != UNIT_PREDICTION]
+
+
+def coloring_column(scores: VoGScores) -> str | None:
+    """The column of units by which words are colored: the loss, else VoG; None for rows without units.
+
+    Example:
+        >>> coloring_column(VoGScores({"vog": np.ones(2)}, {})) is None
+        True
+    """
+    return (
+        None
+        if scores.units is None
+        else next((name for name in ("loss_token", "vog_token") if name in scores.units.columns), None)
+    )
+
+
+def class_of_unit(scores: VoGScores, label: int) -> str:
+    """Name of a class of units, its number without names."""
+    names = scores.facts.unit_class_names
+    return str(names[label]) if 0 <= label < len(names) else str(label)
+
+
 def unit_feature(split: ScoredSplit, name: str, declaration: str) -> List:
     """The feature of a column of units; its entries declare that they are scores, because a list keeps no ``id``."""
     units = _units(split.scores)
     values = units.column(name)
     if not np.issubdtype(values.dtype, np.integer):
         return List(Value("float32", id=declaration))
-    found = split.label_lists if name == "prediction_token" else None
+    found = split.label_lists if name == UNIT_PREDICTION else None
     names = None if found is None else getattr(split.rows.features[found.column].feature, "names", None)
     if names is None or int(values.max(initial=0)) >= len(names):
         return List(Value("int32", id=declaration))

@@ -225,8 +225,9 @@ def finish_folder(
         if "vog_early" in columns:
             width = Windows(len(names)).width
             manifest["windows"] = {"early": names[:width], "late": names[-width:], "all": names}
+        units = manifest.pop("units", {})
         if assembler.unit_columns:
-            manifest["units"] = {"of": "tokens", "columns": assembler.unit_columns}
+            manifest["units"] = {**units, "columns": assembler.unit_columns}
         if CSG in columns:
             manifest["csg"] = {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"}
         _report_zeros(columns, plan.config)

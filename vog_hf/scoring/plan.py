@@ -20,6 +20,8 @@ from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import format_bytes
 
+UNIT_BYTES = 50  # of one unit, on disk
+
 
 @dataclass(frozen=True)
 class ScoringPlan:
@@ -145,12 +147,14 @@ class ScoringPlan:
         return {**inputs, self.leaf.name: self.folding.to_memory_format(inputs[self.leaf.name])}
 
     def disk_bytes(self, n_rows: int, n_snapshots: int) -> int:
-        """Bytes that scoring this many rows takes on disk: trajectories, maps and columns.
+        """Bytes that scoring this many rows takes on disk: trajectories, maps, units and columns.
 
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
         heat_map = 2 * min(1024, self.leaf.kind.map_size(self.element_shape)) + 12 if self.config.heat_maps else 0
-        return 2 * n_rows * (self.trajectory_bytes_per_row(n_snapshots) + heat_map + 100)
+        has_units = self.task is not None and self.task.has_units
+        units = UNIT_BYTES * self.element_shape[0] if has_units else 0
+        return 2 * n_rows * (self.trajectory_bytes_per_row(n_snapshots) + heat_map + units + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
         """One line for a person: rows, snapshots, memory of a block, disk, and time from the dry run's one batch."""

@@ -37,6 +37,8 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Record how the scores were computed, but for the snapshots; JSON-ready."""
     model_config = getattr(model, "config", None)
+    names = class_names(reader, model_config)
+    has_units = plan.task is not None and plan.task.has_units
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,7 +46,8 @@ def make_manifest(
         "n_rows": identity.n_rows,
         "config": plan.config.to_dict(),
         "task": plan.task.name if plan.task else None,
-        "class_names": class_names(reader, model_config) if plan.has_classes else None,
+        "class_names": names if plan.has_classes else None,
+        **({"units": {"of": "tokens", "class_names": names}} if has_units else {}),
         "normalized_over": "class" if plan.has_classes else "dataset",
         "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
         "input": {
@@ -74,7 +77,8 @@ def class_names(reader: BatchReader, model_config: object) -> list[str] | None:
     """Names of the classes: of the dataset's ClassLabel, else of the model's ``id2label`` where somebody set it."""
     features = getattr(reader.dataset, "features", None) or {}
     for name in (reader.label_column, *reader.label_names):
-        names = getattr(features.get(name), "names", None) if name else None
+        feature = features.get(name) if name else None
+        names = getattr(getattr(feature, "feature", feature), "names", None)
         if names:
             return [str(value) for value in names]
     id2label = getattr(model_config, "id2label", None) or {}

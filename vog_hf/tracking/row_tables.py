@@ -10,10 +10,12 @@ import pandas as pd
 from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, loss_spikes, recommended_ranking
 from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
 from vog_hf.runtime.files import format_bytes
+from vog_hf.scores.descriptions import heat_note
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.pictures.words import WORDS_STYLE, Word, beginning, words_markup
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
+from vog_hf.scores.unit_columns import coloring_column
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.media import Page, Table
 
@@ -166,7 +168,9 @@ def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Ta
     if any(view.file is not None for view in of_rows) and len(columns) < MAX_COLUMNS - 1:
         columns["file"] = [None if view.file is None else escaped(view.file) for view in of_rows]
     columns["row"] = rows.tolist()
-    if "heat_map" in columns:
+    if "heat_map" in columns and coloring_column(scores) is not None:
+        caption += f" {heat_note(scores, {'words'})}"
+    elif "heat_map" in columns:
         caption += " Heat maps: where the gradient changed most between snapshots, within each row by itself."
     if any(view.text is not None and len(view.text) > MAX_TEXT for view in of_rows):
         caption += f" Texts end after {MAX_TEXT:,} characters."

@@ -208,6 +208,7 @@ class CollectedTraining:
         manifest = make_manifest(
             self._model, plan, self._reader, identity, n_processes=current_processes().num_processes
         )
+        manifest.pop("units", None)  # a pass that trains observes rows alone
         write_training_scores(
             folder,
             self._visits.folder,

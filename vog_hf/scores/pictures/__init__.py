@@ -1,9 +1,9 @@
 """Pictures of rows and of rankings: contents of rows, thumbnails, heat maps, contact sheets and charts.
 
 `row_columns` finds the columns that show a row, `row_content` reads them (`decoding` within bounds of memory,
-`rgb_pictures` in one mode), `words` finds the heat of a text's words, and `row_view` is the one view of a row that all
-outputs share; `heat_maps` has thumbnails and heat maps, `contact_sheet` both ends of a ranking as one picture, `charts`
-the decile plot and data map.
+`rgb_pictures` in one mode), `words` finds the heat of a text's words (`unit_words` of words with labels of their own),
+and `row_view` is the one view of a row that all outputs share; `heat_maps` has thumbnails and heat maps,
+`contact_sheet` both ends of a ranking as one picture, `charts` the decile plot and data map.
 """
 
 from vog_hf.scores.pictures.charts import data_map, decile_plot, draw_data_map

@@ -136,6 +136,14 @@ class ShownRows:
             return self._finder.words_of_ids(ids, heat)
         return None if text is None else self._finder.words(text[:MAX_TEXT].split("\n", 1), heat, cut_at=cut_at)
 
+    def word_list(self, row: int) -> list[str] | None:
+        """The words of a row whose text is stored as a list of words; None for any other."""
+        if len(self._texts) != 1:
+            return None
+        words = self._cells[row].column(self._texts[0])[0].as_py()
+        is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        return words if is_list else None
+
     def _stored_texts(self, row: int) -> list[str | None]:
         cells = self._cells[row]
         return [text_of(cells.column(name)[0]) for name in self._texts]

@@ -11,6 +11,7 @@ from PIL import Image
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
 from vog_hf.scores.pictures.row_content import ShownRows
+from vog_hf.scores.pictures.unit_words import heat_of_units, words_of_units
 from vog_hf.scores.pictures.words import Word, word_finder
 from vog_hf.scores.ranking import has_classes, row_values
 from vog_hf.scores.scored_rows import ScoredSplit
@@ -28,6 +29,8 @@ class RowView:
         size: Width and height of the picture before it was brought to that size.
         text: Its text; None for a row with a picture, or with neither.
         file: Name of the file that its picture or sound was read from, without its folder; None without one.
+        shown: The rows, to read more of it.
+        n_labels: Number of labels of its units in the dataset; None where they are not known, or there are none.
     """
 
     scores: VoGScores
@@ -37,6 +40,7 @@ class RowView:
     text: str | None = None
     file: str | None = None
     shown: ShownRows | None = None
+    n_labels: int | None = None
 
     @property
     def sound(self) -> Sound | None:
@@ -87,10 +91,21 @@ class RowView:
 
     @cached_property
     def words(self) -> list[Word] | None:
-        """The text in parts with the heat of its tokens; None where they cannot be found in it."""
-        if self.shown is None or self.heat_map is None or self.heat_map.ndim != 1 or not self.scores.facts.reads_tokens:
+        """The text in parts with the heat of its tokens; None where they cannot be found in it.
+
+        Of a row with units the heat is their loss: see `vog_hf.scores.pictures.unit_words`.
+        """
+        if self.shown is None or not self.scores.facts.reads_tokens:
             return None
-        return self.shown.words(self.row, self.heat_map, self.scores.longest_heat_map)
+        listed = None if self.n_labels is None else self.shown.word_list(self.row)
+        if listed is not None and len(listed) == self.n_labels:
+            words = words_of_units(self.scores, self.row, listed)
+            if words is not None:
+                return words
+        if self.heat_map is None or self.heat_map.ndim != 1:
+            return None
+        heat = heat_of_units(self.scores, self.row, len(self.heat_map))
+        return self.shown.words(self.row, self.heat_map if heat is None else heat, self.scores.longest_heat_map)
 
     @property
     def confidence(self) -> npt.NDArray[np.float64] | None:
@@ -137,6 +152,7 @@ class RowViews:
         sound_bytes: int | None = None,
     ) -> None:
         self.scores = split.scores
+        self._split = split
         self.side = side
         self._fit = fit
         self._rows = None
@@ -175,4 +191,6 @@ class RowViews:
         if isinstance(content, Image.Image):
             picture = self._fit(content, self.side)
             return RowView(self.scores, row, picture, content.size, file=file, shown=self._rows)
-        return RowView(self.scores, row, text=content, file=file, shown=self._rows)
+        lists = self._split.label_lists
+        n_labels = None if lists is None else int(lists.counts[row])
+        return RowView(self.scores, row, text=content, file=file, shown=self._rows, n_labels=n_labels)

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 # A page sets --h of each token to its share of the row's largest heat; ink on this stays readable in light and dark.
 WORDS_STYLE = """.words span { background: color-mix(in srgb, #e8590c calc(var(--h) * 60%), transparent); \
-border-radius: .2em; } .words i { opacity: .6; font-style: normal; }"""
+border-radius: .2em; } .words i { opacity: .6; font-style: normal; } \
+.words b { font-weight: inherit; border-bottom: 2px dotted; }"""
 SHADES = 20  # steps of --h
 SPACE_MARKS = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE EIGHTH BLOCK}")  # byte pairs, SentencePiece
 CONTINUED = "##"  # of WordPiece
@@ -31,11 +32,15 @@ class Word:
         text: The part, as it stands in the text.
         heat: Share of the largest heat among the tokens of the text, 0..1; None between tokens.
         is_unseen: Whether it lies behind the tokens that the model saw.
+        note: What is known of it, to be shown where it is pointed at.
+        is_mismatched: Whether its given label is not the predicted one.
     """
 
     text: str
     heat: float | None = None
     is_unseen: bool = False
+    note: str = ""
+    is_mismatched: bool = False
 
 
 class WordFinder:
@@ -197,8 +202,13 @@ def _markup(word: Word) -> Markup:
     text = escape(printable(word.text))
     if word.is_unseen:
         return Markup("<i>{}</i>").format(text)
+    if word.is_mismatched:
+        text = Markup("<b>{}</b>").format(text)
     shade = round(SHADES * (word.heat or 0.0)) / SHADES
-    return Markup('<span style="--h:{}">{}</span>').format(f"{shade:g}", text) if shade else text
+    note = Markup(' title="{}"').format(printable(word.note)) if word.note else Markup("")
+    if not shade and not note:
+        return text
+    return Markup('<span style="--h:{}"{}>{}</span>').format(f"{shade:g}", note, text)
 
 
 @lru_cache(maxsize=4)
