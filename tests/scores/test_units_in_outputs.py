@@ -103,7 +103,6 @@ def test_words_are_colored_by_the_loss_with_their_labels(example):
         assert [word.is_mismatched for word in shown[:seen]] == (given != predicted).tolist()
         assert shown[0].note.startswith(f"label {TAGS[given[0]]}, predicted {TAGS[predicted[0]]}, loss ")
     assert scores.units.sizes[8] < len(rows[8]["tokens"])
-    assert scores.facts.unit_class_names == TAGS
 
 
 def test_words_of_a_text_are_found_by_the_tokenizer(example):
@@ -141,4 +140,4 @@ def test_a_report_shows_the_words_and_says_what_colors_them(example, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert 'title="label ' in text
     assert "Words are colored by loss_token" in read_page(path).text
-    assert {"vog_token", "loss_token", "prediction_token"} <= {m.column for m in column_meanings(scores)}
+    assert {"vog_token", "loss_token", "el2n_token"} <= {m.column for m in column_meanings(scores)}

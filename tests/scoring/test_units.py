@@ -191,12 +191,11 @@ def test_scores_of_an_earlier_version_load_without_units(tmp_path):
 
 def test_a_damaged_file_of_units_is_named(tmp_path):
     """Another content by its checksum, another number of rows when it is read."""
-    scores = scored(7, output_dir=tmp_path / "scores")
+    scored(7, output_dir=tmp_path / "scores").select([0, 1]).save(tmp_path / "two")
     path = tmp_path / "scores" / "units.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(OutputFolderError, match=r"units\.parquet is damaged"):
         VoGScores.load(tmp_path / "scores")
-    scores.select([0, 1]).save(tmp_path / "two")
     (tmp_path / "two" / "units.parquet").replace(path)
     manifest = read_json(tmp_path / "scores" / MANIFEST_NAME)
     manifest["files"].pop("units.parquet")

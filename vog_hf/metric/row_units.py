@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vog_hf.errors import ConfigError, shown
+from vog_hf.errors import ConfigError
 from vog_hf.metric.training_dynamics import TrainingDynamics
 from vog_hf.metric.vocabulary import UNIT_LABEL, UNIT_PLACE, unit_column
 
@@ -60,7 +60,7 @@ class RowUnits:
             ConfigError: There is no such column.
         """
         if name not in self.columns:
-            raise ConfigError(f"there is no column {shown(name)} of units; these have {', '.join(self.columns)}")
+            raise ConfigError(f"there is no column {name!r} of units; these have {', '.join(self.columns)}")
         return self.columns[name]
 
     def of_row(self, name: str, row: int) -> Array:

@@ -248,6 +248,20 @@ def unit_column(name: str) -> str:
     return name + UNIT_ENDING
 
 
+def unit_column_place(name: str) -> tuple[int, str]:
+    """Key that brings columns of units into reading order: label and place, VoG of each target, the companions.
+
+    Example:
+        >>> sorted(["loss_token", "vog_loss_token", "label_token", "vog_token"], key=unit_column_place)
+        ['label_token', 'vog_token', 'vog_loss_token', 'loss_token']
+    """
+    first = [UNIT_LABEL, UNIT_PLACE, *(column.name for column in UNIT_COLUMNS[:1])]
+    if name in first or name.startswith("vog"):
+        return (first.index(name) if name in first else len(first)), name
+    companions = [column.name for column in UNIT_COLUMNS]
+    return len(first) + 1 + (companions.index(name) if name in companions else len(companions)), name
+
+
 def core_unit_columns(names: Sequence[str]) -> list[str]:
     """Columns of units that ``columns="core"`` adds: VoG of each target, loss and confidence.
 

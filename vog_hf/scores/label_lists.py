@@ -16,10 +16,11 @@ LISTS = (pa.ListType, pa.LargeListType)
 
 @dataclass(frozen=True)
 class LabelLists:
-    """A column of labels, one list per row, with the number of labels of each row."""
+    """A column of labels, one list per row, with the number of labels of each row and the names of the classes."""
 
     column: str
     counts: npt.NDArray[np.int64]
+    names: tuple[str, ...] = ()
 
     def is_unit(self, units: RowUnits) -> npt.NDArray[np.bool_]:
         """Of each label, row after row: whether there is a unit for it, as the first ones of a row have."""
@@ -43,7 +44,7 @@ def label_lists(dataset: Dataset, units: RowUnits) -> LabelLists | None:
     Example:
         >>> units = RowUnits(np.array([2, 1]), {"label_token": np.array([3, 0, 1])})
         >>> label_lists(Dataset.from_dict({"ner_tags": [[3, 0, 5], [1]]}), units)
-        LabelLists(column='ner_tags', counts=array([3, 1]))
+        LabelLists(column='ner_tags', counts=array([3, 1]), names=())
     """
     if UNIT_LABEL not in units.columns:
         return None
@@ -66,5 +67,6 @@ def _fitting(dataset: Dataset, name: str, units: RowUnits) -> LabelLists | None:
     counts = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[is_label], minlength=len(sizes))
     if (counts < units.sizes).any():
         return None
-    lists = LabelLists(name, counts)
+    names = getattr(getattr(dataset.features[name], "feature", None), "names", None)
+    lists = LabelLists(name, counts, tuple(names or ()))
     return lists if np.array_equal(labels[is_label][lists.is_unit(units)], units.columns[UNIT_LABEL]) else None

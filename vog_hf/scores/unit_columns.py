@@ -1,6 +1,6 @@
 """The units of rows as columns of lists in a dataset, aligned with the column of the labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +41,8 @@ def coloring_column(scores: VoGScores) -> str | None:
     )
 
 
-def class_of_unit(scores: VoGScores, label: int) -> str:
+def class_of_unit(names: Sequence[str], label: int) -> str:
     """Name of a class of units, its number without names."""
-    names = scores.facts.unit_class_names
     return str(names[label]) if 0 <= label < len(names) else str(label)
 
 
@@ -54,10 +53,9 @@ def unit_feature(split: ScoredSplit, name: str, declaration: str) -> List:
     if not np.issubdtype(values.dtype, np.integer):
         return List(Value("float32", id=declaration))
     found = split.label_lists if name == UNIT_PREDICTION else None
-    names = None if found is None else getattr(split.rows.features[found.column].feature, "names", None)
-    if names is None or int(values.max(initial=0)) >= len(names):
+    if found is None or int(values.max(initial=0)) >= len(found.names):
         return List(Value("int32", id=declaration))
-    return List(ClassLabel(names=names, id=declaration))
+    return List(ClassLabel(names=list(found.names), id=declaration))
 
 
 def unit_values(split: ScoredSplit, name: str) -> pa.Array:

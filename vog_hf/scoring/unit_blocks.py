@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vog_hf.metric.row_units import RowUnits
+from vog_hf.metric.vocabulary import unit_column_place
 
 UNITS = "units/"  # begins the keys of what is stored of units
 SIZES = f"{UNITS}sizes"
@@ -27,5 +28,6 @@ def units_of_block(block: Mapping[str, npt.NDArray[Any]]) -> RowUnits | None:
     """The units of a block's rows; None where it has none."""
     if SIZES not in block:
         return None
-    columns = {name.removeprefix(COLUMNS): values for name, values in block.items() if name.startswith(COLUMNS)}
-    return RowUnits(block[SIZES], columns)
+    names = [name.removeprefix(COLUMNS) for name in block if name.startswith(COLUMNS)]
+    ordered = sorted(names, key=unit_column_place)  # a block has its arrays in the order of the alphabet
+    return RowUnits(block[SIZES], {name: block[f"{COLUMNS}{name}"] for name in ordered})

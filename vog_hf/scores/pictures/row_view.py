@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vog_hf.scores.audio import Sound
+from vog_hf.scores.label_lists import LabelLists
 from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
 from vog_hf.scores.pictures.row_content import ShownRows
 from vog_hf.scores.pictures.unit_words import heat_of_units, words_of_units
@@ -30,7 +31,7 @@ class RowView:
         text: Its text; None for a row with a picture, or with neither.
         file: Name of the file that its picture or sound was read from, without its folder; None without one.
         shown: The rows, to read more of it.
-        n_labels: Number of labels of its units in the dataset; None where they are not known, or there are none.
+        label_lists: Labels of the units of all rows in the dataset; None where they are not known, or there are none.
     """
 
     scores: VoGScores
@@ -40,7 +41,7 @@ class RowView:
     text: str | None = None
     file: str | None = None
     shown: ShownRows | None = None
-    n_labels: int | None = None
+    label_lists: LabelLists | None = None
 
     @property
     def sound(self) -> Sound | None:
@@ -97,15 +98,21 @@ class RowView:
         """
         if self.shown is None or not self.scores.facts.reads_tokens:
             return None
-        listed = None if self.n_labels is None else self.shown.word_list(self.row)
-        if listed is not None and len(listed) == self.n_labels:
-            words = words_of_units(self.scores, self.row, listed)
-            if words is not None:
-                return words
+        words = self._words_of_units(self.shown)
+        if words is not None:
+            return words
         if self.heat_map is None or self.heat_map.ndim != 1:
             return None
         heat = heat_of_units(self.scores, self.row, len(self.heat_map))
         return self.shown.words(self.row, self.heat_map if heat is None else heat, self.scores.longest_heat_map)
+
+    def _words_of_units(self, shown: ShownRows) -> list[Word] | None:
+        """The words of a row that has a label for each of them."""
+        lists = self.label_lists
+        listed = None if lists is None else shown.word_list(self.row)
+        if lists is None or listed is None or len(listed) != lists.counts[self.row]:
+            return None
+        return words_of_units(self.scores, self.row, listed, lists.names)
 
     @property
     def confidence(self) -> npt.NDArray[np.float64] | None:
@@ -191,6 +198,5 @@ class RowViews:
         if isinstance(content, Image.Image):
             picture = self._fit(content, self.side)
             return RowView(self.scores, row, picture, content.size, file=file, shown=self._rows)
-        lists = self._split.label_lists
-        n_labels = None if lists is None else int(lists.counts[row])
-        return RowView(self.scores, row, text=content, file=file, shown=self._rows, n_labels=n_labels)
+        labels = self._split.label_lists
+        return RowView(self.scores, row, text=content, file=file, shown=self._rows, label_lists=labels)

@@ -15,18 +15,19 @@ from vog_hf.scores.vog_scores import VoGScores
 NOTED = {"loss_token": "loss", "vog_token": "VoG"}
 
 
-def words_of_units(scores: VoGScores, row: int, words: Sequence[str]) -> list[Word] | None:
+def words_of_units(scores: VoGScores, row: int, words: Sequence[str], names: Sequence[str] = ()) -> list[Word] | None:
     """The words of a row, of which the first ones are its units; None where it has more units than words.
 
     Args:
         scores: Scores with units.
         row: Number of the row.
         words: Its words, as the column of its labels has an entry for each.
+        names: Names of the classes of units; default: those that the manifest knows.
     """
     column, units = coloring_column(scores), scores.units
     if column is None or units is None or not units.sizes[row] or units.sizes[row] > len(words):
         return None
-    shares, notes, differs = _shares(units.of_row(column, row)), _notes(scores, row), _mismatched(scores, row)
+    shares, notes, differs = _shares(units.of_row(column, row)), _notes(scores, row, names), _mismatched(scores, row)
     parts: list[Word] = []
     for at, word in enumerate(words):
         parts += [Word(" ")] if at else []
@@ -63,15 +64,16 @@ def _mismatched(scores: VoGScores, row: int) -> list[bool]:
     return (units.of_row(UNIT_LABEL, row) != units.of_row(UNIT_PREDICTION, row)).tolist()
 
 
-def _notes(scores: VoGScores, row: int) -> list[str]:
+def _notes(scores: VoGScores, row: int, names: Sequence[str]) -> list[str]:
     """Label, prediction and scores of each unit, in words."""
     units = scores.units
     if units is None:
         return []
+    names = names or scores.facts.unit_class_names
     lines: list[list[str]] = [[] for _ in range(int(units.sizes[row]))]
     for column, heading in {UNIT_LABEL: "label", UNIT_PREDICTION: "predicted", **NOTED}.items():
         if column in units.columns:
             for line, value in zip(lines, units.of_row(column, row).tolist(), strict=True):
                 is_class = column in (UNIT_LABEL, UNIT_PREDICTION)
-                line.append(f"{heading} {class_of_unit(scores, value) if is_class else number(value)}")
+                line.append(f"{heading} {class_of_unit(names, value) if is_class else number(value)}")
     return [", ".join(line) for line in lines]
