@@ -75,7 +75,7 @@ def test_without_a_column_that_fits_lists_have_an_entry_for_each_unit(example):
 
 
 def test_scores_are_read_from_the_lists_again(example, tmp_path):
-    """From disk, with the features; without label and place, which are no scores."""
+    """From disk, with the features; without label and place, which are not scores."""
     rows, scores = example
     add_vog_columns(rows, scores, "all").save_to_disk(tmp_path / "scored")
     found = scores_from_columns(load_from_disk(tmp_path / "scored"))

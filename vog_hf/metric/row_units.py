@@ -17,7 +17,7 @@ from vog_hf.metric.vocabulary import UNIT_LABEL, UNIT_PLACE, unit_column
 
 UNIT = "unit/"  # begins the names of what is observed of units, among what is observed of rows
 LABEL = "label"
-NO_UNIT = -100  # the label of a place that is no unit
+NO_UNIT = -100  # the label of a place that is not a unit
 
 Array = npt.NDArray[Any]
 

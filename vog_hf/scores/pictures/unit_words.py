@@ -39,7 +39,7 @@ def words_of_units(scores: VoGScores, row: int, words: Sequence[str], names: Seq
 
 
 def heat_of_units(scores: VoGScores, row: int, n_tokens: int) -> npt.NDArray[np.float32] | None:
-    """The coloring column on all tokens of a row, ``[tokens]``, 0 where a token is no unit; None without units."""
+    """The coloring column on all tokens of a row, ``[tokens]``, 0 where a token is not a unit; None without units."""
     column, units = coloring_column(scores), scores.units
     if column is None or units is None or UNIT_PLACE not in units.columns or not units.sizes[row]:
         return None
