@@ -134,7 +134,7 @@ def make_sounds(n_rows=N, rate=8000):
         wave = 0.3 * np.sin(2 * np.pi * (200 + 10 * i) * np.arange(rate // 10) / rate)
         wavfile.write(file, rate, (wave * 32767).astype(np.int16))
         sounds.append({"bytes": file.getvalue(), "path": f"{i % 10}_speaker_{i}.wav"})
-    return Dataset.from_dict({"audio": sounds}, features=Features({"audio": Audio(decode=False)}))
+    return Dataset.from_dict({"audio": sounds}).cast_column("audio", Audio(decode=False))
 
 
 def make_texts(n_rows=N):
