@@ -75,12 +75,12 @@ class Run:
         frame = pd.DataFrame(content["data"], columns=content["columns"]).astype(object)
         assert len(frame) == self.logged[f"{key}.nrows"]
         for name in {"image", "heat_map"} & set(frame):
-            frame[name] = [cell and _opened(files[cell["path"]]) for cell in frame[name]]
+            frame[name] = [cell and _opened(cell["path"], files) for cell in frame[name]]
         return frame.where(frame.notna(), None)
 
 
-def _opened(path):
-    return path if path.suffix == ".html" else Image.open(path)
+def _opened(path, files):
+    return files[path] if path.endswith(".html") else Image.open(files[path])
 
 
 @contextmanager
