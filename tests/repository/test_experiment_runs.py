@@ -23,7 +23,7 @@ NOT_RECORDED |= {
     *(f"pretrained_text_uniform_{noise}" for noise in ("05", "20")),
 }  # not run yet
 NOT_RECORDED |= {f"pretrained_image_{kind}_{noise}" for kind in ("uniform", "pairs") for noise in ("05", "20")}
-NOT_RECORDED |= {f"fewer_snapshots_{kind}" for kind in ("scratch", "image", "text")}  # not run yet
+NOT_RECORDED |= {f"fewer_snapshots_{kind}" for kind in ("image", "text")}  # not run yet
 NOT_RUN = {"experiments/runs.py", "experiments/paper_training.py"} | {
     f"experiments/{name}.py"
     for name in ("image_training", "fast_training", "pretrained_models", "c_scores", "regime_tables")
