@@ -8,7 +8,6 @@ import pytest
 from numpy.testing import assert_allclose
 from task_cases import N_ROWS, TASK_CASES
 from trainers import WeightsByStep, arguments
-from transformers import Trainer
 from unlabeled_cases import UNLABELED_CASES
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
@@ -79,6 +78,12 @@ def test_a_task_without_a_predicted_label_says_which_tasks_have_one(task):
         ("question_answering", "collect='training' found no label: .*; pass label_column=, or use collect='replay'"),
         ("semantic_segmentation", "cannot observe the loss of semantic_segmentation .*; use collect='replay'"),
         ("multiple_choice", "cannot observe the loss of multiple_choice .*; use collect='replay'"),
+        ("pixel_reconstruction/autoencoder", "collect='training' found no label: .*, or use collect='replay'"),
+        ("pair_similarity/clip", "collect='training' found no label: .*, or use collect='replay'"),
+        (
+            "reward_modeling",
+            "collect='training' needs one example per row, .* 4 examples of 2 rows; .*'replay'",
+        ),
     ],
 )
 def test_collecting_in_the_passes_of_the_training_is_refused_before_the_first_step(task, message, tmp_path):
@@ -88,7 +93,7 @@ def test_collecting_in_the_passes_of_the_training_is_refused_before_the_first_st
     vog = VoGCallback(collect="training", log=False)
     pieces = {"data_collator": case.collate_fn, "callbacks": [vog, steps]}
     with pytest.raises((ConfigError, ModelError), match=message):
-        Trainer(case.model(), args, train_dataset=case.rows()[:FEW], **pieces).train()
+        case.trainer(case.model(), args, train_dataset=case.rows()[:FEW], **pieces).train()
     assert not steps.weights
 
 

@@ -1,0 +1,102 @@
+"""Planted faults in rows without labels are found: swapped preferences and wrong captions, one row in ten."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as T
+from trainers import arguments
+from unlabeled_cases import DPOTrainer, RewardTrainer, collate_preferences, with_loss
+
+from vog_hf import VoGCallback, VoGConfig
+from vog_hf.evaluation import auroc
+
+pytestmark = pytest.mark.slow
+N_ROWS, N_FAULTY = 400, 40
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TEXT = {**SIZE, "vocab_size": 64, "max_position_embeddings": 32, "pad_token_id": 0}
+
+
+def faulty_rows(rng):
+    """Which rows are faulty."""
+    faulty = np.zeros(N_ROWS, dtype=bool)
+    faulty[rng.choice(N_ROWS, N_FAULTY, replace=False)] = True
+    return faulty
+
+
+def preferences(rng, faulty):
+    """Texts with two or three good words are chosen over those with bad ones, but for the faulty rows."""
+
+    def text(first):
+        n, k = rng.integers(5, 10), rng.integers(2, 4)
+        ids = rng.integers(24, 60, n)
+        ids[rng.choice(n, k, replace=False)] = rng.integers(first, first + 10, k)
+        return ids.tolist()
+
+    pairs = [(text(4), text(14)) for _ in range(N_ROWS)]
+    pairs = [pair[::-1] if swapped else pair for pair, swapped in zip(pairs, faulty, strict=True)]
+    return [{"chosen_ids": chosen, "rejected_ids": rejected, "margin": 0.0} for chosen, rejected in pairs]
+
+
+def aurocs(trainer, model, rows, faulty, folder, *, collate_fn, target="logit", **options):
+    """AUROC of each column, high = faulty, after a training with one added line."""
+    args = arguments(folder, per_device_train_batch_size=16, **options)
+    vog = VoGCallback(config=VoGConfig(target=target), snapshots="epoch", log=False)
+    trainer(model, args, train_dataset=rows, data_collator=collate_fn, callbacks=[vog]).train()
+    return {name: auroc(vog.scores.column(name), faulty) for name in vog.scores.column_names if name != "row"}
+
+
+def test_swapped_pairs_of_a_reward_model(tmp_path):
+    """Loss and margin find them, and VoG of the loss (0.86 in the recorded run)."""
+    rng = np.random.default_rng(0)
+    faulty = faulty_rows(rng)
+    torch.manual_seed(0)
+    model = T.BertForSequenceClassification(T.BertConfig(**TEXT, num_labels=1))
+    options = {"target": ("logit", "loss"), "collate_fn": collate_preferences, "num_train_epochs": 6}
+    options["remove_unused_columns"] = True  # as by default: the columns of preferences are kept
+    found = aurocs(
+        RewardTrainer, model, preferences(rng, faulty), faulty, tmp_path, learning_rate=1e-3, seed=1, **options
+    )
+    assert found["loss"] > 0.95
+    assert found["margin"] < 0.05
+    assert found["vog_loss"] > 0.7
+
+
+def test_swapped_pairs_of_a_language_model(tmp_path):
+    """The margin over the reference finds them; the companion is all that DPO has beside VoG."""
+    rng = np.random.default_rng(0)
+    faulty = faulty_rows(rng)
+    torch.manual_seed(0)
+    model = T.LlamaForCausalLM(T.LlamaConfig(**TEXT)).eval()
+    rows = [row | {"prompt_ids": rng.integers(24, 60, 3).tolist()} for row in preferences(rng, faulty)]
+    batch = collate_preferences(rows)
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    of_tokens = logits.log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    chosen, rejected = (of_tokens * batch["completion_mask"][:, 1:]).sum(1).chunk(2)
+    for row, a, b in zip(rows, chosen.tolist(), rejected.tolist(), strict=True):
+        row |= {"ref_chosen_logps": a, "ref_rejected_logps": b}
+    options = {"collate_fn": collate_preferences, "num_train_epochs": 6, "learning_rate": 2e-3, "seed": 1}
+    found = aurocs(DPOTrainer, model, rows, faulty, tmp_path, **options)
+    assert found["margin"] < 0.05
+
+
+def test_wrong_captions_of_a_dual_encoder(tmp_path):
+    """The similarity finds them: colored squares in one of four places, named by two words."""
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    faulty = faulty_rows(rng)
+    kinds = rng.integers(0, 16, N_ROWS)
+    named = np.where(faulty, (kinds + rng.integers(1, 16, N_ROWS)) % 16, kinds)
+    paints = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])
+    rows = []
+    for kind, name in zip(kinds.tolist(), named.tolist(), strict=True):
+        image, y, x = 0.3 * torch.randn(3, 16, 16, generator=generator), 8 * (kind % 4 // 2), 8 * (kind % 2)
+        image[:, y : y + 8, x : x + 8] += 1.5 * paints[kind // 4][:, None, None]
+        words = torch.tensor([1, 10 + name // 4, 20 + name % 4, 63])
+        rows.append({"pixel_values": image, "input_ids": words, "attention_mask": torch.ones_like(words)})
+    torch.manual_seed(0)
+    text = {**TEXT, "eos_token_id": 63, "bos_token_id": 1}
+    vision = {**SIZE, "image_size": 16, "patch_size": 4}
+    model = T.CLIPModel(T.CLIPConfig(text_config=text, vision_config=vision, projection_dim=32))
+    options = {"collate_fn": with_loss, "num_train_epochs": 10, "learning_rate": 1e-3, "seed": 1}
+    found = aurocs(T.Trainer, model, rows, faulty, tmp_path, **options)
+    assert found["prediction"] < 0.1
