@@ -107,6 +107,14 @@ def test_on_a_phone_everything_to_decide_is_on_the_first_screen(case, opened):
     assert page.locator(".decide").bounding_box()["y"] + page.locator(".decide").bounding_box()["height"] <= 845
 
 
+def test_the_heat_map_of_a_spectrogram_keeps_its_two_axes(opened, tmp_path):
+    """It is not pressed into the line of a strip."""
+    with served(*CASES["sounds"](), tmp_path / "journal.jsonl", title="sounds") as url:
+        page = opened(url).page
+        page.keyboard.press("h")
+        assert page.locator(".stage .plane img").bounding_box()["height"] > 100
+
+
 def test_the_heat_map_starts_off(pictures, opened):
     """A row is first seen as it is; H shows where its gradient changed, also after a reload."""
     review = opened(pictures[0])

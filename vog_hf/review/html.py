@@ -45,6 +45,7 @@ class PageMaker:
     def row(self, record: RowRecord, near: Sequence[SmallRecord]) -> dict[str, str]:
         """The parts of the page that show a row: ``stage``, ``facts``, ``trace`` and ``near_rows``."""
         kind = "overlay" if record.picture is not None else "words" if record.words is not None else "strip"
+        kind = "plane" if record.is_plane else kind
         has_heat = record.heat is not None or record.words is not None
         note = heat_note(self._scores, {kind}) if has_heat else ""
         values = {"view": record, "near": near, "kind": kind, "heat_note": note, "label_note": self._label_note}

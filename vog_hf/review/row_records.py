@@ -49,6 +49,7 @@ class RowRecord:
         file: Name of the file that its picture or sound was read from.
         picture: The picture as a data URI; so are ``heat`` and ``sound``.
         heat: The heat map: over the picture, or by itself for a row without one.
+        is_plane: Whether that is a map of two axes by itself, as of a spectrogram.
         label: Name of the given label, or the number of a row without classes.
         prediction: The last prediction, likewise.
         differs: Whether both are classes and differ.
@@ -60,6 +61,7 @@ class RowRecord:
     file: str | None
     picture: str | None
     heat: str | None
+    is_plane: bool
     text: str | None
     words: Markup | None
     sound: str | None
@@ -116,6 +118,7 @@ class RowRecords:
             file=None if view.file is None else printable(view.file),
             picture=_webp(view.picture),
             heat=_webp(view.heat_picture) if view.words is None else None,
+            is_plane=view.picture is None and view.heat_map is not None and view.heat_map.ndim == 2,
             words=None if view.words is None else words_markup(beginning(view.words, MAX_TEXT)),
             text=_beginning(view.text, MAX_TEXT),
             sound=None if (sound := view.sound) is None else sound.uri,
