@@ -115,6 +115,17 @@ def test_the_heat_map_of_a_spectrogram_keeps_its_two_axes(opened, tmp_path):
         assert page.locator(".stage .plane img").bounding_box()["height"] > 100
 
 
+def test_heat_colors_the_words_of_a_text(opened, tmp_path):
+    """The words have no color at first, and theirs with the heat map."""
+    with served(*CASES["words"](), tmp_path / "journal.jsonl", title="words") as url:
+        page = opened(url).page
+        color = "(word) => getComputedStyle(word).backgroundColor"
+        word = page.locator(".stage .words span").first
+        assert word.evaluate(color) == "rgba(0, 0, 0, 0)"
+        page.keyboard.press("h")
+        assert word.evaluate(color) != "rgba(0, 0, 0, 0)"
+
+
 def test_the_heat_map_starts_off(pictures, opened):
     """A row is first seen as it is; H shows where its gradient changed, also after a reload."""
     review = opened(pictures[0])

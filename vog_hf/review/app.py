@@ -12,6 +12,7 @@ from vog_hf.review.grid import GridService
 from vog_hf.review.html import shell
 from vog_hf.review.journal import Journal
 from vog_hf.review.service import Answer, answering
+from vog_hf.scores.pictures.words import WORDS_STYLE
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -70,7 +71,7 @@ def review_app(
     with ReviewApp(title=f"Review {title}".strip(), analytics_enabled=False, fill_width=True) as app:
         gradio.HTML(
             html_template=shell("review.html"),
-            css_template=shell("review.css"),
+            css_template=shell("review.css") + WORDS_STYLE,
             js_on_load=shell("grid.js") + shell("review.js"),
             apply_default_css=False,
             server_functions=_functions(service, gradio.Request, app),
