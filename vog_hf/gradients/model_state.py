@@ -25,6 +25,7 @@ _NO_STATE = (  # or state that belongs to others
     *(FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod),
     *(GetSetDescriptorType, MemberDescriptorType, functools.cached_property, logging.Logger, threading.Thread),
 )
+_STATELESS: dict[type, bool] = {}  # of the classes that were asked for
 _LRU_CACHE = type(functools.lru_cache(lambda: None))
 
 
@@ -45,13 +46,14 @@ class ModelState:
         waiting: list[Any] = [model, *(ClassAttributes(kind) for kind in _own_classes(model))]
         while waiting:
             value = waiting.pop()
-            if isinstance(value, _NO_STATE) or id(value) in self._visited:
+            if id(value) in self._visited:
                 continue
             self._visited[id(value)] = value
-            record = record_of(value, with_values=not isinstance(value, nn.Parameter) or id(value) in scaled)
+            is_weight = isinstance(value, Tensor) and isinstance(value, nn.Parameter)
+            record = record_of(value, with_values=not is_weight or id(value) in scaled)
             if record is not None:
                 self._records.append(record)
-            waiting += parts_of(value)
+            waiting += [part for part in parts_of(value) if not _is_stateless(type(part))]
 
     def is_changed(self) -> bool:
         """Tell whether anything differs from what was recorded."""
@@ -99,6 +101,12 @@ def require_weights_unchanged(model: nn.Module, sums: Tensor) -> None:
             "first batch, or a moving average of weights), but VoG must leave weights as they are; run one batch "
             "through the model before, or change weights only while module.training"
         )
+
+
+def _is_stateless(kind: type) -> bool:
+    if kind not in _STATELESS:
+        _STATELESS[kind] = issubclass(kind, _NO_STATE)
+    return _STATELESS[kind]
 
 
 def _scales_its_weight(module: object) -> bool:

@@ -1,15 +1,20 @@
 """Records of one object each: tensors, collections, generators and objects with slots, compared and put back."""
 
+import functools
+import itertools
+import operator
 import pickle
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+PLAIN = (dict, list, set, OrderedDict)
+_SLOT_NAMES: dict[type, list[str]] = {}  # of the classes that were asked for
 
 
 class Record(Protocol):
@@ -105,7 +110,9 @@ class _Collection:
 
     def is_changed(self) -> bool:
         now = _items(self._value)
-        return len(now) != len(self._items) or any(a is not b for a, b in zip(now, self._items, strict=True))
+        if not now:
+            return bool(self._items)
+        return len(now) != len(self._items) or not all(map(operator.is_, now, self._items))
 
     def put_back(self) -> None:
         value, items = self._value, self._items
@@ -168,21 +175,21 @@ class _Slots:
 def record_of(value: object, *, with_values: bool) -> Record | None:
     """Record an object; None if nothing in it can change. ``with_values`` includes the values of a tensor."""
     record: Record | None = None
-    if isinstance(value, Tensor):
+    if isinstance(value, (dict, list, deque, set, ClassAttributes)):
+        record = _Collection(value)
+    elif isinstance(value, Tensor):
         if not isinstance(value, (nn.UninitializedParameter, nn.UninitializedBuffer)):
             record = _Tensor(value, with_values=with_values)
-    elif isinstance(value, (dict, list, deque, set, ClassAttributes)):
-        record = _Collection(value)
     elif isinstance(value, np.ndarray):
         if value.flags.writeable and value.dtype != object:
-            record = _Saved(lambda: value, partial(np.copyto, value))
+            record = _Saved(lambda: value, functools.partial(np.copyto, value))
     elif isinstance(value, torch.Generator):
         record = _Saved(value.get_state, value.set_state)
     elif isinstance(value, random.Random):
         record = _Saved(value.getstate, value.setstate)
     elif isinstance(value, np.random.Generator):
         bits: Any = value.bit_generator
-        record = _Saved(partial(getattr, bits, "state"), partial(setattr, bits, "state"))
+        record = _Saved(functools.partial(getattr, bits, "state"), functools.partial(setattr, bits, "state"))
     elif _slot_names(type(value)):
         record = _Slots(value)
     return record
@@ -190,16 +197,20 @@ def record_of(value: object, *, with_values: bool) -> Record | None:
 
 def _slot_names(kind: type) -> list[str]:
     """Names of the slots of a class that is written in Python."""
-    slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
-    names = [name for several in slots for name in ((several,) if isinstance(several, str) else several)]
-    return [name for name in names if not name.startswith("__")]
+    if kind not in _SLOT_NAMES:
+        slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+        names = [name for several in slots for name in ((several,) if isinstance(several, str) else several)]
+        _SLOT_NAMES[kind] = [name for name in names if not name.startswith("__")]
+    return _SLOT_NAMES[kind]
 
 
 def _items(value: Any) -> list[Any]:
+    if type(value) in PLAIN and not value:  # most of a module's collections: they have to cost nothing
+        return []
     if isinstance(value, ClassAttributes):
         value = value.values()
     if isinstance(value, dict):
-        return [part for item in dict.items(value) for part in item]
+        return [*itertools.chain.from_iterable(dict.items(value))]
     return list(value)
 
 
