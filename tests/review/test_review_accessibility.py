@@ -113,6 +113,7 @@ def test_the_heat_map_of_a_spectrogram_keeps_its_two_axes(opened, tmp_path):
         page = opened(url).page
         page.keyboard.press("h")
         assert page.locator(".stage .plane img").bounding_box()["height"] > 100
+        page.close()  # before its server
 
 
 def test_heat_colors_the_words_of_a_text(opened, tmp_path):
@@ -124,6 +125,7 @@ def test_heat_colors_the_words_of_a_text(opened, tmp_path):
         assert word.evaluate(color) == "rgba(0, 0, 0, 0)"
         page.keyboard.press("h")
         assert word.evaluate(color) != "rgba(0, 0, 0, 0)"
+        page.close()  # before its server
 
 
 def test_the_heat_map_starts_off(pictures, opened):
