@@ -501,6 +501,8 @@ def test_two_values_for_one_shared_tensor_are_refused():
     case = models.gpt2()
     rows = [{**row, "labels": y} for row, y in zip(case.rows, case.labels, strict=True)]
     states = models.perturbed_states(case.model, 2)
+    for state in states:
+        state["lm_head.weight"] += 1
     with pytest.raises(SnapshotError, match=r"two different values for 'transformer\.wte\.weight'.*tied"):
         VoGScorer(case.model).score(rows, named(states), collate_fn=models.collate)
     for state in states:

@@ -650,11 +650,12 @@ def test_what_is_logged_and_when(tmp_path, monkeypatch):
     rows = pixel_rows()
     vog = VoGCallback(rows, top_k=7)
     trained(tmp_path / "a", [vog, Reporting()])
-    assert calls == [((vog.scores, rows), {"step": 12, "top_k": 7, "to": "wandb", "run": None})]
+    options = {"step": 12, "to": "wandb", "run": None, "report": None}  # none is written without an active run
+    assert calls == [((vog.scores, rows), {"top_k": 7, **options})]
     splits = {"one": rows, "two": pixel_rows(5)}
     vog = VoGCallback(splits)
     trained(tmp_path / "b", [vog, Reporting()])
-    assert calls[1:] == [((vog.scores, splits), {"step": 12, "top_k": 50, "to": "wandb", "run": None})]
+    assert calls[1:] == [((vog.scores, splits), {"top_k": 50, **options})]
     trained(tmp_path / "c", [VoGCallback(rows, log=False), Reporting()])
     trained(tmp_path / "d", [VoGCallback(rows)])  # reports to nothing
     assert len(calls) == 2
