@@ -201,7 +201,7 @@ class TestNumbers:
         assert said["snapshots"] == str(SNAPSHOTS)
         assert said["last prediction wrong"] == f"{wrong:.1%}"
         agreement = rank_correlations({name: scores.column(name) for name in ("vog", "loss")})
-        assert said["Spearman with loss"] == signed(agreement.loc["vog", "loss"])
+        assert said["Spearman of vog with loss"] == signed(agreement.loc["vog", "loss"])
 
     def test_figures_have_their_numbers(self, pictures):
         """The tables under the figures are the tables of evaluation."""

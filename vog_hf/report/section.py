@@ -97,9 +97,10 @@ class Section:
             shown.append(("snapshots", str(len(snapshots))))
         if self.findings.no_errors is None:
             shown.append(("last prediction wrong", f"{self.findings.is_error.mean():.1%}"))
-        for other, name in (("loss", "Spearman with loss"), ("gradient_magnitude", "Spearman with mean |gradient|")):
-            if self.correlations is not None and other in self.correlations and other != self.findings.raw:
-                shown.append((name, signed(float(self.correlations[self.findings.raw][other]))))
+        raw = self.findings.raw  # named, because the headline's correlation is that of the ranking column
+        for other, name in (("loss", "loss"), ("gradient_magnitude", "mean |gradient|")):
+            if self.correlations is not None and other in self.correlations and other != raw:
+                shown.append((f"Spearman of {raw} with {name}", signed(float(self.correlations[raw][other]))))
         return shown
 
     @cached_property
