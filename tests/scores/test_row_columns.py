@@ -64,7 +64,8 @@ def test_a_sound_is_shown_and_the_speaker_is_not_its_text(feature):
 @pytest.mark.parametrize("feature", [ImageFeature(), ImageFeature(decode=False), STRUCT])
 def test_an_image_is_shown_with_the_name_of_its_file(feature):
     """However its files are stored, of every form that is usual; without the folder, which is this machine's."""
-    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
+    Image.init()
+    for kind in {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"} & Image.SAVE.keys():  # older ones write no AVIF
         rows = files(feature, [picture(kind)], [r"C:\home\me\cat.png"])
         view = first_view(rows)
         assert (view.size, view.file, view.sound) == ((8, 6), "cat.png", None), kind

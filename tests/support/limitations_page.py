@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "limitations.md"
 
 def code_of_page() -> dict[str, Any]:
     """The names that the code blocks of the page define, run one after the other."""
-    names: dict[str, Any] = {"__name__": "limitations"}
+    names: dict[str, Any] = {"__name__": __name__}  # a module that transformers can look up
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         exec(block, names)  # noqa: S102 (the repository's own page)
     return names

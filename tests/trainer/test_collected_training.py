@@ -29,6 +29,9 @@ from vog_hf.tracking.contents import contents
 CHECKPOINTING = next(
     f.name for f in fields(TrainingArguments) if f.name in ("activation_checkpointing", "gradient_checkpointing")
 )
+BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
+if not {f.name for f in fields(TrainingArguments)} >= BY_LENGTH.keys():  # an older name
+    BY_LENGTH = {"group_by_length": True}
 
 
 def assert_as_the_loop(scores, found):
@@ -108,7 +111,7 @@ SETTINGS = {
     "pixels, a loader of its own": ("vit", {}, {"trainer_class": CustomLoader}),
     "pixels, workers": ("vit", {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, {}),
     "tokens": ("bert", {}, {}),
-    "tokens, by length": ("bert", {"train_sampling_strategy": "group_by_length"}, {}),
+    "tokens, by length": ("bert", BY_LENGTH, {}),
     "tokens, checkpointing": ("bert", {CHECKPOINTING: True}, {}),
     "tokens, compiled": ("bert", {"torch_compile": True, "torch_compile_backend": "eager"}, {}),
     "tokens, adapter": ("lora_bert", {}, {}),
