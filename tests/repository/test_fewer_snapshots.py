@@ -5,11 +5,9 @@ import io
 import datasets
 import numpy as np
 import pytest
-from experiments import functions_of, read_results, run_in_this_process
+from experiments import functions_of, read_results, run_in_this_process, save_texts
 from scipy.io import wavfile
 from scipy.stats import spearmanr
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from vog_hf import VoGConfig, VoGScorer
 from vog_hf.demo import load_digits_dataset
@@ -31,21 +29,9 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     """A parquet file of 60 texts of 1 to 5 words in two classes, and a folder with a tiny BERT for them."""
-    folder = tmp_path_factory.mktemp("texts")
     words = ["bad", "poor", "dull", "good", "fine", "great"]
-    features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(num_classes=2)})
-    rows = {
-        "sentence": [" ".join([words[i % 6]] * (1 + i % 5)) for i in range(ROWS)],
-        "label": [i % 6 // 3 for i in range(ROWS)],
-    }
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "texts.parquet")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 (a word)
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder / "model")  # noqa: S106 (a word)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertForSequenceClassification(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "model")
-    return folder / "texts.parquet", folder / "model"
+    sentences = [" ".join([words[i % 6]] * (1 + i % 5)) for i in range(ROWS)]
+    return save_texts(tmp_path_factory.mktemp("texts"), sentences, [i % 6 // 3 for i in range(ROWS)])
 
 
 @pytest.fixture(scope="module")

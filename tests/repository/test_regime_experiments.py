@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from experiments import functions_of, read_results, run_in_this_process
+from experiments import functions_of, read_results, run_in_this_process, save_texts
 from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from vog_hf.demo import load_digits_dataset
 from vog_hf.evaluation import error_by_decile
@@ -44,18 +42,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     """A parquet file of 120 sentences in two classes, and a folder with a tiny BERT for them."""
-    folder = tmp_path_factory.mktemp("texts")
-    names = ["negative", "positive"]
-    features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
-    rows = {"sentence": [f"a {WORDS[i % 6]} film" for i in range(ROWS)], "label": [i % 6 // 3 for i in range(ROWS)]}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "texts.parquet")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "a", "film", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 (a word)
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder / "model")  # noqa: S106 (a word)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertForSequenceClassification(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "model")
-    return folder / "texts.parquet", folder / "model"
+    sentences = [f"a {WORDS[i % 6]} film" for i in range(ROWS)]
+    return save_texts(tmp_path_factory.mktemp("texts"), sentences, [i % 6 // 3 for i in range(ROWS)])
 
 
 # --- fine_tuned_noise ---
