@@ -1,6 +1,7 @@
 """Warnings about the first rows: scores that depend on the batch, rows without a positive label."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 
 import torch
@@ -16,11 +17,12 @@ from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, s
 from vog_hf.metric.definition import mean_over_elements
 from vog_hf.scoring.dry_run import FirstPass, fewest_labels, input_shapes, inputs_on_device, model_in_use
 from vog_hf.scoring.fast_path import rounding_tolerance
-from vog_hf.scoring.passes import state_kept
+from vog_hf.scoring.passes import sliced, state_kept
 from vog_hf.scoring.plan import ScoringPlan
 
 NEGLIGIBLE = 1e-3  # of the batch's mean gradient: what a row has below that is rounding
-OTHER_SEED = 3_141_592_653  # than anyone would set
+ONE_SEED, OTHER_SEED = 3_141_592_653, 2_718_281_828
+RERUN_ROWS = 4  # to see whether the model draws random numbers: each row would have its own
 DRAWN_INPUTS = ("noise", "bool_masked_pos", "mask_time_indices")  # of transformers: drawn in forward where not given
 
 
@@ -36,11 +38,15 @@ def warnings_for(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first
 
 
 def _draws(model: nn.Module, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
-    """What is to be said where the first batch has other gradients under another seed."""
+    """What is to be said where the first few rows have other gradients under another seed."""
     n_rows, labels = len(first.batch), first.labels.target_labels
+    rows = slice(0, min(n_rows, RERUN_ROWS))
+    inputs, masks = (sliced(values, rows, n_rows) for values in (first.batch.inputs, first.batch.masks))
+    few = replace(first.batch, rows=first.batch.rows[rows], inputs=dict(inputs), masks=dict(masks))
+    seed_global_streams(ONE_SEED)
+    before = _mean_gradients(model, plan, few, None if labels is None else labels[rows])
     seed_global_streams(OTHER_SEED)
-    again = _mean_gradients(model, plan, first.batch, None if labels is None else labels[:n_rows])
-    before = _means(plan, inputs_on_device(model, first.batch), [gradient[:n_rows] for gradient in first.gradients])
+    again = _mean_gradients(model, plan, few, None if labels is None else labels[rows])
     difference = _difference(before, again).amax(0)
     if float(difference.max()) <= rounding_tolerance(model, plan.config):
         return
@@ -52,9 +58,9 @@ def _draws(model: nn.Module, plan: ScoringPlan, first: FirstPass) -> Iterator[st
         else "Let it draw only while module.training, or take the draw as an input of forward that the collator makes "
         "of each row (collate_fn=SeededPerRow(collator), from vog_hf.data)"
     )
-    row, percent = first.batch.rows[int(difference.argmax())], 100 * float(difference.max())
+    row, percent = few.rows[int(difference.argmax())], 100 * float(difference.max())
     yield (
-        f"the gradient of row {row} changes by {percent:.1f} % when its batch is run again: the model "
+        f"the gradient of row {row} changes by {percent:.1f} % when it is run again: the model "
         "draws random numbers in forward in evaluation mode, too (a random "
         f"mask, noise, dropout that is left on), so VoG would measure its draws. {advice}"
     )
