@@ -272,6 +272,7 @@ def test_units_are_cut_out_and_ranked_by_row():
     assert_array_equal(units.without([0]).column("loss_token"), [2.0, np.nan, 3.0])
     assert_array_equal(units.extreme("loss_token"), [4.0, np.nan, 3.0])
     assert_array_equal(units.extreme("loss_token", highest=False), [1.0, np.nan, 2.0])
+    assert (units.unit, units.named("vog_loss")) == ("token", "vog_loss_token")
     table = units.to_pandas()
     assert table[["row", "unit"]].to_numpy().tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
     assert list(table) == ["row", "unit", "loss_token"]

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.model_outputs import find_logits
+from vog_hf.metric.unit_kinds import UnitKind
 
 TARGETS = ("logit", "probability", "loss")
 IGNORED_TOKEN = -100
@@ -25,7 +26,7 @@ class Task:
     labels_need_room: ClassVar[bool] = False  # long labels need a long input
     label_advice: ClassVar[str] = "pass label_column= (a column of the rows)"  # where a batch has no labels
     targets: ClassVar[tuple[str, ...]] = TARGETS
-    has_units: ClassVar[bool] = False  # the labels of a row are of parts of its input, which are scored as well
+    unit: ClassVar[UnitKind | None] = None  # the parts of a row that are scored as well; None: it has none
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:  # noqa: ARG003 (of some tasks)

@@ -13,6 +13,7 @@ from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET
 from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
 from vog_hf.metric.training_dynamics import classification_observation
+from vog_hf.metric.unit_kinds import TOKEN
 
 
 class TokenPrediction(Task):
@@ -127,7 +128,7 @@ class TokenClassification(TokenPrediction):
     """
 
     name = "token_classification"
-    has_units = True
+    unit = TOKEN
 
     @override
     def unit_observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from vog_hf.metric.host_copies import host_copies
 from vog_hf.metric.moments import GradientMoments
 from vog_hf.metric.row_units import UNIT, RowUnits, UnitAccumulator, ragged_units
 from vog_hf.metric.training_dynamics import TrainingDynamics
+from vog_hf.metric.unit_kinds import UnitKind
 from vog_hf.metric.vocabulary import CSG
 from vog_hf.metric.windows import Windows
 
@@ -41,6 +42,7 @@ class BatchAccumulator:
             None = all.
         heat_maps: Pool the map of the first target at the end.
         loss_target: Position of the target of which the Cumulative Sample Gradient is kept; None for none.
+        unit: What the units of rows are; None for rows without.
 
     Attributes:
         n_snapshots: Number of snapshots added.
@@ -56,6 +58,7 @@ class BatchAccumulator:
         mask: Tensor | None,
         heat_maps: bool,
         loss_target: int | None = None,
+        unit: UnitKind | None = None,
     ) -> None:
         self._names = tuple(column_names)
         self._windows = windows
@@ -68,7 +71,7 @@ class BatchAccumulator:
         self._early: list[Tensor] = []
         self._magnitude: Tensor | None = None
         self._dynamics = TrainingDynamics()
-        self._units = UnitAccumulator()
+        self._units = None if unit is None else UnitAccumulator(unit)
         self._trajectories: dict[str, list[Tensor]] = {}
         self.n_snapshots = 0
         self.running = torch.empty(0)
@@ -108,7 +111,7 @@ class BatchAccumulator:
                 self._late[i].update(slice(None), gradient)
             self._all[i].update(slice(None), gradient, consume=can_overwrite)
         self._dynamics.update(observation)
-        if of_units and (not self.n_snapshots or self._units.label is not None):
+        if self._units is not None and of_units and (not self.n_snapshots or self._units.label is not None):
             self._units.update(of_units)
         self.n_snapshots += 1
         self.running = torch.stack([moments.scores() for moments in self._all])
@@ -147,7 +150,7 @@ class BatchAccumulator:
 
     def _unit_columns(self) -> dict[str, Tensor]:
         """The columns of units, dense; {} without units."""
-        if self._units.label is None:
+        if self._units is None or self._units.label is None:
             return {}
         deviations = {name: moments.deviation() for name, moments in zip(self._names, self._all, strict=True)}
         return self._units.columns(deviations, self._mask)
@@ -159,7 +162,8 @@ class BatchAccumulator:
     def state(self) -> dict[str, Tensor]:
         """The state for `restore`; shares memory with the accumulator."""
         state = {f"dynamics/{name}": values for name, values in self._dynamics.state().items()}
-        state |= {f"{UNIT}{name}": values for name, values in self._units.state().items()}
+        if self._units is not None:
+            state |= {f"{UNIT}{name}": values for name, values in self._units.state().items()}
         for kind, several in (("all", self._all), ("late", self._late)):
             for i, moments in enumerate(several):
                 state |= {f"{kind}/{i}/{name}": values for name, values in moments.state().items() if name != "mask"}
@@ -176,7 +180,8 @@ class BatchAccumulator:
         self.n_snapshots = n_snapshots
         self._mask = state.get("mask")
         self._dynamics = TrainingDynamics.from_state(_under("dynamics/", state), n_snapshots)
-        self._units.restore(_under(UNIT, state), n_snapshots)
+        if self._units is not None:
+            self._units.restore(_under(UNIT, state), n_snapshots)
         self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
         self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
         for moments in (*self._all, *self._late):

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from vog_hf.errors import ConfigError
+from vog_hf.metric.definition import mean_over_elements
 from vog_hf.metric.training_dynamics import TrainingDynamics
-from vog_hf.metric.vocabulary import UNIT_LABEL, UNIT_PLACE, unit_column
+from vog_hf.metric.unit_kinds import LABEL, POSITION, UnitKind, unit_column
 
 UNIT = "unit/"  # begins the names of what is observed of units, among what is observed of rows
-LABEL = "label"
 NO_UNIT = -100  # the label of a place that is not a unit
+IS_UNIT = "is_unit"
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +30,7 @@ class RowUnits:
     Attributes:
         sizes: ``[rows]``, number of units of each row.
         columns: ``[units]`` by name: ``label_token`` (the given label), ``position_token`` (place among the tokens of
-            the row, padding left out) and the scores, each named after the column of rows.
+            the row, padding left out) and the scores, each named after the column of rows and the kind of unit.
 
     Example:
         >>> units = RowUnits(np.array([2, 0, 1]), {"loss_token": np.array([0.5, 2.0, 1.0])})
@@ -47,6 +48,15 @@ class RowUnits:
     def _starts(self) -> npt.NDArray[np.int64]:
         """``[rows + 1]``, where the units of each row begin, and where the last ones end."""
         return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+
+    @cached_property
+    def unit(self) -> str:
+        """What a unit is, as the names of all columns end: ``token``."""
+        return next(iter(self.columns)).rpartition("_")[2]
+
+    def named(self, name: str) -> str:
+        """Name of a column of these units, after that of rows: ``loss_token`` for ``loss``."""
+        return unit_column(name, self.unit)
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -101,10 +111,15 @@ class RowUnits:
 
 
 class UnitAccumulator:
-    """What is observed of the units of a batch, streamed over the snapshots; everything is ``[batch, places]``."""
+    """What is observed of the units of a batch, streamed over the snapshots; everything is ``[batch, places]``.
 
-    def __init__(self) -> None:
+    Args:
+        kind: What the units are.
+    """
+
+    def __init__(self, kind: UnitKind) -> None:
         self.label: Tensor | None = None
+        self._kind = kind
         self._dynamics = TrainingDynamics()
 
     def update(self, observation: Mapping[str, Tensor]) -> None:
@@ -122,27 +137,34 @@ class UnitAccumulator:
         self._dynamics = TrainingDynamics.from_state({k: v for k, v in state.items() if k != LABEL}, n_snapshots)
 
     def columns(self, deviations: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
-        """All columns, dense; {} without units.
+        """All columns, dense, and whether a place `IS_UNIT`; {} without units.
 
         Args:
             deviations: ``[batch, places, *element]`` of each column of VoG; one of other places has no units.
-            mask: ``[batch, places]``, true where there is no padding; None = all.
+            mask: ``[batch, places, ...]``, true where there is no padding; None = all.
         """
         if self.label is None:
             return {}
-        of_places = {
-            name: values.flatten(2).mean(2)
+        is_element = mask if self._kind.along_input and mask is not None and mask.shape == self.label.shape else None
+        counts = torch.ones_like(self.label) if is_element is None else is_element
+        known = {LABEL: self.label, POSITION: counts.long().cumsum(1) - 1}
+        described = {name: known[name] for name in self._kind.described_by}
+        columns = described | self._vog(self.label, deviations, mask) | self._dynamics.columns()
+        named = {unit_column(name, self._kind.name): values for name, values in columns.items()}
+        return {IS_UNIT: (self.label != NO_UNIT).long(), **named}
+
+    def _vog(self, label: Tensor, deviations: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+        """VoG of each place, where places are those of the input; padding inside of a place is left out."""
+        inside = mask.flatten(0, 1) if mask is not None and mask.dim() > 2 else None
+        return {
+            name: mean_over_elements(values.flatten(0, 1), inside).view_as(label)
             for name, values in deviations.items()
-            if values.dim() > 2 and values.shape[:2] == self.label.shape
+            if self._kind.along_input and values.dim() > 2 and values.shape[:2] == label.shape
         }
-        is_token = mask if mask is not None and mask.shape == self.label.shape else torch.ones_like(self.label)
-        scores = {unit_column(name): values for name, values in (of_places | self._dynamics.columns()).items()}
-        return {UNIT_LABEL: self.label, UNIT_PLACE: is_token.long().cumsum(1) - 1, **scores}
 
 
 def ragged_units(dense: Mapping[str, Tensor]) -> RowUnits:
     """The units among the places of `UnitAccumulator.columns`, which are on the CPU."""
-    is_unit = dense[UNIT_LABEL] != NO_UNIT
-    return RowUnits(
-        is_unit.sum(1).to(torch.int32).numpy(), {name: values[is_unit].numpy() for name, values in dense.items()}
-    )
+    is_unit = dense[IS_UNIT] > 0
+    columns = {name: values[is_unit].numpy() for name, values in dense.items() if name != IS_UNIT}
+    return RowUnits(is_unit.sum(1).to(torch.int32).numpy(), columns)

@@ -4,33 +4,15 @@ It is on the lowest floor, because the configuration, the scores and all outputs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from vog_hf.metric.column import Column
+from vog_hf.metric.unit_kinds import UNIT_COLUMNS, UNIT_KINDS
 
 CSG = "csg"  # the only companion that needs a target: "loss"
 FIRST_LOSS = "first_loss"  # only of scores that were collected from the training's own passes
 OBSERVATIONS = "observations"  # likewise
 LEARNING_PATTERN = "learning_pattern"  # the only column of texts
 PREDICTION_PROBABILITY = "prediction_probability"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of scores.
-
-    Attributes:
-        name: Name for the first target; another target's columns have its name after ``vog``.
-        title: Heading for people.
-        meaning: Description of a value.
-        unit: Unit and range; ``{unit}`` is the unit of the target's gradient.
-        higher: Meaning of a higher value.
-    """
-
-    name: str
-    title: str
-    meaning: str
-    unit: str
-    higher: str
-
 
 # In the order of display: the scores of each target, then the companions, which do not depend on the target.
 TARGET_COLUMNS = (
@@ -161,68 +143,6 @@ OBSERVATIONS_COLUMN = Column(
     "seen more often",
 )
 OTHER_COLUMNS = (PROBABILITY_COLUMN, OBSERVATIONS_COLUMN, PATTERN_COLUMN)
-UNIT_COLUMNS = (
-    Column(
-        "vog_token",
-        "VoG by token",
-        "Standard deviation over the snapshots of the gradient at the token, averaged over its embedding; the gradient "
-        "is that of the row's score, so the mean over all tokens of a row is its vog",
-        "{unit}, at least 0",
-        "the gradient changed more between snapshots",
-    ),
-    Column("loss_token", "loss by token", "Mean loss of the token over the snapshots", "at least 0", "fits worse"),
-    Column(
-        "confidence_token",
-        "confidence by token",
-        "Mean probability of the token's given label over the snapshots",
-        "0 to 1",
-        "fits better",
-    ),
-    Column(
-        "variability_token",
-        "variability by token",
-        "Standard deviation of that probability over the snapshots",
-        "0 to 0.5",
-        "more undecided",
-    ),
-    Column(
-        "correctness_token",
-        "correctness by token",
-        "Share of the snapshots that predict the token's given label",
-        "0 to 1",
-        "fits better",
-    ),
-    Column(
-        "forgetting_token",
-        "forgetting by token",
-        "As forgetting, of the token",
-        "whole number",
-        "less stable",
-    ),
-    Column(
-        "margin_token",
-        "margin by token",
-        "Logit of the token's given label minus the largest other, mean over snapshots",
-        "logits",
-        "fits better",
-    ),
-    Column(
-        "el2n_token",
-        "EL2N by token",
-        "Length of the difference between predicted probabilities and label of the token, mean over snapshots",
-        "0 to 1.41",
-        "fits worse",
-    ),
-    Column(
-        "prediction_probability_token",
-        "prediction probability by token",
-        "Probability of the class that is predicted for the token, at the last snapshot",
-        "0 to 1",
-        "surer of its prediction, right or wrong",
-    ),
-)
-UNIT_ENDING = "_token"
-UNIT_LABEL, UNIT_PLACE = "label_token", "position_token"  # of units, and no scores
 COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, *OTHER_COLUMNS, *UNIT_COLUMNS)}
 COMPANIONS = tuple(column.name for column in COMPANION_COLUMNS)
 ENDINGS = tuple(column.name.removeprefix("vog") for column in TARGET_COLUMNS)
@@ -236,39 +156,6 @@ def title_of(name: str) -> str:
         ('EL2N', 'my_column')
     """
     return COLUMNS[name].title if name in COLUMNS else name
-
-
-def unit_column(name: str) -> str:
-    """Name of a column of units, after that of rows.
-
-    Example:
-        >>> unit_column("vog_loss")
-        'vog_loss_token'
-    """
-    return name + UNIT_ENDING
-
-
-def unit_column_place(name: str) -> tuple[int, str]:
-    """Key that brings columns of units into reading order: label and place, VoG of each target, the companions.
-
-    Example:
-        >>> sorted(["loss_token", "vog_loss_token", "label_token", "vog_token"], key=unit_column_place)
-        ['label_token', 'vog_token', 'vog_loss_token', 'loss_token']
-    """
-    first = [UNIT_LABEL, UNIT_PLACE, *(column.name for column in UNIT_COLUMNS[:1])]
-    if name in first or name.startswith("vog"):
-        return (first.index(name) if name in first else len(first)), name
-    companions = [column.name for column in UNIT_COLUMNS]
-    return len(first) + 1 + (companions.index(name) if name in companions else len(companions)), name
-
-
-def core_unit_columns(names: Sequence[str]) -> list[str]:
-    """Columns of units that ``columns="core"`` adds: VoG of each target, loss and confidence.
-
-    Args:
-        names: The column of each target's VoG.
-    """
-    return [unit_column(name) for name in (*names, "loss", "confidence")]
 
 
 def core_endings(*, has_classes: bool) -> list[str]:
@@ -293,5 +180,5 @@ def target_of_column(column: str, target_names: Sequence[str]) -> str | None:
         ('logit', 'loss')
     """
     named = zip(target_names, column_names(target_names), strict=True)
-    endings = (*ENDINGS, UNIT_ENDING)
+    endings = (*ENDINGS, *(f"_{kind}" for kind in UNIT_KINDS))
     return next((target for target, name in named if column in {name + ending for ending in endings}), None)

@@ -18,11 +18,12 @@ from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, DataError, require_type, shown
 from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.metric.definition import percentile
-from vog_hf.metric.vocabulary import CSG, LEARNING_PATTERN, core_endings, core_unit_columns
+from vog_hf.metric.unit_kinds import UnitKind, core_unit_columns
+from vog_hf.metric.vocabulary import CSG, LEARNING_PATTERN, core_endings
 from vog_hf.scores.column_features import feature_values, score_feature
 from vog_hf.scores.consistency import class_count
 from vog_hf.scores.scored_rows import ScoredSplit, remember_scores, require_scores
-from vog_hf.scores.unit_columns import unit_column_names, units_from_columns
+from vog_hf.scores.unit_columns import unit_column_names, unit_kind, units_from_columns
 from vog_hf.scores.vog_scores import VoGScores
 
 logger = logging.getLogger(__name__)
@@ -96,13 +97,13 @@ def add_vog_columns(
     return _with_columns(ScoredSplit("", scores, dataset), names, prefix)
 
 
-def core_column_names(names: Iterable[str], *, has_classes: bool, has_units: bool = False) -> list[str]:
+def core_column_names(names: Iterable[str], *, has_classes: bool, unit: UnitKind | None = None) -> list[str]:
     """Names of the columns that ``columns="core"`` adds, which are known before there are scores.
 
     Args:
         names: The column of each target's VoG, as `VoGConfig.column_names` gives them.
         has_classes: Whether each row has one class, within which scores are normalized.
-        has_units: Whether rows have units with scores of their own.
+        unit: What the units of rows are; None for rows without.
 
     Example:
         >>> core_column_names(["vog"], has_classes=True)
@@ -110,7 +111,7 @@ def core_column_names(names: Iterable[str], *, has_classes: bool, has_units: boo
     """
     names = list(names)
     of_rows = [name + ending for name in names for ending in core_endings(has_classes=has_classes)]
-    return of_rows + (core_unit_columns(names) if has_units else [])
+    return of_rows + (core_unit_columns(names, unit) if unit is not None else [])
 
 
 def check_column_names(dataset: AnyDataset, names: Iterable[str]) -> None:
@@ -322,7 +323,7 @@ def _chosen(scores: VoGScores, columns: str | Sequence[str]) -> list[str]:
         core = {
             name
             for has_classes in (True, False)
-            for name in core_column_names(vogs, has_classes=has_classes, has_units=True)
+            for name in core_column_names(vogs, has_classes=has_classes, unit=unit_kind(scores))
         }
         return [name for name in available if name in core] or [name for name in WITHOUT_VOG if name in available]
     if isinstance(columns, str):

@@ -8,7 +8,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from vog_hf.metric.row_units import NO_UNIT, RowUnits
-from vog_hf.metric.vocabulary import UNIT_LABEL
+from vog_hf.metric.unit_kinds import LABEL
 from vog_hf.scores.unit_table import parts_of_lists
 
 LISTS = (pa.ListType, pa.LargeListType)
@@ -46,7 +46,7 @@ def label_lists(dataset: Dataset, units: RowUnits) -> LabelLists | None:
         >>> label_lists(Dataset.from_dict({"ner_tags": [[3, 0, 5], [1]]}), units)
         LabelLists(column='ner_tags', counts=array([3, 1]), names=())
     """
-    if UNIT_LABEL not in units.columns:
+    if units.named(LABEL) not in units.columns:
         return None
     found: LabelLists | None = None
     for name in dataset.column_names:
@@ -69,4 +69,4 @@ def _fitting(dataset: Dataset, name: str, units: RowUnits) -> LabelLists | None:
         return None
     names = getattr(getattr(dataset.features[name], "feature", None), "names", None)
     lists = LabelLists(name, counts, tuple(names or ()))
-    return lists if np.array_equal(labels[is_label][lists.is_unit(units)], units.columns[UNIT_LABEL]) else None
+    return lists if np.array_equal(labels[is_label][lists.is_unit(units)], units.column(units.named(LABEL))) else None

@@ -8,23 +8,31 @@ from datasets import ClassLabel, Dataset, List, Value
 
 from vog_hf.errors import DataError
 from vog_hf.metric.row_units import RowUnits
-from vog_hf.metric.vocabulary import UNIT_LABEL, UNIT_PLACE
+from vog_hf.metric.unit_kinds import LABEL, POSITION, PREDICTION, TOKEN, UNIT_KINDS, UnitKind
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.unit_table import lists_of, parts_of_lists, units_of_lists
 from vog_hf.scores.vog_scores import VoGScores
 
-UNIT_PREDICTION = "prediction_token"
-NOT_SCORES = (UNIT_LABEL, UNIT_PLACE)  # the dataset has the labels, and places are those of the model's tokens
+NOT_SCORES = (LABEL, POSITION)  # the dataset has the labels, and places are those of the model's tokens
+
+
+def unit_kind(scores: VoGScores) -> UnitKind | None:
+    """What the units of the rows are; None for rows without units, and for units that this version does not know."""
+    return None if scores.units is None else UNIT_KINDS.get(scores.units.unit)
 
 
 def unit_column_names(scores: VoGScores) -> list[str]:
     """Columns of units that a dataset can get; none for rows without units."""
-    return [] if scores.units is None else [name for name in scores.units.columns if name not in NOT_SCORES]
+    if scores.units is None:
+        return []
+    left_out = {scores.units.named(name) for name in NOT_SCORES}
+    return [name for name in scores.units.columns if name not in left_out]
 
 
 def unit_orders(scores: VoGScores) -> list[str]:
     """Columns of units by whose most extreme value rows can be ordered; none for rows without units."""
-    return [name for name in unit_column_names(scores) if name != UNIT_PREDICTION]
+    units = scores.units
+    return [] if units is None else [name for name in unit_column_names(scores) if name != units.named(PREDICTION)]
 
 
 def coloring_column(scores: VoGScores) -> str | None:
@@ -34,11 +42,9 @@ def coloring_column(scores: VoGScores) -> str | None:
         >>> coloring_column(VoGScores({"vog": np.ones(2)}, {})) is None
         True
     """
-    return (
-        None
-        if scores.units is None
-        else next((name for name in ("loss_token", "vog_token") if name in scores.units.columns), None)
-    )
+    if scores.units is None or unit_kind(scores) is not TOKEN:
+        return None
+    return next((name for name in ("loss_token", "vog_token") if name in scores.units.columns), None)
 
 
 def class_of_unit(names: Sequence[str], label: int) -> str:
@@ -52,7 +58,7 @@ def unit_feature(split: ScoredSplit, name: str, declaration: str) -> List:
     values = units.column(name)
     if not np.issubdtype(values.dtype, np.integer):
         return List(Value("float32", id=declaration))
-    found = split.label_lists if name == UNIT_PREDICTION else None
+    found = split.label_lists if name == units.named(PREDICTION) else None
     if found is None or int(values.max(initial=0)) >= len(found.names):
         return List(Value("int32", id=declaration))
     return List(ClassLabel(names=list(found.names), id=declaration))
@@ -99,5 +105,5 @@ def _without_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _units(scores: VoGScores) -> RowUnits:
     if scores.units is None:
-        raise DataError("these scores have no units; only token classification has them")
+        raise DataError("these scores have no units, because their task has none")
     return scores.units

@@ -17,6 +17,7 @@ from vog_hf.gradients.derived_tensors import DerivedTensors
 from vog_hf.gradients.input_leaf import InputLeaf
 from vog_hf.gradients.task import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
+from vog_hf.metric.unit_kinds import UnitKind
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import format_bytes
 
@@ -70,6 +71,11 @@ class ScoringPlan:
     def has_classes(self) -> bool:
         """True where each row has one class, within which scores are normalized."""
         return self.task is not None and self.task.has_classes
+
+    @property
+    def unit(self) -> UnitKind | None:
+        """What the units of rows are; None for rows without."""
+        return None if self.task is None else self.task.unit
 
     @property
     def row_seconds(self) -> float:
@@ -152,8 +158,7 @@ class ScoringPlan:
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
         heat_map = 2 * min(1024, self.leaf.kind.map_size(self.element_shape)) + 12 if self.config.heat_maps else 0
-        has_units = self.task is not None and self.task.has_units
-        units = UNIT_BYTES * self.element_shape[0] if has_units else 0
+        units = UNIT_BYTES * self.element_shape[0] if self.unit is not None else 0
         return 2 * n_rows * (self.trajectory_bytes_per_row(n_snapshots) + heat_map + units + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:
@@ -198,6 +203,7 @@ class ScoringPlan:
             mask=mask,
             heat_maps=self.config.heat_maps,
             loss_target=self.config.loss_target,
+            unit=self.unit,
         )
 
 

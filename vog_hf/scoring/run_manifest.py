@@ -38,7 +38,6 @@ def make_manifest(
     """Record how the scores were computed, but for the snapshots; JSON-ready."""
     model_config = getattr(model, "config", None)
     names = class_names(reader, model_config)
-    has_units = plan.task is not None and plan.task.has_units
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,7 +46,7 @@ def make_manifest(
         "config": plan.config.to_dict(),
         "task": plan.task.name if plan.task else None,
         "class_names": names if plan.has_classes else None,
-        **({"units": {"of": "tokens", "class_names": names}} if has_units else {}),
+        **({} if plan.unit is None else {"units": {"of": plan.unit.plural, "class_names": names}}),
         "normalized_over": "class" if plan.has_classes else "dataset",
         "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
         "input": {

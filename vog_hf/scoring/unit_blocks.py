@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vog_hf.metric.row_units import RowUnits
-from vog_hf.metric.vocabulary import unit_column_place
+from vog_hf.metric.unit_kinds import unit_column_place
 
 UNITS = "units/"  # begins the keys of what is stored of units
 SIZES = f"{UNITS}sizes"

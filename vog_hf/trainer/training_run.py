@@ -103,8 +103,7 @@ class TrainingRun:
         self._scorer, self._readers = self._scorer_and_readers(model)
         self._plans = {split: self._planned(split, reader) for split, reader in self._readers.items()}
         for split, plan in self._plans.items():
-            has_units = plan.task is not None and plan.task.has_units
-            names = core_column_names(options.config.column_names, has_classes=plan.has_classes, has_units=has_units)
+            names = core_column_names(options.config.column_names, has_classes=plan.has_classes, unit=plan.unit)
             taken = taken_columns(self.datasets[split], names)
             if taken:
                 logger.warning(

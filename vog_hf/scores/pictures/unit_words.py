@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vog_hf.metric.vocabulary import UNIT_LABEL, UNIT_PLACE
+from vog_hf.metric.row_units import RowUnits
+from vog_hf.metric.unit_kinds import LABEL, POSITION, PREDICTION
 from vog_hf.scores.formatting import number
 from vog_hf.scores.pictures.words import Word
-from vog_hf.scores.unit_columns import UNIT_PREDICTION, class_of_unit, coloring_column
+from vog_hf.scores.unit_columns import class_of_unit, coloring_column
 from vog_hf.scores.vog_scores import VoGScores
 
-NOTED = {"loss_token": "loss", "vog_token": "VoG"}
+NOTED = {LABEL: "label", PREDICTION: "predicted", "loss": "loss", "vog": "VoG"}
 
 
 def words_of_units(scores: VoGScores, row: int, words: Sequence[str], names: Sequence[str] = ()) -> list[Word] | None:
@@ -27,7 +28,8 @@ def words_of_units(scores: VoGScores, row: int, words: Sequence[str], names: Seq
     column, units = coloring_column(scores), scores.units
     if column is None or units is None or not units.sizes[row] or units.sizes[row] > len(words):
         return None
-    shares, notes, differs = _shares(units.of_row(column, row)), _notes(scores, row, names), _mismatched(scores, row)
+    names = names or scores.facts.unit_class_names
+    shares, notes, differs = _shares(units.of_row(column, row)), _notes(units, row, names), _mismatched(units, row)
     parts: list[Word] = []
     for at, word in enumerate(words):
         parts += [Word(" ")] if at else []
@@ -41,9 +43,9 @@ def words_of_units(scores: VoGScores, row: int, words: Sequence[str], names: Seq
 def heat_of_units(scores: VoGScores, row: int, n_tokens: int) -> npt.NDArray[np.float32] | None:
     """The coloring column on all tokens of a row, ``[tokens]``, 0 where a token is not a unit; None without units."""
     column, units = coloring_column(scores), scores.units
-    if column is None or units is None or UNIT_PLACE not in units.columns or not units.sizes[row]:
+    if column is None or units is None or units.named(POSITION) not in units.columns or not units.sizes[row]:
         return None
-    places, values = units.of_row(UNIT_PLACE, row), units.of_row(column, row)
+    places, values = units.of_row(units.named(POSITION), row), units.of_row(column, row)
     if places.max() >= n_tokens:
         return None
     heat = np.zeros(n_tokens, dtype=np.float32)
@@ -57,23 +59,19 @@ def _shares(values: npt.NDArray[Any]) -> list[float]:
     return (finite / (finite.max() or 1.0)).tolist()
 
 
-def _mismatched(scores: VoGScores, row: int) -> list[bool]:
-    units = scores.units
-    if units is None or not {UNIT_LABEL, UNIT_PREDICTION} <= set(units.columns):
-        return [False] * (0 if units is None else int(units.sizes[row]))
-    return (units.of_row(UNIT_LABEL, row) != units.of_row(UNIT_PREDICTION, row)).tolist()
+def _mismatched(units: RowUnits, row: int) -> list[bool]:
+    label, prediction = units.named(LABEL), units.named(PREDICTION)
+    if not {label, prediction} <= set(units.columns):
+        return [False] * int(units.sizes[row])
+    return (units.of_row(label, row) != units.of_row(prediction, row)).tolist()
 
 
-def _notes(scores: VoGScores, row: int, names: Sequence[str]) -> list[str]:
+def _notes(units: RowUnits, row: int, names: Sequence[str]) -> list[str]:
     """Label, prediction and scores of each unit, in words."""
-    units = scores.units
-    if units is None:
-        return []
-    names = names or scores.facts.unit_class_names
     lines: list[list[str]] = [[] for _ in range(int(units.sizes[row]))]
-    for column, heading in {UNIT_LABEL: "label", UNIT_PREDICTION: "predicted", **NOTED}.items():
-        if column in units.columns:
-            for line, value in zip(lines, units.of_row(column, row).tolist(), strict=True):
-                is_class = column in (UNIT_LABEL, UNIT_PREDICTION)
+    for name, heading in NOTED.items():
+        if units.named(name) in units.columns:
+            for line, value in zip(lines, units.of_row(units.named(name), row).tolist(), strict=True):
+                is_class = name in (LABEL, PREDICTION)
                 line.append(f"{heading} {class_of_unit(names, value) if is_class else number(value)}")
     return [", ".join(line) for line in lines]

@@ -1,0 +1,111 @@
+"""The kinds of units that rows have (the tokens of a text), and the columns of each: one table.
+
+The name of a column of units is that of the column of rows, `_`, and the name of the kind: ``loss_token``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vog_hf.metric.column import Column
+
+LABEL, POSITION, PREDICTION = "label", "position", "prediction"  # of units, and no scores
+
+
+@dataclass(frozen=True)
+class UnitKind:
+    """What the units of rows are.
+
+    Attributes:
+        name: Name of one, at the end of the names of columns.
+        plural: Name of several.
+        meanings: Description of a value of each column, by the name of the column of rows.
+        along_input: Whether they lie along the first axis of the model's input: then each has VoG of its own.
+        described_by: What says which unit it is: its label, its place in the row.
+        core: Columns that ``columns="core"`` adds, after VoG.
+    """
+
+    name: str
+    plural: str
+    meanings: Mapping[str, str]
+    along_input: bool = False
+    described_by: tuple[str, ...] = (LABEL, POSITION)
+    core: tuple[str, ...] = ("loss", "confidence")
+
+
+TOKEN = UnitKind(
+    "token",
+    "tokens",
+    {
+        "vog": "Standard deviation over the snapshots of the gradient at the token, averaged over its embedding; the "
+        "gradient is that of the row's score, so the mean over all tokens of a row is its vog",
+        "loss": "Mean loss of the token over the snapshots",
+        "confidence": "Mean probability of the token's given label over the snapshots",
+        "variability": "Standard deviation of that probability over the snapshots",
+        "correctness": "Share of the snapshots that predict the token's given label",
+        "forgetting": "As forgetting, of the token",
+        "margin": "Logit of the token's given label minus the largest other, mean over snapshots",
+        "el2n": "Length of the difference between predicted probabilities and label of the token, mean over snapshots",
+        "prediction_probability": "Probability of the class that is predicted for the token, at the last snapshot",
+    },
+    along_input=True,
+)
+UNIT_KINDS = {kind.name: kind for kind in (TOKEN,)}
+
+# In the order of display: title, unit and range, meaning of a higher value.
+MEASURES = {
+    "vog": ("VoG", "{unit}, at least 0", "the gradient changed more between snapshots"),
+    "loss": ("loss", "at least 0", "fits worse"),
+    "confidence": ("confidence", "0 to 1", "fits better"),
+    "variability": ("variability", "0 to 0.5", "more undecided"),
+    "correctness": ("correctness", "0 to 1", "fits better"),
+    "forgetting": ("forgetting", "whole number", "less stable"),
+    "margin": ("margin", "logits", "fits better"),
+    "el2n": ("EL2N", "0 to 1.41", "fits worse"),
+    "prediction_probability": ("prediction probability", "0 to 1", "surer of its prediction, right or wrong"),
+}
+
+
+def unit_column(name: str, unit: str) -> str:
+    """Name of a column of units, after that of rows.
+
+    Example:
+        >>> unit_column("vog_loss", "token")
+        'vog_loss_token'
+    """
+    return f"{name}_{unit}"
+
+
+UNIT_COLUMNS = tuple(
+    Column(unit_column(name, kind.name), f"{title} by {kind.name}", kind.meanings[name], measure, higher)
+    for kind in UNIT_KINDS.values()
+    for name, (title, measure, higher) in MEASURES.items()
+    if name in kind.meanings
+)
+
+
+def unit_column_place(name: str) -> tuple[int, str]:
+    """Key that brings columns of units into reading order: label and place, VoG of each target, the companions.
+
+    Example:
+        >>> sorted(["loss_token", "vog_loss_token", "label_token", "vog_token"], key=unit_column_place)
+        ['label_token', 'vog_token', 'vog_loss_token', 'loss_token']
+    """
+    first, of_rows = [LABEL, POSITION, "vog"], name.rpartition("_")[0]
+    if of_rows in first or name.startswith("vog"):
+        return (first.index(of_rows) if of_rows in first else len(first)), name
+    measures = list(MEASURES)
+    return len(first) + 1 + (measures.index(of_rows) if of_rows in measures else len(measures)), name
+
+
+def core_unit_columns(names: Sequence[str], kind: UnitKind) -> list[str]:
+    """Columns of units that ``columns="core"`` adds: VoG of each target where units have it, then loss and the like.
+
+    Args:
+        names: The column of each target's VoG.
+        kind: What the units are.
+
+    Example:
+        >>> core_unit_columns(["vog"], TOKEN)
+        ['vog_token', 'loss_token', 'confidence_token']
+    """
+    return [unit_column(name, kind.name) for name in (*(names if kind.along_input else ()), *kind.core)]
