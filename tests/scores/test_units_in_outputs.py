@@ -18,6 +18,7 @@ from vog_hf.scores.descriptions import column_meanings
 from vog_hf.scores.label_lists import label_lists
 from vog_hf.scores.pictures import RowViews
 from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.tracking.contents import contents
 
 CORE = ["vog", "vog_normalized", "vog_percentile", "vog_token", "loss_token", "confidence_token"]
 
@@ -141,3 +142,14 @@ def test_a_report_shows_the_words_and_says_what_colors_them(example, tmp_path):
     assert 'title="label ' in text
     assert "Words are colored by loss_token" in read_page(path).text
     assert {"vog_token", "loss_token", "el2n_token"} <= {m.column for m in column_meanings(scores)}
+
+
+def test_the_worst_words_of_all_rows_are_in_a_table(example):
+    """Each by its text with its tags, the highest loss first."""
+    rows, scores = example
+    table = contents(ScoredSplit("", scores, rows), 20).values["worst_tokens"].columns
+    assert list(table) == ["row", "unit", "given", "predicted", "loss"]
+    for row, word, given, loss in zip(*(table[name] for name in ("row", "unit", "given", "loss")), strict=True):
+        at = int(np.flatnonzero(np.isclose(scores.units.of_row("loss_token", row), loss))[0])
+        assert (word, given) == (rows[row]["tokens"][at], TAGS[rows[row]["ner_tags"][at]])
+    assert table["loss"] == sorted(table["loss"], reverse=True)

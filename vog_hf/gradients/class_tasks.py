@@ -8,6 +8,7 @@ from typing_extensions import override
 from vog_hf.errors import DataError, LabelError
 from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
 from vog_hf.metric.training_dynamics import classification_observation
+from vog_hf.metric.unit_kinds import CHOICE
 
 
 class SingleLabelClassification(Task):
@@ -55,7 +56,8 @@ class SingleLabelClassification(Task):
 class MultipleChoice(SingleLabelClassification):
     """Logits ``[batch, choices]``, labels ``[batch]``: the number of the right choice; negative labels mean no label.
 
-    As single-label classification, but a number means another choice in each row: there are no classes of rows.
+    As single-label classification, but a number means another choice in each row: there are no classes of rows. The
+    choices are the units of a row, the given one and the others alike.
     """
 
     name = "multiple_choice"
@@ -63,6 +65,7 @@ class MultipleChoice(SingleLabelClassification):
     is_observed_in_training = False
     outputs_in_words = "choices"
     label_fix = "Give each row all its choices"
+    unit = CHOICE
 
     @override
     def check_labels(self, labels: Tensor, n_outputs: int | None) -> None:
@@ -72,6 +75,10 @@ class MultipleChoice(SingleLabelClassification):
                 f"{labels.dtype} of shape {tuple(labels.shape)}"
             )
         super().check_labels(labels, n_outputs)
+
+    @override
+    def unit_observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return {"label": torch.zeros_like(logits, dtype=torch.int64), "confidence": logits.softmax(-1)}
 
 
 class MultiLabelClassification(Task):

@@ -15,6 +15,7 @@ from typing_extensions import override
 from vog_hf.errors import LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, find_logits
 from vog_hf.gradients.task import IGNORED_TOKEN, TARGETS, RowValue
+from vog_hf.metric.unit_kinds import SIDE
 
 CHOSEN, REJECTED = "chosen_ids", "rejected_ids"  # columns of rows as TRL prepares them
 COLUMNS = ("prompt_ids", CHOSEN, REJECTED, "ref_chosen_logps", "ref_rejected_logps", "margin")
@@ -27,11 +28,13 @@ REFERENCE = f"{TASK_ONLY}reference"  # what the margin of each row is compared w
 class RewardModeling(RowValue):
     """Logits ``[batch]``: the reward of the chosen text minus that of the rejected one, minus the row's margin, if any.
 
-    The probability is the sigmoid of it, the loss minus its logarithm, as in TRL's RewardTrainer.
+    The probability is the sigmoid of it, the loss minus its logarithm, as in TRL's RewardTrainer. The chosen and the
+    rejected text are the units of a row.
     """
 
     name = "reward_modeling"
     targets = TARGETS
+    unit = SIDE
 
     @override
     def logits(self, outputs: object, inputs: Mapping[str, object]) -> Tensor:
@@ -58,16 +61,26 @@ class RewardModeling(RowValue):
             "margin": logits,
         }
 
+    @override
+    def observations(
+        self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        rewards = find_logits(outputs).detach().to(logits.dtype).reshape(-1, 2)
+        of_units = {"label": torch.zeros_like(rewards, dtype=torch.int64), "reward": rewards}
+        return self.observation(logits, labels), of_units
+
 
 class PreferenceOptimization(RowValue):
     """Logits ``[batch]``: log-probability of the chosen answer minus that of the rejected one, in nats.
 
     Minus the same of the reference model where the rows have ``ref_chosen_logps`` and ``ref_rejected_logps``, as in
     TRL's DPOTrainer with ``precompute_ref_log_probs=True``; that changes the companion, not the gradient. The tokens of
-    the prompt are left out. A loss would need the trainer's beta.
+    the prompt are left out. A loss would need the trainer's beta. The two answers are the units of a row; the loss of
+    one is the mean over its tokens.
     """
 
     name = "preference_optimization"
+    unit = SIDE
 
     @override
     def logits(self, outputs: object, inputs: Mapping[str, object]) -> Tensor:
@@ -77,10 +90,7 @@ class PreferenceOptimization(RowValue):
                 f"preference optimization needs rows with {CHOSEN} and {REJECTED}, batches with completion_mask and "
                 f"logits [texts, tokens, vocabulary], got {tuple(logits.shape)}; for others pass {CALLABLE_TARGET}"
             )
-        tokens = answers.flatten(0, 1)[:, 1:]
-        logits = logits[:, -answers.shape[-1] : -1]  # prompt tuning puts virtual tokens before those of a row
-        of_tokens = logits.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-        return _margin(of_tokens.masked_fill(tokens == IGNORED_TOKEN, 0.0).sum(-1).reshape(-1, 2), inputs)
+        return _margin(_log_probabilities(logits, answers), inputs)
 
     @override
     def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:
@@ -103,6 +113,16 @@ class PreferenceOptimization(RowValue):
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         return {"margin": logits}
+
+    @override
+    def observations(
+        self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        answers: Any = inputs[ANSWERS]
+        of_answers = _log_probabilities(find_logits(outputs), answers).to(logits.dtype)
+        n_tokens = (answers[..., 1:] != IGNORED_TOKEN).sum(-1)
+        label = torch.zeros_like(n_tokens).masked_fill(n_tokens == 0, IGNORED_TOKEN)
+        return self.observation(logits, labels), {"label": label, "loss": -of_answers / n_tokens, "logp": of_answers}
 
 
 def paired(batch: Mapping[str, object], fed: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +162,14 @@ def _is_part(text: Sequence[int], whole: Sequence[int]) -> bool:
 def _by_row(texts: Tensor) -> Tensor:
     """``[2 * rows, ...]``, one half after the other, as ``[rows, 2, ...]``."""
     return torch.stack(texts.chunk(2), dim=1)
+
+
+def _log_probabilities(logits: Tensor, answers: Tensor) -> Tensor:
+    """Log-probability of each answer ``[rows, 2]``, of tokens ``[rows, 2, tokens]``, -100 left out."""
+    tokens = answers.flatten(0, 1)[:, 1:]
+    logits = logits[:, -answers.shape[-1] : -1]  # prompt tuning puts virtual tokens before those of a row
+    of_tokens = logits.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    return of_tokens.masked_fill(tokens == IGNORED_TOKEN, 0.0).sum(-1).reshape(-1, 2)
 
 
 def _margin(values: Tensor, inputs: Mapping[str, object]) -> Tensor:

@@ -10,7 +10,9 @@ from typing_extensions import override
 
 from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET
-from vog_hf.gradients.task import Task, required_labels
+from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.metric.training_dynamics import classification_observation
+from vog_hf.metric.unit_kinds import END
 
 ANSWER_LOGITS = ("start_logits", "end_logits")
 ANSWER_LABELS = ("start_positions", "end_positions")
@@ -21,7 +23,8 @@ class QuestionAnswering(Task):
     """Logits ``[batch, 2, tokens]`` of start and end, minus infinity at padding; labels ``[batch, 2]``, token numbers.
 
     The logit is that of the given start plus that of the given end; the probability is that of both, under a softmax
-    over the row's own tokens (transformers' loss also counts padding); the loss is the mean of the two, in nats.
+    over the row's own tokens (transformers' loss also counts padding); the loss is the mean of the two, in nats. Start
+    and end are the units of a row.
 
     As in transformers' loss, a position before the row is its first token, and an end behind the row (an answer that
     was cut off), or at padding, is left out: then only the other one counts.
@@ -29,6 +32,7 @@ class QuestionAnswering(Task):
 
     name = "question_answering"
     can_predict_label = True
+    unit = END
     is_observed_in_training = False
     label_advice = f"let the rows have {' and '.join(ANSWER_LABELS)}"
 
@@ -97,6 +101,13 @@ class QuestionAnswering(Task):
             "correct": right.all(-1).to(logits.dtype),
             "margin": _at_ends(logits, labels).sum(-1) - _best_other(logits, labels, is_counted),
         }
+
+    @override
+    def unit_observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        labels = required_labels(labels, self.name).long()
+        observed = classification_observation(logits.flatten(0, 1), _index(logits, labels).flatten())
+        label = labels.masked_fill(~_is_counted(logits, labels), IGNORED_TOKEN)
+        return {"label": label, **{name: values.view_as(labels) for name, values in observed.items()}}
 
 
 def has_answer(outputs: object) -> TypeGuard[Mapping[str, Tensor]]:

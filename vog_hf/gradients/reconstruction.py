@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from vog_hf.errors import LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model
-from vog_hf.gradients.task import RowValue
+from vog_hf.gradients.task import IGNORED_TOKEN, RowValue
+from vog_hf.metric.unit_kinds import PATCH
 
 MASK = "bool_masked_pos"
 EMPTY_MASK = 1e-5  # that transformers adds to the number of masked pixels
@@ -22,7 +23,7 @@ class PixelReconstruction(RowValue):
     Masked autoencoders (ViTMAE, Hiera): the mean squared error over masked patches, normalized as the model's
     configuration says. Masked image models (SimMIM: ViT, DeiT, Swin, FocalNet): the mean absolute error over masked
     pixels. The pixels to reconstruct are what a label is elsewhere: constant. Masked pixels, which the model does not
-    see, have a gradient of 0.
+    see, have a gradient of 0. The masked patches are the units of a row.
 
     Args:
         model: Model under an adapter, with its own way to cut images into patches; None: of no use but its names.
@@ -30,6 +31,7 @@ class PixelReconstruction(RowValue):
 
     name = "pixel_reconstruction"
     targets = ("logit", "loss")
+    unit = PATCH
 
     def __init__(self, model: Any = None) -> None:
         self._model = model
@@ -48,7 +50,7 @@ class PixelReconstruction(RowValue):
                 f"`ids_restore`, got {type(outputs).__name__}; for other outputs pass {CALLABLE_TARGET}"
             )
         if has_images(outputs):
-            return -_absolute_error(outputs["reconstruction"], pixels, inputs.get(MASK))
+            return -_absolute_error(outputs["reconstruction"], pixels, _required_mask(inputs))
         logits, is_masked = outputs["logits"], outputs.get("mask")
         if isinstance(is_masked, Tensor):  # [batch, patches], 1 = masked
             errors = (logits - self._patches(pixels, inputs)).square().mean(-1)
@@ -56,6 +58,28 @@ class PixelReconstruction(RowValue):
         is_masked = ~outputs[MASK]  # of Hiera, where true says that a patch is seen
         target = self._model.get_pixel_label_2d(pixels, is_masked)  # [masked patches of all rows, pixels]
         return -(logits[is_masked] - target).square().unflatten(0, (len(pixels), -1)).flatten(1).mean(1)
+
+    @override
+    def observations(
+        self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        errors, is_masked = self._of_patches(outputs, inputs)
+        label = torch.zeros_like(is_masked, dtype=torch.int64).masked_fill(~is_masked, IGNORED_TOKEN)
+        return self.observation(logits, labels), {"label": label, "loss": errors.to(logits.dtype)}
+
+    def _of_patches(self, outputs: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The loss of each patch, and whether it is masked, ``[batch, patches]`` both."""
+        pixels = inputs["pixel_values"]
+        if has_images(outputs):
+            mask = _required_mask(inputs).flatten(1).bool()
+            errors = (outputs["reconstruction"] - pixels).abs().mean(1, keepdim=True)
+            return F.adaptive_avg_pool2d(errors, _side(mask)).flatten(1), mask
+        logits, mask = outputs["logits"], outputs.get("mask")
+        if isinstance(mask, Tensor):
+            return (logits - self._patches(pixels, inputs)).square().mean(-1), mask.bool()
+        mask = ~outputs[MASK]
+        errors = (logits[mask] - self._model.get_pixel_label_2d(pixels, mask)).square().mean(-1)
+        return torch.zeros_like(mask, dtype=errors.dtype).masked_scatter(mask, errors), mask
 
     @override
     def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:
@@ -98,14 +122,25 @@ def has_hidden_patches(outputs: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(outputs, Mapping) and all(isinstance(outputs.get(name), Tensor) for name in names)
 
 
-def _absolute_error(reconstruction: Tensor, pixels: Tensor, mask: object) -> Tensor:
-    """Mean absolute error of each row over its masked pixels and all channels."""
+def _required_mask(inputs: Mapping[str, object]) -> Tensor:
+    """Which patches are masked, ``[batch, patches]``."""
+    mask = inputs.get(MASK)
     if not isinstance(mask, Tensor):
         raise ModelError(
             f"the reconstruction loss is over masked patches, and the batch has no {MASK} [batch, patches]; let the "
             "collator draw it, with each row's draw fixed: collate_fn=SeededPerRow(collator), from vog_hf.data"
         )
-    side = round(mask[0].numel() ** 0.5)
+    return mask
+
+
+def _side(mask: Tensor) -> int:
+    """Number of patches along one side of an image."""
+    return round(mask[0].numel() ** 0.5)
+
+
+def _absolute_error(reconstruction: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute error of each row over its masked pixels and all channels."""
+    side = _side(mask)
     is_masked = F.interpolate(mask.reshape(-1, 1, side, side).to(pixels.dtype), size=pixels.shape[-2:])
     errors = (reconstruction - pixels).abs() * is_masked
     n_masked = is_masked.flatten(1).sum(1) + EMPTY_MASK

@@ -1,5 +1,6 @@
 """Semantic segmentation: a class for each pixel of a mask."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vog_hf.errors import DataError, LabelError
-from vog_hf.gradients.task import Task, required_labels
+from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.metric.unit_kinds import CLASS
 
 NO_CLASS = 255  # of masks stored in 8 bits, and transformers' default of what its loss ignores
 IGNORE_OPTIONS = ("semantic_loss_ignore_index", "loss_ignore_index")  # of configurations in transformers
@@ -19,6 +21,7 @@ class SemanticSegmentation(Task):
 
     Logits are brought to the size of the mask by bilinear interpolation, as in transformers' loss. The scalar is the
     mean over the row's labeled pixels: those of neither the ignored class nor, if it is not a class of the model, 255.
+    The classes in a mask are the units of a row.
 
     Args:
         ignored: Class number that the model's loss ignores.
@@ -26,6 +29,7 @@ class SemanticSegmentation(Task):
 
     name = "semantic_segmentation"
     is_observed_in_training = False
+    unit = CLASS
 
     def __init__(self, ignored: int = NO_CLASS) -> None:
         self._ignored = ignored
@@ -77,14 +81,27 @@ class SemanticSegmentation(Task):
 
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        logits, labels, counts = self._aligned(logits, labels)
+        per_pixel, _, counts = self._per_pixel(*self._aligned(logits, labels))
+        return {name: _mean(values, counts) for name, values in per_pixel.items()}
+
+    @override
+    def observations(
+        self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        per_pixel, labels, counts = self._per_pixel(*self._aligned(logits, labels))
+        of_rows = {name: _mean(values, counts) for name, values in per_pixel.items()}
+        return of_rows, _by_class(per_pixel, labels, counts, logits.shape[1])
+
+    @staticmethod
+    def _per_pixel(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Observe each pixel ``[batch, height, width]``, next to the labels and which of them count."""
         log_probability = F.log_softmax(logits, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
         per_pixel = {
             "loss": -log_probability,
             "confidence": log_probability.exp(),
             "correct": (logits.argmax(1) == labels).to(logits.dtype),
         }
-        return {name: _mean(values, counts) for name, values in per_pixel.items()}
+        return per_pixel, labels, counts
 
     def _counts(self, labels: Tensor, n_classes: int | None) -> Tensor:
         """Pixels that have a class, ``[batch, height, width]``."""
@@ -98,6 +115,19 @@ class SemanticSegmentation(Task):
         if logits.shape[-2:] != labels.shape[-2:]:
             logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
         return logits, labels.masked_fill(~counts, 0), counts
+
+
+def _by_class(per_pixel: Mapping[str, Tensor], labels: Tensor, counts: Tensor, n_classes: int) -> dict[str, Tensor]:
+    """Means over the pixels of each class, ``[batch, classes]``, and the number of the class where a row has it."""
+    labels, counts = labels.flatten(1), counts.flatten(1)
+    empty = per_pixel["loss"].new_zeros(len(labels), n_classes)
+    n_pixels = empty.scatter_add(1, labels, counts.to(empty.dtype))
+    means = {
+        name: empty.scatter_add(1, labels, values.flatten(1).masked_fill(~counts, 0.0)) / n_pixels
+        for name, values in per_pixel.items()
+    }
+    numbers = torch.arange(n_classes, device=labels.device).expand(len(labels), -1)
+    return {"label": numbers.masked_fill(n_pixels == 0, IGNORED_TOKEN), **means}
 
 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:

@@ -71,6 +71,16 @@ class Task:
         """
         return {}
 
+    def observations(
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        outputs: object,  # noqa: ARG002 (of some tasks)
+        inputs: Mapping[str, object],  # noqa: ARG002 (of some tasks)
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Observe rows and units, as `observation` and `unit_observation`, where both share work or need more."""
+        return self.observation(logits, labels), self.unit_observation(logits, labels)
+
 
 class RowValue(Task):
     """A task whose outputs give one number per row, ``[batch]``, and whose rows hold all that it is compared with."""

@@ -87,6 +87,7 @@ class TrainingDynamics:
     there is a correctness but no forgetting.
     """
 
+    _SUMMED = ("loss", "correct", "margin", "el2n", "logp", "reward")
     _STREAMED = ("confidence_mean", "confidence_sum_sq_dev", "was_correct", "forgotten", "learned")
 
     def __init__(self) -> None:
@@ -107,7 +108,7 @@ class TrainingDynamics:
                 f"observations must keep their quantities: first {sorted(self.last)}, now {sorted(observation)}"
             )
         self.n_snapshots += 1
-        for name in ("loss", "correct", "margin", "el2n"):
+        for name in self._SUMMED:
             if name in observation:
                 self._sum[name] = self._sum[name] + observation[name] if name in self._sum else observation[name]
         if "confidence" in observation:

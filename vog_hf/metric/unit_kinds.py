@@ -4,7 +4,7 @@ The name of a column of units is that of the column of rows, `_`, and the name o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vog_hf.metric.column import Column
 
@@ -21,14 +21,20 @@ class UnitKind:
         meanings: Description of a value of each column, by the name of the column of rows.
         along_input: Whether they lie along the first axis of the model's input: then each has VoG of its own.
         described_by: What says which unit it is: its label, its place in the row.
+        shown: Those of them that a dataset gets, because none of its own columns has them.
+        labels_are_classes: Whether labels are numbers of classes, which may have names.
+        places: Number of places of every row, where all rows have as many: a list in a dataset has an entry for each.
         core: Columns that ``columns="core"`` adds, after VoG.
     """
 
     name: str
     plural: str
-    meanings: Mapping[str, str]
+    meanings: Mapping[str, str] = field(hash=False)
     along_input: bool = False
     described_by: tuple[str, ...] = (LABEL, POSITION)
+    shown: tuple[str, ...] = ()
+    labels_are_classes: bool = False
+    places: int | None = None
     core: tuple[str, ...] = ("loss", "confidence")
 
 
@@ -48,11 +54,83 @@ TOKEN = UnitKind(
         "prediction_probability": "Probability of the class that is predicted for the token, at the last snapshot",
     },
     along_input=True,
+    labels_are_classes=True,
 )
-UNIT_KINDS = {kind.name: kind for kind in (TOKEN,)}
+END = UnitKind(
+    "end",
+    "ends",
+    {
+        "loss": "Mean loss of the given start, and of the given end, over the snapshots",
+        "confidence": "Mean probability of the given start, and of the given end, among the tokens of the row",
+        "variability": "Standard deviation of that probability over the snapshots",
+        "correctness": "Share of the snapshots that predict the given start, and the given end",
+        "forgetting": "As forgetting, of the start, and of the end",
+        "margin": "Logit of the given start, and of the given end, minus the largest other, mean over snapshots",
+        "el2n": "Length of the difference between predicted probabilities and label of each end, mean over snapshots",
+        "prediction_probability": "Probability of the predicted start, and of the predicted end, at the last snapshot",
+    },
+    places=2,
+)
+CHOICE = UnitKind(
+    "choice",
+    "choices",
+    {
+        "vog": "Standard deviation over the snapshots of the gradient at the tokens of the choice, averaged over their "
+        "embeddings; the gradient is that of the row's score",
+        "confidence": "Mean probability of each choice, given or not, over the snapshots",
+        "variability": "Standard deviation of that probability over the snapshots",
+    },
+    along_input=True,
+    described_by=(POSITION,),
+    core=("confidence",),
+)
+CLASS = UnitKind(
+    "class",
+    "classes",
+    {
+        "label": "Class in the row's mask",
+        "loss": "Mean loss over the pixels of the class in the row's mask, over the snapshots",
+        "confidence": "Mean probability of the class over its pixels and the snapshots",
+        "variability": "Standard deviation over the snapshots of that mean probability",
+        "correctness": "Share of the pixels of the class that are predicted as such, mean over snapshots",
+    },
+    described_by=(LABEL,),
+    shown=(LABEL,),
+    labels_are_classes=True,
+    core=(LABEL, "loss", "confidence"),
+)
+SIDE = UnitKind(
+    "side",
+    "sides",
+    {
+        "vog": "Standard deviation over the snapshots of the gradient at the tokens of the chosen, and of the rejected "
+        "text, averaged over their embeddings; the gradient is that of the row's score",
+        "loss": "Mean loss of the tokens of the chosen, and of the rejected answer, over the snapshots",
+        "logp": "Log-probability of the chosen, and of the rejected answer, mean over snapshots",
+        "reward": "Reward of the chosen, and of the rejected text, mean over snapshots",
+    },
+    along_input=True,
+    described_by=(POSITION,),
+    places=2,
+    core=("loss", "logp", "reward"),
+)
+PATCH = UnitKind(
+    "patch",
+    "patches",
+    {
+        "position": "Number of the masked patch in the image, row by row from the upper left",
+        "loss": "Mean reconstruction loss of the masked patch over the snapshots",
+    },
+    described_by=(POSITION,),
+    shown=(POSITION,),
+    core=(POSITION, "loss"),
+)
+UNIT_KINDS = {kind.name: kind for kind in (TOKEN, END, CHOICE, CLASS, SIDE, PATCH)}
 
 # In the order of display: title, unit and range, meaning of a higher value.
 MEASURES = {
+    LABEL: ("class", "whole number", "names without an order"),
+    POSITION: ("position", "whole number", "further down"),
     "vog": ("VoG", "{unit}, at least 0", "the gradient changed more between snapshots"),
     "loss": ("loss", "at least 0", "fits worse"),
     "confidence": ("confidence", "0 to 1", "fits better"),
@@ -62,6 +140,8 @@ MEASURES = {
     "margin": ("margin", "logits", "fits better"),
     "el2n": ("EL2N", "0 to 1.41", "fits worse"),
     "prediction_probability": ("prediction probability", "0 to 1", "surer of its prediction, right or wrong"),
+    "logp": ("log-probability", "nats, at most 0", "likelier for the model"),
+    "reward": ("reward", "as the model gives it", "better for the model"),
 }
 
 

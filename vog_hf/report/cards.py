@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import HEAT_COLORS, SMOOTHING, RowView, RowViews, strip, thumbnail
+from vog_hf.scores.pictures.unit_lines import UnitLine
 from vog_hf.scores.pictures.words import beginning, words_markup
 from vog_hf.scores.ranking import has_classes
 from vog_hf.scores.scored_rows import ScoredSplit
@@ -55,6 +56,7 @@ class Card:
         sound: The sound as a data URI.
         file: Name of the picture's or sound's file.
         words: The text with the heat of its words, as HTML.
+        units: The row's units in words.
     """
 
     row: int
@@ -71,6 +73,7 @@ class Card:
     label: str | None
     prediction: str | None
     values: Sequence[tuple[str, str]]
+    units: Sequence[UnitLine]
     spark: Markup | None
 
 
@@ -125,6 +128,7 @@ class CardMaker:
             label=label,
             prediction=prediction if prediction != label else None,
             values=[(heading, number(view.value(name))) for name, heading in self._values],
+            units=view.unit_lines,
             spark=None if view.confidence is None else sparkline(view.confidence),
         )
 

@@ -12,7 +12,15 @@ from vog_hf.report import figures
 from vog_hf.report.cards import SOUND_BYTES, CardMaker
 from vog_hf.report.data_columns import dataset_name
 from vog_hf.report.galleries import Gallery, class_galleries, most_changed, places
-from vog_hf.report.tables import RowsTable, TextTable, classes_table, detection_table, measures_table, rows_table
+from vog_hf.report.tables import (
+    RowsTable,
+    TextTable,
+    classes_table,
+    detection_table,
+    measures_table,
+    rows_table,
+    units_table,
+)
 from vog_hf.runtime.files import format_bytes
 from vog_hf.scores import descriptions as wording
 from vog_hf.scores.findings import Findings
@@ -215,6 +223,11 @@ class Section:
         n_left_out = self._make.n_unplayed if cards else 0
         most = format_bytes(SOUND_BYTES)
         return f"{n_left_out:,} sounds are left out: a page holds at most {most} of them." if n_left_out else ""
+
+    @cached_property
+    def worst_units(self) -> TextTable | None:
+        """The table of the units with the highest loss."""
+        return units_table(self._split, self._options.top_k)
 
     @property
     def class_figure(self) -> figures.Drawing | None:

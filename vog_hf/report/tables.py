@@ -11,8 +11,10 @@ from vog_hf.evaluation import HardTail
 from vog_hf.report.data_columns import other_columns
 from vog_hf.scores.formatting import ABSENT, number, shortened
 from vog_hf.scores.pictures import RowViews
+from vog_hf.scores.pictures.worst_units import worst_units
 from vog_hf.scores.ranking import class_names, has_classes, most_extreme, row_values
 from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.unit_columns import unit_kind
 from vog_hf.scores.vog_scores import VoGScores
 
 EXCERPT = 90  # characters of a text
@@ -76,6 +78,20 @@ def classes_table(scores: VoGScores, classes: pd.DataFrame, name: str = "VoG") -
     cells = [[number(value) for value in classes[column].tolist()] for column in shown]
     lines = [list(line) for line in zip(names, *cells, strict=True)]
     return TextTable("Rows by given class", ["class", *shown.values()], lines, 1)
+
+
+def units_table(split: ScoredSplit, count: int) -> TextTable | None:
+    """The units with the highest loss, whatever their rows; None for rows whose units have none.
+
+    Args:
+        split: Scores with their rows; without rows, words are named by their places.
+        count: Number of units.
+    """
+    kind, worst = unit_kind(split.scores), worst_units(RowViews(split, cache_size=0), count)
+    if kind is None or worst is None:
+        return None
+    lines = [[number(cell) for cell in line] for line in zip(*worst.values(), strict=True)]
+    return TextTable(f"Worst {kind.plural}", list(worst), lines, len(worst) - 1)
 
 
 def rows_table(split: ScoredSplit, column: str, limit: int, *, has_texts: bool) -> RowsTable:

@@ -14,6 +14,7 @@ from PIL import Image
 from vog_hf.metric.vocabulary import COLUMNS, title_of
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import RowView, RowViews
+from vog_hf.scores.pictures.unit_lines import UnitLine
 from vog_hf.scores.pictures.words import beginning, words_markup
 from vog_hf.scores.scored_rows import ScoredSplit
 
@@ -54,6 +55,7 @@ class RowRecord:
         prediction: The last prediction, likewise.
         differs: Whether both are classes and differ.
         values: Names and values of the scores.
+        units: The row's units in words.
     """
 
     row: int
@@ -69,6 +71,7 @@ class RowRecord:
     prediction: str | None
     differs: bool
     values: Sequence[tuple[str, str]]
+    units: Sequence[UnitLine]
     trace: Trace | None
 
 
@@ -126,6 +129,7 @@ class RowRecords:
             prediction=_class(view.prediction),
             differs=view.is_misclassified,
             values=[(title_of(name), number(view.value(name))) for name in self._listed],
+            units=view.unit_lines,
             trace=_trace(view),
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, List, Value
 
@@ -13,7 +14,7 @@ from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.unit_table import lists_of, parts_of_lists, units_of_lists
 from vog_hf.scores.vog_scores import VoGScores
 
-NOT_SCORES = (LABEL, POSITION)  # the dataset has the labels, and places are those of the model's tokens
+NOT_SCORES = (LABEL, POSITION)  # mostly, the dataset has the labels, and places are those of the model's tokens
 
 
 def unit_kind(scores: VoGScores) -> UnitKind | None:
@@ -25,14 +26,18 @@ def unit_column_names(scores: VoGScores) -> list[str]:
     """Columns of units that a dataset can get; none for rows without units."""
     if scores.units is None:
         return []
-    left_out = {scores.units.named(name) for name in NOT_SCORES}
+    kind = unit_kind(scores)
+    shown = () if kind is None else kind.shown
+    left_out = {scores.units.named(name) for name in NOT_SCORES if name not in shown}
     return [name for name in scores.units.columns if name not in left_out]
 
 
 def unit_orders(scores: VoGScores) -> list[str]:
     """Columns of units by whose most extreme value rows can be ordered; none for rows without units."""
-    units = scores.units
-    return [] if units is None else [name for name in unit_column_names(scores) if name != units.named(PREDICTION)]
+    if scores.units is None:
+        return []
+    names = {scores.units.named(name) for name in (*NOT_SCORES, PREDICTION)}
+    return [name for name in unit_column_names(scores) if name not in names]
 
 
 def coloring_column(scores: VoGScores) -> str | None:
@@ -58,20 +63,36 @@ def unit_feature(split: ScoredSplit, name: str, declaration: str) -> List:
     values = units.column(name)
     if not np.issubdtype(values.dtype, np.integer):
         return List(Value("float32", id=declaration))
-    found = split.label_lists if name == units.named(PREDICTION) else None
-    if found is None or int(values.max(initial=0)) >= len(found.names):
+    classes = _classes(split, name)
+    if int(values.max(initial=0)) >= len(classes):
         return List(Value("int32", id=declaration))
-    return List(ClassLabel(names=list(found.names), id=declaration))
+    return List(ClassLabel(names=classes, id=declaration))
+
+
+def _classes(split: ScoredSplit, name: str) -> list[str]:
+    """Names of the classes that a column of units holds numbers of; none where they are not known."""
+    units, kind = _units(split.scores), unit_kind(split.scores)
+    if name == units.named(PREDICTION) and split.label_lists is not None:
+        return list(split.label_lists.names)
+    of_labels = kind is not None and kind.labels_are_classes and name == units.named(LABEL)
+    return [str(known) for known in split.scores.facts.unit_class_names] if of_labels else []
 
 
 def unit_values(split: ScoredSplit, name: str) -> pa.Array:
-    """A list per row: a value for each of its labels, null for those of words that the model did not see."""
+    """A list per row: a value for each of its labels, null for those of words that the model did not see.
+
+    Of units that every row has a place for, a value for each place, null where there is none.
+    """
     units = _units(split.scores)
     values = units.column(name)
     values = values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values.astype(np.int64)
-    if split.label_lists is None:
+    kind = unit_kind(split.scores)
+    if kind is not None and kind.places is not None and units.named(POSITION) in units.columns:
+        counts, is_seen = np.full(len(units), kind.places), _is_taken(units, kind.places)
+    elif split.label_lists is not None:
+        counts, is_seen = split.label_lists.counts, split.label_lists.is_unit(units)
+    else:
         return lists_of(units.sizes, pa.array(values))
-    counts, is_seen = split.label_lists.counts, split.label_lists.is_unit(units)
     spread = np.zeros(len(is_seen), dtype=values.dtype)
     spread[is_seen] = values
     return lists_of(counts, pa.array(spread, mask=~is_seen))
@@ -87,12 +108,31 @@ def units_from_columns(dataset: Dataset, columns_of: Iterable[tuple[str, str]]) 
     table = dataset.select_columns(list(names.values())).with_format("arrow")[:]
     lists = {name: _without_null(table.column(column)) for name, column in names.items()}
     try:
-        return units_of_lists(lists)
+        units = units_of_lists(lists)
     except ValueError as error:
         raise DataError(
             f"the columns {', '.join(names.values())} must have lists of one length in each row: {error}; add the "
             "scores again"
         ) from error
+    kind = UNIT_KINDS.get(units.unit)
+    if kind is None or kind.places is None:
+        return units
+    places = _places(table.column(next(iter(names.values()))))
+    return RowUnits(units.sizes, {units.named(POSITION): places, **units.columns})
+
+
+def _is_taken(units: RowUnits, n_places: int) -> npt.NDArray[np.bool_]:
+    """Of each place of each row, row after row: whether it has a unit."""
+    is_taken = np.zeros(len(units) * n_places, dtype=bool)
+    is_taken[units.rows * n_places + units.column(units.named(POSITION))] = True
+    return is_taken
+
+
+def _places(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    """Place in its list of each entry that is not null."""
+    sizes, values = parts_of_lists(column)
+    places = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return places[values.is_valid().to_numpy(zero_copy_only=False)].astype(np.int32)
 
 
 def _without_null(column: pa.ChunkedArray) -> pa.ChunkedArray:

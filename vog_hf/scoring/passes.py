@@ -62,8 +62,8 @@ def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") ->
         return {}
     with torch.no_grad():
         logits = plan.task.logits(forward.outputs, forward.inputs).detach().to(plan.dtype)
-        of_units = plan.task.unit_observation(logits, labels.companion_labels)
-        of_rows = plan.task.observation(logits, labels.companion_labels)
+        observed = plan.task.observations(logits, labels.companion_labels, forward.outputs, forward.inputs)
+        of_rows, of_units = observed
         return of_rows | {f"{UNIT}{name}": values for name, values in of_units.items()}
 
 

@@ -1,5 +1,6 @@
 """One pass over a batch by a plan: forward, gradients, what the companions need."""
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import format_bytes
 
 UNIT_BYTES = 50  # of one unit, on disk
+LEAST_PATCH = 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ class ScoringPlan:
     def unit(self) -> UnitKind | None:
         """What the units of rows are; None for rows without."""
         return None if self.task is None else self.task.unit
+
+    @property
+    def _most_units(self) -> int:
+        """Units that a row may have."""
+        if self.unit is None:
+            return 0
+        if self.unit.along_input:
+            return self.element_shape[0]
+        return self.unit.places or self.n_outputs or math.prod(self.element_shape) // LEAST_PATCH
 
     @property
     def row_seconds(self) -> float:
@@ -158,7 +169,7 @@ class ScoringPlan:
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
         heat_map = 2 * min(1024, self.leaf.kind.map_size(self.element_shape)) + 12 if self.config.heat_maps else 0
-        units = UNIT_BYTES * self.element_shape[0] if self.unit is not None else 0
+        units = UNIT_BYTES * self._most_units
         return 2 * n_rows * (self.trajectory_bytes_per_row(n_snapshots) + heat_map + units + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:

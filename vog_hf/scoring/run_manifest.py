@@ -12,6 +12,7 @@ from vog_hf.data.batch_digests import batch_digest, joined_digest
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
+from vog_hf.metric.unit_kinds import UnitKind
 from vog_hf.scores.storage import FORMAT
 from vog_hf.scoring.plan import ScoringPlan
 
@@ -46,7 +47,7 @@ def make_manifest(
         "config": plan.config.to_dict(),
         "task": plan.task.name if plan.task else None,
         "class_names": names if plan.has_classes else None,
-        **({} if plan.unit is None else {"units": {"of": plan.unit.plural, "class_names": names}}),
+        **_units(plan.unit, names),
         "normalized_over": "class" if plan.has_classes else "dataset",
         "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
         "input": {
@@ -64,6 +65,12 @@ def make_manifest(
         "batch_size": plan.batch_size,
         "n_processes": n_processes,
     }
+
+
+def _units(kind: UnitKind | None, names: list[str] | None) -> dict[str, Any]:
+    if kind is None:
+        return {}
+    return {"units": {"of": kind.plural, "class_names": names if kind.labels_are_classes else None}}
 
 
 def _model_name(model_config: object) -> str | None:

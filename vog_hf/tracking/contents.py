@@ -16,7 +16,7 @@ from vog_hf.scores.ranking import class_names
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.tracking.about import About, about_split
 from vog_hf.tracking.media import BarChart, Histogram, LineChart, Picture, Record, Table
-from vog_hf.tracking.row_tables import SOUND_BYTES, TAIL_OF_END, extreme_caption, row_tables, spike_table
+from vog_hf.tracking.row_tables import SOUND_BYTES, TAIL_OF_END, extreme_caption, row_tables, spike_table, unit_table
 
 MAX_TABLE_ROWS = 10_000  # wandb.Table.MAX_ROWS: it cuts longer tables with no more than a line in its log
 MAX_BARS = 100
@@ -60,6 +60,7 @@ def contents(split: ScoredSplit, top_k: int) -> Contents:
     stability = findings.stability
     if (spikes := spike_table(views)) is not None:
         tables["loss_spikes"] = spikes
+    tables |= unit_table(views, top_k)
     values = {**tables, **values, **_of_patterns(findings), **_of_stability(stability)}
     if not (numbers := tail.table()).empty:
         values["hard_tail_numbers"] = Table(_table(numbers).columns, f"Difficulty by {findings.column}. {NUMBERS_NOTE}")

@@ -72,7 +72,9 @@ def log_scores(
     label, prediction and its probability, mean probability of the label, mean loss, the score and the row; ``classes``
     and ``error_by_decile``; charts of these, of the stability of the ranking and of early against late VoG; the data
     map and a histogram; if the dataset has a column ``is_corrupted``, ``detection``: how well each column finds these
-    rows; with ``collect="training"``, ``loss_spikes``: the worst rows of steps whose loss stood out; scalars;
+    rows; where rows have units (the words of a text, the classes of a mask), ``worst_tokens``, ``worst_classes`` and so
+    on: those with the highest loss; with ``collect="training"``, ``loss_spikes``: the worst rows of steps whose loss
+    stood out; scalars;
     ``headline``, ``hard_tail`` and ``review_first`` in the run's summary. W&B also keeps every column in
     ``scores.parquet``, with ``manifest.json`` and ``ranking_stability.csv``, as a version of the artifact
     ``vog-scores-<run id>``.

@@ -14,8 +14,9 @@ from vog_hf.scores.descriptions import heat_note
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.pictures.words import WORDS_STYLE, Word, beginning, words_markup
+from vog_hf.scores.pictures.worst_units import worst_units
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
-from vog_hf.scores.unit_columns import coloring_column
+from vog_hf.scores.unit_columns import coloring_column, unit_kind
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.media import Page, Table
 
@@ -86,6 +87,24 @@ def spike_table(views: RowViews) -> Table | None:
     }
     of_rows = {name: cells for name, cells in table.columns.items() if name in OF_A_ROW}
     return Table(of_steps | of_rows, table.caption)
+
+
+def unit_table(views: RowViews, top_k: int) -> dict[str, Table]:
+    """``worst_tokens``, or of what the units of rows are: those with the highest loss, whatever their rows.
+
+    Args:
+        views: Views of the rows.
+        top_k: Number of units.
+    """
+    kind, worst = unit_kind(views.scores), worst_units(views, top_k)
+    if kind is None or worst is None:
+        return {}
+    caption = f"The {len(worst['row']):,} {kind.plural} with the highest mean loss, whatever the score of their rows."
+    return {f"worst_{kind.plural}": Table({name: list(map(_text, cells)) for name, cells in worst.items()}, caption)}
+
+
+def _text(cell: object) -> object:
+    return escaped(cell) if isinstance(cell, str) else cell
 
 
 def extreme_caption(scores: VoGScores, end: str, count: int, tail: HardTail) -> str:

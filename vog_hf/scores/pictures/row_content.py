@@ -136,6 +136,23 @@ class ShownRows:
             return self._finder.words_of_ids(ids, heat)
         return None if text is None else self._finder.words(text[:MAX_TEXT].split("\n", 1), heat, cut_at=cut_at)
 
+    def part(self, row: int, ends: tuple[int, int], n_tokens: int, cut_at: int) -> str | None:
+        """The row's text from one token to another, as the model saw it; None where they cannot be found.
+
+        Args:
+            row: Number of the row.
+            ends: Numbers of the first and the last token.
+            n_tokens: Number of tokens of the row.
+            cut_at: Number of tokens of the longest row.
+        """
+        if self._finder is None or self._stored is None or self._picture is not None or ends[0] > ends[1]:
+            return None
+        texts = [text for text in self._stored_texts(row) if text is not None] if self._texts else []
+        found = self._finder.part(texts, n_tokens, ends, cut_at=cut_at)
+        ids = token_ids(self._stored[row]) if not texts else None
+        ids = token_ids(self._tokens[row]) if self._tokens is not None else ids
+        return found if found is not None or ids is None else self._finder.text(ids[ends[0] : ends[1] + 1])
+
     def word_list(self, row: int) -> list[str] | None:
         """The words of a row whose text is stored as a list of words; None for any other."""
         if len(self._texts) != 1:

@@ -12,6 +12,7 @@ from vog_hf.scores.audio import Sound
 from vog_hf.scores.label_lists import LabelLists
 from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
 from vog_hf.scores.pictures.row_content import ShownRows
+from vog_hf.scores.pictures.unit_lines import UnitLine, unit_lines
 from vog_hf.scores.pictures.unit_words import heat_of_units, words_of_units
 from vog_hf.scores.pictures.words import Word, word_finder
 from vog_hf.scores.ranking import has_classes, row_values
@@ -98,7 +99,9 @@ class RowView:
         """
         if self.shown is None or not self.scores.facts.reads_tokens:
             return None
-        words = self._words_of_units(self.shown)
+        words = None
+        if self.listed_words is not None and self.label_lists is not None:
+            words = words_of_units(self.scores, self.row, self.listed_words, self.label_lists.names)
         if words is not None:
             return words
         if self.heat_map is None or self.heat_map.ndim != 1:
@@ -106,13 +109,23 @@ class RowView:
         heat = heat_of_units(self.scores, self.row, len(self.heat_map))
         return self.shown.words(self.row, self.heat_map if heat is None else heat, self.scores.longest_heat_map)
 
-    def _words_of_units(self, shown: ShownRows) -> list[Word] | None:
-        """The words of a row that has a label for each of them."""
+    @cached_property
+    def listed_words(self) -> list[str] | None:
+        """The words of a row that has a label for each of them; None for any other."""
         lists = self.label_lists
-        listed = None if lists is None else shown.word_list(self.row)
-        if lists is None or listed is None or len(listed) != lists.counts[self.row]:
+        listed = None if lists is None or self.shown is None else self.shown.word_list(self.row)
+        return None if lists is None or listed is None or len(listed) != lists.counts[self.row] else listed
+
+    @cached_property
+    def unit_lines(self) -> list[UnitLine]:
+        """The row's units in words, of kinds of which a row has few: see `vog_hf.scores.pictures.unit_lines`."""
+        return unit_lines(self.scores, self.row, self._part)
+
+    def _part(self, first: int, last: int) -> str | None:
+        """The row's text from one token to another."""
+        if self.shown is None or self.heat_map is None:
             return None
-        return words_of_units(self.scores, self.row, listed, lists.names)
+        return self.shown.part(self.row, (first, last), self.heat_map.size, self.scores.longest_heat_map)
 
     @property
     def confidence(self) -> npt.NDArray[np.float64] | None:

@@ -96,6 +96,23 @@ class WordFinder:
             words += _parts(text, tokens)
         return words
 
+    def part(self, texts: Sequence[str], n_tokens: int, ends: tuple[int, int], *, cut_at: int) -> str | None:
+        """The part of a text from one token to another; None where they are not in one text.
+
+        Args:
+            texts: One text or two.
+            n_tokens: Number of tokens that the model saw, special ones included.
+            ends: Numbers of the first and the last token.
+            cut_at: Number of tokens at which inputs were cut, if they were.
+        """
+        encoded = self._encoded(texts, n_tokens, cut_at)
+        if encoded is None or not 0 <= ends[0] <= ends[1] < n_tokens:
+            return None
+        first, last = (encoded.sequence_ids[at] for at in ends)
+        if first is None or first != last:
+            return None
+        return texts[first][encoded.offsets[ends[0]][0] : encoded.offsets[ends[1]][1]]
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special ones."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
