@@ -7,7 +7,6 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import models
 import numpy as np
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     RobertaConfig,
@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from vog_hf import input_gradients, vog
-from vog_hf.cli.models import find_snapshots, load_model
+from vog_hf.cli.models import find_snapshots, read_architecture
 from vog_hf.cli.preparing import load_processor
 from vog_hf.cli.score import memory
 from vog_hf.cli.scoring import ScoreRequest, require_free_names
@@ -483,7 +483,7 @@ def test_the_scored_data_set_replaces_nothing(score, tmp_path, images):
 
 def test_a_column_csg_is_refused_only_where_the_loss_is_differentiated():
     """Without the target loss no score has this name, and the column of the user may stay."""
-    given = SimpleNamespace(rows=Dataset.from_dict({"csg": [1.0]}))
+    given = Dataset.from_dict({"csg": [1.0]})
     require_free_names(given, VoGConfig(), "all", "")
     require_free_names(given, VoGConfig(target="loss"), "core", "")
     with pytest.raises(ConfigError, match=r"the dataset has \['csg'\] already"):
@@ -513,7 +513,7 @@ def test_a_column_csg_is_refused_only_where_the_loss_is_differentiated():
         (["RUN", "-d", "TEXTS"], "no column of image; name one of text with --input-column"),
         (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is not a class of the model (bad, fair, good)"),
         (["PICKLED", "RUN", "-d", "DATA"], "cannot be loaded (as safetensors)"),
-        (["TAGGER", "RUN", "-d", "TEXTS"], "is a BertForTokenClassification; score others from Python"),
+        (["PLAIN", "RUN", "-d", "TEXTS"], "is a BertModel; use VoGScorer(model), from Python"),
         (["ADAPTER", "-d", "TEXTS"], "is a PEFT adapter"),
     ],
 )
@@ -526,7 +526,7 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
         "TEXTS": texts.data,
         "MODEL": tmp_path / "model",
         "NOWHERE": "NOWHERE",
-        **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "TAGGER", "ADAPTER")},
+        **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "PLAIN", "ADAPTER")},
         "MISNAMED": tmp_path / "misnamed.csv",
         "HEADER": tmp_path / "header.csv",
         "DANGLING": tmp_path / "dangling",
@@ -540,7 +540,7 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
     shutil.copy(paths["MODEL"] / "config.json", paths["PICKLED"])
     (paths["PICKLED"] / "pytorch_model.bin").write_bytes(b"pickle")
     (paths["ADAPTER"] / "adapter_config.json").write_text("{}")
-    models.token_bert().model.save_pretrained(paths["TAGGER"])
+    BertModel(BertConfig(**TINY)).save_pretrained(paths["PLAIN"])
     Dataset.from_dict({"text": ["w4 w5"] * 3, "label": ["bad", "ugly", "good"]}).to_csv(paths["MISNAMED"])
     given = [_named(argument, paths) for argument in arguments]
     assert said in score(*given)
@@ -572,7 +572,7 @@ def test_code_in_a_model_folder_never_runs(tmp_path, monkeypatch, file, kind):
     described |= {"image_processor_type": "Own", "feature_extractor_type": "Own", "tokenizer_class": "Own"}
     for name in {"config.json", file}:
         (tmp_path / name).write_text(json.dumps({**described, **({"model_type": "bert"} if name != file else {})}))
-    for load in (load_model, *(partial(load_processor, of, revision=None) for of in ("image", "text", "audio"))):
+    for load in (read_architecture, *(partial(load_processor, of, revision=None) for of in ("image", "text", "audio"))):
         with pytest.raises(ModelError):
             load(name=str(tmp_path))
     assert not trace.exists()

@@ -5,9 +5,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from cli_runs import run
+from cli_checkpoints import assert_scores, refused, saved, scored
 from datasets import Dataset, Image
-from safetensors.torch import save_file
 from task_cases import BLANK, recognizer, segmenter
 from trainers import tokenizer
 from transformers import (
@@ -17,43 +16,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from vog_hf import VoGScorer
 from vog_hf.cli.head_inputs import answer_tokens
-from vog_hf.scores.vog_scores import VoGScores
-
-
-def saved(folder, model, *processors):
-    """Two checkpoints of a model, and their weights; the processors lie in the last one."""
-    states = models.perturbed_states(model, 2)
-    for step, state in enumerate(states, 1):
-        model.save_pretrained(folder / f"checkpoint-{step}")
-        save_file(state, folder / f"checkpoint-{step}" / "model.safetensors", metadata={"format": "pt"})
-    for processor in processors:
-        processor.save_pretrained(folder / "checkpoint-2")
-    return [(f"checkpoint-{step}", state) for step, state in enumerate(states, 1)]
-
-
-def scored(capfd, folder, *options):
-    """Scores by the command."""
-    done = run(capfd, "score", folder, "-d", folder / "data", "-o", folder / "scores", *options)
-    assert done.code == 0, done.stderr
-    return VoGScores.load(folder / "scores")
-
-
-def assert_scores(got, model, states, rows):
-    """Raise unless scores are those of the rows as the model takes them."""
-    wanted = VoGScorer(model, progress=False).score(rows, states, collate_fn=models.collate)
-    assert got.manifest["task"] == wanted.manifest["task"]
-    for name in ("vog", "loss"):
-        assert np.ptp(wanted.column(name)) > 0
-        np.testing.assert_allclose(got.column(name), wanted.column(name), rtol=1e-5, err_msg=name)
-
-
-def refused(capfd, folder, data, *options):
-    """The message of a command that fails."""
-    done = run(capfd, "score", folder, "-d", data, "-o", folder / "refused", *options)
-    assert done.code == 1
-    return done.stderr
 
 
 def test_answers_are_found_among_the_tokens_of_the_context(capfd, tmp_path):

@@ -20,10 +20,15 @@ def tagged(n=53, seed=0):
     draw = random.Random(seed)
     tags = [[draw.choice(TAGS) for _ in range(0 if i == 5 else 2 + i % 9)] for i in range(n)]
     words = [[draw.choice(WORDS[tag]) for tag in of_row] for of_row in tags]
-    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=TAGS))})
     return Dataset.from_dict(
-        {"tokens": words, "ner_tags": [[TAGS.index(tag) for tag in of_row] for of_row in tags]}, features=features
+        {"tokens": words, "ner_tags": [[TAGS.index(tag) for tag in of_row] for of_row in tags]},
+        features=features(TAGS),
     )
+
+
+def features(names):
+    """Features of words and their tags, the classes in this order."""
+    return Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=names))})
 
 
 def tokenizer():

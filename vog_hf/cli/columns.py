@@ -41,6 +41,17 @@ def find_label(dataset: "Dataset") -> str | None:
     return classes[0] if classes else None
 
 
+def find_text(dataset: "Dataset") -> str:
+    """The column that language models read: ``text``, else the only one of texts."""
+    return "text" if "text" in dataset.column_names else find_input(dataset, "text", None)
+
+
+def refuse_label(label: str | None, model: str, advice: str) -> None:
+    """Raise ConfigError where a label column is named for a model that takes its labels from its input."""
+    if label is not None:
+        raise ConfigError(f"{model} has no label column, and --label-column names {label!r}; leave it out, or {advice}")
+
+
 def require_inputs(dataset: "Dataset", inputs: Sequence[str]) -> None:
     """Raise DataError if a row has no image, text or audio; nothing is decoded."""
     stored = dataset.with_format("arrow")

@@ -1,8 +1,8 @@
 """Transforms from rows to the inputs and labels of heads with a task of their own: answers, masks, transcripts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,11 +10,15 @@ from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from vog_hf.cli.columns import find_input
-from vog_hf.cli.model_inputs import Preparation, require_image
+from vog_hf.cli.model_inputs import Loader, Preparation, Row, Rows, require_image
 from vog_hf.cli.models import one_line
 from vog_hf.data.column_kinds import columns_of_kind
 from vog_hf.errors import ConfigError, DataError, ModelError
+from vog_hf.gradients.question_answering import QuestionAnswering
+from vog_hf.gradients.segmentation import SemanticSegmentation
+from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import IGNORED_TOKEN
+from vog_hf.gradients.token_tasks import TokenPrediction
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,8 +35,8 @@ class HeadPreparation(Preparation):
 
     @classmethod
     @override
-    def label_options(
-        cls, dataset: "Dataset", label: str | None, model: "nn.Module", load_tokenizer: Callable[[], Any]
+    def own_options(
+        cls, dataset: "Dataset", label: str | None, model: "nn.Module", load_tokenizer: Loader
     ) -> dict[str, Any]:
         return {}
 
@@ -42,11 +46,12 @@ class HeadPreparation(Preparation):
         return None
 
     @override
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, rows: list[Row]) -> dict[str, Any]:
         batch = dict(self._pad([{name: value for name, value in row.items() if name != "labels"} for row in rows]))
         if "labels" in rows[0]:
             labels = [torch.as_tensor(row["labels"], dtype=torch.long) for row in rows]
-            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED_TOKEN)
+            side = getattr(self.processor, "padding_side", "right") if self.kind == "text" else "right"
+            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED_TOKEN, padding_side=side)
         return batch
 
 
@@ -56,6 +61,8 @@ class Answers(HeadPreparation):
     A row without an answer has the first token for both. An answer that is cut off has a number behind the row's end,
     which does not count.
     """
+
+    task: ClassVar[str | None] = QuestionAnswering.name
 
     @classmethod
     @override
@@ -72,14 +79,10 @@ class Answers(HeadPreparation):
 
     @override
     def check(self, dataset: "Dataset") -> None:
-        if not getattr(self.processor, "is_fast", False):
-            raise ModelError(
-                f"{type(self.processor).__name__} does not say where in the text a token is, which answers need; save "
-                "the fast tokenizer with the model, or name one with --processor"
-            )
+        require_places(self.processor, "answers")
 
     @override
-    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Rows) -> dict[str, Any]:
         encoded = self.processor(
             *(rows[name] for name in self.inputs),
             truncation=False if self.max_length is None else "only_second",
@@ -92,6 +95,15 @@ class Answers(HeadPreparation):
         parts = [encoded.sequence_ids(at) for at in range(len(offsets))]
         ends = [answer_tokens(*row) for row in zip(parts, offsets, rows[self.label], strict=True)]
         return {**encoded, "start_positions": [start for start, _ in ends], "end_positions": [end for _, end in ends]}
+
+
+def require_places(tokenizer: object, what: str) -> None:
+    """Raise ModelError where a tokenizer cannot tell where in a text its tokens are."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not say where in the text a token is, which {what} need; save the fast "
+            "tokenizer with the model, or name one with --processor"
+        )
 
 
 def answer_tokens(
@@ -116,6 +128,8 @@ def answer_tokens(
 class Masks(HeadPreparation):
     """Images with their masks, which the processor brings to one size."""
 
+    task: ClassVar[str | None] = SemanticSegmentation.name
+
     @classmethod
     @override
     def find_columns(
@@ -134,7 +148,7 @@ class Masks(HeadPreparation):
         return inputs, label or others[0]
 
     @override
-    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Rows) -> dict[str, Any]:
         masks = [np.array(require_image(mask, str(self.label))) for mask in rows[str(self.label)]]
         shape = next((mask.shape for mask in masks if mask.ndim != 2), None)
         if shape is not None:
@@ -158,9 +172,12 @@ class Transcripts(HeadPreparation):
 
     Attributes:
         tokenizer: Tokenizer of the transcripts, saved with the model.
+        decoder_start: Token that a decoder begins with.
     """
 
+    task: ClassVar[str | None] = SpeechRecognition.name
     tokenizer: Any = None
+    decoder_start: int | None = None
 
     @classmethod
     @override
@@ -177,18 +194,30 @@ class Transcripts(HeadPreparation):
 
     @classmethod
     @override
-    def label_options(
-        cls, dataset: "Dataset", label: str | None, model: "nn.Module", load_tokenizer: Callable[[], Any]
+    def own_options(
+        cls, dataset: "Dataset", label: str | None, model: "nn.Module", load_tokenizer: Loader
     ) -> dict[str, Any]:
         return {"tokenizer": load_tokenizer()}
 
     @override
-    def __call__(self, rows: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Rows) -> dict[str, Any]:
         return {**self._sounds(rows), "labels": [self.tokenizer(text)["input_ids"] for text in rows[str(self.label)]]}
 
 
-PREPARATIONS: dict[str, type[HeadPreparation]] = {  # by the endings of the names of models
-    "ForQuestionAnswering": Answers,
-    "ForSemanticSegmentation": Masks,
-    "ForCTC": Transcripts,
-}
+class SpokenTexts(Transcripts):
+    """Sounds with the tokens that an encoder-decoder is to write, without the one that its decoder begins with."""
+
+    task: ClassVar[str | None] = TokenPrediction.name
+
+    @classmethod
+    @override
+    def own_options(
+        cls, dataset: "Dataset", label: str | None, model: "nn.Module", load_tokenizer: Loader
+    ) -> dict[str, Any]:
+        config: Any = model.config
+        return {"tokenizer": load_tokenizer(), "decoder_start": config.decoder_start_token_id}
+
+    @override
+    def __call__(self, rows: Rows) -> dict[str, Any]:
+        made = super().__call__(rows)
+        return {**made, "labels": [ids[ids[:1] == [self.decoder_start] :] for ids in made["labels"]]}

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from vog_hf.cli.columns import find_input, find_label
 from vog_hf.cli.models import one_line
+from vog_hf.cli.token_limits import require_padding
 from vog_hf.data.classes import class_numbers, model_classes
 from vog_hf.errors import DataError
 from vog_hf.gradients.model_inputs import LABEL_NAMES
@@ -15,10 +16,14 @@ from vog_hf.gradients.model_inputs import LABEL_NAMES
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from vog_hf.data.column_kinds import Kind
 
 MOST_OF_8_BITS = 255
+Rows = Mapping[str, list[Any]]  # columns of some rows
+Row = dict[str, Any]  # one row behind the transform
+Loader = Callable[[], Any]  # of a processor
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,14 @@ class Preparation:
         max_length: Maximum length of texts in tokens.
         numbers: Class numbers of the model by stored label; None: labels are class numbers already.
         class_names: Class names of the model.
+        task: Name of the task; None: the model's configuration tells it.
+        takes: Kind of its input columns; None: the model's main input tells it.
+        needs_label_column: Whether a given label is a column; else the transform makes labels, or there are none.
     """
 
+    task: ClassVar[str | None] = None
+    takes: ClassVar["Kind | None"] = None
+    needs_label_column: ClassVar[bool] = True
     processor: Any
     kind: str
     inputs: tuple[str, ...]
@@ -45,9 +56,14 @@ class Preparation:
     numbers: Mapping[Any, int] | None = None
     class_names: list[str] | None = None
 
-    def __call__(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
+    def __call__(self, rows: Rows) -> dict[str, Any]:
         """Inputs and labels of some rows, one list each."""
-        inputs = {"image": self._images, "text": self._texts, "audio": self._sounds}[self.kind](rows)
+        transforms: dict[str, Callable[[Rows], Mapping[str, Any]]] = {
+            "image": self._images,
+            "text": self._texts,
+            "audio": self._sounds,
+        }
+        inputs = dict(transforms[self.kind](rows))
         return inputs if self.label is None else {**inputs, self.label: self._labels(rows[self.label])}
 
     @classmethod
@@ -63,14 +79,24 @@ class Preparation:
         return inputs or (find_input(dataset, kind, label),), label
 
     @classmethod
-    def label_options(
+    def most_inputs(cls, kind: "Kind") -> int | None:
+        """The most columns that it takes; None: any number."""
+        return 2 if kind == "text" else 1
+
+    @classmethod
+    def pad(cls, tokenizer: "PreTrainedTokenizerBase", config: object) -> None:
+        """Give a tokenizer a padding token if it has none."""
+        require_padding(tokenizer, config)
+
+    @classmethod
+    def own_options(
         cls,
         dataset: "Dataset",
         label: str | None,
         model: "nn.Module",
-        load_tokenizer: Callable[[], Any],  # noqa: ARG003 (of some heads)
+        load_tokenizer: Loader,  # noqa: ARG003 (of some heads)
     ) -> dict[str, Any]:
-        """Those of the attributes that tell what labels mean."""
+        """Those of the attributes that tell what labels mean, or that only some heads have."""
         numbers = None if label is None else class_numbers(dataset, label, model.config)
         return {"numbers": numbers, "class_names": model_classes(model.config)}
 
@@ -87,7 +113,7 @@ class Preparation:
         """True if texts of different lengths cannot share a batch because the tokenizer has no padding token."""
         return self.kind == "text" and getattr(self.processor, "pad_token", None) is None
 
-    def collate(self, rows: list[dict[str, object]]) -> dict[str, Any]:
+    def collate(self, rows: list[Row]) -> dict[str, Any]:
         """Collate transformed rows; text and audio are padded to the longest row."""
         from transformers import default_data_collator
 
@@ -108,17 +134,17 @@ class Preparation:
         }
 
     @property
-    def _pad(self) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+    def _pad(self) -> Callable[[list[Row]], Mapping[str, Any]]:
         """Collator of inputs without labels."""
         from transformers import DataCollatorWithPadding, default_data_collator
 
         stacks = self.kind == "image" or self.takes_single_rows
-        pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]] = (
+        pad: Callable[[list[Row]], Mapping[str, Any]] = (
             default_data_collator if stacks else DataCollatorWithPadding(self.processor)
         )
         return pad
 
-    def _images(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
+    def _images(self, rows: Rows) -> dict[str, Any]:
         images = self._converted_images(rows)
         options: dict[str, Any] = {}
         if self.mode == "L":  # older processors accept gray images only as arrays with a channel
@@ -131,14 +157,17 @@ class Preparation:
                 f"{type(self.processor).__name__} cannot process these images ({one_line(error)}); see --processor"
             ) from error
 
-    def _converted_images(self, rows: Mapping[str, list[object]]) -> list[Any]:
+    def _converted_images(self, rows: Rows) -> list[Any]:
         return [_converted(require_image(value, self.inputs[0]), self.mode) for value in rows[self.inputs[0]]]
 
-    def _texts(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
+    def _texts(self, rows: Rows, **options: bool) -> "BatchEncoding":
         texts = [rows[name] for name in self.inputs]
-        return dict(self.processor(*texts, truncation=self.max_length is not None, max_length=self.max_length))
+        encoded: BatchEncoding = self.processor(
+            *texts, truncation=self.max_length is not None, max_length=self.max_length, **options
+        )
+        return encoded
 
-    def _sounds(self, rows: Mapping[str, list[object]]) -> dict[str, Any]:
+    def _sounds(self, rows: Rows) -> dict[str, Any]:
         waves = [_wave(value) for value in rows[self.inputs[0]]]
         return dict(self.processor(waves, sampling_rate=self.processor.sampling_rate))
 

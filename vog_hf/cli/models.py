@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,6 @@ logger = logging.getLogger(__name__)
 
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-HEADS = (
-    "ImageClassification",
-    "SequenceClassification",
-    "AudioClassification",  # regressions included
-    "ForQuestionAnswering",
-    "ForSemanticSegmentation",
-    "ForCTC",
-)
 # Errors of transformers for unreadable files; the last three for classes that it does not have.
 UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
 
@@ -90,37 +83,64 @@ def model_folder(name: str) -> str:
     return str(last)
 
 
-def load_model(name: str, *, revision: str | None = None) -> "nn.Module":
-    """Load the model of a folder or Hub id from safetensors, with the class named in its configuration.
+@dataclass(frozen=True)
+class Architecture:
+    """A model before its weights are loaded.
+
+    Attributes:
+        name: Folder or Hub id.
+        revision: Revision on the Hub.
+        config: Configuration.
+        model_class: Class of transformers that the configuration names.
+    """
+
+    name: str
+    revision: str | None
+    config: Any
+    model_class: Any
+
+
+def read_architecture(name: str, *, revision: str | None = None) -> Architecture:
+    """Read the configuration of a folder or Hub id, and find the class that it names.
 
     Raises:
-        ModelError: No model, not a model of transformers with one of these heads, or pickled weights.
+        ModelError: No model, or not one of transformers.
     """
     import transformers
     from transformers import AutoConfig, PreTrainedModel
 
-    options: dict[str, Any] = {
-        "revision": revision,
-        "trust_remote_code": False,
-    }  # otherwise transformers asks on a terminal
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"the model {name} cannot be opened: {one_line(error)}") from error
     architecture = next(iter(config.architectures or []), None)
-    kind: Any = getattr(transformers, str(architecture), None)
+    model_class: Any = getattr(transformers, str(architecture), None)
     # A class of transformers itself: an Auto class could run code of the folder.
-    is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
-    if not is_model or not any(head in str(architecture) for head in HEADS):
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise ModelError(
-            "vog-hf score takes classification, regression, question answering, semantic segmentation and CTC of "
-            f"transformers, and {name} is a {architecture or 'model without architectures in its config.json'}; score "
-            "others from Python with VoGScorer"
+            f"vog-hf score takes models of transformers, and {name} is a "
+            f"{architecture or 'model without architectures in its config.json'}; score it from Python with VoGScorer"
         )
+    return Architecture(name, revision, config, model_class)
+
+
+def load_weights(architecture: Architecture) -> "nn.Module":
+    """Load a model from safetensors.
+
+    Raises:
+        ModelError: There are none.
+    """
+    # Without trust_remote_code transformers asks on a terminal.
+    options = {"revision": architecture.revision, "trust_remote_code": False, "use_safetensors": True}
     try:
-        return kind.from_pretrained(name, config=config, use_safetensors=True, **options)
+        model: nn.Module = architecture.model_class.from_pretrained(
+            architecture.name, config=architecture.config, **options
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the weights of {name} cannot be loaded (as safetensors): {one_line(error)}") from error
+        raise ModelError(
+            f"the weights of {architecture.name} cannot be loaded (as safetensors): {one_line(error)}"
+        ) from error
+    return model
 
 
 def one_line(error: Exception) -> str:

@@ -1,14 +1,15 @@
 """From a model and a dataset to the transform between them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vog_hf.cli.columns import require_inputs
-from vog_hf.cli.head_inputs import PREPARATIONS
+from vog_hf.cli.heads import head_of
 from vog_hf.cli.model_inputs import Preparation
-from vog_hf.cli.models import UNREADABLE, one_line
-from vog_hf.cli.token_limits import require_padding, require_tokens, token_limit
+from vog_hf.cli.models import UNREADABLE, Architecture, one_line
+from vog_hf.cli.token_limits import require_tokens, token_limit
 from vog_hf.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -18,62 +19,90 @@ if TYPE_CHECKING:
     from vog_hf.data.column_kinds import Kind
 
 
+@dataclass(frozen=True)
+class InputColumns:
+    """What a transform is to make of a dataset, before a model is loaded.
+
+    Attributes:
+        head: Transform for the model's head.
+        kind: ``"image"``, ``"text"`` or ``"audio"``.
+        inputs: Input columns.
+        label: Label column; None: the dataset has none, or the transform makes labels of the inputs.
+    """
+
+    head: type[Preparation]
+    kind: "Kind"
+    inputs: tuple[str, ...]
+    label: str | None
+
+
+def choose_columns(
+    architecture: Architecture, dataset: "Dataset", input_columns: Sequence[str], label_column: str | None
+) -> InputColumns:
+    """The columns that a model takes.
+
+    Args:
+        architecture: Model; its main input determines the kind of data.
+        dataset: Dataset to transform.
+        input_columns: Input columns; default: found by name and type.
+        label_column: Label column; default: the usual names, else the only one of its type.
+
+    Raises:
+        ConfigError: A column does not exist, or several could be meant.
+        ModelError: A head without a transform.
+    """
+    head = head_of(architecture)
+    kind = head.takes or _kind_of(architecture)
+    for name in (*input_columns, *filter(None, [label_column])):
+        if name not in dataset.column_names:
+            raise ConfigError(f"the dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
+    inputs, label = head.find_columns(dataset, kind, tuple(input_columns), label_column)
+    most = head.most_inputs(kind)
+    if most is not None and len(inputs) > most:
+        raise ConfigError(f"a model of {kind} takes {'one or two columns' if most > 1 else 'one column'}, got {inputs}")
+    return InputColumns(head, kind, inputs, label)
+
+
 def prepare(
     model: "nn.Module",
     dataset: "Dataset",
+    columns: InputColumns,
     *,
     processor: str,
     revision: str | None = None,
-    input_columns: Sequence[str] = (),
-    label_column: str | None = None,
     max_length: int | None = None,
     skips_rows: bool = False,
 ) -> Preparation:
     """The transform of a dataset for a model.
 
     Args:
-        model: Model; its main input determines the kind of data.
+        model: Model.
         dataset: Dataset to transform.
+        columns: Columns and transform for the model's head.
         processor: Folder or Hub id of the processor.
         revision: Revision of the processor on the Hub.
-        input_columns: Image, text (one or two) or audio column; default: found by type.
-        label_column: Label column; default: the usual names, else the only ClassLabel column.
         max_length: Maximum length of texts in tokens; default: the limit of tokenizer and model.
         skips_rows: Whether rows without an input are skipped when they are read, and so are not refused here.
 
     Raises:
-        ConfigError: A column does not exist, or several could be meant.
+        ConfigError: Texts longer than the model has positions for.
         ModelError: There is no processor.
         DataError: The classes of the dataset do not match the model's.
     """
-    kind, head = _kind_of(model), _head_of(model)
-    for name in (*input_columns, *filter(None, [label_column])):
-        if name not in dataset.column_names:
-            raise ConfigError(f"the dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
-    inputs, label = head.find_columns(dataset, kind, tuple(input_columns), label_column)
-    if len(inputs) > (2 if kind == "text" else 1):
-        raise ConfigError(
-            f"a model of {kind} takes {'one or two columns' if kind == 'text' else 'one column'}, got {inputs}"
-        )
-    if max_length is not None and kind != "text":
-        raise ConfigError(f"--max-length applies to text, and this model takes {kind}; leave it out")
+    head, kind, inputs, label = columns.head, columns.kind, columns.inputs, columns.label
     if not skips_rows:
         require_inputs(dataset, inputs)
     config: Any = model.config
     loaded = load_processor(kind, processor, revision)
+    limits: dict[str, Any] = {}
     if kind == "text":
-        require_padding(loaded, config)
+        head.pad(loaded, config)
         if not skips_rows:
             require_tokens(dataset, inputs, loaded)
-    preparation = head(
-        loaded,
-        kind,
-        inputs,
-        label,
-        mode="L" if getattr(config, "num_channels", 3) == 1 else "RGB",
-        max_length=token_limit(loaded, model, max_length) if kind == "text" else None,
-        **head.label_options(dataset, label, model, partial(load_processor, "text", processor, revision)),
-    )
+        limits["max_length"] = token_limit(loaded, model, max_length)
+    own = head.own_options(dataset, label, model, partial(load_processor, "text", processor, revision))
+    mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+    preparation = head(loaded, kind, inputs, label, mode=mode, **limits, **own)
     preparation.check(dataset)
     return preparation
 
@@ -94,8 +123,8 @@ def prepared(dataset: "Dataset", preparation: Preparation) -> "Dataset":
     return transformed
 
 
-def _kind_of(model: "nn.Module") -> "Kind":
-    name = str(model.main_input_name)
+def _kind_of(architecture: Architecture) -> "Kind":
+    name = architecture.model_class.main_input_name
     kinds: dict[str, Kind] = {
         "pixel_values": "image",
         "input_ids": "text",
@@ -107,13 +136,6 @@ def _kind_of(model: "nn.Module") -> "Kind":
             f"vog-hf score supports the inputs {', '.join(kinds)}, and this model takes {name!r}; use VoGScorer"
         )
     return kinds[name]
-
-
-def _head_of(model: "nn.Module") -> type[Preparation]:
-    """The preparation for the head of a model."""
-    classes = [cls.__name__ for cls in type(model).__mro__]
-    by_head = (make for head, make in PREPARATIONS.items() if any(name.endswith(head) for name in classes))
-    return next(by_head, Preparation)
 
 
 def load_processor(kind: str, name: str, revision: str | None) -> Any:

@@ -152,12 +152,14 @@ def score(
     input_column: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Image, text or audio column; twice for pairs of texts. Default: found by type."
+            metavar="NAME", help="Image, text or audio column; twice for pairs. Default: found by name and type."
         ),
     ] = None,
     label_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Label column. Default: labels, label, or the only ClassLabel column."),
+        typer.Option(
+            metavar="NAME", help="Column of labels, tags, answers, masks or summaries. Default: found by name and type."
+        ),
     ] = None,
     max_length: Annotated[
         int | None,
@@ -203,10 +205,11 @@ def score(
 ) -> None:
     """Score the rows of a dataset from stored snapshots of a model.
 
-    Supports classification and regression of images, text and audio, question answering, semantic segmentation and
-    speech recognition by CTC. Rows pass through the model's own processor, without augmentation. Invalid models, data
-    or snapshots are reported before the long work. Called again with the same --output, an interrupted scoring resumes
-    and a finished one is returned unchanged.
+    The task follows from the model's head: classification and regression, tags of words, multiple choice, question
+    answering, language models, summaries, segmentation, masked images, pairs of image and text, speech recognition.
+    Rows pass through the model's own processor, without augmentation. Invalid models, data or snapshots are reported
+    before the long work. Called again with the same --output, an interrupted scoring resumes and a finished one is
+    returned unchanged.
     """
     if snapshots and snapshot_revision:
         raise typer.BadParameter(

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from datasets import Dataset
 from torch import nn
 
 from vog_hf.cli.model_inputs import Preparation
-from vog_hf.cli.models import find_snapshots, load_model, model_folder
-from vog_hf.cli.preparing import prepare, prepared
+from vog_hf.cli.models import Architecture, find_snapshots, load_weights, model_folder, read_architecture
+from vog_hf.cli.preparing import InputColumns, choose_columns, prepare, prepared
 from vog_hf.cli.sources import (
     Source,
     note_source,
@@ -25,6 +25,8 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.column_kinds import CORRUPTED
 from vog_hf.data.referenced_files import require_own_files
 from vog_hf.errors import ConfigError, SnapshotError
+from vog_hf.gradients.tasks import TASKS
+from vog_hf.metric.unit_kinds import unit_column
 from vog_hf.metric.vocabulary import COMPANIONS, CSG, LEARNING_PATTERN, PREDICTION_PROBABILITY
 from vog_hf.runtime.processes import current_processes, from_main, run_together
 from vog_hf.scores.dataset_columns import add_vog_columns, check_column_names, core_column_names
@@ -57,6 +59,23 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Snapshots, rows and model as they are found, before the model is loaded.
+
+    Attributes:
+        snapshots: Snapshots for `VoGScorer.score`.
+        rows: Rows as stored.
+        architecture: Class and configuration of the model.
+        columns: Columns that the model takes.
+    """
+
+    snapshots: str | Sequence[str | Path]
+    rows: Dataset
+    architecture: Architecture
+    columns: InputColumns
+
+
+@dataclass(frozen=True)
 class ScoringInputs:
     """Opened model, rows and snapshots.
 
@@ -71,11 +90,6 @@ class ScoringInputs:
     rows: Dataset
     preparation: Preparation
     snapshots: str | Sequence[str | Path]
-
-    @property
-    def label_column(self) -> str | None:
-        """Label column for `VoGConfig`; None if the scorer finds the label itself."""
-        return self.preparation.label_column
 
 
 def score_all(
@@ -105,13 +119,13 @@ def score_all(
     processes = current_processes()
     require_new(save_dataset, "--save-dataset")
     progress, skips_rows = bool(options["progress"]), options["on_error"] == "skip"
-    inputs = run_together(
-        processes, "opening model and data", open_all, request, progress=progress, skips_rows=skips_rows
-    )
-    config = configuration(inputs, choices)
+    sources = run_together(processes, "opening model and data", find_all, request, progress=progress)
+    config = configuration(sources, choices)
     if save_dataset is not None:
-        require_free_names(inputs, config, columns, prefix)
-        require_own_files(inputs.rows, copied_to=save_dataset)
+        require_free_names(sources.rows, config, columns, prefix, task=sources.columns.head.task)
+        require_own_files(sources.rows, copied_to=save_dataset)
+    inputs = run_together(processes, "opening the model", load_all, request, sources, skips_rows=skips_rows)
+    config = replace(config, label_column=inputs.preparation.label_column)
     rows_per_step = 1 if inputs.preparation.takes_single_rows else None
     scores = VoGScorer(
         inputs.model,
@@ -132,45 +146,57 @@ def score_all(
     return findings(scores, output, request.source, inputs.rows, save_dataset)
 
 
-def open_all(request: ScoreRequest, *, progress: bool, skips_rows: bool = False) -> ScoringInputs:
-    """Open model, rows and snapshots, the cheapest first, so that faults show early.
+def find_all(request: ScoreRequest, *, progress: bool) -> Sources:
+    """Find snapshots, rows, model and columns, the cheapest first, so that faults show early.
 
     Raises:
-        VoGError: Something cannot be opened.
+        VoGError: Something does not exist, or does not fit the model.
     """
     quieten(progress=progress)
     if not progress:
         transformers.utils.logging.disable_progress_bar()
     snapshots = _snapshots(request)
     rows = open_dataset(request.source)
-    name = model_folder(request.model)
-    revision = request.model_revision
-    model = load_model(name, revision=revision)
+    architecture = read_architecture(model_folder(request.model), revision=request.model_revision)
+    columns = choose_columns(architecture, rows, request.input_columns, request.label_column)
+    if request.max_length is not None and columns.kind != "text":
+        raise ConfigError(f"--max-length applies to text, and this model takes {columns.kind}; leave it out")
+    return Sources(snapshots, rows, architecture, columns)
+
+
+def load_all(request: ScoreRequest, sources: Sources, *, skips_rows: bool) -> ScoringInputs:
+    """Load the model and make the transform of the rows.
+
+    Raises:
+        VoGError: Something cannot be loaded, or a row has no input.
+    """
+    model = load_weights(sources.architecture)
     preparation = prepare(
         model,
-        rows,
-        processor=request.processor or name,
-        revision=None if request.processor else revision,
-        input_columns=request.input_columns,
-        label_column=request.label_column,
+        sources.rows,
+        sources.columns,
+        processor=request.processor or sources.architecture.name,
+        revision=None if request.processor else request.model_revision,
         max_length=request.max_length,
         skips_rows=skips_rows,
     )
-    return ScoringInputs(model.to(current_processes().device), rows, preparation, snapshots)
+    return ScoringInputs(model.to(current_processes().device), sources.rows, preparation, sources.snapshots)
 
 
-def configuration(inputs: ScoringInputs, choices: Mapping[str, Any]) -> VoGConfig:
+def configuration(sources: Sources, choices: Mapping[str, Any]) -> VoGConfig:
     """The configuration for the given options.
 
     Raises:
-        ConfigError: Options that cannot be combined.
+        ConfigError: Options that cannot be combined, or that the task of the model does not have.
     """
-    if inputs.preparation.label is None and choices["label"] == "given":
+    head = sources.columns.head
+    if head.needs_label_column and sources.columns.label is None and choices["label"] == "given":
         raise ConfigError(
-            f"the dataset has no label (columns {', '.join(inputs.rows.column_names)}); name it with --label-column, "
+            f"the dataset has no label (columns {', '.join(sources.rows.column_names)}); name it with --label-column, "
             "or use --label predicted, which differentiates the class that the last snapshot predicts"
         )
-    return VoGConfig(**choices, label_column=inputs.label_column)
+    VoGConfig(**choices, task=head.task)  # raises; what is recorded stays what it is where the task is found later
+    return VoGConfig(**choices)
 
 
 def note(scores: VoGScores, folder: Path, request: ScoreRequest, inputs: ScoringInputs) -> None:
@@ -230,10 +256,13 @@ def _snapshots(request: ScoreRequest) -> str | Sequence[str | Path]:
     return str(Path(request.model).expanduser())
 
 
-def require_free_names(inputs: ScoringInputs, config: VoGConfig, columns: str, prefix: str) -> None:
+def require_free_names(rows: Dataset, config: VoGConfig, columns: str, prefix: str, *, task: str | None = None) -> None:
     """Raise ConfigError if the dataset already has a column with the name of a score."""
-    names = core_column_names(config.column_names, has_classes=True)
+    unit = None if task is None else TASKS[task].unit
+    has_classes = task is None or TASKS[task].has_classes
+    names = core_column_names(config.column_names, has_classes=has_classes, unit=unit)
     if columns == "all":
         names += ["prediction", PREDICTION_PROBABILITY, "vog_early", "vog_late", *COMPANIONS, LEARNING_PATTERN]
         names = [name for name in names if name != CSG or config.loss_target is not None]
-    check_column_names(inputs.rows, [prefix + name for name in names])
+        names += [] if unit is None else [unit_column(name, unit.name) for name in unit.meanings]
+    check_column_names(rows, [prefix + name for name in dict.fromkeys(names)])

@@ -33,7 +33,9 @@ def require_padding(tokenizer: "PreTrainedTokenizerBase", config: Any) -> None:
 
 def require_tokens(dataset: "Dataset", inputs: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise DataError if a text is empty and the tokenizer adds no special tokens."""
-    if len(tokenizer("")["input_ids"]):
+    from vog_hf.data.column_kinds import columns_of_kind
+
+    if not set(inputs) <= set(columns_of_kind(dataset, "text")) or len(tokenizer("")["input_ids"]):
         return
     first = 0
     for part in dataset.with_format("arrow").select_columns(list(inputs)).iter(ROWS_AT_ONCE):
@@ -91,6 +93,9 @@ def n_positions(model: "nn.Module", tokenizer: "PreTrainedTokenizerBase") -> int
                     limits.append(len(table) - int(rows[0]))
             return func(*args, **(kwargs or {}))
 
+    inner: Any = getattr(model, "base_model", model)  # some heads take several texts per row
+    config: Any = model.config
+    decoder = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
     with torch.no_grad(), Reads():
-        model(input_ids=tokens, attention_mask=batch["attention_mask"])
+        inner(input_ids=tokens, attention_mask=torch.ones_like(tokens), **decoder)
     return min(limits, default=None)

@@ -1,0 +1,77 @@
+"""The table of heads: which transform makes the inputs of a model, and what works for a model that has none."""
+
+import inspect
+
+from vog_hf.cli.head_inputs import Answers, Masks, SpokenTexts, Transcripts
+from vog_hf.cli.image_heads import Captions, MaskedImages, Reconstructions
+from vog_hf.cli.model_inputs import Preparation
+from vog_hf.cli.models import Architecture
+from vog_hf.cli.text_heads import Completions, MaskedTexts, Summaries
+from vog_hf.cli.word_heads import Choices, TaggedWords
+from vog_hf.errors import ModelError
+from vog_hf.gradients.fixed_noise import NOISE
+
+HEADS: dict[str, type[Preparation]] = {  # by a part of the name of a model or of what it derives from
+    "ImageClassification": Preparation,
+    "SequenceClassification": Preparation,
+    "AudioClassification": Preparation,
+    "ForQuestionAnswering": Answers,
+    "ForSemanticSegmentation": Masks,
+    "ForCTC": Transcripts,
+    "ForTokenClassification": TaggedWords,
+    "ForMultipleChoice": Choices,
+    "ForCausalLM": Completions,
+    "LMHeadModel": Completions,
+    "ForMaskedLM": MaskedTexts,
+    "ForMaskedImageModeling": MaskedImages,
+    "MarianMTModel": Summaries,
+}
+CALLABLE = "VoGScorer(model, config=VoGConfig(target=a callable)), from Python"
+INSTEAD = {  # by a part of the name, for models without such a transform
+    "ForConditionalGeneration": "VoGScorer(model), from Python, with a collator that calls the model's processor",
+    "ForObjectDetection": CALLABLE,
+    "ForPreTraining": f"the same checkpoint with a head of this list, or {CALLABLE}",
+    "ForDepthEstimation": CALLABLE,
+    "ForInstanceSegmentation": CALLABLE,
+    "ForUniversalSegmentation": CALLABLE,
+    "ForNextSentencePrediction": "VoGScorer(model), from Python, with a collator that makes pairs of texts",
+}
+OTHER_LANGUAGE_MODELS = ("XLNetLMHeadModel",)  # they predict tokens in an order that is drawn
+NEEDS_BOXES = "bbox"  # of models of documents: where on the page each token is
+
+
+def head_of(architecture: Architecture) -> type[Preparation]:
+    """The transform for the head of a model, before its weights are loaded.
+
+    Raises:
+        ModelError: There is none; names what works instead.
+    """
+    model_class, names = architecture.model_class, [cls.__name__ for cls in architecture.model_class.__mro__]
+    parameters = inspect.signature(model_class.forward).parameters
+    by_name = next((head for part, head in HEADS.items() if any(part in name for name in names)), None)
+    head = _by_inputs(architecture, names, list(parameters)) or by_name
+    if head is None or NEEDS_BOXES in parameters or names[0] in OTHER_LANGUAGE_MODELS:
+        raise ModelError(
+            "vog-hf score takes classification, regression, token classification, multiple choice, question "
+            "answering, language models, summarization, semantic segmentation, masked images, dual encoders of image "
+            f"and text, and speech recognition, and {architecture.name} is a {names[0]}; use {_instead(names)}"
+        )
+    return head
+
+
+def _by_inputs(architecture: Architecture, names: list[str], parameters: list[str]) -> type[Preparation] | None:
+    """The transform of a head whose name says too little."""
+    model_class = architecture.model_class
+    if hasattr(model_class, "get_text_features") and hasattr(model_class, "get_image_features"):
+        return None if any(name.endswith("ForConditionalGeneration") for name in names) else Captions
+    is_image = model_class.main_input_name == "pixel_values"
+    if names[0].endswith("ForPreTraining") and is_image and NOISE in parameters:
+        return Reconstructions
+    if names[0].endswith("ForConditionalGeneration") and architecture.config.is_encoder_decoder and not is_image:
+        return Summaries if model_class.main_input_name == "input_ids" else SpokenTexts
+    return None
+
+
+def _instead(names: list[str]) -> str:
+    by_name = (advice for part, advice in INSTEAD.items() if part in names[0])
+    return next(by_name, "VoGScorer(model), from Python, with a collator and, without logits, a callable target")
