@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from vog_hf.errors import LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, find_logits
-from vog_hf.gradients.task import IGNORED_TOKEN, TARGETS, RowValue
+from vog_hf.gradients.task import IGNORED_TOKEN, TARGETS, Observations, RowValue
 from vog_hf.metric.unit_kinds import SIDE
 
 CHOSEN, REJECTED = "chosen_ids", "rejected_ids"  # columns of rows as TRL prepares them
@@ -64,10 +64,10 @@ class RewardModeling(RowValue):
     @override
     def observations(
         self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> Observations:
         rewards = find_logits(outputs).detach().to(logits.dtype).reshape(-1, 2)
         of_units = {"label": torch.zeros_like(rewards, dtype=torch.int64), "reward": rewards}
-        return self.observation(logits, labels), of_units
+        return Observations(self.observation(logits, labels), of_units)
 
 
 class PreferenceOptimization(RowValue):
@@ -117,12 +117,13 @@ class PreferenceOptimization(RowValue):
     @override
     def observations(
         self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> Observations:
         answers: Any = inputs[ANSWERS]
         of_answers = _log_probabilities(find_logits(outputs), answers).to(logits.dtype)
         n_tokens = (answers[..., 1:] != IGNORED_TOKEN).sum(-1)
         label = torch.zeros_like(n_tokens).masked_fill(n_tokens == 0, IGNORED_TOKEN)
-        return self.observation(logits, labels), {"label": label, "loss": -of_answers / n_tokens, "logp": of_answers}
+        of_units = {"label": label, "loss": -of_answers / n_tokens, "logp": of_answers}
+        return Observations(self.observation(logits, labels), of_units)
 
 
 def paired(batch: Mapping[str, object], fed: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from vog_hf.errors import LabelError, ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model
-from vog_hf.gradients.task import IGNORED_TOKEN, RowValue
+from vog_hf.gradients.task import IGNORED_TOKEN, Observations, RowValue
 from vog_hf.metric.unit_kinds import PATCH
 
 MASK = "bool_masked_pos"
@@ -62,10 +62,10 @@ class PixelReconstruction(RowValue):
     @override
     def observations(
         self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> Observations:
         errors, is_masked = self._of_patches(outputs, inputs)
         label = torch.zeros_like(is_masked, dtype=torch.int64).masked_fill(~is_masked, IGNORED_TOKEN)
-        return self.observation(logits, labels), {"label": label, "loss": errors.to(logits.dtype)}
+        return Observations(self.observation(logits, labels), {"label": label, "loss": errors.to(logits.dtype)})
 
     def _of_patches(self, outputs: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The loss of each patch, and whether it is masked, ``[batch, patches]`` both."""

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vog_hf.errors import DataError, LabelError
-from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.gradients.task import IGNORED_TOKEN, Observations, Task, required_labels
+from vog_hf.metric.pixel_maps import pixel_observation
 from vog_hf.metric.unit_kinds import CLASS
 
 NO_CLASS = 255  # of masks stored in 8 bits, and transformers' default of what its loss ignores
+MEASURES = ("loss", "confidence", "correct")
 IGNORE_OPTIONS = ("semantic_loss_ignore_index", "loss_ignore_index")  # of configurations in transformers
 
 
@@ -81,27 +83,31 @@ class SemanticSegmentation(Task):
 
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        per_pixel, _, counts = self._per_pixel(*self._aligned(logits, labels))
-        return {name: _mean(values, counts) for name, values in per_pixel.items()}
+        per_pixel, _, counts = self._per_pixel(logits, labels)
+        return {name: _mean(per_pixel[name], counts) for name in MEASURES}
 
     @override
     def observations(
         self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        per_pixel, labels, counts = self._per_pixel(*self._aligned(logits, labels))
-        of_rows = {name: _mean(values, counts) for name, values in per_pixel.items()}
-        return of_rows, _by_class(per_pixel, labels, counts, logits.shape[1])
+    ) -> Observations:
+        per_pixel, label, counts = self._per_pixel(logits, labels)
+        of_rows = {name: _mean(per_pixel[name], counts) for name in MEASURES}
+        of_units = _by_class({name: per_pixel[name] for name in MEASURES}, label, counts, logits.shape[1])
+        of_pixels = pixel_observation(per_pixel["loss"], label, per_pixel["prediction"], counts)
+        return Observations(of_rows, of_units, of_pixels)
 
-    @staticmethod
-    def _per_pixel(logits: Tensor, labels: Tensor, counts: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Observe each pixel ``[batch, height, width]``, next to the labels and which of them count."""
-        log_probability = F.log_softmax(logits, 1).gather(1, labels.unsqueeze(1)).squeeze(1)
+    def _per_pixel(self, logits: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Observe each pixel ``[batch, height, width]``; with the labels, 0 where none counts, and which count."""
+        logits, label, counts = self._aligned(logits, labels)
+        log_probability = F.log_softmax(logits, 1).gather(1, label.unsqueeze(1)).squeeze(1)
+        prediction = logits.argmax(1)
         per_pixel = {
             "loss": -log_probability,
             "confidence": log_probability.exp(),
-            "correct": (logits.argmax(1) == labels).to(logits.dtype),
+            "correct": (prediction == label).to(logits.dtype),
+            "prediction": prediction,
         }
-        return per_pixel, labels, counts
+        return per_pixel, label, counts
 
     def _counts(self, labels: Tensor, n_classes: int | None) -> Tensor:
         """Pixels that have a class, ``[batch, height, width]``."""

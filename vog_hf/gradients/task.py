@@ -1,6 +1,7 @@
 """What a task is: the scalar of a row, its companions and its labels, for one kind of head."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
@@ -12,6 +13,21 @@ from vog_hf.metric.unit_kinds import UnitKind
 
 TARGETS = ("logit", "probability", "loss")
 IGNORED_TOKEN = -100
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What is observed of a batch at one snapshot.
+
+    Attributes:
+        rows: Of each row, ``[batch]`` by name.
+        units: Of each place that may be a unit, ``[batch, places]`` by name, with ``label``.
+        pixels: Of masks: `vog_hf.metric.pixel_maps.pixel_observation`.
+    """
+
+    rows: dict[str, Tensor]
+    units: dict[str, Tensor] = field(default_factory=dict)
+    pixels: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Task:
@@ -77,9 +93,9 @@ class Task:
         labels: Tensor | None,
         outputs: object,  # noqa: ARG002 (of some tasks)
         inputs: Mapping[str, object],  # noqa: ARG002 (of some tasks)
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Observe rows and units, as `observation` and `unit_observation`, where both share work or need more."""
-        return self.observation(logits, labels), self.unit_observation(logits, labels)
+    ) -> Observations:
+        """Observe rows and their parts, as `observation` and `unit_observation`, where they share work or need more."""
+        return Observations(self.observation(logits, labels), self.unit_observation(logits, labels))
 
 
 class RowValue(Task):

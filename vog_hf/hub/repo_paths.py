@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from vog_hf.errors import ConfigError, require_type
 from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME, TOKENIZER_NAME
-from vog_hf.scores.unit_table import UNITS_NAME
+from vog_hf.scores.unit_table import PIXELS_NAME, UNITS_NAME
 
 SCORES_FOLDER = "vog"  # files of the scores: vog/<configuration>/<split>/
 SCORES_CONFIG = "vog_scores"
@@ -15,7 +15,9 @@ NUMBER = "[0-9]" * 5  # in the name of a shard; a glob and a regular expression 
 PICTURES = (DECILES_NAME, SHEET_NAME) = ("error-by-tenth.png", "both-ends.png")
 SCORES_FILE = re.compile(
     r"scores(-\d{5}-of-\d{5})?\.parquet|trajectory-\w+\.npy|"
-    + "|".join(re.escape(name) for name in (MANIFEST_NAME, TOKENIZER_NAME, UNITS_NAME, *HEAT_MAP_FILES.values()))
+    + "|".join(
+        re.escape(name) for name in (MANIFEST_NAME, TOKENIZER_NAME, UNITS_NAME, PIXELS_NAME, *HEAT_MAP_FILES.values())
+    )
 )
 
 

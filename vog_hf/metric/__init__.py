@@ -5,7 +5,7 @@ snapshots, `training_dynamics` the companions (loss, confidence, forgetting, ...
 some epochs left out, `windows` the early and late snapshots, `batch_accumulator` all of these for one batch,
 `heat_maps` the variance per element of a row, `row_units` the values of its units (tokens), `host_copies` copies
 tensors of a device in one transfer, `vocabulary` has the names and meanings of the columns of scores, each a `column`,
-and `unit_kinds` those of units.
+and `unit_kinds` those of units; `pixel_maps` has the loss and the classes of masks, as maps.
 """
 
 from vog_hf.metric.definition import class_normalize, vog

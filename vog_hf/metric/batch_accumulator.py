@@ -12,6 +12,7 @@ from vog_hf.metric.definition import mean_over_elements, squared_norm
 from vog_hf.metric.heat_maps import RaggedMaps, map_parts, pooled_maps, ragged_maps
 from vog_hf.metric.host_copies import host_copies
 from vog_hf.metric.moments import GradientMoments
+from vog_hf.metric.pixel_maps import PIXEL, PixelMapAccumulator, units_of_pixels
 from vog_hf.metric.row_units import UNIT, RowUnits, UnitAccumulator, ragged_units
 from vog_hf.metric.training_dynamics import TrainingDynamics
 from vog_hf.metric.unit_kinds import UnitKind
@@ -23,12 +24,19 @@ OBSERVED_TRAJECTORIES = ("confidence", "prediction", "loss")
 
 @dataclass(frozen=True)
 class RowResults:
-    """Final values of some rows: ``columns`` [rows], ``trajectories`` [rows, snapshots], heat maps and units if any."""
+    """Final values of some rows: ``columns`` [rows], ``trajectories`` [rows, snapshots], what is of parts of rows.
+
+    Attributes:
+        heat_maps: Variance per element.
+        units: Values of units.
+        pixels: Maps of masks.
+    """
 
     columns: dict[str, npt.NDArray[np.generic]]
     trajectories: dict[str, npt.NDArray[np.generic]]
     heat_maps: RaggedMaps | None
     units: RowUnits | None = None
+    pixels: RowUnits | None = None
 
 
 class BatchAccumulator:
@@ -72,6 +80,7 @@ class BatchAccumulator:
         self._magnitude: Tensor | None = None
         self._dynamics = TrainingDynamics()
         self._units = None if unit is None else UnitAccumulator(unit)
+        self._pixels = PixelMapAccumulator()
         self._trajectories: dict[str, list[Tensor]] = {}
         self.n_snapshots = 0
         self.running = torch.empty(0)
@@ -91,10 +100,11 @@ class BatchAccumulator:
 
         Args:
             gradients: ``[batch, *input]`` per target.
-            observation: ``[batch]`` by name; that of units, ``[batch, places]``, under names that begin with `UNIT`.
+            observation: ``[batch]`` by name; that of units, ``[batch, places]``, under names that begin with `UNIT`, of
+                pixels, ``[batch, height, width]``, with `PIXEL`.
         """
-        of_units = _under(UNIT, observation)
-        observation = {name: values for name, values in observation.items() if not name.startswith(UNIT)}
+        of_units, of_pixels = _under(UNIT, observation), _under(PIXEL, observation)
+        observation = {name: values for name, values in observation.items() if not name.startswith((UNIT, PIXEL))}
         per_snapshot = {name: observation[name] for name in OBSERVED_TRAJECTORIES if name in observation}
         if self._loss_target is not None:
             per_snapshot[CSG] = squared_norm(gradients[self._loss_target], self._mask, channel_axis=self._channel_axis)
@@ -113,6 +123,8 @@ class BatchAccumulator:
         self._dynamics.update(observation)
         if self._units is not None and of_units and (not self.n_snapshots or self._units.label is not None):
             self._units.update(of_units)
+        if self._heat_maps and of_pixels and (not self.n_snapshots or self._pixels.has_begun):
+            self._pixels.update(of_pixels)
         self.n_snapshots += 1
         self.running = torch.stack([moments.scores() for moments in self._all])
         if self.n_snapshots == self._windows.width:
@@ -123,7 +135,7 @@ class BatchAccumulator:
         """The current values; columns ``early`` and ``late`` only after all planned snapshots.
 
         Args:
-            of_parts: Include what is of parts of the rows: heat maps and units.
+            of_parts: Include what is of parts of the rows: heat maps, units and pixels.
         """
         columns: dict[str, Tensor] = {}
         for i, name in enumerate(self._names):
@@ -139,13 +151,16 @@ class BatchAccumulator:
         trajectories = {name: torch.stack(values, dim=1) for name, values in self._trajectories.items()}
         parts = map_parts(self._all[0].deviation(), self._mask) if of_parts and self._heat_maps else {}
         units = _as_stored(self._unit_columns()) if of_parts else {}
-        groups = {"columns": _as_stored(columns), "trajectories": _as_stored(trajectories), "map": parts, "unit": units}
+        pixels = _as_stored(self._pixels.columns(self.n_snapshots)) if of_parts else {}
+        groups = {"columns": _as_stored(columns), "trajectories": _as_stored(trajectories), "map": parts}
+        groups |= {"unit": units, "pixel": pixels}
         copies = host_copies({f"{group}/{name}": v for group, values in groups.items() for name, v in values.items()})
         return RowResults(
             {name: values.numpy() for name, values in _under("columns/", copies).items()},
             {name: values.numpy() for name, values in _under("trajectories/", copies).items()},
             ragged_maps(_under("map/", copies)) if parts else None,
             ragged_units(_under(UNIT, copies)) if units else None,
+            units_of_pixels(_under(PIXEL, copies)) if pixels else None,
         )
 
     def _unit_columns(self) -> dict[str, Tensor]:
@@ -164,6 +179,7 @@ class BatchAccumulator:
         state = {f"dynamics/{name}": values for name, values in self._dynamics.state().items()}
         if self._units is not None:
             state |= {f"{UNIT}{name}": values for name, values in self._units.state().items()}
+        state |= {f"{PIXEL}{name}": values for name, values in self._pixels.state().items()}
         for kind, several in (("all", self._all), ("late", self._late)):
             for i, moments in enumerate(several):
                 state |= {f"{kind}/{i}/{name}": values for name, values in moments.state().items() if name != "mask"}
@@ -182,6 +198,7 @@ class BatchAccumulator:
         self._dynamics = TrainingDynamics.from_state(_under("dynamics/", state), n_snapshots)
         if self._units is not None:
             self._units.restore(_under(UNIT, state), n_snapshots)
+        self._pixels.restore(_under(PIXEL, state))
         self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
         self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
         for moments in (*self._all, *self._late):

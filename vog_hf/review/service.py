@@ -31,6 +31,7 @@ from vog_hf.scores.formatting import escaped, printable, signed
 from vog_hf.scores.pictures import row_texts
 from vog_hf.scores.ranking import class_names, has_classes, ranking_column
 from vog_hf.scores.scored_rows import ScoredSplit
+from vog_hf.scores.unit_columns import coloring_column
 
 OTHER_LAST = "Nothing was undone: your last decision is not the one that this page shows. Undo again to do it."
 NEIGHBORS = 6
@@ -97,7 +98,7 @@ class ReviewService:
             "columns": [[name, title_of(name)] for name in self._queue.columns],
             "classes": self._classes,
             "patterns": [[name, name.replace("_", " ")] for name in PATTERNS if self._scores.text_column_names],
-            "heat": self._scores.has_heat_maps or self._scores.units is not None,
+            "heat": self._scores.has_heat_maps or coloring_column(self._scores) is not None,
             "texts": self._has_texts,
             "predictions": "prediction" in self._scores.column_names,
             "key": f"{len(self._scores)}-{self._scores.facts.rows_digest}-{self.title}",

@@ -132,8 +132,9 @@ def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
             f"Words are colored by {column}, the stronger the higher, each row by its own highest; a dotted line is "
             "under words with another last prediction than their label. Point at a word for its label and its scores."
         )
+    more = "more change" if scores.pixels is None else "more"
     forms = {
-        "overlay": "over an image, brighter means more change, and transparent the least",
+        "overlay": f"over an image, brighter means {more}, and transparent the least",
         "plane": "a row without an image has its map alone",
         "words": "the words of a text are colored, the stronger the more change (special tokens are left out, and what "
         "the model did not see is pale)",
@@ -142,13 +143,16 @@ def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
         if of_tokens
         else "a strip runs along the input from its start, in equal parts",
     }
-    target = first_target(scores)
     explained = "; ".join(form for kind, form in forms.items() if kind in kinds)
-    gradient = f"gradient of the {target}" if target else "gradient"
-    return (
-        f"Where the {gradient} changed most between snapshots: {explained}. Colors compare places within one row, not "
-        "between rows."
-    )
+    return f"{heat_subject(scores)}: {explained}. Colors compare places within one row, not between rows."
+
+
+def heat_subject(scores: VoGScores) -> str:
+    """What heat maps that are not of words show."""
+    if scores.pixels is not None:
+        return "Where the mean loss over the mask was highest"
+    target = first_target(scores)
+    return f"Where the {f'gradient of the {target}' if target else 'gradient'} changed most between snapshots"
 
 
 def _model(model: Mapping[str, object]) -> str:

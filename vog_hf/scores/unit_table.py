@@ -14,7 +14,7 @@ from vog_hf.errors import OutputFolderError
 from vog_hf.metric.row_units import RowUnits
 from vog_hf.runtime.files import write_atomically
 
-UNITS_NAME = "units.parquet"
+UNITS_NAME, PIXELS_NAME = "units.parquet", "pixels.parquet"
 
 
 def lists_of(sizes: npt.NDArray[Any], values: pa.Array) -> pa.Array:
@@ -54,9 +54,9 @@ def units_of_lists(lists: Mapping[str, pa.ChunkedArray]) -> RowUnits:
     return RowUnits(sizes.astype(np.int32), columns)
 
 
-def save_units(folder: Path, units: RowUnits) -> None:
+def save_units(path: Path, units: RowUnits) -> None:
     """Write the units of all rows."""
-    write_atomically(folder / UNITS_NAME, partial(pq.write_table, unit_lists(units), write_page_checksum=True))
+    write_atomically(path, partial(pq.write_table, unit_lists(units), write_page_checksum=True))
 
 
 def read_units(path: Path, n_rows: int) -> RowUnits:
@@ -82,11 +82,13 @@ class UnitWriter:
 
     Args:
         folder: Folder of the scores.
+        name: Name of the file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = UNITS_NAME) -> None:
         self.names: list[str] = []
-        self._path = folder / f".{UNITS_NAME}"
+        self._path = folder / f".{name}"
+        self._name = name
         self._writer: Any = None
         self._has_blocks = self._lacks_some = False
 
@@ -109,7 +111,7 @@ class UnitWriter:
         if self._writer is not None:
             self._writer.close()
             if not self._lacks_some:
-                self._path.replace(self._path.with_name(UNITS_NAME))
+                self._path.replace(self._path.with_name(self._name))
         if self._lacks_some:
             self.discard()
         return not self._lacks_some

@@ -13,6 +13,7 @@ import pandas as pd
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
 from vog_hf.metric.heat_maps import RaggedMaps
+from vog_hf.metric.pixel_maps import LOSS_MAP, map_of_row
 from vog_hf.metric.row_units import RowUnits
 from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.runtime.files import explained_disk_errors
@@ -34,7 +35,7 @@ from vog_hf.scores.storage import (
     save_tokenizer,
     write_manifest,
 )
-from vog_hf.scores.unit_table import UNITS_NAME, read_units, save_units
+from vog_hf.scores.unit_table import PIXELS_NAME, UNITS_NAME, read_units, save_units
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -59,6 +60,7 @@ class VoGScores:
             ``loss``, and ``csg`` (squared norm at that snapshot) with the target ``"loss"``.
         heat_maps: One map per row.
         units: Values of the units of each row, of rows that have such (the labeled tokens of a text).
+        pixels: Maps of masks: see `loss_map`.
         row_hash: ``[rows]`` 64-bit hashes of the rows' content.
         ids: ``[rows]`` names of the rows, in addition to their numbers.
         tokenizer: Content of the ``tokenizer.json`` of the model, which finds the words of heat maps of texts.
@@ -80,6 +82,7 @@ class VoGScores:
         trajectories: Mapping[str, Array] | None = None,
         heat_maps: RaggedMaps | None = None,
         units: RowUnits | None = None,
+        pixels: RowUnits | None = None,
         row_hash: npt.NDArray[np.uint64] | None = None,
         ids: Array | None = None,
         tokenizer: str | None = None,
@@ -99,13 +102,13 @@ class VoGScores:
         self.manifest = {"format": FORMAT, **manifest}
         self._trajectories = dict(trajectories or {})
         self._heat_maps = heat_maps
-        self._units = units
+        self._parts = {UNITS_NAME: units, PIXELS_NAME: pixels}
         self.row_hash = row_hash
         self.ids = ids
         self.tokenizer = tokenizer
         self.folder: Path | None = None
         self._steps_file: Path | None = None
-        self._units_file: Path | None = None
+        self._part_files: dict[str, Path] = {}
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -121,6 +124,7 @@ class VoGScores:
             trajectories=self._trajectories,
             heat_maps=heat_maps,
             units=self.units,
+            pixels=None if heat_maps is None else self.pixels,
             row_hash=self.row_hash,
             ids=self.ids,
             tokenizer=self.tokenizer,
@@ -207,9 +211,38 @@ class VoGScores:
         Raises:
             OutputFolderError: Their file is damaged.
         """
-        if self._units is None and self._units_file is not None:
-            self._units = read_units(self._units_file, len(self))
-        return self._units
+        return self._part(UNITS_NAME)
+
+    @property
+    def pixels(self) -> RowUnits | None:
+        """The maps of masks, at most 64 x 64, as units: loss, given and predicted class of each place; None without.
+
+        Raises:
+            OutputFolderError: Their file is damaged.
+        """
+        return self._part(PIXELS_NAME)
+
+    def _part(self, name: str) -> RowUnits | None:
+        """What a file has of parts of the rows, read when it is first needed."""
+        if self._parts[name] is None and name in self._part_files:
+            self._parts[name] = read_units(self._part_files[name], len(self))
+        return self._parts[name]
+
+    def loss_map(self, row: int) -> npt.NDArray[np.float32]:
+        """Mean loss over a row's mask, ``[height, width]``: at most 64 x 64, 0 where no pixel has a label.
+
+        Raises:
+            ConfigError: The task has no masks, maps were turned off (``VoGConfig(heat_maps=False)``), the row was
+                skipped, or there is no such row.
+        """
+        row = whole_number("row", row, 0, len(self) - 1)
+        found = None if self.pixels is None else map_of_row(self.pixels, LOSS_MAP, row)
+        if found is None:
+            raise ConfigError(
+                f"there is no loss map of row {row}: only semantic segmentation has them, with heat_maps=True, of rows "
+                "that were not skipped"
+            )
+        return found
 
     @property
     def has_steps(self) -> bool:
@@ -277,6 +310,7 @@ class VoGScores:
             trajectories={name: values[chosen] for name, values in self._trajectories.items()},
             heat_maps=None if self._heat_maps is None else self._heat_maps.select(chosen),
             units=None if self.units is None else self.units.select(chosen),
+            pixels=None if self.pixels is None else self.pixels.select(chosen),
             row_hash=None if self.row_hash is None else self.row_hash[chosen],
             ids=None if self.ids is None else self.ids[chosen],
             tokenizer=self.tokenizer,
@@ -307,8 +341,9 @@ class VoGScores:
             folder.mkdir(parents=True, exist_ok=True)
         if self._steps_file is not None:
             shutil.copyfile(self._steps_file, folder / STEPS_NAME)
-        if self.units is not None:
-            save_units(folder, self.units)
+        for name in self._parts:
+            if (part := self._part(name)) is not None:
+                save_units(folder / name, part)
         save_arrays(folder, self._trajectories, self._heat_maps)
         save_table(folder, {**self._columns, **self._given_texts}, self.row_hash, self.ids)
         if self.has_heat_maps and self.tokenizer is not None:
@@ -334,7 +369,7 @@ class VoGScores:
                 f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
             )
         scores.folder = folder
-        scores._units_file = folder / UNITS_NAME if (folder / UNITS_NAME).is_file() else None
+        scores._part_files = {name: folder / name for name in scores._parts if (folder / name).is_file()}
         scores._steps_file = folder / STEPS_NAME if (folder / STEPS_NAME).is_file() else None
         return scores
 

@@ -22,12 +22,12 @@ from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import explained_disk_errors
 from vog_hf.runtime.processes import Processes, from_main, gathered_on_main, run_together
 from vog_hf.scores.storage import HEAT_MAP_FILES, TRAJECTORY, save_array, save_table, save_tokenizer, write_manifest
-from vog_hf.scores.unit_table import UnitWriter
+from vog_hf.scores.unit_table import PIXELS_NAME, UnitWriter
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.skipped_rows import without_skipped
-from vog_hf.scoring.unit_blocks import UNITS, stored_units, units_of_block
+from vog_hf.scoring.unit_blocks import PIXELS, UNITS, stored_units, units_of_block
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -64,6 +64,7 @@ class Assembler:
         self._shapes: list[npt.NDArray[np.int32]] = []
         self._scales: list[npt.NDArray[np.float32]] = []
         self._units = UnitWriter(folder)
+        self._pixels = UnitWriter(folder, PIXELS_NAME)
 
     def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Place one block."""
@@ -85,6 +86,7 @@ class Assembler:
             elif kind == "trajectories":
                 self._trajectory(name, values)[rows] = values
         self._units.add(units_of_block(block))
+        self._pixels.add(units_of_block(block, PIXELS))
         if "heat_maps/values" in block:
             if not self._shapes:
                 self._map_values.unlink(missing_ok=True)  # of a killed run, or a link that leads elsewhere
@@ -108,6 +110,7 @@ class Assembler:
         """
         if not (self._times_seen == 1).all():
             self._units.discard()
+            self._pixels.discard()
             for path in (self._map_values, *self._folder.glob(f".{TRAJECTORY}*.npy")):
                 path.unlink(missing_ok=True)
             row = int((self._times_seen != 1).argmax())
@@ -140,6 +143,7 @@ class Assembler:
             del self._trajectories[name]
             (self._folder / f".{TRAJECTORY}{name}.npy").unlink()
         units = [] if self._units.finish() else ["the scores of units"]
+        units += [] if self._pixels.finish() else ["the maps of masks"]
         if columns or trajectories or units:
             logger.warning(
                 "VoG: %s left out, because an earlier version of vog_hf finished some of the blocks without; for all "
@@ -176,14 +180,16 @@ def _in_row_order(parts: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dic
     common = [key for key in parts[0] if all(key in part for part in parts)]  # an earlier version wrote fewer
     joined = {key: np.concatenate([part[key] for part in parts]) for key in common}
     order = np.argsort(joined["rows"], kind="stable")
-    flat, units = joined.pop("heat_maps/values", None), units_of_block(joined)
-    joined = {key: values for key, values in joined.items() if not key.startswith(UNITS)}
+    flat, units = joined.pop("heat_maps/values", None), {kind: units_of_block(joined, kind) for kind in (UNITS, PIXELS)}
+    joined = {key: values for key, values in joined.items() if not key.startswith((UNITS, PIXELS))}
     ordered = {key: values[order] for key, values in joined.items()}
     if flat is not None:
         sizes = joined["heat_maps/shapes"].prod(axis=1, dtype=np.int64)
         start = np.concatenate([[0], np.cumsum(sizes)])
         ordered["heat_maps/values"] = np.concatenate([flat[start[i] : start[i + 1]] for i in order])
-    return ordered if units is None else ordered | stored_units([units.select(order)])
+    for kind, of_rows in units.items():
+        ordered |= {} if of_rows is None else stored_units([of_rows.select(order)], kind)
+    return ordered
 
 
 COLUMN_ORDER = ("label", "prediction", PREDICTION_PROBABILITY, "vog")  # then the other targets, then the companions

@@ -29,7 +29,7 @@ from vog_hf.runtime.files import (
     write_json,
 )
 from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME, require_undamaged
-from vog_hf.scoring.unit_blocks import stored_units
+from vog_hf.scoring.unit_blocks import PIXELS, stored_units
 
 PLAN_NAME = "plan.json"
 BLOCKS_NAME = "blocks"
@@ -260,6 +260,7 @@ class BlockFolder:
             for part in HEAT_MAP_FILES:
                 stored[f"heat_maps/{part}"] = np.concatenate([getattr(m, part) for m in maps])
         stored |= stored_units([result.units for result in results if result.units is not None])
+        stored |= stored_units([result.pixels for result in results if result.pixels is not None], PIXELS)
         metadata = {
             CHECKSUM: _checksum(stored, batch_digest),
             IDS: self._ids_checksum(rank, block),

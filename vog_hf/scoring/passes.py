@@ -15,6 +15,7 @@ from vog_hf.gradients.model_inputs import copied, doubled
 from vog_hf.gradients.model_state import kept_state
 from vog_hf.gradients.targets import fill_missing_labels
 from vog_hf.gradients.task import Task
+from vog_hf.metric.pixel_maps import PIXEL
 from vog_hf.metric.row_units import UNIT
 from vog_hf.scoring.plan import ScoringPlan
 
@@ -63,8 +64,8 @@ def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") ->
     with torch.no_grad():
         logits = plan.task.logits(forward.outputs, forward.inputs).detach().to(plan.dtype)
         observed = plan.task.observations(logits, labels.companion_labels, forward.outputs, forward.inputs)
-        of_rows, of_units = observed
-        return of_rows | {f"{UNIT}{name}": values for name, values in of_units.items()}
+        of_units = {f"{UNIT}{name}": values for name, values in observed.units.items()}
+        return observed.rows | of_units | {f"{PIXEL}{name}": values for name, values in observed.pixels.items()}
 
 
 def rows_of_pass(

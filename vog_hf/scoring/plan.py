@@ -18,7 +18,8 @@ from vog_hf.gradients.derived_tensors import DerivedTensors
 from vog_hf.gradients.input_leaf import InputLeaf
 from vog_hf.gradients.task import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
-from vog_hf.metric.unit_kinds import UnitKind
+from vog_hf.metric.pixel_maps import MAP_BYTES
+from vog_hf.metric.unit_kinds import CLASS, UnitKind
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import format_bytes
 
@@ -169,7 +170,7 @@ class ScoringPlan:
         Twice, because finished blocks stay until the files that are made of them are whole.
         """
         heat_map = 2 * min(1024, self.leaf.kind.map_size(self.element_shape)) + 12 if self.config.heat_maps else 0
-        units = UNIT_BYTES * self._most_units
+        units = UNIT_BYTES * self._most_units + (MAP_BYTES if self.unit is CLASS and self.config.heat_maps else 0)
         return 2 * n_rows * (self.trajectory_bytes_per_row(n_snapshots) + heat_map + units + 100)
 
     def estimate(self, n_rows: int, n_snapshots: int, block_rows: int) -> str:

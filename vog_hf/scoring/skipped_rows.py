@@ -113,6 +113,7 @@ def without_skipped(results: RowResults, rows: Sequence[int], skipped: Collectio
         {name: _blank(values, at) for name, values in results.trajectories.items()},
         None if results.heat_maps is None else _blank_maps(results.heat_maps, at),
         None if results.units is None else results.units.without(at),
+        None if results.pixels is None else results.pixels.without(at),
     )
 
 

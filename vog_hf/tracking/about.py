@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vog_hf.evaluation import stability_in_words
-from vog_hf.scores.descriptions import column_meanings
+from vog_hf.scores.descriptions import column_meanings, heat_subject
 from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.formatting import signed
 from vog_hf.scores.vog_scores import VoGScores
@@ -122,6 +122,8 @@ def _numbers(findings: Findings, first: npt.NDArray[np.int64]) -> list[tuple[str
 
 def _legend(scores: VoGScores, columns: Mapping[str, Sequence[object]]) -> list[tuple[str, str]]:
     meanings = {m.column: f"{m.what}. Higher: {m.higher}." for m in column_meanings(scores)} | MEANINGS
+    if scores.pixels is not None:
+        meanings["heat_map"] = f"{heat_subject(scores)}: brighter is more."
     if any(isinstance(cell, Page) for cell in columns.get("heat_map", ())):
         meanings["heat_map"] = COLORED_WORDS
     return [(name, meanings[name]) for name in columns if name in meanings]

@@ -13,10 +13,12 @@ from PIL import Image
 
 from vog_hf.scores.audio import Sound
 
+NO_CLASS = 255  # of masks in 8 bits
+
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length; each cell a number, text, picture, `Sound`, `Page` or None, one type per column."""
+    """Columns of equal length, each of one type: number, text, picture, `MaskedPicture`, `Sound`, `Page`, or None."""
 
     columns: Mapping[str, Sequence[Any]]
     caption: str = ""
@@ -32,6 +34,29 @@ class Page:
     """A small HTML document."""
 
     html: str
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedPicture:
+    """A picture with masks over it.
+
+    Attributes:
+        masks: Class of each place of a grid over the picture, ``[height, width]``, by name; negative: none.
+        class_names: Names of classes by number.
+    """
+
+    image: Image.Image
+    masks: Mapping[str, npt.NDArray[Any]]
+    class_names: Mapping[int, str]
+
+    @property
+    def masks_of_pixels(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """The masks in the size of the picture, `NO_CLASS` where a place has no class, or one with a larger number."""
+        return {name: self._of_pixels(mask) for name, mask in self.masks.items()}
+
+    def _of_pixels(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        known = np.where((mask < 0) | (mask > NO_CLASS), NO_CLASS, mask).astype(np.uint8)
+        return np.asarray(Image.fromarray(known).resize(self.image.size, Image.Resampling.NEAREST))
 
 
 @dataclass(frozen=True)

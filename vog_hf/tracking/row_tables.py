@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from PIL import Image
 
 from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, loss_spikes, recommended_ranking
 from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
@@ -18,7 +19,7 @@ from vog_hf.scores.pictures.worst_units import worst_units
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
 from vog_hf.scores.unit_columns import coloring_column, unit_kind
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.media import Page, Table
+from vog_hf.tracking.media import MaskedPicture, Page, Table
 
 ROWS_PER_CLASS = 5
 ROWS_PER_SPIKE = 5
@@ -190,7 +191,8 @@ def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Ta
     if "heat_map" in columns and coloring_column(scores) is not None:
         caption += f" {heat_note(scores, {'words'})}"
     elif "heat_map" in columns:
-        caption += " Heat maps: where the gradient changed most between snapshots, within each row by itself."
+        what = "the gradient changed most between snapshots" if scores.pixels is None else "the loss was highest"
+        caption += f" Heat maps: where {what}, within each row by itself."
     if any(view.text is not None and len(view.text) > MAX_TEXT for view in of_rows):
         caption += f" Texts end after {MAX_TEXT:,} characters."
     if "sound" in columns and views.n_unplayed:
@@ -201,7 +203,7 @@ def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Ta
 def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
     """The columns ``image``, ``sound`` or ``text``, and ``heat_map``; each only if a row has a value for it."""
     columns: dict[str, list[Any]] = {
-        "image": [view.picture for view in views],
+        "image": [_picture(view) for view in views],
         "sound": [view.sound for view in views],
         "text": [None if view.text is None else escaped(view.text[:MAX_TEXT]) for view in views],
     }
@@ -209,6 +211,14 @@ def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
     heat = _heat(views)
     shown = dict(list(known.items())[:1])
     return shown | ({"heat_map": heat} if any(value is not None for value in heat) else {})
+
+
+def _picture(view: RowView) -> Image.Image | MaskedPicture | None:
+    """The row's picture, with the given and the predicted mask over it where the row has them."""
+    if view.picture is None or not view.masks:
+        return view.picture
+    names = [str(name) for name in view.scores.facts.unit_class_names]
+    return MaskedPicture(view.picture, view.masks, dict(enumerate(names)))
 
 
 def _heat(views: Sequence[RowView]) -> list[Any]:

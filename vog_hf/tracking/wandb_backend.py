@@ -14,7 +14,7 @@ from PIL import Image
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
-from vog_hf.tracking.media import BarChart, Histogram, LineChart, Page, Picture, Table, audio
+from vog_hf.tracking.media import NO_CLASS, BarChart, Histogram, LineChart, MaskedPicture, Page, Picture, Table, audio
 
 if TYPE_CHECKING:
     import wandb
@@ -133,4 +133,21 @@ def _cell(value: object) -> Any:
         return audio(wandb.Audio, value)
     if isinstance(value, Page):
         return page(value.html)
+    if isinstance(value, MaskedPicture):
+        return _with_masks(value)
     return wandb.Image(value) if isinstance(value, Image.Image) else value
+
+
+def _with_masks(value: MaskedPicture) -> Any:
+    """A picture whose masks W&B's own viewer turns on and off, class by class."""
+    import wandb
+
+    masks = value.masks_of_pixels
+    numbers = sorted({int(number) for mask in masks.values() for number in np.unique(mask)} | set(value.class_names))
+    names = {number: value.class_names.get(number, str(number)) for number in numbers}
+    names |= {NO_CLASS: "not labeled"} if NO_CLASS in names else {}
+    return wandb.Image(
+        value.image,
+        masks={name: {"mask_data": mask, "class_labels": names} for name, mask in masks.items()},
+        classes=[{"id": number, "name": name} for number, name in names.items()],
+    )

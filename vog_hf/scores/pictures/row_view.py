@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vog_hf.metric.pixel_maps import GIVEN_MAP, LOSS_MAP, PREDICTED_MAP, map_of_row
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.label_lists import LabelLists
 from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
@@ -76,11 +78,23 @@ class RowView:
 
     @cached_property
     def heat_map(self) -> npt.NDArray[np.float32] | None:
-        """The heat map of this row, finite and >= 0, with one or two axes; None without one."""
+        """The heat map of this row, finite and >= 0, with one or two axes; of a mask, its loss; None without one."""
+        if self.scores.pixels is not None:
+            loss = map_of_row(self.scores.pixels, LOSS_MAP, self.row)
+            return None if loss is None else finite_heat(loss)
         if not self.scores.has_heat_maps:
             return None
         heat = finite_heat(self.scores.heat_map(self.row))
         return heat if heat.size and heat.ndim in (1, 2) else None
+
+    @property
+    def masks(self) -> dict[str, npt.NDArray[Any]]:
+        """The ``given`` and the ``predicted`` classes of its mask, ``[height, width]``; {} without a mask."""
+        pixels = self.scores.pixels
+        if pixels is None or not pixels.sizes[self.row]:
+            return {}
+        named = {"given": GIVEN_MAP, "predicted": PREDICTED_MAP}
+        return {name: np.asarray(map_of_row(pixels, column, self.row)) for name, column in named.items()}
 
     @cached_property
     def heat_picture(self) -> Image.Image | None:
