@@ -237,7 +237,7 @@ def test_blocks_of_an_earlier_version_leave_units_out(tmp_path, monkeypatch, cap
                 raise KeyboardInterrupt
             return super().__getitem__(row)
 
-    monkeypatch.setattr("vog_hf.scoring.block_folder.stored_units", lambda _: {})
+    monkeypatch.setattr("vog_hf.scoring.block_folder.stored_units", lambda *_: {})
     with pytest.raises(KeyboardInterrupt):
         scored(7, rows=Stopping(tagged_rows()), memory_budget=1, output_dir=folder)
     monkeypatch.undo()
