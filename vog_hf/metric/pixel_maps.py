@@ -29,7 +29,7 @@ def pixel_observation(loss: Tensor, label: Tensor, prediction: Tensor, counts: T
         prediction: Predicted classes, likewise.
         counts: Which pixels have a label.
     """
-    size = tuple(min(MAP_SIDE, n) for n in loss.shape[1:])
+    size = (min(MAP_SIDE, loss.shape[1]), min(MAP_SIDE, loss.shape[2]))
     share = F.adaptive_avg_pool2d(counts.to(loss.dtype).unsqueeze(1), size)
     total = F.adaptive_avg_pool2d(loss.masked_fill(~counts, 0.0).unsqueeze(1), size)
     rows, columns = (
