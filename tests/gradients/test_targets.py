@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import models
 import pytest
 import torch
+from detection_cases import DETECTION_CASES
 from reference import _scalar, reference_logits
 from task_cases import TASK_CASES
 from torch import nn
@@ -19,7 +20,7 @@ from vog_hf.gradients.tasks import TASKS
 N = 53
 CLASSES = 4
 TOKENS = 6
-ELSEWHERE = {name.split("/")[0] for name in (*TASK_CASES, *UNLABELED_CASES)}  # tests/scoring/test_tasks.py
+ELSEWHERE = {name.split("/")[0] for name in (*TASK_CASES, *UNLABELED_CASES, *DETECTION_CASES)}  # scoring/test_tasks.py
 PLAIN = [name for name in TASKS if name not in ELSEWHERE]
 WITHOUT_LOSS = ("pair_similarity", "preference_optimization")
 WITHOUT_PROBABILITY = (*WITHOUT_LOSS, "regression", "speech_recognition", "pixel_reconstruction")

@@ -7,6 +7,7 @@ import models
 import numpy as np
 import pytest
 from datasets import Dataset
+from detection_cases import DETECTION_CASES
 from task_cases import TASK_CASES
 from unlabeled_cases import UNLABELED_CASES
 
@@ -29,7 +30,7 @@ HEADS = {
     "token_prediction": models.t5,
     "causal_language_model": models.gpt2,
 }
-OTHERS = TASK_CASES | UNLABELED_CASES
+OTHERS = TASK_CASES | UNLABELED_CASES | {name: DETECTION_CASES[name] for name in ("object_detection/yolos",)}
 COMPANIONS_OF = {
     "single_label_classification": OF_CLASSES,
     "multi_label_classification": OF_LABELS,
@@ -39,6 +40,7 @@ COMPANIONS_OF = {
     "causal_language_model": OF_LABELS,
     "question_answering": OF_LABELS | {"margin"},
     "semantic_segmentation": OF_LABELS,
+    "object_detection": OF_LABELS,
     "speech_recognition": {"loss", "correctness"},
     "multiple_choice": OF_CLASSES,
     "pixel_reconstruction": {"loss"},
@@ -51,6 +53,10 @@ UNITS_OF = {
     "question_answering": ("end", OF_CLASS_UNITS),
     "multiple_choice": ("choice", {"position", "vog", "confidence", "variability"}),
     "semantic_segmentation": ("class", {"label", *OF_LABELS}),
+    "object_detection": (
+        "object",
+        {*OF_LABELS, "label", "position", "iou", "forgetting", "prediction", "prediction_probability"},
+    ),
     "reward_modeling": ("side", {"position", "vog", "reward"}),
     "preference_optimization": ("side", {"position", "vog", "loss", "logp"}),
     "pixel_reconstruction": ("patch", {"position", "loss"}),

@@ -5,6 +5,7 @@ import functools
 import models
 import numpy as np
 import pytest
+from detection_cases import DETECTION_CASES
 from numpy.testing import assert_allclose
 from task_cases import N_ROWS, TASK_CASES
 from trainers import WeightsByStep, arguments
@@ -14,7 +15,7 @@ from vog_hf import VoGCallback, VoGConfig, VoGScorer
 from vog_hf.errors import ConfigError, ModelError
 
 FEW = 6  # rows of a training
-CASES = TASK_CASES | UNLABELED_CASES
+CASES = TASK_CASES | UNLABELED_CASES | {name: DETECTION_CASES[name] for name in ("object_detection/yolos",)}
 
 
 def scored(case, rows, batch_size, **options):
@@ -78,6 +79,7 @@ def test_a_task_without_a_predicted_label_says_which_tasks_have_one(task):
         ("question_answering", "collect='training' found no label: .*; pass label_column=, or use collect='replay'"),
         ("semantic_segmentation", "cannot observe the loss of semantic_segmentation .*; use collect='replay'"),
         ("multiple_choice", "cannot observe the loss of multiple_choice .*; use collect='replay'"),
+        ("object_detection/yolos", "cannot observe the loss of object_detection .*; use collect='replay'"),
         ("pixel_reconstruction/autoencoder", "collect='training' found no label: .*, or use collect='replay'"),
         ("pair_similarity/clip", "collect='training' found no label: .*, or use collect='replay'"),
         (

@@ -12,6 +12,7 @@ from torch import Tensor
 from vog_hf.data.arrow_columns import has_table, integer_column, list_column
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import DataError
+from vog_hf.gradients.detection import object_labels
 from vog_hf.gradients.task import IGNORED_TOKEN
 
 LABELS_AT_A_TIME = 1024  # rows of a column of lists
@@ -118,7 +119,7 @@ def label_tensor(labels: object, text: str | None) -> Tensor | None:
     if labels is None or isinstance(labels, Tensor):
         return labels
     if isinstance(labels, (list, tuple)) and all(isinstance(label, Mapping) for label in labels):
-        return None  # boxes and classes of a detector: only a callable target makes one number of them
+        return object_labels(labels)
     try:
         return torch.as_tensor(np.asarray(labels))
     except (TypeError, ValueError) as error:

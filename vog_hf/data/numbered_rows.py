@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from vog_hf.errors import ConfigError, VoGError, shown
+from vog_hf.gradients.detection import objects_as_tensor
 
 ROWS_KEY = "vog_rows"  # in a batch: the number of each row
 LABELS_KEY = "vog_labels"  # in a batch: its labels, which a trainer may take out before forward
@@ -83,7 +84,7 @@ class NumberedCollator:
             )
         labels = next((batch[name] for name in self._names if batch.get(name) is not None), of_rows)
         if labels is not None:
-            batch[LABELS_KEY] = torch.as_tensor(labels)
+            batch[LABELS_KEY] = torch.as_tensor(objects_as_tensor(labels))
         batch[ROWS_KEY] = torch.tensor([number for number, _ in numbered])
         return batch
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vog_hf.errors import DataError
 from vog_hf.gradients.decoder_inputs import decoder_inputs
+from vog_hf.gradients.detection import objects_as_tensor
 from vog_hf.gradients.fixed_noise import draws_noise, fixed_noise
 from vog_hf.gradients.model_outputs import base_model
 from vog_hf.gradients.preferences import TASK_ONLY, TEXTS_OF_ROW
@@ -52,7 +53,7 @@ def split_batch(
             label_names = (*label_names, *ANSWER_LABELS)
         labels = [answer, *(batch[name] for name in label_names if name in batch)]
         inputs = {name: value for name, value in batch.items() if name not in label_names or name in required}
-        return inputs, next((value for value in labels if value is not None), None)
+        return inputs, objects_as_tensor(next((value for value in labels if value is not None), None))
     first = next(iter(forward_parameters(model)), None)
     if isinstance(batch, Tensor):
         batch = (batch,)

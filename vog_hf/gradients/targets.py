@@ -13,6 +13,7 @@ from vog_hf.gradients.class_tasks import (
     Regression,
     SingleLabelClassification,
 )
+from vog_hf.gradients.detection import ObjectDetection
 from vog_hf.gradients.dual_encoders import PairSimilarity, has_similarities
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
 from vog_hf.gradients.preferences import ANSWERS, TEXTS_OF_ROW, PreferenceOptimization, RewardModeling
@@ -29,6 +30,7 @@ Target = str | TargetFunction
 CAUSAL_LOSSES = ("ForCausalLM", "ForConditionalGeneration")  # transformers' `loss_type` of models that shift labels
 HEADS = {  # endings of the names of classes
     "ForSemanticSegmentation": SemanticSegmentation.name,
+    "ForObjectDetection": ObjectDetection.name,
     "ForCTC": SpeechRecognition.name,
     "ForMultipleChoice": MultipleChoice.name,
     "ForMaskedImageModeling": PixelReconstruction.name,

@@ -42,6 +42,7 @@ class Task:
     labels_need_room: ClassVar[bool] = False  # long labels need a long input
     label_advice: ClassVar[str] = "pass label_column= (a column of the rows)"  # where a batch has no labels
     targets: ClassVar[tuple[str, ...]] = TARGETS
+    companions_of_callables: ClassVar[bool] = True  # also where every target is a callable
     unit: ClassVar[UnitKind | None] = None  # the parts of a row that are scored as well; None: it has none
 
     @classmethod

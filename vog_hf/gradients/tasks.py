@@ -6,6 +6,7 @@ from vog_hf.gradients.class_tasks import (
     Regression,
     SingleLabelClassification,
 )
+from vog_hf.gradients.detection import ObjectDetection
 from vog_hf.gradients.dual_encoders import PairSimilarity
 from vog_hf.gradients.preferences import PreferenceOptimization, RewardModeling
 from vog_hf.gradients.question_answering import QuestionAnswering
@@ -21,6 +22,7 @@ __all__ = [
     "CausalLanguageModel",
     "MultiLabelClassification",
     "MultipleChoice",
+    "ObjectDetection",
     "PairSimilarity",
     "PixelReconstruction",
     "PreferenceOptimization",
@@ -46,6 +48,7 @@ TASKS: dict[str, Task] = {
         CausalLanguageModel,
         QuestionAnswering,
         SemanticSegmentation,
+        ObjectDetection,
         SpeechRecognition,
         MultipleChoice,
         PixelReconstruction,

@@ -87,7 +87,7 @@ class TrainingDynamics:
     there is a correctness but no forgetting.
     """
 
-    _SUMMED = ("loss", "correct", "margin", "el2n", "logp", "reward")
+    _SUMMED = ("loss", "correct", "margin", "el2n", "logp", "reward", "iou")
     _STREAMED = ("confidence_mean", "confidence_sum_sq_dev", "was_correct", "forgotten", "learned")
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of units that rows have (the tokens of a text), and the columns of each: one table.
+"""The kinds of units that rows have (tokens of a text, objects of an image), and the columns of each: one table.
 
 The name of a column of units is that of the column of rows, `_`, and the name of the kind: ``loss_token``.
 """
@@ -125,7 +125,23 @@ PATCH = UnitKind(
     shown=(POSITION,),
     core=(POSITION, "loss"),
 )
-UNIT_KINDS = {kind.name: kind for kind in (TOKEN, END, CHOICE, CLASS, SIDE, PATCH)}
+OBJECT = UnitKind(
+    "object",
+    "objects",
+    {
+        "loss": "Minus the log-probability of the object's given class at the matched query, plus the weighted losses "
+        "of its box; mean over the snapshots",
+        "iou": "Intersection over union of the given box and that of the matched query, mean over the snapshots",
+        "confidence": "Mean probability of the object's given class at the matched query over the snapshots",
+        "variability": "Standard deviation of that probability over the snapshots",
+        "correctness": "Share of the snapshots whose matched query predicts the object's given class",
+        "forgetting": "As forgetting, of the object",
+        "prediction_probability": "Probability of the class that the matched query predicts, at the last snapshot",
+    },
+    labels_are_classes=True,
+    core=("loss", "iou", "confidence"),
+)
+UNIT_KINDS = {kind.name: kind for kind in (TOKEN, END, CHOICE, CLASS, SIDE, PATCH, OBJECT)}
 
 # In the order of display: title, unit and range, meaning of a higher value.
 MEASURES = {
@@ -133,6 +149,7 @@ MEASURES = {
     POSITION: ("position", "whole number", "further down"),
     "vog": ("VoG", "{unit}, at least 0", "the gradient changed more between snapshots"),
     "loss": ("loss", "at least 0", "fits worse"),
+    "iou": ("IoU", "0 to 1", "fits better"),
     "confidence": ("confidence", "0 to 1", "fits better"),
     "variability": ("variability", "0 to 0.5", "more undecided"),
     "correctness": ("correctness", "0 to 1", "fits better"),

@@ -16,7 +16,7 @@ from vog_hf.data.row_identity import by_split_name, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import ConfigError, RowMismatchError, require_type
 from vog_hf.gradients.model_inputs import LABEL_NAMES
-from vog_hf.metric.unit_kinds import TOKEN
+from vog_hf.metric.unit_kinds import OBJECT, TOKEN
 from vog_hf.scores.label_lists import LabelLists, label_lists
 from vog_hf.scores.ranking import is_skipped
 from vog_hf.scores.vog_scores import VoGScores
@@ -87,7 +87,7 @@ class ScoredSplit:
     def label_lists(self) -> LabelLists | None:
         """The column of labels that the units of the rows were labeled by; None without one, or without units."""
         units = self.scores.units
-        if units is None or units.unit != TOKEN.name or not isinstance(self.rows, Dataset):
+        if units is None or units.unit not in (TOKEN.name, OBJECT.name) or not isinstance(self.rows, Dataset):
             return None
         return label_lists(self.rows, units)
 

@@ -218,7 +218,7 @@ def _resolve_task(
 
 def _has_companions(task: Task, logits: Tensor, labels: Tensor | None) -> bool:
     """Tell whether logits and labels are those of a task, which a callable target does not need: CTC's are not."""
-    if labels is None:
+    if labels is None or not task.companions_of_callables:
         return task.can_predict_label or not task.needs_labels
     try:
         task.check_labels(labels, task.n_outputs(logits))
