@@ -1,10 +1,10 @@
-"""Planted faults in rows without labels are found: swapped preferences and wrong captions, one row in ten."""
+"""Planted faults are found: swapped preferences, wrong captions and wrong pairs of texts, one row in ten."""
 
 import numpy as np
 import pytest
 import torch
 import transformers as T
-from trainers import arguments
+from trainers import arguments, tokenizer
 from unlabeled_cases import DPOTrainer, RewardTrainer, collate_preferences, with_loss
 
 from vog_hf import VoGCallback, VoGConfig
@@ -42,7 +42,14 @@ def aurocs(trainer, model, rows, faulty, folder, *, collate_fn, target="logit", 
     args = arguments(folder, per_device_train_batch_size=16, **options)
     vog = VoGCallback(config=VoGConfig(target=target), snapshots="epoch", log=False)
     trainer(model, args, train_dataset=rows, data_collator=collate_fn, callbacks=[vog]).train()
-    return {name: auroc(vog.scores.column(name), faulty) for name in vog.scores.column_names if name != "row"}
+    return found_by(vog.scores, faulty)
+
+
+def found_by(scores, faulty):
+    """AUROC of each column, high = faulty; printed, for the figures of the page."""
+    found = {name: auroc(scores.column(name), faulty) for name in scores.column_names if name != "row"}
+    print({name: round(value, 3) for name, value in found.items()})
+    return found
 
 
 def test_swapped_pairs_of_a_reward_model(tmp_path):
@@ -80,19 +87,26 @@ def test_swapped_pairs_of_a_language_model(tmp_path):
     assert found["margin"] < 0.05
 
 
-def test_wrong_captions_of_a_dual_encoder(tmp_path):
-    """The similarity finds them: colored squares in one of four places, named by two words."""
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    faulty = faulty_rows(rng)
+def captioned(rng, faulty):
+    """Images of a colored square in one of four places, with the words for color and place; of faulty rows, others."""
+    generator = torch.Generator().manual_seed(0)
     kinds = rng.integers(0, 16, N_ROWS)
     named = np.where(faulty, (kinds + rng.integers(1, 16, N_ROWS)) % 16, kinds)
     paints = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])
-    rows = []
     for kind, name in zip(kinds.tolist(), named.tolist(), strict=True):
         image, y, x = 0.3 * torch.randn(3, 16, 16, generator=generator), 8 * (kind % 4 // 2), 8 * (kind % 2)
         image[:, y : y + 8, x : x + 8] += 1.5 * paints[kind // 4][:, None, None]
-        words = torch.tensor([1, 10 + name // 4, 20 + name % 4, 63])
-        rows.append({"pixel_values": image, "input_ids": words, "attention_mask": torch.ones_like(words)})
+        yield image, [10 + name // 4, 20 + name % 4]
+
+
+def test_wrong_captions_of_a_dual_encoder(tmp_path):
+    """The similarity finds them: colored squares in one of four places, named by two words."""
+    rng = np.random.default_rng(0)
+    faulty = faulty_rows(rng)
+    rows = []
+    for image, words in captioned(rng, faulty):
+        ids = torch.tensor([1, *words, 63])
+        rows.append({"pixel_values": image, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
     torch.manual_seed(0)
     text = {**TEXT, "eos_token_id": 63, "bos_token_id": 1}
     vision = {**SIZE, "image_size": 16, "patch_size": 4}
@@ -100,3 +114,61 @@ def test_wrong_captions_of_a_dual_encoder(tmp_path):
     options = {"collate_fn": with_loss, "num_train_epochs": 10, "learning_rate": 1e-3, "seed": 1}
     found = aurocs(T.Trainer, model, rows, faulty, tmp_path, **options)
     assert found["prediction"] < 0.1
+
+
+def test_wrong_captions_of_a_language_model_that_sees(tmp_path):
+    """The loss of the caption finds them, and VoG of the loss, of the text as of the image (Llava)."""
+    rng = np.random.default_rng(0)
+    faulty = faulty_rows(rng)
+    rows = []
+    for image, words in captioned(rng, faulty):
+        ids = torch.tensor([1, *[62] * 16, *words])
+        labels = ids.masked_fill(torch.arange(len(ids)) < 17, -100)
+        rows.append({"pixel_values": image, "input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)})
+    torch.manual_seed(0)
+    config = T.LlavaConfig(
+        vision_config=T.CLIPVisionConfig(**SIZE, image_size=16, patch_size=4),
+        text_config=T.LlamaConfig(**TEXT),
+        vision_feature_layer=-1,
+        image_token_index=62,
+        image_token_id=62,
+    )
+    options = {"collate_fn": T.default_data_collator, "num_train_epochs": 10, "learning_rate": 1e-3, "seed": 1}
+    model, target = T.LlavaForConditionalGeneration(config), ("loss", "logit")
+    found = aurocs(T.Trainer, model, rows, faulty, tmp_path, target=target, **options)
+    assert found["loss"] > 0.9
+    assert found["confidence"] < 0.1
+
+
+def test_wrong_pairs_of_a_bi_encoder(tmp_path):
+    """The similarity of the row's own pair finds them, after a training with in-batch negatives."""
+    pytest.importorskip("sentence_transformers")
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, sentence_transformer
+    from sentence_transformers.sentence_transformer import losses
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    rng = np.random.default_rng(0)
+    faulty = faulty_rows(rng)
+    subjects = rng.integers(0, 6, N_ROWS)
+    others = np.where(faulty, (subjects + rng.integers(1, 6, N_ROWS)) % 6, subjects)
+
+    def text(subject):
+        words = [*(4 + 4 * subject + rng.integers(0, 4, 3)), rng.integers(4, 28)]
+        return " ".join(f"w{word}" for word in rng.permutation(words))
+
+    rows = [{"anchor": text(a), "positive": text(b)} for a, b in zip(subjects, others, strict=True)]
+    torch.manual_seed(0)
+    T.BertModel(T.BertConfig(**TEXT)).save_pretrained(tmp_path / "encoder")
+    tokenizer().save_pretrained(tmp_path / "encoder")
+    model = SentenceTransformer(modules=[Transformer(str(tmp_path / "encoder")), Pooling(32)], device="cpu")
+    args = sentence_transformer.SentenceTransformerTrainingArguments(
+        str(tmp_path / "run"), num_train_epochs=10, per_device_train_batch_size=16, learning_rate=1e-3, seed=1,
+        report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    vog = VoGCallback(snapshots="epoch", log=False)
+    loss = losses.MultipleNegativesRankingLoss(model)
+    sentence_transformer.SentenceTransformerTrainer(
+        model, args, train_dataset=Dataset.from_list(rows), loss=loss, callbacks=[vog]
+    ).train()
+    assert found_by(vog.scores, faulty)["prediction"] < 0.2

@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 from vog_hf.data.labels import LabelReader, label_tensor
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import CollationError, DataError, require_type
+from vog_hf.gradients.images_beside_texts import images_by_row
 from vog_hf.gradients.model_inputs import (
     MASK_NAMES,
     forward_inputs,
@@ -20,6 +21,7 @@ from vog_hf.gradients.model_inputs import (
 )
 from vog_hf.gradients.preferences import CHOSEN, REJECTED, chosen_come_first, paired
 from vog_hf.gradients.preferences import COLUMNS as PREFERENCE_COLUMNS
+from vog_hf.gradients.sentence_encoders import is_sentence_model
 
 CollateFunction = Callable[[list[Any]], Any]
 NOT_TOKENIZED = (
@@ -58,7 +60,8 @@ class BatchCollator:
         self._kept = {*forward_parameters(model), *label_names, *(MASK_NAMES if collate_fn is None else ())}
         if collate_fn is not None:
             self._kept |= set(PREFERENCE_COLUMNS)
-        self._only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
+        only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
+        self._only_model_columns = only_model_columns and not is_sentence_model(model)  # collators tokenize any column
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
@@ -99,6 +102,8 @@ class BatchCollator:
         fed = forward_inputs(self._model, inputs, labels, names)
         if {CHOSEN, REJECTED} <= set(keys) and isinstance(fed.get("input_ids"), Tensor):
             fed = paired(inputs, fed)
+        else:
+            fed = images_by_row(self._model, fed)
         masks = {name: inputs[name] for name in MASK_NAMES if isinstance(inputs.get(name), Tensor) and name not in fed}
         return fed, labels, masks
 

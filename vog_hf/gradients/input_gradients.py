@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ModelError, require_type
+from vog_hf.gradients.images_beside_texts import images_by_row
 from vog_hf.gradients.input_leaf import (
     Forward,
     explained_autograd_errors,
@@ -69,7 +70,8 @@ def input_gradients(
     device, dtype = model_device_and_dtype(model)
     sums = weight_sums(model)
     with preserved_rng(), scoring_mode(model):
-        inputs = to_device(forward_inputs(model, given, labels), device, dtype)
+        fed = images_by_row(model, forward_inputs(model, given, labels))
+        inputs = to_device(fed, device, dtype)
         if isinstance(labels, Tensor):
             labels = to_device({"labels": labels}, device, None)["labels"]
         leaf = find_leaf(model, inputs)
@@ -109,7 +111,10 @@ def _require_label_per_row(labels: Tensor | None, leaf: Tensor) -> None:
 def target_gradients(
     targets: Sequence[Target], task: Task | None, forward: Forward, labels: Tensor | None
 ) -> list[Tensor]:
-    """Gradient of each target's row scalars with respect to the leaf, ``[batch, *input]``: one backward each."""
+    """Gradient of each target's row scalars with respect to the leaf, ``[batch, *input]``: one backward each.
+
+    Where there are images beside a text, that of the first target is left in ``grad`` of both leaves.
+    """
     gradients = []
     for i, target in enumerate(targets):
         scalars = row_scalar(target, task, forward.outputs, forward.inputs, labels)
@@ -118,14 +123,17 @@ def target_gradients(
                 f"the model gave outputs of {len(scalars)} rows for {len(forward.x)} rows of the input; pass inputs "
                 "with the same number of rows to a model that gives one output per row"
             )
+        leaves = [forward.x] if i or forward.image is None else [forward.x, forward.image]
         with explained_autograd_errors():
-            (gradient,) = torch.autograd.grad(
-                scalars.sum(), forward.x, retain_graph=i < len(targets) - 1, allow_unused=True
+            gradient, *of_image = torch.autograd.grad(
+                scalars.sum(), leaves, retain_graph=i < len(targets) - 1, allow_unused=True
             )
         if gradient is None:
             raise ModelError(
                 "the target does not depend on the input: it is used under no_grad, detached, quantized or not at all; "
                 "VoG needs a model that is differentiable from its input to its logits"
             )
+        if forward.image is not None and of_image:
+            forward.x.grad, forward.image.grad = gradient, of_image[0]
         gradients.append(gradient)
     return gradients

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 from vog_hf.errors import ConfigError, ForwardError, ModelError
 from vog_hf.gradients.dual_encoders import main_input, text_encoder
 from vog_hf.gradients.foldable_modules import graph_nodes
+from vog_hf.gradients.images_beside_texts import IMAGES, image_leaf, require_no_entries
 from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
 from vog_hf.gradients.model_inputs import MASK_NAMES, copied, forward_parameters, required_parameters, takes_any_input
+from vog_hf.gradients.sentence_encoders import AS_MAPPING, TOKEN_IDS, sentence_encoder
 from vog_hf.runtime.memory import is_out_of_memory
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass: what the model gave, what it was fed, and the leaf ``x`` inside."""
+    """One forward pass: what the model gave and was fed, the leaf ``x`` inside, and images beside a text, if any."""
 
     outputs: Any
     inputs: Mapping[str, Any]
     x: Tensor
+    image: Tensor | None = None
 
 
 class EmbeddingCut:
@@ -109,6 +112,8 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
     """Find the input to differentiate: ``main_input_name``, else the first parameter of forward in the batch."""
     main = main_input(model)
     names = [main] if main is not None and main in inputs else []
+    if AS_MAPPING in inputs:
+        names = [TOKEN_IDS]
     if "inputs_embeds" in inputs:
         names = ["inputs_embeds"]
     unnamed = inputs if takes_any_input(model) else ()
@@ -120,6 +125,7 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
             f"{sorted(inputs)}; name the batch's keys after forward's parameters in the collator"
         )
     name = names[0]
+    require_no_entries(name, inputs)
     if inputs[name].is_floating_point():
         return InputLeaf(name, None)
     return InputLeaf(name, _input_embedding(model, name, inputs))
@@ -135,7 +141,7 @@ def _input_embedding(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> 
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
         owners.insert(0, get_encoder())
-    owners.append(text_encoder(model))
+    owners += [text_encoder(model), sentence_encoder(model)]
     embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
     if embedding is None:
         floating = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -190,11 +196,12 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
     """
     if leaf.embedding is None:
         x = inputs[leaf.name].detach().requires_grad_()
-        others = {name: value for name, value in inputs.items() if name != leaf.name}
         with explained_autograd_errors():
-            return Forward(model(**copied(others), **{leaf.name: x.clone()}), inputs, x)
-    fed = copied(inputs)
-    ids = fed[leaf.name].view_as(inputs[leaf.name])  # by row, where rows have several texts
+            return Forward(model(**copied({**inputs, leaf.name: x})), inputs, x)
+    image = image_leaf(inputs)
+    fed = copied(inputs if image is None else {**inputs, IMAGES: image})
+    given = fed[inputs[AS_MAPPING]] if AS_MAPPING in inputs else fed
+    ids = given[leaf.name].view_as(inputs[leaf.name])  # by row, where rows have several texts
     cut = EmbeddingCut(ids)
     with cut.watching(leaf.embedding), explained_autograd_errors():
         outputs = model(**fed)
@@ -212,7 +219,7 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
             f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
             f"reorders its tokens itself. {advice}"
         )
-    return Forward(outputs, inputs, caught.pop())
+    return Forward(outputs, inputs, caught.pop(), image)
 
 
 def _advice_on_tokens(embedding: nn.Module, ids: Tensor) -> str:

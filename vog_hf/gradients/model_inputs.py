@@ -12,9 +12,11 @@ from vog_hf.errors import DataError
 from vog_hf.gradients.decoder_inputs import decoder_inputs
 from vog_hf.gradients.detection import objects_as_tensor
 from vog_hf.gradients.fixed_noise import draws_noise, fixed_noise
+from vog_hf.gradients.images_beside_texts import fed_in_turn
 from vog_hf.gradients.model_outputs import base_model
 from vog_hf.gradients.preferences import TASK_ONLY, TEXTS_OF_ROW
 from vog_hf.gradients.question_answering import ANSWER_LABELS
+from vog_hf.gradients.sentence_encoders import AS_MAPPING, is_sentence_model, sentence_inputs
 
 LABEL_NAMES = ("labels", "label", "label_ids")
 MASK_NAMES = ("attention_mask", "pixel_mask")
@@ -32,14 +34,19 @@ def doubled(inputs: Mapping[str, object]) -> dict[str, Any]:
 def copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """``inputs`` as forward gets them, with tensors of their own: a model that changes them leaves the row as it is.
 
-    Several texts of a row follow one another, as rows of their own; what only the task needs is left out.
+    Several texts or images of a row follow one another, as rows of their own; what only the task needs is left out.
     """
     several = inputs.get(TEXTS_OF_ROW, ())
-    return {
-        name: (value.flatten(0, 1) if name in several else value).clone() if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-        if not name.startswith(TASK_ONLY)
-    }
+    fed: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if name.startswith(TASK_ONLY):
+            continue
+        if not isinstance(value, Tensor):
+            fed[name] = value
+        elif (in_turn := fed_in_turn(name, inputs)) is not None:
+            fed[name] = (in_turn.flatten(0, 1) if name in several else in_turn).clone()
+    mapping = inputs.get(AS_MAPPING)
+    return fed if mapping is None else {mapping: fed}
 
 
 def split_batch(
@@ -90,6 +97,8 @@ def forward_inputs(
     Raises:
         DataError: Forward has a parameter for labels without a default, and there are none.
     """
+    if is_sentence_model(model):
+        return sentence_inputs(model, inputs)
     accepted, takes_all = forward_parameters(model), takes_any_input(model)
     kept = {
         name: value

@@ -10,11 +10,16 @@ CALLABLE_TARGET = "a callable target, VoGConfig(target=function(outputs, batch) 
 
 
 def find_logits(outputs: object) -> Tensor:
-    """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry behind the loss) or a tensor."""
+    """The logits of a ModelOutput, a dict with ``logits``, a tuple (its first entry behind the loss) or a tensor.
+
+    Or ``scores``, as a CrossEncoder of sentence-transformers adds them to its inputs.
+    """
     if isinstance(outputs, Tensor) and outputs.dim() > 0:
         return outputs
-    if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
-        return outputs["logits"]
+    name = "scores" if isinstance(outputs, Mapping) and {"scores", "input_ids"} <= outputs.keys() else "logits"
+    if isinstance(outputs, Mapping) and isinstance(outputs.get(name), Tensor):
+        found_in_mapping: Tensor = outputs[name]
+        return found_in_mapping
     logits = getattr(outputs, "logits", None)
     if isinstance(logits, Tensor):
         return logits

@@ -20,6 +20,7 @@ from vog_hf.gradients.preferences import ANSWERS, TEXTS_OF_ROW, PreferenceOptimi
 from vog_hf.gradients.question_answering import QuestionAnswering, has_answer
 from vog_hf.gradients.reconstruction import PixelReconstruction, has_hidden_patches
 from vog_hf.gradients.segmentation import SemanticSegmentation
+from vog_hf.gradients.sentence_encoders import AS_MAPPING, task_of_sentences
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.tasks import TASKS
@@ -58,7 +59,7 @@ def find_task(
         outputs: Outputs of its forward pass.
         labels: Labels of the batch.
         name: Name of the task, if it is known.
-        inputs: Names of the inputs, which tell preferences from single texts.
+        inputs: Names of the inputs, which tell preferences and pairs from single texts.
 
     Raises:
         ModelError: None of these says what the outputs mean.
@@ -67,9 +68,9 @@ def find_task(
 
 
 def _task_name(model: nn.Module, outputs: object, labels: Tensor | None, inputs: Collection[str]) -> str:
-    if TEXTS_OF_ROW in inputs:
+    if TEXTS_OF_ROW in inputs and AS_MAPPING not in inputs:
         return PreferenceOptimization.name if ANSWERS in inputs else RewardModeling.name
-    by_outputs = next((task for is_one, task in BY_OUTPUTS if is_one(outputs)), None)
+    by_outputs = next((task for is_one, task in BY_OUTPUTS if is_one(outputs)), task_of_sentences(outputs, inputs))
     if by_outputs is not None:
         return by_outputs
     classes = [cls.__name__ for cls in type(base_model(model)).__mro__]

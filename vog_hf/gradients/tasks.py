@@ -12,6 +12,7 @@ from vog_hf.gradients.preferences import PreferenceOptimization, RewardModeling
 from vog_hf.gradients.question_answering import QuestionAnswering
 from vog_hf.gradients.reconstruction import PixelReconstruction
 from vog_hf.gradients.segmentation import SemanticSegmentation
+from vog_hf.gradients.sentence_encoders import PairScore, TextContrast, TextSimilarity
 from vog_hf.gradients.speech_recognition import SpeechRecognition
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.token_tasks import CausalLanguageModel, TokenClassification, TokenPrediction
@@ -23,6 +24,7 @@ __all__ = [
     "MultiLabelClassification",
     "MultipleChoice",
     "ObjectDetection",
+    "PairScore",
     "PairSimilarity",
     "PixelReconstruction",
     "PreferenceOptimization",
@@ -33,6 +35,8 @@ __all__ = [
     "SingleLabelClassification",
     "SpeechRecognition",
     "Task",
+    "TextContrast",
+    "TextSimilarity",
     "TokenClassification",
     "TokenPrediction",
 ]
@@ -55,6 +59,9 @@ TASKS: dict[str, Task] = {
         PairSimilarity,
         RewardModeling,
         PreferenceOptimization,
+        TextSimilarity,
+        TextContrast,
+        PairScore,
     )
 }
 PREDICTING_TASKS = tuple(name for name, task in TASKS.items() if task.can_predict_label)

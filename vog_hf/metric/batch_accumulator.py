@@ -11,6 +11,7 @@ from torch import Tensor
 from vog_hf.metric.definition import mean_over_elements, squared_norm
 from vog_hf.metric.heat_maps import RaggedMaps, map_parts, pooled_maps, ragged_maps
 from vog_hf.metric.host_copies import host_copies
+from vog_hf.metric.input_parts import IMAGE, PART, PartAccumulator
 from vog_hf.metric.moments import GradientMoments
 from vog_hf.metric.pixel_maps import PIXEL, PixelMapAccumulator, units_of_pixels
 from vog_hf.metric.row_units import UNIT, RowUnits, UnitAccumulator, ragged_units
@@ -81,6 +82,7 @@ class BatchAccumulator:
         self._dynamics = TrainingDynamics()
         self._units = None if unit is None else UnitAccumulator(unit)
         self._pixels = PixelMapAccumulator()
+        self._parts = PartAccumulator()
         self._trajectories: dict[str, list[Tensor]] = {}
         self.n_snapshots = 0
         self.running = torch.empty(0)
@@ -101,10 +103,12 @@ class BatchAccumulator:
         Args:
             gradients: ``[batch, *input]`` per target.
             observation: ``[batch]`` by name; that of units, ``[batch, places]``, under names that begin with `UNIT`, of
-                pixels, ``[batch, height, width]``, with `PIXEL`.
+                pixels, ``[batch, height, width]``, with `PIXEL`; and what a `PartAccumulator` takes.
         """
         of_units, of_pixels = _under(UNIT, observation), _under(PIXEL, observation)
-        observation = {name: values for name, values in observation.items() if not name.startswith((UNIT, PIXEL))}
+        self._parts.update(observation)
+        others = (UNIT, PIXEL, PART, IMAGE)
+        observation = {name: values for name, values in observation.items() if not name.startswith(others)}
         per_snapshot = {name: observation[name] for name in OBSERVED_TRAJECTORIES if name in observation}
         if self._loss_target is not None:
             per_snapshot[CSG] = squared_norm(gradients[self._loss_target], self._mask, channel_axis=self._channel_axis)
@@ -146,6 +150,7 @@ class BatchAccumulator:
         if self._magnitude is not None:
             columns["gradient_magnitude"] = self._magnitude / self.n_snapshots
         columns |= self._dynamics.columns()
+        columns = self._parts.columns(self._all[0].deviation(), self.n_snapshots) | columns
         if CSG in self._trajectories:
             columns[CSG] = torch.stack(self._trajectories[CSG], dim=1).mean(1)
         trajectories = {name: torch.stack(values, dim=1) for name, values in self._trajectories.items()}
@@ -180,6 +185,7 @@ class BatchAccumulator:
         if self._units is not None:
             state |= {f"{UNIT}{name}": values for name, values in self._units.state().items()}
         state |= {f"{PIXEL}{name}": values for name, values in self._pixels.state().items()}
+        state |= self._parts.state()
         for kind, several in (("all", self._all), ("late", self._late)):
             for i, moments in enumerate(several):
                 state |= {f"{kind}/{i}/{name}": values for name, values in moments.state().items() if name != "mask"}
@@ -199,6 +205,7 @@ class BatchAccumulator:
         if self._units is not None:
             self._units.restore(_under(UNIT, state), n_snapshots)
         self._pixels.restore(_under(PIXEL, state))
+        self._parts.restore(state)
         self._all = [GradientMoments.from_state(_under(f"all/{i}/", state)) for i in range(len(self._names))]
         self._late = [GradientMoments.from_state(_under(f"late/{i}/", state)) for i in range(len(self._names))]
         for moments in (*self._all, *self._late):

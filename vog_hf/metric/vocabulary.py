@@ -142,8 +142,45 @@ OBSERVATIONS_COLUMN = Column(
     "whole number",
     "seen more often",
 )
+PART_COLUMNS = (
+    Column(
+        "vog_image",
+        "VoG of the image",
+        "VoG with respect to the pixels of the images beside a text, averaged over their colors",
+        "{unit}, at least 0",
+        "the gradient of the pixels changed more between snapshots",
+    ),
+    Column(
+        "vog_text",
+        "VoG of the text",
+        "VoG with respect to the embeddings of the text beside an image, without the places of the image",
+        "{unit}, at least 0",
+        "the gradient of the text changed more between snapshots",
+    ),
+    *(
+        Column(
+            f"vog_text_{number}",
+            f"VoG of text {number}",
+            f"VoG with respect to the embeddings of the row's text number {number}",
+            "{unit}, at least 0",
+            "the gradient of this text changed more between snapshots",
+        )
+        for number in (1, 2, 3)
+    ),
+    Column(
+        "image_share",
+        "share of the image",
+        "Squared length of the gradient of the pixels, as a share of that of pixels and text together, mean over the "
+        "snapshots; pixels and embeddings have other scales, so compare rows",
+        "0 to 1",
+        "the output depends more on the image and less on the text",
+    ),
+)
 OTHER_COLUMNS = (PROBABILITY_COLUMN, OBSERVATIONS_COLUMN, PATTERN_COLUMN)
-COLUMNS = {column.name: column for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, *OTHER_COLUMNS, *UNIT_COLUMNS)}
+COLUMNS = {
+    column.name: column
+    for column in (*TARGET_COLUMNS, *COMPANION_COLUMNS, *PART_COLUMNS, *OTHER_COLUMNS, *UNIT_COLUMNS)
+}
 COMPANIONS = tuple(column.name for column in COMPANION_COLUMNS)
 ENDINGS = tuple(column.name.removeprefix("vog") for column in TARGET_COLUMNS)
 

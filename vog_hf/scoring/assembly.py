@@ -292,6 +292,7 @@ def normalized_columns(
     Normalized within the given label's class, that of the last prediction where a row has no label; over the whole
     dataset where rows have no single class.
     """
+    columns = _with_images(columns)
     classes = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
     if has_classes:
         given, predicted = columns["label"].astype(np.int64), columns["prediction"].astype(np.int64)
@@ -309,6 +310,13 @@ def normalized_columns(
             found[f"{name}_{suffix}"] = normalized.numpy()
             found[f"{name}_percentile"] = percentiles.numpy()
     return found
+
+
+def _with_images(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The columns without those of images beside texts, if no row has an image."""
+    of_images = columns.get("vog_image")
+    left_out = ("vog_image", "vog_text", "image_share") if of_images is not None and np.isnan(of_images).all() else ()
+    return {name: values for name, values in columns.items() if name not in left_out}
 
 
 def _place(name: str) -> int:

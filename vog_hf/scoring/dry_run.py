@@ -183,6 +183,7 @@ def _plan(
         has_padding_mask=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
         block_copies=1 if forward.x.device.type == "cpu" else 2,
         doubles_single_rows=has_wrong_single_rows(forward),
+        image_bytes=0 if forward.image is None else 2 * forward.image.nbytes // len(forward.image),
     )
 
 

@@ -58,14 +58,19 @@ def score_rows(
 
 
 def observation(plan: ScoringPlan, forward: Forward, labels: "LabelsForPass") -> dict[str, Tensor]:
-    """Observe what the companions of rows and of their units are computed from; nothing without logits."""
-    if plan.task is None:
-        return {}
+    """Observe what the companions of rows, of their units and of parts of their input are computed from.
+
+    Without logits, only the parts; ``forward`` as `target_gradients` left it.
+    """
     with torch.no_grad():
+        of_parts = plan.observed_parts(forward)
+        if plan.task is None:
+            return of_parts
         logits = plan.task.logits(forward.outputs, forward.inputs).detach().to(plan.dtype)
         observed = plan.task.observations(logits, labels.companion_labels, forward.outputs, forward.inputs)
         of_units = {f"{UNIT}{name}": values for name, values in observed.units.items()}
-        return observed.rows | of_units | {f"{PIXEL}{name}": values for name, values in observed.pixels.items()}
+        of_pixels = {f"{PIXEL}{name}": values for name, values in observed.pixels.items()}
+        return of_parts | observed.rows | of_units | of_pixels
 
 
 def rows_of_pass(

@@ -15,7 +15,9 @@ from vog_hf.data.batch_reader import Batch
 from vog_hf.errors import ConfigError, DataError, LabelError
 from vog_hf.gradients.batchnorm_folding import Folding
 from vog_hf.gradients.derived_tensors import DerivedTensors
-from vog_hf.gradients.input_leaf import InputLeaf
+from vog_hf.gradients.images_beside_texts import observed_images
+from vog_hf.gradients.input_leaf import Forward, InputLeaf
+from vog_hf.gradients.sentence_encoders import parts_of_texts
 from vog_hf.gradients.task import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.pixel_maps import MAP_BYTES
@@ -37,6 +39,7 @@ class ScoringPlan:
         batch_seconds: Of forward and gradients on the first batch.
         batch_bytes: Of the first batch's tensors.
         dry_run_rows: Number of rows in the first batch.
+        image_bytes: Memory of the moments of one row's images beside a text.
         saved_bytes: Memory that the forward pass of the first batch keeps for its gradient; None: not known.
         batch_size: Number of rows in the others (see `BatchReader`).
         module: What is called: the model, or the compiled one.
@@ -69,6 +72,7 @@ class ScoringPlan:
     derived: DerivedTensors = field(default_factory=DerivedTensors)
     compared_shape: Hashable = None
     saved_bytes: int | None = None
+    image_bytes: int = 0
 
     @property
     def has_classes(self) -> bool:
@@ -97,7 +101,8 @@ class ScoringPlan:
     @property
     def moment_bytes_per_row(self) -> int:
         """Memory of a row's moments."""
-        return BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
+        moments = BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
+        return moments + self.image_bytes
 
     def trajectory_bytes_per_row(self, n_snapshots: int) -> int:
         """Bytes of a row's trajectories."""
@@ -112,7 +117,7 @@ class ScoringPlan:
         """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
         shape = self.leaf.kind.gradient_shape(self.shape(batch.inputs)[1:], self.element_shape)
         moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
-        return len(batch) * moments + self.block_copies * batch.nbytes
+        return len(batch) * (moments + self.image_bytes) + self.block_copies * batch.nbytes
 
     def shape(self, inputs: Mapping[str, Any]) -> list[int]:
         """``[batch, *input]`` of the input itself (of token ids without the width), after the channel mean."""
@@ -201,6 +206,14 @@ class ScoringPlan:
             raise DataError(
                 f"row {batch.rows[int(empty[0])]} has no element that counts: its {reason}{self.leaf.kind.emptiness}"
             )
+
+    def observed_parts(self, forward: Forward) -> dict[str, Tensor]:
+        """Observe the parts of the input that have columns of their own: images beside a text, texts of a pair."""
+        if self.leaf.embedding is None:
+            return {}
+        reduces = bool(self.config.reduce_channels)
+        of_images = observed_images(forward.inputs, forward.x, forward.image, reduce_channels=reduces)
+        return of_images | parts_of_texts(forward.inputs)
 
     def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
         """An empty accumulator for a batch on the device that passed `check`."""
