@@ -6,6 +6,7 @@ import pytest
 import torch
 from detection_cases import DETECTION_CASES
 from reference import _scalar, reference_logits
+from sentence_cases import SENTENCE_CASES
 from task_cases import TASK_CASES
 from torch import nn
 from torch.testing import assert_close
@@ -21,9 +22,10 @@ N = 53
 CLASSES = 4
 TOKENS = 6
 ELSEWHERE = {name.split("/")[0] for name in (*TASK_CASES, *UNLABELED_CASES, *DETECTION_CASES)}  # scoring/test_tasks.py
+ELSEWHERE |= set(SENTENCE_CASES)  # trainer/test_sentence_transformers.py
 PLAIN = [name for name in TASKS if name not in ELSEWHERE]
 WITHOUT_LOSS = ("pair_similarity", "preference_optimization")
-WITHOUT_PROBABILITY = (*WITHOUT_LOSS, "regression", "speech_recognition", "pixel_reconstruction")
+WITHOUT_PROBABILITY = (*WITHOUT_LOSS, "regression", "speech_recognition", "pixel_reconstruction", "text_similarity")
 WHOLE_NUMBERS = [torch.int64, torch.int32, torch.int16, torch.uint8]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from detection_cases import DETECTION_CASES
+from sentence_cases import SENTENCE_CASES
 from task_cases import TASK_CASES
 from unlabeled_cases import UNLABELED_CASES
 
@@ -31,6 +32,7 @@ HEADS = {
     "causal_language_model": models.gpt2,
 }
 OTHERS = TASK_CASES | UNLABELED_CASES | {name: DETECTION_CASES[name] for name in ("object_detection/yolos",)}
+OTHERS |= SENTENCE_CASES
 COMPANIONS_OF = {
     "single_label_classification": OF_CLASSES,
     "multi_label_classification": OF_LABELS,
@@ -47,6 +49,9 @@ COMPANIONS_OF = {
     "pair_similarity": {"prediction"},
     "reward_modeling": OF_LABELS | {"margin"},
     "preference_optimization": {"margin"},
+    "text_similarity": {"prediction", "vog_text_1", "vog_text_2"},
+    "text_contrast": {*OF_LABELS, "margin", "vog_text_1", "vog_text_2", "vog_text_3"},
+    "pair_score": {"loss", "prediction", "label"},
 }
 UNITS_OF = {
     "token_classification": ("token", OF_CLASS_UNITS | {"vog"}),

@@ -4,11 +4,15 @@
 makes the real one around the same weights.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from models import _made, bert_config, token_rows
+from models import collate as collate_tokens
 from reference import _snapshots, reference_vog
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -47,7 +51,27 @@ class Encoder(nn.Sequential):
         return input
 
 
-Encoder.__module__ = "sentence_transformers.stand_in"  # by which such models are known
+class PairReader(nn.Sequential):
+    """As a CrossEncoder with one output: ``scores`` beside the inputs."""
+
+    def __init__(self) -> None:
+        from transformers import BertForSequenceClassification
+
+        super().__init__(_made(lambda: BertForSequenceClassification(bert_config(num_labels=1)), 0))
+
+    @property
+    def transformers_model(self) -> nn.Module:
+        """The classifier inside."""
+        return self[0]
+
+    def forward(self, input: dict[str, Any], **_options: Any) -> dict[str, Any]:  # noqa: A002 (as the library has it)
+        """Add ``scores``."""
+        input["scores"] = self[0](input["input_ids"], input["attention_mask"]).logits
+        return input
+
+
+for stand_in in (Encoder, PairReader):
+    stand_in.__module__ = "sentence_transformers.stand_in"  # by which such models are known
 
 
 def installed(folder: Any) -> Any:
@@ -74,6 +98,17 @@ def texts(names: tuple[str, ...]) -> list[dict[str, Any]]:
         words = (" ".join(f"w{t}" for t in text["input_ids"].tolist()) for text in tokens)
         rows.append(dict(zip(names, words, strict=True)) | {"score": round(0.01 * i, 2)})
     return rows
+
+
+def without_scores(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Rows of texts alone."""
+    return [{name: row[name] for name in names} for row in texts(names)]
+
+
+def read_together() -> list[dict[str, Any]]:
+    """Pairs as one text each, with a label of 0 or 1."""
+    rows = token_rows(1, lengths=tuple(3 + i % 5 for i in range(N_ROWS)))
+    return [{**row, "label": float(i % 2)} for i, row in enumerate(rows)]
 
 
 def ids_of(text: str) -> torch.Tensor:
@@ -142,3 +177,19 @@ def _companions(z: list[torch.Tensor], scalars: dict[str, torch.Tensor]) -> dict
         return {"prediction": z[0], **loss}
     margin = z[0] - max(z[1:])
     return {"margin": margin, "confidence": scalars["probability"], "correctness": margin > 0, **loss}
+
+
+@dataclass(frozen=True)
+class SentenceCase:
+    """A model, its rows and their collator."""
+
+    model: Callable[[], Any]
+    rows: Callable[[], list[dict[str, Any]]]
+    collate_fn: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
+
+
+SENTENCE_CASES = {
+    "text_similarity": SentenceCase(Encoder, partial(without_scores, PAIR), collate),
+    "text_contrast": SentenceCase(Encoder, partial(without_scores, TRIPLET), collate),
+    "pair_score": SentenceCase(PairReader, read_together, collate_tokens),
+}
