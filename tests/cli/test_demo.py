@@ -1,16 +1,21 @@
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from cli_runs import run
 from datasets import ClassLabel, Image, load_from_disk
 from PIL import Image as PILImage
+from transformers import default_data_collator
 
 import vog_hf
-from vog_hf.demo import load_digits_dataset
+from vog_hf.cli.demo import Demo
+from vog_hf.demo import PLANTED_TASKS, fault_table, load_digits_dataset
+from vog_hf.demo.questions import ANSWERS
 from vog_hf.scores.vog_scores import VoGScores
 
 COMMAND = [sys.executable, "-m", "vog_hf"]
@@ -87,3 +92,64 @@ def test_user_errors_are_one_line(tmp_path, capfd, monkeypatch):
     assert "did not write" in done.stderr
     assert "Traceback" not in done.stderr
     assert (foreign / "thesis.txt").read_text() == "mine"
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------
+
+
+def test_every_planted_task_has_its_value_of_the_option():
+    """And digits, the default."""
+    assert [str(task) for task in Demo] == ["digits", *PLANTED_TASKS]
+
+
+@pytest.mark.parametrize("name", PLANTED_TASKS)
+def test_faults_are_planted_as_their_records_say(name):
+    """The same seed gives the same rows, another one others; a batch of rows passes the model with a loss."""
+    task, again, other = (PLANTED_TASKS[name](seed) for seed in (0, 0, 1))
+    assert task.rows.to_dict() == again.rows.to_dict() != other.rows.to_dict()
+    n_places = sum(map(len, task.rows["ner_tags"])) if task.of_units else len(task.rows)
+    assert len(task.is_faulty) == n_places
+    assert 0.05 < task.is_faulty.mean() < 0.15
+    rows = [task.rows.with_transform(task.transform)[i] for i in range(3)]
+    collate = task.collate_fn or default_data_collator
+    assert torch.isfinite(task.make_model()(**collate(rows)).loss)
+
+
+def test_wrong_answers_are_of_another_kind():
+    """An answer is a part of its context, and of the kind that is asked for unless it is faulty."""
+    questions = PLANTED_TASKS["qa"](0)
+    for row, is_faulty in zip(questions.rows, questions.is_faulty, strict=True):
+        (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"][start : start + len(text)] == text
+        asked = next(asked for asked, answers in ANSWERS.items() if text in answers)
+        assert row["question"].startswith(asked) != is_faulty
+
+
+def test_the_best_column_is_first_in_the_table():
+    """Constant columns, labels and predictions are not ranked."""
+    task = PLANTED_TASKS["qa"](0)
+    wrong = task.is_faulty.astype(np.float32)
+    columns = {"vog": 1 - wrong, "loss": np.arange(len(wrong)) + 1e4 * wrong, "margin": 0 * wrong, "label": wrong}
+    table = fault_table(VoGScores(columns, {}), task)
+    cells = [list(column.cells) for column in table.columns]
+    assert sorted(cells[0][:2]) == ["loss", "vog"]
+    assert cells[0][2:] == ["random"]
+    assert [cells[1][cells[0].index(name)] for name in ("vog", "loss")] == ["low values", "high values"]
+    assert cells[2][:2] == ["1.00", "1.00"]
+    assert cells[3][:2] == ["100%", "100%"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED_TASKS)
+def test_planted_faults_are_found(name, tmp_path):
+    """Some column finds most of them; the report and the scored rows are in the folder."""
+    done = run_cli("demo", "--task", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (best,) = re.findall(r"│ (\w+) +│ +(?:high|low) values │ +(0\.\d+|1\.00) │", done.stdout)[:1]
+    assert float(best[1]) > 0.85, done.stdout
+    folder = tmp_path / "vog-demo"
+    scored, task = load_from_disk(str(folder / "scored")), PLANTED_TASKS[name](0)
+    assert len(scored) == len(task.rows)
+    assert "vog_loss" in scored.column_names
+    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
+    assert list(folder.glob("wandb/offline-run-*"))

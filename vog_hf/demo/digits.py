@@ -1,8 +1,6 @@
-"""The demo: scikit-learn's handwritten digits, a small ResNet, Trainer and VoGCallback; about a minute on a CPU."""
+"""The default demo: handwritten digits of scikit-learn, a small ResNet, Trainer and VoGCallback; a minute on a CPU."""
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
+from vog_hf.demo.offline import offline_wandb
 from vog_hf.evaluation import error_by_decile, rank_correlations
 from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.pictures import contact_sheet
@@ -149,24 +148,3 @@ def decile_table(scores: VoGScores) -> Table:
         name = {0: "1 (lowest)", 9: "10 (highest)"}.get(i, str(i + 1))
         table.add_row(name, *(f"{parts[c, 'last'][i]:.3f} / {parts[c, 'all'][i]:.3f}" for c in ranked))
     return table
-
-
-@contextlib.contextmanager
-def offline_wandb(output: Path) -> Iterator[None]:
-    """Keep the run in ``output`` without an account, unless set otherwise in the environment."""
-    defaults = {
-        "WANDB_MODE": "offline",
-        "WANDB_DIR": str(output),
-        "WANDB_DATA_DIR": str(output),
-        "WANDB_SILENT": "true",
-    }
-    added = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        import wandb
-
-        wandb.finish()
-        for name in added:
-            del os.environ[name]

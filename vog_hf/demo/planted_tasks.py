@@ -1,0 +1,14 @@
+"""The table of planted tasks: one function for each value of `vog-hf demo --task` but ``digits``."""
+
+from collections.abc import Callable
+
+from vog_hf.demo.names import tagged_names
+from vog_hf.demo.planted import PlantedTask
+from vog_hf.demo.questions import answered_questions
+from vog_hf.demo.shapes import masked_shapes
+
+PLANTED_TASKS: dict[str, Callable[[int], PlantedTask]] = {
+    "ner": tagged_names,
+    "segmentation": masked_shapes,
+    "qa": answered_questions,
+}
