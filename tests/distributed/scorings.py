@@ -125,3 +125,17 @@ def assert_bit_equal(scores: VoGScores, expected: VoGScores) -> None:
     for name, values in wanted.items():
         assert got[name].dtype == values.dtype, name
         np.testing.assert_array_equal(got[name], values, err_msg=name)
+
+
+def assert_close(scores: VoGScores, expected: VoGScores) -> None:
+    """Every column, trajectory, unit and heat map to 1e-6, and whole numbers exactly; maps are kept in float16."""
+    got, wanted = everything(scores), everything(expected)
+    assert list(got) == list(wanted)
+    for name, values in wanted.items():
+        assert got[name].shape == values.shape
+        if np.issubdtype(values.dtype, np.integer):
+            np.testing.assert_array_equal(got[name], values, err_msg=name)
+        else:
+            tolerance = 1e-3 if name.startswith("heat map") else 1e-6
+            scale = np.abs(values[np.isfinite(values)]).max(initial=0)
+            np.testing.assert_allclose(got[name], values, rtol=tolerance, atol=tolerance * scale)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from launch import launched
 from reference import reference_csg_trajectory, reference_gradients
-from scorings import SCORINGS, Scoring, assert_bit_equal, everything
+from scorings import SCORINGS, Scoring, assert_bit_equal, assert_close
 
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -46,15 +46,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(folders, scoring, n_pro
     if scoring.same_batches:
         assert_bit_equal(scores, expected)
         return
-    got, wanted = everything(scores), everything(expected)
-    assert list(got) == list(wanted)
-    for name, values in wanted.items():
-        assert got[name].shape == values.shape
-        if np.issubdtype(values.dtype, np.integer):
-            np.testing.assert_array_equal(got[name], values, err_msg=name)
-        else:  # maps are kept in float16
-            tolerance = 1e-3 if name.startswith("heat map") else 1e-6
-            np.testing.assert_allclose(got[name], values, rtol=tolerance, atol=tolerance * np.abs(values).max())
+    assert_close(scores, expected)
 
 
 @pytest.mark.slow  # the oracle takes its time
