@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import trainers
+from accelerate import Accelerator
 from cli_runs import MODULE, SCRIPT, launch, run, train_on_images, train_on_texts
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from hub_server import ACCEPTED, HubServer
@@ -24,6 +25,7 @@ from transformers import (
     BertModel,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    ResNetForImageClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     ViTConfig,
@@ -230,6 +232,20 @@ def test_snapshots_are_named_as_folders_files_patterns_or_a_callbacks_folder(sco
     ):
         got = score(folders[0], *given, "-d", images.data, output=tmp_path / f"out-{number}")
         np.testing.assert_allclose(got.column("vog"), wanted, rtol=1e-6)
+
+
+def test_folders_that_accelerate_saved_are_snapshots(score, tmp_path, images):
+    """A run with its model, and weights in epoch_<n> as `Accelerator.save_state` leaves them, is scored as it is."""
+    folders = sorted(images.folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.copytree(folders[-1], tmp_path / "run")
+    for epoch, folder in enumerate(folders):
+        accelerator = Accelerator(cpu=True)
+        accelerator.prepare(ResNetForImageClassification.from_pretrained(folder))
+        accelerator.save_state(str(tmp_path / "run" / f"epoch_{epoch}"))
+        accelerator.free_memory()
+    got = score(tmp_path / "run", "-d", images.data)
+    np.testing.assert_allclose(got.column("vog"), images.scores.column("vog"), rtol=1e-6)
+    assert [entry["name"] for entry in got.manifest["snapshots"]] == ["epoch_0", "epoch_1", "epoch_2"]
 
 
 @pytest.mark.slow
@@ -513,6 +529,7 @@ def test_a_column_csg_is_refused_only_where_the_loss_is_differentiated():
         (["RUN", "-d", "TEXTS"], "no column of image; name one of text with --input-column"),
         (["TEXT_RUN", "-d", "MISNAMED"], "holds 'ugly', which is not a class of the model (bad, fair, good)"),
         (["PICKLED", "RUN", "-d", "DATA"], "cannot be loaded (as safetensors)"),
+        (["MODEL", "TARS/*", "-d", "DATA"], "state_dict): ((p.name, torch.load(p, weights_only=True)) for p in paths)"),
         (["PLAIN", "RUN", "-d", "TEXTS"], "is a BertModel; use VoGScorer(model), from Python"),
         (["ADAPTER", "-d", "TEXTS"], "is a PEFT adapter"),
     ],
@@ -526,13 +543,15 @@ def test_what_cannot_be_scored_is_refused(score, tmp_path, images, texts, argume
         "TEXTS": texts.data,
         "MODEL": tmp_path / "model",
         "NOWHERE": "NOWHERE",
-        **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "PLAIN", "ADAPTER")},
+        **{name: tmp_path / name.lower() for name in ("EMPTY", "PICKLED", "PLAIN", "ADAPTER", "TARS")},
         "MISNAMED": tmp_path / "misnamed.csv",
         "HEADER": tmp_path / "header.csv",
         "DANGLING": tmp_path / "dangling",
     }
-    for name in ("EMPTY", "PICKLED", "ADAPTER"):
+    for name in ("EMPTY", "PICKLED", "ADAPTER", "TARS"):
         paths[name].mkdir()
+    for epoch in (1, 2):
+        torch.save({"state_dict": {}}, paths["TARS"] / f"checkpoint-{epoch}.pth.tar")
     shutil.copytree(images.folder / "checkpoint-12", paths["MODEL"])
     shutil.copytree(paths["MODEL"], paths["DANGLING"] / "checkpoint-12")
     (paths["DANGLING"] / "checkpoint-999").symlink_to(tmp_path / "unmounted")
