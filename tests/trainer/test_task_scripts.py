@@ -1,0 +1,99 @@
+"""Published scripts of every task with a few lines more, and the page that says which lines."""
+
+import importlib.util
+import re
+import sys
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from example_data import DATA, N_ROWS
+from example_scripts import N_TRAIN, SCRIPTS
+
+from vog_hf import VoGCallback
+from vog_hf.gradients.tasks import TASKS
+from vog_hf.scores.vog_scores import VoGScores
+
+pytest.importorskip("torchvision")
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "example-scripts.md"
+TASK_OF_SCRIPT = {
+    "ner": "token_classification",
+    "qa": "question_answering",
+    "swag": "multiple_choice",
+    "segmentation": "semantic_segmentation",
+    "clm": "causal_language_model",
+    "mlm": "token_prediction",
+    "mae": "pixel_reconstruction",
+    "clip": "pair_similarity",
+    "ctc": "speech_recognition",
+    "nlp_loop": "single_label_classification",
+    "cv_loop": "single_label_classification",
+}
+_numbers = count()
+
+
+def run(monkeypatch, tmp_path, name):
+    """What the ``main`` of a script returns, called with its command line."""
+    data = tmp_path / "data"
+    data.mkdir()
+    file = DATA[name](data)
+    options = {
+        "nlp_loop": ["--train_file", file, "--model_name_or_path", data / "model"],
+        "cv_loop": ["--data_dir", file, "--model_name", "test_resnet"],
+    }.get(name)
+    if options is None:
+        options = ["--train_file", file, "--model_name_or_path", data / "model", "--num_train_epochs", 3]
+        options += ["--per_device_train_batch_size", 4, "--use_cpu", "--report_to", "none", "--disable_tqdm", "True"]
+        options += ["--remove_unused_columns", "False"] * (name in ("segmentation", "mae", "clip"))
+        options += ["--dataloader_pin_memory", "False"]
+    path = SCRIPTS / f"{name}_script.py"
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, options), "--output_dir", str(tmp_path / "out")])
+    module_name = f"task_script_{next(_numbers)}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, module_name, module)
+    spec.loader.exec_module(module)
+    return module.main()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASK_OF_SCRIPT)
+def test_a_script_scores_its_rows(monkeypatch, tmp_path, name):
+    """Every row of the training has its score, of the task that the page names."""
+    if name == "cv_loop":
+        pytest.importorskip("timm")
+    made = run(monkeypatch, tmp_path, name)
+    if not isinstance(made, VoGScores):
+        (callback,) = [found for found in made.callback_handler.callbacks if isinstance(found, VoGCallback)]
+        made = callback.scores
+    assert made.manifest["task"] == TASK_OF_SCRIPT[name]
+    assert len(made) == (N_TRAIN if name.endswith("loop") else N_ROWS)
+    assert np.isfinite(made.column("vog")).all()
+    assert np.ptp(made.column("vog")) > 0
+    assert (made.units is None) == (TASKS[made.manifest["task"]].unit is None)
+
+
+def rows_of_page():
+    """Published script, the lines to add, and what one gets, of each line of the table."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_page_names_the_lines_of_every_script():
+    """Each script of the table is here, with at most three lines more, which are those of the table."""
+    named = set()
+    for published, added, result in rows_of_page():
+        name, path = re.fullmatch(r"\[`(.*?)`\]\(https://[^)]*/\1\) \(\[here\]\((.*?)\)\)", published).groups()
+        source = (PAGE.parent / path).read_text(encoding="utf-8")
+        assert name in source.split('"""')[1]
+        lines = re.findall(r"`([^`]+)`", added)
+        assert all(line in source for line in lines), (name, lines)
+        imports = [line for line in source.splitlines() if line.startswith("from vog_hf")]
+        assert 2 <= len(lines) + len(imports) <= 3, name
+        assert result
+        named.add(Path(path).name)
+    assert named == {path.name for path in SCRIPTS.glob("*_script.py")}
