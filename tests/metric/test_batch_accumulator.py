@@ -19,7 +19,9 @@ from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.definition import squared_norm
 from vog_hf.metric.heat_maps import pooled_maps
 from vog_hf.metric.moments import GradientMoments
+from vog_hf.metric.row_units import UnitAccumulator
 from vog_hf.metric.training_dynamics import classification_observation
+from vog_hf.metric.unit_kinds import END, SIDE
 from vog_hf.metric.windows import Windows
 
 N = 53
@@ -29,6 +31,19 @@ CLASSES = 4
 def drawn(*shape, seed=0):
     """Random values in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_only_units_along_the_input_have_vog():
+    """Two ends of an answer are not the two tokens of a short row; two sides are two texts without padding."""
+    label, deviation = torch.zeros(3, 2, dtype=torch.int64), drawn(3, 2, 4, 5).abs()
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool().expand(3, 2, 4)
+    ends, sides = UnitAccumulator(END), UnitAccumulator(SIDE)
+    for units in (ends, sides):
+        units.update({"label": label, "loss": drawn(3, 2)})
+    assert set(ends.columns({"vog": deviation[:, :, 0]}, None)) == {"is_unit", "label_end", "position_end", "loss_end"}
+    found = sides.columns({"vog": deviation}, mask)["vog_side"]
+    torch.testing.assert_close(found[:, 0], deviation[:, 0, :2].flatten(1).mean(1))
+    torch.testing.assert_close(found[:, 1], deviation[:, 1].flatten(1).mean(1))
 
 
 def accumulated(gradients, logits, labels, *, planned=None, mask=None, channel_axis=None, heat_maps=True):
