@@ -17,6 +17,7 @@ from vog_hf.errors import ConfigError
 from vog_hf.gradients.tasks import TASKS
 from vog_hf.metric.unit_kinds import UNIT_COLUMNS
 from vog_hf.metric.vocabulary import COLUMNS, LEARNING_PATTERN
+from vog_hf.scores.unit_columns import BOXES
 
 FEW = 5
 VOG = {"vog", "vog_early", "vog_late", "vog_percentile", "gradient_magnitude"}
@@ -60,7 +61,7 @@ UNITS_OF = {
     "semantic_segmentation": ("class", {"label", *OF_LABELS}),
     "object_detection": (
         "object",
-        {*OF_LABELS, "label", "position", "iou", "forgetting", "prediction", "prediction_probability"},
+        {*OF_LABELS, "label", "position", "iou", "forgetting", "prediction", "prediction_probability", *BOXES},
     ),
     "reward_modeling": ("side", {"position", "vog", "reward"}),
     "preference_optimization": ("side", {"position", "vog", "loss", "logp"}),

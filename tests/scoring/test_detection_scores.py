@@ -60,7 +60,17 @@ def expected_units(name):
         "forgetting_object": [2 if not any(seen) else int(seen == [True, False]) for seen in correct],
         "prediction_object": [over_time[-1]["prediction"] for over_time in objects],
         "prediction_probability_object": [float(over_time[-1]["highest"]) for over_time in objects],
+        **rectangles("", [box for row in case.rows() for box in row["labels"]["boxes"].double()]),
+        **rectangles("predicted_", [over_time[-1]["predicted"] for over_time in objects]),
     }
+
+
+def rectangles(prefix, boxes, extent=(1.0, 1.0)):
+    """Columns of boxes, as shares of the part of the image that is not padding."""
+    x, y, width, height = np.array([box.tolist() for box in boxes]).T
+    sides = {"left": (x - width / 2) / extent[0], "top": (y - height / 2) / extent[1]}
+    sides |= {"width": width / extent[0], "height": height / extent[1]}
+    return {f"{prefix}{name}_object": values for name, values in sides.items()}
 
 
 @pytest.mark.parametrize("name", marked(["detr", *OTHERS]))
@@ -119,6 +129,9 @@ def test_padding_under_a_pixel_mask_does_not_count():
     )
     scores = scored("detr", 7, rows, target="logit")
     assert_allclose(scores.column("vog"), case.expected_vog(states("detr"))["logit"], rtol=1e-6)
+    of_row = rectangles("", rows[3]["labels"]["boxes"].double(), extent=((SIDE - 7) / SIDE, (SIDE - 4) / SIDE))
+    for name, values in of_row.items():
+        assert_allclose(scores.units.of_row(name, 3), values, rtol=1e-6)
 
 
 def test_a_row_without_objects_is_named_or_skipped():

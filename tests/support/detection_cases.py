@@ -162,7 +162,8 @@ class Family:
             prediction = int(p.argmax())
             found.append(
                 {"logit": z[k], "probability": p[k], "loss": of_box - p[k].log(), "iou": iou, "of_box": of_box,
-                 "correct": prediction == k, "prediction": prediction, "highest": p.max(), "query": query, "class": k}
+                 "correct": prediction == k, "prediction": prediction, "highest": p.max(), "query": query, "class": k,
+                 "predicted": predicted}
             )  # fmt: skip
         return found
 

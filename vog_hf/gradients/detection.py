@@ -11,6 +11,7 @@ from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.gradients.detection_losses import DetectionLoss
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
 from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.metric.row_units import GIVEN_BOX, PREDICTED_BOX
 from vog_hf.metric.unit_kinds import LABEL, OBJECT
 from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
 
@@ -142,6 +143,8 @@ class ObjectDetection(Task):
             "iou": iou,
             "prediction": prediction,
             PREDICTION_PROBABILITY: probability,
+            GIVEN_BOX: given,
+            PREDICTED_BOX: predicted,
         }
 
     def _at_label(self, logits: Tensor, labels: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,12 @@ from torch import Tensor
 from vog_hf.errors import ConfigError
 from vog_hf.metric.definition import mean_over_elements
 from vog_hf.metric.training_dynamics import TrainingDynamics
-from vog_hf.metric.unit_kinds import LABEL, POSITION, UnitKind, unit_column
+from vog_hf.metric.unit_kinds import BOX_COLUMNS, LABEL, POSITION, PREDICTED, UnitKind, unit_column
 
 UNIT = "unit/"  # begins the names of what is observed of units, among what is observed of rows
 NO_UNIT = -100  # the label of a place that is not a unit
 IS_UNIT = "is_unit"
+GIVEN_BOX, PREDICTED_BOX = "given_box", "predicted_box"  # of objects, [batch, places, 4]: center, width and height
 
 Array = npt.NDArray[Any]
 
@@ -123,7 +124,10 @@ class UnitAccumulator:
         self._dynamics = TrainingDynamics()
 
     def update(self, observation: Mapping[str, Tensor]) -> None:
-        """Add one snapshot: `vog_hf.metric.training_dynamics.classification_observation` of each place, its label."""
+        """Add one snapshot: `vog_hf.metric.training_dynamics.classification_observation` of each place, its label.
+
+        Of objects also the given and the predicted box, which are kept of the last snapshot.
+        """
         self.label = observation[LABEL]
         self._dynamics.update({name: values for name, values in observation.items() if name != LABEL})
 
@@ -150,6 +154,10 @@ class UnitAccumulator:
         known = {LABEL: self.label, POSITION: counts.long().cumsum(1) - 1}
         described = {name: known[name] for name in self._kind.described_by}
         columns = described | self._vog(self.label, deviations, mask) | self._dynamics.columns()
+        if GIVEN_BOX in self._dynamics.last:
+            columns |= _sides(self._dynamics.last[GIVEN_BOX], mask)
+            predicted = _sides(self._dynamics.last[PREDICTED_BOX], mask)
+            columns |= {PREDICTED + name: values for name, values in predicted.items()}
         named = {unit_column(name, self._kind.name): values for name, values in columns.items()}
         return {IS_UNIT: (self.label != NO_UNIT).long(), **named}
 
@@ -161,6 +169,15 @@ class UnitAccumulator:
             for name, values in deviations.items()
             if self._kind.along_input and values.dim() > 2 and values.shape[:2] == label.shape
         }
+
+
+def _sides(box: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """The sides of boxes as shares of the picture, which is in the upper left corner of the padded input."""
+    if mask is not None and mask.dim() == 3:
+        extent = torch.stack([mask.any(axis).float().mean(-1) for axis in (1, 2)], dim=-1)
+        box = box / torch.cat([extent, extent], dim=-1).unsqueeze(1).to(box.dtype)
+    center, size = box[..., :2], box[..., 2:]
+    return dict(zip(BOX_COLUMNS, torch.cat([center - size / 2, size], dim=-1).unbind(-1), strict=True))
 
 
 def ragged_units(dense: Mapping[str, Tensor]) -> RowUnits:

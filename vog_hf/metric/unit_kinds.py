@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from vog_hf.metric.column import Column
 
 LABEL, POSITION, PREDICTION = "label", "position", "prediction"  # of units, and no scores
+BOX_COLUMNS = ("left", "top", "width", "height")  # of objects, as shares of the picture without its padding
+PREDICTED = "predicted_"  # begins those of the box that the model predicts at the last snapshot
 
 
 @dataclass(frozen=True)

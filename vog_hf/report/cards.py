@@ -118,7 +118,7 @@ class CardMaker:
             ident=view.id,
             file=view.file,
             sound=None if (sound := view.sound) is None else sound.uri,
-            picture=None if view.picture is None else _webp(view.picture, lossless=_is_small(view)),
+            picture=None if (picture := view.boxed_picture) is None else _webp(picture, lossless=_is_small(view)),
             pixelated=_is_small(view),
             ratio=width / height,
             alt=f"Picture of row {view.row}" + (f", label {label}" if label is not None else ""),

@@ -212,6 +212,11 @@ class Section:
         return kinds | {"words" for card in cards if card.words is not None}
 
     @property
+    def boxes_note(self) -> str:
+        """Text about the boxes in pictures; "" without boxes."""
+        return wording.boxes_note(self.scores).strip()
+
+    @property
     def heat_note(self) -> str | None:
         """Explanation of the heat maps in the forms that they have here; None without heat maps."""
         return wording.heat_note(self.scores, self.heat_kinds) if self.heat_kinds else None

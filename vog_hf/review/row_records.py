@@ -119,7 +119,7 @@ class RowRecords:
             row=row,
             ident=None if view.id is None else printable(view.id),
             file=None if view.file is None else printable(view.file),
-            picture=_webp(view.picture),
+            picture=_webp(view.boxed_picture),
             heat=_webp(view.heat_picture) if view.words is None else None,
             is_plane=view.picture is None and view.heat_map is not None and view.heat_map.ndim == 2,
             words=None if view.words is None else words_markup(beginning(view.words, MAX_TEXT)),
@@ -137,7 +137,7 @@ class RowRecords:
         view = self._small_views.view(row)
         return SmallRecord(
             row=row,
-            picture=_webp(view.picture),
+            picture=_webp(view.boxed_picture),
             text=_beginning(view.text, SMALL_TEXT),
             has_sound=self._views.have_sounds,
             label=_class(view.label),

@@ -6,7 +6,7 @@ from typing import Any
 
 from vog_hf.metric.vocabulary import COLUMNS, target_of_column
 from vog_hf.scores.manifest import Manifest
-from vog_hf.scores.unit_columns import coloring_column, unit_column_names
+from vog_hf.scores.unit_columns import coloring_column, has_boxes, unit_column_names
 from vog_hf.scores.vog_scores import VoGScores
 
 DIGEST = 16  # characters shown of a digest
@@ -144,7 +144,8 @@ def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
         else "a strip runs along the input from its start, in equal parts",
     }
     explained = "; ".join(form for kind, form in forms.items() if kind in kinds)
-    return f"{heat_subject(scores)}: {explained}. Colors compare places within one row, not between rows."
+    compared = "Colors compare places within one row, not between rows."
+    return f"{heat_subject(scores)}: {explained}. {compared}{boxes_note(scores)}"
 
 
 def heat_subject(scores: VoGScores) -> str:
@@ -153,6 +154,16 @@ def heat_subject(scores: VoGScores) -> str:
         return "Where the mean loss over the mask was highest"
     target = first_target(scores)
     return f"Where the {f'gradient of the {target}' if target else 'gradient'} changed most between snapshots"
+
+
+def boxes_note(scores: VoGScores) -> str:
+    """What the boxes in pictures are, after a space; "" without boxes."""
+    if not has_boxes(scores):
+        return ""
+    return (
+        " Green boxes are the given ones, orange ones those that the model matches to them at the last snapshot, the "
+        "class above or below."
+    )
 
 
 def _model(model: Mapping[str, object]) -> str:

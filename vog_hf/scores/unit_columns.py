@@ -9,12 +9,24 @@ from datasets import ClassLabel, Dataset, List, Value
 
 from vog_hf.errors import DataError
 from vog_hf.metric.row_units import RowUnits
-from vog_hf.metric.unit_kinds import LABEL, POSITION, PREDICTION, TOKEN, UNIT_KINDS, UnitKind
+from vog_hf.metric.unit_kinds import (
+    BOX_COLUMNS,
+    LABEL,
+    OBJECT,
+    POSITION,
+    PREDICTED,
+    PREDICTION,
+    TOKEN,
+    UNIT_KINDS,
+    UnitKind,
+)
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.unit_table import lists_of, parts_of_lists, units_of_lists
 from vog_hf.scores.vog_scores import VoGScores
 
-NOT_SCORES = (LABEL, POSITION)  # mostly, the dataset has the labels, and places are those of the model's tokens
+BOXES = (*BOX_COLUMNS, *(PREDICTED + side for side in BOX_COLUMNS))
+# Mostly, the dataset has the labels and the boxes, and places are those of the model's tokens.
+NOT_SCORES = (LABEL, POSITION, *BOXES)
 
 
 def unit_kind(scores: VoGScores) -> UnitKind | None:
@@ -50,6 +62,19 @@ def coloring_column(scores: VoGScores) -> str | None:
     if scores.units is None or unit_kind(scores) is not TOKEN:
         return None
     return next((name for name in ("loss_token", "vog_token") if name in scores.units.columns), None)
+
+
+def has_boxes(scores: VoGScores) -> bool:
+    """Return whether rows have objects with boxes to be drawn, which scores from a dataset's columns do not have.
+
+    Example:
+        >>> has_boxes(VoGScores({"vog": np.ones(2)}, {}))
+        False
+    """
+    units = scores.units
+    return (
+        units is not None and unit_kind(scores) is OBJECT and {units.named(name) for name in BOXES} <= {*units.columns}
+    )
 
 
 def class_of_unit(names: Sequence[str], label: int) -> str:

@@ -12,13 +12,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from vog_hf.scores.audio import Sound
+from vog_hf.scores.pictures.boxes import Box, with_boxes
 
 NO_CLASS = 255  # of masks in 8 bits
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, each of one type: number, text, picture, `MaskedPicture`, `Sound`, `Page`, or None."""
+    """Columns of equal length, each of one type: number, text, picture, `Sound`, `Page`, or None.
+
+    A picture may be a `MaskedPicture` or a `BoxedPicture`.
+    """
 
     columns: Mapping[str, Sequence[Any]]
     caption: str = ""
@@ -57,6 +61,20 @@ class MaskedPicture:
     def _of_pixels(self, mask: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         known = np.where((mask < 0) | (mask > NO_CLASS), NO_CLASS, mask).astype(np.uint8)
         return np.asarray(Image.fromarray(known).resize(self.image.size, Image.Resampling.NEAREST))
+
+
+@dataclass(frozen=True)
+class BoxedPicture:
+    """A picture with the boxes of its objects, which a tracker may draw itself, and the names of all classes."""
+
+    image: Image.Image
+    boxes: Sequence[Box]
+    classes: Mapping[int, str]
+
+    @property
+    def drawn(self) -> Image.Image:
+        """The picture with its boxes in it."""
+        return with_boxes(self.image, self.boxes)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from vog_hf.evaluation import RANKING_COLUMNS, HardTail, RecommendedRanking, loss_spikes, recommended_ranking
 from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
 from vog_hf.runtime.files import format_bytes
-from vog_hf.scores.descriptions import heat_note
+from vog_hf.scores.descriptions import boxes_note, heat_note
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.pictures import RowView, RowViews
 from vog_hf.scores.pictures.words import WORDS_STYLE, Word, beginning, words_markup
@@ -19,7 +19,7 @@ from vog_hf.scores.pictures.worst_units import worst_units
 from vog_hf.scores.ranking import has_classes, most_extreme, ranking_column, row_values
 from vog_hf.scores.unit_columns import coloring_column, unit_kind
 from vog_hf.scores.vog_scores import VoGScores
-from vog_hf.tracking.media import MaskedPicture, Page, Table
+from vog_hf.tracking.media import BoxedPicture, MaskedPicture, Page, Table
 
 ROWS_PER_CLASS = 5
 ROWS_PER_SPIKE = 5
@@ -193,6 +193,8 @@ def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Ta
     elif "heat_map" in columns:
         what = "the gradient changed most between snapshots" if scores.pixels is None else "the loss was highest"
         caption += f" Heat maps: where {what}, within each row by itself."
+    if any(view.boxes for view in of_rows):
+        caption += boxes_note(scores)
     if any(view.text is not None and len(view.text) > MAX_TEXT for view in of_rows):
         caption += f" Texts end after {MAX_TEXT:,} characters."
     if "sound" in columns and views.n_unplayed:
@@ -213,12 +215,14 @@ def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
     return shown | ({"heat_map": heat} if any(value is not None for value in heat) else {})
 
 
-def _picture(view: RowView) -> Image.Image | MaskedPicture | None:
-    """The row's picture, with the given and the predicted mask over it where the row has them."""
-    if view.picture is None or not view.masks:
-        return view.picture
-    names = [str(name) for name in view.scores.facts.unit_class_names]
-    return MaskedPicture(view.picture, view.masks, dict(enumerate(names)))
+def _picture(view: RowView) -> Image.Image | MaskedPicture | BoxedPicture | None:
+    """The row's picture, with the given and the predicted mask or boxes over it where the row has them."""
+    names = {number: str(name) for number, name in enumerate(view.scores.facts.unit_class_names)}
+    if view.picture is not None and view.masks:
+        return MaskedPicture(view.picture, view.masks, names)
+    if view.picture is not None and view.boxes:
+        return BoxedPicture(view.picture, view.boxes, names | {box.label: box.name for box in view.boxes})
+    return view.picture
 
 
 def _heat(views: Sequence[RowView]) -> list[Any]:

@@ -14,7 +14,17 @@ from vog_hf.errors import ConfigError
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
-from vog_hf.tracking.media import BarChart, Histogram, LineChart, MaskedPicture, Page, Picture, Table, audio
+from vog_hf.tracking.media import (
+    BarChart,
+    BoxedPicture,
+    Histogram,
+    LineChart,
+    MaskedPicture,
+    Page,
+    Picture,
+    Table,
+    audio,
+)
 
 HOW_TO_START = (
     "set report_to='trackio' in TrainingArguments, or call trackio.init(project=...) before "
@@ -155,4 +165,5 @@ def _cell(value: object) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return float(f"{value:.{DIGITS}g}")
     value = value.image if isinstance(value, MaskedPicture) else value
+    value = value.drawn if isinstance(value, BoxedPicture) else value
     return _trackio().Image(value) if isinstance(value, Image.Image) else value

@@ -12,9 +12,21 @@ import pandas as pd
 from PIL import Image
 
 from vog_hf.scores.audio import Sound
+from vog_hf.scores.pictures.boxes import KINDS
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.artifacts import artifact_files, artifact_metadata, artifact_name
-from vog_hf.tracking.media import NO_CLASS, BarChart, Histogram, LineChart, MaskedPicture, Page, Picture, Table, audio
+from vog_hf.tracking.media import (
+    NO_CLASS,
+    BarChart,
+    BoxedPicture,
+    Histogram,
+    LineChart,
+    MaskedPicture,
+    Page,
+    Picture,
+    Table,
+    audio,
+)
 
 if TYPE_CHECKING:
     import wandb
@@ -135,6 +147,8 @@ def _cell(value: object) -> Any:
         return page(value.html)
     if isinstance(value, MaskedPicture):
         return _with_masks(value)
+    if isinstance(value, BoxedPicture):
+        return wandb.Image(value.image, boxes={kind: _overlay(value, kind) for kind in KINDS})
     return wandb.Image(value) if isinstance(value, Image.Image) else value
 
 
@@ -151,3 +165,22 @@ def _with_masks(value: MaskedPicture) -> Any:
         masks={name: {"mask_data": mask, "class_labels": names} for name, mask in masks.items()},
         classes=[{"id": number, "name": name} for number, name in names.items()],
     )
+
+
+def _overlay(picture: BoxedPicture, kind: str) -> dict[str, Any]:
+    """The boxes of a kind in W&B's own format: its page shows and hides them by class."""
+    data = [
+        {
+            "position": {
+                "minX": box.left,
+                "minY": box.top,
+                "maxX": box.left + box.width,
+                "maxY": box.top + box.height,
+            },
+            "class_id": box.label,
+            "box_caption": f"{box.name} ({box.note})" if box.note else box.name,
+        }
+        for box in picture.boxes
+        if box.kind == kind
+    ]
+    return {"box_data": data, "class_labels": dict(picture.classes)}

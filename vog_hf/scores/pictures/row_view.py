@@ -12,6 +12,7 @@ from PIL import Image
 from vog_hf.metric.pixel_maps import GIVEN_MAP, LOSS_MAP, PREDICTED_MAP, map_of_row
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.label_lists import LabelLists
+from vog_hf.scores.pictures.boxes import Box, row_boxes, with_boxes
 from vog_hf.scores.pictures.heat_maps import THUMBNAIL, finite_heat, heat_by_itself, overlay, thumbnail
 from vog_hf.scores.pictures.row_content import ShownRows
 from vog_hf.scores.pictures.unit_lines import UnitLine, unit_lines
@@ -75,6 +76,16 @@ class RowView:
         """A column's value as a reader wants it (see `row_values`); None without a value or without the column."""
         names = self.scores.column_names + self.scores.text_column_names
         return row_values(self.scores, column, [self.row])[0] if column in names else None
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """The objects of this row, given and predicted; none where rows have no objects."""
+        return [] if self.picture is None else row_boxes(self.scores, self.row)
+
+    @property
+    def boxed_picture(self) -> Image.Image | None:
+        """Its picture with the boxes of its objects; the picture itself without objects."""
+        return None if self.picture is None else with_boxes(self.picture, self.boxes)
 
     @cached_property
     def heat_map(self) -> npt.NDArray[np.float32] | None:

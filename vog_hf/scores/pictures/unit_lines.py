@@ -1,4 +1,4 @@
-"""The units of a row in words: the ends of its answer, its choices, the classes of its mask, its two sides."""
+"""The units of a row in words: ends of its answer, its choices, classes of its mask, its two sides, its objects."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from vog_hf.metric.row_units import RowUnits
-from vog_hf.metric.unit_kinds import CHOICE, CLASS, END, LABEL, POSITION, PREDICTION, SIDE, UNIT_KINDS
+from vog_hf.metric.unit_kinds import CHOICE, CLASS, END, LABEL, OBJECT, POSITION, PREDICTION, SIDE, UNIT_KINDS
 from vog_hf.scores.formatting import number
 from vog_hf.scores.unit_columns import class_of_unit
 from vog_hf.scores.vog_scores import VoGScores
 
-LISTED = (END, CHOICE, CLASS, SIDE)  # a row has few of these; words show tokens, and pictures show patches
+LISTED = (END, CHOICE, CLASS, SIDE, OBJECT)  # a row has few of these; words show tokens, and pictures show patches
 MAX_LINES = 12
 PLACES = {END: ("start", "end"), SIDE: ("chosen", "rejected")}
-NOTED = {"loss": "loss", "confidence": "confidence", "correctness": "correctness", "logp": "log-probability"}
+NOTED = {
+    "loss": "loss",
+    "iou": "IoU",
+    "confidence": "confidence",
+    "correctness": "correctness",
+    "logp": "log-probability",
+}
 NOTED |= {"reward": "reward", "vog": "VoG"}
 
 
@@ -82,7 +88,8 @@ def _line(scores: VoGScores, units: RowUnits, row: int, at: int) -> UnitLine:
     given, predicted = _marks(scores, units, row, at)
     marks = [mark for mark in (given, predicted) if mark]
     text = f"{unit_name(units, row, at, scores.facts.unit_class_names)}: {', '.join([*marks, *noted])}"
-    differs = _differ(units, row, at) if units.unit == END.name else bool(given) != bool(predicted)
+    is_compared = units.unit in (END.name, OBJECT.name)
+    differs = _differ(units, row, at) if is_compared else bool(given) != bool(predicted)
     return UnitLine(text, is_mismatched=differs)
 
 
@@ -92,11 +99,15 @@ def _marks(scores: VoGScores, units: RowUnits, row: int, at: int) -> tuple[str, 
         both = [scores.column(name)[row] if name in scores.column_names else -1 for name in (LABEL, PREDICTION)]
         place = units.of_row(units.named(POSITION), row)[at]
         return "given" * bool(both[0] == place), "predicted" * bool(both[1] == place)
-    if units.unit != END.name:
+    if units.unit not in (END.name, OBJECT.name):
         return "", ""
-    of_unit = {name: units.named(name) for name in (LABEL, PREDICTION)}
-    places = [f"token {units.of_row(name, row)[at]}" if name in units.columns else "" for name in of_unit.values()]
-    return places[0] and f"given {places[0]}", places[1] and f"predicted {places[1]}"
+    columns = [units.named(name) for name in (LABEL, PREDICTION)]
+    known = [int(units.of_row(name, row)[at]) if name in units.columns else None for name in columns]
+    names = scores.facts.unit_class_names
+    given, predicted = (
+        "" if k is None else f"token {k}" if units.unit == END.name else class_of_unit(names, k) for k in known
+    )
+    return given and f"given {given}", predicted and f"predicted {predicted}"
 
 
 def _differ(units: RowUnits, row: int, at: int) -> bool:
