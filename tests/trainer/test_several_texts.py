@@ -1,6 +1,4 @@
-"""Trainings on several texts per row (preferences, packs): refused, and scored text by text as advised."""
-
-import copy
+"""Trainings on several texts per row (preferences): refused, and scored text by text as advised."""
 
 import models
 import numpy as np
@@ -11,11 +9,9 @@ from limitations_page import code_of_page
 from reference import reference_gradients, reference_vog
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from trainers import WeightsByStep, arguments, tokenizer
+from trainers import WeightsByStep, arguments
 from transformers import (
     BertForSequenceClassification,
-    DataCollatorForSeq2Seq,
-    DataCollatorWithFlattening,
     Trainer,
     default_data_collator,
 )
@@ -93,33 +89,6 @@ def test_texts_are_scored_one_by_one_with_the_checkpoints_of_their_training(name
     expected = reference_vog(reference_gradients(model, states, singles(), "logit", [0] * 12, task="regression"))
     assert np.ptp(expected) > 0
     assert_close(found.column("vog").astype(np.float64), expected, rtol=1e-4, atol=1e-4 * expected.mean())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("collect", ["replay", "live"])
-def test_texts_that_the_training_packs_are_scored_with_a_collator_that_pads(collect, tmp_path):
-    """A padding-free collator is refused with the option that works, and training keeps its own collator."""
-    case, steps = models.llama(), WeightsByStep()
-    rows = [{"input_ids": row["input_ids"].tolist(), "labels": row["input_ids"].tolist()} for row in case.rows]
-    model = copy.deepcopy(case.model)
-    packing = {"data_collator": DataCollatorWithFlattening()}
-    with pytest.raises(
-        DataError, match=r"made 1 examples of 5 rows; .*pads rows instead of packing them \(collate_fn=\)"
-    ):
-        trained(copy.deepcopy(model), rows, tmp_path / "refused", VoGCallback(rows, log=False), steps, **packing)
-    assert not steps.weights
-    pad = DataCollatorForSeq2Seq(tokenizer())
-    vog = VoGCallback(rows, collate_fn=pad, collect=collect, snapshots=[2, 4], log=False)
-    trained(model, rows, tmp_path / "run", vog, steps, **packing)
-    plain, unobserved = copy.deepcopy(case.model), WeightsByStep()
-    trained(plain, rows, tmp_path / "plain", unobserved, **packing)
-    assert_close(steps.weights[4], unobserved.weights[4], rtol=0, atol=0)
-    labels = [row["input_ids"] for row in case.rows]
-    gradients = reference_gradients(
-        case.model, [steps.weights[k] for k in (2, 4)], case.rows, "logit", labels, task="causal_language_model"
-    )
-    expected = reference_vog(gradients)
-    assert_close(vog.scores.column("vog").astype(np.float64), expected, rtol=1e-4, atol=1e-4 * expected.mean())
 
 
 class Masking(torch.utils.data.Dataset):

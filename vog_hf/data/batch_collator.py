@@ -8,7 +8,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from vog_hf.data.flattened_batches import one_example_per_row
 from vog_hf.data.labels import LabelReader, label_tensor
+from vog_hf.data.packed_rows import require_one_document
 from vog_hf.data.rows import AnyDataset
 from vog_hf.errors import CollationError, DataError, require_type
 from vog_hf.gradients.images_beside_texts import images_by_row
@@ -45,6 +47,7 @@ class BatchCollator:
         collate_fn: CollateFunction | None,
         *,
         only_model_columns: bool,
+        trainer_columns: Sequence[str],
         label_names: Sequence[str],
         label_column: str | None,
         batch_size: int,
@@ -55,11 +58,12 @@ class BatchCollator:
         self.label_column = label_column
         self.label_names = label_names
         self.labels = LabelReader(dataset, label_names, label_column)
+        self._label_keys = {*label_names, *filter(None, [label_column])}
         self._model = model
         self._collate_fn = collate_fn
         self._kept = {*forward_parameters(model), *label_names, *(MASK_NAMES if collate_fn is None else ())}
         if collate_fn is not None:
-            self._kept |= set(PREFERENCE_COLUMNS)
+            self._kept |= {*PREFERENCE_COLUMNS, *trainer_columns}
         only_model_columns = only_model_columns or (collate_fn is None and not takes_any_input(model))
         self._only_model_columns = only_model_columns and not is_sentence_model(model)  # collators tokenize any column
 
@@ -81,9 +85,10 @@ class BatchCollator:
             rows = self.labels.with_nulls(rows)
             text = self.labels.text_fault(rows[0])
             column = None if text else self.labels.values(rows)
+            require_one_document(rows)
             missing = {name: self.labels.missing(name, rows) for name in self.label_names}
             rows = [self._model_row(row, missing) for row in rows]
-        batch = self._batch(rows, text)
+        batch = one_example_per_row(rows, self._batch(rows, text), self._label_keys)
         _require_chosen_first(rows, batch)
         return batch, column, text, _keys(rows)
 

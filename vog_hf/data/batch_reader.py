@@ -63,6 +63,7 @@ class BatchReader:
         collate_fn: From a list of rows to a batch. Default: transformers' ``default_data_collator`` for mappings (given
             only the columns that forward or the labels need), torch's ``default_collate`` otherwise.
         only_model_columns: Give ``collate_fn`` only those columns, as Trainer does under ``remove_unused_columns``.
+        trainer_columns: Columns that Trainer left in its dataset, which ``collate_fn`` also gets.
         label_names: Keys under which a batch holds its labels.
         label_column: Column (or batch key) of the labels, over ``label_names``.
         num_workers: Processes that read ahead; 0 = none.
@@ -84,6 +85,7 @@ class BatchReader:
         *,
         collate_fn: CollateFunction | None = None,
         only_model_columns: bool = False,
+        trainer_columns: Sequence[str] = (),
         label_names: Sequence[str] | None = None,
         label_column: str | None = None,
         num_workers: int = 0,
@@ -101,6 +103,7 @@ class BatchReader:
             model,
             collate_fn,
             only_model_columns=only_model_columns,
+            trainer_columns=trainer_columns,
             label_names=self.label_names,
             label_column=label_column,
             batch_size=batch_size,

@@ -19,6 +19,7 @@ from vog_hf.data.arrow_columns import list_lengths
 from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
+from vog_hf.data.packed_rows import require_one_document_per_row
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
@@ -203,6 +204,7 @@ class VoGScorer:
             ConfigError: ``id_column`` for a dataset that is not a stream.
             DataError: Rows, labels or a collator that cannot be used.
         """
+        require_one_document_per_row(dataset)
         if is_stream(dataset):
             dataset = StreamRows(dataset, id_column=id_column)
             dataset.head(self._dry_run_rows)

@@ -110,7 +110,7 @@ class CollectedTraining:
         if n_examples != n_rows:
             raise ConfigError(
                 f"collect='training' needs one example per row, and the collator makes {n_examples} examples of "
-                f"{n_rows} rows; pad rows instead of packing or splitting them, or {INSTEAD} with rows that are not"
+                f"{n_rows} rows; pad rows instead of packing or splitting them, or {INSTEAD}"
             )
 
     def begin(self, state: TrainerState, model: nn.Module) -> None:  # noqa: ARG002 (as `TrainingRun`)

@@ -63,6 +63,16 @@ class TrainingOptions:
         """The folder of snapshots, moments, visits and scores."""
         return RunFolder(self.output_dir or Path(args.output_dir or "") / FOLDER_NAME)
 
+    def collating(self, args: TrainingArguments, train_dataloader: object) -> dict[str, Any]:
+        """Options of a `BatchReader`: the callback's collator, else the trainer's, with the columns that it gets."""
+        if self.collate_fn is not None:
+            return {"collate_fn": self.collate_fn}
+        return {
+            "collate_fn": getattr(train_dataloader, "collate_fn", None),
+            "only_model_columns": args.remove_unused_columns,
+            "trainer_columns": getattr(getattr(train_dataloader, "dataset", None), "column_names", None) or (),
+        }
+
 
 def require_max_cost(max_cost: float | None, collect: str) -> float | None:
     """Raise ConfigError for a share of the training's time that is out of range, or cannot be kept."""

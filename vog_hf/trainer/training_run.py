@@ -86,7 +86,7 @@ class TrainingRun:
         self.datasets = splits_of(options.dataset)
         if options.dataset is None:
             self.datasets = {ONLY_SPLIT: training_rows(train_dataloader)}
-        self._trainers_collator = getattr(train_dataloader, "collate_fn", None)
+        self._collating = options.collating(args, train_dataloader)
         if self._is_sharded and options.is_live:
             raise ConfigError(
                 "collect='live' scores with the model that trains, and it is sharded (FSDP or ZeRO-3); use "
@@ -146,9 +146,8 @@ class TrainingRun:
         readers = {
             split: scorer.reader(
                 dataset,
-                collate_fn=options.collate_fn or self._trainers_collator,
-                only_model_columns=options.collate_fn is None and args.remove_unused_columns,
                 label_names=args.label_names,
+                **self._collating,
                 id_column=options.id_column,
             )
             for split, dataset in self.datasets.items()
