@@ -364,7 +364,7 @@ def test_images_go_with_their_captions(capfd, tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "kind", "advice"),
     [
-        ("DetrForObjectDetection", "detr", "use VoGScorer(model, config=VoGConfig(target=a callable)), from Python"),
+        ("DetrForObjectDetection", "detr", "with a collator that calls the model's processor"),
         ("LlavaForConditionalGeneration", "llava", "with a collator that calls the model's processor"),
         ("BertForPreTraining", "bert", "use the same checkpoint with a head of this list, or VoGScorer"),
         ("Wav2Vec2ForPreTraining", "wav2vec2", "use the same checkpoint with a head of this list, or VoGScorer"),

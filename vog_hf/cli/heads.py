@@ -27,9 +27,10 @@ HEADS: dict[str, type[Preparation]] = {  # by a part of the name of a model or o
     "MarianMTModel": Summaries,
 }
 CALLABLE = "VoGScorer(model, config=VoGConfig(target=a callable)), from Python"
+WITH_PROCESSOR = "VoGScorer(model), from Python, with a collator that calls the model's processor"
 INSTEAD = {  # by a part of the name, for models without such a transform
-    "ForConditionalGeneration": "VoGScorer(model), from Python, with a collator that calls the model's processor",
-    "ForObjectDetection": CALLABLE,
+    "ForConditionalGeneration": WITH_PROCESSOR,
+    "ForObjectDetection": WITH_PROCESSOR,
     "ForPreTraining": f"the same checkpoint with a head of this list, or {CALLABLE}",
     "ForDepthEstimation": CALLABLE,
     "ForInstanceSegmentation": CALLABLE,
