@@ -10,7 +10,9 @@ import tagged_texts
 import torch
 import trainers
 from cli_checkpoints import assert_scores, refused, saved, scored
-from datasets import Dataset, Features, Image, Value, load_from_disk
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_from_disk
+from detection_cases import SIDE as DETECTED
+from detection_cases import collate_images, yolos
 from numpy.testing import assert_allclose
 from task_cases import collate_choices
 from transformers import (
@@ -23,13 +25,15 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
+    YolosImageProcessor,
 )
 from unlabeled_cases import SIDE, answerer, autoencoder, clip, masked_image_model
 
 from vog_hf.cli.image_heads import MaskedImages
+from vog_hf.cli.object_heads import Objects
 from vog_hf.cli.word_heads import TaggedWords
 from vog_hf.data import SeededPerRow
-from vog_hf.errors import ModelError
+from vog_hf.errors import DataError, ModelError
 
 END, START = 3, 9  # tokens of `language`: of the end of a text, and of the beginning of an answer
 TEMPLATE = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}{% if add_generation_prompt %}w9{% endif %}"
@@ -358,13 +362,50 @@ def test_images_go_with_their_captions(capfd, tmp_path):
     assert "a dual encoder takes two columns, image and text, got image; name both with --input-column" in message
 
 
+def test_objects_go_through_the_processor_with_their_image(capfd, tmp_path):
+    """Boxes in pixels, and categories by their names; images of several sizes are refused."""
+    model = yolos()
+    model.config.id2label, model.config.label2id = {0: "a", 1: "b", 2: "c"}, {"a": 0, "b": 1, "c": 2}
+    size = {"height": DETECTED, "width": DETECTED}
+    processor = YolosImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_pad=False)
+    states = saved(tmp_path, model, processor)
+    values = np.random.default_rng(0).integers(0, 256, (4, DETECTED, DETECTED, 3), dtype=np.uint8)
+    boxes = [[[0.0, 0.0, 8.0, 4.0], [4.0, 4.0, 8.0, 8.0]], [[2.0, 2.0, 4.0, 4.0]], [[0.0, 8.0, 16.0, 8.0]]]
+    boxes.append([[1.0, 1.0, 2.0, 2.0]])
+    classes = [[0, 2], [1], [2], [0]]
+    columns = {
+        "image": [PIL.Image.fromarray(value) for value in values],
+        "objects": [
+            {"bbox": of_row, "category": [2 - number for number in numbers]}
+            for of_row, numbers in zip(boxes, classes, strict=True)
+        ],
+    }
+    lists = {"bbox": List(List(Value("float32"))), "category": List(ClassLabel(names=["c", "b", "a"]))}
+    features = Features({"image": Image(), "objects": lists})
+    Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "data"))
+    pixels = ((values / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32)
+    own = []
+    for image, of_row, numbers in zip(pixels, boxes, classes, strict=True):
+        corners = torch.tensor(of_row) / DETECTED
+        shares = torch.cat([corners[:, :2] + corners[:, 2:] / 2, corners[:, 2:]], dim=1)
+        labels = {"class_labels": torch.tensor(numbers), "boxes": shares}
+        own.append({"pixel_values": torch.from_numpy(image), "labels": labels})
+    got = scored(capfd, tmp_path, "--batch-size", "3")
+    wanted = assert_scores(got, model, states, own, collate_fn=collate_images)
+    assert_allclose(got.units.column("loss_object"), wanted.units.column("loss_object"), rtol=1e-5)
+    message = refused(capfd, tmp_path, tmp_path / "data", "--label-column", "image")
+    assert "detection needs a column with lists bbox (left, top, width, height, in pixels) and category" in message
+    preparation = Objects(processor, "image", ("image",), "objects")
+    with pytest.raises(DataError, match=r"gives images of several sizes .* set size to a height and a width"):
+        preparation.collate([{"pixel_values": torch.zeros(3, n, n), "labels": {}} for n in (4, 8)])
+
+
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("architecture", "kind", "advice"),
     [
-        ("DetrForObjectDetection", "detr", "with a collator that calls the model's processor"),
         ("LlavaForConditionalGeneration", "llava", "with a collator that calls the model's processor"),
         ("BertForPreTraining", "bert", "use the same checkpoint with a head of this list, or VoGScorer"),
         ("Wav2Vec2ForPreTraining", "wav2vec2", "use the same checkpoint with a head of this list, or VoGScorer"),

@@ -107,7 +107,12 @@ def test_faults_are_planted_as_their_records_say(name):
     """The same seed gives the same rows, another one others; a batch of rows passes the model with a loss."""
     task, again, other = (PLANTED_TASKS[name](seed) for seed in (0, 0, 1))
     assert task.rows.to_dict() == again.rows.to_dict() != other.rows.to_dict()
-    n_places = sum(map(len, task.rows["ner_tags"])) if task.of_units else len(task.rows)
+    if name == "ner":
+        n_places = sum(map(len, task.rows["ner_tags"]))
+    elif name == "detection":
+        n_places = sum(len(objects["category"]) for objects in task.rows["objects"])
+    else:
+        n_places = len(task.rows)
     assert len(task.is_faulty) == n_places
     assert 0.05 < task.is_faulty.mean() < 0.15
     rows = [task.rows.with_transform(task.transform)[i] for i in range(3)]

@@ -3,8 +3,9 @@
 `app` is the application, `output` prints results and errors, `terminal` handles encodings; `sources` opens datasets by
 name, `scored_sources` scores and `models` models. `preparing` makes a transform of a model's processor, which `heads`
 finds in its table: `model_inputs` of a classifier, `head_inputs` of answers, masks and transcripts, `word_heads` of
-tags and choices, `text_heads` of language models, `image_heads` of images without labels (`columns` finds inputs and
-labels, `token_limits` is about texts); `scoring` does the work of `score`. A new head is a class and a line there.
+tags and choices, `text_heads` of language models, `object_heads` of boxes, `image_heads` of images without labels
+(`columns` finds inputs and labels, `token_limits` is about texts); `scoring` does the work of `score`. A new head is a
+class and a line there.
 To add a command, write a module with a function decorated with `vog_hf.cli.app.command` and import it below; commands
 are listed in the order of their imports.
 """

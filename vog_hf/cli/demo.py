@@ -16,6 +16,7 @@ class Demo(StrEnum):
     DIGITS = "digits"
     NER = "ner"
     SEGMENTATION = "segmentation"
+    DETECTION = "detection"
     QA = "qa"
 
 
@@ -28,7 +29,9 @@ def demo(
     seed: Annotated[int, typer.Option(metavar="INTEGER", help="Seed of data and training.")] = 0,
     task: Annotated[
         Demo,
-        typer.Option(metavar="digits|ner|segmentation|qa", help="What is trained; all but digits have planted faults."),
+        typer.Option(
+            metavar="digits|ner|segmentation|detection|qa", help="What is trained; all but digits have planted faults."
+        ),
     ] = Demo.DIGITS,
 ) -> None:
     """Train a small model on data made on the spot and score every row.

@@ -6,6 +6,7 @@ from vog_hf.cli.head_inputs import Answers, Masks, SpokenTexts, Transcripts
 from vog_hf.cli.image_heads import Captions, MaskedImages, Reconstructions
 from vog_hf.cli.model_inputs import Preparation
 from vog_hf.cli.models import Architecture
+from vog_hf.cli.object_heads import Objects
 from vog_hf.cli.text_heads import Completions, MaskedTexts, Summaries
 from vog_hf.cli.word_heads import Choices, TaggedWords
 from vog_hf.errors import ModelError
@@ -17,6 +18,7 @@ HEADS: dict[str, type[Preparation]] = {  # by a part of the name of a model or o
     "AudioClassification": Preparation,
     "ForQuestionAnswering": Answers,
     "ForSemanticSegmentation": Masks,
+    "ForObjectDetection": Objects,
     "ForCTC": Transcripts,
     "ForTokenClassification": TaggedWords,
     "ForMultipleChoice": Choices,
@@ -30,7 +32,6 @@ CALLABLE = "VoGScorer(model, config=VoGConfig(target=a callable)), from Python"
 WITH_PROCESSOR = "VoGScorer(model), from Python, with a collator that calls the model's processor"
 INSTEAD = {  # by a part of the name, for models without such a transform
     "ForConditionalGeneration": WITH_PROCESSOR,
-    "ForObjectDetection": WITH_PROCESSOR,
     "ForPreTraining": f"the same checkpoint with a head of this list, or {CALLABLE}",
     "ForDepthEstimation": CALLABLE,
     "ForInstanceSegmentation": CALLABLE,
@@ -54,8 +55,8 @@ def head_of(architecture: Architecture) -> type[Preparation]:
     if head is None or NEEDS_BOXES in parameters or names[0] in OTHER_LANGUAGE_MODELS:
         raise ModelError(
             "vog-hf score takes classification, regression, token classification, multiple choice, question "
-            "answering, language models, summarization, semantic segmentation, masked images, dual encoders of image "
-            f"and text, and speech recognition, and {architecture.name} is a {names[0]}; use {_instead(names)}"
+            "answering, language models, summarization, semantic segmentation, detection, masked images, dual encoders "
+            f"of image and text, and speech recognition, and {architecture.name} is a {names[0]}; use {_instead(names)}"
         )
     return head
 

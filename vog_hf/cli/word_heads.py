@@ -102,10 +102,16 @@ def tag_numbers(dataset: Dataset, column: str, config: Any) -> dict[Any, int] | 
     Raises:
         LabelError: A row with a tag that the model does not have.
     """
-    lists = dataset.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
-    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    lists = dataset.select_columns([column]).with_format("arrow")[:].column(column)
     feature: Any = dataset.features[column]
-    schema = Features({column: feature.feature}).arrow_schema
+    return numbers_in_lists(lists, Features({column: feature.feature}), column, config)
+
+
+def numbers_in_lists(values: pa.ChunkedArray, item: Features, column: str, config: Any) -> dict[Any, int] | None:
+    """As `tag_numbers`, of lists of one feature."""
+    lists = values.combine_chunks()
+    lists = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    schema = item.arrow_schema
     flat = Dataset(pa.table([pc.list_flatten(lists)], schema=schema))
     try:
         return class_numbers(flat, column, config)

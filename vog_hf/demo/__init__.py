@@ -1,7 +1,7 @@
 """The demos of `vog-hf demo`, on data made on the spot. May import every folder but `cli`.
 
 `digits` is the default one. `planted` trains a model of a planted task (`planted_tasks`), whose faults are known, and
-prints which columns find them; `names`, `shapes` and `questions` make the data, the faults and the model of one each.
+prints which columns find them; `names`, `shapes`, `boxes` and `questions` make data, faults and model of one each.
 `offline` keeps a tracked run on this machine.
 """
 

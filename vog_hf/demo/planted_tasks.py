@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from vog_hf.demo.boxes import boxed_objects
 from vog_hf.demo.names import tagged_names
 from vog_hf.demo.planted import PlantedTask
 from vog_hf.demo.questions import answered_questions
@@ -10,5 +11,6 @@ from vog_hf.demo.shapes import masked_shapes
 PLANTED_TASKS: dict[str, Callable[[int], PlantedTask]] = {
     "ner": tagged_names,
     "segmentation": masked_shapes,
+    "detection": boxed_objects,
     "qa": answered_questions,
 }
