@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from measuring import Figure, Options
+from measuring import Figure, Options, Target
 from ways import bare_loop, batches_in_memory, in_lists, one_by_one, score, score_live, train
 from workloads import SIDE, State, Workload, perturbed_states, small_resnet, stored
 
@@ -26,6 +26,8 @@ ROWS, SNAPSHOTS = 2_000, 10
 SMALL_BUDGET = 16 * 2**20
 MIB = 2**20
 CIFAR_ROWS = 50_000
+
+ONLY_TRAINED, OBSERVED = "training, two epochs", 'training, two epochs with collect="training"'
 
 Way = Callable[[Workload, list[State]], object]
 
@@ -41,10 +43,8 @@ WAYS: dict[str, Way] = {
     "training, two epochs with the callback": lambda workload, _: train(
         workload, epochs=2, callbacks=[VoGCallback(snapshots="epoch", log=False)]
     ),
-    "training, two epochs": lambda workload, _: train(workload, epochs=2),
-    'training, two epochs with collect="training"': lambda workload, _: train(
-        workload, epochs=2, callbacks=[VoGCallback(collect="training", log=False)]
-    ),
+    ONLY_TRAINED: lambda workload, _: train(workload, epochs=2),
+    OBSERVED: lambda workload, _: train(workload, epochs=2, callbacks=[VoGCallback(collect="training", log=False)]),
     "scorer (replay)": score_stored,
     "scorer (replay), memory_budget=16 MiB": partial(score_stored, memory_budget=SMALL_BUDGET),
     "scorer (live)": score_live,
@@ -57,14 +57,17 @@ WAYS: dict[str, Way] = {
 def measure(options: Options) -> list[Figure]:
     """Measure the peaks, and compute the bytes of gradients in lists."""
     n_rows = options.rows(ROWS)
-    figures = []
+    figures, peaks = [], {}
     for way in WAYS:
         print(f"  {way}", file=sys.stderr, flush=True)
-        before, peak = in_own_process(way, options)
+        before, peaks[way] = in_own_process(way, options)
+        peak = peaks[way]
         what = f"{way}, {n_rows:,} rows, {SNAPSHOTS} snapshots"
         note = f"{(peak - before) / MIB:,.0f} MiB more than before"
         figures.append(Figure("memory", what, [peak / MIB], unit="MiB", note=note))
-    return [*figures, *held_in_lists(n_rows), held_in_lists(CIFAR_ROWS)[0]]
+    what = f'training, two epochs, {n_rows:,} rows: with collect="training" / without'
+    ratio = Figure("memory", what, [peaks[OBSERVED] / peaks[ONLY_TRAINED]], target=Target(at_most=1.05))
+    return [*figures, ratio, *held_in_lists(n_rows), *held_in_lists(CIFAR_ROWS)]
 
 
 def held_in_lists(n_rows: int) -> list[Figure]:

@@ -13,7 +13,18 @@ import pytest
 import simulated_device
 
 FOLDER = Path(__file__).parent
-FIGURES = {"gpu": 8, "companions": 1, "targets": 4}  # of benchmarks that run on an accelerator
+FIGURES = {  # of benchmarks that run on an accelerator
+    "epoch": 4,
+    "loop": 3,
+    "others": 4,
+    "live": 2,
+    "callback": 2,
+    "observed": 12,
+    "growth": 3,
+    "companions": 1,
+    "targets": 4,
+    "gpu": 8,
+}
 pytestmark = pytest.mark.skipif(not simulated_device.is_supported(), reason=simulated_device.REASON)
 
 
