@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from collected import Noting, case_of, expected, noted_training
+from collected import Noting, case_of, expected, expected_vog, noted_training
 from leaving import leave_together
 
 from vog_hf import VoGCallback
@@ -31,6 +31,17 @@ class Sharded(Noting):
         return super().training_step(model, inputs, *args, **kwargs)
 
 
+class Wrapped(Sharded):
+    """A model under FSDP 1, layer by layer, as Trainer's ``fsdp="full_shard"`` has it on accelerators."""
+
+    def __init__(self, model, **options):
+        super().__init__(model=wrap(model), **options)
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = lambda model, **_: model
+
+
 class MeanLoss(Noting):
     """Has the mean of its process's rows as loss, which data parallelism averages to that of all."""
 
@@ -50,12 +61,24 @@ def shard(model):
     return fully_shard(model, mesh=mesh)
 
 
+def wrap(model):
+    """The model under FSDP 1, wrapped layer by layer over all processes."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    options = {"device_id": torch.device("cpu"), "use_orig_params": True}
+    (layers,) = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    for i in range(len(layers)):
+        layers[i] = FullyShardedDataParallel(layers[i], **options)
+    return FullyShardedDataParallel(model, **options)
+
+
 TRAININGS = {
     "even": ("bert", EVEN, {"trainer_class": MeanLoss}),
     "uneven": ("vit", UNEVEN, {}),
     "accumulated": ("vit", UNEVEN, {"gradient_accumulation_steps": 2}),
     "dispatched": ("vit", UNEVEN, {"accelerator_config": {"dispatch_batches": True, "split_batches": False}}),
     "sharded": ("bert", EVEN, {"trainer_class": Sharded, "optim": "adamw_torch", "max_grad_norm": 0.0}),
+    "FSDP 1": ("bert", EVEN, {"trainer_class": Wrapped, "optim": "adamw_torch", "max_grad_norm": 0.0}),
     "language model": ("llama", UNEVEN, {}),
 }
 
@@ -81,9 +104,19 @@ def main(folder: Path, names: list[str]) -> None:
             folder / name, case, [vog], per_device_train_batch_size=GLOBAL_BATCH // world, **options
         )
         assert trainer.accelerator.num_processes == world
-        found = expected(trainer, case)
-        found = {name: values for name, values in found.items() if isinstance(values, np.ndarray)}
-        whole = merged(gather_object([found]))
+        first, last = (trainer.states[step] for step in (0, max(trainer.states)))
+        assert any(not torch.equal(first[key], last[key]) for key in first), f"{name} has not trained"
+        everything = expected(trainer, case)
+        found = {name: values for name, values in everything.items() if isinstance(values, np.ndarray)}
+        parts = gather_object([found])
+        whole = merged(parts)
+        gradients = {
+            key: gradient
+            for part, of_part in zip(parts, gather_object([everything["gradients"]]), strict=True)
+            for key, gradient in of_part.items()
+            if part["step"][key] == whole["step"][key]
+        }
+        whole["vog_loss"] = expected_vog(gradients, n_rows)
         scores = vog.scores
         if trainer.is_world_process_zero():
             np.savez(folder / f"{name}.npz", **whole)

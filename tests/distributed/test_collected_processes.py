@@ -32,6 +32,7 @@ def test_values_are_those_of_a_loop_over_the_batches_of_all_processes(folders, n
     assert (scores.column("observations") == 2).all()
     for column in ("loss", "csg", "confidence"):
         np.testing.assert_allclose(scores.trajectory(column), found[column], rtol=1e-6, atol=1e-12, err_msg=column)
+    np.testing.assert_allclose(scores.column("vog_loss"), found["vog_loss"], rtol=1e-6, atol=1e-12)
 
 
 def test_two_processes_give_the_columns_of_one(folders):

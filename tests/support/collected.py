@@ -96,12 +96,13 @@ def smoothed(label, smoothing):
 def expected(trainer, case, smoothing=0.0):
     """What the loop finds: ``loss``, ``csg``, ``confidence``, ``correct``, ``prediction`` and ``step``, [rows, epochs].
 
-    NaN where an epoch did not visit a row; a row's first visit in an epoch counts. ``every`` has all (step, row).
+    NaN where an epoch did not visit a row; a row's first visit in an epoch counts. ``every`` has all (step, row), and
+    ``gradients`` the gradient of each row's loss by (row, epoch).
     """
     n_epochs = 1 + max(epoch for epoch, _, _ in trainer.noted)
     names = ("loss", "csg", "confidence", "correct", "prediction", "step")
     found = {name: np.full((len(case.rows), n_epochs), np.nan) for name in names}
-    found["every"] = []
+    found["every"], found["gradients"] = [], {}
     found["last steps"] = [max(1 + step for of, step, _ in trainer.noted if of == epoch) for epoch in range(n_epochs)]
     for epoch, step, inputs in trainer.noted:
         numbers = [_number(case, inputs, i) for i in range(len(next(iter(inputs.values()))))]
@@ -116,6 +117,7 @@ def expected(trainer, case, smoothing=0.0):
             reference_gradients(case.model, state, [row], target, [label], task=case.task)[0]
             for row, label, target in zip(rows, labels, targets, strict=True)
         ]
+        found["gradients"] |= {(i, epoch): of_row[0] for i, of_row in zip(numbers, gradients, strict=True)}
         csg = reference_csg_trajectory(gradients)[:, 0]
         for number, logits, label, squared in zip(
             numbers, reference_logits(case.model, state, rows), labels, csg, strict=True
@@ -124,6 +126,22 @@ def expected(trainer, case, smoothing=0.0):
             for name, value in {**values, "csg": squared, "step": step + 1}.items():
                 found[name][number, epoch] = value
     return found
+
+
+def expected_vog(gradients, n_rows):
+    """VoG of each row over the epochs that visited it, from the loop's gradients; NaN with fewer than two visits."""
+    vog = np.full(n_rows, np.nan)
+    for row in range(n_rows):
+        visits = [gradient for (number, _), gradient in sorted(gradients.items(), key=_place) if number == row]
+        if len(visits) > 1:
+            visits = np.stack(visits)
+            visits = visits.mean(1) if visits.ndim == 4 else visits  # channels of an image
+            vog[row] = visits.std(0).mean()
+    return vog
+
+
+def _place(item):
+    return item[0]
 
 
 def _number(case, inputs, i):

@@ -12,7 +12,7 @@ import models
 import numpy as np
 import pytest
 import torch
-from collected import Noting, case_of, expected, labeled, noted_training
+from collected import Noting, case_of, expected, expected_vog, labeled, noted_training
 from datasets import Dataset, DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -46,6 +46,10 @@ def assert_as_the_loop(scores, found):
     np.testing.assert_array_equal(scores.column("observations"), seen.sum(1))
     first = found["loss"][np.arange(len(seen)), seen.argmax(1)]
     np.testing.assert_allclose(scores.column("first_loss"), first, rtol=1e-6)
+    vog = expected_vog(found["gradients"], len(seen))
+    assert ("vog_loss" in scores.column_names) == bool(np.isfinite(vog).any())
+    if "vog_loss" in scores.column_names:
+        np.testing.assert_allclose(scores.column("vog_loss"), vog, rtol=1e-6, atol=1e-12)
     if "forgetting" in scores.column_names:
         np.testing.assert_array_equal(scores.column("prediction"), [_last(row) for row in found["prediction"]])
         np.testing.assert_array_equal(scores.column("forgetting"), [_forgetting(row) for row in found["correct"]])
@@ -83,6 +87,26 @@ class Scaled(Noting):
         return 1024 * super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
 
 
+class GradientScaler(Noting):
+    """Scales the loss as Accelerate does for float16; it refuses to make a scaler without an accelerator."""
+
+    scale = 2.0**16
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=self.scale)
+
+
+class HalfPrecision(GradientScaler):
+    """Trains in float16, with a scale that is too high at first, so that gradients overflow and steps are skipped."""
+
+    scale = 2.0**26
+
+    def compute_loss(self, *args, **kwargs):
+        with torch.autocast("cpu", dtype=torch.float16):
+            return super().compute_loss(*args, **kwargs)
+
+
 class Drawing(Noting):
     """Draws rows with replacement, the first ones more often."""
 
@@ -107,6 +131,7 @@ SETTINGS = {
     "pixels, class weights in compute_loss": ("vit", {}, {"trainer_class": ClassWeighted}),
     "pixels, label smoothing": ("vit", {"label_smoothing_factor": 0.2}, {}),
     "pixels, scaled loss": ("vit", {"gradient_accumulation_steps": 2}, {"trainer_class": Scaled}),
+    "pixels, gradient scaler": ("vit", {"max_grad_norm": 0.0}, {"trainer_class": GradientScaler}),
     "pixels, drawn with replacement": ("vit", {"num_train_epochs": 3}, {"trainer_class": Drawing}),
     "pixels, a loader of its own": ("vit", {}, {"trainer_class": CustomLoader}),
     "pixels, workers": ("vit", {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, {}),
@@ -145,6 +170,23 @@ def test_lower_precision_gives_the_values_within_its_rounding(name, options, tmp
     assert scores.column("csg").dtype == scores.column("loss").dtype == np.float32
     np.testing.assert_allclose(scores.column("loss"), found["loss"].mean(1), rtol=3e-2 if options else 1e-4)
     np.testing.assert_allclose(scores.column("csg"), found["csg"].mean(1), rtol=0.2 if options else 1e-3)
+
+
+def test_gradients_that_overflow_in_half_precision_are_not_observed(tmp_path):
+    """Steps that the scaler skips give NaN and no infinity; the others give the values within their rounding."""
+    case, vog = case_of("vit"), VoGCallback(collect="training", log=False)
+    case.model.float()
+    rows = [{**row, "labels": label} for row, label in zip(case.rows, case.labels, strict=True)]
+    options = {"trainer_class": HalfPrecision, "max_grad_norm": 0.0, "num_train_epochs": 5}
+    found = expected(noted_training(tmp_path, case, [vog], rows=rows, **options), case)
+    csg = vog.scores.trajectory("csg")
+    known = np.isfinite(csg)
+    assert 0 < known.sum() < csg.size
+    assert np.isnan(csg[~known]).all()
+    np.testing.assert_allclose(csg[known], found["csg"][known], rtol=0.2)
+    assert np.isfinite(vog.scores.column("loss")).all()
+    twice = known.sum(1) > 1
+    np.testing.assert_array_equal(np.isfinite(vog.scores.column("vog_loss")), twice)
 
 
 def test_a_loss_that_is_no_multiple_of_the_rows_own_has_no_csg(tmp_path):
@@ -237,6 +279,7 @@ def test_a_resumed_training_has_the_uninterrupted_scores(tmp_path):
     folder = tmp_path / "cut" / "checkpoint-6"
     trainer = noted_training(tmp_path / "cut", case, [resumed], resume=str(folder), **options)
     assert trainer.noted[0][1] == 6
+    assert "vog_loss" in whole.scores.column_names
     for name in whole.scores.column_names:
         np.testing.assert_array_equal(resumed.scores.column(name), whole.scores.column(name), err_msg=name)
     for name in whole.scores.trajectory_names:

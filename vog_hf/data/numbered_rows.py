@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from vog_hf.data.random_transforms import require_deterministic
 from vog_hf.errors import ConfigError, VoGError, shown
 from vog_hf.gradients.detection import objects_as_tensor
 
@@ -135,6 +136,21 @@ class NumberedLoader:
                 f"collect='training' could not collate the first {len(numbers)} training rows: {type(error).__name__}: "
                 f"{error}; fix the rows or the collator, or {INSTEAD}"
             ) from error
+
+    def check_deterministic(self, n_rows: int) -> None:
+        """Read the first rows of the dataset twice under different random states.
+
+        Raises:
+            DataError: They differ: their transform or the collator is random.
+        """
+        require_deterministic([range(min(n_rows, len(self._rows)))], self._fetched, self._collated)
+
+    def _fetched(self, batches: Sequence[Sequence[int]]) -> list[list[Any]]:
+        return [[row for _, row in self._rows.__getitems__(numbers)] for numbers in batches]
+
+    def _collated(self, _numbers: Sequence[int], rows: list[Any]) -> Mapping[str, object]:
+        batch: Mapping[str, object] = self._collate(rows)
+        return batch
 
     def install(self) -> None:
         """Let the loader fetch numbered rows."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ModelError
-from vog_hf.gradients.input_leaf import InputLeaf, find_leaf, has_tokens_first
+from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf, has_tokens_first
 from vog_hf.gradients.model_inputs import split_batch
 from vog_hf.gradients.model_outputs import find_logits
 from vog_hf.gradients.row_losses import RowLosses, row_losses
@@ -57,6 +57,10 @@ class TrainingPasses:
         on_batch: Gets the number of each row and what was observed, ``[batch]`` each. The tensor under ``csg``, NaN at
             first, is filled in by the backward pass.
         on_error: Gets an error of any batch but the first, after which nothing is observed any more.
+        on_gradient: Gets the number of each row, the gradient of its own mean loss ``[batch, *input]``, not finite
+            where it is unknown, and the mask of elements that count (None: all). Channels are averaged, or come last.
+            None: gradients are not needed.
+        reduce_channels: Average that gradient over the channels (see `VoGConfig`).
 
     Attributes:
         leaf: Input whose gradient is taken; None before the first batch.
@@ -75,13 +79,16 @@ class TrainingPasses:
         smoothing: float,
         on_batch: Callable[[Tensor, dict[str, Tensor]], None],
         on_error: Callable[[Exception], None],
+        on_gradient: Callable[[Tensor, Tensor, Tensor | None], None] | None = None,
+        reduce_channels: bool | str = "auto",
     ) -> None:
         self._model = model
         self._keys = keys
         self._label_names = label_names
         self._task_name = task_name
         self._smoothing = smoothing
-        self._on_batch, self._on_error = on_batch, on_error
+        self._on_batch, self._on_error, self._on_gradient = on_batch, on_error, on_gradient
+        self._reduce_channels = reduce_channels
         self._handles: list[Any] = []
         self._asking: list[Any] = []
         self._current: _Pass | None = None
@@ -268,9 +275,26 @@ class TrainingPasses:
         gradient = gradient.detach().transpose(0, 1) if current.tokens_first else gradient.detach()
         axis = self.leaf.kind.channel_axis(gradient.shape)
         norms = squared_norm(gradient, current.mask, channel_axis=axis)
-        norms = norms / current.weights.to(norms.device).square()
-        current.values[CSG].copy_(norms)
+        weights = current.weights.to(norms)
+        norms = norms / weights.square()
+        current.values[CSG].copy_(torch.where(norms.isfinite(), norms, torch.nan))  # half precision overflows
         current.weights = None
+        if self._on_gradient is not None:
+            self._on_gradient(current.rows, self._of_rows(gradient, axis, weights), self._element_mask(current))
+
+    def _of_rows(self, gradient: Tensor, channel_axis: int | None, weights: Tensor) -> Tensor:
+        """Gradient of each row's own mean loss, from that of the training's loss."""
+        assert self.leaf is not None  # noqa: S101 (`_begin` has set it)
+        if channel_axis is not None:
+            averaged = averaged_axis(self._reduce_channels, self.leaf, gradient.shape)
+            gradient = gradient.movedim(channel_axis, -1) if averaged is None else gradient.mean(channel_axis)
+        return gradient.to(weights.dtype) / weights.reshape(-1, *[1] * (gradient.dim() - 1))
+
+    def _element_mask(self, current: _Pass) -> Tensor | None:
+        assert self.leaf is not None  # noqa: S101 (`_begin` has set it)
+        if current.mask is not None:
+            return current.mask
+        return self.leaf.kind.unpadded(current.inputs[self.leaf.name])
 
     def _guarded(self, work: Callable[..., None], *args: object) -> None:
         """Run ``work``; an error in the first batch ends the training before its first step, a later one does not."""

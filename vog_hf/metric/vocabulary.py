@@ -11,6 +11,7 @@ from vog_hf.metric.unit_kinds import UNIT_COLUMNS, UNIT_KINDS
 CSG = "csg"  # the only companion that needs a target: "loss"
 FIRST_LOSS = "first_loss"  # only of scores that were collected from the training's own passes
 OBSERVATIONS = "observations"  # likewise
+VOG_LOSS = "vog_loss"  # the same name as of the target "loss" next to others
 LEARNING_PATTERN = "learning_pattern"  # the only column of texts
 PREDICTION_PROBABILITY = "prediction_probability"
 
@@ -141,6 +142,13 @@ OBSERVATIONS_COLUMN = Column(
     "Number of epochs whose training visited the row; the other columns are over these",
     "whole number",
     "seen more often",
+)
+VOG_LOSS_COLUMN = Column(  # of scores that were collected from the training's own passes, which have no other VoG
+    VOG_LOSS,
+    VOG_LOSS,
+    "Variance of Gradients of the loss over the visits of the row, one per epoch, in the passes that trained it",
+    "loss per unit of input, at least 0",
+    "the gradient changed more between epochs",
 )
 PART_COLUMNS = (
     Column(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vog_hf.metric.vocabulary import COLUMNS, target_of_column
+from vog_hf.metric.vocabulary import COLUMNS, VOG_LOSS, VOG_LOSS_COLUMN, target_of_column
 from vog_hf.scores.manifest import Manifest
 from vog_hf.scores.unit_columns import coloring_column, has_boxes, unit_column_names
 from vog_hf.scores.vog_scores import VoGScores
@@ -33,14 +33,15 @@ class Meaning:
 def column_meanings(scores: VoGScores) -> list[Meaning]:
     """Meaning, unit and direction of each column of the scores that is described here."""
     targets = scores.facts.targets
+    described = COLUMNS | ({VOG_LOSS: VOG_LOSS_COLUMN} if scores.facts.collect == "training" else {})
     meanings = []
     for column in (*scores.column_names, *scores.text_column_names, *unit_column_names(scores)):
         target = target_of_column(column, targets)
         name = column
         if target is not None and target != targets[0]:  # vog_loss_late means what vog_late means, of another target
             name = column.replace(f"vog_{target.rpartition('.')[2]}", "vog", 1)
-        if name in COLUMNS:
-            known, of = COLUMNS[name], f" (of the target {target})" if name != column else ""
+        if name in described:
+            known, of = described[name], f" (of the target {target})" if name != column else ""
             unit = known.unit.format(unit=unit_of(target or first_target(scores)))
             meanings.append(Meaning(column, known.meaning + of, unit, known.higher))
     return meanings

@@ -8,6 +8,6 @@ each, over the snapshots (`stream_replay` for a stream); `block_folder` keeps fi
 resumes, in a `shared_folder` of all processes (`unit_blocks` are the units of rows in them), `assembly` makes scores of
 them, `run_manifest` says how and `finished_scores` loads them again. `live` keeps the moments of all rows while a model
 trains (`live_checkpoint`), and `live_ranking` ranks them meanwhile. `pass_time` times a pass, and `forward_only`
-computes the companions without a gradient. `visits` logs what the passes of a training observed of its rows, and
-`training_scores` makes scores of them.
+computes the companions without a gradient. `visits` logs what the passes of a training observed of its rows,
+`observed_gradients` keeps the moments of their gradients, and `training_scores` makes scores of both.
 """

@@ -13,7 +13,7 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.errors import ConfigError
 from vog_hf.metric.batch_accumulator import OBSERVED_TRAJECTORIES
 from vog_hf.metric.visit_dynamics import VisitDynamics
-from vog_hf.metric.vocabulary import CSG, OBSERVATIONS
+from vog_hf.metric.vocabulary import CSG, OBSERVATIONS, VOG_LOSS
 from vog_hf.runtime.files import explained_disk_errors
 from vog_hf.scores.storage import STEPS_NAME, TRAJECTORY, save_table, write_manifest
 from vog_hf.scoring.visits import epochs_of, first_visits, visits_of
@@ -25,12 +25,21 @@ NO_CSG = (
     "the training's loss is not a multiple of the mean loss of each row (such as mixed labels or a distillation), or "
     "no gradient arrived at the input"
 )
+NO_VOG = "no row has a gradient of its loss at two visits"
+HOW_CSG = {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"}
+HOW_VOG = {"gradient_of": "loss", "over": "the first visit of the row in each epoch"}
 
 Column = npt.NDArray[Any]
 
 
 def write_training_scores(
-    folder: Path, visits: Path, identity: RowIdentity, manifest: Mapping[str, object], *, has_classes: bool
+    folder: Path,
+    visits: Path,
+    identity: RowIdentity,
+    manifest: Mapping[str, object],
+    *,
+    has_classes: bool,
+    vog_loss: Column | str,
 ) -> None:
     """Write a folder of scores; for one process only.
 
@@ -40,6 +49,7 @@ def write_training_scores(
         identity: Identity of all rows.
         manifest: How the values were observed, without the epochs.
         has_classes: True if each row has one class.
+        vog_loss: VoG of the loss, ``[rows]``, or why there is none.
 
     Raises:
         ConfigError: No row was visited.
@@ -63,12 +73,11 @@ def write_training_scores(
             dynamics.add(rows, visited)
             last.set(rows, visited)
             trajectories.set(place, rows, visited)
-        columns = _ordered(last.columns(has_classes=has_classes) | dynamics.columns())
-        has_csg = bool(np.isfinite(columns.get(CSG, np.full(1, np.nan))).any())
-        if not has_csg:
-            columns.pop(CSG, None)
+        columns = last.columns(has_classes=has_classes) | dynamics.columns()
+        columns |= {} if isinstance(vog_loss, str) else {VOG_LOSS: vog_loss}
+        columns = {name: columns[name] for name in _order(columns) if _is_observed(name, columns[name])}
         steps.finish()
-        trajectories.finish(without=() if has_csg else (CSG,))
+        trajectories.finish(without=() if CSG in columns else (CSG,))
         save_table(folder, columns, identity.row_hash)
         count = columns[OBSERVATIONS]
         write_manifest(
@@ -77,7 +86,8 @@ def write_training_scores(
                 **manifest,
                 "snapshots": snapshots,
                 "observations": {"least": int(count.min()), "most": int(count.max())},
-                "csg": {"gradient_of": "loss", "channels": "all", "over_snapshots": "mean"} if has_csg else NO_CSG,
+                "csg": HOW_CSG if CSG in columns else NO_CSG,
+                "vog_loss": HOW_VOG if VOG_LOSS in columns else vog_loss if isinstance(vog_loss, str) else NO_VOG,
             },
         )
 
@@ -103,9 +113,14 @@ class _Steps:
             self._path.replace(self._path.with_name(STEPS_NAME))
 
 
-def _ordered(columns: dict[str, Column]) -> dict[str, Column]:
-    names = [*(name for name in FIRST_COLUMNS if name in columns), *sorted(set(columns) - set(FIRST_COLUMNS))]
-    return {name: columns[name] for name in names}
+def _order(columns: Mapping[str, Column]) -> list[str]:
+    """Names of the columns in the order of a file."""
+    return [*(name for name in FIRST_COLUMNS if name in columns), *sorted(set(columns) - set(FIRST_COLUMNS))]
+
+
+def _is_observed(name: str, values: Column) -> bool:
+    """False for a column of gradients without any value."""
+    return name not in (CSG, VOG_LOSS) or bool(np.isfinite(values).any())
 
 
 class _LastValues:

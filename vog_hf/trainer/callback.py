@@ -53,7 +53,8 @@ class VoGCallback(TrainerCallback):
             the results of an earlier one; a folder with other files is refused.
         collect: ``"replay"`` stores snapshots and scores at the end; ``"live"`` updates the moments of all rows in
             memory at every snapshot; ``"training"`` observes the passes that train the rows, at no extra pass: all
-            columns but VoG itself, with ``csg``, ``first_loss`` and ``observations``, of the training rows only.
+            columns but VoG itself, with ``csg``, ``first_loss`` and ``observations``, of the training rows only; and
+            ``vog_loss`` (VoG of the loss) where rows are the same in each epoch and their moments fit into memory.
         snapshots: ``"auto"`` (every epoch if there are 5 or more, else evenly spaced steps), ``"epoch"``, every n
             steps, or a list of steps.
         max_snapshots: Maximum number of snapshots; more are thinned evenly.
@@ -64,7 +65,8 @@ class VoGCallback(TrainerCallback):
             fit into ``memory_budget``, and at least the trainer's evaluation batch size.
         label_column: Label column; takes precedence over Trainer's label names.
         store: ``"trainable"`` parameters and buffers, or ``"all"`` tensors (if frozen ones are unfrozen later).
-        memory_budget: Bytes for a block of rows; default: a quarter of the free memory.
+        memory_budget: Bytes for a block of rows, or with ``collect="training"`` for the moments of all rows (then it is
+            an error if they do not fit); default: a quarter of the free memory.
         num_workers: Worker processes that prefetch rows; default: the trainer's ``dataloader_num_workers``.
         id_column: Column of a stream with an id per row, stored next to its number (`VoGScores.ids`).
         fold: Score with BatchNorms folded into convolutions, if the results agree (see `VoGScorer`).

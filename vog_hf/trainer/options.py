@@ -23,7 +23,6 @@ WITHOUT_EFFECT = {  # options of scoring passes, with their defaults
     "max_cost": None,
     "batch_size": None,
     "store": "trainable",
-    "memory_budget": None,
     "num_workers": None,
     "id_column": None,
     "fold": True,
