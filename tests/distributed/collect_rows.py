@@ -16,11 +16,19 @@ EVEN, UNEVEN = 18, 23  # rows that fill all batches, and that do not
 
 
 class Sharded(Noting):
-    """A model that torch's ``fully_shard`` has sharded in place, which Accelerate leaves as it is."""
+    """A model that torch's ``fully_shard`` has sharded in place, before the optimizer is made of its parameters."""
+
+    @staticmethod
+    def sharded(model):
+        """The model, sharded over all processes."""
+        return shard(model)
+
+    def __init__(self, model, **options):
+        super().__init__(model=self.sharded(model), **options)
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
-        self.accelerator.prepare_model = lambda model, **_: shard(model)
+        self.accelerator.prepare_model = lambda model, **_: model
 
     def training_step(self, model, inputs, *args, **kwargs):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -34,12 +42,10 @@ class Sharded(Noting):
 class Wrapped(Sharded):
     """A model under FSDP 1, layer by layer, as Trainer's ``fsdp="full_shard"`` has it on accelerators."""
 
-    def __init__(self, model, **options):
-        super().__init__(model=wrap(model), **options)
-
-    def create_accelerator_and_postprocess(self):
-        super().create_accelerator_and_postprocess()
-        self.accelerator.prepare_model = lambda model, **_: model
+    @staticmethod
+    def sharded(model):
+        """The model, wrapped on all processes."""
+        return wrap(model)
 
 
 class MeanLoss(Noting):
