@@ -1,5 +1,7 @@
 """`collect="training"` on two processes: each row's values are those of the process that trained on it."""
 
+import shutil
+
 import numpy as np
 import pytest
 from collect_rows import TRAININGS
@@ -7,7 +9,7 @@ from launch import run
 
 from vog_hf.scores.vog_scores import VoGScores
 
-pytestmark = pytest.mark.slow  # three launches
+pytestmark = pytest.mark.slow  # seven launches
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,20 @@ def test_two_processes_give_the_columns_of_one(folders):
     assert one.column_names == two.column_names
     for name in one.column_names:
         np.testing.assert_allclose(two.column(name), one.column(name), rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_resumed_training_has_the_uninterrupted_columns(tmp_path):
+    """Cut within an epoch on two processes, resumed on two, bit by bit, or on one, within rounding."""
+    run("resume_rows.py", tmp_path / "whole", "whole", processes=2)
+    run("resume_rows.py", tmp_path / "two", "cut", processes=2)
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    for name, processes in (("two", 2), ("one", None)):
+        run("resume_rows.py", tmp_path / name, "resumed", processes=processes)
+        whole, resumed = (VoGScores.load(tmp_path / folder / "_vog" / "scores") for folder in ("whole", name))
+        assert "vog_loss" in whole.column_names
+        assert resumed.column_names == whole.column_names
+        tolerance = 0 if processes else 1e-6
+        for column in whole.column_names:
+            np.testing.assert_allclose(
+                resumed.column(column), whole.column(column), rtol=tolerance, atol=tolerance, err_msg=column
+            )
