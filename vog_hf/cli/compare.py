@@ -27,7 +27,8 @@ def compare(
     column: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Column to rank by. Default: vog_class_normalized, else vog_normalized, else vog."
+            metavar="NAME",
+            help="Column to rank by. Default: vog_class_normalized, else vog_normalized, else vog, else loss.",
         ),
     ] = None,
     top: Annotated[

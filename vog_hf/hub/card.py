@@ -148,6 +148,7 @@ def describe_split(split: ScoredSplit, columns: Mapping[str, str], config: str, 
             for sentence in findings.opening("vog-hf review, with the name of this repository.")
         ],
         evidence=findings.tail.evidence,
+        has_vog=findings.raw == "vog",
         numbers=_numbers(findings),
         numbers_note=NUMBERS_NOTE,
         no_errors=findings.no_errors,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from vog_hf.errors import ConfigError, require_type
-from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME, TOKENIZER_NAME
+from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME, STEPS_NAME, TOKENIZER_NAME
 from vog_hf.scores.unit_table import PIXELS_NAME, UNITS_NAME
 
 SCORES_FOLDER = "vog"  # files of the scores: vog/<configuration>/<split>/
@@ -16,7 +16,8 @@ PICTURES = (DECILES_NAME, SHEET_NAME) = ("error-by-tenth.png", "both-ends.png")
 SCORES_FILE = re.compile(
     r"scores(-\d{5}-of-\d{5})?\.parquet|trajectory-\w+\.npy|"
     + "|".join(
-        re.escape(name) for name in (MANIFEST_NAME, TOKENIZER_NAME, UNITS_NAME, PIXELS_NAME, *HEAT_MAP_FILES.values())
+        re.escape(name)
+        for name in (MANIFEST_NAME, STEPS_NAME, TOKENIZER_NAME, UNITS_NAME, PIXELS_NAME, *HEAT_MAP_FILES.values())
     )
 )
 

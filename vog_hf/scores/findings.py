@@ -23,7 +23,7 @@ from vog_hf.evaluation import (
     ranking_stability,
     recommended_ranking,
 )
-from vog_hf.metric.vocabulary import COMPANIONS, LEARNING_PATTERN, title_of
+from vog_hf.metric.vocabulary import COMPANIONS, LEARNING_PATTERN, VOG_LOSS, title_of
 from vog_hf.scores.ranking import has_classes, ranking_column, raw_column
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.storage import ROW_ID
@@ -192,4 +192,5 @@ class Findings:
         targets = self.scores.facts.targets
         others = [f"vog_{str(target).rpartition('.')[2]}" for target in targets[1:]]
         windows = [str(name) for name in self.table if str(name).endswith(("_early", "_late"))]
-        return [name for name in ("vog", *COMPANIONS, *others, *windows) if name in self.table]
+        names = dict.fromkeys(("vog", *COMPANIONS, *others, VOG_LOSS, *windows))
+        return [name for name in names if name in self.table]
