@@ -58,7 +58,7 @@ def score(folder, *, data=None, states=None, config=None, batch_size=7, after=No
     return scorer.score(data or dataset(), states or own_states, output_dir=folder), len(calls)
 
 
-DRY_RUN = 3  # forward passes before the first block: of its first batch, twice, and of a row alone
+DRY_RUN = 4  # forward passes before the first block: of its first batch, of a few rows twice, of a row alone
 PER_BLOCK = 3
 
 
