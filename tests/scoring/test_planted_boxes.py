@@ -118,6 +118,7 @@ def _corners(boxes):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # trains for a minute and a half on an idle core
 def test_faults_of_boxes_are_found_by_the_scores_of_their_objects(tmp_path):
     """Another class by the confidence, a shifted box by IoU and loss; a missing object by no column."""
     found = aurocs(0, tmp_path)
