@@ -18,11 +18,6 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FOLDER = RECIPES / "experiments"
 RECORDS = sorted(FOLDER.glob("results/*.json"))
 NOT_RECORDED = {"instruction_tuning_lora"}  # FINDINGS.md has the figures of an earlier version
-NOT_RECORDED |= {
-    "full_cifar10",
-    *(f"pretrained_text_uniform_{noise}" for noise in ("05", "20")),
-}  # not run yet
-NOT_RECORDED |= {f"pretrained_image_{kind}_{noise}" for kind in ("uniform", "pairs") for noise in ("05", "20")}
 NOT_RECORDED |= {f"fewer_snapshots_{kind}" for kind in ("image", "text")}  # not run yet
 NOT_RUN = {"experiments/runs.py", "experiments/paper_training.py"} | {
     f"experiments/{name}.py"
