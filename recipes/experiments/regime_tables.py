@@ -109,7 +109,8 @@ def hardware(runs):
 def noise_table(runs):
     """AUROC and average precision of each ranking (a line) in each run (a column)."""
     names = {**RANKINGS, **HALVES, **FIVE_FOLD}
-    heads = [f"{name.split('_', 2)[2].replace('_0', '_').replace('_', ' ')} % ({seeds_in_words(run)})" for name, run in runs.items()]
+    kinds = [name.split("_", 2)[2].replace("_0", "_").replace("_", " ") for name in runs]
+    heads = [f"{kind} % ({seeds_in_words(run)})" for kind, run in zip(kinds, runs.values(), strict=True)]
     lines = ["AUROC / average precision / recall at the number of wrong rows; high = wrong unless it says low.", ""]
     lines += [table_line(["ranking", *heads]), table_line(["---"] * (len(heads) + 1))]
     for column, title in names.items():
