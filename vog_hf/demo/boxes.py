@@ -8,7 +8,7 @@ from transformers import YolosConfig, YolosForObjectDetection
 
 from vog_hf.demo.planted import PlantedTask, Row, Rows
 
-N_ROWS, SIDE, SHARE_OF_FAULTS = 200, 32, 0.1
+N_ROWS, SIDE, SHARE_OF_FAULTS = 400, 32, 0.1
 COLORS = {"red": (230, 40, 40), "green": (40, 230, 40), "blue": (40, 40, 230)}
 
 
@@ -33,7 +33,7 @@ def boxed_objects(seed: int) -> PlantedTask:
         transform=to_pixels_and_boxes,
         collate_fn=collate,
         make_model=small_yolos,
-        n_epochs=40,
+        n_epochs=60,
         learning_rate=1e-3,
         of_units=True,
     )

@@ -19,14 +19,15 @@ from vog_hf.config import VoGConfig
 from vog_hf.demo.offline import offline_wandb
 from vog_hf.evaluation import detection_table
 from vog_hf.metric.row_units import RowUnits
-from vog_hf.metric.unit_kinds import LABEL, POSITION, PREDICTION, UNIT_KINDS, unit_column
+from vog_hf.metric.unit_kinds import BOX_COLUMNS, LABEL, POSITION, PREDICTION, UNIT_KINDS, unit_column
 from vog_hf.report import write_report
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.trainer.callback import VoGCallback
 
 Rows = Mapping[str, list[Any]]  # columns of some rows
 Row = dict[str, Any]  # a row, or a batch
-OF_UNITS = [unit_column(name, kind) for kind in UNIT_KINDS for name in (LABEL, POSITION, PREDICTION)]
+PLACES = (*BOX_COLUMNS, *(f"predicted_{name}" for name in BOX_COLUMNS))  # of boxes
+OF_UNITS = [unit_column(name, kind) for kind in UNIT_KINDS for name in (LABEL, POSITION, PREDICTION, *PLACES)]
 NOT_RANKINGS = {"row", LABEL, PREDICTION, *OF_UNITS}
 
 
