@@ -36,9 +36,9 @@ def demo(
 ) -> None:
     """Train a small model on data made on the spot and score every row.
 
-    Takes about a minute on two CPU cores and needs no network. With digits, prints the findings and writes the scored
-    dataset, an image of the highest and lowest rows, and the run to the output folder. With another task, faults are
-    planted, and it prints which columns find them and writes a report.
+    Takes one or two minutes on two CPU cores and needs no network. With digits, prints the findings and writes the
+    scored dataset, an image of the highest and lowest rows, and the run to the output folder. With another task, faults
+    are planted, and it prints which columns find them and writes a report.
     """
     from vog_hf.demo import PLANTED_TASKS, run_demo, run_planted
 
