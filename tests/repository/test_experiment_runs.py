@@ -18,7 +18,6 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FOLDER = RECIPES / "experiments"
 RECORDS = sorted(FOLDER.glob("results/*.json"))
 NOT_RECORDED = {"instruction_tuning_lora"}  # FINDINGS.md has the figures of an earlier version
-NOT_RECORDED |= {f"fewer_snapshots_{kind}" for kind in ("image", "text")}  # not run yet
 NOT_RUN = {"experiments/runs.py", "experiments/paper_training.py"} | {
     f"experiments/{name}.py"
     for name in ("image_training", "fast_training", "pretrained_models", "c_scores", "regime_tables")
