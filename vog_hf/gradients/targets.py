@@ -92,7 +92,8 @@ def _name_by_logits(model: nn.Module, logits: Tensor, labels: Tensor | None) -> 
                 f"the model's configuration has problem_type {problem_type!r}, expected one of {', '.join(TASKS)}"
             )
         return str(problem_type)
-    if logits.dim() == 3:
+    has_boxes = labels is not None and labels.is_floating_point() and labels.dim() == 3
+    if logits.dim() == 3 and not has_boxes:
         return CausalLanguageModel.name if _is_causal(model) else TokenPrediction.name
     n_outputs = logits.shape[1] if logits.dim() == 2 else 1
     if logits.dim() > 2:

@@ -42,6 +42,7 @@ def row_boxes(scores: VoGScores, row: int) -> list[Box]:
     """The given boxes of a row, then the predicted ones; none for rows without objects.
 
     Example:
+        >>> import numpy as np
         >>> row_boxes(VoGScores({"vog": np.ones(2)}, {}), 0)
         []
     """
