@@ -10,7 +10,7 @@ from typing_extensions import override
 from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.gradients.detection_losses import DetectionLoss
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model, find_logits
-from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.gradients.task import IGNORED_TOKEN, Observations, Task, required_labels
 from vog_hf.metric.row_units import GIVEN_BOX, PREDICTED_BOX
 from vog_hf.metric.unit_kinds import LABEL, OBJECT
 from vog_hf.metric.vocabulary import PREDICTION_PROBABILITY
@@ -107,24 +107,24 @@ class ObjectDetection(Task):
 
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        labels = required_labels(labels, self.name)
-        counts, _, _ = _parts(labels)
-        queries = self._matched(logits, labels)
-        of_objects = self._observed(logits, labels, queries)
-        means = {name: _mean(of_objects[name], counts) for name in ("confidence", "correct")}
-        return {"loss": self._row_losses(logits, labels, queries), **means}
+        return self.observations(logits, labels, None, {}).rows
 
     @override
-    def unit_observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        """Observe each object, ``iou`` being that of the matched query's box with the given box.
+    def observations(
+        self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
+    ) -> Observations:
+        """Observe rows and their objects, matched once; ``iou`` is that of the matched query's box with the given box.
 
         The loss of an object is minus the log-probability of its class, plus the losses of its box with the weights of
         the model's loss.
         """
         labels = required_labels(labels, self.name)
         counts, classes, _ = _parts(labels)
-        observed = self._observed(logits, labels, self._matched(logits, labels))
-        return {LABEL: classes.masked_fill(~counts, IGNORED_TOKEN), **observed}
+        queries = self._matched(logits, labels)
+        of_objects = self._observed(logits, labels, queries)
+        means = {name: _mean(of_objects[name], counts) for name in ("confidence", "correct")}
+        of_rows = {"loss": self._row_losses(logits, labels, queries), **means}
+        return Observations(of_rows, {LABEL: classes.masked_fill(~counts, IGNORED_TOKEN), **of_objects})
 
     def _observed(self, logits: Tensor, labels: Tensor, queries: Tensor) -> dict[str, Tensor]:
         """What is observed of each object, ``[batch, objects]``."""
