@@ -5,6 +5,7 @@ import json
 import models
 import numpy as np
 import PIL.Image
+import sentence_cases
 import tagged_texts
 import task_cases
 import trainers
@@ -15,6 +16,7 @@ from transformers import (
     BertForMaskedLM,
     BertForMultipleChoice,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     CLIPImageProcessor,
     LlamaConfig,
     LlamaForCausalLM,
@@ -135,6 +137,26 @@ def ctc(folder):
     return parquet(folder, {"audio": waves, "text": words(2, 0)})
 
 
+def nli_bi_encoder(folder):
+    """Triplets, and pairs with scores."""
+    saved(folder, sentence_cases.bert(), trainers.tokenizer())
+    triplets = zip(words(4, 0), words(3, 1), words(5, 2), strict=True)
+    lines(folder, [dict(zip(sentence_cases.TRIPLET, texts, strict=True)) for texts in triplets])
+    pairs = zip(words(4, 3), words(4, 4), strict=True)
+    lines(folder, [{"sentence1": a, "sentence2": b, "score": i / 12} for i, (a, b) in enumerate(pairs)], "dev.json")
+    return folder / "train.json"
+
+
+def duplicates_cross_encoder(folder):
+    """Pairs with a label of 0 or 1."""
+    model = models._made(lambda: BertForSequenceClassification(models.bert_config(num_labels=1)), 0)
+    saved(folder, model, trainers.tokenizer())
+    for name, seed in (("dev.json", 2), ("train.json", 0)):
+        pairs = zip(words(4, seed), words(3, seed + 1), strict=True)
+        lines(folder, [{"sentence1": a, "sentence2": b, "label": i % 2} for i, (a, b) in enumerate(pairs)], name)
+    return folder / "train.json"
+
+
 def nlp_loop(folder):
     """Texts that praise or blame."""
     make_texts(folder)
@@ -157,6 +179,8 @@ DATA = {
     "mae": mae,
     "clip": clip,
     "ctc": ctc,
+    "nli_bi_encoder": nli_bi_encoder,
+    "duplicates_cross_encoder": duplicates_cross_encoder,
     "nlp_loop": nlp_loop,
     "cv_loop": cv_loop,
 }

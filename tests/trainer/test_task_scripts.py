@@ -28,8 +28,15 @@ TASK_OF_SCRIPT = {
     "mae": "pixel_reconstruction",
     "clip": "pair_similarity",
     "ctc": "speech_recognition",
+    "nli_bi_encoder": "text_contrast",
+    "duplicates_cross_encoder": "pair_score",
     "nlp_loop": "single_label_classification",
     "cv_loop": "single_label_classification",
+}
+NEEDS = {
+    "cv_loop": "timm",
+    "nli_bi_encoder": "sentence_transformers",
+    "duplicates_cross_encoder": "sentence_transformers",
 }
 _numbers = count()
 
@@ -43,6 +50,8 @@ def run(monkeypatch, tmp_path, name):
         "nlp_loop": ["--train_file", file, "--model_name_or_path", data / "model"],
         "cv_loop": ["--data_dir", file, "--model_name", "test_resnet"],
     }.get(name)
+    if NEEDS.get(name) == "sentence_transformers":
+        options = ["--train_file", file, "--validation_file", data / "dev.json", "--model_name_or_path", data / "model"]
     if options is None:
         options = ["--train_file", file, "--model_name_or_path", data / "model", "--num_train_epochs", 3]
         options += ["--per_device_train_batch_size", 4, "--use_cpu", "--report_to", "none", "--disable_tqdm", "True"]
@@ -64,8 +73,8 @@ def run(monkeypatch, tmp_path, name):
 @pytest.mark.parametrize("name", TASK_OF_SCRIPT)
 def test_a_script_scores_its_rows(monkeypatch, tmp_path, name):
     """Every row of the training has its score, of the task that the page names."""
-    if name == "cv_loop":
-        pytest.importorskip("timm")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"the script needs {NEEDS[name]}, which is not installed")
     made = run(monkeypatch, tmp_path, name)
     if not isinstance(made, VoGScores):
         (callback,) = [found for found in made.callback_handler.callbacks if isinstance(found, VoGCallback)]
