@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from unlabeled_cases import UNLABELED_CASES
 
 from vog_hf.errors import ConfigError, DataError, LabelError, ModelError
+from vog_hf.gradients import token_tasks
 from vog_hf.gradients.model_outputs import find_logits
 from vog_hf.gradients.targets import check_target, fill_missing_labels, find_task, row_scalar, target_name
 from vog_hf.gradients.task import TARGETS
@@ -127,6 +128,20 @@ def test_observation_of_a_regression_is_prediction_and_squared_error():
     expected = {"prediction": logits.sum(1), "loss": ((logits - labels) ** 2).mean(1)}
     assert_close(task.observation(logits, labels), expected)
     assert_close(task.observation(logits[:, 0], labels[:, :1])["loss"], (logits[:, 0] - labels[:, 0]) ** 2)
+
+
+def test_many_tokens_in_bfloat16_are_observed_as_in_float32(monkeypatch):
+    """bfloat16 rounds a count of 403 tokens and a loss of 2.004; and tokens are looked at a few at a time."""
+    task = TASKS["token_prediction"]
+    logits, labels = drawn(2, 403, CLASSES).bfloat16(), torch.zeros(2, 403, dtype=torch.int64)
+    in_one = task.observation(logits, labels)
+    monkeypatch.setattr(token_tasks, "PART_ON_CPU", 7 * CLASSES)
+    in_parts = task.observation(logits, labels)
+    expected = task.observation(logits.double(), labels)
+    for name, values in expected.items():
+        assert_close(in_one[name], values.float(), rtol=1e-6, atol=0)
+        assert torch.equal(in_parts[name], in_one[name])
+    assert_close(task.scalar("logit", logits, labels).double(), logits[..., 0].double().mean(1), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("task", ["token_prediction", "causal_language_model"])

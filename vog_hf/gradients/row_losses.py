@@ -5,7 +5,6 @@ precision, weighted by class. Whatever it does, the gradient of row i's logits i
 loss as long as the loss is a sum of w_i * loss_i, and so w_i can be read off, with no need to know what was done.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,6 @@ from vog_hf.gradients.class_tasks import SingleLabelClassification
 from vog_hf.gradients.task import Task
 from vog_hf.gradients.token_tasks import TokenPrediction
 
-# Logits of tokens that are looked at together: what is computed of them must not cost memory that training needs.
-LARGEST_PART = 2**22
 # Share of the squared gradient that may not be along the row's own; bfloat16 rounds 4e-6 of it away.
 OF_ANOTHER_LOSS = 1e-3
 
@@ -84,9 +81,9 @@ def row_losses(task: Task, logits: Tensor, labels: Tensor, smoothing: float = 0.
     """
     with torch.no_grad():
         logits = logits.detach()
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if isinstance(task, TokenPrediction):
             return _of_tokens(task, logits, labels, smoothing)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if not isinstance(task, SingleLabelClassification):
             observation, own_gradient = task.observation(logits, labels), _own_gradient(task, logits, labels)
             return RowLosses(task, labels, observation, own_gradient, logits.new_ones(len(logits)))
@@ -107,21 +104,9 @@ def _own_gradient(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _of_tokens(task: TokenPrediction, logits: Tensor, labels: Tensor, smoothing: float) -> RowLosses:
-    """As `row_losses`, some rows at a time."""
-    observations, gradients, numbers = [], [], []
-    for part in _parts(logits):
-        per_token, counts = task.token_observation(logits[part], labels[part])
-        n_tokens = counts.sum(-1)
-        numbers.append(n_tokens)
-        observations.append({name: (values * counts).sum(-1) / n_tokens for name, values in per_token.items()})
-        wanted = 1.0 - smoothing + smoothing / logits.shape[-1]
-        gradients.append((per_token["confidence"] - wanted) * counts / n_tokens.clamp(min=1).unsqueeze(-1))
-    observation = {name: torch.cat([part[name] for part in observations]) for name in observations[0]}
-    return RowLosses(task, labels, observation, torch.cat(gradients), torch.cat(numbers))
-
-
-def _parts(logits: Tensor) -> Iterator[slice]:
-    """Slices of the rows with at most `LARGEST_PART` logits each, one row at least."""
-    at_a_time = max(1, LARGEST_PART // max(1, logits[0].numel()))
-    for start in range(0, len(logits), at_a_time):
-        yield slice(start, start + at_a_time)
+    per_token, counts = task.token_observation(logits, labels)
+    n_tokens = counts.sum(-1)
+    observation = {name: (values * counts).sum(-1) / n_tokens for name, values in per_token.items()}
+    wanted = 1.0 - smoothing + smoothing / logits.shape[-1]
+    own_gradient = (per_token["confidence"] - wanted) * counts / n_tokens.clamp(min=1).unsqueeze(-1)
+    return RowLosses(task, labels, observation, own_gradient, n_tokens)

@@ -99,6 +99,7 @@ class SemanticSegmentation(Task):
     def _per_pixel(self, logits: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Observe each pixel ``[batch, height, width]``; with the labels, 0 where none counts, and which count."""
         logits, label, counts = self._aligned(logits, labels)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_probability = F.log_softmax(logits, 1).gather(1, label.unsqueeze(1)).squeeze(1)
         prediction = logits.argmax(1)
         per_pixel = {

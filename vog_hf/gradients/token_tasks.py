@@ -15,6 +15,10 @@ from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
 from vog_hf.metric.training_dynamics import classification_observation
 from vog_hf.metric.unit_kinds import TOKEN
 
+# Logits of tokens that are looked at together. What is computed of them must not cost memory that training needs; and
+# on a CPU, memory that stays in the cache is several times as fast as new memory for each batch.
+PART, PART_ON_CPU = 2**22, 2**18
+
 
 class TokenPrediction(Task):
     """Logits ``[batch, tokens, vocabulary]``, labels ``[batch, tokens]`` at the same positions, -100 left out.
@@ -89,12 +93,14 @@ class TokenPrediction(Task):
     def token_observation(self, logits: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
         """Observe each token that may have a label, ``[batch, tokens]`` each; and which of them have one."""
         logits, labels, counts = self.aligned(logits, labels)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none").view_as(labels)
-        prediction = logits.max(-1).indices  # the first one if several are equal, as argmax, in half the time
+        flat, given = logits.flatten(0, 1), labels.flatten()
+        size = max(1, (PART_ON_CPU if logits.device.type == "cpu" else PART) // logits.shape[-1])
+        parts = [_loss_and_prediction(*part) for part in zip(flat.split(size), given.split(size), strict=True)]
+        loss, prediction = (torch.cat(values).view_as(labels) for values in zip(*parts, strict=True))
         per_token = {
             "loss": loss,
             "confidence": loss.neg().exp(),
-            "correct": (prediction == labels).to(logits.dtype),
+            "correct": (prediction == labels).to(counts.dtype),
         }
         return per_token, counts
 
@@ -117,7 +123,15 @@ class TokenPrediction(Task):
                 f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}; where "
                 f"the loss aligns them, pass VoGConfig(task='speech_recognition') (CTC), or {CALLABLE_TARGET}"
             )
-        return logits, labels, (labels != IGNORED_TOKEN).to(logits.dtype)
+        counts = (labels != IGNORED_TOKEN).to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 counts to 256
+        return logits, labels, counts
+
+
+def _loss_and_prediction(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and predicted label of each token, ``[tokens]``; the loss in float32 or better."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
+    return loss, logits.max(-1).indices  # the first one if several are equal, as argmax, in half the time
 
 
 class TokenClassification(TokenPrediction):
