@@ -61,7 +61,8 @@ class Arguments:
     label_column: str | None = field(default=None, metadata={"help": "Default: the only ClassLabel column."})
     model: str = field(default="scratch:log-mel", metadata={"help": "Hub id, folder, scratch:waveform or the default."})
     seconds: float = field(default=0.8, metadata={"help": "Every clip is cut, or padded with silence, to this."})
-    max_snapshots: int = field(default=10, metadata={"help": "More are thinned evenly."})
+    snapshots: str = field(default="auto", metadata={"help": "auto or epoch."})
+    max_snapshots: int = field(default=8, metadata={"help": "More are thinned evenly."})
 
 
 def load_model(name, classes, seconds):
@@ -120,7 +121,7 @@ def main():
     if options.eval_dataset or options.eval_split:
         eval_rows = load_rows(options.eval_dataset or options.dataset, options.eval_split)
         eval_rows = as_classes(eval_rows, label_column, classes).cast_column(AUDIO, Audio(decode=False))
-    vog = VoGCallback(rows.with_transform(transform), max_snapshots=options.max_snapshots)
+    vog = VoGCallback(rows.with_transform(transform), snapshots=options.snapshots, max_snapshots=options.max_snapshots)
     trainer = Trainer(
         model=model,
         args=args,

@@ -66,7 +66,7 @@ class Arguments:
     action: str = field(default="drop", metadata={"help": "drop, or reweight: the chosen rows get --weight."})
     weight: float = field(default=0.25, metadata={"help": "Weight of the chosen rows in the loss; others have 1."})
     vog_target: list[str] = field(default_factory=lambda: ["logit"], metadata={"help": "logit, probability, loss."})
-    max_snapshots: int = field(default=10, metadata={"help": "More are thinned evenly."})
+    max_snapshots: int = field(default=8, metadata={"help": "More are thinned evenly."})
     push_to: str | None = field(default=None, metadata={"help": "Dataset on the Hub that the rows are pushed to."})
     private: bool = field(default=False, metadata={"help": "Make it private, if it is new."})
 

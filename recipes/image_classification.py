@@ -54,7 +54,7 @@ class Arguments:
     image_size: int | None = field(default=None, metadata={"help": "Side of the images. Default: the model's own."})
     vog_target: list[str] = field(default_factory=lambda: ["logit"], metadata={"help": "logit, probability, loss."})
     snapshots: str = field(default="auto", metadata={"help": "auto, epoch, or steps: 100,200,400."})
-    max_snapshots: int = field(default=10, metadata={"help": "More are thinned evenly."})
+    max_snapshots: int = field(default=8, metadata={"help": "More are thinned evenly."})
 
 
 def load_model(name, classes):

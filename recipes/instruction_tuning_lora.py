@@ -53,7 +53,7 @@ class Arguments:
     prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts."})
     answer_column: str = field(default="answer", metadata={"help": "Column of the answers."})
     max_length: int = field(default=512, metadata={"help": "Longer rows are cut after this number of tokens."})
-    max_snapshots: int = field(default=10, metadata={"help": "More are thinned evenly."})
+    max_snapshots: int = field(default=8, metadata={"help": "More are thinned evenly."})
 
 
 def make_trainer(args, **options):

@@ -9,7 +9,7 @@ A pretrained model, and (without --model) a two-layer BERT and a tokenizer train
     python recipes/text_classification.py --dataset stanfordnlp/sst2 --eval_split validation \
         --model distilbert/distilbert-base-uncased --learning_rate 5e-5 --num_train_epochs 3
     python recipes/text_classification.py --dataset sst2-train.parquet --eval_dataset sst2-test.parquet \
-        --vog_target logit loss
+        --vog_target logit loss --snapshots epoch
 
 In --output_dir: the model, report.html, scored.parquet and _vog/ (snapshots and scores).
 
@@ -57,7 +57,7 @@ class Arguments:
     model: str | None = field(default=None, metadata={"help": "Hub id or local folder. Default: a small BERT."})
     vog_target: list[str] = field(default_factory=lambda: ["logit"], metadata={"help": "logit, probability, loss."})
     snapshots: str = field(default="auto", metadata={"help": "auto or epoch."})
-    max_snapshots: int = field(default=10, metadata={"help": "More are thinned evenly."})
+    max_snapshots: int = field(default=8, metadata={"help": "More are thinned evenly."})
 
 
 def load_model(name, classes, texts):

@@ -56,7 +56,7 @@ class Arguments:
     epochs: int = field(default=10, metadata={"help": "Epochs to train."})
     batch_size: int = field(default=64, metadata={"help": "Rows per step and process."})
     lr: float = field(default=2e-3, metadata={"help": "Highest learning rate; smaller for pretrained models."})
-    max_snapshots: int = field(default=10, metadata={"help": "More are thinned evenly."})
+    max_snapshots: int = field(default=8, metadata={"help": "More are thinned evenly."})
     with_tracking: bool = field(default=False, metadata={"help": "Log to Weights & Biases."})
     seed: int = field(default=42, metadata={"help": "Of weights, order and crops."})
     output_dir: str = field(default="timm_output", metadata={"help": "Folder for everything; a new one."})

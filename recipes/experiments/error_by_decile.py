@@ -73,7 +73,7 @@ def main():
         train_args = copy(args)
         train_args.num_train_epochs, train_args.output_dir = epochs, str(output / name)
         config = VoGConfig(target=TARGETS, heat_maps=False)
-        vog = VoGCallback(test, config=config, log=bool(args.report_to))
+        vog = VoGCallback(test, config=config, max_snapshots=10, log=bool(args.report_to))
         trainer = make_trainer(build(), train_args, train_rows.with_transform(transform), callbacks=[vog])
         trainer.train()
         fitted = trainer.evaluate(train_rows.with_transform(transform))["eval_accuracy"]

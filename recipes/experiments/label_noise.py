@@ -69,7 +69,7 @@ def main():
 
     everything = np.arange(len(rows))
     config = VoGConfig(target=TARGETS, heat_maps=False)
-    vog = VoGCallback(rows.with_transform(transform), config=config, log=bool(args.report_to))
+    vog = VoGCallback(rows.with_transform(transform), config=config, max_snapshots=10, log=bool(args.report_to))
     accuracy = {"all rows": train(everything, [vog])}
     columns = vog.scores.to_pandas()
     compared = [name for name in columns if name not in NOT_COMPARED and not name.endswith("_percentile")]

@@ -84,7 +84,7 @@ def main():
     set_seed(args.seed)
     # The paper's target, and the softmax probability; no heat maps, since nobody looks at single rows here.
     config = VoGConfig(target=("logit", "probability"), label="predicted", heat_maps=False)
-    vog = VoGCallback(together.with_transform(transform), config=config, log=bool(args.report_to))
+    vog = VoGCallback(together.with_transform(transform), config=config, max_snapshots=10, log=bool(args.report_to))
     train_rows, test = rows.with_transform(transform), eval_rows.with_transform(transform)
     trainer = make_trainer(build(), args, train_rows, test, [vog])
     trainer.train(args.resume_from_checkpoint)

@@ -40,7 +40,7 @@ class PaperArguments:
     lr_drops: list[float] = field(
         default_factory=list, metadata={"help": "Divide the learning rate by ten after these shares of the training."}
     )
-    snapshots: list[int] | None = field(default=None, metadata={"help": "Steps. Default: ten, evenly spaced."})
+    snapshots: list[int] | None = field(default=None, metadata={"help": "Steps. Default: ends of ten epochs."})
 
 
 class CifarResNetForImageClassification(ResNetForImageClassification):
@@ -106,7 +106,7 @@ def main():
     else:
         stop(f"--model must be scratch:resnet18-cifar or scratch:resnet50, got {model_args.model}")
     for_training, for_scoring = make_transforms(is_cifar, data_args.image_size, image_column, label_column)
-    vog = VoGCallback(rows.with_transform(for_scoring), snapshots=paper_args.snapshots or "auto")
+    vog = VoGCallback(rows.with_transform(for_scoring), snapshots=paper_args.snapshots or "auto", max_snapshots=10)
     trainer = DroppingTrainer(
         model=model,
         args=args,

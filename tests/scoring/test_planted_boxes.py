@@ -73,7 +73,7 @@ def aurocs(seed, folder, epochs=EPOCHS):
     """AUROC of each fault for each column, in the direction that its meaning says, and for cleanlab."""
     rows, relabeled, shifted, dropped = with_faults(made_images(seed), seed)
     args = arguments(folder, num_train_epochs=epochs, per_device_train_batch_size=16, learning_rate=1e-3, seed=seed)
-    vog = VoGCallback(config=VoGConfig(target=("logit", "loss")), log=False, batch_size=64)
+    vog = VoGCallback(config=VoGConfig(target=("logit", "loss")), max_snapshots=10, log=False, batch_size=64)
     trainer = Trainer(detector(seed), args, train_dataset=rows, data_collator=collate_images, callbacks=[vog])
     trainer.train()
     scores, units = vog.scores, vog.scores.units

@@ -71,7 +71,7 @@ def aurocs(seed, folder):
     true_rows, vocabulary = made_texts(seed)
     rows, flipped = with_flipped_tags(true_rows, seed)
     args = arguments(folder, num_train_epochs=EPOCHS, per_device_train_batch_size=16, learning_rate=2e-3, seed=seed)
-    vog = VoGCallback(config=VoGConfig(target=("logit", "loss")), log=False, batch_size=64)
+    vog = VoGCallback(config=VoGConfig(target=("logit", "loss")), snapshots="epoch", log=False, batch_size=64)
     trainer = Trainer(tagger(vocabulary, seed), args, train_dataset=rows, data_collator=collate, callbacks=[vog])
     trainer.train()
     units = vog.scores.units

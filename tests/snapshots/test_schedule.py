@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vog_hf.errors import ConfigError
-from vog_hf.snapshots.schedule import plan_snapshots
+from vog_hf.snapshots.schedule import MAX_SNAPSHOTS, plan_snapshots
 
 LENGTHS = st.integers(2, 5000)
 
 
-def plan(snapshots, max_steps, steps_per_epoch=None, max_snapshots=10):
+def plan(snapshots, max_steps, steps_per_epoch=None, max_snapshots=MAX_SNAPSHOTS):
     """`plan_snapshots` with the usual defaults."""
     return plan_snapshots(snapshots, max_snapshots=max_snapshots, max_steps=max_steps, steps_per_epoch=steps_per_epoch)
 
@@ -62,13 +62,13 @@ def test_snapshots_are_evenly_spaced(max_steps, max_snapshots):
 @pytest.mark.parametrize(
     ("snapshots", "max_steps", "steps_per_epoch", "expected"),
     [
-        ("auto", 500, 100, [100, 200, 300, 400, 500]),  # five epochs: by epoch
-        ("auto", 450, 100, [100, 200, 300, 400, 450]),  # the fifth is cut short and still ends the run
-        ("auto", 400, 100, [40, 80, 120, 160, 200, 240, 280, 320, 360, 400]),  # four: ten evenly spaced steps
+        ("auto", 800, 100, [100, 200, 300, 400, 500, 600, 700, 800]),  # eight epochs: by epoch
+        ("auto", 750, 100, [100, 200, 300, 400, 500, 600, 700, 750]),  # the eighth is cut short and still ends the run
+        ("auto", 700, 100, [87, 175, 262, 350, 437, 525, 612, 700]),  # seven: eight evenly spaced steps
         ("auto", 3, None, [1, 2, 3]),
         ("epoch", 400, 100, [100, 200, 300, 400]),
         ("epoch", 250, 100, [100, 200, 250]),
-        ("epoch", 2000, 100, [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800, 2000]),  # 20 epochs thinned to 10
+        ("epoch", 2000, 100, [200, 500, 700, 1000, 1200, 1500, 1700, 2000]),  # 20 epochs thinned to 8
         (30, 100, 7, [30, 60, 90]),
         ([7, 3, 100], 100, None, [3, 7, 100]),
         (range(1, 26), 25, None, list(range(1, 26))),  # a list is taken as it is

@@ -367,8 +367,9 @@ def test_rows_without_a_label_use_the_last_prediction(tmp_path):
         ({"snapshots": "epoch"}, {"max_steps": 7}, [4, 7]),
         ({"snapshots": "epoch"}, {"gradient_accumulation_steps": 3}, [2, 4, 6]),
         ({"snapshots": "epoch"}, {"dataloader_drop_last": True, "per_device_train_batch_size": 24}, [2, 4, 6]),
-        ({}, {}, [1, 2, 3, 4, 6, 7, 8, 9, 10, 12]),
-        ({}, {"num_train_epochs": 5}, [4, 8, 12, 16, 20]),
+        ({}, {}, [1, 3, 4, 6, 7, 9, 10, 12]),
+        ({}, {"num_train_epochs": 5}, [2, 5, 7, 10, 12, 15, 17, 20]),
+        ({}, {"num_train_epochs": 8}, [4, 8, 12, 16, 20, 24, 28, 32]),
         ({"max_snapshots": 3}, {}, [4, 8, 12]),
         ({"snapshots": 5}, {}, [5, 10]),
         ({"snapshots": 3}, {"max_steps": 10}, [3, 6, 9]),
@@ -433,7 +434,7 @@ def stop(model, control):
 @BOTH
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("epoch", [4, 6]), (2, [2, 4, 6]), ([2, 3, 20], [2, 3, 6]), ([2, 3], [2, 3]), ("auto", [4, 6])],
+    [("epoch", [4, 6]), (2, [2, 4, 6]), ([2, 3, 20], [2, 3, 6]), ([2, 3], [2, 3]), ("auto", [2, 5, 6])],
 )
 def test_a_training_that_is_stopped_is_scored_on_what_there_is(schedule, expected, collect, tmp_path):
     """Stopped after step 6 of 20: the snapshots up to there, and the weights it ended with where more were planned."""
@@ -636,6 +637,43 @@ def test_a_resumed_training_is_scored_as_if_it_had_never_stopped(schedule, kept,
     assert files.at_begin == kept
     assert steps_of(again.scores) == (steps or schedule)
     assert_same_scores(again.scores, whole, tolerance=0)
+
+
+TEN_OF_TWELVE = [1, 2, 3, 4, 6, 7, 8, 9, 10, 12]  # the default plan of an earlier version
+
+
+@BOTH
+def test_a_resumed_training_keeps_the_plan_that_another_version_began(collect, tmp_path):
+    """With the default schedule; the scores are those of a training that was never cut."""
+    options = {"save_strategy": "epoch", "rows": digits().with_transform(augmented)}
+    begun = partial(VoGCallback, pixel_rows(), collect=collect, max_snapshots=10)
+    whole = scores_of(tmp_path / "whole", begun(), **options)
+    with pytest.raises(PowerCutError):
+        trained(tmp_path / "cut", [begun(), AtStep(10, cut)], **options)
+    again = VoGCallback(pixel_rows(), collect=collect)
+    trained(tmp_path / "cut", [again], resume=str(tmp_path / "cut" / "checkpoint-8"), **options)
+    assert steps_of(again.scores) == steps_of(whole) == TEN_OF_TWELVE
+    assert_same_scores(again.scores, whole, tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (None, TEN_OF_TWELVE),
+        ("options", [1, 2, 3, 4, 7, 9, 12]),  # five snapshots: 2, 4, 7, 9, 12
+        ("epochs", [1, 2, 3, 4, 6, 8, 10, 12, 14, 16]),  # eight of 16 steps
+        ("damaged", [1, 2, 3, 4, 6, 7, 9, 10, 12]),  # eight of 12 steps
+    ],
+)
+def test_another_plan_is_made_where_the_first_does_not_hold(change, expected, tmp_path):
+    """Options of the callback, another length and a damaged record of the plan give the rest of a new plan."""
+    with pytest.raises(PowerCutError):
+        trained(tmp_path, [VoGCallback(pixel_rows(), max_snapshots=10), AtStep(7, cut)], save_strategy="epoch")
+    if change == "damaged":
+        (tmp_path / "_vog" / "vog.json").write_text('{"format": 1, "planned ste')
+    vog = VoGCallback(pixel_rows(), **({"max_snapshots": 5} if change == "options" else {}))
+    trained(tmp_path, [vog], resume=str(tmp_path / "checkpoint-4"), num_train_epochs=4 if change == "epochs" else 3)
+    assert steps_of(vog.scores) == expected
 
 
 @contextmanager

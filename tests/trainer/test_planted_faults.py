@@ -40,7 +40,7 @@ def preferences(rng, faulty):
 def aurocs(trainer, model, rows, faulty, folder, *, collate_fn, target="logit", **options):
     """AUROC of each column, high = faulty, after a training with one added line."""
     args = arguments(folder, per_device_train_batch_size=16, **options)
-    vog = VoGCallback(config=VoGConfig(target=target), snapshots="epoch", log=False)
+    vog = VoGCallback(config=VoGConfig(target=target), snapshots="epoch", max_snapshots=10, log=False)
     trainer(model, args, train_dataset=rows, data_collator=collate_fn, callbacks=[vog]).train()
     return found_by(vog.scores, faulty)
 
@@ -166,7 +166,7 @@ def test_wrong_pairs_of_a_bi_encoder(tmp_path):
         str(tmp_path / "run"), num_train_epochs=10, per_device_train_batch_size=16, learning_rate=1e-3, seed=1,
         report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    vog = VoGCallback(snapshots="epoch", log=False)
+    vog = VoGCallback(snapshots="epoch", max_snapshots=10, log=False)
     loss = losses.MultipleNegativesRankingLoss(model)
     sentence_transformer.SentenceTransformerTrainer(
         model, args, train_dataset=Dataset.from_list(rows), loss=loss, callbacks=[vog]

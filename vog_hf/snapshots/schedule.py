@@ -6,6 +6,8 @@ from numbers import Integral
 from vog_hf.errors import ConfigError
 from vog_hf.metric.windows import MIN_SNAPSHOTS
 
+MAX_SNAPSHOTS = 8  # the fewest with a Spearman correlation of 0.95 with 20: benchmarks/README.md, "Fewer snapshots"
+
 
 def plan_snapshots(
     snapshots: str | int | Sequence[int],
@@ -17,7 +19,7 @@ def plan_snapshots(
     """Plan the training steps after which snapshots are taken, in ascending order.
 
     Args:
-        snapshots: ``"auto"`` (every epoch if there are 5 or more, else `max_snapshots` evenly spaced steps),
+        snapshots: ``"auto"`` (every epoch if there are 8 or more, else `max_snapshots` evenly spaced steps),
             ``"epoch"``, every n steps, or a list of steps.
         max_snapshots: Maximum number; more are thinned evenly, keeping the last one. Does not apply to a list.
         max_steps: Steps of the whole training.
@@ -28,8 +30,8 @@ def plan_snapshots(
             snapshots.
 
     Example:
-        >>> plan_snapshots("auto", max_snapshots=10, max_steps=700, steps_per_epoch=100)
-        [100, 200, 300, 400, 500, 600, 700]
+        >>> plan_snapshots("auto", max_snapshots=8, max_steps=800, steps_per_epoch=100)
+        [100, 200, 300, 400, 500, 600, 700, 800]
         >>> plan_snapshots("auto", max_snapshots=4, max_steps=100, steps_per_epoch=None)
         [25, 50, 75, 100]
     """
@@ -40,7 +42,7 @@ def plan_snapshots(
         )
     epochs = [] if steps_per_epoch is None else [*range(steps_per_epoch, max_steps, steps_per_epoch), max_steps]
     if snapshots == "auto":
-        steps = epochs if len(epochs) >= 5 else evenly(range(1, max_steps + 1), int(max_snapshots))
+        steps = epochs if len(epochs) >= MAX_SNAPSHOTS else evenly(range(1, max_steps + 1), int(max_snapshots))
     elif snapshots == "epoch":
         if steps_per_epoch is None:
             raise ConfigError(

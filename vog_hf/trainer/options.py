@@ -12,6 +12,8 @@ from vog_hf.data.bad_rows import OnError
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.numbered_rows import INSTEAD
 from vog_hf.errors import ConfigError, real_number
+from vog_hf.metric.windows import MIN_SNAPSHOTS
+from vog_hf.snapshots.schedule import MAX_SNAPSHOTS, plan_snapshots
 from vog_hf.trainer.run_folder import RunFolder
 from vog_hf.trainer.splits import ONLY_SPLIT, splits_of
 
@@ -19,7 +21,7 @@ FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an und
 WITHOUT_EFFECT = {  # options of scoring passes, with their defaults
     "collate_fn": None,
     "snapshots": "auto",
-    "max_snapshots": 10,
+    "max_snapshots": MAX_SNAPSHOTS,
     "max_cost": None,
     "batch_size": None,
     "store": "trainable",
@@ -61,6 +63,20 @@ class TrainingOptions:
     def run_folder(self, args: TrainingArguments) -> RunFolder:
         """The folder of snapshots, moments, visits and scores."""
         return RunFolder(self.output_dir or Path(args.output_dir or "") / FOLDER_NAME)
+
+    def plan(self, begun: Sequence[int], *, max_steps: int, steps_per_epoch: int | None) -> list[int]:
+        """The steps after which snapshots are taken.
+
+        A resumed training with the default schedule keeps the steps that it ``begun`` with, which another version may
+        have planned, if they end where it ends.
+        """
+        is_auto = isinstance(self.snapshots, str) and self.snapshots == "auto"
+        is_default = is_auto and self.max_snapshots == MAX_SNAPSHOTS
+        if is_default and len(begun) >= MIN_SNAPSHOTS and begun[-1] == max_steps:
+            return list(begun)
+        return plan_snapshots(
+            self.snapshots, max_snapshots=self.max_snapshots, max_steps=max_steps, steps_per_epoch=steps_per_epoch
+        )
 
     def collating(self, args: TrainingArguments, train_dataloader: object) -> dict[str, Any]:
         """Options of a `BatchReader`: the callback's collator, else the trainer's, with the columns that it gets."""

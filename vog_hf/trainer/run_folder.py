@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import TrainerState
 
 from vog_hf.errors import OutputFolderError
-from vog_hf.runtime.files import foreign_names, locked, remove_half_written, require_free, write_json
+from vog_hf.runtime.files import foreign_names, locked, read_json, remove_half_written, require_free, write_json
 from vog_hf.scoring.live_checkpoint import STATE_NAME
 
 MARKER_NAME = "vog.json"
@@ -52,6 +52,14 @@ class RunFolder:
     def scores(self) -> Path:
         """Folder of the scores, with one per split in it."""
         return self.path / "scores"
+
+    def planned_steps(self) -> list[int]:
+        """The steps that the training in this folder planned; empty if there is none, or its record is damaged."""
+        try:
+            steps = read_json(self.path / MARKER_NAME)["planned steps"]
+        except (OutputFolderError, LookupError, TypeError):  # `prepare` writes it again
+            return []
+        return steps if isinstance(steps, list) and all(type(step) is int for step in steps) else []
 
     def prepare(self, state: TrainerState, plan: Sequence[int], needed_bytes: int, *, is_live: bool) -> None:
         """Check, lock and empty the folder; keep what a resumed training continues.

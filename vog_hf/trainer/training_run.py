@@ -27,7 +27,6 @@ from vog_hf.scoring.pass_time import row_seconds
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotSet, SnapshotWriter, is_sharded, open_folder, require_trainable
-from vog_hf.snapshots.schedule import plan_snapshots
 from vog_hf.snapshots.unsharded_copy import unsharded_copy
 from vog_hf.tracking import shown_rows
 from vog_hf.trainer.announcements import announce, plan_line
@@ -63,7 +62,9 @@ class TrainingRun:
         require_module(model)
         self._is_sharded = is_sharded(model)
         processes = current_processes()
-        run_together(processes, PREPARING, self._resolve, state, train_dataloader)
+        self.folder = options.run_folder(args)
+        begun = from_main(processes, PREPARING, self.folder.planned_steps) if state.global_step > 0 else []
+        run_together(processes, PREPARING, self._resolve, state, train_dataloader, begun)
         to_score = self._whole(model)
         run_together(processes, PREPARING, self._dry_run, to_score)
         require_trainable(model)
@@ -72,17 +73,13 @@ class TrainingRun:
         self._taken: list[int] = []
         self._saved: set[str] = set()
 
-    def _resolve(self, state: TrainerState, train_dataloader: Any) -> None:
-        """Resolve the plan, the folder and the datasets."""
+    def _resolve(self, state: TrainerState, train_dataloader: Any, begun: list[int]) -> None:
+        """Resolve the plan and the datasets; `begun` is the plan of the training that is resumed."""
         options, args = self._options, self._args
         self._checkpoints_kept = checkpoints_kept(args, state)
-        self.plan = plan_snapshots(
-            options.snapshots,
-            max_snapshots=options.max_snapshots,
-            max_steps=state.max_steps,
-            steps_per_epoch=steps_per_epoch(args, train_dataloader),
+        self.plan = options.plan(
+            begun, max_steps=state.max_steps, steps_per_epoch=steps_per_epoch(args, train_dataloader)
         )
-        self.folder = options.run_folder(args)
         self.datasets = splits_of(options.dataset)
         if options.dataset is None:
             self.datasets = {ONLY_SPLIT: training_rows(train_dataloader)}
