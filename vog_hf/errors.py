@@ -211,3 +211,12 @@ def _range(least: float | None, most: float | None) -> str:
     if least is None:
         return "be a number" if most is None else f"be at most {most:,}"
     return f"be at least {least:,}" if most is None else f"lie in {least:,}..{most:,}"
+
+
+def without_tracebacks(error: Exception) -> Exception:
+    """The error without frames, which would keep tensors alive, for an error whose traceback is in the log."""
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
+    return error

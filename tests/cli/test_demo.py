@@ -14,8 +14,8 @@ from transformers import default_data_collator
 
 import vog_hf
 from vog_hf.cli.demo import Demo
+from vog_hf.cli.demos.questions import ANSWERS
 from vog_hf.demo import PLANTED_TASKS, fault_table, load_digits_dataset
-from vog_hf.demo.questions import ANSWERS
 from vog_hf.scores.vog_scores import VoGScores
 
 COMMAND = [sys.executable, "-m", "vog_hf"]

@@ -11,7 +11,7 @@ from vog_hf.cli.output import Output
 
 
 class Demo(StrEnum):
-    """What is trained."""
+    """Demos, by their value of ``--task``."""
 
     DIGITS = "digits"
     NER = "ner"
@@ -40,7 +40,9 @@ def demo(
     scored dataset, an image of the highest and lowest rows, and the run to the output folder. With another task, faults
     are planted, and it prints which columns find them and writes a report.
     """
-    from vog_hf.demo import PLANTED_TASKS, run_demo, run_planted
+    from vog_hf.cli.demos.digits import run_demo
+    from vog_hf.cli.demos.planted import run_planted
+    from vog_hf.cli.demos.planted_tasks import PLANTED_TASKS
 
     if task is Demo.DIGITS:
         scores = run_demo(output, seed=seed, console=out.console)

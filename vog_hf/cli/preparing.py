@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputColumns:
-    """What a transform is to make of a dataset, before a model is loaded.
+    """Inputs that a transform makes of a dataset, known before a model is loaded.
 
     Attributes:
         head: Transform for the model's head.

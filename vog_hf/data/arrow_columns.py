@@ -86,7 +86,7 @@ def doubtful_rows(dataset: AnyDataset, masks: Sequence[str], limit: int) -> Iter
 
 
 def _sizes(values: pa.Array, *, is_mask: bool, listing: object) -> npt.NDArray[np.int64]:
-    """How much each value holds: -1 where it is null, 0 where it cannot be used."""
+    """Size of each value: -1 where it is null, 0 where it cannot be used."""
     kind = values.type
     if _is_list_of_numbers(kind) or (_is_list(kind) and pa.types.is_boolean(kind.value_type)):
         sizes = _usable_lengths(values, is_mask=is_mask)

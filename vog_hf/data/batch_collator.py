@@ -68,7 +68,7 @@ class BatchCollator:
         self._only_model_columns = only_model_columns and not is_sentence_model(model)  # collators tokenize any column
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker that is not forked is sent: never the model, which may be large or not pickle."""
+        """State for a worker that is not forked: never the model, which may be large or not pickle."""
         return {**self.__dict__, "_model": None}
 
     def collate(self, rows: list[Any]) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
@@ -95,7 +95,7 @@ class BatchCollator:
     def split(
         self, batch: object, column: Sequence[object] | None, text: str | None, keys: list[str] | str
     ) -> tuple[dict[str, Any], Tensor | None, dict[str, Tensor]]:
-        """What `collate_rows` gave, as `collate` gives it."""
+        """Split what `collate_rows` gave, as `collate` does."""
         names = (self.label_column, *self.label_names) if self.label_column else self.label_names
         inputs, labels = split_batch(batch, self._model, names)
         if column is not None:

@@ -97,7 +97,7 @@ def _put(batch: Mapping[str, object], name: str, at: int, alone: Tensor, start: 
 
 
 def _padding_on_the_left(batch: Mapping[str, object], alone: Mapping[str, object], at: int) -> int:
-    """How many elements of padding stand before a row in its batch and not before it alone, by the attention mask."""
+    """Number of padding elements before a row in its batch but not before it alone, by the attention mask."""
     whole, single = batch.get("attention_mask"), alone.get("attention_mask")
     if not isinstance(whole, Tensor) or not isinstance(single, Tensor) or whole.dim() != 2 or single.dim() != 2:
         return 0

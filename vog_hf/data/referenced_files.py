@@ -150,7 +150,7 @@ def require_own_files(dataset: Dataset | Mapping[str, Dataset], *, copied_to: Pa
 
 
 def _reach(copied_to: Path | None) -> str:
-    """What would become of a file that somebody else has named, and what to do instead."""
+    """Say what would happen to a file that somebody else has named, and what to do instead."""
     if copied_to is not None:
         return f"copied into {copied_to.name}; drop such rows or the column, or save the scores alone"
     return "published; drop such rows or the column, or push the scores alone (scores_only=True, show_rows=False)"
@@ -255,7 +255,7 @@ def _stays_inside(path: str) -> bool:
 
 
 def _cached_file(file: str) -> Path | None:
-    """Where a path leads, if that lies in a cache."""
+    """Target of a path, if it lies in a cache."""
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowIdentity:
-    """What tells the rows of a dataset apart from others: taken from the Arrow table, whatever its transform.
+    """Identity of the rows of a dataset: taken from the Arrow table, whatever its transform.
 
     Attributes:
         n_rows: Number of rows.

@@ -70,7 +70,7 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, names: Mapping[int, str]) -> di
 
 
 def _is_word(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
-    """Whether a token by itself is a word: twice, it gives its letters twice with a space between them."""
+    """True if a token by itself is a word: twice, it gives its letters twice with a space between them."""
     letters = tokenizer.convert_tokens_to_string([name])
     return letters.isalpha() and tokenizer.convert_tokens_to_string([name, name]) == f"{letters} {letters}"
 
@@ -88,7 +88,7 @@ def _between(tokenizer: PreTrainedTokenizerBase, name: str, neighbor: str) -> _T
 def _are_texts(
     tokenizer: PreTrainedTokenizerBase, names: Mapping[int, str], tokens: Mapping[int, _Token], neighbor: str
 ) -> bool:
-    """Whether random sequences of tokens, between two words, are spelled as the tokens one by one."""
+    """True if random sequences of tokens, between two words, are spelled as the tokens one by one."""
     draw, numbers, pieces = np.random.default_rng(0), sorted(names), _pieces(tokens)
     (word,) = (number for number in numbers if names[number] == neighbor)
     for _ in range(N_CHECKS):

@@ -117,7 +117,7 @@ class StreamRows:
 
     @property
     def id_type(self) -> pa.DataType:
-        """How the ids are stored: those of one stream are all texts or all whole numbers."""
+        """Type of the ids: those of one stream are all texts or all whole numbers."""
         return ID_TYPES[self._id_kind]
 
     def _from(self, start: int) -> Iterator[Any]:

@@ -234,7 +234,7 @@ def _tail_measure(measure: str, n_rows: int, estimate: list[float], intervals: A
 
 
 def verdict(association: Interval, chance: float, low: Interval, high: Interval) -> Tail:
-    """Which tail is the hard one.
+    """The tail that is the hard one.
 
     Args:
         association: Interval of the association of high values with difficulty.

@@ -127,7 +127,7 @@ class ObjectDetection(Task):
         return Observations(of_rows, {LABEL: classes.masked_fill(~counts, IGNORED_TOKEN), **of_objects})
 
     def _observed(self, logits: Tensor, labels: Tensor, queries: Tensor) -> dict[str, Tensor]:
-        """What is observed of each object, ``[batch, objects]``."""
+        """Observations of each object, ``[batch, objects]``."""
         _, classes, boxes = _parts(labels)
         of_queries = _at(logits, queries)
         predicted, given = of_queries[..., -N_BOX:], boxes.to(logits.dtype)
@@ -216,7 +216,7 @@ def objects_as_tensor(labels: Any) -> Any:
 
 
 def _parts(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which places are objects, their classes, and their boxes."""
+    """Mask of the places that are objects, their classes, and their boxes."""
     classes = labels[..., 0].long()
     return classes != IGNORED_TOKEN, classes, labels[..., 1:]
 

@@ -25,7 +25,7 @@ ENTRIES = f"{TASK_ONLY}entries_of/"  # begins the names of the numbers of entrie
 
 
 def images_by_row(model: nn.Module, fed: Mapping[str, Any]) -> dict[str, Any]:
-    """What forward gets, with the images of each row in a row of their own; as it is for other models.
+    """Inputs of forward with the images of each row in a row of their own; unchanged for other models.
 
     Raises:
         DataError: The places of images in the texts do not say which image belongs to which row.
@@ -71,7 +71,7 @@ def image_leaf(inputs: Mapping[str, object]) -> Tensor | None:
 def observed_images(
     inputs: Mapping[str, Any], x: Tensor, image: Tensor | None, *, reduce_channels: bool
 ) -> dict[str, Tensor]:
-    """What the columns of image and text are made of, for `vog_hf.metric.input_parts`; nothing for other models.
+    """Quantities of image and text for `vog_hf.metric.input_parts`; none for other models.
 
     Args:
         inputs: By row.
@@ -153,12 +153,12 @@ def _unassigned(fed: Mapping[str, Any], n_tokens: Tensor) -> DataError:
 
 
 def _is_entry(counts: Tensor, most: int) -> Tensor:
-    """Which of ``[rows, most]`` entries are not padding."""
+    """Mask ``[rows, most]`` of the entries that are not padding."""
     return torch.arange(most, device=counts.device) < counts.unsqueeze(1)
 
 
 def _image_mask(inputs: Mapping[str, Any], gradient: Tensor) -> Tensor:
-    """Which elements of the images' gradient count, over its first axes."""
+    """Mask of the elements of the images' gradient that count, over its first axes."""
     counts, mask, pixels = (inputs.get(name) for name in (ENTRIES + IMAGES, "pixel_attention_mask", IMAGES))
     if isinstance(counts, Tensor):
         return _is_entry(counts, gradient.shape[1])

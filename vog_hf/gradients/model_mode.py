@@ -53,6 +53,15 @@ def require_module(model: object) -> None:
         )
 
 
+def require_weights(model: nn.Module) -> None:
+    """Raise ModelError for a model without parameters and buffers."""
+    if not any(True for _ in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one, as it was "
+            "before it was quantized"
+        )
+
+
 def model_device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     """Device of the model and dtype of its first floating weight (None: it has no floating weight)."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -210,7 +219,7 @@ class _UnwrittenWeights(TorchDispatchMode):
 
 
 def _address(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; 0 for those without one (empty, sparse, on the meta device)."""
+    """Address of a tensor's memory; 0 for those without one (empty, sparse, on the meta device)."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided and not tensor.is_meta else 0
 
 

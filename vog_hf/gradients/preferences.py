@@ -127,7 +127,7 @@ class PreferenceOptimization(RowValue):
 
 
 def paired(batch: Mapping[str, object], fed: Mapping[str, Any]) -> dict[str, Any]:
-    """What forward gets of a batch of chosen texts followed by as many rejected ones, by row, ``[rows, 2, ...]``.
+    """Inputs of forward, of a batch of chosen texts followed by as many rejected ones, by row, ``[rows, 2, ...]``.
 
     Args:
         batch: As TRL's collators make it.

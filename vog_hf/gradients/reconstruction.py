@@ -123,7 +123,7 @@ def has_hidden_patches(outputs: object) -> TypeGuard[Mapping[str, Any]]:
 
 
 def _required_mask(inputs: Mapping[str, object]) -> Tensor:
-    """Which patches are masked, ``[batch, patches]``."""
+    """Mask of the masked patches, ``[batch, patches]``."""
     mask = inputs.get(MASK)
     if not isinstance(mask, Tensor):
         raise ModelError(

@@ -20,7 +20,7 @@ OF_ANOTHER_LOSS = 1e-3
 
 @dataclass(frozen=True)
 class RowLosses:
-    """What is observed of a batch in its forward pass.
+    """Observations of a batch in its forward pass.
 
     Attributes:
         observation: ``[batch]`` each, as `Task.observation`.

@@ -203,7 +203,7 @@ def sentence_encoder(model: nn.Module) -> nn.Module | None:
 
 
 def sentence_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What forward gets of a batch of sentence-transformers' trainers, by row, without labels.
+    """Inputs of forward, of a batch of sentence-transformers' trainers, by row, without labels.
 
     Raises:
         DataError: The batch has neither the inputs of texts nor two columns of texts, or texts of a row that are

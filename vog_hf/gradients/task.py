@@ -1,4 +1,4 @@
-"""What a task is: the scalar of a row, its companions and its labels, for one kind of head."""
+"""The definition of a task: the scalar of a row, its companions and its labels, for one kind of head."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ IGNORED_TOKEN = -100
 
 @dataclass(frozen=True)
 class Observations:
-    """What is observed of a batch at one snapshot.
+    """Observations of a batch at one snapshot.
 
     Attributes:
         rows: Of each row, ``[batch]`` by name.

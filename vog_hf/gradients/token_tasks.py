@@ -174,7 +174,7 @@ class CausalLanguageModel(TokenPrediction):
 
 
 def _n_virtual_tokens(model: nn.Module) -> int:
-    """How many tokens PEFT puts before those of each row (prompt tuning, p-tuning)."""
+    """Number of tokens that PEFT puts before those of each row (prompt tuning, p-tuning)."""
     peft_model = getattr(sys.modules.get("peft"), "PeftModel", ())  # a model of PEFT's has had it imported
     config: Any = model.active_peft_config if isinstance(model, peft_model) else None
     return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0

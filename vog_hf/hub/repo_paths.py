@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 
 from vog_hf.errors import ConfigError, require_type
-from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME, STEPS_NAME, TOKENIZER_NAME
+from vog_hf.scores.storage import HEAT_MAP_FILES, MANIFEST_NAME, TOKENIZER_NAME
 from vog_hf.scores.unit_table import PIXELS_NAME, UNITS_NAME
+from vog_hf.scores.visited_steps import STEPS_NAME
 
 SCORES_FOLDER = "vog"  # files of the scores: vog/<configuration>/<split>/
 SCORES_CONFIG = "vog_scores"

@@ -65,7 +65,7 @@ def pooled_maps(deviation: Tensor, mask: Tensor | None) -> RaggedMaps:
 
 
 def map_parts(deviation: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-    """What `ragged_maps` needs on the host, as little as a device can say without knowing the lengths of rows."""
+    """Values that `ragged_maps` needs on the host, as few as a device can give without knowing the lengths of rows."""
     if mask is not None and deviation.dim() == mask.dim() + 1:
         return {"per_token": deviation.mean(-1), "mask": mask}
     plane = deviation.unsqueeze(1) if deviation.dim() == 1 else deviation

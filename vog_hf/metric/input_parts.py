@@ -14,7 +14,7 @@ IMAGE_GRADIENT, IMAGE_MASK, IMAGE_SHARE = f"{IMAGE}gradient", f"{IMAGE}mask", f"
 
 
 class PartAccumulator:
-    """What is observed of the parts of the input of a batch, streamed over the snapshots."""
+    """Moments of the parts of the input of a batch, streamed over the snapshots."""
 
     def __init__(self) -> None:
         self._masks: dict[str, Tensor] = {}

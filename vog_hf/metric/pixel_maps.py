@@ -68,7 +68,7 @@ class PixelMapAccumulator:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a snapshot was added."""
+        """True once a snapshot was added."""
         return self._loss_sum is not None
 
     def columns(self, n_snapshots: int) -> dict[str, Tensor]:

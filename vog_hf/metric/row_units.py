@@ -52,7 +52,7 @@ class RowUnits:
 
     @cached_property
     def unit(self) -> str:
-        """What a unit is, as the names of all columns end: ``token``."""
+        """Name of a unit, with which the names of all columns end: ``token``."""
         return next(iter(self.columns)).rpartition("_")[2]
 
     def named(self, name: str) -> str:
@@ -112,7 +112,7 @@ class RowUnits:
 
 
 class UnitAccumulator:
-    """What is observed of the units of a batch, streamed over the snapshots; everything is ``[batch, places]``.
+    """Moments of the units of a batch, streamed over the snapshots; everything is ``[batch, places]``.
 
     Args:
         kind: What the units are.

@@ -15,7 +15,7 @@ PREDICTED = "predicted_"  # begins those of the box that the model predicts at t
 
 @dataclass(frozen=True)
 class UnitKind:
-    """What the units of rows are.
+    """A kind of units of rows.
 
     Attributes:
         name: Name of one, at the end of the names of columns.

@@ -54,7 +54,7 @@ def measures_table(tail: HardTail) -> TextTable | None:
 
 
 def detection_table(detection: pd.DataFrame) -> TextTable:
-    """How well columns find given rows, from `vog_hf.evaluation.detection_table` with its own k."""
+    """Table of how well columns find given rows, from `vog_hf.evaluation.detection_table` with its own k."""
     precision, recall = (str(name) for name in detection if "_at_" in str(name))
     names = detection[["column", "direction"]].to_numpy().tolist()
     numbers = detection[["auroc", "average_precision", precision, recall]].to_numpy().tolist()

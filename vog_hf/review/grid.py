@@ -14,7 +14,7 @@ class GridService(ReviewService):
     """Answers of `ReviewService`, and to what the grid asks."""
 
     def about(self, request: Request) -> Answer:
-        """What does not change, as of `ReviewService`, and the number of tiles of a page."""
+        """The facts of `ReviewService.about`, and the number of tiles of a page."""
         return {**super().about(request), "tiles": TILES}
 
     def grid(self, request: Request) -> Answer:

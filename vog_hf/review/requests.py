@@ -1,4 +1,4 @@
-"""What the page asks for, read from its requests: every value is checked before it is used."""
+"""The page's requests: every value is checked before it is used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

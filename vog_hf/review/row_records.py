@@ -77,7 +77,7 @@ class RowRecord:
 
 @dataclass(frozen=True)
 class SmallRecord:
-    """What the page shows of a row next to other ones."""
+    """A row as the page shows it next to other ones."""
 
     row: int
     picture: str | None

@@ -87,7 +87,7 @@ class ReviewService:
     # What the page may ask
 
     def about(self, _: Request) -> Answer:
-        """What does not change: columns to order by, classes, the keys' targets."""
+        """Facts that do not change: columns to order by, classes, the keys' targets."""
         return {
             "title": self.title,
             "rows": len(self._scores),
@@ -153,7 +153,7 @@ class ReviewService:
         return {**self._answer(row, order, decided, chosen, skip), "message": message}
 
     def facts(self, request: Request) -> Answer:
-        """What takes longer: the headline, the ranking to start with, the yield of the queue, and the agreement."""
+        """Facts that take longer: the headline, the ranking to start with, the yield of the queue and the agreement."""
         sentences = [
             headline(self._scores, self._findings.tail),
             str(self._start),
@@ -201,7 +201,7 @@ class ReviewService:
         return Order(rows, place, is_random)
 
     def _shown_by(self, order: Order, chosen: Filter, row: int, *, opened: bool = False) -> dict[str, Any]:
-        """What the journal notes of the queue that showed a row; nothing for a row that was opened from elsewhere."""
+        """Entry of the journal about the queue that showed a row; nothing for a row that was opened from elsewhere."""
         place = -1 if opened else int(order.place[row])
         return {"queue": chosen, "random": bool(order.is_random[place])} if place >= 0 else {}
 
@@ -252,7 +252,7 @@ class ReviewService:
         return value if value >= 0 else None
 
     def _yield(self, chosen: Filter) -> list[str]:
-        """What the queue held so far and may still hold, in sentences; none before the first decision."""
+        """Sentences about the faults that the queue held so far and may still hold; none before the first decision."""
         with self._journal_lock:
             decisions = list(self._journal.standing().values())
         if not decisions:

@@ -1,12 +1,13 @@
-"""Whether the parts of scores fit together: columns, classes, trajectories and heat maps."""
+"""Checks that the parts of scores fit together: columns, classes, trajectories and heat maps."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vog_hf.errors import ConfigError, DataError, shown
+from vog_hf.errors import ConfigError, DataError, OutputFolderError, require_type, shown
 from vog_hf.evaluation import PATTERNS
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.metric.vocabulary import LEARNING_PATTERN
@@ -21,6 +22,27 @@ def n_values(values: Any) -> int | None:
     """Number of values; None for something that is not a list of values."""
     is_list = isinstance(values, Sized) and not isinstance(values, str | bytes) and getattr(values, "ndim", 1) > 0
     return len(values) if is_list else None
+
+
+def require_one_per_row(columns: Mapping[str, object], optional: Mapping[str, object]) -> None:
+    """Raise ConfigError unless all values have one length, and there is a column of numbers.
+
+    Args:
+        columns: Values by name.
+        optional: More of them, each of which may be None.
+    """
+    given = {**columns, **{name: values for name, values in optional.items() if values is not None}}
+    lengths = {name: n_values(values) for name, values in given.items()}
+    if not set(columns) - {LEARNING_PATTERN} or None in lengths.values() or len(set(lengths.values())) > 1:
+        raise ConfigError(f"columns must have one value per row each, got lengths {lengths}")
+
+
+def named_values(values: Mapping[str, npt.NDArray[Any]], name: str, kind: str) -> npt.NDArray[Any]:
+    """Values by their name; raises ConfigError with the names that there are."""
+    require_type(f"the name of a {kind}", name, str, "pass one that these scores have")
+    if name not in values:
+        raise ConfigError(f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}")
+    return values[name]
 
 
 def row_numbers(rows: npt.ArrayLike, n_rows: int) -> npt.NDArray[np.int64]:
@@ -59,6 +81,15 @@ def class_count(scores: "VoGScores") -> int:
             )
         count = max(count, highest + 1)
     return count
+
+
+def require_fitting(scores: "VoGScores", heat_maps: RaggedMaps | None, folder: Path) -> None:
+    """Raise OutputFolderError where the parts of scores that a folder holds do not fit together."""
+    fault = fault_in_scores(scores, heat_maps)
+    if fault is not None:
+        raise OutputFolderError(
+            f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
+        )
 
 
 def fault_in_scores(scores: "VoGScores", heat_maps: RaggedMaps | None) -> str | None:

@@ -126,7 +126,7 @@ def tail_title(tail: str, name: str) -> str:
 
 
 def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
-    """What the heat maps show, in the forms that they have here: ``overlay``, ``plane``, ``strip`` or ``words``."""
+    """Sentence about heat maps, in the forms that they have here: ``overlay``, ``plane``, ``strip`` or ``words``."""
     column, of_tokens = coloring_column(scores), scores.facts.reads_tokens
     if column is not None and "words" in kinds:
         return (
@@ -150,7 +150,7 @@ def heat_note(scores: VoGScores, kinds: Collection[str]) -> str:
 
 
 def heat_subject(scores: VoGScores) -> str:
-    """What heat maps that are not of words show."""
+    """Subject of heat maps that are not of words."""
     if scores.pixels is not None:
         return "Where the mean loss over the mask was highest"
     target = first_target(scores)
@@ -158,7 +158,7 @@ def heat_subject(scores: VoGScores) -> str:
 
 
 def boxes_note(scores: VoGScores) -> str:
-    """What the boxes in pictures are, after a space; "" without boxes."""
+    """Sentence about the boxes in pictures, after a space; "" without boxes."""
     if not has_boxes(scores):
         return ""
     return (
@@ -179,7 +179,7 @@ def _source(source: Mapping[str, object]) -> str:
 
 
 def _transform(transform: Mapping[str, Any]) -> str:
-    """How rows became inputs, if it is noted."""
+    """Words about how rows became inputs, if it is noted."""
     if not transform.get("processor"):
         return ""
     limit = transform.get("max_length")

@@ -151,7 +151,7 @@ class Findings:
 
     @cached_property
     def detection(self) -> pd.DataFrame | None:
-        """How well VoG and its companions find rows that are known to be mislabeled; None if none or all are."""
+        """Detection of rows that are known to be mislabeled, by VoG and its companions; None if none or all are."""
         if self.known_wrong is None:
             return None
         wrong = self.known_wrong[self.is_finite]

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from vog_hf.errors import ConfigError
 from vog_hf.evaluation import learning_pattern
+from vog_hf.metric.vocabulary import LEARNING_PATTERN
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 
 if TYPE_CHECKING:
@@ -30,9 +32,11 @@ def learning_patterns(scores: "VoGScores") -> npt.NDArray[Any]:
 
     A pattern is over the snapshots that observed the row.
 
-    Args:
-        scores: Scores with patterns, see `no_pattern`.
+    Raises:
+        ConfigError: The rows have none, see `no_pattern`.
     """
+    if (reason := no_pattern(scores)) is not None:
+        raise ConfigError(f"there is no column {LEARNING_PATTERN!r}, because {reason}; leave it out")
     prediction, label = scores.trajectory("prediction"), scores.column("label")
     patterns = np.full(len(scores), None, dtype=object)
     seen = np.asarray(prediction) >= 0  # a skipped row was never predicted; a training may leave rows out of an epoch

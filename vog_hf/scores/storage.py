@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vog_hf.errors import OutputFolderError
+from vog_hf.errors import OutputFolderError, as_path
 from vog_hf.metric.heat_maps import RaggedMaps
-from vog_hf.runtime.files import file_checksum, read_json, write_atomically, write_json
+from vog_hf.runtime.files import explained_disk_errors, file_checksum, read_json, write_atomically, write_json
 from vog_hf.scores.formatting import escaped
 from vog_hf.scores.manifest import fault_in
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 TABLE_NAME = "scores.parquet"
-STEPS_NAME = "steps.parquet"  # rows of each step, of scores that were observed while training
 SHARD_PATTERN = "scores-*-of-*.parquet"
 SHARD_ROWS = 500_000
 BROKEN_ARRAY = (
@@ -86,6 +84,45 @@ def read_tokenizer(folder: Path) -> str | None:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
+def make_folder(folder: str | Path, *, loaded_from: Path | None) -> Path:
+    """Make a folder for scores, which must be new or empty.
+
+    Args:
+        folder: The folder.
+        loaded_from: Folder that the scores were loaded from, whose files are verified first.
+
+    Raises:
+        OutputFolderError: The folder is not empty, or a file in the other one is damaged.
+    """
+    folder = as_path("folder", folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputFolderError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; save to a new folder")
+    if loaded_from is not None and (loaded_from / MANIFEST_NAME).is_file():
+        require_undamaged(loaded_from)
+    with explained_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_parts(
+    folder: Path,
+    columns: Mapping[str, Array],
+    manifest: Mapping[str, object],
+    *,
+    trajectories: Mapping[str, Array],
+    heat_maps: RaggedMaps | None,
+    row_hash: npt.NDArray[np.uint64] | None,
+    ids: Array | None,
+    tokenizer: str | None,
+) -> None:
+    """Write the arguments of `VoGScores`, the manifest last; the tokenizer only with heat maps."""
+    save_arrays(folder, trajectories, heat_maps)
+    save_table(folder, columns, row_hash, ids)
+    if heat_maps is not None and tokenizer is not None:
+        save_tokenizer(folder, tokenizer)
+    write_manifest(folder, manifest)
+
+
 def read_parts(folder: Path) -> dict[str, Any]:
     """Read the arguments of `VoGScores` from a folder that `write_manifest` finished; arrays are memory-mapped.
 
@@ -123,24 +160,6 @@ def write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
     paths = [path for pattern in ("*.parquet", "*.npy", TOKENIZER_NAME) for path in sorted(folder.glob(pattern))]
     files = {path.name: {"bytes": path.stat().st_size, "crc32": file_checksum(path)} for path in paths}
     write_json(folder / MANIFEST_NAME, {**manifest, FILES: files})
-
-
-def read_steps(path: Path, step: int | None = None) -> pd.DataFrame:
-    """Read ``step``, ``row`` and ``loss`` of each visit, in the order of steps.
-
-    Args:
-        path: The file.
-        step: Only this step; None: all.
-
-    Raises:
-        OutputFolderError: The file is damaged.
-    """
-    filters = None if step is None else [("step", "=", step)]
-    try:
-        table: pd.DataFrame = pq.read_table(path, filters=filters, page_checksum_verification=True).to_pandas()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise OutputFolderError(f"the rows of steps in {path} are damaged ({error}); restore the file") from error
-    return table
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

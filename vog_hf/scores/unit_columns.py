@@ -30,7 +30,7 @@ NOT_SCORES = (LABEL, POSITION, *BOXES)
 
 
 def unit_kind(scores: VoGScores) -> UnitKind | None:
-    """What the units of the rows are; None for rows without units, and for units that this version does not know."""
+    """Kind of the rows' units; None for rows without units, and for units that this version does not know."""
     return None if scores.units is None else UNIT_KINDS.get(scores.units.unit)
 
 

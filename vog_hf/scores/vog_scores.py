@@ -3,6 +3,7 @@
 import shutil
 import weakref
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +12,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from vog_hf.data.row_identity import RowIdentity
-from vog_hf.errors import ConfigError, OutputFolderError, as_path, require_type, whole_number
+from vog_hf.errors import ConfigError, as_path, require_type, whole_number
 from vog_hf.metric.heat_maps import RaggedMaps
 from vog_hf.metric.pixel_maps import LOSS_MAP, map_of_row
 from vog_hf.metric.row_units import RowUnits
 from vog_hf.metric.vocabulary import LEARNING_PATTERN
-from vog_hf.runtime.files import explained_disk_errors
-from vog_hf.scores.consistency import fault_in_scores, n_values, row_numbers
+from vog_hf.scores.consistency import named_values, require_fitting, require_one_per_row, row_numbers
 from vog_hf.scores.learning import learning_patterns, no_pattern
 from vog_hf.scores.manifest import Manifest
-from vog_hf.scores.storage import (
-    FORMAT,
-    MANIFEST_NAME,
-    ROW_HASH,
-    ROW_ID,
-    STEPS_NAME,
-    Array,
-    read_parts,
-    read_steps,
-    require_undamaged,
-    save_arrays,
-    save_table,
-    save_tokenizer,
-    write_manifest,
-)
+from vog_hf.scores.storage import FORMAT, ROW_HASH, ROW_ID, Array, make_folder, read_parts, save_parts
 from vog_hf.scores.unit_table import PIXELS_NAME, UNITS_NAME, read_units, save_units
+from vog_hf.scores.visited_steps import STEPS_NAME, VisitedSteps
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -92,13 +79,9 @@ class VoGScores:
         require_type("trajectories", trajectories, (Mapping, type(None)), "pass arrays [rows, snapshots] by name")
         require_type("units", units, (RowUnits, type(None)), "pass the units of other scores")
         optional = {ROW_HASH: row_hash, ROW_ID: ids, "units": None if units is None else units.sizes}
-        arrays = {**columns, **{name: values for name, values in optional.items() if values is not None}}
-        lengths = {name: n_values(values) for name, values in arrays.items()}
-        if not set(columns) - {LEARNING_PATTERN} or None in lengths.values() or len(set(lengths.values())) > 1:
-            raise ConfigError(f"columns must have one value per row each, got lengths {lengths}")
+        require_one_per_row(columns, optional)
         self._columns = dict(columns)
         self._given_texts = {name: self._columns.pop(name) for name in (LEARNING_PATTERN,) if name in columns}
-        self._derived_patterns: Array | None = None
         self.manifest = {"format": FORMAT, **manifest}
         self._trajectories = dict(trajectories or {})
         self._heat_maps = heat_maps
@@ -107,7 +90,7 @@ class VoGScores:
         self.ids = ids
         self.tokenizer = tokenizer
         self.folder: Path | None = None
-        self._steps_file: Path | None = None
+        self._steps = VisitedSteps(None)
         self._part_files: dict[str, Path] = {}
 
     def __len__(self) -> int:
@@ -168,8 +151,8 @@ class VoGScores:
             ConfigError: There is no such column.
         """
         if name == LEARNING_PATTERN:
-            return self._patterns()
-        return _get(self._columns, name, "column")
+            return self._patterns
+        return named_values(self._columns, name, "column")
 
     def trajectory(self, name: str) -> Array:
         """A value per row and snapshot, ``[rows, snapshots]``, memory-mapped if the scores are on disk.
@@ -177,7 +160,7 @@ class VoGScores:
         Raises:
             ConfigError: There is no such trajectory.
         """
-        return _get(self._trajectories, name, "trajectory")
+        return named_values(self._trajectories, name, "trajectory")
 
     def heat_map(self, row: int) -> npt.NDArray[np.float32]:
         """Heat map of a row, how much the gradient changed: ``[height, width]``, ``[tokens]`` or ``[positions]``.
@@ -223,7 +206,7 @@ class VoGScores:
         return self._part(PIXELS_NAME)
 
     def _part(self, name: str) -> RowUnits | None:
-        """What a file has of parts of the rows, read when it is first needed."""
+        """Parts of the rows, of a file that is read when it is first needed."""
         if self._parts[name] is None and name in self._part_files:
             self._parts[name] = read_units(self._part_files[name], len(self))
         return self._parts[name]
@@ -247,7 +230,7 @@ class VoGScores:
     @property
     def has_steps(self) -> bool:
         """True if `steps` are known: of scores with ``collect="training"``."""
-        return self._steps_file is not None
+        return self._steps.path is not None
 
     def steps(self) -> pd.DataFrame:
         """Each visit of the training: ``step`` (from 1), ``row`` and ``loss`` in that step, in the order of steps.
@@ -255,7 +238,7 @@ class VoGScores:
         Raises:
             ConfigError: The scores were not observed while training.
         """
-        return read_steps(self._require_steps())
+        return self._steps.table()
 
     def rows_of_step(self, step: int) -> pd.DataFrame:
         """The rows that an optimizer step trained on, highest loss first: to trace a spike of the loss.
@@ -269,16 +252,8 @@ class VoGScores:
         Raises:
             ConfigError: The scores were not observed while training, or ``step`` is not a whole number from 1.
         """
-        rows = read_steps(self._require_steps(), whole_number("step", step, 1))[["row", "loss"]]
+        rows = self._steps.table(whole_number("step", step, 1))[["row", "loss"]]
         return rows.sort_values("loss", ascending=False, kind="stable").reset_index(drop=True)
-
-    def _require_steps(self) -> Path:
-        if self._steps_file is None:
-            raise ConfigError(
-                "these scores do not know the rows of steps; score with VoGCallback(collect='training'), and load "
-                "the whole folder"
-            )
-        return self._steps_file
 
     def to_pandas(self) -> pd.DataFrame:
         """All columns as a table with one line per row: the row's number first, then its id if it has one."""
@@ -316,15 +291,11 @@ class VoGScores:
             tokenizer=self.tokenizer,
         )
 
+    @cached_property
     def _patterns(self) -> Array:
         """The learning patterns, given or derived."""
-        if LEARNING_PATTERN in self._given_texts:
-            return self._given_texts[LEARNING_PATTERN]
-        if self._derived_patterns is None:
-            if (reason := no_pattern(self)) is not None:
-                raise ConfigError(f"there is no column {LEARNING_PATTERN!r}, because {reason}; leave it out")
-            self._derived_patterns = learning_patterns(self)
-        return self._derived_patterns
+        given = self._given_texts.get(LEARNING_PATTERN)
+        return learning_patterns(self) if given is None else given
 
     def save(self, folder: str | Path) -> None:
         """Write everything to a folder, which must be new or empty.
@@ -332,23 +303,22 @@ class VoGScores:
         Raises:
             OutputFolderError: The folder is not empty, or a file that these scores were loaded from is damaged.
         """
-        folder = as_path("folder", folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputFolderError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}; save to a new folder")
-        if self.folder is not None and (self.folder / MANIFEST_NAME).is_file():
-            require_undamaged(self.folder)
-        with explained_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        if self._steps_file is not None:
-            shutil.copyfile(self._steps_file, folder / STEPS_NAME)
+        folder = make_folder(folder, loaded_from=self.folder)
+        if self._steps.path is not None:
+            shutil.copyfile(self._steps.path, folder / STEPS_NAME)
         for name in self._parts:
             if (part := self._part(name)) is not None:
                 save_units(folder / name, part)
-        save_arrays(folder, self._trajectories, self._heat_maps)
-        save_table(folder, {**self._columns, **self._given_texts}, self.row_hash, self.ids)
-        if self.has_heat_maps and self.tokenizer is not None:
-            save_tokenizer(folder, self.tokenizer)
-        write_manifest(folder, self.manifest)
+        save_parts(
+            folder,
+            {**self._columns, **self._given_texts},
+            self.manifest,
+            trajectories=self._trajectories,
+            heat_maps=self._heat_maps,
+            row_hash=self.row_hash,
+            ids=self.ids,
+            tokenizer=self.tokenizer,
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> "VoGScores":
@@ -363,24 +333,13 @@ class VoGScores:
         folder = as_path("folder", folder)
         parts = read_parts(folder)
         scores = cls(**parts)
-        fault = fault_in_scores(scores, parts["heat_maps"])
-        if fault is not None:
-            raise OutputFolderError(
-                f"the scores in {folder} do not fit together: {fault}; restore the folder, or score again"
-            )
+        require_fitting(scores, parts["heat_maps"], folder)
         scores.folder = folder
         scores._part_files = {name: folder / name for name in scores._parts if (folder / name).is_file()}
-        scores._steps_file = folder / STEPS_NAME if (folder / STEPS_NAME).is_file() else None
+        scores._steps = VisitedSteps.of_folder(folder)
         return scores
 
     def own(self, folder: "TemporaryDirectory[str]") -> "VoGScores":
         """Keep a temporary folder for as long as these scores map its files into memory."""
         weakref.finalize(self, folder.cleanup)
         return self
-
-
-def _get(values: Mapping[str, Array], name: str, kind: str) -> Array:
-    require_type(f"the name of a {kind}", name, str, "pass one that these scores have")
-    if name not in values:
-        raise ConfigError(f"there is no {kind} {name!r}; these scores have {', '.join(values) or 'none'}")
-    return values[name]

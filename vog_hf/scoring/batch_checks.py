@@ -38,7 +38,7 @@ def warnings_for(model: nn.Module, reader: BatchReader, plan: ScoringPlan, first
 
 
 def _draws(model: nn.Module, plan: ScoringPlan, first: FirstPass) -> Iterator[str]:
-    """What is to be said where the first few rows have other gradients under another seed."""
+    """Warning if the first few rows have other gradients under another seed."""
     n_rows, labels = len(first.batch), first.labels.target_labels
     rows = slice(0, min(n_rows, RERUN_ROWS))
     inputs, masks = (sliced(values, rows, n_rows) for values in (first.batch.inputs, first.batch.masks))

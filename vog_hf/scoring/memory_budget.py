@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vog_hf.data.streams import UNKNOWN_LENGTH
 from vog_hf.runtime.memory import free_memory
 from vog_hf.scoring.block_folder import BlockPlan
 from vog_hf.scoring.plan import ScoringPlan
@@ -45,3 +46,15 @@ class MemoryBudget:
         by_time = int(MAX_BLOCK_SECONDS / max(1e-9, n_snapshots * plan.row_seconds * plan.batch_size))
         in_batches = max(1, min(by_memory, by_time))
         return BlockPlan(n_rows, n_processes, plan.batch_size, in_batches * plan.batch_size)
+
+    def estimate(
+        self, plan: ScoringPlan, n_rows: int | None, n_snapshots: int, n_processes: int, *, in_one_block: bool
+    ) -> str:
+        """One line for a person: what scoring this many rows (None: a stream) takes, on each process."""
+        if n_rows is None:
+            block_rows = self.block_plan(plan, UNKNOWN_LENGTH, n_snapshots, 1).block_rows
+            return f"a stream in blocks; each takes {plan.estimate(block_rows, n_snapshots, block_rows)}"
+        own = len(range(n_rows)[::n_processes])
+        blocks = self.block_plan(plan, n_rows, n_snapshots, n_processes)
+        line = plan.estimate(own, n_snapshots, own if in_one_block else blocks.block_rows)
+        return f"{line} on each of {n_processes} processes" if n_processes > 1 else line

@@ -81,7 +81,7 @@ class ScoringPlan:
 
     @property
     def unit(self) -> UnitKind | None:
-        """What the units of rows are; None for rows without."""
+        """Kind of the rows' units; None for rows without."""
         return None if self.task is None else self.task.unit
 
     @property

@@ -1,5 +1,6 @@
 """The manifest of a run, how scores were computed; and its fingerprint, what they depend on."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,9 @@ from vog_hf.data.row_identity import RowIdentity
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
 from vog_hf.metric.unit_kinds import UnitKind
 from vog_hf.scores.storage import FORMAT
+from vog_hf.scoring.block_folder import BlockPlan
 from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.snapshots import SnapshotSet
 
 
 def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
@@ -64,6 +67,20 @@ def make_manifest(
         "data": {"columns": identity.columns},
         "batch_size": plan.batch_size,
         "n_processes": n_processes,
+    }
+
+
+def replay_entries(
+    blocks: BlockPlan, rows_digest: str, snapshots: SnapshotSet, digests: Iterable[str], thinned: str | None
+) -> dict[str, Any]:
+    """Entries of a manifest of scores from stored snapshots, each with its digest."""
+    taken = zip(snapshots.snapshots, digests, strict=True)
+    return {
+        "collect": "replay",
+        "batch_size": blocks.batch_size,  # an interrupted run keeps its own
+        "rows_digest": rows_digest,
+        "snapshots": [snapshot.manifest_entry(digest) for snapshot, digest in taken],
+        **({} if thinned is None else {"thinned": thinned}),
     }
 
 

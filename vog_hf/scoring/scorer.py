@@ -2,14 +2,12 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from weakref import WeakSet
 
 from accelerate import Accelerator
 from torch import nn
@@ -18,39 +16,30 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.arrow_columns import list_lengths
 from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_collator import CollateFunction
-from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
+from vog_hf.data.batch_reader import BatchReader
 from vog_hf.data.packed_rows import require_one_document_per_row
 from vog_hf.data.row_identity import RowIdentity, identify_rows
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.streams import UNKNOWN_LENGTH, StreamRows, is_stream
 from vog_hf.data.tokenizer_json import tokenizer_json
-from vog_hf.errors import (
-    ConfigError,
-    ModelError,
-    SnapshotError,
-    real_number,
-    require_type,
-    whole_number,
-)
-from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng, require_module, unwrap
+from vog_hf.errors import ConfigError, SnapshotError, real_number, require_type, whole_number
+from vog_hf.gradients.model_mode import model_device_and_dtype, require_module, require_weights, unwrap
 from vog_hf.runtime.files import require_free
 from vog_hf.runtime.memory import AdaptiveBatchSize
 from vog_hf.runtime.processes import current_processes, from_main, meet, run_together, same_everywhere
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.scoring.assembly import finish_folder
-from vog_hf.scoring.batch_checks import warnings_for
-from vog_hf.scoring.batch_size import roomier, with_working_size
-from vog_hf.scoring.block_folder import BlockFolder, batches
-from vog_hf.scoring.dry_run import model_in_use, plan_scoring
+from vog_hf.scoring.block_folder import BlockFolder
 from vog_hf.scoring.finished_scores import load_finished
 from vog_hf.scoring.live import LiveScoring
 from vog_hf.scoring.memory_budget import MemoryBudget
 from vog_hf.scoring.plan import ScoringPlan
+from vog_hf.scoring.planner import Planner
 from vog_hf.scoring.replay import Replay
-from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest
+from vog_hf.scoring.run_manifest import make_fingerprint, make_manifest, replay_entries
 from vog_hf.scoring.runner import ModelRunner
 from vog_hf.scoring.shared_folder import folder_in_use, open_everywhere, output_folder
-from vog_hf.scoring.skipped_rows import skipped_entry, try_batch
+from vog_hf.scoring.skipped_rows import skipped_entry
 from vog_hf.scoring.stream_replay import score_stream
 from vog_hf.snapshots import SnapshotSet, SnapshotSource, open_snapshots
 
@@ -115,11 +104,7 @@ class VoGScorer:
         processing_class: object = None,
     ) -> None:
         require_module(model)
-        if not any(True for _ in chain(model.parameters(), model.buffers())):
-            raise ModelError(
-                f"a model with weights is expected, got {type(model).__name__} without any; pass a trained one, as it "
-                "was before it was quantized"
-            )
+        require_weights(model)
         require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
         require_type("accelerator", accelerator, (Accelerator, type(None)), "pass accelerate.Accelerator()")
         self.config = config or VoGConfig()
@@ -135,10 +120,20 @@ class VoGScorer:
         self._tokenizer = tokenizer_json(processing_class)
         self.fold = fold
         self.torch_compile = torch_compile
-        self._looked_at: WeakSet[BatchReader] = WeakSet()  # readers with rows that were warned about, if need be
         self._processes = accelerator or current_processes()
         self._shows_progress = progress and self._processes.is_main_process
         self._rows_per_pass = AdaptiveBatchSize()  # of all passes: what did not fit once is not tried again
+        self._planner = Planner(
+            model=self.model,
+            config=self.config,
+            batch_size=self.batch_size,
+            training_batch_size=self.training_batch_size,
+            fold=fold,
+            torch_compile=torch_compile,
+            on_error=self.on_error,
+            rows_per_pass=self._rows_per_pass,
+            warns=self._processes.is_main_process,
+        )
 
     def score(
         self,
@@ -207,7 +202,7 @@ class VoGScorer:
         require_one_document_per_row(dataset)
         if is_stream(dataset):
             dataset = StreamRows(dataset, id_column=id_column)
-            dataset.head(self._dry_run_rows)
+            dataset.head(self._planner.n_first_rows)
         elif id_column is not None:
             raise ConfigError(
                 "id_column names the rows of a stream; rows of a map-style dataset have their number, leave it out"
@@ -228,59 +223,17 @@ class VoGScorer:
         """The dry run on the first rows: raises what is wrong with rows, labels, model or configuration.
 
         Args:
-            reader: Of all rows.
+            reader: Reader over all rows.
             require_finite: Whether the model as it is now will be scored, so that it must not have diverged.
             roomy: Whether batches may be larger than the reader's, where memory allows it.
         """
-        sizes = [reader.batch_size, self.training_batch_size or reader.batch_size, 1]
-        dry_run = partial(self._plan, reader, require_finite=require_finite)
-        plan = with_working_size(
-            reader,
-            sizes,
-            dry_run,
-            trained_singly=self.training_batch_size == 1,
-            warns=self._processes.is_main_process,
-        )
-        works = reader.batch_size == sizes[0]
-        return roomier(reader, plan, self._budget.block_bytes, dry_run) if roomy and works else plan
-
-    def _plan(self, reader: BatchReader, *, require_finite: bool) -> ScoringPlan:
-        """The dry run with batches of the reader's size."""
-        rows: Sequence[int] = range(min(len(reader.dataset), self._dry_run_rows))
-        if self.on_error == "skip":
-            trial = partial(try_batch, self.model, None, self._rows_per_pass)
-            with preserved_rng(), model_in_use(self.model, self.config), reader.trying(trial):
-                rows = reader.good_rows(rows)
-        reader.check_deterministic(batches(rows, reader.batch_size))
-        rows = rows[: reader.batch_size]
-        plan, first = self._rows_per_pass.run(
-            len(rows),
-            lambda part: plan_scoring(
-                self.model,
-                reader,
-                self.config,
-                rows[part],
-                require_finite=require_finite,
-                fold=self.fold,
-                torch_compile=self.torch_compile,
-            ),
-        )[0]
-        if self._processes.is_main_process:
-            lines = [] if reader in self._looked_at else warnings_for(self.model, reader, plan, first)
-            for line in [*lines, *([first.why_not_fast] if first.why_not_fast else [])]:
-                logger.warning("VoG: %s", line)
-        self._looked_at.add(reader)
-        return plan
+        roomy_bytes = self._budget.block_bytes if roomy else None
+        return self._planner.plan(reader, require_finite=require_finite, roomy_bytes=roomy_bytes)
 
     def estimate(self, plan: ScoringPlan, n_rows: int | None, n_snapshots: int, *, collect: str = "replay") -> str:
         """One line for a person: what scoring this many rows (None: a stream) takes, on each process."""
-        if n_rows is None:
-            block_rows = self._budget.block_plan(plan, UNKNOWN_LENGTH, n_snapshots, 1).block_rows
-            return f"a stream in blocks; each takes {plan.estimate(block_rows, n_snapshots, block_rows)}"
-        blocks = self._budget.block_plan(plan, n_rows, n_snapshots, self._processes.num_processes)
-        mine = len(range(n_rows)[:: blocks.n_processes])
-        line = plan.estimate(mine, n_snapshots, mine if collect == "live" else blocks.block_rows)
-        return f"{line} on each of {blocks.n_processes} processes" if blocks.n_processes > 1 else line
+        n_processes = self._processes.num_processes
+        return self._budget.estimate(plan, n_rows, n_snapshots, n_processes, in_one_block=collect == "live")
 
     def score_rows(
         self,
@@ -337,14 +290,8 @@ class VoGScorer:
             rows_digest = replay.rows_digest()
             identity = replace(identity, n_rows=n_rows)
             manifest = make_manifest(self.model, runner.plan, reader, identity, n_processes=processes.num_processes)
-            taken = zip(snapshots.snapshots, fingerprint["snapshots"], strict=True)
-            manifest |= skipped_entry(reader, processes, n_rows) | {
-                "collect": "replay",
-                "batch_size": blocks.plan.batch_size,  # an interrupted run keeps its own
-                "rows_digest": rows_digest,
-                "snapshots": [snapshot.manifest_entry(digest) for snapshot, digest in taken],
-                **({} if thinned is None else {"thinned": thinned}),
-            }
+            manifest |= skipped_entry(reader, processes, n_rows)
+            manifest |= replay_entries(blocks.plan, rows_digest, snapshots, fingerprint["snapshots"], thinned)
             return finish_folder(
                 processes, blocks, plan, identity, manifest, temporary=temporary, tokenizer=self._tokenizer
             )
@@ -364,7 +311,7 @@ class VoGScorer:
         """
         rows = reader.dataset
         if isinstance(rows, StreamRows) and rows.has_begun:
-            rows.head(self._dry_run_rows)
+            rows.head(self._planner.n_first_rows)
         if isinstance(rows, StreamRows):
             identity = RowIdentity(UNKNOWN_LENGTH, {}, None)
         else:
@@ -397,10 +344,6 @@ class VoGScorer:
         needed = plan.disk_bytes(known or blocks.plan.block_rows, n_snapshots) - blocks.block_bytes
         require_free(folder, needed, "storing the scores")
         logger.info("VoG: %s; scores in %s", self.estimate(plan, known, n_snapshots), folder)
-
-    @property
-    def _dry_run_rows(self) -> int:
-        return max(TRANSFORM_CHECK_ROWS, self.batch_size, self.training_batch_size or 1)
 
     @property
     def _budget(self) -> MemoryBudget:

@@ -15,7 +15,8 @@ from vog_hf.metric.batch_accumulator import OBSERVED_TRAJECTORIES
 from vog_hf.metric.visit_dynamics import VisitDynamics
 from vog_hf.metric.vocabulary import CSG, OBSERVATIONS, VOG_LOSS
 from vog_hf.runtime.files import explained_disk_errors
-from vog_hf.scores.storage import STEPS_NAME, TRAJECTORY, save_table, write_manifest
+from vog_hf.scores.storage import TRAJECTORY, save_table, write_manifest
+from vog_hf.scores.visited_steps import STEPS_NAME
 from vog_hf.scoring.visits import epochs_of, first_visits, visits_of
 
 FIRST_COLUMNS = ("label", "prediction")

@@ -1,4 +1,4 @@
-"""What a person reads first: the verdict in one line, three numbers, a legend, and the commands that come next."""
+"""The page to read first: the verdict in one line, three numbers, a legend, and the commands that come next."""
 
 import os
 import shlex

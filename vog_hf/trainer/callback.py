@@ -16,7 +16,7 @@ from vog_hf.data.bad_rows import OnError, require_on_error
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.rows import AnyDataset
 from vog_hf.data.tokenizer_json import tokenizer_json
-from vog_hf.errors import ConfigError, NotScoredError, as_path, real_number, require_type, whole_number
+from vog_hf.errors import NotScoredError, as_path, real_number, whole_number, without_tracebacks
 from vog_hf.gradients.model_mode import preserved_rng
 from vog_hf.runtime.processes import current_processes, meet
 from vog_hf.scores.dataset_columns import add_vog_columns
@@ -27,14 +27,18 @@ from vog_hf.tracking import MAX_TABLE_ROWS, active_runs
 from vog_hf.trainer.announcements import announce, tokens_lines
 from vog_hf.trainer.check_first import check_before_trackers
 from vog_hf.trainer.collected_training import CollectedTraining
-from vog_hf.trainer.options import TrainingOptions, require_collectable, require_max_cost
+from vog_hf.trainer.options import (
+    TrainingOptions,
+    require_collect,
+    require_collectable,
+    require_max_cost,
+    resolved_config,
+)
 from vog_hf.trainer.publishing import Run, log_current, log_finished, summarize
 from vog_hf.trainer.splits import ONLY_SPLIT, check_split, require_rows, splits_of
 from vog_hf.trainer.training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
-
-COLLECT = ("replay", "live", "training")
 
 P = ParamSpec("P")
 
@@ -116,28 +120,15 @@ class VoGCallback(TrainerCallback):
         top_k: int = 50,
         process_timeout: float = 60.0,
     ) -> None:
-        require_type("collect", collect, str, "pass 'replay', 'live' or 'training'")
-        if collect not in COLLECT:
-            raise ConfigError(f"collect must be 'replay', 'live' or 'training', got {collect!r}")
+        require_collect(collect)
         require_store(store)
         top_k = whole_number("top_k", top_k, 1, MAX_TABLE_ROWS)  # the rows that a W&B table can hold
-        require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
-        for option, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
+        config = resolved_config(config, collect, label_column)
+        limits = (("batch_size", batch_size, 1), ("memory_budget", memory_budget, 1), ("num_workers", num_workers, 0))
+        for option, value, least in limits:
             if value is not None:
-                whole_number(option, value, 1)
-        if num_workers is not None:
-            whole_number("num_workers", num_workers, 0)
-        max_snapshots = whole_number("max_snapshots", max_snapshots)
+                whole_number(option, value, least)
         process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
-        config = config or VoGConfig(target="loss" if collect == "training" else "logit")
-        if label_column is not None:
-            config = dataclasses.replace(config, label_column=label_column)
-        if collect == "live" and config.label == "predicted":
-            raise ConfigError(
-                "collect='live' cannot use label='predicted': the last snapshot's prediction is not known "
-                "during training; use collect='replay'",
-                argument="label=",
-            )
         if collate_fn is None:
             require_rows(dataset)
         for split in splits_of(dataset).values():
@@ -154,7 +145,7 @@ class VoGCallback(TrainerCallback):
             output_dir=as_path("output_dir", output_dir) if output_dir is not None else None,
             collect=collect,
             snapshots=snapshots,
-            max_snapshots=max_snapshots,
+            max_snapshots=whole_number("max_snapshots", max_snapshots),
             max_cost=require_max_cost(max_cost, collect),
             batch_size=batch_size,
             store=store,
@@ -174,8 +165,6 @@ class VoGCallback(TrainerCallback):
         self._tokenizer: str | None = None
         self._scores: dict[str, VoGScores] | None = None
         self._failure: Exception | None = None
-
-    # --- results ---
 
     @property
     def scores(self) -> VoGScores | dict[str, VoGScores]:
@@ -200,8 +189,6 @@ class VoGCallback(TrainerCallback):
         scores = self.scores
         dataset = self._datasets[ONLY_SPLIT] if self.dataset is None else self.dataset
         return add_vog_columns(dataset, scores, columns, prefix=prefix)
-
-    # --- Trainer's events ---
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Arrange for the checks to come before a tracker opens its run."""
@@ -342,7 +329,7 @@ class VoGCallback(TrainerCallback):
                 work(*args, **kwargs)
         except Exception as error:
             logger.exception("VoG: %s failed; training continues, and callback.scores raises the cause", what)
-            self._failure = _without_tracebacks(error)
+            self._failure = without_tracebacks(error)
             if self._run is not None:
                 self._run.close()
 
@@ -364,12 +351,3 @@ class VoGCallback(TrainerCallback):
                 "VoG: saving the moments of step %d failed; training and scoring continue, but cannot resume from here",
                 state.global_step,
             )
-
-
-def _without_tracebacks(error: Exception) -> Exception:
-    """The error without frames, which would keep tensors alive; its traceback is in the log."""
-    behind: BaseException | None = error
-    while behind is not None:
-        behind.__traceback__ = None
-        behind = behind.__cause__ or behind.__context__
-    return error

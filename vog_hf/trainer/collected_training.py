@@ -294,7 +294,7 @@ class CollectedTraining:
         )
 
     def _conditions(self) -> dict[str, Any]:
-        """What holds for the observed passes and not for a scoring afterwards."""
+        """Conditions of the observed passes that a scoring afterwards does not have."""
         args = self._args
         return {
             "mode": "train",  # dropout, augmentation and batch statistics as in training

@@ -1,7 +1,7 @@
 """TrainingOptions: the options of `VoGCallback`, and which of them have no effect on observed passes."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from vog_hf.config import VoGConfig
 from vog_hf.data.bad_rows import OnError
 from vog_hf.data.batch_collator import CollateFunction
 from vog_hf.data.numbered_rows import INSTEAD
-from vog_hf.errors import ConfigError, real_number
+from vog_hf.errors import ConfigError, real_number, require_type
 from vog_hf.metric.windows import MIN_SNAPSHOTS
 from vog_hf.snapshots.schedule import MAX_SNAPSHOTS, plan_snapshots
 from vog_hf.trainer.run_folder import RunFolder
 from vog_hf.trainer.splits import ONLY_SPLIT, splits_of
 
+COLLECT = ("replay", "live", "training")
 FOLDER_NAME = "_vog"  # Trainer's push_to_hub skips names that begin with an underscore
 WITHOUT_EFFECT = {  # options of scoring passes, with their defaults
     "collate_fn": None,
@@ -33,7 +34,7 @@ WITHOUT_EFFECT = {  # options of scoring passes, with their defaults
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """The options of `VoGCallback`; documented there."""
 
@@ -87,6 +88,32 @@ class TrainingOptions:
             "only_model_columns": args.remove_unused_columns,
             "trainer_columns": getattr(getattr(train_dataloader, "dataset", None), "column_names", None) or (),
         }
+
+
+def require_collect(collect: str) -> None:
+    """Raise ConfigError unless ``collect`` is one of `COLLECT`."""
+    require_type("collect", collect, str, "pass 'replay', 'live' or 'training'")
+    if collect not in COLLECT:
+        raise ConfigError(f"collect must be 'replay', 'live' or 'training', got {collect!r}")
+
+
+def resolved_config(config: VoGConfig | None, collect: str, label_column: str | None) -> VoGConfig:
+    """The configuration, by default with the target of ``collect``, and with the callback's label column.
+
+    Raises:
+        ConfigError: It is of another type, or cannot be computed with ``collect``.
+    """
+    require_type("config", config, (VoGConfig, type(None)), "pass VoGConfig(...), or leave it out")
+    config = config or VoGConfig(target="loss" if collect == "training" else "logit")
+    if label_column is not None:
+        config = dataclasses.replace(config, label_column=label_column)
+    if collect == "live" and config.label == "predicted":
+        raise ConfigError(
+            "collect='live' cannot use label='predicted': the last snapshot's prediction is not known during training; "
+            "use collect='replay'",
+            argument="label=",
+        )
+    return config
 
 
 def require_max_cost(max_cost: float | None, collect: str) -> float | None:

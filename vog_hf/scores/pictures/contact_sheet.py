@@ -163,7 +163,7 @@ def _caption(view: RowView, width: int) -> tuple[str, bool]:
 
 
 def _subtitle(scores: VoGScores, column: str, layout: _Layout) -> str:
-    """How the column was computed (with several targets, from its own), and what the second images show."""
+    """Words about how the column was computed (with several targets, from its own) and what the second images show."""
     parts = [f"{len(scores):,} rows"]
     if scores.facts.snapshots:
         parts.append(f"{len(scores.facts.snapshots)} snapshots")

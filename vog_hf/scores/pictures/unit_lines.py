@@ -54,7 +54,7 @@ def unit_lines(scores: VoGScores, row: int, part: Callable[[int, int], str | Non
 
 
 def unit_name(units: RowUnits, row: int, at: int, names: Sequence[str] = ()) -> str:
-    """What a unit of a row is called: its class, its place, or one of the two of the row.
+    """Name of a unit of a row: its class, its place, or one of the two of the row.
 
     Args:
         units: Units of all rows.
@@ -94,7 +94,7 @@ def _line(scores: VoGScores, units: RowUnits, row: int, at: int) -> UnitLine:
 
 
 def _marks(scores: VoGScores, units: RowUnits, row: int, at: int) -> tuple[str, str]:
-    """What says that a unit is given and predicted; empty where nothing does."""
+    """Words that say that a unit is given and predicted; empty where nothing does."""
     if units.unit == CHOICE.name:
         both = [scores.column(name)[row] if name in scores.column_names else -1 for name in (LABEL, PREDICTION)]
         place = units.of_row(units.named(POSITION), row)[at]

@@ -13,7 +13,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
-from vog_hf.demo.offline import offline_wandb
+from vog_hf.cli.demos.offline import offline_wandb
 from vog_hf.evaluation import error_by_decile, rank_correlations
 from vog_hf.metric.vocabulary import COMPANIONS
 from vog_hf.scores.pictures import contact_sheet

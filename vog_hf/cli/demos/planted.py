@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 
+from vog_hf.cli.demos.offline import offline_wandb
 from vog_hf.config import VoGConfig
-from vog_hf.demo.offline import offline_wandb
 from vog_hf.evaluation import detection_table
 from vog_hf.metric.row_units import RowUnits
 from vog_hf.metric.unit_kinds import BOX_COLUMNS, LABEL, POSITION, PREDICTION, UNIT_KINDS, unit_column

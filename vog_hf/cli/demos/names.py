@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForTokenClassification
 
-from vog_hf.demo.planted import PlantedTask, Row, Rows
+from vog_hf.cli.demos.planted import PlantedTask, Row, Rows
 
 N_ROWS, SHARE_OF_FAULTS = 300, 0.08
 TAGS = ("O", "PER", "LOC", "ORG")

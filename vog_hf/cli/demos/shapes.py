@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, Features, Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from vog_hf.demo.planted import PlantedTask, Row, Rows
+from vog_hf.cli.demos.planted import PlantedTask, Row, Rows
 
 N_ROWS, N_FAULTY, SIDE = 200, 20, 32
 CLASSES = ("background", "square", "disk", "cross")

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForQuestionAnswering
 
-from vog_hf.demo.planted import PlantedTask, Row, Rows
+from vog_hf.cli.demos.planted import PlantedTask, Row, Rows
 
 N_ROWS, N_FAULTY = 400, 40
 ANSWERS = {

@@ -6,7 +6,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from transformers import YolosConfig, YolosForObjectDetection
 
-from vog_hf.demo.planted import PlantedTask, Row, Rows
+from vog_hf.cli.demos.planted import PlantedTask, Row, Rows
 
 N_ROWS, SIDE, SHARE_OF_FAULTS = 400, 32, 0.1
 COLORS = {"red": (230, 40, 40), "green": (40, 230, 40), "blue": (40, 40, 230)}

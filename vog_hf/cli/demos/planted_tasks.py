@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from vog_hf.demo.boxes import boxed_objects
-from vog_hf.demo.names import tagged_names
-from vog_hf.demo.planted import PlantedTask
-from vog_hf.demo.questions import answered_questions
-from vog_hf.demo.shapes import masked_shapes
+from vog_hf.cli.demos.boxes import boxed_objects
+from vog_hf.cli.demos.names import tagged_names
+from vog_hf.cli.demos.planted import PlantedTask
+from vog_hf.cli.demos.questions import answered_questions
+from vog_hf.cli.demos.shapes import masked_shapes
 
 PLANTED_TASKS: dict[str, Callable[[int], PlantedTask]] = {
     "ner": tagged_names,
