@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BertConfig, BertForTokenClassification
+from transformers import BertForTokenClassification
 
-from vog_hf.cli.demos.planted import PlantedTask, Row, Rows
+from vog_hf.cli.demos.planted import PlantedTask, Row, Rows, small_bert
 
 N_ROWS, SHARE_OF_FAULTS = 300, 0.08
 TAGS = ("O", "PER", "LOC", "ORG")
@@ -52,7 +52,7 @@ def tagged_names(seed: int) -> PlantedTask:
         is_faulty=is_faulty,
         transform=partial(to_ids, number_of={word: number for number, word in enumerate(words, 1)}),
         collate_fn=collate,
-        make_model=partial(small_tagger, len(words) + 1),
+        make_model=partial(small_tagger, len(words)),
         n_epochs=8,
         learning_rate=2e-3,
         of_units=True,
@@ -73,15 +73,5 @@ def collate(rows: list[Row]) -> Row:
 
 
 def small_tagger(n_words: int) -> BertForTokenClassification:
-    """A BERT of two layers."""
-    return BertForTokenClassification(
-        BertConfig(
-            vocab_size=n_words,
-            hidden_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=96,
-            max_position_embeddings=64,
-            id2label=dict(enumerate(TAGS)),
-        )
-    )
+    """A small BERT with a logit per tag."""
+    return BertForTokenClassification(small_bert(n_words, dict(enumerate(TAGS))))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import BertConfig, Trainer, TrainingArguments, set_seed
 
 from vog_hf.cli.demos.offline import offline_wandb
 from vog_hf.config import VoGConfig
@@ -106,6 +106,19 @@ def run_planted(task: PlantedTask, output: Path, *, seed: int = 0, console: Cons
     console.print(fault_table(scores, task))
     console.print(f"Everything is in [bold]{escape(str(output))}[/bold]: report.html, scored/, wandb/, trainer/")
     return scores
+
+
+def small_bert(n_words: int, id2label: dict[int, str] | None = None) -> BertConfig:
+    """A BERT of two layers, for texts of up to 64 words; 0 is padding."""
+    return BertConfig(
+        vocab_size=n_words + 1,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+        id2label=id2label,
+    )
 
 
 def fault_table(scores: VoGScores, task: PlantedTask) -> Table:

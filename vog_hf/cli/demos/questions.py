@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BertConfig, BertForQuestionAnswering
+from transformers import BertForQuestionAnswering
 
-from vog_hf.cli.demos.planted import PlantedTask, Row, Rows
+from vog_hf.cli.demos.planted import PlantedTask, Row, Rows, small_bert
 
 N_ROWS, N_FAULTY = 400, 40
 ANSWERS = {
@@ -34,7 +34,7 @@ def answered_questions(seed: int) -> PlantedTask:
         is_faulty=is_faulty,
         transform=partial(to_ids, number_of={word: number for number, word in enumerate(words, 1)}),
         collate_fn=collate,
-        make_model=partial(small_reader, len(words) + 1),
+        make_model=partial(small_reader, len(words)),
         n_epochs=25,
         learning_rate=2e-3,
     )
@@ -74,14 +74,5 @@ def collate(rows: list[Row]) -> Row:
 
 
 def small_reader(n_words: int) -> BertForQuestionAnswering:
-    """A BERT of two layers."""
-    return BertForQuestionAnswering(
-        BertConfig(
-            vocab_size=n_words,
-            hidden_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=96,
-            max_position_embeddings=64,
-        )
-    )
+    """A small BERT with logits of first and last words."""
+    return BertForQuestionAnswering(small_bert(n_words))
