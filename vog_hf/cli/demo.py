@@ -30,7 +30,8 @@ def demo(
     task: Annotated[
         Demo,
         typer.Option(
-            metavar="digits|ner|segmentation|detection|qa", help="What is trained; all but digits have planted faults."
+            metavar="digits|ner|segmentation|detection|qa",
+            help="Task of the model; all but digits have planted faults.",
         ),
     ] = Demo.DIGITS,
 ) -> None:

@@ -106,8 +106,8 @@ def review(
 ) -> None:
     """Review rows in the browser: keep, relabel, drop or unsure.
 
-    Opens a page for one or several reviewers. Each decision is written to the journal before the next row is shown;
-    `vog-hf apply` applies the journal to the dataset. Press Ctrl-C to stop.
+    Serves a page for one or several reviewers, and prints its address. Each decision is written to the journal before
+    the next row is shown; `vog-hf apply` applies the journal to the dataset. Press Ctrl-C to stop.
     """
     from vog_hf.review import Filter, review_app
     from vog_hf.review.app import LOOPBACK, import_gradio

@@ -152,7 +152,7 @@ def score(
     input_column: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Image, text or audio column; twice for pairs. Default: found by name and type."
+            metavar="NAME", help="Image, text or audio column; repeat it for several. Default: found by name and type."
         ),
     ] = None,
     label_column: Annotated[
