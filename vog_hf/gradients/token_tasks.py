@@ -123,7 +123,8 @@ class TokenPrediction(Task):
                 f"logits for {tuple(logits.shape[:-1])} tokens do not fit labels for {tuple(labels.shape)}; where "
                 f"the loss aligns them, pass VoGConfig(task='speech_recognition') (CTC), or {CALLABLE_TARGET}"
             )
-        counts = (labels != IGNORED_TOKEN).to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 counts to 256
+        dtype = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 counts to 256
+        counts = (labels != IGNORED_TOKEN).to(dtype)
         return logits, labels, counts
 
 
