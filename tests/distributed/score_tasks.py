@@ -6,6 +6,7 @@ from pathlib import Path
 import models
 import torch
 from accelerate import Accelerator
+from detection_cases import DETECTION_CASES
 from leaving import leave_together
 from scorings import ROWS_PER_BLOCK
 from task_cases import TASK_CASES
@@ -13,7 +14,8 @@ from unlabeled_cases import UNLABELED_CASES
 
 from vog_hf import VoGConfig, VoGScorer
 
-CASES = TASK_CASES | UNLABELED_CASES
+DETECTORS = ("object_detection/yolos", "object_detection/conditional_detr")  # a softmax, and a sigmoid of each class
+CASES = TASK_CASES | UNLABELED_CASES | {name: DETECTION_CASES[name] for name in DETECTORS}
 BATCH_SIZE = 7
 
 

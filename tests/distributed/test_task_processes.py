@@ -22,7 +22,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("task", CASES)
 def test_scores_of_a_task_do_not_depend_on_the_number_of_processes(folders, task):
-    """Answers, masks, transcripts, choices, reconstructions, pairs and preferences; tags are among the other rows."""
+    """Answers, masks, boxes, transcripts, choices, reconstructions, pairs, preferences; tags: among the other rows."""
     one, two = (VoGScores.load(folders[n] / folder_name(task)) for n in (1, 2))
     assert np.ptp(one.column("vog")) > 0
     assert_close(two, one)
