@@ -9,7 +9,7 @@ import pytest
 import tagged_texts
 import torch
 import trainers
-from cli_checkpoints import assert_scores, refused, saved, scored
+from cli_checkpoints import END, START, assert_scores, language, refused, saved, scored
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_from_disk
 from detection_cases import SIDE as DETECTED
 from detection_cases import collate_images, yolos
@@ -34,18 +34,6 @@ from vog_hf.cli.object_heads import Objects
 from vog_hf.cli.word_heads import TaggedWords
 from vog_hf.data import SeededPerRow
 from vog_hf.errors import DataError, ModelError
-
-END, START = 3, 9  # tokens of `language`: of the end of a text, and of the beginning of an answer
-TEMPLATE = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}{% if add_generation_prompt %}w9{% endif %}"
-
-
-def language(**names):
-    """The tokenizer of `trainers` with tokens of other kinds."""
-    made = trainers.tokenizer()
-    made.eos_token, made.mask_token, made.chat_template = "w3", "w2", TEMPLATE
-    for name, token in names.items():
-        setattr(made, name, token)
-    return made
 
 
 def text_row(ids, labels=None):

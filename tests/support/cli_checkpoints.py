@@ -2,11 +2,24 @@
 
 import models
 import numpy as np
+import trainers
 from cli_runs import run
 from safetensors.torch import save_file
 
 from vog_hf import VoGScorer
 from vog_hf.scores.vog_scores import VoGScores
+
+END, START = 3, 9  # tokens of `language`: of the end of a text, and of the beginning of an answer
+TEMPLATE = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}{% if add_generation_prompt %}w9{% endif %}"
+
+
+def language(**names):
+    """The tokenizer of `trainers` with tokens of other kinds."""
+    made = trainers.tokenizer()
+    made.eos_token, made.mask_token, made.chat_template = "w3", "w2", TEMPLATE
+    for name, token in names.items():
+        setattr(made, name, token)
+    return made
 
 
 def saved(folder, model, *processors):

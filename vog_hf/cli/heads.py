@@ -1,16 +1,24 @@
 """The table of heads: which transform makes the inputs of a model, and what works for a model that has none."""
 
 import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vog_hf.cli.head_inputs import Answers, Masks, SpokenTexts, Transcripts
 from vog_hf.cli.image_heads import Captions, MaskedImages, Reconstructions
 from vog_hf.cli.model_inputs import Preparation
 from vog_hf.cli.models import Architecture
 from vog_hf.cli.object_heads import Objects
+from vog_hf.cli.preference_heads import PAIR, AnswerPairs, RewardPairs, texts_of_pairs
 from vog_hf.cli.text_heads import Completions, MaskedTexts, Summaries
 from vog_hf.cli.word_heads import Choices, TaggedWords
-from vog_hf.errors import ModelError
+from vog_hf.errors import ConfigError, ModelError
 from vog_hf.gradients.fixed_noise import NOISE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from vog_hf.data.column_kinds import Kind
 
 HEADS: dict[str, type[Preparation]] = {  # by a part of the name of a model or of what it derives from
     "ImageClassification": Preparation,
@@ -28,6 +36,7 @@ HEADS: dict[str, type[Preparation]] = {  # by a part of the name of a model or o
     "ForMaskedImageModeling": MaskedImages,
     "MarianMTModel": Summaries,
 }
+PREFERENCES: dict[type[Preparation], type[Preparation]] = {Preparation: RewardPairs, Completions: AnswerPairs}
 CALLABLE = "VoGScorer(model, config=VoGConfig(target=a callable)), from Python"
 WITH_PROCESSOR = "VoGScorer(model), from Python, with a collator that calls the model's processor"
 INSTEAD = {  # by a part of the name, for models without such a transform
@@ -55,10 +64,52 @@ def head_of(architecture: Architecture) -> type[Preparation]:
     if head is None or NEEDS_BOXES in parameters or names[0] in OTHER_LANGUAGE_MODELS:
         raise ModelError(
             "vog-hf score takes classification, regression, token classification, multiple choice, question "
-            "answering, language models, summarization, semantic segmentation, detection, masked images, dual encoders "
-            f"of image and text, and speech recognition, and {architecture.name} is a {names[0]}; use {_instead(names)}"
+            "answering, language models, summarization, preferences, semantic segmentation, detection, masked images, "
+            "dual encoders of image and text, and speech recognition, and "
+            f"{architecture.name} is a {names[0]}; use {_instead(names)}"
         )
     return head
+
+
+def for_preferences(
+    head: type[Preparation],
+    architecture: Architecture,
+    dataset: "Dataset",
+    *,
+    kind: "Kind",
+    inputs: Sequence[str],
+    label: str | None,
+) -> type[Preparation]:
+    """The transform of a head as it is, or that of preferences where the rows are such.
+
+    Args:
+        head: Transform for the model's head.
+        architecture: Model.
+        dataset: Dataset, which has preferences if it has columns of these names.
+        kind: What the model's input columns hold.
+        inputs: Input columns that are named on the command line.
+        label: Label column that is named there.
+
+    Raises:
+        ConfigError: Half of a preference, or preferences for a model with several labels.
+    """
+    pairs = PREFERENCES.get(head) if kind == "text" else None
+    halves = [name for name in PAIR if name in (inputs or texts_of_pairs(dataset)) and name != label]
+    if pairs is None or not halves or (inputs and len(halves) == 1):
+        return head
+    if len(halves) == 1:
+        raise ConfigError(
+            f"the dataset has a column {halves[0]!r}, and a preference has two, {' and '.join(PAIR)} (columns: "
+            f"{', '.join(dataset.column_names)}); rename the other one to that, or name the model's input with "
+            "--input-column"
+        )
+    n_labels = architecture.config.num_labels
+    if pairs is RewardPairs and n_labels != 1:
+        raise ConfigError(
+            f"the dataset has pairs of texts ({' and '.join(PAIR)}), and {architecture.name} has {n_labels} labels; a "
+            "reward model has one (num_labels=1), and a classifier needs the column of its text: --input-column"
+        )
+    return pairs
 
 
 def _by_inputs(architecture: Architecture, names: list[str], parameters: list[str]) -> type[Preparation] | None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vog_hf.cli.columns import require_inputs
-from vog_hf.cli.heads import head_of
+from vog_hf.cli.heads import for_preferences, head_of
 from vog_hf.cli.model_inputs import Preparation
 from vog_hf.cli.models import UNREADABLE, Architecture, one_line
 from vog_hf.cli.token_limits import require_tokens, token_limit
@@ -56,6 +56,7 @@ def choose_columns(
     for name in (*input_columns, *filter(None, [label_column])):
         if name not in dataset.column_names:
             raise ConfigError(f"the dataset has no column {name!r}; it has {', '.join(dataset.column_names)}")
+    head = for_preferences(head, architecture, dataset, kind=kind, inputs=input_columns, label=label_column)
     inputs, label = head.find_columns(dataset, kind, tuple(input_columns), label_column)
     most = head.most_inputs(kind)
     if most is not None and len(inputs) > most:

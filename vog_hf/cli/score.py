@@ -206,7 +206,8 @@ def score(
     """Score the rows of a dataset from stored snapshots of a model.
 
     The task follows from the model's head: classification and regression, tags of words, multiple choice, question
-    answering, language models, summaries, segmentation, detection, masked images, pairs of image and text, speech.
+    answering, language models, summaries, preferences, segmentation, detection, masked images, pairs of image and text,
+    speech.
     Rows pass through the model's own processor, without augmentation. Invalid models, data or snapshots are reported
     before the long work. Called again with the same --output, an interrupted scoring resumes and a finished one is
     returned unchanged.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vog_hf.data.column_kinds import Kind
 
+Text = str | list[dict[str, object]]  # a conversation is a list of messages
 MESSAGES, COMPLETED = "messages", ("prompt", "completion")  # columns as TRL's SFTTrainer has them
 TEXT_INPUTS = ("input_ids", "attention_mask")
 SUMMARIZED = (  # columns of published datasets: what is read, and what is written
@@ -29,7 +30,40 @@ SUMMARIZED = (  # columns of published datasets: what is read, and what is writt
 MASKED_SHARE = 0.15  # of transformers' run_mlm.py
 
 
-class Completions(HeadPreparation):
+class Conversations(HeadPreparation):
+    """Texts or conversations, tokenized as TRL does: a text ends with the token for it, a chat template has its own."""
+
+    @override
+    def check(self, dataset: "Dataset") -> None:
+        if getattr(self.processor, "chat_template", None) is None and isinstance(dataset[0][self.inputs[0]], list):
+            raise ModelError(
+                f"column {self.inputs[0]!r} holds conversations, and {type(self.processor).__name__} has no chat "
+                "template; save the training's tokenizer with the model, or name one with --processor"
+            )
+
+    def _tokens(self, value: Text, **options: object) -> list[int]:
+        """Tokens of a conversation, or of a text with the token that ends it."""
+        if isinstance(value, list):
+            return self._chat(value, **options)
+        end = self.processor.eos_token or ""
+        ids: list[int] = self.processor(value if value.endswith(end) else value + end)["input_ids"]
+        return ids
+
+    def _prompt_tokens(self, prompt: Text, **options: object) -> list[int]:
+        """Tokens of a prompt by itself, up to where an answer begins."""
+        if isinstance(prompt, list):
+            return self._chat(prompt, add_generation_prompt=True, **options)
+        ids: list[int] = self.processor(prompt)["input_ids"]
+        return ids
+
+    def _chat(self, messages: list[dict[str, object]], **options: object) -> list[int]:
+        ids: list[int] = self.processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)[
+            "input_ids"
+        ]
+        return ids
+
+
+class Completions(Conversations):
     """Texts, conversations or completions of a causal language model, tokenized as by TRL's SFTTrainer.
 
     Every token of a text or a conversation has a label; of a prompt with its completion, only those of the completion.
@@ -59,14 +93,6 @@ class Completions(HeadPreparation):
         super().pad(tokenizer, config)
 
     @override
-    def check(self, dataset: "Dataset") -> None:
-        if getattr(self.processor, "chat_template", None) is None and self._are_messages(dataset[0][self.inputs[0]]):
-            raise ModelError(
-                f"column {self.inputs[0]!r} holds conversations, and {type(self.processor).__name__} has no chat "
-                "template; save the training's tokenizer with the model, or name one with --processor"
-            )
-
-    @override
     def __call__(self, rows: Rows) -> dict[str, Any]:
         encoded = [self._encoded(*values) for values in zip(*(rows[name] for name in self.inputs), strict=True)]
         ids = [tokens[: self.max_length] for tokens, _ in encoded]
@@ -87,29 +113,7 @@ class Completions(HeadPreparation):
         """Tokens of a row, and how many of them are of its prompt."""
         if completion is None:
             return self._tokens(first), 0
-        if self._are_messages(first):
-            n_prompt = len(self._chat(first, add_generation_prompt=True))
-        else:
-            n_prompt = len(self.processor(first)["input_ids"])
-        return self._tokens(first + completion), n_prompt
-
-    def _tokens(self, value: Any) -> list[int]:
-        """Tokens of a conversation, or of a text with the token that ends it."""
-        if self._are_messages(value):
-            return self._chat(value)
-        end = self.processor.eos_token or ""
-        ids: list[int] = self.processor(value if value.endswith(end) else value + end)["input_ids"]
-        return ids
-
-    def _chat(self, messages: list[Any], **options: bool) -> list[int]:
-        ids: list[int] = self.processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)[
-            "input_ids"
-        ]
-        return ids
-
-    @staticmethod
-    def _are_messages(value: object) -> bool:
-        return isinstance(value, list)
+        return self._tokens(first + completion), len(self._prompt_tokens(first))
 
 
 class MaskedTexts(HeadPreparation):
