@@ -29,12 +29,13 @@ def training(tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("collect", ["replay", "live"])
+@pytest.mark.parametrize("collect", ["replay", "live", "training"])
 def test_a_training_on_the_device_is_scored_and_not_disturbed(training, collect):
     """Scores are those of the same training on the CPU, and weights are those of a training without the callback."""
     scores = {}
     for where in ("cpu", DEVICE):
-        callback = VoGCallback(pixel_rows(), collect=collect, config=VoGConfig(target=("logit", "loss")))
+        config = VoGConfig(target="loss" if collect == "training" else ("logit", "loss"))
+        callback = VoGCallback(pixel_rows(), collect=collect, config=config)
         scored = training(where, [callback])
         scores[where] = callback.scores
     plain = training(DEVICE, [])

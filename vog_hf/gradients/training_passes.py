@@ -141,7 +141,7 @@ class TrainingPasses:
         if len(value) != len(rows):
             raise ModelError(
                 f"a batch of {len(rows)} rows came to the model as {len(value)} examples, and scores need one example "
-                "per row: pass a collator that pads rows instead of packing or splitting them"
+                "per row; pass a collator that pads rows instead of packing or splitting them, or use collect='replay'"
             )
         if self.leaf.embedding is None:
             leaf = value.detach().requires_grad_()
@@ -196,7 +196,9 @@ class TrainingPasses:
 
     def _observe(self, current: _Pass, outputs: object) -> None:
         if current.labels is None:
-            raise ModelError("the batch has no labels, and a row's loss needs one; pass label_column=")
+            raise ModelError(
+                "the batch has no labels, and a row's loss needs one; pass label_column=, or use collect='replay'"
+            )
         task = self.task or find_task(self._model, outputs, current.labels, name=self._task_name)
         if not task.is_observed_in_training:
             raise ModelError(
