@@ -10,6 +10,7 @@ import tagged_texts
 import task_cases
 import trainers
 import unlabeled_cases
+from cli_checkpoints import END, language
 from datasets import Dataset, Image
 from example_scripts import make_images, make_texts
 from transformers import (
@@ -169,6 +170,55 @@ def cv_loop(folder):
     return folder / "train"
 
 
+def folder_of(folder, rows):
+    """Rows in a folder, which a script loads by its name."""
+    (folder / "rows").mkdir()
+    lines(folder / "rows", rows)
+    return folder / "rows"
+
+
+def writer(folder):
+    """A small language model with a tokenizer that ends its texts and has a chat template."""
+    config = LlamaConfig(
+        **unlabeled_cases.WIDTH,
+        vocab_size=models.VOCABULARY,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=END,
+    )
+    saved(folder, models._made(lambda: LlamaForCausalLM(config), 0), language())
+
+
+def sft(folder):
+    """Prompts with their completions, of uneven length."""
+    writer(folder)
+    rows = zip(words(3, 0), words(4, 1), strict=True)
+    texts = [
+        {"prompt": prompt, "completion": " " + " ".join(text.split()[: 1 + i % 4])}
+        for i, (prompt, text) in enumerate(rows)
+    ]
+    return folder_of(folder, texts)
+
+
+def dpo(folder):
+    """Conversations that differ in their last message."""
+    writer(folder)
+    parts = zip(words(3, 0), words(4, 1), words(2, 2), strict=True)
+
+    def talk(question, answer):
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": f"w9 {answer}"}]
+
+    return folder_of(folder, [{"chosen": talk(q, a), "rejected": talk(q, b)} for q, a, b in parts])
+
+
+def reward(folder):
+    """Texts with a prompt."""
+    writer(folder)
+    names = ("prompt", "chosen", "rejected")
+    parts = zip(words(3, 0), words(4, 1), words(2, 2), strict=True)
+    return folder_of(folder, [dict(zip(names, (f"{q} ", a, b), strict=True)) for q, a, b in parts])
+
+
 DATA = {
     "ner": ner,
     "qa": qa,
@@ -183,4 +233,7 @@ DATA = {
     "duplicates_cross_encoder": duplicates_cross_encoder,
     "nlp_loop": nlp_loop,
     "cv_loop": cv_loop,
+    "sft": sft,
+    "dpo": dpo,
+    "reward": reward,
 }

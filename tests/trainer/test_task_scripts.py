@@ -32,31 +32,43 @@ TASK_OF_SCRIPT = {
     "duplicates_cross_encoder": "pair_score",
     "nlp_loop": "single_label_classification",
     "cv_loop": "single_label_classification",
+    "sft": "causal_language_model",
+    "dpo": "preference_optimization",
+    "reward": "reward_modeling",
+}
+TRL = {  # options of its scripts beyond those that all have
+    "sft": ["--packing", "--max_length", 32, "--use_peft", "--lora_r", 4, "--lora_target_modules", "all-linear"],
+    "dpo": [],
+    "reward": [],
 }
 NEEDS = {
     "cv_loop": "timm",
     "nli_bi_encoder": "sentence_transformers",
     "duplicates_cross_encoder": "sentence_transformers",
+    **dict.fromkeys(TRL, "trl"),
 }
 _numbers = count()
+
+
+def options_of(name, file, data):
+    """The words of a script's command line, without those for the output."""
+    if name == "nlp_loop":
+        return ["--train_file", file, "--model_name_or_path", data / "model"]
+    if name == "cv_loop":
+        return ["--data_dir", file, "--model_name", "test_resnet"]
+    if NEEDS.get(name) == "sentence_transformers":
+        return ["--train_file", file, "--validation_file", data / "dev.json", "--model_name_or_path", data / "model"]
+    options = ["--dataset_name" if name in TRL else "--train_file", file, "--model_name_or_path", data / "model"]
+    options += ["--num_train_epochs", 3, "--per_device_train_batch_size", 4, "--use_cpu", "--report_to", "none"]
+    options += ["--disable_tqdm", "True", "--dataloader_pin_memory", "False", *TRL.get(name, [])]
+    return options + ["--remove_unused_columns", "False"] * (name in ("segmentation", "mae", "clip"))
 
 
 def run(monkeypatch, tmp_path, name):
     """What the ``main`` of a script returns, called with its command line."""
     data = tmp_path / "data"
     data.mkdir()
-    file = DATA[name](data)
-    options = {
-        "nlp_loop": ["--train_file", file, "--model_name_or_path", data / "model"],
-        "cv_loop": ["--data_dir", file, "--model_name", "test_resnet"],
-    }.get(name)
-    if NEEDS.get(name) == "sentence_transformers":
-        options = ["--train_file", file, "--validation_file", data / "dev.json", "--model_name_or_path", data / "model"]
-    if options is None:
-        options = ["--train_file", file, "--model_name_or_path", data / "model", "--num_train_epochs", 3]
-        options += ["--per_device_train_batch_size", 4, "--use_cpu", "--report_to", "none", "--disable_tqdm", "True"]
-        options += ["--remove_unused_columns", "False"] * (name in ("segmentation", "mae", "clip"))
-        options += ["--dataloader_pin_memory", "False"]
+    options = options_of(name, DATA[name](data), data)
     path = SCRIPTS / f"{name}_script.py"
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -66,6 +78,8 @@ def run(monkeypatch, tmp_path, name):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, module_name, module)
     spec.loader.exec_module(module)
+    if name in TRL:
+        return module.main(*module.make_parser().parse_args_and_config(fail_with_unknown_args=False))
     return module.main()
 
 
