@@ -47,7 +47,7 @@ COMPANIONS_OF = {
     "speech_recognition": {"loss", "correctness"},
     "multiple_choice": OF_CLASSES,
     "pixel_reconstruction": {"loss"},
-    "pair_similarity": {"prediction"},
+    "pair_similarity": {"prediction", "vog_image", "vog_text", "image_share"},
     "reward_modeling": OF_LABELS | {"margin"},
     "preference_optimization": {"margin"},
     "text_similarity": {"prediction", "vog_text_1", "vog_text_2"},

@@ -131,10 +131,13 @@ def test_live_moments_are_restored_with_those_of_the_image():
 
     generator = torch.Generator().manual_seed(0)
     whole, first, second = made(), made(), made()
-    masks = {"part/text": torch.tensor([[True, False], [True, True]]), "image/mask": torch.ones(2, dtype=torch.bool)}
+    masks = {
+        "part/text": torch.tensor([[True, False], [True, True]]),
+        "beside/mask/image": torch.ones(2, dtype=torch.bool),
+    }
     for k in range(4):
-        images = {"image/share": torch.rand(2, generator=generator), **masks}
-        images["image/gradient"] = torch.randn(2, 3, 3, generator=generator)
+        images = {"beside/share/image": torch.rand(2, generator=generator), **masks}
+        images["beside/gradient/image"] = torch.randn(2, 3, 3, generator=generator)
         gradient = torch.randn(2, 2, 4, generator=generator)
         whole.update([gradient], dict(images))
         if k == 2:

@@ -5,7 +5,6 @@ github.com/huggingface/sentence-transformers. What was added for VoG is the impo
 `tests/trainer/test_task_scripts.py` runs it.
 """
 
-import logging
 from dataclasses import dataclass, field
 
 from datasets import load_dataset
@@ -36,7 +35,6 @@ def main():
     # 2. The pairs.
     train_dataset = load_dataset("json", data_files={"train": options.train_file}, split="train")
     eval_dataset = load_dataset("json", data_files={"dev": options.validation_file}, split="dev")
-    logging.info(train_dataset)
 
     # 3. The loss, for pairs with a label of 0 or 1.
     loss = BinaryCrossEntropyLoss(model)

@@ -5,7 +5,6 @@ What was added for VoG is the import and the line with `VoGCallback`;
 `tests/trainer/test_task_scripts.py` runs it.
 """
 
-import logging
 from dataclasses import dataclass, field
 
 from datasets import load_dataset
@@ -40,7 +39,6 @@ def main():
 
     # 2. The triplets.
     train_dataset = load_dataset("json", data_files={"train": options.train_file}, split="train")
-    logging.info(train_dataset)
 
     # 3. The loss, with the other rows of a batch as negatives.
     train_loss = MultipleNegativesRankingLoss(model)

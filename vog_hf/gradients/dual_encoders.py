@@ -16,6 +16,7 @@ FEATURE_METHODS = {
     "get_video_features": "pixel_values",
     "get_audio_features": "input_features",
 }
+TEXT_INPUT = "input_ids"
 
 
 class PairSimilarity(RowValue):
@@ -64,6 +65,17 @@ def main_input(model: nn.Module) -> str | None:
     if "main_input_name" not in vars(model) and "main_input_name" not in vars(inner) and text_encoder(model):
         named = next((name for method, name in FEATURE_METHODS.items() if hasattr(inner, method)), named)
     return named if isinstance(named, str) else None
+
+
+def other_input(model: nn.Module, name: str) -> str | None:
+    """Name of the input of a dual encoder's other encoder than the one that reads ``name``; None for other models."""
+    if text_encoder(model) is None:
+        return None
+    inner = base_model(model)
+    seen = [input_name for method, input_name in FEATURE_METHODS.items() if hasattr(inner, method)]
+    if name == TEXT_INPUT:
+        return seen[0]
+    return TEXT_INPUT if name in seen else None
 
 
 def text_encoder(model: nn.Module) -> nn.Module | None:

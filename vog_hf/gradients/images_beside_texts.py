@@ -16,10 +16,11 @@ from vog_hf.errors import DataError, ModelError
 from vog_hf.gradients.model_outputs import base_model
 from vog_hf.gradients.preferences import TASK_ONLY
 from vog_hf.metric.definition import squared_norm
-from vog_hf.metric.input_parts import IMAGE_GRADIENT, IMAGE_MASK, IMAGE_SHARE, PART
+from vog_hf.metric.input_parts import GRADIENT, MASK, PART, SHARE
 
 IMAGES, GRID = "pixel_values", "image_grid_thw"
 OF_IMAGES = (IMAGES, GRID, "image_sizes", "pixel_attention_mask")  # inputs with one entry per image
+IMAGE_GRADIENT, IMAGE_MASK, IMAGE_SHARE = f"{GRADIENT}image", f"{MASK}image", f"{SHARE}image"
 TEXT_TOKENS = f"{TASK_ONLY}text_tokens"  # [rows, tokens], false at padding and where the model puts an image
 ENTRIES = f"{TASK_ONLY}entries_of/"  # begins the names of the numbers of entries that each row has of an input
 

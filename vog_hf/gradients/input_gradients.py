@@ -113,7 +113,7 @@ def target_gradients(
 ) -> list[Tensor]:
     """Gradient of each target's row scalars with respect to the leaf, ``[batch, *input]``: one backward each.
 
-    Where there are images beside a text, that of the first target is left in ``grad`` of both leaves.
+    Where there is a leaf beside ``x``, that of the first target is left in ``grad`` of both.
     """
     gradients = []
     for i, target in enumerate(targets):
@@ -123,9 +123,9 @@ def target_gradients(
                 f"the model gave outputs of {len(scalars)} rows for {len(forward.x)} rows of the input; pass inputs "
                 "with the same number of rows to a model that gives one output per row"
             )
-        leaves = [forward.x] if i or forward.image is None else [forward.x, forward.image]
+        leaves = [forward.x] if i or forward.beside is None else [forward.x, forward.beside]
         with explained_autograd_errors():
-            gradient, *of_image = torch.autograd.grad(
+            gradient, *of_beside = torch.autograd.grad(
                 scalars.sum(), leaves, retain_graph=i < len(targets) - 1, allow_unused=True
             )
         if gradient is None:
@@ -133,7 +133,7 @@ def target_gradients(
                 "the target does not depend on the input: it is used under no_grad, detached, quantized or not at all; "
                 "VoG needs a model that is differentiable from its input to its logits"
             )
-        if forward.image is not None and of_image:
-            forward.x.grad, forward.image.grad = gradient, of_image[0]
+        if forward.beside is not None and of_beside:
+            forward.x.grad, forward.beside.grad = gradient, of_beside[0]
         gradients.append(gradient)
     return gradients

@@ -1,19 +1,17 @@
 """The input that is differentiated: a floating tensor, or the output of the token embedding."""
 
-import functools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ConfigError, ForwardError, ModelError
-from vog_hf.gradients.dual_encoders import main_input, text_encoder
+from vog_hf.gradients.dual_encoders import main_input, other_input, text_encoder
+from vog_hf.gradients.embedding_cut import EmbeddingCut
 from vog_hf.gradients.foldable_modules import graph_nodes
 from vog_hf.gradients.images_beside_texts import IMAGES, image_leaf, require_no_entries
 from vog_hf.gradients.input_kind import InputKind, Pixels, Tokens
@@ -24,60 +22,15 @@ from vog_hf.runtime.memory import is_out_of_memory
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass: what the model gave and was fed, the leaf ``x`` inside, and images beside a text, if any."""
+    """One forward pass: what the model gave and was fed, and the leaf ``x`` inside.
+
+    ``beside`` is the leaf of images beside a text, or of the other input of a dual encoder; None: there is none.
+    """
 
     outputs: Any
     inputs: Mapping[str, Any]
     x: Tensor
-    image: Tensor | None = None
-
-
-class EmbeddingCut:
-    """One forward pass on token ids, in which a forward hook cuts the embedding's output out of the graph.
-
-    ``caught`` are the outputs that were cut, each now a leaf; the model continues with a copy.
-    """
-
-    def __init__(self, ids: Tensor) -> None:
-        self.caught: list[Tensor] = []
-        self._ids = ids
-
-    @contextmanager
-    def watching(self, embedding: nn.Module) -> Iterator[None]:
-        """Cut while the model runs."""
-        compiles = "torch._dynamo" in sys.modules  # importing it takes a second
-        handle = embedding.register_forward_hook(_opaque_hook() if compiles else _hook)
-        token = _running_cut.set(self)
-        try:
-            yield
-        finally:
-            _running_cut.reset(token)
-            handle.remove()
-
-    def cut(self, args: tuple[object, ...], output: Tensor) -> Tensor:
-        """Keep a leaf of what the embedding gave for ``args``, and return what the model is fed instead."""
-        swapped = has_tokens_first(self._ids, args, output)
-        rows = output.transpose(0, 1) if swapped else output
-        if _has_texts_in_turn(self._ids, args, output):
-            rows = output.unflatten(0, self._ids.shape[:2])
-        self.caught.append(rows.detach().requires_grad_())
-        fed = self.caught[-1].clone()
-        return fed.transpose(0, 1) if swapped else fed.reshape(output.shape)
-
-
-_running_cut: ContextVar[EmbeddingCut] = ContextVar("_running_cut")
-
-
-def _hook(_module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor:
-    """As `torch.nn.Module.register_forward_hook` calls it; one function, because a compiled model keeps its hooks."""
-    return _running_cut.get().cut(args, output)
-
-
-@functools.cache
-def _opaque_hook() -> Callable[..., Tensor]:
-    """The hook, not to be looked into by ``torch.compile``."""
-    hook: Callable[..., Tensor] = torch.compiler.disable(_hook)
-    return hook
+    beside: Tensor | None = None
 
 
 FLOATS, PIXELS, TOKENS = InputKind(), Pixels(), Tokens()
@@ -89,6 +42,8 @@ class InputLeaf:
 
     name: str  # key in the batch
     embedding: nn.Module | None  # the leaf is its output; None: the tensor itself
+    beside: "InputLeaf | None" = None  # the other input of a dual encoder, differentiated in the same pass
+    is_paired: bool = False  # an image or a sound with a text of its own, which an attention mask belongs to
 
     @property
     def kind(self) -> InputKind:
@@ -104,7 +59,7 @@ class InputLeaf:
 
     def padding_mask(self, inputs: Mapping[str, object], shape: Sequence[int]) -> Tensor | None:
         """As `element_mask`, of a batch that says what is padding; None where it does not."""
-        mask = inputs.get(self.kind.mask_name)
+        mask = None if self.is_paired and self.kind is FLOATS else inputs.get(self.kind.mask_name)
         return self.kind.padding_mask(mask, shape) if isinstance(mask, Tensor) else None
 
 
@@ -126,9 +81,20 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
         )
     name = names[0]
     require_no_entries(name, inputs)
-    if inputs[name].is_floating_point():
-        return InputLeaf(name, None)
-    return InputLeaf(name, _input_embedding(model, name, inputs))
+    embedding = None if inputs[name].is_floating_point() else _input_embedding(model, name, inputs)
+    is_paired = embedding is None and other_input(model, name) is not None
+    return InputLeaf(name, embedding, _leaf_beside(model, name, inputs), is_paired)
+
+
+def _leaf_beside(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> InputLeaf | None:
+    """The other input of a dual encoder; None for other models, and for texts whose embedding has no name."""
+    other = other_input(model, name)
+    if other is None or not isinstance(inputs.get(other), Tensor):
+        return None
+    if inputs[other].is_floating_point():
+        return InputLeaf(other, None, is_paired=True)
+    embedding = _find_embedding(model)
+    return None if embedding is None else InputLeaf(other, embedding)
 
 
 def _is_beside_the_input(name: str) -> bool:
@@ -136,13 +102,19 @@ def _is_beside_the_input(name: str) -> bool:
     return name in MASK_NAMES or name.startswith("decoder_")
 
 
-def _input_embedding(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> nn.Module:
+def _find_embedding(model: nn.Module) -> nn.Module | None:
+    """The token embedding that runs on the model's input; None where it names none."""
     owners: list[Any] = [model]
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and callable(get_encoder):
         owners.insert(0, get_encoder())
     owners += [text_encoder(model), sentence_encoder(model)]
     embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
+    return None if embedding is None else _copy_in_use(model, embedding)
+
+
+def _input_embedding(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> nn.Module:
+    embedding = _find_embedding(model)
     if embedding is None:
         floating = [n for n, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
         other = f"name another input: model.main_input_name = {floating[0]!r}" if floating else "feed a floating input"
@@ -150,7 +122,7 @@ def _input_embedding(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> 
             f"the input {name!r} is {inputs[name].dtype}, which has no gradient, and {type(model).__name__} names no "
             f"embedding to differentiate instead; define get_input_embeddings() on it, or {other}"
         )
-    return _copy_in_use(model, embedding)
+    return embedding
 
 
 def _copy_in_use(model: nn.Module, module: nn.Module) -> nn.Module:
@@ -194,32 +166,49 @@ def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLe
     Raises:
         ModelError: The leaf is not one tensor ``[batch, *input]`` that the model uses once.
     """
-    if leaf.embedding is None:
-        x = inputs[leaf.name].detach().requires_grad_()
+    leaves = _floating_leaves(inputs, leaf)
+    fed = copied({**inputs, **leaves} if leaves else inputs)
+    tokens = leaf.beside if leaf.embedding is None else leaf
+    if tokens is None or tokens.embedding is None:
         with explained_autograd_errors():
-            return Forward(model(**copied({**inputs, leaf.name: x})), inputs, x)
-    image = image_leaf(inputs)
-    fed = copied(inputs if image is None else {**inputs, IMAGES: image})
+            return Forward(model(**fed), inputs, leaves[leaf.name])
     given = fed[inputs[AS_MAPPING]] if AS_MAPPING in inputs else fed
-    ids = given[leaf.name].view_as(inputs[leaf.name])  # by row, where rows have several texts
-    cut = EmbeddingCut(ids)
-    with cut.watching(leaf.embedding), explained_autograd_errors():
+    cut = EmbeddingCut(given[tokens.name].view_as(inputs[tokens.name]))  # by row, where rows have several texts
+    with cut.watching(tokens.embedding), explained_autograd_errors():
         outputs = model(**fed)
-    caught = cut.caught
+    if leaf.embedding is None:
+        return Forward(outputs, inputs, leaves[leaf.name], cut.rows)
+    x = cut.rows
+    if x is None:
+        raise _no_vector_per_token(model, leaf.embedding, leaf.name, inputs[leaf.name], cut.caught)
+    return Forward(outputs, inputs, x, next(iter(leaves.values()), None))
+
+
+def _floating_leaves(inputs: Mapping[str, Any], leaf: InputLeaf) -> dict[str, Tensor]:
+    """The floating inputs to differentiate, by name, each as a leaf."""
+    if leaf.embedding is None:
+        return {leaf.name: inputs[leaf.name].detach().requires_grad_()}
+    if leaf.beside is not None:
+        return {leaf.beside.name: inputs[leaf.beside.name].detach().requires_grad_()}
+    image = image_leaf(inputs)
+    return {} if image is None else {IMAGES: image}
+
+
+def _no_vector_per_token(
+    model: nn.Module, embedding: nn.Module, name: str, ids: Tensor, caught: Sequence[Tensor]
+) -> ModelError:
+    """The error for a model whose input embedding does not give one vector per token, once."""
     if len(caught) != 1:
-        raise ModelError(
-            f"the input embedding of {type(model).__name__} ({type(leaf.embedding).__name__}) was used {len(caught)} "
+        return ModelError(
+            f"the input embedding of {type(model).__name__} ({type(embedding).__name__}) was used {len(caught)} "
             "times in one forward pass, expected exactly once; pass inputs_embeds, or return the embedding that is "
             "really used from get_input_embeddings()"
         )
-    if caught[0].dim() <= ids.dim() or caught[0].shape[: ids.dim()] != ids.shape:
-        advice = _advice_on_tokens(leaf.embedding, ids)
-        raise ModelError(
-            f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {leaf.name!r} "
-            f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
-            f"reorders its tokens itself. {advice}"
-        )
-    return Forward(outputs, inputs, caught.pop(), image)
+    return ModelError(
+        f"the input embedding of {type(model).__name__} gave {tuple(caught[0].shape)} for {name!r} "
+        f"{tuple(ids.shape)}, expected one vector per token, [batch, tokens, width]: the model flattens, pads or "
+        f"reorders its tokens itself. {_advice_on_tokens(embedding, ids)}"
+    )
 
 
 def _advice_on_tokens(embedding: nn.Module, ids: Tensor) -> str:
@@ -291,31 +280,6 @@ def has_wrong_single_rows(forward: Forward) -> bool:
     the input.
     """
     return forward.x.device.type == "cpu" and any("BatchNorm" in node.name() for node in graph_nodes(forward.outputs))
-
-
-def has_tokens_first(ids: Tensor, args: tuple[object, ...], output: Tensor) -> bool:
-    """Tell whether an embedding's output is ``[tokens, batch, width]`` (XLNet), of ids ``[batch, tokens]``."""
-    if ids.dim() != 2 or output.shape[:2] != ids.shape[::-1]:
-        return False
-    if ids.shape[0] != ids.shape[1]:
-        return True
-    given = args[0] if args else None  # as many rows as tokens: only what was embedded tells
-    if not isinstance(given, Tensor) or given.shape != ids.shape:
-        return False
-    if given.data_ptr() == ids.data_ptr() and given.stride() == ids.stride():  # the device need not be asked
-        return False
-    return not torch.equal(given, ids) and torch.equal(given, ids.T)
-
-
-def _has_texts_in_turn(ids: Tensor, args: tuple[object, ...], output: Tensor) -> bool:
-    """Tell whether an embedding's output is ``[batch * texts, tokens, width]``, of ids ``[batch, texts, tokens]``.
-
-    The texts of a row are next to each other, as models for multiple choice flatten them.
-    """
-    if ids.dim() != 3 or output.dim() != 3 or output.shape[:2] != (ids.shape[0] * ids.shape[1], ids.shape[2]):
-        return False
-    given = args[0] if args else None
-    return not isinstance(given, Tensor) or given.equal(ids.flatten(0, 1))
 
 
 @contextmanager

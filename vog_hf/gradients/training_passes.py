@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vog_hf.errors import ModelError
-from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf, has_tokens_first
+from vog_hf.gradients.embedding_cut import has_tokens_first
+from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf
 from vog_hf.gradients.model_inputs import split_batch
 from vog_hf.gradients.model_outputs import find_logits
 from vog_hf.gradients.row_losses import RowLosses, row_losses

@@ -11,7 +11,7 @@ from torch import Tensor
 from vog_hf.metric.definition import mean_over_elements, squared_norm
 from vog_hf.metric.heat_maps import RaggedMaps, map_parts, pooled_maps, ragged_maps
 from vog_hf.metric.host_copies import host_copies
-from vog_hf.metric.input_parts import IMAGE, PART, PartAccumulator
+from vog_hf.metric.input_parts import BESIDE, PART, PartAccumulator
 from vog_hf.metric.moments import GradientMoments
 from vog_hf.metric.pixel_maps import PIXEL, PixelMapAccumulator, units_of_pixels
 from vog_hf.metric.row_units import UNIT, RowUnits, UnitAccumulator, ragged_units
@@ -107,7 +107,7 @@ class BatchAccumulator:
         """
         of_units, of_pixels = _under(UNIT, observation), _under(PIXEL, observation)
         self._parts.update(observation)
-        others = (UNIT, PIXEL, PART, IMAGE)
+        others = (UNIT, PIXEL, PART, BESIDE)
         observation = {name: values for name, values in observation.items() if not name.startswith(others)}
         per_snapshot = {name: observation[name] for name in OBSERVED_TRAJECTORIES if name in observation}
         if self._loss_target is not None:

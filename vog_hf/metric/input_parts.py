@@ -1,4 +1,4 @@
-"""PartAccumulator: VoG of parts of a row's input (each text of a pair), and of the image beside a text."""
+"""PartAccumulator: VoG of parts of a row's input (each text of a pair), and of another input (the image of a text)."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from vog_hf.metric.definition import mean_over_elements
 from vog_hf.metric.moments import GradientMoments
 
 PART = "part/"  # begins the names of masks of parts, among what is observed of rows
-IMAGE = "image/"
-IMAGE_GRADIENT, IMAGE_MASK, IMAGE_SHARE = f"{IMAGE}gradient", f"{IMAGE}mask", f"{IMAGE}share"
+BESIDE = "beside/"  # begins those of an input beside the main one, which end with its own name
+GRADIENT, MASK, SHARE, MOMENTS = (f"{BESIDE}{what}/" for what in ("gradient", "mask", "share", "moments"))
 
 
 class PartAccumulator:
@@ -18,60 +18,63 @@ class PartAccumulator:
 
     def __init__(self) -> None:
         self._masks: dict[str, Tensor] = {}
-        self._image: GradientMoments | None = None
-        self._image_mask: Tensor | None = None
-        self._share: Tensor | None = None
+        self._moments: dict[str, GradientMoments] = {}
+        self._moment_masks: dict[str, Tensor] = {}
+        self._shares: dict[str, Tensor] = {}
 
     def update(self, observation: Mapping[str, Tensor]) -> None:
         """Add one snapshot.
 
         Args:
-            observation: Masks of parts under names that begin with `PART`, over the first axes of the input; of
-                images the gradient, its mask and its share in the squared gradient, under names that begin with
-                `IMAGE`.
+            observation: Masks of parts under names that begin with `PART`, over the first axes of the input. Of an
+                input beside it the gradient and its mask, and of either its share in the squared gradient, under names
+                that begin with `GRADIENT`, `MASK` and `SHARE`.
         """
         self._masks = {name: mask for name, mask in observation.items() if name.startswith(PART)}
-        share, gradient = observation.get(IMAGE_SHARE), observation.get(IMAGE_GRADIENT)
-        if share is not None:
-            self._share = share if self._share is None else self._share + share
-        if gradient is None:
-            return
-        if self._image is None:
-            dtype = torch.promote_types(gradient.dtype, torch.float32)
-            self._image = GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device)
-        self._image.update(slice(None), gradient)
-        self._image_mask = observation[IMAGE_MASK]
+        for name, share in _under(SHARE, observation).items():
+            self._shares[name] = self._shares[name] + share if name in self._shares else share
+        for name, gradient in _under(GRADIENT, observation).items():
+            if name not in self._moments:
+                dtype = torch.promote_types(gradient.dtype, torch.float32)
+                moments = GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device)
+                self._moments[name] = moments
+            self._moments[name].update(slice(None), gradient)
+            self._moment_masks[name] = observation[f"{MASK}{name}"]
 
     def columns(self, deviation: Tensor, n_snapshots: int) -> dict[str, Tensor]:
-        """VoG of each part, ``[batch]``, NaN for a row without it, and the share of the image; {} without parts.
+        """VoG of each part, ``[batch]``, NaN for a row without it, and the shares; {} without parts.
 
         Args:
             deviation: ``[batch, *input]`` of the first target.
             n_snapshots: Number of snapshots that were added.
         """
-        parts = {
-            f"vog_{name.removeprefix(PART)}": mean_over_elements(deviation, mask) for name, mask in self._masks.items()
+        columns = {
+            f"vog_{name}": mean_over_elements(deviation, mask) for name, mask in _under(PART, self._masks).items()
         }
-        if self._share is None:
-            return parts
-        none = torch.full_like(self._share, torch.nan)
-        of_image = none if self._image is None else mean_over_elements(self._image.deviation(), self._image_mask)
-        return parts | {"vog_image": of_image, "image_share": self._share / n_snapshots}
+        for name, moments in self._moments.items():
+            columns[f"vog_{name}"] = mean_over_elements(moments.deviation(), self._moment_masks[name])
+        for name, share in self._shares.items():
+            columns.setdefault(f"vog_{name}", torch.full_like(share, torch.nan))
+            columns[f"{name}_share"] = share / n_snapshots
+        return columns
 
     def state(self) -> dict[str, Tensor]:
         """The state for `restore`; shares memory with the accumulator."""
         state = dict(self._masks)
-        if self._share is not None:
-            state[IMAGE_SHARE] = self._share
-        if self._image is not None and self._image_mask is not None:
-            state |= {f"{IMAGE}moments/{name}": values for name, values in self._image.state().items()}
-            state[IMAGE_MASK] = self._image_mask
+        state |= {f"{SHARE}{name}": share for name, share in self._shares.items()}
+        state |= {f"{MASK}{name}": mask for name, mask in self._moment_masks.items()}
+        for name, moments in self._moments.items():
+            state |= {f"{MOMENTS}{name}/{key}": values for key, values in moments.state().items()}
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Restore the `state`; of moments without, nothing."""
-        begin = f"{IMAGE}moments/"
-        moments = {name.removeprefix(begin): values for name, values in state.items() if name.startswith(begin)}
         self._masks = {name: mask for name, mask in state.items() if name.startswith(PART)}
-        self._image = GradientMoments.from_state(moments) if moments else None
-        self._share, self._image_mask = state.get(IMAGE_SHARE), state.get(IMAGE_MASK)
+        self._shares, self._moment_masks = _under(SHARE, state), _under(MASK, state)
+        self._moments = {
+            name: GradientMoments.from_state(_under(f"{MOMENTS}{name}/", state)) for name in self._moment_masks
+        }
+
+
+def _under(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

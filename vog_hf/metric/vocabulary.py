@@ -151,17 +151,25 @@ VOG_LOSS_COLUMN = Column(  # of scores that were collected from the training's o
     "the gradient changed more between epochs",
 )
 PART_COLUMNS = (
-    Column(
-        "vog_image",
-        "VoG of the image",
-        "VoG with respect to the pixels of the images beside a text, averaged over their colors",
-        "{unit}, at least 0",
-        "the gradient of the pixels changed more between snapshots",
+    *(
+        Column(
+            f"vog_{part}",
+            f"VoG of the {part}",
+            f"VoG with respect to {input_of_part} of a row that has a text as well",
+            "{unit}, at least 0",
+            f"the gradient of the {part} changed more between snapshots",
+        )
+        for part, input_of_part in (
+            ("image", "the pixels of the images, averaged over their colors,"),
+            ("video", "the pixels of the video, averaged over their colors,"),
+            ("audio", "the waveform or spectrogram"),
+        )
     ),
     Column(
         "vog_text",
         "VoG of the text",
-        "VoG with respect to the embeddings of the text beside an image, without the places of the image",
+        "VoG with respect to the embeddings of the text of a row that has an image, a video or a sound as well, "
+        "without the places of images",
         "{unit}, at least 0",
         "the gradient of the text changed more between snapshots",
     ),
@@ -175,13 +183,16 @@ PART_COLUMNS = (
         )
         for number in (1, 2, 3)
     ),
-    Column(
-        "image_share",
-        "share of the image",
-        "Squared length of the gradient of the pixels, as a share of that of pixels and text together, mean over the "
-        "snapshots; pixels and embeddings have other scales, so compare rows",
-        "0 to 1",
-        "the output depends more on the image and less on the text",
+    *(
+        Column(
+            f"{part}_share",
+            f"share of the {part}",
+            f"Squared length of the gradient of the {part}, as a share of that of {part} and text together, mean over "
+            f"the snapshots; {part} and embeddings have other scales, so compare rows",
+            "0 to 1",
+            f"the output depends more on the {part} and less on the text",
+        )
+        for part in ("image", "video", "audio")
     ),
 )
 OTHER_COLUMNS = (PROBABILITY_COLUMN, OBSERVATIONS_COLUMN, PATTERN_COLUMN)

@@ -183,7 +183,8 @@ def _plan(
         has_padding_mask=leaf.padding_mask({**batch.masks, **batch.inputs}, shape) is not None,
         block_copies=1 if forward.x.device.type == "cpu" else 2,
         doubles_single_rows=has_wrong_single_rows(forward),
-        image_bytes=0 if forward.image is None else 2 * forward.image.nbytes // len(forward.image),
+        beside_bytes=0 if forward.beside is None else 2 * forward.beside.nbytes // len(forward.beside),
+        beside_shape=() if leaf.beside is None else tuple(forward.inputs[leaf.beside.name].shape[1:]),
     )
 
 

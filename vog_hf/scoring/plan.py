@@ -17,6 +17,7 @@ from vog_hf.gradients.batchnorm_folding import Folding
 from vog_hf.gradients.derived_tensors import DerivedTensors
 from vog_hf.gradients.images_beside_texts import observed_images
 from vog_hf.gradients.input_leaf import Forward, InputLeaf
+from vog_hf.gradients.pair_sides import observed_sides
 from vog_hf.gradients.sentence_encoders import parts_of_texts
 from vog_hf.gradients.task import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
@@ -39,7 +40,8 @@ class ScoringPlan:
         batch_seconds: Of forward and gradients on the first batch.
         batch_bytes: Of the first batch's tensors.
         dry_run_rows: Number of rows in the first batch.
-        image_bytes: Memory of the moments of one row's images beside a text.
+        beside_bytes: Memory of the moments of one row's leaf beside the input: its images, or the other side of a pair.
+        beside_shape: Shape of one row's other input of a dual encoder in the first batch.
         saved_bytes: Memory that the forward pass of the first batch keeps for its gradient; None: not known.
         batch_size: Number of rows in the others (see `BatchReader`).
         module: What is called: the model, or the compiled one.
@@ -72,7 +74,8 @@ class ScoringPlan:
     derived: DerivedTensors = field(default_factory=DerivedTensors)
     compared_shape: Hashable = None
     saved_bytes: int | None = None
-    image_bytes: int = 0
+    beside_bytes: int = 0
+    beside_shape: tuple[int, ...] = ()
 
     @property
     def has_classes(self) -> bool:
@@ -102,7 +105,7 @@ class ScoringPlan:
     def moment_bytes_per_row(self) -> int:
         """Memory of a row's moments."""
         moments = BatchAccumulator.bytes_per_row(self.element_shape, len(self.config.targets), self.dtype)
-        return moments + self.image_bytes
+        return moments + self.beside_bytes
 
     def trajectory_bytes_per_row(self, n_snapshots: int) -> int:
         """Bytes of a row's trajectories."""
@@ -117,7 +120,14 @@ class ScoringPlan:
         """Memory of a batch in a block: its moments and its collated tensors, of the length that they really have."""
         shape = self.leaf.kind.gradient_shape(self.shape(batch.inputs)[1:], self.element_shape)
         moments = BatchAccumulator.bytes_per_row(shape, len(self.config.targets), self.dtype)
-        return len(batch) * (moments + self.image_bytes) + self.block_copies * batch.nbytes
+        return len(batch) * (moments + self._beside_bytes(batch.inputs)) + self.block_copies * batch.nbytes
+
+    def _beside_bytes(self, inputs: Mapping[str, Any]) -> int:
+        """Memory of a row's moments of the leaf beside the input; texts of a dual encoder have several lengths."""
+        other = self.leaf.beside
+        if other is None:
+            return self.beside_bytes
+        return self.beside_bytes * math.prod(inputs[other.name].shape[1:]) // max(1, math.prod(self.beside_shape))
 
     def shape(self, inputs: Mapping[str, Any]) -> list[int]:
         """``[batch, *input]`` of the input itself (of token ids without the width), after the channel mean."""
@@ -208,11 +218,13 @@ class ScoringPlan:
             )
 
     def observed_parts(self, forward: Forward) -> dict[str, Tensor]:
-        """Observe the parts of the input that have columns of their own: images beside a text, texts of a pair."""
+        """Observe the parts of the input that have columns of their own: images beside a text, both sides of a pair."""
+        reduces = bool(self.config.reduce_channels)
+        if self.leaf.beside is not None:
+            return observed_sides(self.leaf, forward, reduce_channels=reduces)
         if self.leaf.embedding is None:
             return {}
-        reduces = bool(self.config.reduce_channels)
-        of_images = observed_images(forward.inputs, forward.x, forward.image, reduce_channels=reduces)
+        of_images = observed_images(forward.inputs, forward.x, forward.beside, reduce_channels=reduces)
         return of_images | parts_of_texts(forward.inputs)
 
     def accumulator(self, batch: Batch, windows: Windows) -> BatchAccumulator:
