@@ -9,6 +9,7 @@ import functools
 import logging
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
@@ -25,6 +26,7 @@ _NO_STATE = (  # or state that belongs to others
     *(FunctionType, MethodType, BuiltinFunctionType, ModuleType, property, staticmethod, classmethod),
     *(GetSetDescriptorType, MemberDescriptorType, functools.cached_property, logging.Logger, threading.Thread),
 )
+_PLAIN = (dict, list, set, OrderedDict)
 _STATELESS: dict[type, bool] = {}  # of the classes that were asked for
 _LRU_CACHE = type(functools.lru_cache(lambda: None))
 
@@ -41,6 +43,7 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         self._records: list[Record] = []
+        self._empty: list[Any] = []  # collections: most of what modules have, so that they have to cost nothing
         self._visited: dict[int, Any] = {}  # holds each object, so that no other one gets its id
         scaled = {id(module.weight) for module in model.modules() if _scales_its_weight(module)}
         waiting: list[Any] = [model, *(ClassAttributes(kind) for kind in _own_classes(model))]
@@ -49,6 +52,9 @@ class ModelState:
             if id(value) in self._visited:
                 continue
             self._visited[id(value)] = value
+            if type(value) in _PLAIN and not value:
+                self._empty.append(value)
+                continue
             is_weight = isinstance(value, Tensor) and isinstance(value, nn.Parameter)
             record = record_of(value, with_values=not is_weight or id(value) in scaled)
             if record is not None:
@@ -57,13 +63,15 @@ class ModelState:
 
     def is_changed(self) -> bool:
         """Tell whether anything differs from what was recorded."""
-        return any(record.is_changed() for record in self._records)
+        return any(self._empty) or any(record.is_changed() for record in self._records)
 
     def put_back(self) -> None:
         """Make everything what it was, in the same memory."""
         with torch.inference_mode():  # the only mode in which tensors made in it can be written to
             for record in self._records:
                 record.put_back()
+        for collection in filter(None, self._empty):
+            collection.clear()
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-PLAIN = (dict, list, set, OrderedDict)
 _SLOT_NAMES: dict[type, list[str]] = {}  # of the classes that were asked for
 
 
@@ -205,8 +204,6 @@ def _slot_names(kind: type) -> list[str]:
 
 
 def _items(value: Any) -> list[Any]:
-    if type(value) in PLAIN and not value:  # most of a module's collections: they have to cost nothing
-        return []
     if isinstance(value, ClassAttributes):
         value = value.values()
     if isinstance(value, dict):

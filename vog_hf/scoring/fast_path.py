@@ -77,7 +77,8 @@ def fast_path(
             continue
         if difference is None:
             why_not = reason and f"the model is run without what failed: the faster way ({reason}"
-            return replace(fast, compared_shape=tensor_shapes(first.inputs)), why_not
+            shape = tensor_shapes(first.inputs, with_rows=fast.module is not plan.module)
+            return replace(fast, compared_shape=shape), why_not
         reason = reason or f"{fast.way(plan.module)}) changes logits or gradients by {difference:.2g}"
         if fast.module is plan.module:
             break

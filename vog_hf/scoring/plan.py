@@ -244,9 +244,10 @@ class ScoringPlan:
         )
 
 
-def tensor_shapes(inputs: Mapping[str, object]) -> Hashable:
-    """Shape of each tensor among a model's inputs, by which control flow can differ between batches."""
-    return tuple((name, tuple(value.shape)) for name, value in inputs.items() if isinstance(value, Tensor))
+def tensor_shapes(inputs: Mapping[str, object], *, with_rows: bool) -> Hashable:
+    """Shape of each tensor among a model's inputs, on which control flow may depend; with or without the rows' axis."""
+    first = 0 if with_rows else 1
+    return tuple((name, tuple(value.shape[first:])) for name, value in inputs.items() if isinstance(value, Tensor))
 
 
 def check_labels(task: Task, labels: Tensor, n_outputs: int | None, rows: Sequence[int]) -> None:

@@ -17,8 +17,9 @@ from vog_hf.gradients.model_inputs import to_device
 from vog_hf.gradients.model_mode import drop_caches, model_device_and_dtype, preserved_rng, scoring_mode
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.runtime.memory import AdaptiveBatchSize, is_out_of_memory
-from vog_hf.scoring.fast_path import require_same_function
+from vog_hf.scoring.fast_path import FEW_ROWS, require_same_function
 from vog_hf.scoring.passes import (
+    ALL_ROWS,
     LabelsForPass,
     joined,
     observe_rows,
@@ -32,8 +33,6 @@ from vog_hf.scoring.skipped_rows import try_batch
 from vog_hf.snapshots import Snapshot, temporary_weights
 
 logger = logging.getLogger(__name__)
-
-COMPARED_ROWS = 4  # of a batch of a known shape, between the fast way and the plain one
 
 
 class ModelRunner:
@@ -163,19 +162,20 @@ class ModelRunner:
     def _compare_once(self, batch: Batch, labels: LabelsForPass) -> None:
         """Compare the fast way with the plain one on the first batch of each snapshot, and the first of each shape.
 
-        Weights, and control flow that depends on the shape, can make of them what the batches before did not show. For
-        new weights alone a few rows say as much as all: what is folded is the same for each row. A compiled model is
-        given whole batches, since it is compiled again for another size.
+        Weights, and control flow that depends on the shape, can make of them what the batches before did not show. A
+        few rows say as much as all, as what is folded is the same for each row. A compiled model is given whole
+        batches, since it is compiled again for another number of rows.
         """
-        shapes = tensor_shapes(batch.inputs)
-        if self.plan.way(self._model) is None or {self._weights, shapes} <= self._compared:
+        is_compiled = self.plan.module is not self._model
+        shape = tensor_shapes(batch.inputs, with_rows=is_compiled)
+        if self.plan.way(self._model) is None or {self._weights, shape} <= self._compared:
             return
-        rows = slice(0, COMPARED_ROWS if shapes in self._compared and self.plan.module is self._model else len(batch))
+        rows = ALL_ROWS if is_compiled else slice(0, FEW_ROWS)
         few = sliced(batch.inputs, rows, len(batch))
         require_same_function(
             self.plan, self._model, self._folded, few, labels[rows], rows_per_pass=self._rows_per_pass
         )
-        self._compared |= {self._weights, shapes}
+        self._compared |= {self._weights, shape}
 
     def try_batch(self, batch: Batch) -> None:
         """Raise what is wrong with a row of a batch as it was read, by the plain model with the weights it has."""
