@@ -23,7 +23,7 @@ from vog_hf.scoring.scorer import VoGScorer
 
 BATCH, SNAPSHOTS = 15, 3
 N_BATCHES = -(-live_cases.N // BATCH)
-COMPARISONS = SNAPSHOTS + 1  # of folded weights: one for each snapshot, and one for the last batch, which is shorter
+COMPARISONS = SNAPSHOTS  # of folded weights: one for each
 BOTH = VoGConfig(target=("logit", "loss"))
 FINITE, RESULTS, COMPARED = (
     "scoring/skipped_rows.py:check_finite",
