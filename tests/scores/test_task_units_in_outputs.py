@@ -140,6 +140,53 @@ def test_choices_are_shown_with_the_given_and_the_predicted_one():
         assert [line.is_mismatched for line in lines] == [(i == given) != (i == predicted) for i in range(3)]
 
 
+TEXTS = [[f"ends {row} in way {k}" for k in range(3)] for row in range(ROWS)]
+CHOICES = {
+    "a column for each": {f"ending{k}": [texts[k] for texts in TEXTS] for k in range(3)},
+    "letters": {f"answer{letter}": [texts[k] for texts in TEXTS] for k, letter in enumerate("ABC")},
+    "lists": {"question": ["how?"] * ROWS, "choices": TEXTS},
+    "structs": {"question": ["how?"] * ROWS, "choices": [{"label": list("ABC"), "text": texts} for texts in TEXTS]},
+}
+
+
+@pytest.mark.parametrize("columns", CHOICES.values(), ids=CHOICES)
+def test_the_text_of_each_choice_is_shown_next_to_its_scores(columns, tmp_path):
+    """In the lines of a row, on the pages of report and review, and in the trackers' tables of rows."""
+    _, scores = scored("multiple_choice")
+    shared = {} if "question" in columns else {"sent1": ["It begins."] * ROWS, "sent2": ["It"] * ROWS}
+    rows = Dataset.from_dict(shared | columns)
+    split = ScoredSplit("", scores, rows)
+    view = RowViews(split).view(3)
+    assert view.text.startswith("how?" if "question" in columns else "It begins.\nIt")
+    assert [line.text.partition(":")[0] for line in view.unit_lines] == [
+        f"choice {k} (ends 3 in way {k})" for k in range(3)
+    ]
+    assert ["given" in line.text for line in view.unit_lines] == [k == scores.column("label")[3] for k in range(3)]
+    assert [unit.text for unit in RowRecords(split).record(3).units] == [line.text for line in view.unit_lines]
+    assert "in way 2): " in read_page(write_report(scores, rows, tmp_path / "report.html")).text
+    found = contents(split, 7)
+    table = found.values["highest"].columns
+    lines = RowViews(split).view(table["row"][0]).unit_lines
+    assert table["choices"][0] == "\n".join(line.text for line in lines)
+    assert "choices" in dict(found.about.legend)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"sent1": ["a"] * ROWS, "sent2": ["b"] * ROWS},  # no choices: each has a part in all of them
+        {"choices": [texts[:2] for texts in TEXTS]},  # fewer than the model read
+        {"ending0": ["a"] * ROWS},
+    ],
+)
+def test_columns_that_are_not_the_choices_are_not_shown_as_such(columns):
+    """Texts that go with all choices, lists of another length; the scores alone are shown, and no column of choices."""
+    _, scores = scored("multiple_choice")
+    split = ScoredSplit("", scores, Dataset.from_dict({"number": range(ROWS), **columns}))
+    assert RowViews(split).view(0).unit_lines[0].text.startswith("choice 0: ")
+    assert "choices" not in contents(split, 7).values["highest"].columns
+
+
 def test_pages_list_units_and_the_worst_of_all_rows(tmp_path):
     """Cards of the report, records of the review, and a table with the highest loss first."""
     rows, scores = scored("semantic_segmentation")

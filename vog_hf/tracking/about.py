@@ -22,6 +22,7 @@ MEANINGS = {
     "image": "The row's image.",
     "sound": "The row's sound.",
     "text": "The row's text.",
+    "choices": "The row's choices: the text of each, whether it is given or predicted, and its scores.",
     "heat_map": "Where in the row the gradient changed most between snapshots: brighter is more.",
     "label": "The given label.",
     "prediction": "The prediction at the last snapshot.",

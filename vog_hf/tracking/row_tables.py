@@ -29,7 +29,18 @@ MAX_TEXT = 2_000  # characters of a row's text in a cell
 SOUND_BYTES = 64 * 2**20  # of all sounds that are uploaded, a row's once for each table that shows it
 MAX_COLUMNS = 9  # fit on a screen; every other column of the scores is in the artifact
 READ_COLUMNS = ("label", "prediction", PREDICTION_PROBABILITY, "confidence", "loss")  # then the score, then the row
-OF_A_ROW = ("image", "sound", "text", "heat_map", "label", "prediction", "id", "file", "row")  # whatever scores it
+OF_A_ROW = (
+    "image",
+    "sound",
+    "text",
+    "choices",
+    "heat_map",
+    "label",
+    "prediction",
+    "id",
+    "file",
+    "row",
+)  # whatever scores it
 TAIL_OF_END = {"highest": "high", "lowest": "low"}
 
 Rows = npt.NDArray[np.int64]
@@ -203,7 +214,7 @@ def _table(views: RowViews, rows: Rows, caption: str, ranked_by: str = "") -> Ta
 
 
 def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
-    """The columns ``image``, ``sound`` or ``text``, and ``heat_map``; each only if a row has a value for it."""
+    """The columns ``image``, ``sound`` or ``text``, ``choices`` and ``heat_map``; each only if a row has a value."""
     columns: dict[str, list[Any]] = {
         "image": [_picture(view) for view in views],
         "sound": [view.sound for view in views],
@@ -212,7 +223,14 @@ def _content(views: Sequence[RowView]) -> dict[str, list[Any]]:
     known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     heat = _heat(views)
     shown = dict(list(known.items())[:1])
+    if any(view.choices is not None for view in views):
+        shown["choices"] = [_choices(view) for view in views]
     return shown | ({"heat_map": heat} if any(value is not None for value in heat) else {})
+
+
+def _choices(view: RowView) -> str | None:
+    """The choices of a row, one below the other, each with what is known of it; None for a row without their texts."""
+    return None if view.choices is None else escaped("\n".join(line.text for line in view.unit_lines))[:MAX_TEXT]
 
 
 def _picture(view: RowView) -> Image.Image | MaskedPicture | BoxedPicture | None:

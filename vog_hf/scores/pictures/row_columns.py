@@ -23,8 +23,21 @@ TEXT_PAIRS = (
     ("question", "context"),
     ("question", "answer"),
     ("text", "text_pair"),
+    ("sent1", "sent2"),
 )
-TEXT_NAMES = ("sentence", "text", "content", "document", "review", "question", "premise", "prompt", "tokens", "words")
+TEXT_NAMES = (
+    "sentence",
+    "text",
+    "content",
+    "document",
+    "review",
+    "question",
+    "premise",
+    "prompt",
+    "ctx",
+    "tokens",
+    "words",
+)
 TOKEN_IDS, TOKEN_MASK = "input_ids", "attention_mask"
 NOT_TEXT = ("label", "labels", "label_ids", "class", "target", "id", "idx", "guid", LEARNING_PATTERN)
 # How image files begin; WebP begins as sounds do, and is told apart by them.

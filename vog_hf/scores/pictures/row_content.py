@@ -19,6 +19,7 @@ from vog_hf.data.referenced_files import HiddenFileError, NamedFiles
 from vog_hf.data.rows import AnyDataset
 from vog_hf.scores.audio import Sounds
 from vog_hf.scores.manifest import Manifest
+from vog_hf.scores.pictures.choice_texts import ChoiceTexts
 from vog_hf.scores.pictures.decoding import MAX_TEXT, decoded, require_small_array, text_of
 from vog_hf.scores.pictures.rgb_pictures import as_picture
 from vog_hf.scores.pictures.row_columns import (
@@ -60,6 +61,7 @@ class ShownRows:
 
     Attributes:
         sounds: The sounds of the rows.
+        choices: The texts of their choices.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class ShownRows:
         self._named: Any = None
         if isinstance(dataset, Dataset) and named is not None:
             self._named = dataset.with_format("arrow").select_columns([named])
+        self.choices = ChoiceTexts(dataset, facts)
         names = ([] if columns.sound is None else [columns.sound]) if is_table else SOUND_NAMES
         self.sounds = Sounds(dataset, names, is_from_hub=is_from_hub, budget=sound_bytes)
 

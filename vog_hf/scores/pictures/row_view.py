@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vog_hf.metric.pixel_maps import GIVEN_MAP, LOSS_MAP, PREDICTED_MAP, map_of_row
+from vog_hf.metric.unit_kinds import CHOICE
 from vog_hf.scores.audio import Sound
 from vog_hf.scores.label_lists import LabelLists
 from vog_hf.scores.pictures.boxes import Box, row_boxes, with_boxes
@@ -144,7 +145,15 @@ class RowView:
     @cached_property
     def unit_lines(self) -> list[UnitLine]:
         """The row's units in words, of kinds of which a row has few: see `vog_hf.scores.pictures.unit_lines`."""
-        return unit_lines(self.scores, self.row, self._part)
+        return unit_lines(self.scores, self.row, self._part, self.choices)
+
+    @cached_property
+    def choices(self) -> list[str] | None:
+        """The text of each choice of the row; None where they are not known, or rows have no choices."""
+        units = self.scores.units
+        if self.shown is None or units is None or units.unit != CHOICE.name:
+            return None
+        return self.shown.choices.of_row(self.row, int(units.sizes[self.row]))
 
     def _part(self, first: int, last: int) -> str | None:
         """The row's text from one token to another."""

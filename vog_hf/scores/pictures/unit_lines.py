@@ -7,12 +7,13 @@ import numpy as np
 
 from vog_hf.metric.row_units import RowUnits
 from vog_hf.metric.unit_kinds import CHOICE, CLASS, END, LABEL, OBJECT, POSITION, PREDICTION, SIDE, UNIT_KINDS
-from vog_hf.scores.formatting import number
+from vog_hf.scores.formatting import number, shortened
 from vog_hf.scores.unit_columns import class_of_unit
 from vog_hf.scores.vog_scores import VoGScores
 
 LISTED = (END, CHOICE, CLASS, SIDE, OBJECT)  # a row has few of these; words show tokens, and pictures show patches
 MAX_LINES = 12
+MAX_CHOICE = 120  # characters of a choice's text in its line
 PLACES = {END: ("start", "end"), SIDE: ("chosen", "rejected")}
 NOTED = {
     "loss": "loss",
@@ -37,19 +38,22 @@ class UnitLine:
     is_mismatched: bool = False
 
 
-def unit_lines(scores: VoGScores, row: int, part: Callable[[int, int], str | None]) -> list[UnitLine]:
+def unit_lines(
+    scores: VoGScores, row: int, part: Callable[[int, int], str | None], choices: Sequence[str] | None = None
+) -> list[UnitLine]:
     """The units of a row, the worst ones first where there are too many; [] for kinds that are not `LISTED`.
 
     Args:
         scores: Scores of all rows.
         row: Number of the row.
         part: Text of the row from one token to another, None where it is not known.
+        choices: Text of each choice of the row; None: they are not known, or it has none.
     """
     units = scores.units
     kind = None if units is None else UNIT_KINDS.get(units.unit)
     if units is None or kind not in LISTED or not units.sizes[row]:
         return []
-    lines = [_line(scores, units, row, at) for at in _worst(units, row)]
+    lines = [_line(scores, units, row, at, choices) for at in _worst(units, row)]
     return lines + (_answers(units, row, part) if kind is END else [])
 
 
@@ -82,12 +86,15 @@ def _worst(units: RowUnits, row: int) -> list[int]:
     return sorted(np.argsort(-units.of_row(loss, row), kind="stable")[:MAX_LINES].tolist())
 
 
-def _line(scores: VoGScores, units: RowUnits, row: int, at: int) -> UnitLine:
+def _line(scores: VoGScores, units: RowUnits, row: int, at: int, choices: Sequence[str] | None) -> UnitLine:
     known = {name: units.of_row(units.named(name), row)[at] for name in NOTED if units.named(name) in units.columns}
     noted = [f"{NOTED[name]} {number(value)}" for name, value in known.items()]
     given, predicted = _marks(scores, units, row, at)
     marks = [mark for mark in (given, predicted) if mark]
-    text = f"{unit_name(units, row, at, scores.facts.unit_class_names)}: {', '.join([*marks, *noted])}"
+    name = unit_name(units, row, at, scores.facts.unit_class_names)
+    if choices is not None:
+        name = f"{name} ({shortened(choices[int(units.of_row(units.named(POSITION), row)[at])], MAX_CHOICE)})"
+    text = f"{name}: {', '.join([*marks, *noted])}"
     is_compared = units.unit in (END.name, OBJECT.name)
     differs = _differ(units, row, at) if is_compared else bool(given) != bool(predicted)
     return UnitLine(text, is_mismatched=differs)
