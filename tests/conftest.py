@@ -8,6 +8,8 @@ import tempfile
 import torch
 from hypothesis import HealthCheck, settings
 
+collect_ignore = ["scripts"]  # programs that tests run; some import packages that are not installed everywhere
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; whoever talks to a local server sets it to 0
 
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="vog-trackio-")  # read at import; else the user's own projects

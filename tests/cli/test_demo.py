@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import subprocess
@@ -10,15 +11,18 @@ import torch
 from cli_runs import run
 from datasets import ClassLabel, Image, load_from_disk
 from PIL import Image as PILImage
+from rich.console import Console
 from transformers import default_data_collator
 
 import vog_hf
 from vog_hf.cli.demo import Demo
+from vog_hf.cli.demos import digits
 from vog_hf.cli.demos.questions import ANSWERS
 from vog_hf.demo import PLANTED_TASKS, fault_table, load_digits_dataset
 from vog_hf.scores.vog_scores import VoGScores
 
 COMMAND = [sys.executable, "-m", "vog_hf"]
+N_DIGITS = 300
 
 
 def run_cli(*arguments, cwd):
@@ -29,22 +33,26 @@ def run_cli(*arguments, cwd):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """One run of the demo through the command line, with its default output folder."""
-    folder = tmp_path_factory.mktemp("demo")
-    done = run_cli("demo", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "vog-demo", done.stdout
+    """One run of the demo on some of the digits, for two epochs; the folder and what was printed."""
+    output, printed = tmp_path_factory.mktemp("demo") / "vog-demo", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB")]:
+            patch.delenv(name)
+        patch.setattr(digits, "EPOCHS", 2)
+        patch.setattr(digits, "load_digits_dataset", lambda: load_digits_dataset().select(range(N_DIGITS)))
+        digits.run_demo(output, console=Console(file=printed, width=200))
+    return output, printed.getvalue()
 
 
 def test_demo_scores_every_digit(demo):
-    """The scored dataset has all 1,797 digits with unchanged images and labels, and typed score columns."""
+    """The scored dataset has all digits with unchanged images and labels, and typed score columns."""
     scored = load_from_disk(str(demo[0] / "scored"))
-    digits = load_digits_dataset()
-    assert len(scored) == 1797
+    rows = load_digits_dataset().select(range(N_DIGITS))
+    assert len(scored) == N_DIGITS
     assert isinstance(scored.features["image"], Image)
     assert isinstance(scored.features["prediction"], ClassLabel)
-    assert scored["label"][:] == digits["label"][:]
-    np.testing.assert_array_equal(np.asarray(scored[5]["image"]), np.asarray(digits[5]["image"]))
+    assert scored["label"][:] == rows["label"][:]
+    np.testing.assert_array_equal(np.asarray(scored[5]["image"]), np.asarray(rows[5]["image"]))
     assert (np.asarray(scored["vog"]) > 0).all()
 
 
@@ -73,6 +81,15 @@ def test_demo_contact_sheet_is_a_picture(demo):
 def test_demo_keeps_the_run_offline(demo):
     """The W&B run lies in the output folder."""
     assert list(demo[0].glob("wandb/offline-run-*"))
+
+
+@pytest.mark.slow
+def test_the_command_scores_all_digits(tmp_path):
+    """``vog-hf demo`` trains on the 1,797 digits, in its default output folder, and prints where the results are."""
+    done = run_cli("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(load_from_disk(str(tmp_path / "vog-demo" / "scored"))) == 1797
+    assert "contact-sheet.png" in done.stdout
 
 
 def test_version_and_help():

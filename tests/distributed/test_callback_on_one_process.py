@@ -4,7 +4,7 @@ import pytest
 from launch import run
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_who_comes_alone_is_told_that_the_callback_belongs_on_every_process(rank):
     """Nobody waits in a collective: the next one, of the training, is undisturbed."""
     printed = run("begin_on_one.py", rank, processes=2)
