@@ -1,16 +1,20 @@
 """`vog-hf score` for rows of a chosen and a rejected text: reward models, and language models trained by DPO."""
 
+import json
+
 import models
 import numpy as np
 import pytest
 import torch
-from cli_checkpoints import END, START, assert_scores, language, refused, saved, scored
+from cli_checkpoints import END, START, TEMPLATE, assert_scores, language, refused, saved, scored
 from cli_runs import run
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertForSequenceClassification
 from unlabeled_cases import answerer, collate_preferences, rewarder
 
+from vog_hf.cli.models import read_architecture
 from vog_hf.cli.preference_heads import split_prompt
+from vog_hf.cli.preparing import choose_columns, prepare, prepared
 
 
 def chat(*messages):
@@ -57,6 +61,7 @@ ROWS = {  # columns; prompt, chosen and rejected tokens of each row
         [([4, START], [5, 6], [10]), ([7, START], [11], [12])],
     ),
 }
+MERGED = {"prompt": ["w4 w", "w5 w6 "], "chosen": ["5 w6", "w7"], "rejected": ["7", "w8"]}
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -101,8 +106,7 @@ def test_prompts_end_where_their_tokens_do():
 def test_tokens_that_merge_belong_to_the_answers(capfd, writer, tmp_path):
     """The prompt alone ends with another token than the prompt with its answer."""
     folder, model, states = writer
-    columns = {"prompt": ["w4 w", "w5 w6 "], "chosen": ["5 w6", "w7"], "rejected": ["7", "w8"]}
-    Dataset.from_dict(columns).save_to_disk(str(tmp_path / "data"))
+    Dataset.from_dict(MERGED).save_to_disk(str(tmp_path / "data"))
     own = [
         {"prompt_ids": [4], "chosen_ids": [5, 6, END], "rejected_ids": [7, END]},
         {"prompt_ids": [5, 6], "chosen_ids": [7, END], "rejected_ids": [8, END]},
@@ -230,35 +234,44 @@ def test_single_texts_beside_a_rejected_column_are_scored_as_such(capfd, writer,
     )
 
 
-def trl_rows(trl, kind, columns, folder):
+TOOL = {"type": "function", "function": {"name": "w11"}}
+TEMPLATE_OF_TOOLS = (
+    "{% for tool in tools or [] %}{{ tool.function.name + ' ' }}{% endfor %}" + TEMPLATE + " {{ ending }}"
+)
+TRL_ROWS = {
+    **{kind: columns for kind, (columns, _) in ROWS.items()},
+    "merged": MERGED,
+    "tools": {
+        **ROWS["conversations"][0],
+        "tools": [json.dumps([TOOL])] * 2,
+        "chat_template_kwargs": [{"ending": "w12"}] * 2,
+    },
+}
+
+
+def trl_rows(trl, case, columns, folder, fast):
     """The rows as TRL's trainer prepares them for a training."""
     options = {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no"}
-    if kind == "answers":
-        args = trl.DPOConfig(str(folder), **options, precompute_ref_log_probs=True)
-        model, trainer = answerer(), trl.DPOTrainer
-    else:
-        args, model, trainer = trl.RewardConfig(str(folder), **options), rewarder(), trl.RewardTrainer
-    rows = Dataset.from_dict(columns)
-    return trainer(model, args, train_dataset=rows, processing_class=language()).train_dataset
+    given = {"train_dataset": Dataset.from_dict(columns), "processing_class": fast}
+    if case == "answers":
+        args = trl.DPOConfig(str(folder), **options)
+        return trl.DPOTrainer(answerer(), args=args, ref_model=answerer(), **given).train_dataset
+    return trl.RewardTrainer(rewarder(), args=trl.RewardConfig(str(folder), **options), **given).train_dataset
 
 
 @pytest.mark.slow  # TRL is loaded
 @pytest.mark.parametrize("case", ["answers", "pairs"])
-@pytest.mark.parametrize("kind", [*ROWS, "merged", "tools"])
+@pytest.mark.parametrize("kind", TRL_ROWS)
 def test_rows_are_those_of_trl(tmp_path, writer, judge, case, kind):
     """Token by token, for texts, conversations, tokens that merge, and tools that the chat template shows."""
-    trl = pytest.importorskip("trl")
-    from vog_hf.cli.models import read_architecture
-    from vog_hf.cli.preparing import choose_columns, prepare, prepared
-
-    columns = ROWS["texts" if kind == "merged" else "conversations" if kind == "tools" else kind][0]
-    if kind == "merged":
-        columns = {"prompt": ["w4 w", "w5 "], "chosen": ["5 w6", "w7"], "rejected": ["7", "w8"]}
-    if kind == "tools":
-        columns = {**columns, "chat_template_kwargs": [{"add_generation_prompt": True}] * 2}
+    trl, columns = pytest.importorskip("trl"), TRL_ROWS[kind]
     folder, model, _ = writer if case == "answers" else judge
     rows = Dataset.from_dict(columns)
     chosen = choose_columns(read_architecture(str(folder / "checkpoint-2")), rows, (), None)
-    ours = prepared(rows, prepare(model, rows, chosen, processor=str(folder / "checkpoint-2")))
-    for got, wanted in zip(ours, trl_rows(trl, case, columns, tmp_path), strict=True):
+    preparation = prepare(model, rows, chosen, processor=str(folder / "checkpoint-2"))
+    if kind == "tools":
+        preparation.processor.chat_template = TEMPLATE_OF_TOOLS
+    wanted_rows = trl_rows(trl, case, columns, tmp_path, preparation.processor)
+    for got, wanted in zip(prepared(rows, preparation), wanted_rows, strict=True):
         assert {name: wanted[name] for name in got} == got
+        assert (got["chosen_ids"][-1] == 12) == (kind == "tools")
