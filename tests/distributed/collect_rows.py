@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from collected import Noting, case_of, expected, expected_vog, noted_training
 from leaving import leave_together
+from zero_on_gloo import configure_state, trainer_options
 
 from vog_hf import VoGCallback
 
@@ -46,6 +48,25 @@ class Wrapped(Sharded):
     def sharded(model):
         """The model, wrapped on all processes."""
         return wrap(model)
+
+
+class Zero(Noting):
+    """A model in float32 under DeepSpeed ZeRO, which may shard its parameters."""
+
+    def __init__(self, model, **options):
+        AcceleratorState._reset_state()  # Accelerate takes one configuration of DeepSpeed
+        super().__init__(model=model.float(), **options)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        import deepspeed
+
+        parameters, is_sharded = list(self.model.parameters()), self.args.deepspeed["zero_optimization"]["stage"] == 3
+        assert any(parameter.numel() == 0 for parameter in parameters) == is_sharded
+        with deepspeed.zero.GatheredParameters(parameters, enabled=is_sharded):
+            whole = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.states = getattr(self, "states", {}) | {self.state.global_step: whole}
+        self.noted = getattr(self, "noted", [])
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 class MeanLoss(Noting):
@@ -87,6 +108,11 @@ TRAININGS = {
     "FSDP 1": ("bert", EVEN, {"trainer_class": Wrapped, "optim": "adamw_torch", "max_grad_norm": 0.0}),
     "language model": ("llama", UNEVEN, {}),
 }
+ZERO = {  # each needs DeepSpeed, and a launch
+    f"ZeRO-{stage} {case}": (case, n_rows, {"trainer_class": Zero, **trainer_options(stage)})
+    for stage in (2, 3)
+    for case, n_rows in (("bert", EVEN), ("vit", UNEVEN), ("lora_bert", EVEN), ("llama", UNEVEN))
+}
 
 
 def merged(parts):
@@ -104,7 +130,7 @@ def main(folder: Path, names: list[str]) -> None:
     """Leave the scores in a folder for each training, and next to them what the loop finds."""
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     for name in names:
-        case_name, n_rows, options = TRAININGS[name]
+        case_name, n_rows, options = (TRAININGS | ZERO)[name]
         case, vog = case_of(case_name, n_rows), VoGCallback(collect="training", log=False)
         trainer = noted_training(
             folder / name, case, [vog], per_device_train_batch_size=GLOBAL_BATCH // world, **options
@@ -132,6 +158,9 @@ def main(folder: Path, names: list[str]) -> None:
 if __name__ == "__main__":
     from accelerate import PartialState
 
-    PartialState(cpu=True)
+    if sys.argv[2] in ZERO:
+        configure_state()
+    else:
+        PartialState(cpu=True)
     main(Path(sys.argv[1]), sys.argv[2:])
     leave_together()

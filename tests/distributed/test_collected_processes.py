@@ -1,10 +1,11 @@
 """`collect="training"` on two processes: each row's values are those of the process that trained on it."""
 
+import importlib.util
 import shutil
 
 import numpy as np
 import pytest
-from collect_rows import TRAININGS
+from collect_rows import TRAININGS, ZERO
 from launch import run
 
 from vog_hf.scores.vog_scores import VoGScores
@@ -35,6 +36,29 @@ def test_values_are_those_of_a_loop_over_the_batches_of_all_processes(folders, n
     for column in ("loss", "csg", "confidence"):
         np.testing.assert_allclose(scores.trajectory(column), found[column], rtol=1e-6, atol=1e-12, err_msg=column)
     np.testing.assert_allclose(scores.column("vog_loss"), found["vog_loss"], rtol=1e-6, atol=1e-12)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def zero_folder(request, tmp_path_factory):
+    """A ZeRO stage, and the folder of its trainings on two processes."""
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    folder = tmp_path_factory.mktemp("zero")
+    run("collect_rows.py", folder, *(name for name in ZERO if name.startswith(f"ZeRO-{request.param}")), processes=2)
+    return request.param, folder
+
+
+@pytest.mark.parametrize("case", ["bert", "vit", "lora_bert", "llama"])
+def test_values_under_deepspeed_are_those_of_a_loop(case, zero_folder):
+    """Trainer's `deepspeed=`, in float32: the model is whole (stage 2), or its parameters are sharded (stage 3)."""
+    stage, folder = zero_folder
+    name = f"ZeRO-{stage} {case}"
+    scores, found = scores_in(folder, name), np.load(folder / f"{name}.npz")
+    assert scores.manifest["n_processes"] == 2
+    assert (scores.column("observations") == 2).all()
+    for column, near in (("loss", 1e-6), ("csg", 1e-5), ("confidence", 1e-6)):
+        np.testing.assert_allclose(scores.trajectory(column), found[column], rtol=near, atol=1e-9, err_msg=column)
+    np.testing.assert_allclose(scores.column("vog_loss"), found["vog_loss"], rtol=1e-5, atol=1e-9)
 
 
 def test_two_processes_give_the_columns_of_one(folders):

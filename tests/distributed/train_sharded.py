@@ -1,6 +1,5 @@
 """Program: train models that are sharded in several ways, store snapshots, and score on a replica on every process."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from accelerate.utils import gather_object
 from leaving import leave_together
 from scorings import label_of
 from torch import nn
+from zero_on_gloo import use_deepspeed
 
 from vog_hf.scoring.scorer import VoGScorer
 from vog_hf.snapshots import SnapshotWriter, is_sharded, model_tensors
@@ -229,10 +229,7 @@ def main(folder: Path, ways: list[str]) -> None:
     """Each way of sharding with each model."""
     torch.set_num_threads(1)
     if "zero3" in ways:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read at import
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="gloo")
+        use_deepspeed().init_distributed(dist_backend="gloo")
         Accelerator()
         replica_of_nested_parts()
     accelerator = Accelerator()

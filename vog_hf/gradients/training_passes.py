@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
-CAST = "ToCopyBackward"  # what autograd calls a cast: mixed precision returns a cast of the logits that the loss has
+# What autograd calls the last step to logits of which the model's own loss has those before it: mixed precision returns
+# a cast, and DeepSpeed ZeRO-3 an identity.
+COPIES = ("ToCopyBackward", "PreBackwardFunctionForModuleBackward")
 
 
 @dataclass
@@ -241,7 +243,7 @@ class TrainingPasses:
     def _watch_logits(self, current: _Pass, logits: Tensor) -> None:
         """Read off the weight of each row's loss when the gradient of the logits is known."""
         node, index = logits.grad_fn, logits.output_nr
-        while node is not None and node.name().startswith(CAST):
+        while node is not None and node.name().startswith(COPIES):
             node, index = node.next_functions[0]
         if node is None:
             return
