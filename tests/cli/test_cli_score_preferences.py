@@ -9,7 +9,7 @@ import torch
 from cli_checkpoints import END, START, TEMPLATE, assert_scores, language, refused, saved, scored
 from cli_runs import run
 from datasets import ClassLabel, Dataset, Features, Value
-from transformers import BertForSequenceClassification
+from transformers import AutoTokenizer, BertForSequenceClassification
 from unlabeled_cases import answerer, collate_preferences, rewarder
 
 from vog_hf.cli.models import read_architecture
@@ -249,12 +249,12 @@ TRL_ROWS = {
 }
 
 
-def trl_rows(trl, case, columns, folder, fast):
+def trl_rows(trl, case, columns, folder, fast, **precomputed):
     """The rows as TRL's trainer prepares them for a training."""
     options = {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no"}
     given = {"train_dataset": Dataset.from_dict(columns), "processing_class": fast}
     if case == "answers":
-        args = trl.DPOConfig(str(folder), **options)
+        args = trl.DPOConfig(str(folder), **options, **precomputed)
         return trl.DPOTrainer(answerer(), args=args, ref_model=answerer(), **given).train_dataset
     return trl.RewardTrainer(rewarder(), args=trl.RewardConfig(str(folder), **options), **given).train_dataset
 
@@ -275,3 +275,18 @@ def test_rows_are_those_of_trl(tmp_path, writer, judge, case, kind):
     for got, wanted in zip(prepared(rows, preparation), wanted_rows, strict=True):
         assert {name: wanted[name] for name in got} == got
         assert (got["chosen_ids"][-1] == 12) == (kind == "tools")
+
+
+@pytest.mark.slow  # TRL is loaded
+def test_rows_that_trl_has_prepared_hold_the_reference(capfd, tmp_path, writer):
+    """The trainer's dataset is scored like the rows that it was made of, and the margin is over its reference model."""
+    trl = pytest.importorskip("trl")
+    folder, model, states = writer
+    fast = AutoTokenizer.from_pretrained(folder / "checkpoint-2")
+    rows = trl_rows(trl, "answers", ROWS["texts"][0], tmp_path / "run", fast, precompute_ref_log_probs=True)
+    rows.save_to_disk(str(tmp_path / "data"))
+    got = scored(capfd, folder, data=tmp_path / "data", output=tmp_path / "scores")
+    assert got.manifest["transform"]["reference"] == ["ref_chosen_logps", "ref_rejected_logps"]
+    own = [dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), row, strict=True)) for row in ROWS["texts"][1]]
+    own = [row | {n: rows[i][n] for n in ("ref_chosen_logps", "ref_rejected_logps")} for i, row in enumerate(own)]
+    assert_scores(got, model, states, own, collate_fn=collate_preferences, columns=("vog", "margin"))
