@@ -11,8 +11,9 @@ import torch
 import trainers
 from cli_checkpoints import END, START, assert_scores, language, refused, saved, scored
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_from_disk
-from detection_cases import SIDE as DETECTED
-from detection_cases import collate_images, yolos
+from detection_cases import collate_images
+from detectors import SIDE as DETECTED
+from detectors import yolos
 from numpy.testing import assert_allclose
 from task_cases import collate_choices
 from transformers import (

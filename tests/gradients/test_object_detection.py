@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from detection_cases import FAMILIES, collate_images, images, yolos
+from detection_cases import FAMILIES, collate_images, images
+from detectors import d_fine, grounding_dino, owl_vit, yolos
 from torch.testing import assert_close
 
 from vog_hf import input_gradients
@@ -12,14 +13,16 @@ from vog_hf.errors import DataError, LabelError, ModelError
 from vog_hf.gradients.detection import ObjectDetection, object_labels
 from vog_hf.gradients.targets import find_task
 
-SLOW = ("deformable_detr", "rt_detr", "conditional_detr")
+FAST = ("detr", "yolos", "d_fine", "lw_detr")
+OF_ENCODER = {"loss_ce_enc": 1.0, "loss_bbox_enc": 5.0, "loss_giou_enc": 2.0}  # weights of LW-DETR and RF-DETR
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in FAMILIES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in FAMILIES])
 def test_the_loss_of_a_row_is_that_of_the_model_for_the_row_alone(name):
     """As transformers' own forward with labels gives it, without the losses of layers before the last."""
     model = FAMILIES[name][0]().eval()
     model.config.auxiliary_loss = False
+    model.config.group_detr = 1  # of LW-DETR and RF-DETR: more are for training, and their loss would split queries
     batch = collate_images(images(3))
     with torch.no_grad():
         together = model(pixel_values=batch["pixel_values"])
@@ -27,7 +30,8 @@ def test_the_loss_of_a_row_is_that_of_the_model_for_the_row_alone(name):
         losses = task.scalar("loss", task.logits(together, {}), labels)
         for i, row in enumerate(batch["labels"]):
             alone = model(pixel_values=batch["pixel_values"][i : i + 1], labels=[row])
-            assert_close(losses[i], torch.as_tensor(alone.loss), rtol=1e-4, atol=1e-5)
+            of_encoder = sum(OF_ENCODER.get(part, 0.0) * value for part, value in alone.loss_dict.items())
+            assert_close(losses[i], torch.as_tensor(alone.loss) - of_encoder, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_a_batch_as_trainer_collates_it():
@@ -93,15 +97,36 @@ def test_labels_of_image_processors_become_one_tensor():
         object_labels(wrong)
 
 
-def test_a_detector_with_another_loss_is_refused():
-    """The message names the losses that are known, and the callable target that works."""
-    model = yolos()
-    model.loss_type = "DFineForObjectDetection"
-    batch = collate_images(images(2))
-    with pytest.raises(ModelError, match=r"the detection loss of Yolos.* is not one of ForObject.*; pass a callable"):
+def test_boxes_beyond_the_image_count_as_the_loss_clips_them():
+    """As transformers' own loss of D-FINE and DEIMv2, which may predict centers and sizes above 1."""
+    model, batch = d_fine().eval(), collate_images(images(3))
+    model.config.auxiliary_loss = False
+    with torch.no_grad():
+        outputs = model(pixel_values=batch["pixel_values"])
+        outputs["pred_boxes"] = 2 * outputs.pred_boxes
+        task, labels = find_task(model, outputs, None), object_labels(batch["labels"])
+        losses = task.scalar("loss", task.logits(outputs, {}), labels)
+        for i, row in enumerate(batch["labels"]):
+            of_row = outputs.logits[i : i + 1], [row], torch.device("cpu"), outputs.pred_boxes[i : i + 1]
+            assert_close(losses[i], model.loss_function(*of_row, model.config)[0], rtol=1e-4, atol=1e-5)
+    assert (outputs.pred_boxes > 1).any()
+
+
+@pytest.mark.parametrize("make", [owl_vit, grounding_dino])
+def test_a_detector_whose_classes_are_words_is_refused(make):
+    """The message names the losses that are known, models that have them, and the callable target that works."""
+    model, words = make().eval(), torch.tensor([[1, 5, 2]] * 2)
+    model.main_input_name = "pixel_values"
+    batch = collate_images(images(2)) | {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    message = (
+        rf"the detection loss of {type(model).__name__} is not one of ForObject.* cannot be matched; score a "
+        r"detector with a fixed list of classes \(RTDetrV2ForObjectDetection, .*\) instead, or pass a callable"
+    )
+    with pytest.raises(ModelError, match=message):
         input_gradients(model, batch)
-    gradients = input_gradients(model, batch, target=lambda outputs, _: outputs.logits.sum((1, 2)))
+    gradients = input_gradients(model, batch, target=lambda outputs, _: outputs.logits.amax((1, 2)))
     assert gradients.shape == batch["pixel_values"].shape
+    assert (gradients.abs().amax((1, 2, 3)) > 0).all()
 
 
 def test_outputs_that_are_not_finite_have_no_matching_and_scores_that_are_not_finite():

@@ -8,7 +8,8 @@ import models
 import numpy as np
 import pytest
 import torch
-from detection_cases import DETECTION_CASES, FAMILIES, SIDE, collate_images, images
+from detection_cases import DETECTION_CASES, FAMILIES, collate_images, images
+from detectors import SIDE
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import _snapshots
 from task_cases import N_ROWS
@@ -16,7 +17,7 @@ from task_cases import N_ROWS
 from vog_hf import VoGConfig, VoGScorer
 from vog_hf.errors import LabelError
 
-OTHERS = ("conditional_detr", "deformable_detr", "rt_detr")  # their tests are slow; YOLOS is also in test_tasks.py
+OTHERS = [name for name in FAMILIES if name not in ("detr", "yolos")]  # their tests are slow; YOLOS: also test_tasks.py
 TARGETS = ("logit", "probability", "loss")
 
 

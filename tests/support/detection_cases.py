@@ -1,4 +1,4 @@
-"""Tiny detectors of several families, rows of images with objects, and what a row's scalars are by plain loops.
+"""Families of detectors, rows of images with objects, and what a row's scalars are by plain loops.
 
 The oracle matches one row by transformers' own matcher and computes each loss from its formula.
 """
@@ -10,76 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import models
+import detectors
 import numpy as np
 import torch
-import transformers as T
+from detectors import CLASSES, SIDE
 from task_cases import N_ROWS, TaskCase
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
 from transformers.loss.loss_for_object_detection import HungarianMatcher
+from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
-
-SIDE = 16
-CLASSES = 3
-SIZE = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-QUERIES = {"num_queries": 5, "num_labels": CLASSES}
-
-
-def backbone(*names: str) -> T.ResNetConfig:
-    """A small ResNet; its stages of these names are used."""
-    return T.ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", out_features=[*names]
-    )
-
-
-def detr(**options: Any) -> Any:
-    """DETR on a small ResNet."""
-    config = T.DetrConfig(backbone_config=backbone("stage2"), **SIZE, **HEADS, **QUERIES, **options)
-    return models._made(lambda: T.DetrForObjectDetection(config), 0)
-
-
-def yolos() -> Any:
-    """YOLOS."""
-    config = T.YolosConfig(
-        image_size=[SIDE, SIDE], patch_size=8, hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=16, num_detection_tokens=5, num_labels=CLASSES,
-    )  # fmt: skip
-    return models._made(lambda: T.YolosForObjectDetection(config), 0)
-
-
-def conditional_detr() -> Any:
-    """Conditional DETR, whose classes are a sigmoid each."""
-    config = T.ConditionalDetrConfig(backbone_config=backbone("stage2"), **SIZE, **HEADS, **QUERIES)
-    return models._made(lambda: T.ConditionalDetrForObjectDetection(config), 0)
-
-
-def deformable_detr() -> Any:
-    """Deformable DETR with two levels."""
-    size = {**SIZE, "d_model": 32, "decoder_layers": 2}  # 32 groups of channels; the heads of all layers are one
-    config = T.DeformableDetrConfig(
-        backbone_config=backbone("stage1", "stage2"), num_feature_levels=2, **size, **HEADS, **QUERIES
-    )
-    return models._made(lambda: T.DeformableDetrForObjectDetection(config), 0)
-
-
-def rt_detr() -> Any:
-    """RT-DETR with two levels."""
-    own = T.RTDetrResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", out_features=["stage1", "stage2"]
-    )
-    config = T.RTDetrConfig(
-        backbone_config=own, encoder_hidden_dim=8, encoder_in_channels=[4, 8], feat_strides=[4, 8],
-        encode_proj_layers=[1], encoder_layers=1, encoder_ffn_dim=16, encoder_attention_heads=2, d_model=8,
-        decoder_layers=2, decoder_ffn_dim=16, decoder_attention_heads=2, decoder_in_channels=[8, 8],
-        num_feature_levels=2, num_denoising=0, **QUERIES,
-    )  # fmt: skip
-    model = models._made(lambda: T.RTDetrForObjectDetection(config), 0)
-    for module in list(model.modules()):  # behind BatchNorm, torch has wrong gradients of one row, as the oracle takes
-        for name, child in module.named_children():
-            if isinstance(child, torch.nn.BatchNorm2d):
-                setattr(module, name, torch.nn.Identity())
-    return model
 
 
 def images(n: int = N_ROWS) -> list[dict[str, Any]]:
@@ -132,17 +71,23 @@ class Family:
         has_no_object: Softmax with "no object", else a sigmoid for each class.
         loss: Loss of classes of logits ``[queries, classes]``, the class of each matched query, and its IoU.
         weights: Weights of L1 and generalized IoU.
+        clips: Whether predicted boxes are clipped to 0..1.
     """
 
     matcher: Callable[[Any], Any]
     has_no_object: bool
     loss: Callable[..., torch.Tensor]
     weights: tuple[float, float] = (5.0, 2.0)
+    clips: bool = False
+
+    def boxes(self, outputs: Any) -> torch.Tensor:
+        """Predicted boxes as the loss sees them."""
+        return outputs.pred_boxes.clamp(0, 1) if self.clips else outputs.pred_boxes
 
     def matches(self, config: Any, outputs: Any, row: dict[str, Any]) -> list[int]:
         """The query of each object."""
         target = {"class_labels": row["labels"]["class_labels"], "boxes": row["labels"]["boxes"].double()}
-        alone = {"logits": outputs.logits.detach(), "pred_boxes": outputs.pred_boxes.detach()}
+        alone = {"logits": outputs.logits.detach(), "pred_boxes": self.boxes(outputs).detach()}
         ((queries, objects),) = self.matcher(config)(alone, [target])
         by_object = dict(zip(objects.tolist(), queries.tolist(), strict=True))
         return [by_object[i] for i in range(len(by_object))]
@@ -156,7 +101,7 @@ class Family:
         found = []
         classes, boxes = row["labels"]["class_labels"].tolist(), row["labels"]["boxes"].double()
         for k, box, query in zip(classes, boxes, self.matches(config, outputs, row), strict=True):
-            z, predicted = outputs.logits[0, query], outputs.pred_boxes[0, query]
+            z, predicted = outputs.logits[0, query], self.boxes(outputs)[0, query]
             p, (iou, giou) = self.probability(z), overlap(predicted, box)
             of_box = self.weights[0] * (predicted - box).abs().sum() + self.weights[1] * (1 - giou)
             prediction = int(p.argmax())
@@ -218,6 +163,30 @@ def varifocal(z: torch.Tensor, matched: dict[int, tuple[int, float]]) -> torch.T
     return total / len(matched)
 
 
+def matching_aware(z: torch.Tensor, matched: dict[int, tuple[int, float]]) -> torch.Tensor:
+    """DEIMv2: the target is the squared IoU, and weighs 1; others weigh p squared."""
+    total = 0.0
+    for query, of_query in enumerate(z):
+        for k, p in enumerate(1 / (1 + (-of_query).exp())):
+            is_target = query in matched and matched[query][0] == k
+            aim, weight = (matched[query][1] ** 2, 1.0) if is_target else (0.0, float(p.detach()) ** 2)
+            total = total - weight * (aim * p.log() + (1 - aim) * (1 - p).log())
+    return total / len(matched)
+
+
+def iou_aware(z: torch.Tensor, matched: dict[int, tuple[int, float]]) -> torch.Tensor:
+    """LW-DETR: the target is the probability to the power 0.25 times the IoU to the power 0.75, at least 0.01."""
+    total = 0.0
+    for query, of_query in enumerate(z):
+        for k, p in enumerate(1 / (1 + (-of_query).exp())):
+            if query in matched and matched[query][0] == k:
+                aim = max(float(p.detach()) ** 0.25 * matched[query][1] ** 0.75, 0.01)
+                total = total - aim * p.log() - (1 - aim) * (1 - p).log()
+            else:
+                total = total - p**2 * (1 - p).log()
+    return total / len(matched)
+
+
 def _costs(config: Any) -> dict[str, float]:
     return {"class_cost": config.class_cost, "bbox_cost": config.bbox_cost, "giou_cost": config.giou_cost}
 
@@ -230,12 +199,21 @@ def _sigmoid_matcher(config: Any) -> DeformableDetrHungarianMatcher:
     return DeformableDetrHungarianMatcher(**_costs(config))
 
 
+def _one_group_matcher(config: Any) -> Any:
+    return partial(LwDetrHungarianMatcher(**_costs(config)), group_detr=1)
+
+
 FAMILIES = {
-    "detr": (detr, Family(_softmax_matcher, True, cross_entropy)),
-    "yolos": (yolos, Family(_softmax_matcher, True, cross_entropy)),
-    "conditional_detr": (conditional_detr, Family(_sigmoid_matcher, False, focal)),
-    "deformable_detr": (deformable_detr, Family(_sigmoid_matcher, False, focal)),
-    "rt_detr": (rt_detr, Family(RTDetrHungarianMatcher, False, varifocal)),
+    "detr": (detectors.detr, Family(_softmax_matcher, True, cross_entropy)),
+    "yolos": (detectors.yolos, Family(_softmax_matcher, True, cross_entropy)),
+    "conditional_detr": (detectors.conditional_detr, Family(_sigmoid_matcher, False, focal)),
+    "deformable_detr": (detectors.deformable_detr, Family(_sigmoid_matcher, False, focal)),
+    "rt_detr": (detectors.rt_detr, Family(RTDetrHungarianMatcher, False, varifocal)),
+    "rt_detr_v2": (detectors.rt_detr_v2, Family(RTDetrHungarianMatcher, False, varifocal)),
+    "d_fine": (detectors.d_fine, Family(RTDetrHungarianMatcher, False, varifocal, clips=True)),
+    "deim_v2": (detectors.deim_v2, Family(RTDetrHungarianMatcher, False, matching_aware, clips=True)),
+    "lw_detr": (detectors.lw_detr, Family(_one_group_matcher, False, iou_aware)),
+    "rf_detr": (detectors.rf_detr, Family(_one_group_matcher, False, iou_aware)),
 }
 
 

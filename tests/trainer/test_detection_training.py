@@ -11,7 +11,8 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
-from detection_cases import collate_images, images, yolos
+from detection_cases import collate_images, images
+from detectors import yolos
 from example_scripts import SCRIPTS
 from PIL import Image, ImageDraw
 from trainers import arguments

@@ -67,7 +67,7 @@ class ObjectDetection(Task):
                 f"{N_BOX}], got a {type(outputs).__name__} with logits {tuple(logits.shape)}; for others pass "
                 f"{CALLABLE_TARGET}"
             )
-        both = torch.cat([logits, boxes], dim=-1)
+        both = torch.cat([logits, boxes.clamp(0, 1) if self._loss.clips_boxes else boxes], dim=-1)
         return both.to(torch.promote_types(both.dtype, torch.float32))
 
     @override

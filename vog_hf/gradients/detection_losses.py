@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from vog_hf.errors import ModelError
 from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model
 
 Target = Mapping[str, Tensor]
+Fields = dict[str, Any]  # of `DetectionLoss`
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,18 @@ class DetectionLoss:
     Accelerate by that of all processes.
 
     Attributes:
-        criterion: transformers' module with ``matcher``, ``losses`` and ``get_loss``.
+        criterion: transformers' module with ``losses`` and ``get_loss``.
+        matcher: transformers' matcher, called with predictions and targets.
         weights: Weight of each part of the loss, with ``loss_bbox`` and ``loss_giou``.
         has_no_object: Whether probabilities are a softmax with a last class "no object", else a sigmoid for each class.
+        clips_boxes: Whether it clips predicted centers and sizes to 0..1.
     """
 
     criterion: Any
+    matcher: Callable[..., Any]
     weights: Mapping[str, float]
     has_no_object: bool
+    clips_boxes: bool = False
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:
@@ -43,9 +49,9 @@ class DetectionLoss:
         if build is None or not hasattr(config, needs):
             raise ModelError(
                 f"the detection loss of {type(inner).__name__} is not one of {', '.join(CRITERIA)} in transformers, so "
-                f"its objects cannot be matched; pass {CALLABLE_TARGET}"
+                f"its objects cannot be matched; score {NEAREST} instead, or pass {CALLABLE_TARGET}"
             )
-        return cls(*build(config))
+        return cls(**build(config))
 
     def matched(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
         """Number of the query that is matched to each object of a row, ``[objects]``, on the CPU.
@@ -59,9 +65,7 @@ class DetectionLoss:
         """
         queries = torch.arange(len(target["class_labels"]))
         if is_finite(logits, boxes):
-            ((matched, objects),) = self.criterion.matcher(
-                {"logits": logits[None], "pred_boxes": boxes[None]}, [target]
-            )
+            ((matched, objects),) = self.matcher({"logits": logits[None], "pred_boxes": boxes[None]}, [target])
             queries[objects] = matched
         return queries
 
@@ -90,35 +94,68 @@ def _costs(config: Any) -> dict[str, float]:
     return {name: getattr(config, name) for name in ("class_cost", "bbox_cost", "giou_cost")}
 
 
-def _detr(config: Any) -> tuple[nn.Module, dict[str, float], bool]:
+def _detr(config: Any) -> Fields:
     from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 
     matcher = HungarianMatcher(**_costs(config))
     criterion = ImageLoss(matcher, config.num_labels, config.eos_coefficient, ["labels", "boxes"])
-    return criterion, {"loss_ce": 1.0, **_box_weights(config)}, True
+    weights = {"loss_ce": 1.0, **_box_weights(config)}
+    return {"criterion": criterion, "matcher": matcher, "weights": weights, "has_no_object": True}
 
 
-def _deformable_detr(config: Any) -> tuple[nn.Module, dict[str, float], bool]:
+def _deformable_detr(config: Any) -> Fields:
     from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
     matcher = DeformableDetrHungarianMatcher(**_costs(config))
     criterion = DeformableDetrImageLoss(matcher, config.num_labels, config.focal_alpha, ["labels", "boxes"])
-    return criterion, {"loss_ce": 1.0, **_box_weights(config)}, False
+    weights = {"loss_ce": 1.0, **_box_weights(config)}
+    return {"criterion": criterion, "matcher": matcher, "weights": weights, "has_no_object": False}
 
 
-def _rt_detr(config: Any) -> tuple[nn.Module, dict[str, float], bool]:
+def _lw_detr(config: Any) -> Fields:
+    from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher, LwDetrImageLoss
+
+    matcher = LwDetrHungarianMatcher(**_costs(config))
+    criterion = LwDetrImageLoss(matcher, config.num_labels, config.focal_alpha, ["labels", "boxes"], 1)
+    weights = {"loss_ce": config.class_loss_coefficient, **_box_weights(config)}
+    in_one_group = partial(matcher, group_detr=1)  # models have more in training alone
+    return {"criterion": criterion, "matcher": in_one_group, "weights": weights, "has_no_object": False}
+
+
+def _rt_detr(config: Any) -> Fields:
     from transformers.loss.loss_rt_detr import RTDetrLoss
 
-    criterion = RTDetrLoss(config)
-    return criterion, criterion.weight_dict, False
+    return _of_criterion(RTDetrLoss(config))
 
 
-Builder = Callable[[Any], tuple[nn.Module, dict[str, float], bool]]
-CRITERIA: dict[Any, tuple[str, Builder]] = {  # by transformers' `loss_type`: an option that the criterion reads
+def _d_fine(config: Any) -> Fields:
+    from transformers.loss.loss_d_fine import DFineLoss
+
+    return {**_of_criterion(DFineLoss(config)), "clips_boxes": True}
+
+
+def _deim(config: Any) -> Fields:
+    from transformers.loss.loss_deimv2 import Deimv2Loss
+
+    return {**_of_criterion(Deimv2Loss(config)), "clips_boxes": True}
+
+
+def _of_criterion(criterion: Any) -> Fields:
+    """Of those that hold their own weights and a sigmoid for each class."""
+    weights = criterion.weight_dict
+    return {"criterion": criterion, "matcher": criterion.matcher, "weights": weights, "has_no_object": False}
+
+
+NEAREST = "a detector with a fixed list of classes (RTDetrV2ForObjectDetection, DFineForObjectDetection, ...)"
+CRITERIA: dict[Any, tuple[str, Callable[[Any], Fields]]] = {  # by `loss_type`: an option that the criterion reads
     "ForObjectDetection": ("class_cost", _detr),
     "DeformableDetrForObjectDetection": ("focal_alpha", _deformable_detr),
     "ConditionalDetrForObjectDetection": ("focal_alpha", _deformable_detr),
     "DabDetrForObjectDetection": ("focal_alpha", _deformable_detr),
     "RTDetrForObjectDetection": ("matcher_class_cost", _rt_detr),
     "RTDetrV2ForObjectDetection": ("matcher_class_cost", _rt_detr),
+    "DFineForObjectDetection": ("matcher_class_cost", _d_fine),
+    "Deimv2ForObjectDetection": ("matcher_class_cost", _deim),
+    "LwDetrForObjectDetection": ("class_cost", _lw_detr),
+    "RfDetrForObjectDetection": ("class_cost", _lw_detr),
 }
