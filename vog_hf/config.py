@@ -39,6 +39,8 @@ class VoGConfig:
             ``"bfloat16"`` (the same weights under autocast: faster on some devices, two to three digits) or ``"model"``
             (unchanged, for large frozen bf16 models).
         heat_maps: Store one pooled VoG map per row (at most 32 x 32, or one value per token).
+        token_units: Score each label token of causal and masked language models as a unit of its row (``loss_token``,
+            ``vog_token``, ...): 28 bytes a token on disk, and in memory wherever the scores are read.
 
     Raises:
         ConfigError: An unknown value, or an unsupported combination.
@@ -55,6 +57,7 @@ class VoGConfig:
     reduce_channels: bool | str = "auto"
     dtype: str = "float32"
     heat_maps: bool = True
+    token_units: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.target, list):
@@ -76,6 +79,7 @@ class VoGConfig:
         _check_choice("reduce_channels", self.reduce_channels, ("auto", True, False))
         _check_choice("dtype", self.dtype, ("float32", "bfloat16", "model"))
         _check_choice("heat_maps", self.heat_maps, (True, False))
+        _check_choice("token_units", self.token_units, (True, False))
         if self.task is not None and self.label == "predicted" and not TASKS[self.task].can_predict_label:
             raise ConfigError(
                 f"label='predicted' needs a task that predicts one label per row ({', '.join(PREDICTING_TASKS)}), got "
@@ -120,8 +124,10 @@ class VoGConfig:
         return torch.bfloat16 if self.dtype == "bfloat16" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; callables become their qualified names."""
+        """JSON-ready values; callables become their qualified names. ``token_units`` is left out where it is false."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.token_units:  # as in folders of versions without it, which are continued
+            del values["token_units"]
         return {**values, "target": list(self.target_names)}
 
     def to_json(self) -> str:

@@ -33,6 +33,7 @@ OPTIONS = {  # argument of the scorer: option
     "output_dir": "--output",
     "prefix": "--prefix",
     "target": "--target",
+    "token_units": "--token-units",
     "torch_compile": "--torch-compile",
 }
 
@@ -184,6 +185,9 @@ def score(
         Precision, typer.Option(metavar="float32|bfloat16|model", help="Precision of the model; model: as stored.")
     ] = Precision.FLOAT32,
     heat_maps: Annotated[bool, typer.Option("--heat-maps/--no-heat-maps", help="Store a heat map per row.")] = True,
+    token_units: Annotated[
+        bool, typer.Option("--token-units", help="Score each label token of causal and masked language models.")
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="INTEGER", help="Rows per forward pass; does not affect the scores.")
     ] = 64,
@@ -244,6 +248,7 @@ def score(
                 "label": str(label),
                 "dtype": str(dtype),
                 "heat_maps": heat_maps,
+                "token_units": token_units,
             },
             options={
                 "batch_size": batch_size,

@@ -44,6 +44,7 @@ class Task:
     targets: ClassVar[tuple[str, ...]] = TARGETS
     companions_of_callables: ClassVar[bool] = True  # also where every target is a callable
     unit: ClassVar[UnitKind | None] = None  # the parts of a row that are scored as well; None: it has none
+    has_token_units: bool = False  # the label tokens of a row are scored as well with VoGConfig(token_units=True)
 
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:  # noqa: ARG003 (of some tasks)

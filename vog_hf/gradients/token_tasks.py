@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vog_hf.errors import DataError, LabelError, ModelError
-from vog_hf.gradients.model_outputs import CALLABLE_TARGET
-from vog_hf.gradients.task import IGNORED_TOKEN, Task, required_labels
+from vog_hf.gradients.model_outputs import CALLABLE_TARGET, base_model
+from vog_hf.gradients.task import IGNORED_TOKEN, Observations, Task, required_labels
 from vog_hf.metric.training_dynamics import classification_observation
 from vog_hf.metric.unit_kinds import TOKEN
 
@@ -28,17 +28,20 @@ class TokenPrediction(Task):
 
     Args:
         virtual_tokens: How many tokens the model puts before those of a row; they have logits and no label.
+        has_token_units: Whether labels are at the tokens of the input, so that each may be a unit of its row.
     """
 
     name = "token_prediction"
 
-    def __init__(self, virtual_tokens: int = 0) -> None:
+    def __init__(self, virtual_tokens: int = 0, *, has_token_units: bool = True) -> None:
         self._virtual_tokens = virtual_tokens
+        self.has_token_units = has_token_units
 
     @override
     @classmethod
     def for_model(cls, model: nn.Module) -> Self:
-        return cls(_n_virtual_tokens(model))
+        config: Any = getattr(base_model(model), "config", None)
+        return cls(_n_virtual_tokens(model), has_token_units=not getattr(config, "is_encoder_decoder", False))
 
     @override
     def counted_labels(self, labels: Tensor | None, batch: Mapping[str, object]) -> Tensor | None:
@@ -87,8 +90,21 @@ class TokenPrediction(Task):
 
     @override
     def observation(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return _means(*self.token_observation(logits, labels))
+
+    @override
+    def observations(
+        self, logits: Tensor, labels: Tensor | None, outputs: object, inputs: Mapping[str, object]
+    ) -> Observations:
+        if self.unit is not None or not self.has_token_units:
+            return super().observations(logits, labels, outputs, inputs)
         per_token, counts = self.token_observation(logits, labels)
-        return {name: (values * counts).sum(-1) / counts.sum(-1) for name, values in per_token.items()}
+        labels = required_labels(labels, self.name).long()
+        behind_virtual = F.pad(labels, (counts.shape[1] - labels.shape[1], 0), value=IGNORED_TOKEN)
+        dense = {"label": self._labels_with_logit(behind_virtual)}
+        dense |= {name: self._at_labels(values) for name, values in per_token.items()}
+        of_tokens = {name: values[:, -labels.shape[1] :] for name, values in dense.items()}
+        return Observations(_means(per_token, counts), of_tokens)
 
     def token_observation(self, logits: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
         """Observe each token that may have a label, ``[batch, tokens]`` each; and which of them have one."""
@@ -111,6 +127,14 @@ class TokenPrediction(Task):
     def _label_of_logit(self, labels: Tensor) -> Tensor:
         """The label of each position's logit, ``[batch, tokens]``."""
         return labels
+
+    def _labels_with_logit(self, labels: Tensor) -> Tensor:
+        """The labels ``[batch, tokens]``, -100 where there is no logit."""
+        return labels
+
+    def _at_labels(self, values: Tensor) -> Tensor:
+        """Values at the positions of logits ``[batch, tokens]``, at those of their labels."""
+        return values
 
     def aligned(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (or their gradient), never copied, with the label of each position, and which of them count."""
@@ -172,6 +196,19 @@ class CausalLanguageModel(TokenPrediction):
     @override
     def _label_of_logit(self, labels: Tensor) -> Tensor:
         return F.pad(labels[:, 1:], (0, 1), value=IGNORED_TOKEN)
+
+    @override
+    def _labels_with_logit(self, labels: Tensor) -> Tensor:
+        return F.pad(labels[:, 1:], (1, 0), value=IGNORED_TOKEN)
+
+    @override
+    def _at_labels(self, values: Tensor) -> Tensor:
+        return values.roll(1, -1)  # what comes to the first token belongs to no label
+
+
+def _means(per_token: Mapping[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    """Means over the tokens of each row that count, ``[batch]``."""
+    return {name: (values * counts).sum(-1) / counts.sum(-1) for name, values in per_token.items()}
 
 
 def _n_virtual_tokens(model: nn.Module) -> int:

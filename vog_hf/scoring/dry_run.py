@@ -32,6 +32,7 @@ from vog_hf.gradients.model_state import ModelState, require_weights_unchanged, 
 from vog_hf.gradients.targets import check_target, find_task
 from vog_hf.gradients.task import IGNORED_TOKEN, Task
 from vog_hf.gradients.tasks import PREDICTING_TASKS
+from vog_hf.gradients.token_tasks import TokenPrediction
 from vog_hf.metric.windows import MIN_SNAPSHOTS, Windows
 from vog_hf.runtime.memory import AdaptiveBatchSize, SavedBytes
 from vog_hf.scoring.doubtful_rows import DOUBTFUL_ROWS, require_good_rows
@@ -165,6 +166,7 @@ def _plan(
     model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch, *, batch_size: int
 ) -> ScoringPlan:
     task, n_outputs = _resolve_task(model, config, forward, batch.labels)
+    _check_token_units(config, task)
     channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
     shape = [n for axis, n in enumerate(forward.x.shape) if axis != channel_axis]
     return ScoringPlan(
@@ -216,6 +218,20 @@ def _resolve_task(
             argument=("label='predicted'", "label='given'"),
         )
     return task, task.n_outputs(logits)
+
+
+def _check_token_units(config: VoGConfig, task: Task | None) -> None:
+    """Raise ConfigError where tokens are to be scored that are not units of their row."""
+    if not config.token_units or (task is not None and task.has_token_units):
+        return
+    reason = "a model without a known task" if task is None else f"{task.name} of this model"
+    if isinstance(task, TokenPrediction):
+        reason += ", whose label tokens are those of the decoder, and the gradient is the encoder's,"
+    raise ConfigError(
+        f"token_units=True scores the label tokens of causal and masked language models, and {reason} has none; leave "
+        "it out (heat maps have one value per token of the input)",
+        argument="token_units=True",
+    )
 
 
 def _has_companions(task: Task, logits: Tensor, labels: Tensor | None) -> bool:

@@ -22,7 +22,7 @@ from vog_hf.gradients.sentence_encoders import parts_of_texts
 from vog_hf.gradients.task import Task
 from vog_hf.metric.batch_accumulator import BatchAccumulator
 from vog_hf.metric.pixel_maps import MAP_BYTES
-from vog_hf.metric.unit_kinds import CLASS, UnitKind
+from vog_hf.metric.unit_kinds import CLASS, TOKEN, UnitKind
 from vog_hf.metric.windows import Windows
 from vog_hf.runtime.files import format_bytes
 
@@ -85,7 +85,9 @@ class ScoringPlan:
     @property
     def unit(self) -> UnitKind | None:
         """Kind of the rows' units; None for rows without."""
-        return None if self.task is None else self.task.unit
+        if self.task is None:
+            return None
+        return TOKEN if self.config.token_units and self.task.has_token_units else self.task.unit
 
     @property
     def _most_units(self) -> int:

@@ -50,7 +50,7 @@ def make_manifest(
         "config": plan.config.to_dict(),
         "task": plan.task.name if plan.task else None,
         "class_names": names if plan.has_classes else None,
-        **_units(plan.unit, names),
+        **_units(plan.unit, names if plan.task and plan.task.unit else None),  # tokens of a vocabulary have no names
         "normalized_over": "class" if plan.has_classes else "dataset",
         "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
         "input": {

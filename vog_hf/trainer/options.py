@@ -150,6 +150,11 @@ def require_collectable(options: TrainingOptions) -> None:
             f"or {INSTEAD}",
             argument="label=",
         )
+    if config.token_units:
+        raise ConfigError(
+            f"collect='training' observes rows and not their tokens, got token_units=True; leave it out, or {INSTEAD}",
+            argument="token_units=",
+        )
     for name, default in WITHOUT_EFFECT.items():
         if getattr(options, name) != default:
             raise ConfigError(

@@ -2,9 +2,9 @@
 
 `row_columns` finds the columns that show a row, `row_content` reads them (`decoding` within bounds of memory,
 `rgb_pictures` in one mode), `words` finds the heat of a text's words (`unit_words` of words with labels of their own),
-`unit_lines` says what is known of other units, and `row_view` is the one view of a row that all outputs share;
-`worst_units` has the units with the highest loss, `heat_maps` thumbnails and heat maps, `contact_sheet` both ends of a
-ranking as one picture, `charts` the decile plot and data map.
+`unit_lines` says what is known of other units (`choice_texts` reads those of choices), and `row_view` is the one view
+of a row that all outputs share; `worst_units` has the units with the highest loss, `heat_maps` thumbnails and heat
+maps, `contact_sheet` both ends of a ranking as one picture, `charts` the decile plot and data map.
 """
 
 from vog_hf.scores.pictures.charts import data_map, decile_plot, draw_data_map

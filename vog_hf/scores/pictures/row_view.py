@@ -155,6 +155,10 @@ class RowView:
             return None
         return self.shown.choices.of_row(self.row, int(units.sizes[self.row]))
 
+    def token(self, place: int) -> str | None:
+        """The text of a token of the row; None where it is not known."""
+        return self._part(place, place)
+
     def _part(self, first: int, last: int) -> str | None:
         """The row's text from one token to another."""
         if self.shown is None or self.heat_map is None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vog_hf.metric.unit_kinds import CLASS, END, LABEL, PREDICTION, TOKEN, UNIT_KINDS
+from vog_hf.metric.unit_kinds import CLASS, END, LABEL, POSITION, PREDICTION, TOKEN, UNIT_KINDS
 from vog_hf.scores.pictures.row_view import RowViews
 from vog_hf.scores.pictures.unit_lines import unit_name
 from vog_hf.scores.unit_columns import class_of_unit
@@ -37,12 +37,18 @@ def worst_units(views: RowViews, count: int) -> dict[str, list[Any]] | None:
 
 
 def _name(views: RowViews, row: int, at: int) -> str:
-    """A word where the words of the row are known, else what the unit is called."""
+    """A word or the text of a token where it is known, else what the unit is called."""
     scores = views.scores
     if scores.units is None:
         return ""
-    words = views.view(row).listed_words if scores.units.unit == TOKEN.name else None
-    return words[at] if words is not None else unit_name(scores.units, row, at, scores.facts.unit_class_names)
+    name = unit_name(scores.units, row, at, scores.facts.unit_class_names)
+    if scores.units.unit != TOKEN.name:
+        return name
+    view, position = views.view(row), scores.units.named(POSITION)
+    if view.listed_words is not None:
+        return view.listed_words[at]
+    text = view.token(int(scores.units.of_row(position, row)[at])) if position in scores.units.columns else None
+    return text or name
 
 
 def _class(views: RowViews, row: int, label: int) -> str:
