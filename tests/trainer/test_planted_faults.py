@@ -42,7 +42,9 @@ def aurocs(trainer, model, rows, faulty, folder, *, collate_fn, target="logit", 
     args = arguments(folder, per_device_train_batch_size=16, **options)
     vog = VoGCallback(config=VoGConfig(target=target), snapshots="epoch", max_snapshots=10, log=False)
     trainer(model, args, train_dataset=rows, data_collator=collate_fn, callbacks=[vog]).train()
-    return found_by(vog.scores, faulty)
+    units = vog.scores.units
+    of_sides = found_by_sides(vog.scores, faulty) if units is not None and units.unit == "side" else {}
+    return {**found_by(vog.scores, faulty), **of_sides}
 
 
 def found_by(scores, faulty):
@@ -67,6 +69,8 @@ def test_swapped_pairs_of_a_reward_model(tmp_path, seed):
     assert found["loss"] > 0.95
     assert found["margin"] < 0.05
     assert found["vog_loss"] > 0.7
+    assert found["reward_side chosen"] < 0.05
+    assert found["reward_side rejected"] > 0.95
 
 
 @pytest.mark.parametrize("seed", range(3))
