@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from example_data import DATA, N_ROWS
 from example_scripts import N_TRAIN, SCRIPTS
 
@@ -64,12 +65,16 @@ def options_of(name, file, data):
     return options + ["--remove_unused_columns", "False"] * (name in ("segmentation", "mae", "clip"))
 
 
-def run(monkeypatch, tmp_path, name):
-    """What the ``main`` of a script returns, called with its command line."""
+def run(monkeypatch, tmp_path, name, *, with_vog=True):
+    """What the ``main`` of a script returns, called with its command line, as it is or without the lines for VoG."""
     data = tmp_path / "data"
     data.mkdir()
     options = options_of(name, DATA[name](data), data)
     path = SCRIPTS / f"{name}_script.py"
+    if not with_vog:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path = tmp_path / path.name
+        path.write_text("".join(line for line in lines if "VoGCallback(" not in line and "from vog_hf" not in line))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [str(path), *map(str, options), "--output_dir", str(tmp_path / "out")])
@@ -98,6 +103,23 @@ def test_a_script_scores_its_rows(monkeypatch, tmp_path, name):
     assert np.isfinite(made.column("vog")).all()
     assert np.ptp(made.column("vog")) > 0
     assert (made.units is None) == (TASKS[made.manifest["task"]].unit is None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRL)
+def test_a_training_of_trl_is_as_without_the_lines(monkeypatch, tmp_path, name):
+    """The same weights, bit for bit."""
+    pytest.importorskip("trl", reason="the script needs trl, which is not installed")
+    trainers = {}
+    for with_vog in (True, False):
+        folder = tmp_path / str(with_vog)
+        folder.mkdir()
+        trainers[with_vog] = run(monkeypatch, folder, name, with_vog=with_vog)
+        callbacks = trainers[with_vog].callback_handler.callbacks
+        assert any(isinstance(callback, VoGCallback) for callback in callbacks) == with_vog
+    states = [trainer.model.state_dict() for trainer in trainers.values()]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert trainers[True].state.global_step == trainers[False].state.global_step > 1
 
 
 def rows_of_page():
