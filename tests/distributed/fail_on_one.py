@@ -16,6 +16,7 @@ from scorings import Scoring, assert_bit_equal
 
 from vog_hf.config import VoGConfig
 from vog_hf.runtime.files import locked
+from vog_hf.runtime.processes import meet
 from vog_hf.snapshots import SnapshotWriter
 
 SCORING = Scoring("images", 53, 7)
@@ -52,7 +53,7 @@ def store_snapshots(folder: Path) -> None:
 
 
 def cases(folder: Path, rank: int) -> Cases:
-    """What goes wrong, by name: on process 1 alone, or (the last two) on the main one."""
+    """What goes wrong, by name: on process 1 alone, on the main one (folders), or on each in turn (callbacks)."""
     snapshots = folder / "snapshots"
     store_snapshots(snapshots)
     damaged = shutil.copytree(snapshots, folder / f"damaged-{rank}")
@@ -77,6 +78,10 @@ def cases(folder: Path, rank: int) -> Cases:
     def on_one(**given: object) -> Callable[[], object]:
         return partial(SCORING.score, **given) if rank == 1 else SCORING.score
 
+    def alone(on: int) -> None:
+        if rank == on:
+            meet(PartialState(), "VoGCallback", 0.5)
+
     other_states = [*SCORING.states()[:2], *SCORING.states()[1::-1]]
     other_states = [(name, state) for (name, _), (_, state) in zip(SCORING.states(), other_states, strict=True)]
     return {
@@ -92,6 +97,8 @@ def cases(folder: Path, rank: int) -> Cases:
         "other snapshots": on_one(snapshots=other_states),
         "a folder in use": in_use,
         "a foreign folder": foreign,
+        "callback on process 0 alone": partial(alone, 0),
+        "callback on process 1 alone": partial(alone, 1),
     }
 
 

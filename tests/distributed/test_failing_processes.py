@@ -33,6 +33,8 @@ HELD = {
     "other snapshots": rf"0: \{{'snapshots': \{{2: {DIGEST}, 3: {DIGEST}\}}\}}; process 1: \{{'snapshots': \{{2: ",
 }
 
+ALONE = "callback on process {} alone"
+
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory):
@@ -40,7 +42,7 @@ def errors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("failures")
     run("fail_on_one.py", folder, "all", processes=2)
     found = json.loads((folder / "errors.json").read_text())
-    assert set(found) == {*ON_ONE, *HELD}
+    assert set(found) == {*ON_ONE, *HELD, *map(ALONE.format, range(2))}
     return found
 
 
@@ -66,6 +68,16 @@ def test_processes_that_hold_different_things_are_refused(errors, case):
     assert message.startswith(SAME)
     assert message.endswith("; load the same data and files on each")
     assert re.search(HELD[case], message)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_comes_alone_is_told_that_the_callback_belongs_on_every_process(errors, rank):
+    """It waits for the other, not in a collective: the next one, of both, is undisturbed."""
+    own, other = errors[ALONE.format(rank)][rank], errors[ALONE.format(rank)][1 - rank]
+    assert other is None
+    assert own[0] == "ProcessError"
+    message = f"VoGCallback belongs on every process: it is on process {rank}, and 0.5 s later not on {1 - rank} of 2;"
+    assert own[1].startswith(message)
 
 
 @pytest.mark.slow

@@ -1,15 +1,7 @@
-"""A callback or a scoring that is on one process only is refused there, in seconds."""
+"""A scoring that is on one process only is refused there, in seconds (a callback: test_failing_processes.py)."""
 
 import pytest
 from launch import run
-
-
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_who_comes_alone_is_told_that_the_callback_belongs_on_every_process(rank):
-    """Nobody waits in a collective: the next one, of the training, is undisturbed."""
-    printed = run("begin_on_one.py", rank, processes=2)
-    message = f"VoGCallback belongs on every process: it is on process {rank}, and 0.5 s later not on {1 - rank} of 2;"
-    assert f"process {rank}: {message}" in printed
 
 
 @pytest.mark.slow
