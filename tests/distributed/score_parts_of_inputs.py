@@ -1,4 +1,4 @@
-"""Program: models of images and text, and of pairs of texts, scored on a given number of processes."""
+"""Program: models of images and text, together and apart, and of pairs of texts, on a given number of processes."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from leaving import leave_together
 from models import perturbed_states
 from sentence_cases import TRIPLET, Encoder, collate, texts
+from unlabeled_cases import captioned, clip, with_loss
 from vlm_cases import VLM_CASES
 
 from vog_hf import VoGScorer
@@ -23,6 +24,7 @@ def main(folder: Path, n_processes: int) -> None:
     for name, model, rows, collate_fn in (
         ("images", case.model(), case.rows(), case.collate_fn),
         ("texts", Encoder(), pairs, collate),
+        ("sides", clip(), captioned(), with_loss),
     ):
         scorer = VoGScorer(model.double(), batch_size=4, progress=False)
         snapshots = [(f"epoch-{k}", state) for k, state in enumerate(perturbed_states(model, 2))]

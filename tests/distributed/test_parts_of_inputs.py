@@ -1,4 +1,4 @@
-"""Columns of images beside texts, and of each text of a row, do not depend on the number of processes."""
+"""Columns of images beside texts, sides of a pair, and each text of a row do not depend on the number of processes."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ from launch import launched
 
 from vog_hf.scores.vog_scores import VoGScores
 
-OWN = {"images": ("vog_image", "vog_text", "image_share"), "texts": ("vog_text_1", "vog_text_2", "vog_text_3")}
+OF_IMAGES = ("vog_image", "vog_text", "image_share")
+OWN = {"images": (*OF_IMAGES, "loss"), "texts": ("vog_text_1", "vog_text_2", "vog_text_3", "loss"), "sides": OF_IMAGES}
 
 
 @pytest.mark.slow
@@ -24,6 +25,6 @@ def test_two_processes_give_the_columns_of_one(tmp_path):
     for name, own in OWN.items():
         one, two = (VoGScores.load(tmp_path / str(n) / name) for n in (1, 2))
         assert one.column_names == two.column_names
-        for column in ("vog", "loss", *own):
+        for column in ("vog", *own):
             assert np.isfinite(one.column(column)).any()
             np.testing.assert_allclose(two.column(column), one.column(column), rtol=1e-6, err_msg=column)
