@@ -51,7 +51,7 @@ def script(data, tmp_path, monkeypatch):
     root.handlers = handlers
 
 
-def check(callback, *, snapshots=9):
+def check(callback, *, snapshots=8):
     """Every training row has its scores, and the dataset has them as columns."""
     scores = callback.scores
     assert len(scores) == N_TRAIN
@@ -82,7 +82,7 @@ def test_a_script_with_one_line_more(script, name, options):
         assert metrics(trainer, split) == metrics(without, split) != {}
     torch.testing.assert_close(trainer.model.state_dict(), without.model.state_dict(), rtol=0, atol=0)
     steps = [snapshot["step"] for snapshot in scores.manifest["snapshots"]]
-    assert steps == list(range(1, 10)), "the snapshots of the training, whichever model was the best"
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 9], "the snapshots of the training, whichever model was the best"
     names = scores.manifest["class_names"]
     assert names == (["digit 0", "digit 1", "digit 2", "digit 3"] if name == "image" else ["0", "1"])
     assert metrics(trainer, "eval")["eval_accuracy"] * N_EVAL % 1 == 0
@@ -110,8 +110,8 @@ def test_a_script_that_runs_to_a_log_file_prints_a_few_lines_of_ours(data, tmp_p
     assert len(set(ours)) == len(ours)
     folder = tmp_path / "out" / "_vog"
     for wanted in (
-        rf"VoG: {N_TRAIN} rows x 9 snapshots, .* of computing; snapshots after steps 1, .*; all in {folder}",
-        rf"VoG: scored {N_TRAIN} rows from 9 snapshots",
+        rf"VoG: {N_TRAIN} rows x 8 snapshots, .* of computing; snapshots after steps 1, .*; all in {folder}",
+        rf"VoG: scored {N_TRAIN} rows from 8 snapshots",
         r"VoG: .*guide in this run.*",
         rf"VoG: the scores are in {folder}/scores; next: vog-hf review {folder}/scores --dataset YOUR_DATASET",
     ):
