@@ -154,9 +154,18 @@ def train(training: Training, model: nn.Module, after_step: Callable[[int], obje
         after_step(step)
 
 
+def part_of(parameter: Any) -> torch.Tensor:
+    """What this process holds of a parameter; under ZeRO-3 without padding, whose values are left to chance."""
+    part = getattr(parameter, "ds_tensor", None)
+    if part is None:
+        return parameter
+    start = torch.distributed.get_rank() * part.numel()
+    return part[: max(0, parameter.ds_numel - start)]
+
+
 def local_state(model: nn.Module) -> list[torch.Tensor]:
     """Copies of what this process holds."""
-    held = [getattr(p, "ds_tensor", p) for p in model.parameters()]
+    held = [part_of(p) for p in model.parameters()]
     return [getattr(t, "_local_tensor", t).detach().clone() for t in held] + [b.clone() for b in model.buffers()]
 
 
