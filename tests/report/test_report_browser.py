@@ -3,12 +3,15 @@
 Needs playwright and a Chromium of the system (``chromium``, ``google-chrome``); skipped where one is missing.
 """
 
+import itertools
+
 import pytest
 from browser import CONTRASTS, launched_browser
 from report_cases import make_pictures, make_regression, make_scores, make_texts
 
 from vog_hf.report import write_report
 
+REPORTS = ("pictures", "texts", "regression", "splits")
 SIZES = {"phone": (390, 844), "narrow": (360, 740), "desktop": (1280, 900)}
 
 
@@ -58,9 +61,14 @@ def opened(browser):
     assert [url for url in fetched if not url.startswith("data:")] == [path.as_uri() for _, path in pages]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["pictures", "texts", "regression", "splits"])
+def pages():
+    """Every report at every width and in both schemes; most in the slow tier, since all share one style sheet."""
+    for name, size, scheme in itertools.product(REPORTS, SIZES, ("light", "dark")):
+        is_default = (size, scheme) == ("narrow", "dark") or (name, scheme) == ("pictures", "light")
+        yield pytest.param(name, size, scheme, marks=() if is_default else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "size", "scheme"), pages())
 def test_page(opened, reports, name, size, scheme):
     """At every width and in both color schemes: no overflow, every picture decoded, texts with enough contrast."""
     page = opened(reports[name], size, scheme)

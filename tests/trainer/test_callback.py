@@ -358,7 +358,7 @@ def test_rows_without_a_label_use_the_last_prediction(tmp_path):
 # --- when snapshots are taken ---------------------------------------------------------------------------------------
 
 
-@BOTH
+@pytest.mark.parametrize("collect", ["replay", pytest.param("live", marks=pytest.mark.slow)])  # one plan for both
 @pytest.mark.parametrize(
     ("schedule", "options", "expected"),
     [  # 64 rows in batches of 16: 4 steps an epoch, 12 in all
