@@ -132,8 +132,11 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names:
         case_name, n_rows, options = (TRAININGS | ZERO)[name]
         case, vog = case_of(case_name, n_rows), VoGCallback(collect="training", log=False)
+        callbacks = [vog]
+        if name in ZERO and case_name == "bert":
+            callbacks.append(VoGCallback(log=False, output_dir=folder / f"{name} replay"))
         trainer = noted_training(
-            folder / name, case, [vog], per_device_train_batch_size=GLOBAL_BATCH // world, **options
+            folder / name, case, callbacks, per_device_train_batch_size=GLOBAL_BATCH // world, **options
         )
         assert trainer.accelerator.num_processes == world
         first, last = (trainer.states[step] for step in (0, max(trainer.states)))

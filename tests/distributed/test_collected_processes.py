@@ -3,12 +3,15 @@
 import importlib.util
 import shutil
 
+import models
 import numpy as np
 import pytest
-from collect_rows import TRAININGS, ZERO
+from collect_rows import EVEN, TRAININGS, ZERO
+from collected import case_of, labeled
 from launch import run
 
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring.scorer import VoGScorer
 
 pytestmark = pytest.mark.slow  # seven launches
 
@@ -59,6 +62,19 @@ def test_values_under_deepspeed_are_those_of_a_loop(case, zero_folder):
     for column, near in (("loss", 1e-6), ("csg", 1e-5), ("confidence", 1e-6)):
         np.testing.assert_allclose(scores.trajectory(column), found[column], rtol=near, atol=1e-9, err_msg=column)
     np.testing.assert_allclose(scores.column("vog_loss"), found["vog_loss"], rtol=1e-5, atol=1e-9)
+
+
+def test_a_replay_under_deepspeed_has_the_scores_of_one_process(zero_folder):
+    """Snapshots of Trainer's sharded model are whole, and copies on two processes score as one model."""
+    stage, folder = zero_folder
+    replayed, case = folder / f"ZeRO-{stage} bert replay", case_of("bert", EVEN)
+    scores, alone = VoGScores.load(replayed / "scores"), VoGScorer(case.model.float(), progress=False)
+    expected = alone.score(labeled(case), replayed / "snapshots", collate_fn=models.collate)
+    assert scores.manifest["n_processes"] == 2
+    assert [snapshot["step"] for snapshot in scores.manifest["snapshots"]] == [1, 2, 3, 4, 5, 6]
+    assert (scores.column("vog") > 0).all()
+    for name in expected.column_names:
+        np.testing.assert_allclose(scores.column(name), expected.column(name), rtol=1e-5, atol=1e-9, err_msg=name)
 
 
 def test_two_processes_give_the_columns_of_one(folders):
