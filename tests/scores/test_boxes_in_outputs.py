@@ -16,7 +16,7 @@ from vog_hf.review import Filter, Queue
 from vog_hf.review.row_records import RowRecords
 from vog_hf.scores.dataset_columns import scores_from_columns
 from vog_hf.scores.pictures import RowViews
-from vog_hf.scores.pictures.boxes import GIVEN_COLOR, PREDICTED_COLOR
+from vog_hf.scores.pictures.boxes import EDGE, GIVEN_COLOR, PREDICTED_COLOR, Box, with_boxes
 from vog_hf.scores.scored_rows import ScoredSplit
 
 NAMES = ["cat", "dog"]
@@ -108,21 +108,49 @@ def test_given_and_predicted_boxes_are_drawn_over_the_picture(split):
     drawn = view.boxed_picture
     box = view.boxes[0]
     assert (box.kind, box.name, box.note) == ("given", "dog", "loss 1.000, IoU 0.5000")
-    left, middle = round(box.left * 399), round((box.top + box.height / 2) * 299)
-    assert "#{:02x}{:02x}{:02x}".format(*drawn.getpixel((left, middle))) == GIVEN_COLOR
+    left, top, bottom = round(box.left * 399), round(box.top * 299), round((box.top + box.height) * 299)
+    assert colors(drawn, (left, top, left + 1, bottom)) == {GIVEN_COLOR}
     other = view.boxes[1]
-    right = round((other.left + other.width) * 399)
-    assert "#{:02x}{:02x}{:02x}".format(*drawn.getpixel((right, middle))) == PREDICTED_COLOR
+    right, top = round((other.left + other.width) * 399), round(other.top * 299)
+    assert colors(drawn, (right, top, right + 1, top + 40)) == {PREDICTED_COLOR, EDGE}  # dashed
     assert view.picture.getcolors() == [(400 * 300, (0x22, 0x44, 0x66))]
     assert views.view(2).boxed_picture is views.view(2).picture
     assert RowRecords(split).record(1).picture != RowRecords(split).record(2).picture
+
+
+def colors(picture, area):
+    """Colors in a part of a picture."""
+    return {"#{:02x}{:02x}{:02x}".format(*color) for _, color in picture.crop(area).getcolors(1 << 16)}
+
+
+def test_boxes_of_a_small_picture_are_thin_and_named():
+    """It is enlarged, so that the lines do not hide the objects; names lie inside of it, whole or shortened."""
+    small = Image.new("RGB", (32, 24), "#224466")
+    given = Box(0.75, 0.5, 0.25, 0.25, "given", 0, "a class with a name that is longer than its picture is wide")
+    predicted = Box(0.5, 0.5, 0.25, 0.25, "predicted", 1, "dog")
+    drawn = with_boxes(small, [given, predicted])
+    assert drawn.size == (256, 192)
+    left = round(0.75 * 255)
+    assert colors(drawn, (left + 6, 110, 249, 112)) == {"#224466"}  # inside of the given box
+    line = next(y for y in range(96) if colors(drawn, (0, y, 1, y + 1)) == {GIVEN_COLOR})
+    assert len(colors(drawn, (0, line, 256, line + 14))) > 2  # letters on its color
+
+
+def test_a_predicted_class_is_named_where_it_is_another_one():
+    """Below its box; a second name of the same class would hide the picture."""
+    place, picture = (0.25, 0.25, 0.5, 0.5), Image.new("RGB", (400, 300))
+    given = Box(*place, "given", 0, "cat")
+    same, other = (with_boxes(picture, [given, Box(*place, "predicted", k, n)]) for k, n in ((0, "cat"), (1, "dog")))
+    below = (102, 226, 104, 240)
+    assert PREDICTED_COLOR in colors(other, below)
+    assert PREDICTED_COLOR not in colors(same, below)
 
 
 def test_the_report_lists_the_objects_and_says_what_the_boxes_are(split, tmp_path):
     """Next to the pictures with boxes; the note names the colors."""
     text = read_page(write_report(split.scores, split.rows, tmp_path / "report.html")).text
     assert "object 1: given dog, predicted cat" in text
-    assert "Green boxes are the given ones" in text
+    assert "Solid green boxes are the given ones" in text
 
 
 def test_weights_and_biases_gets_boxes_in_its_own_format(split, tmp_path):

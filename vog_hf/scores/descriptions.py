@@ -162,8 +162,8 @@ def boxes_note(scores: VoGScores) -> str:
     if not has_boxes(scores):
         return ""
     return (
-        " Green boxes are the given ones, orange ones those that the model matches to them at the last snapshot, the "
-        "class above or below."
+        " Solid green boxes are the given ones, with their class. Dashed orange boxes are those that the model matches "
+        "to them at the last snapshot, with the predicted class where it differs."
     )
 
 

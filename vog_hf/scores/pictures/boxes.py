@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from vog_hf.metric.unit_kinds import BOX_COLUMNS, LABEL, PREDICTED, PREDICTION
 from vog_hf.scores.formatting import number
@@ -12,7 +12,10 @@ from vog_hf.scores.vog_scores import VoGScores
 
 GIVEN_COLOR, PREDICTED_COLOR = "#00b248", "#ff8f00"
 KINDS = ("given", "predicted")
-NAMED_SIDE = 200  # pixels; in smaller pictures the names of classes would hide the objects
+DRAWN_SIDE = 256  # pixels; the longer side of smaller pictures is enlarged to at least that, or lines hide the objects
+EDGE, ON_COLOR = "#000000", "#000000"
+LINES_PER_SIDE, LETTERS_PER_SIDE, DASH = 100, 20, 4  # of the longer side; a dash is as long as 4 lines are wide
+Corners = tuple[int, int, int, int]
 NOTED = {"loss_object": "loss", "iou_object": "IoU"}
 
 
@@ -65,23 +68,69 @@ def row_boxes(scores: VoGScores, row: int) -> list[Box]:
 
 
 def with_boxes(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """Draw boxes over a picture; in larger ones with the names of their classes."""
+    """Draw boxes over a picture, which is enlarged if it is small.
+
+    Given boxes are solid, with the name of their class; predicted ones are dashed, with the name of theirs where it is
+    another one.
+
+    Args:
+        picture: The picture, which is left as it is.
+        boxes: Boxes of each object: first all that are given, then those that are predicted, as of `row_boxes`.
+    """
     if not boxes:
         return picture
-    drawn = picture.convert("RGB")
-    draw = ImageDraw.Draw(drawn)
-    line = max(1, max(picture.size) // 160)
-    for box in sorted(boxes, key=lambda box: box.kind == "given"):  # the given ones on top
-        color = GIVEN_COLOR if box.kind == "given" else PREDICTED_COLOR
-        corners = _corners(box, picture.size)
-        draw.rectangle(corners, outline=color, width=line if box.kind == "predicted" else 2 * line)
-        if max(picture.size) >= NAMED_SIDE:
-            at = (corners[0] + 3, corners[1] + 1) if box.kind == "given" else (corners[0] + 3, corners[3] - 13)
-            draw.text(at, box.name, fill=color, stroke_width=1, stroke_fill="#000")
+    factor = -(-DRAWN_SIDE // max(picture.size))
+    size = (picture.width * factor, picture.height * factor)
+    drawn = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    draw, given_names = ImageDraw.Draw(drawn), [box.name for box in boxes if box.kind == "given"]
+    line = max(3, max(size) // LINES_PER_SIDE)
+    for box in boxes:
+        _draw_edges(draw, _corners(box, size), line, is_dashed=box.kind == "predicted")
+    predicted_names = [box.name for box in boxes if box.kind == "predicted"]
+    agree = [given == predicted for given, predicted in zip(given_names, predicted_names, strict=False)]
+    hidden = [False] * len(given_names) + agree
+    for box, is_hidden in zip(boxes, hidden, strict=True):
+        if not is_hidden:
+            _draw_name(draw, box, size)
     return drawn
 
 
-def _corners(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _draw_edges(draw: ImageDraw.ImageDraw, corners: Corners, line: int, *, is_dashed: bool) -> None:
+    """The four sides, in a dark frame that tells them from objects of their own color."""
+    left, top, right, bottom = corners
+    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=EDGE, width=line + 2)
+    if not is_dashed:
+        draw.rectangle(corners, outline=GIVEN_COLOR, width=line)
+        return
+    step = DASH * line
+    for x in range(left, right + 1, 2 * step):
+        end = min(x + step, right)
+        draw.rectangle((x, top, end, min(top + line - 1, bottom)), fill=PREDICTED_COLOR)
+        draw.rectangle((x, max(bottom - line + 1, top), end, bottom), fill=PREDICTED_COLOR)
+    for y in range(top, bottom + 1, 2 * step):
+        end = min(y + step, bottom)
+        draw.rectangle((left, y, min(left + line - 1, right), end), fill=PREDICTED_COLOR)
+        draw.rectangle((max(right - line + 1, left), y, right, end), fill=PREDICTED_COLOR)
+
+
+def _draw_name(draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int]) -> None:
+    """The name of a class on its box's color: of a given box at its top, of a predicted one at its bottom."""
+    left, top, _, bottom = _corners(box, size)
+    letter = max(10, max(size) // LETTERS_PER_SIDE)
+    font = ImageFont.load_default(letter)
+    name = box.name
+    while len(name) > 1 and draw.textlength(name, font) > size[0] - 4:
+        name = name.removesuffix("\N{HORIZONTAL ELLIPSIS}")[:-1] + "\N{HORIZONTAL ELLIPSIS}"
+    width, height = int(draw.textlength(name, font)) + 4, letter + letter // 3 + 1
+    x = max(0, min(left, size[0] - width))
+    over, under = top - height, bottom + 1
+    y = (over if over >= 0 else top) if box.kind == "given" else min(under, size[1] - height)
+    color = GIVEN_COLOR if box.kind == "given" else PREDICTED_COLOR
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+    draw.text((x + 2, y), name, fill=ON_COLOR, font=font)
+
+
+def _corners(box: Box, size: tuple[int, int]) -> Corners:
     """Left, top, right and bottom in pixels, inside of the picture."""
     sides = [(box.left, size[0]), (box.top, size[1]), (box.left + box.width, size[0]), (box.top + box.height, size[1])]
     left, top, right, bottom = (round(min(max(share, 0.0), 1.0) * (pixels - 1)) for share, pixels in sides)
