@@ -13,6 +13,7 @@ from wandb_runs import logged_run, offline_client
 from vog_hf import VoGScores, add_vog_columns, write_report
 from vog_hf.metric.row_units import RowUnits
 from vog_hf.review import Filter, Queue
+from vog_hf.review.html import PageMaker
 from vog_hf.review.row_records import RowRecords
 from vog_hf.scores.dataset_columns import scores_from_columns
 from vog_hf.scores.pictures import RowViews
@@ -38,6 +39,7 @@ def objects():
     boxes = {"left": corner, "top": corner, "width": np.full(n, 0.5), "height": np.full(n, 0.25)}
     values |= {f"{name}_object": np.float32(v) for name, v in boxes.items()}
     values |= {f"predicted_{name}_object": np.float32(v + 0.05) for name, v in boxes.items()}
+    values["predicted_left_object"][0] = -0.125  # beyond the picture
     return RowUnits(np.array(SIZES, dtype=np.int32), values)
 
 
@@ -146,6 +148,23 @@ def test_a_predicted_class_is_named_where_it_is_another_one():
     assert PREDICTED_COLOR not in colors(same, below)
 
 
+def test_names_do_not_hide_each_other():
+    """The second of two objects at one place has its name elsewhere at its box."""
+    place, picture = (0.25, 0.25, 0.5, 0.5), Image.new("RGB", (400, 300))
+    twice = with_boxes(picture, [Box(*place, "given", 0, "cat"), Box(*place, "given", 1, "dog")])
+    over, inside = (102, 56, 104, 72), (106, 80, 108, 90)
+    assert GIVEN_COLOR in colors(twice, over)
+    assert GIVEN_COLOR in colors(twice, inside)
+    assert GIVEN_COLOR not in colors(with_boxes(picture, [Box(*place, "given", 0, "cat")]), inside)
+
+
+def test_the_review_says_what_the_boxes_are(split):
+    """Next to the scores of a row with a picture, as no heat map is explained there."""
+    near = PageMaker(split.scores).row(RowRecords(split).record(1), [])["near_rows"]
+    assert "what the boxes are" in near
+    assert "Solid green boxes are the given ones" in near
+
+
 def test_the_report_lists_the_objects_and_says_what_the_boxes_are(split, tmp_path):
     """Next to the pictures with boxes; the note names the colors."""
     text = read_page(write_report(split.scores, split.rows, tmp_path / "report.html")).text
@@ -169,6 +188,8 @@ def test_weights_and_biases_gets_boxes_in_its_own_format(split, tmp_path):
     left = float(split.scores.units.of_row("left_object", 1)[0])
     assert given["position"] == pytest.approx({"minX": left, "maxX": left + 0.5, "minY": left, "maxY": left + 0.25})
     assert predicted["position"]["minX"] == pytest.approx(left + 0.05)
+    (beyond,) = [line["image"]["boxes"]["predicted"][0]["position"] for line in lines if line["row"] == 0]
+    assert (beyond["minX"], beyond["maxX"]) == (0.0, pytest.approx(0.425))
 
 
 def test_objects_are_listed_in_words(split):

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vog_hf.review.decision import Decision
 from vog_hf.review.row_records import RowRecord, SmallRecord
-from vog_hf.scores.descriptions import heat_note
+from vog_hf.scores.descriptions import boxes_note, heat_note
 from vog_hf.scores.formatting import printable
 from vog_hf.scores.ranking import class_names
 from vog_hf.scores.vog_scores import VoGScores
@@ -49,6 +49,7 @@ class PageMaker:
         has_heat = record.heat is not None or record.words is not None
         note = heat_note(self._scores, {kind}) if has_heat else ""
         values = {"view": record, "near": near, "kind": kind, "heat_note": note, "label_note": self._label_note}
+        values["boxes_note"] = "" if has_heat or record.picture is None else boxes_note(self._scores).strip()
         module = self._row.make_module(values)
         return {part: str(getattr(module, part)()) for part in ("stage", "facts", "trace", "near_rows")}
 

@@ -172,10 +172,10 @@ def _overlay(picture: BoxedPicture, kind: str) -> dict[str, Any]:
     data = [
         {
             "position": {
-                "minX": box.left,
-                "minY": box.top,
-                "maxX": box.left + box.width,
-                "maxY": box.top + box.height,
+                "minX": _share(box.left),
+                "minY": _share(box.top),
+                "maxX": _share(box.left + box.width),
+                "maxY": _share(box.top + box.height),
             },
             "class_id": box.label,
             "box_caption": f"{box.name} ({box.note})" if box.note else box.name,
@@ -184,3 +184,8 @@ def _overlay(picture: BoxedPicture, kind: str) -> dict[str, Any]:
         if box.kind == kind
     ]
     return {"box_data": data, "class_labels": dict(picture.classes)}
+
+
+def _share(place: float) -> float:
+    """A place inside of the picture: models may predict others, which W&B's page would draw over what is next to it."""
+    return min(max(place, 0.0), 1.0)

@@ -89,9 +89,10 @@ def with_boxes(picture: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     predicted_names = [box.name for box in boxes if box.kind == "predicted"]
     agree = [given == predicted for given, predicted in zip(given_names, predicted_names, strict=False)]
     hidden = [False] * len(given_names) + agree
+    taken: list[Corners] = []
     for box, is_hidden in zip(boxes, hidden, strict=True):
         if not is_hidden:
-            _draw_name(draw, box, size)
+            taken.append(_draw_name(draw, box, size, taken))
     return drawn
 
 
@@ -113,21 +114,39 @@ def _draw_edges(draw: ImageDraw.ImageDraw, corners: Corners, line: int, *, is_da
         draw.rectangle((max(right - line + 1, left), y, right, end), fill=PREDICTED_COLOR)
 
 
-def _draw_name(draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int]) -> None:
-    """The name of a class on its box's color: of a given box at its top, of a predicted one at its bottom."""
-    left, top, _, bottom = _corners(box, size)
+def _draw_name(draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int], taken: Sequence[Corners]) -> Corners:
+    """The name of a class on its box's color: of a given box at its top, of a predicted one at its bottom.
+
+    It is drawn elsewhere at the box where it would hide another name, if there is such a place.
+
+    Args:
+        draw: Where it is drawn.
+        box: The box.
+        size: Width and height of the picture.
+        taken: Places of the other names.
+
+    Returns:
+        Its own place.
+    """
+    left, top, right, bottom = _corners(box, size)
     letter = max(10, max(size) // LETTERS_PER_SIDE)
     font = ImageFont.load_default(letter)
     name = box.name
     while len(name) > 1 and draw.textlength(name, font) > size[0] - 4:
         name = name.removesuffix("\N{HORIZONTAL ELLIPSIS}")[:-1] + "\N{HORIZONTAL ELLIPSIS}"
     width, height = int(draw.textlength(name, font)) + 4, letter + letter // 3 + 1
-    x = max(0, min(left, size[0] - width))
-    over, under = top - height, bottom + 1
-    y = (over if over >= 0 else top) if box.kind == "given" else min(under, size[1] - height)
-    color = GIVEN_COLOR if box.kind == "given" else PREDICTED_COLOR
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
-    draw.text((x + 2, y), name, fill=ON_COLOR, font=font)
+    xs = [max(0, min(x, size[0] - width)) for x in (left, right - width + 1)]
+    ys = [y for y in (top - height, top, bottom - height + 1, bottom + 1) if 0 <= y <= size[1] - height]
+    ys = ys[::-1] if box.kind == "predicted" else ys
+    places = [(x, y, x + width - 1, y + height - 1) for x in xs for y in ys or [0]]
+    place = next((place for place in places if not any(_meet(place, other) for other in taken)), places[0])
+    draw.rectangle(place, fill=GIVEN_COLOR if box.kind == "given" else PREDICTED_COLOR)
+    draw.text((place[0] + 2, place[1]), name, fill=ON_COLOR, font=font)
+    return place
+
+
+def _meet(place: Corners, other: Corners) -> bool:
+    return place[0] <= other[2] and other[0] <= place[2] and place[1] <= other[3] and other[1] <= place[3]
 
 
 def _corners(box: Box, size: tuple[int, int]) -> Corners:
