@@ -13,6 +13,8 @@ from detection_cases import collate_images
 from sklearn.metrics import roc_auc_score
 from trainers import arguments
 from transformers import Trainer, YolosConfig, YolosForObjectDetection, set_seed
+from transformers.image_transforms import center_to_corners_format
+from transformers.loss.loss_for_object_detection import HungarianMatcher, box_iou
 
 from vog_hf import VoGCallback, VoGConfig
 from vog_hf.scores.unit_columns import unit_orders
@@ -83,6 +85,7 @@ def aurocs(seed, folder, epochs=EPOCHS):
     of_objects |= {f"{name} of the row": values[units.rows] for name, values in of_rows.items()}
     swap, badloc, overlooked = cleanlab_scores(trainer.model.eval(), rows)
     of_rows["overlooked, cleanlab"] = -overlooked
+    of_rows["query without an object"] = unmatched_confidence(trainer.model, rows)
     of_rows["highest loss_object of the row"] = units.extreme("loss_object")
     found = {"mean IoU": units.column("iou_object")[~relabeled & ~shifted].mean()}
     for fault, is_faulty, own in (("relabeled", relabeled, swap), ("shifted", shifted, badloc)):
@@ -92,6 +95,22 @@ def aurocs(seed, folder, epochs=EPOCHS):
     for name, values in of_rows.items():
         found[f"dropped: {name}"] = roc_auc_score(dropped, values)
     return found
+
+
+def unmatched_confidence(model, rows):
+    """Of each row, the highest confidence of a query without an object, times 1 minus its highest IoU with a box."""
+    costs = {name: getattr(model.config, name) for name in ("class_cost", "bbox_cost", "giou_cost")}
+    matcher, found = HungarianMatcher(**costs), []
+    for row in rows:
+        with torch.no_grad():
+            outputs = model(pixel_values=row["pixel_values"][None])
+        predictions = {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes}
+        ((queries, _),) = matcher(predictions, [row["labels"]])
+        confidence = outputs.logits[0].softmax(-1)[:, :-1].amax(-1)
+        confidence[queries] = 0.0
+        of_boxes = (center_to_corners_format(boxes) for boxes in (outputs.pred_boxes[0], row["labels"]["boxes"]))
+        found.append(float((confidence * (1 - box_iou(*of_boxes)[0].amax(1))).max()))
+    return np.array(found)
 
 
 def cleanlab_scores(model, rows):
