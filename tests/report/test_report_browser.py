@@ -68,7 +68,7 @@ def pages():
         yield pytest.param(name, size, scheme, marks=() if is_default else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("name", "size", "scheme"), pages())
+@pytest.mark.parametrize(("name", "size", "scheme"), list(pages()))
 def test_page(opened, reports, name, size, scheme):
     """At every width and in both color schemes: no overflow, every picture decoded, texts with enough contrast."""
     page = opened(reports[name], size, scheme)

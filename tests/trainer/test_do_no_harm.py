@@ -244,12 +244,8 @@ SLOW_SETTINGS = {
 
 # Settings that change the steps, in which replay only stores weights and live scores as well: replay is slow.
 LIVE_DOES_MORE = {
-    "epochs",
-    "label smoothing",
-    "half frozen",
-    "text, bf16 weights",
-    "text, checkpointing",
-    "text, NEFTune",
+    *("epochs", "label smoothing", "half frozen"),
+    *("text, bf16 weights", "text, checkpointing", "text, NEFTune"),
 }
 
 
