@@ -6,6 +6,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
+import cli_runs
 import numpy as np
 import pytest
 import torch
@@ -120,6 +121,23 @@ def test_a_training_of_trl_is_as_without_the_lines(monkeypatch, tmp_path, name):
     states = [trainer.model.state_dict() for trainer in trainers.values()]
     torch.testing.assert_close(*states, rtol=0, atol=0)
     assert trainers[True].state.global_step == trainers[False].state.global_step > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo", "reward"])
+def test_the_command_line_scores_the_checkpoints_of_trl(monkeypatch, capfd, tmp_path, name):
+    """From the rows as they are stored, with the scores of the callback, which has those that TRL prepared."""
+    pytest.importorskip("trl", reason="the script needs trl, which is not installed")
+    monkeypatch.setitem(TRL, name, ["--max_steps", 6, "--save_strategy", "steps", "--save_steps", 1])
+    trainer = run(monkeypatch, tmp_path, name)
+    (callback,) = [found for found in trainer.callback_handler.callbacks if isinstance(found, VoGCallback)]
+    data, output = tmp_path / "data" / "rows" / "train.json", tmp_path / "scores"
+    done = cli_runs.run(capfd, "score", tmp_path / "out", "-d", data, "-o", output)
+    assert done.code == 0, done.stderr
+    scores = VoGScores.load(output)
+    assert len(scores.manifest["snapshots"]) == len(callback.scores.manifest["snapshots"]) == trainer.state.global_step
+    for column in ("vog", "margin"):
+        np.testing.assert_allclose(scores.column(column), callback.scores.column(column), rtol=1e-3, atol=1e-6)
 
 
 def rows_of_page():
