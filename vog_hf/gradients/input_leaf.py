@@ -110,6 +110,7 @@ def _find_embedding(model: nn.Module) -> nn.Module | None:
         owners.insert(0, get_encoder())
     owners += [text_encoder(model), sentence_encoder(model)]
     embedding = next((found for owner in owners if (found := _named_embedding(owner)) is not None), None)
+    embedding = _only_embedding_of_words(text_encoder(model)) if embedding is None else embedding
     return None if embedding is None else _copy_in_use(model, embedding)
 
 
@@ -156,6 +157,14 @@ def _named_embedding(owner: object) -> nn.Module | None:
     except NotImplementedError:
         return None
     return embedding if isinstance(embedding, nn.Module) else None
+
+
+def _only_embedding_of_words(encoder: nn.Module | None) -> nn.Module | None:
+    """The embedding with an entry for each word, in an encoder that names none (transformers 5.0); None if several."""
+    n_words = getattr(getattr(encoder, "config", None), "vocab_size", None)
+    modules = () if encoder is None else encoder.modules()
+    found = [module for module in modules if isinstance(module, nn.Embedding) and module.num_embeddings == n_words]
+    return found[0] if len(found) == 1 else None
 
 
 def forward_from_leaf(model: nn.Module, inputs: Mapping[str, Any], leaf: InputLeaf) -> Forward:
