@@ -5,14 +5,13 @@ silence, to one length; if the model takes an attention mask, that silence does 
 
 Needs: pip install vog-hf  (the sounds are WAV files; for others, replace `read_sound`)
 
-A pretrained model, and a small one from scratch for clips at 8 kHz (or --model scratch:waveform --num_train_epochs 6):
+A pretrained model, and a small one from scratch for clips at 8 kHz (or scratch:waveform):
 
     python recipes/audio_classification.py --dataset PolyAI/minds14 --label_column intent_class --seconds 10 \
         --train_split 'train[:80%]' --eval_split 'train[80%:]' --model facebook/wav2vec2-base --learning_rate 5e-5
     python recipes/audio_classification.py --dataset fsdd-train.parquet --eval_dataset fsdd-test.parquet
 
 In --output_dir: the model, report.html, scored.parquet and _vog/ (snapshots and scores).
-
 Time on one core of a CPU (2,700 spoken digits): 1.6 minutes for log-mel, 1.2 for the waveform. Expected: accuracy 0.63
 and 0.78 on the test rows; training error of log-mel 0.45 in the lowest decile by VoG, and 0.72 in the highest.
 """

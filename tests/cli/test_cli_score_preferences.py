@@ -186,7 +186,7 @@ def test_wrong_columns_are_refused(capfd, writer, judge, tmp_path):
         return refused(capfd, folder, tmp_path / "data", *options)
 
     half = {name: texts[name] for name in ("prompt", "chosen")}
-    expected = "has a column 'chosen', and a preference has two, chosen and rejected (columns: prompt, chosen); rename"
+    expected = "has a column 'chosen' and none named 'rejected' (columns: prompt, chosen); rename"
     assert expected in message(half)
     assert expected in message(half, folder=judge[0])
     mixed = message({**texts, "rejected": talks})

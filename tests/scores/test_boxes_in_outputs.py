@@ -129,7 +129,7 @@ def test_boxes_of_a_small_picture_are_thin_and_named():
     """It is enlarged, so that the lines do not hide the objects; names lie inside of it, whole or shortened."""
     small = Image.new("RGB", (32, 24), "#224466")
     given = Box(0.75, 0.5, 0.25, 0.25, "given", 0, "a class with a name that is longer than its picture is wide")
-    predicted = Box(0.5, 0.5, 0.25, 0.25, "predicted", 1, "dog")
+    predicted = Box(0.5, 0.5, 0.25, 0.25, "predicted", 1, "dog\nor wolf")
     drawn = with_boxes(small, [given, predicted])
     assert drawn.size == (256, 192)
     left = round(0.75 * 255)

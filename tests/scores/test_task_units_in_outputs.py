@@ -20,6 +20,7 @@ from vog_hf.review.row_records import RowRecords
 from vog_hf.scores import scores_from_columns
 from vog_hf.scores.descriptions import column_meanings
 from vog_hf.scores.pictures import RowViews
+from vog_hf.scores.pictures.choice_texts import choice_columns
 from vog_hf.scores.pictures.worst_units import worst_units
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.tracking.contents import contents
@@ -227,3 +228,9 @@ def test_trackers_get_a_table_of_the_worst_units(task, columns):
     assert name in dict(found.about.tables)
     for row, loss in zip(table.columns["row"], table.columns["loss"], strict=True):
         assert np.isclose(units.of_row(units.named("loss"), row), loss).any()
+
+
+def test_choices_are_in_the_order_of_their_numbers():
+    """Ten come after two, not after one."""
+    dataset = Dataset.from_dict({f"option{number}": ["text"] for number in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1)})
+    assert choice_columns(dataset)[0] == tuple(f"option{number}" for number in range(1, 11))

@@ -12,7 +12,7 @@ from transformers import Trainer
 from vlm_cases import N_ROWS, OTHER_VLM_CASES, VLM_CASES
 
 from vog_hf import VoGCallback, VoGConfig, VoGScorer
-from vog_hf.errors import DataError, ModelError
+from vog_hf.errors import ConfigError, DataError, ModelError
 from vog_hf.gradients.input_gradients import input_gradients
 
 FEW = 6  # rows of a training
@@ -104,6 +104,9 @@ def test_images_alone_are_the_main_input_only_where_each_row_has_one():
         input_gradients(model, case.collate_fn(case.rows()[:3]))
     one_each = VLM_CASES["llava, one image each"]
     assert input_gradients(model, one_each.collate_fn(one_each.rows()[:3])).shape == (3, 3, 8, 8)
+    scorer = VoGScorer(model, config=VoGConfig(token_units=True), batch_size=3, progress=False)
+    with pytest.raises(ConfigError, match=r"the gradient is that of 'pixel_values'; set model\.main_input_name"):
+        scorer.check(one_each.rows()[:3], collate_fn=one_each.collate_fn)
 
 
 @pytest.mark.slow

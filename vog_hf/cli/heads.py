@@ -98,10 +98,11 @@ def for_preferences(
     if pairs is None or not halves or (inputs and len(halves) == 1):
         return head
     if len(halves) == 1:
+        missing = next(name for name in PAIR if name not in halves)
         raise ConfigError(
-            f"the dataset has a column {halves[0]!r}, and a preference has two, {' and '.join(PAIR)} (columns: "
-            f"{', '.join(dataset.column_names)}); rename the other one to that, or name the model's input with "
-            "--input-column"
+            f"the dataset has a column {halves[0]!r} and none named {missing!r} (columns: "
+            f"{', '.join(dataset.column_names)}); rename the column of the other text to {missing!r}, or name the "
+            "model's input with --input-column"
         )
     n_labels = architecture.config.num_labels
     if pairs is RewardPairs and n_labels != 1:

@@ -206,7 +206,10 @@ def _require_one_kind(dataset: "Dataset", columns: Sequence[str]) -> None:
         return
     found = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
     without = {kind for name, kind in kinds.items() if name != PROMPT}
-    drop = f"; leave out {PROMPT} if the conversations hold it: --input-column {' --input-column '.join(PAIR)}"
+    drop = (
+        f"; leave out {PROMPT} if the conversations hold it: --input-column {' --input-column '.join(PAIR)}; for a "
+        "model that was trained on other columns, name those"
+    )
     raise ConfigError(
         f"{' and '.join(columns)} must be all texts or all conversations (lists of messages with role and content), "
         f"got {found}{drop if without == {'conversation'} else ''}"

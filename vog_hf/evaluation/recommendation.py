@@ -15,7 +15,7 @@ from vog_hf.evaluation.validation import binary_or_unknown, real_numbers, requir
 
 CORRUPTED = "is_corrupted"  # `vog_hf.data.plant_label_noise` leaves this column
 RECORDED_BEST = ("loss", "high")
-RECORDED_GAP = 0.06  # AUROC by which it was behind the best column of its training, at most
+RECORDED_GAP = 0.07  # AUROC by which it was behind the best column of its training, at most
 MARGIN = 0.01  # of AUROC; columns this close are as good as each other
 # AUROC of chance with these many rows of each kind is 0.5 with this many standard errors around it (Mann-Whitney); the
 # best of some fifteen columns is beyond three of them in 1 of 25 sets of rows picked at random.
@@ -61,7 +61,7 @@ def recommended_ranking(
 
     Known rows decide, where at least 10 of them are wrong and 10 are right: the column with the highest AUROC for the
     wrong ones, if that is better than chance. Otherwise, and where it is within 0.01 of that column, the mean loss is
-    recommended, highest first: it was never more than 0.06 AUROC behind the best column at finding planted wrong
+    recommended, highest first: it was never more than 0.07 AUROC behind the best column at finding planted wrong
     labels in the recorded experiments (recipes/experiments/label_noise.py and fine_tuned_noise.py).
 
     Args:

@@ -87,9 +87,13 @@ def find_leaf(model: nn.Module, inputs: Mapping[str, Any]) -> InputLeaf:
 
 
 def _leaf_beside(model: nn.Module, name: str, inputs: Mapping[str, Any]) -> InputLeaf | None:
-    """The other input of a dual encoder; None for other models, and for texts whose embedding has no name."""
+    """The other input of a dual encoder.
+
+    None for other models, where there are other numbers of both (prompts for all images), and for texts whose embedding
+    has no name.
+    """
     other = other_input(model, name)
-    if other is None or not isinstance(inputs.get(other), Tensor):
+    if other is None or not isinstance(inputs.get(other), Tensor) or len(inputs[other]) != len(inputs[name]):
         return None
     if inputs[other].is_floating_point():
         return InputLeaf(other, None, is_paired=True)

@@ -11,6 +11,8 @@ from vog_hf.metric.moments import GradientMoments
 PART = "part/"  # begins the names of masks of parts, among what is observed of rows
 BESIDE = "beside/"  # begins those of an input beside the main one, which end with its own name
 GRADIENT, MASK, SHARE, MOMENTS = (f"{BESIDE}{what}/" for what in ("gradient", "mask", "share", "moments"))
+# Names in moments of before there were other inputs than images beside a text.
+OLD_NAMES = {"image/share": f"{SHARE}image", "image/mask": f"{MASK}image", "image/moments/": f"{MOMENTS}image/"}
 
 
 class PartAccumulator:
@@ -21,6 +23,7 @@ class PartAccumulator:
         self._moments: dict[str, GradientMoments] = {}
         self._moment_masks: dict[str, Tensor] = {}
         self._shares: dict[str, Tensor] = {}
+        self._is_restored = False  # then nothing is begun that was not there before
 
     def update(self, observation: Mapping[str, Tensor]) -> None:
         """Add one snapshot.
@@ -32,9 +35,13 @@ class PartAccumulator:
         """
         self._masks = {name: mask for name, mask in observation.items() if name.startswith(PART)}
         for name, share in _under(SHARE, observation).items():
+            if self._is_restored and name not in self._shares:
+                continue
             self._shares[name] = self._shares[name] + share if name in self._shares else share
         for name, gradient in _under(GRADIENT, observation).items():
             if name not in self._moments:
+                if self._is_restored:
+                    continue
                 dtype = torch.promote_types(gradient.dtype, torch.float32)
                 moments = GradientMoments(len(gradient), gradient.shape[1:], dtype, device=gradient.device)
                 self._moments[name] = moments
@@ -68,12 +75,19 @@ class PartAccumulator:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the `state`; of moments without, nothing."""
+        """Restore the `state`, also of an earlier version; what it lacks is not begun any more."""
+        state = {_renamed(name): values for name, values in state.items()}
+        self._is_restored = True
         self._masks = {name: mask for name, mask in state.items() if name.startswith(PART)}
         self._shares, self._moment_masks = _under(SHARE, state), _under(MASK, state)
         self._moments = {
             name: GradientMoments.from_state(_under(f"{MOMENTS}{name}/", state)) for name in self._moment_masks
         }
+
+
+def _renamed(name: str) -> str:
+    """The name of today for a name in a state."""
+    return next((new + name.removeprefix(old) for old, new in OLD_NAMES.items() if name.startswith(old)), name)
 
 
 def _under(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

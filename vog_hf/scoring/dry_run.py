@@ -166,7 +166,7 @@ def _plan(
     model: nn.Module, config: VoGConfig, leaf: InputLeaf, forward: Forward, batch: Batch, *, batch_size: int
 ) -> ScoringPlan:
     task, n_outputs = _resolve_task(model, config, forward, batch.labels)
-    _check_token_units(config, task)
+    _check_token_units(config, task, leaf)
     channel_axis = averaged_axis(config.reduce_channels, leaf, forward.x.shape)
     shape = [n for axis, n in enumerate(forward.x.shape) if axis != channel_axis]
     return ScoringPlan(
@@ -220,10 +220,17 @@ def _resolve_task(
     return task, task.n_outputs(logits)
 
 
-def _check_token_units(config: VoGConfig, task: Task | None) -> None:
-    """Raise ConfigError where tokens are to be scored that are not units of their row."""
-    if not config.token_units or (task is not None and task.has_token_units):
+def _check_token_units(config: VoGConfig, task: Task | None, leaf: InputLeaf) -> None:
+    """Raise ConfigError where tokens are to be scored that are not units of their row, or not differentiated."""
+    is_of_tokens = leaf.embedding is not None or leaf.name == "inputs_embeds"
+    if not config.token_units or (task is not None and task.has_token_units and is_of_tokens):
         return
+    if task is not None and task.has_token_units:
+        raise ConfigError(
+            f"token_units=True scores the label tokens of a text, and the gradient is that of {leaf.name!r}; set "
+            f"model.main_input_name = 'input_ids', or leave it out",
+            argument="token_units=True",
+        )
     reason = "a model without a known task" if task is None else f"{task.name} of this model"
     if isinstance(task, TokenPrediction):
         reason += ", whose label tokens are those of the decoder, and the gradient is the encoder's,"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from vog_hf.metric.unit_kinds import BOX_COLUMNS, LABEL, PREDICTED, PREDICTION
-from vog_hf.scores.formatting import number
+from vog_hf.scores.formatting import number, shortened
 from vog_hf.scores.unit_columns import class_of_unit, has_boxes
 from vog_hf.scores.vog_scores import VoGScores
 
@@ -131,7 +131,7 @@ def _draw_name(draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int], taken
     left, top, right, bottom = _corners(box, size)
     letter = max(10, max(size) // LETTERS_PER_SIDE)
     font = ImageFont.load_default(letter)
-    name = box.name
+    name = shortened(box.name, 60)  # in one line, which alone can be measured
     while len(name) > 1 and draw.textlength(name, font) > size[0] - 4:
         name = name.removesuffix("\N{HORIZONTAL ELLIPSIS}")[:-1] + "\N{HORIZONTAL ELLIPSIS}"
     width, height = int(draw.textlength(name, font)) + 4, letter + letter // 3 + 1

@@ -84,5 +84,12 @@ def _numbered(names: list[str]) -> tuple[tuple[str, ...], str | None]:
         if found is not None and found[1].lower().rstrip("_") in NUMBERED:
             groups.setdefault(found[1].lower(), []).append(name)
     usual = sorted(groups, key=lambda word: NUMBERED.index(word.rstrip("_")))
-    several = [sorted(groups[word]) for word in usual if len(groups[word]) >= FEWEST]
+    several = [sorted(groups[word], key=_place) for word in usual if len(groups[word]) >= FEWEST]
     return (tuple(several[0]), None) if several else ((), None)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """The place of a choice by the number or letter at the end of its name: 2 before 10."""
+    found = NUMBER.fullmatch(name)
+    end = name if found is None else found[2]
+    return (int(end), "") if end.isdigit() else (0, end.lower())
