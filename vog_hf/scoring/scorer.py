@@ -118,8 +118,6 @@ class VoGScorer:
         self.process_timeout = real_number("process_timeout", process_timeout, 0, threading.TIMEOUT_MAX)
         self.on_error = require_on_error(on_error)
         self._tokenizer = tokenizer_json(processing_class)
-        self.fold = fold
-        self.torch_compile = torch_compile
         self._processes = accelerator or current_processes()
         self._shows_progress = progress and self._processes.is_main_process
         self._rows_per_pass = AdaptiveBatchSize()  # of all passes: what did not fit once is not tried again
