@@ -228,7 +228,7 @@ def _check_token_units(config: VoGConfig, task: Task | None, leaf: InputLeaf) ->
     if task is not None and task.has_token_units:
         raise ConfigError(
             f"token_units=True scores the label tokens of a text, and the gradient is that of {leaf.name!r}; set "
-            f"model.main_input_name = 'input_ids', or leave it out",
+            "model.main_input_name = 'input_ids', or leave it out",
             argument="token_units=True",
         )
     reason = "a model without a known task" if task is None else f"{task.name} of this model"

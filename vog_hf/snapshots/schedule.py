@@ -6,7 +6,7 @@ from numbers import Integral
 from vog_hf.errors import ConfigError
 from vog_hf.metric.windows import MIN_SNAPSHOTS
 
-MAX_SNAPSHOTS = 8  # the fewest with a Spearman correlation of 0.95 with 20: benchmarks/README.md, "Fewer snapshots"
+MAX_SNAPSHOTS = 8  # the fewest of those tried with Spearman 0.95 with 20: benchmarks/README.md, "Fewer snapshots"
 
 
 def plan_snapshots(
