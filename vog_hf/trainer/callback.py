@@ -62,9 +62,9 @@ class VoGCallback(TrainerCallback):
             ``vog_loss`` (VoG of the loss) where rows are the same in each epoch and their moments fit into memory.
         snapshots: ``"auto"`` (every epoch if there are 8 or more, else evenly spaced steps), ``"epoch"``, every n
             steps, or a list of steps.
-        max_snapshots: Maximum number of snapshots; more are thinned evenly. Of the numbers tried (benchmarks/README.md), 8
-            is the smallest that ranked rows like 20 (Spearman correlation 0.95 or more). A resumed training keeps the
-            steps that it began with, if `snapshots` and this are the defaults.
+        max_snapshots: Maximum number of snapshots; more are thinned evenly. Of the numbers tried, 8 is the smallest
+            that ranked rows like 20 (Spearman correlation 0.95 or more; benchmarks/README.md). A resumed training keeps
+            the steps that it began with, if `snapshots` and this are the defaults.
         max_cost: Maximum time of scoring, as a share of the training's (0.5: half as long), in 0.001..10. Fewer of the
             snapshots are scored, evenly and at least two, if the times measured at the end of training ask for it; a
             line and the manifest (``"thinned"``) say so. All snapshots stay in the folder. For ``"replay"``.
