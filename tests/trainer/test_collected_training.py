@@ -207,6 +207,29 @@ def test_a_loss_that_is_no_multiple_of_the_rows_own_has_no_csg(tmp_path):
         assert "not a multiple" in scores.manifest["csg"]
 
 
+def test_a_model_that_changes_its_input_in_place_trains_and_is_observed_as_one_that_does_not(tmp_path):
+    """The gradient is that of the input before the change, and nothing is kept from the change."""
+
+    def scale_in_place(_module, args):
+        args[0].mul_(2.0)
+
+    def scale(_module, args):
+        return (2.0 * args[0],)
+
+    weights, columns = [], []
+    for number, (hook, collect) in enumerate([(scale_in_place, True), (scale_in_place, False), (scale, True)]):
+        case, vog = case_of("vit"), VoGCallback(collect="training", log=False)
+        case.model.vit.embeddings.register_forward_pre_hook(hook)
+        trainer = noted_training(tmp_path / str(number), case, [vog] if collect else [])
+        weights.append(trainer.model.state_dict())
+        columns += [[vog.scores.trajectory("csg"), vog.scores.column("vog_loss")]] if collect else []
+    for others in weights[1:]:
+        assert all(torch.equal(value, others[name]) for name, value in weights[0].items())
+    assert np.isfinite(columns[0][0]).all()
+    np.testing.assert_array_equal(columns[0][0], columns[1][0])
+    np.testing.assert_array_equal(columns[0][1], columns[1][1])
+
+
 # --- where it stands next to other scores -----------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vog_hf.errors import ModelError
 from vog_hf.gradients.embedding_cut import has_tokens_first
@@ -42,6 +43,21 @@ class _Pass:
     loss: tuple[Tensor, Tensor] | None = None  # of the model, with its gradient
     tokens_first: bool = False
     values: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A tensor without a graph as the result of an operation, which unlike a leaf may be changed in place."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, value: Tensor, _asks: Tensor) -> Tensor:
+        ctx.mark_dirty(value)
+        return value
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *_gradients: Tensor) -> tuple[None, None]:
+        return None, None
 
 
 class TrainingPasses:
@@ -93,6 +109,7 @@ class TrainingPasses:
         self._on_batch, self._on_error, self._on_gradient = on_batch, on_error, on_gradient
         self._reduce_channels = reduce_channels
         self._handles: list[Any] = []
+        self._encoders: list[Any] = []  # of speech, which may ask
         self._asking: list[Any] = []
         self._current: _Pass | None = None
         self._last_rows: Tensor | None = None
@@ -138,6 +155,7 @@ class TrainingPasses:
         if self.leaf is None:
             self.leaf = find_leaf(self._model, inputs)
             self.element_shape = tuple(inputs[self.leaf.name].shape[1:])
+            self._encoders = [module for module in self._model.modules() if hasattr(module, "_requires_grad")]
             if self.leaf.embedding is not None:
                 self._handles.append(self.leaf.embedding.register_forward_hook(_opaque(self._embedded)))
         value = inputs[self.leaf.name]
@@ -147,14 +165,12 @@ class TrainingPasses:
                 "per row; pass a collator that pads rows instead of packing or splitting them, or use collect='replay'"
             )
         if self.leaf.embedding is None:
-            leaf = value.detach().requires_grad_()
-            self._watch(current, leaf)
             self._keep_from_asking()
-            kwargs[self.leaf.name] = leaf.clone()  # a model may change its input in place, and a leaf must not be
+            kwargs[self.leaf.name] = self._watched(current, value)
 
     def _keep_from_asking(self) -> None:
         """Keep speech encoders from asking for a gradient of their input while it has one: torch refuses that."""
-        self._asking = [m for m in self._model.modules() if getattr(m, "_requires_grad", None) is True]
+        self._asking = [module for module in self._encoders if getattr(module, "_requires_grad", None) is True]
         for module in self._asking:
             module._requires_grad = False  # noqa: SLF001 (of transformers' feature encoders)
 
@@ -177,9 +193,13 @@ class TrainingPasses:
         if output.requires_grad:
             self._watch(current, output)
             return None
-        leaf = output.detach().requires_grad_()  # of frozen weights, as under an adapter
-        self._watch(current, leaf)
-        return leaf.clone()
+        return self._watched(current, output)  # of frozen weights, as under an adapter
+
+    def _watched(self, current: _Pass, value: Tensor) -> Tensor:
+        """``value`` as a tensor with a gradient, which the model may change in place, in the same memory."""
+        watched = _WithGradient.apply(value.detach(), torch.empty(0, device=value.device, requires_grad=True))
+        self._watch(current, watched)
+        return watched
 
     def _watch(self, current: _Pass, leaf: Tensor) -> None:
         """Fill in the squared norm of the gradient when it is known."""

@@ -117,12 +117,8 @@ class GradientMoments:
         if mask is not None:
             self._set_mask(rows, mask)
         gradients = gradients.to(self.grad_mean)
-        if isinstance(rows, slice) and len(count) and bool((count == count[0]).all()):
-            n_seen = int(count[0]) + 1
-            mean = self.grad_mean[rows]
-            deviation = torch.sub(gradients, mean, out=gradients if consume else None)
-            mean.add_(deviation, alpha=1 / n_seen)
-            self.sum_sq_dev[rows].addcmul_(deviation, deviation, value=(n_seen - 1) / n_seen)
+        if len(count) and bool((count == count[0]).all()):
+            self._update_alike(rows, gradients, int(count[0]) + 1, consume=consume)
         else:
             n_seen_per_row = self._per_row(count + 1)
             deviation = gradients - self.grad_mean[rows]
@@ -130,6 +126,21 @@ class GradientMoments:
             # In this order an example's first update adds 0 * deviation = 0 also where the square would overflow.
             self.sum_sq_dev[rows] += deviation * ((n_seen_per_row - 1) / n_seen_per_row) * deviation
         self.count[rows] = count + 1
+
+    def _update_alike(self, rows: slice | Tensor, gradients: Tensor, n_seen: int, *, consume: bool) -> None:
+        """`update` of rows that have been seen as often, with as few passes over memory as there can be."""
+        if isinstance(rows, slice):
+            mean = self.grad_mean[rows]
+            deviation = torch.sub(gradients, mean, out=gradients if consume else None)
+            mean.add_(deviation, alpha=1 / n_seen)
+            self.sum_sq_dev[rows].addcmul_(deviation, deviation, value=(n_seen - 1) / n_seen)
+            return
+        rows = rows.to(self.grad_mean.device)
+        mean = self.grad_mean.index_select(0, rows)
+        deviation = torch.sub(gradients, mean, out=mean)
+        self.grad_mean.index_add_(0, rows, deviation, alpha=1 / n_seen)
+        if n_seen > 1:  # the square of a first gradient may overflow, and counts 0 times
+            self.sum_sq_dev.index_add_(0, rows, deviation.square_(), alpha=(n_seen - 1) / n_seen)
 
     def merge(self, other: "GradientMoments") -> None:
         """Add the values of another accumulator of the same examples in place; the other one is unchanged.

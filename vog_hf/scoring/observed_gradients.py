@@ -50,7 +50,7 @@ class Noted:
         """The same on the CPU, without padding."""
         rows, gradients = self.rows.cpu().numpy().astype(np.int64), self.gradients.cpu()
         mask = None if self.mask is None else self.mask.cpu()
-        known = torch.isfinite(gradients).reshape(len(rows), -1).all(1).numpy()
+        known = torch.isfinite(gradients.reshape(len(rows), -1).sum(1)).numpy()  # faster than of each element
         if not self.by_unit or mask is None:
             return Visited(self.step, rows, np.ones_like(rows), known, gradients, mask)
         sizes = mask.reshape(len(rows), -1).sum(1).numpy().astype(np.int64)
@@ -79,6 +79,8 @@ class Visited:
 
     def only(self, keep: npt.NDArray[np.bool_]) -> "Visited":
         """Some of the rows."""
+        if keep.all():
+            return self
         units = torch.from_numpy(np.repeat(keep, self.sizes))
         mask = None if self.mask is None else self.mask[units]
         return Visited(self.step, self.rows[keep], self.sizes[keep], self.known[keep], self.units[units], mask)
