@@ -30,6 +30,7 @@ from vog_hf.data import plant_label_noise
 from vog_hf.evaluation import auroc, detection_table
 
 TARGETS = ("logit", "loss")  # columns vog, vog_loss
+IN_HEADLINE = ("vog_class_normalized", "vog_late", "vog_loss", "csg", "margin", "loss")
 NOT_COMPARED = ("row", "label", "prediction", "learning_pattern")
 
 
@@ -85,6 +86,7 @@ def main():
         "lowest VoG": columns["vog_class_normalized"],
         "highest VoG of the loss": -columns["vog_loss_class_normalized"],
         "highest mean loss": -columns["loss"],
+        "lowest mean margin": columns["margin"],
         "at random": np.random.default_rng(args.seed).random(len(rows)),
         "wrong labels (known)": np.where(is_corrupted, -1, 0),
     }
@@ -105,7 +107,7 @@ def main():
     # One direction for all runs, unlike the table of detection, which takes the better one: high = wrong label.
     found = {name: auroc(columns[name], is_corrupted) for name in compared}
     headline = {
-        **{f"AUROC {name}": found[name] for name in ("vog_class_normalized", "vog_late", "vog_loss", "loss")},
+        **{f"AUROC {name}": found[name] for name in IN_HEADLINE},
         **{f"accuracy without {name}": accuracy[name] for name in dropped},
         "accuracy with all rows": accuracy["all rows"],
     }
