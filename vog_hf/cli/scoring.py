@@ -225,7 +225,7 @@ def save_scored(rows: Dataset, scores: VoGScores, path: Path | None, columns: st
 def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, saved: Path | None) -> dict[str, Any]:
     """Summary of a scoring: rows, paths, the verdict on the ranking, and the ranking to review first."""
     found = Findings(ScoredSplit("", scores, rows if CORRUPTED in rows.column_names else None))
-    ranked = found.has_verdict
+    ranked, start = found.has_verdict, found.recommended
     return {
         "n_rows": len(scores),
         "n_skipped": scores.facts.n_skipped,
@@ -236,9 +236,7 @@ def findings(scores: VoGScores, output: Path, source: Source, rows: Dataset, sav
         "saved": None if saved is None else str(saved),
         "headline": headline(scores, found.tail) if ranked else None,
         "hard_tail": found.tail.to_dict() if ranked else None,
-        "review_first": {"sentence": str(found.recommended), **asdict(found.recommended)}
-        if found.has_verdict
-        else None,
+        "review_first": {"sentence": str(start), **asdict(start)} if found.has_start else None,
         "next": f"vog-hf review {shlex.quote(str(output))}",
     }
 

@@ -8,15 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vog_hf.errors import ConfigError
+from vog_hf.errors import ConfigError, require_type
 from vog_hf.evaluation.detection import detection_table
 from vog_hf.evaluation.tail_verdict import MIN_OF_EACH, RANKING_COLUMNS, Tabular, hard_tail
 from vog_hf.evaluation.validation import binary_or_unknown, real_numbers, require_one_value_per_row
 
 CORRUPTED = "is_corrupted"  # `vog_hf.data.plant_label_noise` leaves this column
-RECORDED_BEST = ("loss", "high")
-RECORDED_GAP = 0.07  # AUROC by which it was behind the best column of its training, at most
-MARGIN = 0.01  # of AUROC; columns this close are as good as each other
+MARGIN, LOSS = "margin", "loss"
+AS_GOOD = 0.01  # of AUROC; columns this close are as good as each other
+# By how much AUROC the loss was at most behind the best column of its training at finding planted wrong labels: means
+# over the seeds of each record of recipes/experiments/results. The regime's own column was within `AS_GOOD`.
+RECORDED_GAP = 0.05
+MEANING_OF_MARGIN = "logit of the given label minus the largest other; below 0 the model prefers another label"
 # AUROC of chance with these many rows of each kind is 0.5 with this many standard errors around it (Mann-Whitney); the
 # best of some fifteen columns is beyond three of them in 1 of 25 sets of rows picked at random.
 CHANCE_ERRORS = 3.0
@@ -26,6 +29,7 @@ NOT_A_RANKING = (
 )
 
 Known = npt.NDArray[np.float64]
+Direction = Literal["high", "low"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class RecommendedRanking:
     """
 
     column: str
-    direction: Literal["high", "low"]
+    direction: Direction
     reason: str
     basis: Literal["known rows", "recorded experiments", "this run"]
 
@@ -55,22 +59,33 @@ class RecommendedRanking:
 
 
 def recommended_ranking(
-    scores: Tabular | Mapping[str, npt.ArrayLike] | pd.DataFrame, *, known_wrong: npt.ArrayLike | None = None
+    scores: Tabular | Mapping[str, npt.ArrayLike] | pd.DataFrame,
+    *,
+    known_wrong: npt.ArrayLike | None = None,
+    is_pretrained: bool | None = None,
 ) -> RecommendedRanking:
     """Recommend the column and the direction to review first.
 
     Known rows decide, where at least 10 of them are wrong and 10 are right: the column with the highest AUROC for the
-    wrong ones, if that is better than chance. Otherwise, and where it is within 0.01 of that column, the mean loss is
-    recommended, highest first: it was never more than 0.07 AUROC behind the best column at finding planted wrong
-    labels in the recorded experiments (recipes/experiments/label_noise.py and fine_tuned_noise.py).
+    wrong ones, if that is better than chance. Otherwise, and where it is within 0.01 of that column, a default is
+    recommended, by the recorded experiments with planted wrong labels (recipes/experiments/results/regimes.md):
+
+    - Of a classification after fine-tuning pretrained weights, the mean ``margin``, lowest first: it was best in each
+      experiment of that kind, or within 0.01 AUROC of the best column.
+    - Else the mean ``loss``, highest first: likewise in each training from scratch, and within 0.05 AUROC of the best
+      column in all experiments. These are classifications; other tasks were not measured.
+    - Of preferences without a loss (after DPO), the ``margin``, lowest first: it found planted swapped pairs.
 
     Args:
         scores: `VoGScores`, or columns by name. A column ``is_corrupted`` marks the wrong rows.
         known_wrong: ``[rows]``, true (1) for wrong rows and false (0) for right ones; NaN if unknown, for example
             for rows without a review decision.
+        is_pretrained: Whether the training began with pretrained weights. Default: whether the manifest of the scores
+            names such weights; a model whose weights have no name counts as trained from scratch, and so do columns
+            without a manifest.
 
     Raises:
-        ConfigError: No column to rank by, lengths differ, or ``known_wrong`` holds other values.
+        ConfigError: No column to rank by, lengths differ, or an argument holds other values.
 
     Example:
         >>> wrong = np.arange(40) < 12
@@ -78,28 +93,70 @@ def recommended_ranking(
         >>> print(found)
         Start with vog, highest first: it finds the 12 rows known to be wrong best of 2 columns (AUROC 1.00).
     """
+    require_type("is_pretrained", is_pretrained, (bool, type(None)), "pass True, False or None")
     given: Any = scores.to_pandas() if isinstance(scores, Tabular) else scores
     table = pd.DataFrame(require_one_value_per_row(given))
+    if is_pretrained is None:
+        is_pretrained = bool(getattr(getattr(scores, "facts", None), "is_pretrained", False))  # of `VoGScores`
     marked = table.get(CORRUPTED) if known_wrong is None else known_wrong
     known = None if marked is None else binary_or_unknown("known_wrong", marked, len(table))
     rankings = _rankings(table)
-    best, why_not = _best_known(rankings, None if known is None else np.where(_is_blank(rankings), np.nan, known))
+    known = None if known is None else np.where(_is_blank(rankings), np.nan, known)
+    default = _default(table, is_pretrained=is_pretrained)
+    best, why_not = _best_known(rankings, known, default)
     if best is not None:
         return best
-    if (loss := RECORDED_BEST[0]) in table and np.isfinite(real_numbers(loss, table[loss].to_numpy())).any():
-        if _is_unlabeled(table):
-            reason = "no row has a label, so the loss is that of the last prediction: the least certain rows come first"
-            return RecommendedRanking(loss, "high", reason, "this run")
-        found = f"found planted wrong labels best, or within {RECORDED_GAP} AUROC of the best column"
-        reason = f"{why_not}, and in all recorded experiments the {loss} {found}"
-        return RecommendedRanking(loss, "high", reason, "recorded experiments")
-    return _by_this_run(table, why_not)
+    if default is None:
+        return _by_this_run(table, why_not)
+    column, direction = default
+    if _is_unlabeled(table):
+        reason = "no row has a label, so the loss is that of the last prediction: the least certain rows come first"
+        return RecommendedRanking(column, direction, reason, "this run")
+    evidence = _evidence(table, column, is_pretrained=is_pretrained)
+    return RecommendedRanking(column, direction, f"{why_not}, and {evidence}", "recorded experiments")
+
+
+def _default(table: pd.DataFrame, *, is_pretrained: bool) -> tuple[str, Direction] | None:
+    """The column and the direction to start with where no known row decides; None without a margin and a loss."""
+    has_margin, has_loss = (_has_values(table, name) for name in (MARGIN, LOSS))
+    if has_margin and is_pretrained and _is_classification(table) and not _is_unlabeled(table):
+        return MARGIN, "low"
+    if has_loss:
+        return LOSS, "high"
+    return (MARGIN, "low") if has_margin and not _is_classification(table) else None
+
+
+def _evidence(table: pd.DataFrame, column: str, *, is_pretrained: bool) -> str:
+    """What was measured of a default column, as a clause."""
+    is_classification = _is_classification(table)
+    if column == MARGIN and not is_classification:
+        return (
+            "in recorded trainings on preferences the lowest margins (below 0 the model prefers the rejected text) "
+            "found planted swapped pairs with an AUROC of 0.93 to 1.00"
+        )
+    where, gap = "experiments", RECORDED_GAP
+    if column == MARGIN:
+        where, gap = "fine-tunings", AS_GOOD
+    elif is_classification and not is_pretrained:
+        where, gap = "trainings from scratch", AS_GOOD
+    where += "" if is_classification else ", which are classifications,"
+    name = f"{column} ({MEANING_OF_MARGIN})" if column == MARGIN else column
+    return (
+        f"in all recorded {where} the {name} found planted wrong labels best, or within {gap} AUROC of the best column"
+    )
+
+
+def _has_values(table: pd.DataFrame, name: str) -> bool:
+    return name in table and bool(np.isfinite(real_numbers(name, table[name].to_numpy())).any())
+
+
+def _is_classification(table: pd.DataFrame) -> bool:
+    return "prediction" in table and pd.api.types.is_integer_dtype(table["prediction"])
 
 
 def _is_unlabeled(table: pd.DataFrame) -> bool:
     """True for a classification in which no row has a label."""
-    is_classification = "prediction" in table and pd.api.types.is_integer_dtype(table["prediction"])
-    return is_classification and not ("label" in table and (table["label"] >= 0).any())
+    return _is_classification(table) and not ("label" in table and (table["label"] >= 0).any())
 
 
 def _rankings(table: pd.DataFrame) -> pd.DataFrame:
@@ -114,8 +171,10 @@ def _is_blank(rankings: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray(floats.isna().all(axis=1)) & (floats.shape[1] > 0)
 
 
-def _best_known(rankings: pd.DataFrame, known: Known | None) -> tuple[RecommendedRanking | None, str]:
-    """The column that finds known wrong rows best, or the reason why there is none."""
+def _best_known(
+    rankings: pd.DataFrame, known: Known | None, default: tuple[str, Direction] | None
+) -> tuple[RecommendedRanking | None, str]:
+    """The column that finds known wrong rows best, or the default if it is as good; or the reason for none."""
     if known is None or not (known == 1).any():
         return None, "no row is known to be wrong"
     rows = ~np.isnan(known)
@@ -130,10 +189,9 @@ def _best_known(rankings: pd.DataFrame, known: Known | None) -> tuple[Recommende
     chance = 0.5 + CHANCE_ERRORS * np.sqrt((n_wrong + n_right + 1) / (12 * n_wrong * n_right))
     if order.empty or order.iloc[0] < chance:
         return None, f"no column finds the {n_wrong:,} rows known to be wrong better than chance"
-    loss, direction = RECORDED_BEST
-    is_close = loss in order and order[loss] >= order.iloc[0] - MARGIN and detected["direction"][loss] == direction
-    name = loss if is_close else str(order.index[0])
-    finds = "best" if name == order.index[0] else f"within {MARGIN} of the best"
+    close = order[order >= order.iloc[0] - AS_GOOD]
+    name = next((n for n in close.index if (n, detected["direction"][n]) == default), str(order.index[0]))
+    finds = "best" if name == order.index[0] else f"within {AS_GOOD} of the best"
     reason = (
         f"it finds the {n_wrong:,} rows known to be wrong {finds} of {len(order)} columns (AUROC {order[name]:.2f})"
     )
@@ -147,5 +205,5 @@ def _by_this_run(table: pd.DataFrame, why_not: str) -> RecommendedRanking:
         raise ConfigError(f"there is no column to rank by; these scores have {', '.join(map(str, table)) or 'none'}")
     tail = hard_tail(table, column=name)
     shown = f"its {tail.tail} tail is the hard one in this run" if tail.tail in ("high", "low") else "as in the paper"
-    direction: Literal["high", "low"] = "low" if tail.tail == "low" else "high"
+    direction: Direction = "low" if tail.tail == "low" else "high"
     return RecommendedRanking(name, direction, f"{why_not} and these scores have no loss; {shown}", "this run")

@@ -109,7 +109,8 @@ COMPANION_COLUMNS = (
     Column(
         "margin",
         "margin",
-        "Logit of the given label minus the largest other, mean over snapshots",
+        "Logit of the given label minus the largest other, mean over snapshots; below 0 the model prefers another "
+        "label",
         "logits",
         "fits better",
     ),

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from vog_hf.metric.vocabulary import title_of
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import HEAT_COLORS, SMOOTHING, RowView, RowViews, strip, thumbnail
 from vog_hf.scores.pictures.unit_lines import UnitLine
@@ -83,9 +84,10 @@ class CardMaker:
     Args:
         split: Scores with their rows; without rows, cards have neither pictures nor texts.
         column: Column that the galleries rank by.
+        start: Column that the rows to open first are ranked by.
     """
 
-    def __init__(self, split: ScoredSplit, column: str) -> None:
+    def __init__(self, split: ScoredSplit, column: str, start: str) -> None:
         scores = split.scores
         self._views = RowViews(split, SIDE, fit=_not_enlarged, cache_size=0, sound_bytes=SOUND_BYTES)
         self._cards: dict[int, Card] = {}
@@ -93,6 +95,7 @@ class CardMaker:
         headings = {} if self._has_classes else {"label": "label", "prediction": "prediction"}
         headings |= {column: "normalized" if column.endswith("normalized") else column}
         headings |= {"vog": "VoG", "loss": "loss"}
+        headings.setdefault(start, title_of(start))
         self._values = [(name, heading) for name, heading in headings.items() if name in scores.column_names]
         self._embedded = scores.facts.reads_tokens
 

@@ -63,7 +63,7 @@ class Section:
         self.dataset_name = dataset_name(split)
         self._split = split
         self._options = options
-        self._make = CardMaker(split, self.column)
+        self._make = CardMaker(split, self.column, self.findings.recommended.column)
 
     # Findings
 

@@ -102,6 +102,11 @@ class Findings:
         """True if the scores allow a verdict on the ranking."""
         return "loss" in self.scores.column_names
 
+    @property
+    def has_start(self) -> bool:
+        """True if there is a ranking to start with, by what is known of wrong rows or by recorded experiments."""
+        return self.has_verdict or self.recommended.basis != "this run"
+
     @cached_property
     def tail(self) -> HardTail:
         """The hard tail of the ranking in this run."""

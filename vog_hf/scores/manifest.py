@@ -44,7 +44,7 @@ MANIFEST = Record(
         "class_names": ListOf(NAME, or_null=True),
         "units": Record({"of": TEXT, "columns": ListOf(TEXT), "class_names": ListOf(NAME, or_null=True)}),
         "normalized_over": MAYBE_TEXT,
-        "model": Record({"class": MAYBE_TEXT, "name": MAYBE_TEXT, "revision": MAYBE_TEXT}),
+        "model": Record({"class": MAYBE_TEXT, "name": MAYBE_TEXT, "revision": MAYBE_TEXT, "pretrained": FLAG}),
         "input": Record({"name": MAYBE_TEXT, "element_shape": ListOf(WHOLE)}),
         "computed": Record({"device": MAYBE_TEXT, "folding": MAYBE_TEXT}),
         "data": Record({"columns": Record(others=TEXT), "source": Record(others=MAYBE_TEXT)}),
@@ -139,6 +139,15 @@ class Manifest:
     def column_digests(self) -> Mapping[str, str]:
         """Digest of each column of the dataset."""
         return self.data.get("columns") or {}
+
+    @property
+    def is_pretrained(self) -> bool:
+        """True if the training began with pretrained weights, as far as it is known.
+
+        Manifests of earlier versions hold just the name of the weights that the model was loaded from.
+        """
+        name = self.model.get("name") or ""
+        return bool(self.model.get("pretrained", name and not name.startswith("checkpoint-")))
 
     @property
     def reads_tokens(self) -> bool:

@@ -1,5 +1,6 @@
 """The manifest of a run, how scores were computed; and its fingerprint, what they depend on."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from vog_hf.scoring.block_folder import BlockPlan
 from vog_hf.scoring.plan import ScoringPlan
 from vog_hf.snapshots import SnapshotSet
 
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+
 
 def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
     """Collect what the scores depend on: configuration, rows (stored and as they are collated), snapshots."""
@@ -37,9 +40,24 @@ def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdenti
 
 
 def make_manifest(
-    model: nn.Module, plan: ScoringPlan, reader: BatchReader, identity: RowIdentity, *, n_processes: int
+    model: nn.Module,
+    plan: ScoringPlan,
+    reader: BatchReader,
+    identity: RowIdentity,
+    *,
+    n_processes: int,
+    snapshots: SnapshotSet | None = None,
 ) -> dict[str, Any]:
-    """Record how the scores were computed, but for the snapshots; JSON-ready."""
+    """Record how the scores were computed, but for the snapshots; JSON-ready.
+
+    Args:
+        model: The model that is scored.
+        plan: How it is scored.
+        reader: Reader over all rows.
+        identity: Identity of the rows.
+        n_processes: Number of processes.
+        snapshots: Snapshots in files; None for those of a training that goes on.
+    """
     model_config = getattr(model, "config", None)
     names = class_names(reader, model_config)
     return {
@@ -52,7 +70,11 @@ def make_manifest(
         "class_names": names if plan.has_classes else None,
         **_units(plan.unit, names if plan.task and plan.task.unit else None),  # tokens of a vocabulary have no names
         "normalized_over": "class" if plan.has_classes else "dataset",
-        "model": {"class": type(model).__qualname__, "name": _model_name(model_config)},
+        "model": {
+            "class": type(model).__qualname__,
+            "name": _model_name(model_config),
+            "pretrained": _is_pretrained(model_config, snapshots),
+        },
         "input": {
             "name": plan.leaf.name,
             "embedding": plan.leaf.embedding is not None,
@@ -94,6 +116,19 @@ def _model_name(model_config: object) -> str | None:
     """The model's id on the Hub; of a local folder just its last part, because manifests are published."""
     name = str(getattr(model_config, "name_or_path", None) or "")
     return (Path(name).name if Path(name).is_dir() or Path(name).is_absolute() else name) or None
+
+
+def _is_pretrained(model_config: object, snapshots: SnapshotSet | None) -> bool:
+    """True if the model was loaded from weights other than those of its own training; False if that is not known.
+
+    Weights of its own training lie in the folder of a run, or in a repository, that holds one of the snapshots, too.
+    """
+    name = str(getattr(model_config, "name_or_path", None) or "")
+    folder = Path(name).absolute()
+    run = folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
+    repository = f"models--{name.replace('/', '--')}"  # its folder in the cache of `huggingface_hub`
+    files = [file.absolute() for snapshot in snapshots.snapshots for file in snapshot.files] if snapshots else []
+    return bool(name) and not any(file.is_relative_to(run) or repository in file.parts for file in files)
 
 
 def class_names(reader: BatchReader, model_config: object) -> list[str] | None:

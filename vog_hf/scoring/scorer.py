@@ -287,7 +287,9 @@ class VoGScorer:
             blocks.end_at(n_rows)
             rows_digest = replay.rows_digest()
             identity = replace(identity, n_rows=n_rows)
-            manifest = make_manifest(self.model, runner.plan, reader, identity, n_processes=processes.num_processes)
+            manifest = make_manifest(
+                self.model, runner.plan, reader, identity, n_processes=processes.num_processes, snapshots=snapshots
+            )
             manifest |= skipped_entry(reader, processes, n_rows)
             manifest |= replay_entries(blocks.plan, rows_digest, snapshots, fingerprint["snapshots"], thinned)
             return finish_folder(

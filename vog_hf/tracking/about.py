@@ -16,6 +16,7 @@ from vog_hf.scores.findings import Findings, headline
 from vog_hf.scores.formatting import signed
 from vog_hf.scores.vog_scores import VoGScores
 from vog_hf.tracking.media import Page, Table
+from vog_hf.tracking.row_tables import TAIL_OF_END
 
 N_NUMBERS = 3
 MEANINGS = {
@@ -30,6 +31,7 @@ MEANINGS = {
     "file": "Name of the file that the image or sound was read from.",
     "row": "Number of the row in the dataset, from 0.",
 }
+ROW_TABLES = ("review_first", *TAIL_OF_END)
 COLORED_WORDS = "The row's text: the stronger a word's color, the more its gradient changed between snapshots."
 
 
@@ -72,15 +74,16 @@ def about_split(findings: Findings, tables: Mapping[str, Table], first: npt.NDAr
 
     Args:
         findings: Evaluation of the split.
-        tables: Tables that are logged, by name, among them ``review_first``.
+        tables: Tables that are logged, by name, among them ``review_first``, ``highest`` and ``lowest``.
         first: Numbers of the rows of ``review_first``.
     """
     scores, stability = findings.scores, findings.stability
+    columns = {name: cells for table in ROW_TABLES for name, cells in tables[table].columns.items()}
     return About(
         headline=headline(scores, findings.tail),
         start=f"{findings.recommended} The first rows are in the table review_first.",
         numbers=_numbers(findings, first),
-        legend=_legend(scores, tables["review_first"].columns),
+        legend=_legend(scores, columns),
         commands=[("Review rows in your browser", review_command(_folder(scores), scores))],
         evidence=[findings.tail.evidence, *([] if stability is None else [stability_in_words(stability)])],
         tables=[(name, table.caption) for name, table in tables.items() if table.caption],

@@ -83,6 +83,7 @@ def summary_lines(scores: Mapping[str, VoGScores], datasets: Mapping[str, Any]) 
         found = Findings(ScoredSplit("", of_split, datasets[name] if is_known else None))
         if found.has_verdict:
             yield f"{prefix}{headline(of_split, found.tail)}"
+        if found.has_start:
             yield f"{prefix}{found.recommended}"
         folder = shlex.quote(str(of_split.folder))
         yield f"{prefix}the scores are in {folder}; next: vog-hf review {folder} --dataset YOUR_DATASET"
