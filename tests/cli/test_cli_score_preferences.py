@@ -15,6 +15,8 @@ from unlabeled_cases import answerer, collate_preferences, rewarder
 from vog_hf.cli.models import read_architecture
 from vog_hf.cli.preference_heads import split_prompt
 from vog_hf.cli.preparing import choose_columns, prepare, prepared
+from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.trainer.announcements import summary_lines
 
 
 def chat(*messages):
@@ -90,6 +92,19 @@ def test_pairs_are_tokenized_as_for_a_reward_model(capfd, judge, tmp_path, kind)
     assert_scores(got, model, states, own, collate_fn=collate_preferences, columns=("vog", "loss", "margin"))
     assert got.manifest["task"] == "reward_modeling"
     assert got.manifest["transform"]["margin_column"] is None
+
+
+def test_answers_start_with_their_lowest_margins(capfd, writer, tmp_path):
+    """Scores after DPO have no loss: no verdict is printed, and swapped pairs are looked for by the margin."""
+    columns, _ = ROWS["texts with a prompt"]
+    Dataset.from_dict(columns).save_to_disk(str(tmp_path / "data"))
+    done = run(capfd, "score", writer[0], "-d", tmp_path / "data", "-o", tmp_path / "scores")
+    assert "start with: margin, lowest first: " in " ".join(done.stdout.split())
+    assert "in this run" not in done.stdout
+    scores = VoGScores.load(tmp_path / "scores")
+    lines = list(summary_lines({"": scores}, {"": Dataset.from_dict(columns)}))
+    assert lines[1].startswith("Start with margin, lowest first: ")
+    assert "found planted swapped pairs with an AUROC of 0.93 to 1.00" in lines[1]
 
 
 def test_prompts_end_where_their_tokens_do():
