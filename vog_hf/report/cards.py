@@ -12,7 +12,6 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from vog_hf.metric.vocabulary import title_of
 from vog_hf.scores.formatting import number, printable
 from vog_hf.scores.pictures import HEAT_COLORS, SMOOTHING, RowView, RowViews, strip, thumbnail
 from vog_hf.scores.pictures.unit_lines import UnitLine
@@ -95,7 +94,7 @@ class CardMaker:
         headings = {} if self._has_classes else {"label": "label", "prediction": "prediction"}
         headings |= {column: "normalized" if column.endswith("normalized") else column}
         headings |= {"vog": "VoG", "loss": "loss"}
-        headings.setdefault(start, title_of(start))
+        headings.setdefault(start, start)
         self._values = [(name, heading) for name, heading in headings.items() if name in scores.column_names]
         self._embedded = scores.facts.reads_tokens
 

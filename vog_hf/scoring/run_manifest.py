@@ -56,7 +56,7 @@ def make_manifest(
         reader: Reader over all rows.
         identity: Identity of the rows.
         n_processes: Number of processes.
-        snapshots: Snapshots in files; None for those of a training that goes on.
+        snapshots: Snapshots in files; None while the training takes them.
     """
     model_config = getattr(model, "config", None)
     names = class_names(reader, model_config)
