@@ -32,7 +32,7 @@ from unlabeled_cases import SIDE, answerer, autoencoder, clip, masked_image_mode
 
 from vog_hf.cli.image_heads import MaskedImages
 from vog_hf.cli.object_heads import Objects
-from vog_hf.cli.word_heads import TaggedWords
+from vog_hf.cli.word_heads import Choices, TaggedWords
 from vog_hf.data import SeededPerRow
 from vog_hf.errors import DataError, ModelError
 
@@ -167,6 +167,14 @@ def test_choices_are_columns_or_lists(capfd, tmp_path):
     assert "; score rows with other numbers of choices as a dataset of their own" in message
     message = refused(capfd, tmp_path, tmp_path / "data", "--input-column", "sent1")
     assert "multiple choice needs a column with the text and one for each choice" in message
+
+
+def test_eleven_endings_are_choices_by_their_numbers():
+    """The label is the number of an ending, so that ending10 comes last, not after ending1."""
+    endings = [f"ending{number}" for number in range(11)]
+    rows = Dataset.from_dict({name: ["w4"] for name in ["sent1", "sent2", *sorted(endings)]} | {"label": [10]})
+    inputs, _ = Choices.find_columns(rows, None, (), None)
+    assert inputs == ("sent1", "sent2", *endings)
 
 
 # --- language models --------------------------------------------------------------------------------------------------

@@ -136,7 +136,8 @@ class Choices(HeadPreparation):
     ) -> tuple[tuple[str, ...], str | None]:
         names = dataset.column_names
         if not inputs and set(CONTEXT) <= set(names):
-            inputs = (*CONTEXT, *sorted(name for name in names if name.startswith("ending")))
+            endings = [name for name in names if name.startswith("ending")]
+            inputs = (*CONTEXT, *sorted(endings, key=lambda name: (len(name), name)))  # 10 after 9
         lists = [name for name in CHOICES if name in names]
         if not inputs and "question" in names and lists:
             inputs = ("question", lists[0])
