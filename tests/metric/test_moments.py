@@ -289,3 +289,15 @@ def test_sizes_and_dtypes_that_cannot_be_are_refused():
         GradientMoments(-1, (4,))
     with pytest.raises(ConfigError, match=r"floating dtype of torch, got torch\.int64"):
         GradientMoments(1, (4,), torch.int64)
+
+
+@pytest.mark.parametrize("rows", [slice(None), [1, 0]])
+def test_gradients_with_a_graph_are_added_without_it(rows):
+    """As of `create_graph=True`: nothing of their graph is kept."""
+    values = drawn(2, 2, 3)
+    moments, expected = (GradientMoments(2, (3,), torch.float64) for _ in range(2))
+    for gradient in values:
+        moments.update(rows, gradient.clone().requires_grad_())
+        expected.update(rows, gradient)
+    assert not moments.grad_mean.requires_grad
+    assert_close(moments.scores(), expected.scores(), rtol=0, atol=0)

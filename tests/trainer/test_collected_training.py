@@ -15,10 +15,12 @@ import torch
 from collected import Noting, case_of, expected, expected_vog, labeled, noted_training
 from datasets import Dataset, DatasetDict
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from trainers import AtStep, digits, plain, trained
 from trainings import PowerCutError, cut
 from transformers import TrainingArguments
+from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from vog_hf import VoGCallback, VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError, RowMismatchError, VoGError
@@ -228,6 +230,38 @@ def test_a_model_that_changes_its_input_in_place_trains_and_is_observed_as_one_t
     assert np.isfinite(columns[0][0]).all()
     np.testing.assert_array_equal(columns[0][0], columns[1][0])
     np.testing.assert_array_equal(columns[0][1], columns[1][1])
+
+
+class WithoutGraph(BertEmbeddings):
+    """Embeddings that are computed without a graph."""
+
+    @torch.no_grad()
+    def forward(self, **inputs):
+        return super().forward(**inputs)
+
+
+class Checkpointed(BertEmbeddings):
+    """Embeddings that are computed again in the backward pass; the first time without a graph."""
+
+    def forward(self, **inputs):
+        embedded = super().forward
+        asks = torch.ones(1, requires_grad=True)  # a reentrant checkpoint without such an input has no gradient
+        return checkpoint(lambda _: embedded(**inputs), asks, use_reentrant=True)
+
+
+@pytest.mark.parametrize("embeddings", [WithoutGraph, Checkpointed])
+def test_embeddings_without_a_graph_train_as_they_did_and_have_no_csg(embeddings, tmp_path):
+    """Their gradient never comes: the loss of each row is observed, and the weights are those without the callback."""
+    weights = []
+    for collect in (True, False):
+        case, vog = case_of("bert"), VoGCallback(collect="training", log=False)
+        case.model.bert.embeddings.__class__ = embeddings
+        trainer = noted_training(tmp_path / str(collect), case, [vog] if collect else [])
+        weights.append(trainer.model.state_dict())
+        if collect:
+            assert np.isfinite(vog.scores.column("loss")).all()
+            assert "csg" not in vog.scores.column_names
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 # --- where it stands next to other scores -----------------------------------------------------------------------------

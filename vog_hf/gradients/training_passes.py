@@ -63,9 +63,9 @@ class _WithGradient(torch.autograd.Function):
 class TrainingPasses:
     """Observes each numbered batch in the passes that train on it, from `attach` to `detach`.
 
-    The model computes what it would have computed. A batch with floating inputs is trained with a copy of them that
-    has a gradient; one with tokens has the gradient of their embeddings anyway. The number of rows and their labels are
-    taken out of the batch before forward.
+    The model computes what it would have computed. Floating inputs of a batch are given a gradient, in the same memory;
+    the embeddings of tokens have one anyway. The number of rows and their labels are taken out of the batch before
+    forward.
 
     Args:
         model: Unwrapped.
@@ -181,9 +181,11 @@ class TrainingPasses:
         self._asking = []
 
     def _embedded(self, _module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor | None:
-        """Watch the embedding of the tokens."""
+        """Watch the embedding of the tokens, unless it is computed without a graph (frozen, or checkpointed)."""
         current = self._current
         if current is None or self.leaf is None or current.values or not isinstance(output, Tensor):
+            return None
+        if not torch.is_grad_enabled():
             return None
         ids = current.inputs[self.leaf.name]
         if output.dim() <= ids.dim():

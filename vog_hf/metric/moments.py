@@ -116,7 +116,7 @@ class GradientMoments:
             )
         if mask is not None:
             self._set_mask(rows, mask)
-        gradients = gradients.to(self.grad_mean)
+        gradients = gradients.detach().to(self.grad_mean)
         if len(count) and bool((count == count[0]).all()):
             self._update_alike(rows, gradients, int(count[0]) + 1, consume=consume)
         else:
