@@ -11,12 +11,13 @@ import pandas as pd
 from vog_hf.errors import ConfigError, require_type
 from vog_hf.evaluation.detection import detection_table
 from vog_hf.evaluation.tail_verdict import MIN_OF_EACH, RANKING_COLUMNS, Tabular, hard_tail
-from vog_hf.evaluation.validation import binary_or_unknown, real_numbers, require_one_value_per_row
+from vog_hf.evaluation.validation import binary_or_unknown, require_one_value_per_row
 
 CORRUPTED = "is_corrupted"  # `vog_hf.data.plant_label_noise` leaves this column
 MARGIN, LOSS = "margin", "loss"
+PREFERENCES = "preference_optimization"  # name of the task of `vog_hf.gradients.preferences` whose rows have no loss
 AS_GOOD = 0.01  # of AUROC; columns this close are as good as each other
-# By how much AUROC the loss was at most behind the best column of its training at finding planted wrong labels: means
+# By how much AUROC the loss was at most behind the best column of the scores at finding planted wrong labels: means
 # over the seeds of each record of recipes/experiments/results. The regime's own column was within `AS_GOOD`.
 RECORDED_GAP = 0.05
 MEANING_OF_MARGIN = "logit of the given label minus the largest other; below 0 the model prefers another label"
@@ -71,16 +72,18 @@ def recommended_ranking(
     recommended, by the recorded experiments with planted wrong labels (recipes/experiments/results/regimes.md):
 
     - Of a classification after fine-tuning pretrained weights, the mean ``margin``, lowest first: it was best in each
-      experiment of that kind, or within 0.01 AUROC of the best column.
+      experiment of that kind, or within 0.01 AUROC of the best of the columns of the scores.
     - Else the mean ``loss``, highest first: likewise in each training from scratch, and within 0.05 AUROC of the best
-      column in all experiments. These are classifications; other tasks were not measured.
-    - Of preferences without a loss (after DPO), the ``margin``, lowest first: it found planted swapped pairs.
+      of them in all experiments. These are classifications; other tasks were not measured.
+    - Of preferences after DPO (the manifest of the scores names the task; they have no loss), the ``margin``, lowest
+      first: it found planted swapped pairs.
 
     Args:
         scores: `VoGScores`, or columns by name. A column ``is_corrupted`` marks the wrong rows.
         known_wrong: ``[rows]``, true (1) for wrong rows and false (0) for right ones; NaN if unknown, for example
             for rows without a review decision.
-        is_pretrained: Whether the training began with pretrained weights. Default: whether the manifest of the scores
+        is_pretrained: Whether the training began with pretrained weights. It matters for classifications, whose
+            ``prediction`` is whole numbers. Default: whether the manifest of the scores
             names such weights; a model whose weights have no name counts as trained from scratch, and so do columns
             without a manifest.
 
@@ -96,13 +99,15 @@ def recommended_ranking(
     require_type("is_pretrained", is_pretrained, (bool, type(None)), "pass True, False or None")
     given: Any = scores.to_pandas() if isinstance(scores, Tabular) else scores
     table = pd.DataFrame(require_one_value_per_row(given))
+    facts = getattr(scores, "facts", None)  # of `VoGScores`
     if is_pretrained is None:
-        is_pretrained = bool(getattr(getattr(scores, "facts", None), "is_pretrained", False))  # of `VoGScores`
+        is_pretrained = bool(getattr(facts, "is_pretrained", False))
+    are_preferences = getattr(facts, "task", None) == PREFERENCES
     marked = table.get(CORRUPTED) if known_wrong is None else known_wrong
     known = None if marked is None else binary_or_unknown("known_wrong", marked, len(table))
     rankings = _rankings(table)
     known = None if known is None else np.where(_is_blank(rankings), np.nan, known)
-    default = _default(table, is_pretrained=is_pretrained)
+    default = _default(table, is_pretrained=is_pretrained, are_preferences=are_preferences)
     best, why_not = _best_known(rankings, known, default)
     if best is not None:
         return best
@@ -116,14 +121,14 @@ def recommended_ranking(
     return RecommendedRanking(column, direction, f"{why_not}, and {evidence}", "recorded experiments")
 
 
-def _default(table: pd.DataFrame, *, is_pretrained: bool) -> tuple[str, Direction] | None:
-    """The column and the direction to start with where no known row decides; None without a margin and a loss."""
+def _default(table: pd.DataFrame, *, is_pretrained: bool, are_preferences: bool) -> tuple[str, Direction] | None:
+    """The column and the direction to start with where no known row decides; None where nothing was measured."""
     has_margin, has_loss = (_has_values(table, name) for name in (MARGIN, LOSS))
     if has_margin and is_pretrained and _is_classification(table) and not _is_unlabeled(table):
         return MARGIN, "low"
     if has_loss:
         return LOSS, "high"
-    return (MARGIN, "low") if has_margin and not _is_classification(table) else None
+    return (MARGIN, "low") if has_margin and are_preferences else None
 
 
 def _evidence(table: pd.DataFrame, column: str, *, is_pretrained: bool) -> str:
@@ -142,12 +147,14 @@ def _evidence(table: pd.DataFrame, column: str, *, is_pretrained: bool) -> str:
     where += "" if is_classification else ", which are classifications,"
     name = f"{column} ({MEANING_OF_MARGIN})" if column == MARGIN else column
     return (
-        f"in all recorded {where} the {name} found planted wrong labels best, or within {gap} AUROC of the best column"
+        f"in all recorded {where} the {name} found planted wrong labels best of the columns of the scores, or within "
+        f"{gap} AUROC of the best"
     )
 
 
 def _has_values(table: pd.DataFrame, name: str) -> bool:
-    return name in table and bool(np.isfinite(real_numbers(name, table[name].to_numpy())).any())
+    rankings = _rankings(table)
+    return name in rankings and bool(np.isfinite(rankings[name].to_numpy(dtype=float)).any())
 
 
 def _is_classification(table: pd.DataFrame) -> bool:
@@ -156,7 +163,10 @@ def _is_classification(table: pd.DataFrame) -> bool:
 
 def _is_unlabeled(table: pd.DataFrame) -> bool:
     """True for a classification in which no row has a label."""
-    return _is_classification(table) and not ("label" in table and (table["label"] >= 0).any())
+    if not _is_classification(table) or "label" not in table:
+        return _is_classification(table)
+    label = table["label"]
+    return not (label >= 0 if pd.api.types.is_numeric_dtype(label) else label.notna()).any()
 
 
 def _rankings(table: pd.DataFrame) -> pd.DataFrame:
