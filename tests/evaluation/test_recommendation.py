@@ -112,10 +112,11 @@ def test_else_the_recorded_experiments_decide(known, why):
         ({"class": "ViT", "name": "google/vit", "pretrained": False}, "loss"),
         ({"class": "ViT", "name": "checkpoint-12", "pretrained": True}, "margin"),
         ({"class": "ViT", "name": "checkpoint-12"}, "loss"),
+        ({"class": "ViT", "name": "checkpoint-best"}, "margin"),
         ({"class": "ViT", "name": None}, "loss"),
         (None, "loss"),
     ],
-    ids=["named", "own snapshots", "said so", "of a checkpoint", "no name", "no model"],
+    ids=["named", "own snapshots", "said so", "of a checkpoint", "no step", "no name", "no model"],
 )
 def test_the_manifest_names_the_regime(model, column):
     """Pretrained weights that it names mean a fine-tuning, unless an argument says otherwise; columns have no names."""

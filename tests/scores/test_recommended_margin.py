@@ -149,14 +149,50 @@ def test_a_checkpoint_of_the_run_itself_says_nothing(capfd, tmp_path):
         (tmp_path / "scores").rename(tmp_path / f"scores-{len(list(tmp_path.iterdir()))}")
 
 
+def pretrained(name, states):
+    """What the manifest notes of a model of that name, scored on stored snapshots."""
+    model = network()
+    model.config.name_or_path = str(name)
+    scores = VoGScorer(model, progress=False).score(digits(20).with_transform(plain), states)
+    return scores.manifest["model"]["pretrained"]
+
+
+def saved(*folders):
+    """Two snapshots, as folders of models."""
+    for seed, folder in enumerate(folders):
+        network(seed).save_pretrained(folder)
+    return list(folders)
+
+
 def test_revisions_of_the_model_itself_say_nothing(tmp_path):
     """Snapshots in the Hub's cache of the repository that the model was loaded from are those of its own training."""
-    states = []
-    for seed in range(2):
-        states.append(tmp_path / "models--me--net" / "snapshots" / str(seed))
-        network(seed).save_pretrained(states[-1])
-    for name, is_pretrained in (("me/net", False), ("me/other", True)):
-        model = network()
-        model.config.name_or_path = name
-        scores = VoGScorer(model, progress=False).score(digits(20).with_transform(plain), states)
-        assert scores.manifest["model"] == {"class": type(model).__name__, "name": name, "pretrained": is_pretrained}
+    cache = tmp_path / "models--me--net"
+    states = saved(cache / "snapshots" / "0", cache / "snapshots" / "1")
+    (cache / "blobs").mkdir()
+    for state in states:  # as `huggingface_hub` stores them
+        file = state / "model.safetensors"
+        file.symlink_to(file.rename(cache / "blobs" / state.name))
+    assert pretrained("me/net", states) is False
+    assert pretrained("me/other", states) is True
+
+
+def test_the_run_is_the_folder_that_holds_the_snapshots(tmp_path, monkeypatch):
+    """By whatever path it is named; a folder further up, or a name on the Hub that is none here, is another model."""
+    base = tmp_path / "models" / "base"
+    states = saved(base / "run1" / "checkpoint-1", base / "run1" / "checkpoint-2")
+    files = [base / "run1" / f"epoch-{i}.safetensors" for i in range(2)]
+    for state, file in zip(states, files, strict=True):
+        file.write_bytes((state / "model.safetensors").read_bytes())
+    (tmp_path / "link").symlink_to(base / "run1", target_is_directory=True)
+    monkeypatch.chdir(base)
+    for own in ("run1", base / "run1", base / ".." / "base" / "run1", tmp_path / "link", "run1/../run1/checkpoint-2"):
+        assert pretrained(own, states) is False, own
+        assert pretrained(own, files) is False, own
+    assert pretrained("run1", [tmp_path / "link" / state.name for state in states]) is False
+    links = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for link, state in zip(links, states, strict=True):
+        link.symlink_to(state / "model.safetensors")
+    assert pretrained("run1", links) is False
+    for other in (base, tmp_path / "models", "../base", "run1/checkpoint-3", "me/run1"):
+        assert pretrained(other, states) is True, other
+        assert pretrained(other, files) is True, other

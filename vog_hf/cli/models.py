@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vog_hf.errors import ModelError, SnapshotError
+from vog_hf.scores.manifest import CHECKPOINT
 from vog_hf.snapshots import in_order
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Errors of transformers for unreadable files; the last three for classes that it does not have.
 UNREADABLE = (OSError, ValueError, AttributeError, KeyError, TypeError)
 

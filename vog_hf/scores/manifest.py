@@ -3,6 +3,7 @@
 A folder of scores may come from elsewhere, or be damaged. Keys that are not listed are kept and never read.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 TEXT, WHOLE, FLAG = (str,), (int,), (bool,)
 MAYBE_TEXT, MAYBE_WHOLE = (str, type(None)), (int, type(None))
 NAME = (str, int)  # of a class
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")  # the folder that Trainer writes at a step
 WORDS = {str: "text", int: "a whole number", bool: "true or false", type(None): "null"}
 
 
@@ -144,10 +146,11 @@ class Manifest:
     def is_pretrained(self) -> bool:
         """True if the training began with pretrained weights, as far as it is known.
 
-        Manifests of earlier versions hold just the name of the weights that the model was loaded from.
+        Manifests of earlier versions hold just the name of the weights that the model was loaded from; those of a
+        checkpoint say nothing.
         """
         name = self.model.get("name") or ""
-        return bool(self.model.get("pretrained", name and not name.startswith("checkpoint-")))
+        return bool(self.model.get("pretrained", name and not CHECKPOINT.fullmatch(name)))
 
     @property
     def reads_tokens(self) -> bool:

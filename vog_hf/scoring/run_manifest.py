@@ -1,6 +1,5 @@
 """The manifest of a run, how scores were computed; and its fingerprint, what they depend on."""
 
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,12 +14,14 @@ from vog_hf.data.batch_reader import TRANSFORM_CHECK_ROWS, BatchReader
 from vog_hf.data.row_identity import RowIdentity
 from vog_hf.gradients.model_mode import model_device_and_dtype, preserved_rng
 from vog_hf.metric.unit_kinds import UnitKind
+from vog_hf.scores.manifest import CHECKPOINT
 from vog_hf.scores.storage import FORMAT
 from vog_hf.scoring.block_folder import BlockPlan
 from vog_hf.scoring.plan import ScoringPlan
-from vog_hf.snapshots import SnapshotSet
+from vog_hf.snapshots import Snapshot, SnapshotSet
+from vog_hf.snapshots.peft_adapters import WEIGHTS_NAME
 
-CHECKPOINT = re.compile(r"checkpoint-\d+")
+MODEL_FILES = ("model.safetensors", WEIGHTS_NAME)  # a snapshot with such a file is the folder that holds it
 
 
 def make_fingerprint(config: VoGConfig, reader: BatchReader, identity: RowIdentity, snapshots: Any) -> dict[str, Any]:
@@ -121,14 +122,29 @@ def _model_name(model_config: object) -> str | None:
 def _is_pretrained(model_config: object, snapshots: SnapshotSet | None) -> bool:
     """True if the model was loaded from weights other than those of its own training; False if that is not known.
 
-    Weights of its own training lie in the folder of a run, or in a repository, that holds one of the snapshots, too.
+    Weights of its own training are a snapshot, or lie in the folder of a run or in a repository that holds one.
     """
     name = str(getattr(model_config, "name_or_path", None) or "")
-    folder = Path(name).absolute()
+    taken = snapshots.snapshots if snapshots else ()
+    repository = f"models--{name.replace('/', '--')}"  # its folder in the cache of `huggingface_hub`, of links to blobs
+    if not name or any(repository in file.absolute().parts for snapshot in taken for file in snapshot.files):
+        return False
+    folder = Path(name).resolve()
     run = folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
-    repository = f"models--{name.replace('/', '--')}"  # its folder in the cache of `huggingface_hub`
-    files = [file.absolute() for snapshot in snapshots.snapshots for file in snapshot.files] if snapshots else []
-    return bool(name) and not any(file.is_relative_to(run) or repository in file.parts for file in files)
+    return not folder.is_dir() or all({folder, run}.isdisjoint(_folders(snapshot)) for snapshot in taken)
+
+
+def _folders(snapshot: Snapshot) -> set[Path]:
+    """A snapshot that is a folder, and the run that holds it directly or among its own snapshots; also behind links."""
+    folders = set()
+    for file in (snapshot.files[0], snapshot.files[0].resolve()):
+        holder = file.parent.resolve()
+        if len(snapshot.files) > 1 or file.name in MODEL_FILES:
+            folders.add(holder)
+            holder = holder.parent
+        of_callback, of_accelerate = holder.parts[-2:] == ("_vog", "snapshots"), holder.name == "checkpoints"
+        folders.add(holder.parents[1] if of_callback else holder.parent if of_accelerate else holder)
+    return folders
 
 
 def class_names(reader: BatchReader, model_config: object) -> list[str] | None:
