@@ -169,7 +169,7 @@ def test_a_margin_without_a_loss_is_a_preference_only_if_the_task_says_so(manife
 
 @pytest.mark.parametrize("name", ["label", "loss", "margin"])
 def test_texts_in_a_column_do_not_keep_known_rows_from_deciding(name):
-    """Labels may be texts, and a loss or margin that is no number is none."""
+    """Labels may be texts, and a loss or margin of texts does not count."""
     columns = scores_with(vog=2.0, loss=0.0, margin=0.0)
     columns[name] = np.where(WRONG, "cat", "dog").astype(object)
     for is_pretrained in (True, False):
