@@ -22,7 +22,9 @@ def backbone(*names: str) -> T.ResNetConfig:
 
 def detr(**options: Any) -> Any:
     """DETR on a small ResNet."""
-    config = T.DetrConfig(backbone_config=backbone("stage2"), **SIZE, **HEADS, **QUERIES, **options)
+    own = {"backbone_config": backbone("stage2"), "backbone": None}
+    own |= {"use_timm_backbone": False, "use_pretrained_backbone": False}  # the defaults of transformers 5.0 exclude it
+    config = T.DetrConfig(**own, **SIZE, **HEADS, **QUERIES, **options)
     return models._made(lambda: T.DetrForObjectDetection(config), 0)
 
 

@@ -147,7 +147,7 @@ def expected(model: Any, states: Any, rows: list[dict[str, Any]], targets: tuple
                 found = torch.autograd.grad(
                     scalars[target], leaves, retain_graph=True, allow_unused=True, materialize_grads=True
                 )
-                of_rows[i].append([gradient[0].numpy() for gradient in found])
+                of_rows[i].append([gradient[0].detach().numpy() for gradient in found])
             for name, value in _companions(z, scalars).items():
                 at_snapshot.setdefault(name, []).append(float(value.detach()))
         for name, values in at_snapshot.items():

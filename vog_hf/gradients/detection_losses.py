@@ -117,7 +117,8 @@ def _lw_detr(config: Any) -> Fields:
 
     matcher = LwDetrHungarianMatcher(**_costs(config))
     criterion = LwDetrImageLoss(matcher, config.num_labels, config.focal_alpha, ["labels", "boxes"], 1)
-    weights = {"loss_ce": config.class_loss_coefficient, **_box_weights(config)}
+    of_classes = getattr(config, "class_loss_coefficient", 1.0)  # not an option in transformers 5.0
+    weights = {"loss_ce": of_classes, **_box_weights(config)}
     in_one_group = partial(matcher, group_detr=1)  # models have more in training alone
     return {"criterion": criterion, "matcher": in_one_group, "weights": weights, "has_no_object": False}
 
