@@ -1,5 +1,6 @@
 """Measurements: run the sides of a comparison alternately, and report figures with their targets as table and JSON."""
 
+import ctypes
 import datetime as dt
 import gc
 import importlib.metadata
@@ -20,6 +21,7 @@ import torch
 
 Seconds = dict[str, list[float]]  # of each side, one per round
 FEWEST_ROWS = 8
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "vog-hf")
 
 
@@ -120,6 +122,18 @@ def synchronize() -> None:
         module = torch.get_device_module()
         if getattr(module, "is_initialized", lambda: True)():
             torch.accelerator.synchronize()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory until the process ends, where it is the C library.
+
+    Otherwise it returns memory to the system and asks for it again in each step, depending on where the blocks lie. The
+    page faults are up to a quarter of a step's CPU time on a virtual machine, and differ from one training to the next.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_MAX, 0)
 
 
 def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from measuring import Figure, Options, Target, compared, in_turns
+from measuring import Figure, Options, Target, compared, in_turns, keep_freed_memory
 from scipy.stats import spearmanr
 from transformers import TrainerCallback
 from ways import train
@@ -25,7 +25,8 @@ WORKLOADS = ((small_resnet, 2_000), (vit_tiny, 384), (bert_mini, 512), (llama_lo
 
 
 def measure(options: Options) -> list[Figure]:
-    """Compare an epoch of each model, and the columns with those of replay."""
+    """Compare an epoch of each model, and the columns with those of replay; freed memory is kept from then on."""
+    keep_freed_memory()
     figures = [compare(make(options.rows(n_rows)), options) for make, n_rows in WORKLOADS]
     return [*figures, *columns_beside_replay(options)]
 

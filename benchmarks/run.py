@@ -21,12 +21,12 @@ BENCHMARKS = {  # name: module
     "others": "against_others",
     "live": "replay_and_live",
     "callback": "with_callback",
-    "observed": "observed_training",
     "processes": "two_processes",
     "growth": "growth",
     "companions": "companions",
     "targets": "targets",
     "memory": "peak_memory",
+    "observed": "observed_training",  # behind the others, because it changes how the process uses memory
     "gpu": "on_gpu",
 }
 ON_CPU_ONLY = ("processes", "memory")

@@ -83,9 +83,8 @@ def recommended_ranking(
         known_wrong: ``[rows]``, true (1) for wrong rows and false (0) for right ones; NaN if unknown, for example
             for rows without a review decision.
         is_pretrained: Whether the training began with pretrained weights. It matters for classifications, whose
-            ``prediction`` is whole numbers. Default: whether the manifest of the scores
-            names such weights; a model whose weights have no name counts as trained from scratch, and so do columns
-            without a manifest.
+            ``prediction`` is whole numbers. Default: whether the manifest of the scores names such weights; a model
+            whose weights have no name counts as trained from scratch, and so do columns without a manifest.
 
     Raises:
         ConfigError: No column to rank by, lengths differ, or an argument holds other values.
