@@ -101,3 +101,17 @@ def test_a_resumed_training_has_the_uninterrupted_columns(tmp_path):
             np.testing.assert_allclose(
                 resumed.column(column), whole.column(column), rtol=tolerance, atol=tolerance, err_msg=column
             )
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_resumed_training_under_deepspeed_has_the_uninterrupted_columns(tmp_path, stage):
+    """Cut within an epoch and resumed on two processes from DeepSpeed's own checkpoint, bit by bit."""
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    for name, how in (("whole", "whole"), ("two", "cut"), ("two", "resumed")):
+        run("resume_rows.py", tmp_path / name, how, stage, processes=2)
+    whole, resumed = (VoGScores.load(tmp_path / name / "_vog" / "scores") for name in ("whole", "two"))
+    assert "vog_loss" in whole.column_names
+    assert resumed.column_names == whole.column_names
+    for column in whole.column_names:
+        np.testing.assert_array_equal(resumed.column(column), whole.column(column), err_msg=column)

@@ -101,9 +101,12 @@ def _parts(runner: ModelRunner, reader: BatchReader, snapshots: SnapshotSet) -> 
 
 def _require_finite(losses: Sequence[Tensor | None], batches: Sequence[Batch], snapshot: str) -> None:
     """Raise NonFiniteError, naming the row and the snapshot, where the loss of a row is NaN or infinite."""
-    bad = ~torch.isfinite(torch.cat([torch.zeros(0) if loss is None else loss.cpu() for loss in losses]))
-    if bool(bad.any()):
-        row = list(chain.from_iterable(batch.rows for batch in batches))[int(bad.nonzero()[0])]
+    known = [(loss, batch.rows) for loss, batch in zip(losses, batches, strict=True) if loss is not None]
+    if not known:
+        return
+    bad = ~torch.isfinite(torch.cat([loss for loss, _ in known]))
+    if bool(bad.any()):  # the host waits once for all batches
+        row = list(chain.from_iterable(rows for _, rows in known))[int(bad.nonzero()[0])]
         raise NonFiniteError(
             f"the loss of row {row} is not finite at snapshot {snapshot!r}; training may have diverged, or the row's "
             "input or label is extreme. Leave the snapshot or the row out"
