@@ -111,8 +111,9 @@ class TokenPrediction(Task):
         logits, labels, counts = self.aligned(logits, labels)
         flat, given = logits.flatten(0, 1), labels.flatten()
         size = max(1, (PART_ON_CPU if logits.device.type == "cpu" else PART) // logits.shape[-1])
-        parts = [_loss_and_prediction(*part) for part in zip(flat.split(size), given.split(size), strict=True)]
+        parts = [_of_labeled(*part) for part in zip(flat.split(size), given.split(size), strict=True)]
         loss, prediction = (torch.cat(values).view_as(labels) for values in zip(*parts, strict=True))
+        loss = loss.masked_fill(counts == 0, 0)  # NaN at padding does not count
         per_token = {
             "loss": loss,
             "confidence": loss.neg().exp(),
@@ -150,6 +151,20 @@ class TokenPrediction(Task):
         dtype = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 counts to 256
         counts = (labels != IGNORED_TOKEN).to(dtype)
         return logits, labels, counts
+
+
+def _of_labeled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_loss_and_prediction`; on a CPU, a token without a label (padding, a prompt) takes no time and has 0 and -1.
+
+    Elsewhere the host would have to wait for the number of labels.
+    """
+    has_label = labels != IGNORED_TOKEN
+    if logits.device.type != "cpu" or bool(has_label.all()):
+        return _loss_and_prediction(logits, labels)
+    at = has_label.nonzero().squeeze(-1)
+    loss, prediction = _loss_and_prediction(logits[at], labels[at])
+    all_predictions = torch.full_like(labels, -1).index_copy_(0, at, prediction)
+    return loss.new_zeros(len(labels)).index_copy_(0, at, loss), all_predictions
 
 
 def _loss_and_prediction(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
