@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,15 +18,17 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, WeightedRandomSampler
-from trainers import AtStep, digits, plain, trained
+from trainers import BATCH, AtStep, digits, plain, trained
 from trainings import PowerCutError, cut
 from transformers import TrainingArguments
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from vog_hf import VoGCallback, VoGConfig
 from vog_hf.errors import ConfigError, NotScoredError, RowMismatchError, VoGError
+from vog_hf.gradients import observed_passes, row_losses, training_passes
 from vog_hf.scores.scored_rows import ScoredSplit
 from vog_hf.scores.vog_scores import VoGScores
+from vog_hf.scoring import observed_gradients, visits
 from vog_hf.tracking.contents import contents
 
 CHECKPOINTING = next(
@@ -264,6 +267,22 @@ def test_embeddings_without_a_graph_train_as_they_did_and_have_no_csg(embeddings
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
+def test_a_batch_is_freed_after_its_forward_pass_even_if_no_gradient_comes(tmp_path):
+    """Its pixels are not kept until the epoch ends, under a backbone without a graph."""
+    case, vog, batches, alive = case_of("vit"), VoGCallback(collect="training", log=False), [], []
+
+    def note(_model, _args, inputs):
+        alive.append(sum(batch() is not None for batch in batches))
+        batches.append(weakref.ref(inputs["pixel_values"]))
+
+    case.model.register_forward_pre_hook(note, with_kwargs=True)
+    case.model.vit.register_forward_hook(lambda _module, _inputs, found: found.__class__(found[0].detach()))
+    trained(tmp_path, [vog], rows=labeled(case), model=case.model, per_device_train_batch_size=2, num_train_epochs=1)
+    assert "csg" not in vog.scores.column_names
+    assert len(alive) == 12
+    assert max(alive) <= 1
+
+
 # --- where it stands next to other scores -----------------------------------------------------------------------------
 
 
@@ -342,6 +361,28 @@ def test_a_resumed_training_has_the_uninterrupted_scores(tmp_path):
     for name in whole.scores.trajectory_names:
         np.testing.assert_array_equal(resumed.scores.trajectory(name), whole.scores.trajectory(name), err_msg=name)
     assert resumed.scores.steps().equals(whole.scores.steps())
+
+
+@pytest.mark.parametrize(
+    ("module", "limit"),
+    [
+        (training_passes, "FULL_BYTES"),
+        (training_passes, "FULL_PASSES"),
+        (observed_gradients, "PENDING_BYTES_ON_CPU"),
+        (visits, "FLUSHED_VISITS"),
+    ],
+)
+def test_scores_do_not_depend_on_what_is_kept_until_the_epoch_ends(module, limit, tmp_path, monkeypatch):
+    """Logits, gradients and visits that are read after each step give what those of an epoch give, bit by bit."""
+    case = case_of("vit")
+    in_epochs, in_steps = VoGCallback(collect="training"), VoGCallback(collect="training")
+    noted_training(tmp_path / "epochs", case, [in_epochs])
+    monkeypatch.setattr(module, limit, 1)
+    noted_training(tmp_path / "steps", case, [in_steps])
+    assert "vog_loss" in in_epochs.scores.column_names
+    for name in in_epochs.scores.column_names:
+        expected_values = in_epochs.scores.column(name)
+        np.testing.assert_array_equal(in_steps.scores.column(name), expected_values, err_msg=name)
 
 
 def test_a_training_resumes_only_where_its_visits_are(tmp_path):
@@ -498,6 +539,22 @@ def test_a_later_failure_does_not_end_the_training(tmp_path, caplog):
     with pytest.raises(NotScoredError, match=r"scoring failed: .*visits"):
         vog.scores  # noqa: B018
     assert sum("training continues" in record.message for record in caplog.records) == 1
+
+
+def test_rows_that_cannot_be_observed_later_do_not_end_the_training(tmp_path, monkeypatch):
+    """The first batch can, the others cannot: training ends well, and scores say why."""
+    vog, observed = VoGCallback(collect="training"), row_losses.row_losses
+
+    def breaks(task, logits, labels, smoothing):
+        if len(logits) > BATCH:  # several batches together
+            raise ArithmeticError("no loss today")
+        return observed(task, logits, labels, smoothing)
+
+    monkeypatch.setattr(observed_passes, "row_losses", breaks)
+    trainer = trained(tmp_path, [vog])
+    assert trainer.state.global_step == 12
+    with pytest.raises(NotScoredError, match=r"scoring failed: .*no loss today"):
+        vog.scores  # noqa: B018
 
 
 # --- the rows of each step --------------------------------------------------------------------------------------------

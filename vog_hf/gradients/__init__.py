@@ -9,6 +9,7 @@ row). A `task` is the scalar of a row for one kind of head (`class_tasks`, `toke
 finds the logits, `targets` picks task and scalar.
 `model_mode` puts a model into evaluation mode for a while and `model_state` puts back whatever a forward pass changes,
 by `object_records`, but for `derived_tensors`, which it makes again; `batchnorm_folding` makes a model faster without
-changing its function, and `foldable_modules` finds where. `training_passes` observes the passes that train a model, and
-`row_losses` knows the weight that a training's loss gives each row.
+changing its function, and `foldable_modules` finds where. `training_passes` observes the passes that train a model,
+`observed_passes` computes what they say, many at once, and `row_losses` knows the weight that a training's loss gives
+each row.
 """

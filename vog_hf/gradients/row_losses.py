@@ -5,6 +5,7 @@ precision, weighted by class. Whatever it does, the gradient of row i's logits i
 loss as long as the loss is a sum of w_i * loss_i, and so w_i can be read off, with no need to know what was done.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,15 @@ class RowLosses:
     observation: dict[str, Tensor]
     own_gradient: Tensor
     counts: Tensor
+
+    def split(self, sizes: Sequence[int]) -> "list[RowLosses]":
+        """The losses of several batches, in order; ``sizes`` are their numbers of rows."""
+        values = [self.labels, self.own_gradient, self.counts, *self.observation.values()]
+        parts = zip(*(tensor.split(list(sizes)) for tensor in values), strict=True)
+        return [
+            RowLosses(self.task, labels, dict(zip(self.observation, observed, strict=True)), own_gradient, counts)
+            for labels, own_gradient, counts, *observed in parts
+        ]
 
     def weights_in_mean(self, loss: Tensor) -> Tensor:
         """Weight of each row's own mean loss in a loss that is the mean over rows, or a sum over label tokens.

@@ -1,8 +1,7 @@
 """TrainingPasses: what a training's own forward and backward passes say about each row, by hooks on its model."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -14,11 +13,10 @@ from vog_hf.gradients.embedding_cut import has_tokens_first
 from vog_hf.gradients.input_leaf import InputLeaf, averaged_axis, find_leaf
 from vog_hf.gradients.model_inputs import split_batch
 from vog_hf.gradients.model_outputs import find_logits
-from vog_hf.gradients.row_losses import RowLosses, row_losses
+from vog_hf.gradients.observed_passes import ObservedPass, settle
 from vog_hf.gradients.targets import find_task
 from vog_hf.gradients.token_tasks import TokenPrediction
 from vog_hf.metric.definition import squared_norm
-from vog_hf.metric.vocabulary import CSG
 
 if TYPE_CHECKING:
     from vog_hf.gradients.task import Task
@@ -29,20 +27,7 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 # a cast, and DeepSpeed ZeRO-3 an identity.
 COPIES = ("ToCopyBackward", "PreBackwardFunctionForModuleBackward")
 
-
-@dataclass
-class _Pass:
-    """A forward pass with numbered rows, until its backward pass is over."""
-
-    rows: Tensor
-    labels: Tensor | None
-    inputs: Mapping[str, Any]
-    mask: Tensor | None = None
-    losses: RowLosses | None = None
-    weights: Tensor | None = None
-    loss: tuple[Tensor, Tensor] | None = None  # of the model, with its gradient
-    tokens_first: bool = False
-    values: dict[str, Tensor] = field(default_factory=dict)
+FULL_BYTES, FULL_PASSES = 2**20, 2**8  # kept at most, until the rows of all passes are observed together
 
 
 class _WithGradient(torch.autograd.Function):
@@ -73,12 +58,11 @@ class TrainingPasses:
         label_names: Keys under which forward gets labels.
         task_name: Name of the task; None: as `find_task` finds it.
         smoothing: Label smoothing of the training.
-        on_batch: Gets the number of each row and what was observed, ``[batch]`` each. The tensor under ``csg``, NaN at
-            first, is filled in by the backward pass.
+        on_batch: Gets a pass, whose values are there once it is settled.
         on_error: Gets an error of any batch but the first, after which nothing is observed any more.
-        on_gradient: Gets the number of each row, the gradient of its own mean loss ``[batch, *input]``, not finite
-            where it is unknown, and the mask of elements that count (None: all). Channels are averaged, or come last.
-            None: gradients are not needed.
+        on_gradient: Gets the number of each row, its gradient ``[batch, *input]``, the mask of elements that count
+            (None: all), and the pass whose weights divide the gradients once it is settled (None: they are those of
+            each row's own mean loss already). Channels are averaged, or come last. None: gradients are not needed.
         reduce_channels: Average that gradient over the channels (see `VoGConfig`).
 
     Attributes:
@@ -96,9 +80,9 @@ class TrainingPasses:
         label_names: Sequence[str],
         task_name: str | None,
         smoothing: float,
-        on_batch: Callable[[Tensor, dict[str, Tensor]], None],
+        on_batch: Callable[[ObservedPass], None],
         on_error: Callable[[Exception], None],
-        on_gradient: Callable[[Tensor, Tensor, Tensor | None], None] | None = None,
+        on_gradient: Callable[[Tensor, Tensor, Tensor | None, ObservedPass | None], None] | None = None,
         reduce_channels: bool | str = "auto",
     ) -> None:
         self._model = model
@@ -111,8 +95,10 @@ class TrainingPasses:
         self._handles: list[Any] = []
         self._encoders: list[Any] = []  # of speech, which may ask
         self._asking: list[Any] = []
-        self._current: _Pass | None = None
+        self._current: ObservedPass | None = None
         self._last_rows: Tensor | None = None
+        self._unsettled: list[ObservedPass] = []
+        self._kept_bytes = 0
         self._is_observing = True
         self.n_batches = 0
         self.leaf: InputLeaf | None = None
@@ -131,7 +117,18 @@ class TrainingPasses:
         self._let_ask()
         for handle in self._handles:
             handle.remove()
-        self._handles, self._current, self._last_rows = [], None, None
+        self._handles, self._current, self._last_rows, self._unsettled = [], None, None, []
+
+    @property
+    def is_full(self) -> bool:
+        """True if it is time to `settle`."""
+        return self._kept_bytes >= FULL_BYTES or len(self._unsettled) >= FULL_PASSES
+
+    def settle(self) -> None:
+        """Settle all passes so far. Their backward passes must be over."""
+        passes, self._unsettled, self._kept_bytes = self._unsettled, [], 0
+        if self.task is not None:
+            self._guarded(settle, passes, self.task, self._smoothing)
 
     # --- the forward pass ---
 
@@ -151,7 +148,7 @@ class TrainingPasses:
 
     def _begin(self, rows: Tensor, labels: Tensor | None, kwargs: dict[str, Any]) -> None:
         inputs, given = split_batch(kwargs, self._model, self._label_names)
-        self._current = current = _Pass(rows, given if labels is None else labels, inputs)
+        self._current = current = ObservedPass(rows, given if labels is None else labels, inputs)
         if self.leaf is None:
             self.leaf = find_leaf(self._model, inputs)
             self.element_shape = tuple(inputs[self.leaf.name].shape[1:])
@@ -183,7 +180,7 @@ class TrainingPasses:
     def _embedded(self, _module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor | None:
         """Watch the embedding of the tokens, unless it is computed without a graph (frozen, or checkpointed)."""
         current = self._current
-        if current is None or self.leaf is None or current.values or not isinstance(output, Tensor):
+        if current is None or self.leaf is None or current.is_watched or not isinstance(output, Tensor):
             return None
         if not torch.is_grad_enabled():
             return None
@@ -197,15 +194,15 @@ class TrainingPasses:
             return None
         return self._watched(current, output)  # of frozen weights, as under an adapter
 
-    def _watched(self, current: _Pass, value: Tensor) -> Tensor:
+    def _watched(self, current: ObservedPass, value: Tensor) -> Tensor:
         """``value`` as a tensor with a gradient, which the model may change in place, in the same memory."""
         watched = _WithGradient.apply(value.detach(), torch.empty(0, device=value.device, requires_grad=True))
         self._watch(current, watched)
         return watched
 
-    def _watch(self, current: _Pass, leaf: Tensor) -> None:
-        """Fill in the squared norm of the gradient when it is known."""
-        current.values[CSG] = torch.full((len(current.rows),), torch.nan, device=leaf.device)
+    def _watch(self, current: ObservedPass, leaf: Tensor) -> None:
+        """Read off the squared norm of the gradient when it is known."""
+        current.is_watched = True
 
         def arrived(gradient: Tensor) -> None:
             self._guarded(self._norms, current, gradient)
@@ -219,7 +216,7 @@ class TrainingPasses:
         if current is not None:
             self._guarded(self._observe, current, outputs)
 
-    def _observe(self, current: _Pass, outputs: object) -> None:
+    def _observe(self, current: ObservedPass, outputs: object) -> None:
         if current.labels is None:
             raise ModelError(
                 "the batch has no labels, and a row's loss needs one; pass label_column=, or use collect='replay'"
@@ -237,32 +234,34 @@ class TrainingPasses:
                 self.task.check_labels(current.labels, self.n_outputs)
         given = current.labels.to(logits.device)
         counted = self.task.counted_labels(given, current.inputs)
-        current.losses = row_losses(self.task, logits, given if counted is None else counted, self._smoothing)
-        current.mask = self._mask(current)
+        counted = given if counted is None else counted
+        current.observe(self.task, logits, counted, self._smoothing, at_once=self.n_batches == 0)
+        current.mask, current.element_mask = self._masks(current)
+        current.inputs = {}
         self._watch_logits(current, logits)
         loss = getattr(outputs, "loss", None)
         if isinstance(loss, Tensor) and loss.requires_grad:
             self._watch_loss(current, loss)
-        current.values.setdefault(CSG, torch.full((len(current.rows),), torch.nan, device=logits.device))
-        current.values |= current.losses.observation
-        if current.labels.shape == current.rows.shape:
-            current.values["label"] = current.labels
-        self._on_batch(current.rows, current.values)
+        self._unsettled.append(current)
+        self._kept_bytes += current.nbytes
+        self._on_batch(current)
         self.n_batches += 1
 
-    def _mask(self, current: _Pass) -> Tensor | None:
-        """Mask of the elements of the input that count; None: all."""
+    def _masks(self, current: ObservedPass) -> tuple[Tensor | None, Tensor | None]:
+        """Mask of the elements of the input that count (None: all); and for gradients, one of tokens in any case."""
         leaf = self.leaf
         assert leaf is not None  # noqa: S101 (`_begin` has set it)
-        shape = list(current.inputs[leaf.name].shape)
+        value = current.inputs[leaf.name]
+        shape = list(value.shape)
         axis = leaf.kind.channel_axis(shape)
         if axis is not None:
             del shape[axis]
-        return leaf.padding_mask(current.inputs, shape)
+        mask = leaf.padding_mask(current.inputs, shape)
+        return mask, leaf.kind.unpadded(value) if mask is None and self._on_gradient is not None else mask
 
     # --- the backward pass ---
 
-    def _watch_logits(self, current: _Pass, logits: Tensor) -> None:
+    def _watch_logits(self, current: ObservedPass, logits: Tensor) -> None:
         """Read off the weight of each row's loss when the gradient of the logits is known."""
         node, index = logits.grad_fn, logits.output_nr
         while node is not None and node.name().startswith(COPIES):
@@ -277,7 +276,7 @@ class TrainingPasses:
 
         node.register_prehook(arrived)
 
-    def _watch_loss(self, current: _Pass, loss: Tensor) -> None:
+    def _watch_loss(self, current: ObservedPass, loss: Tensor) -> None:
         """Keep the gradient of the model's loss, from which rows are weighed if no gradient arrives at the logits."""
         value = loss.detach()
 
@@ -286,42 +285,32 @@ class TrainingPasses:
 
         loss.register_hook(arrived)
 
-    def _weigh(self, current: _Pass, gradient: Tensor) -> None:
-        if current.losses is not None:
-            current.weights = current.losses.weights(gradient.detach())
-            current.losses = None
+    def _weigh(self, current: ObservedPass, gradient: Tensor) -> None:
+        current.weigh(gradient.detach())
 
-    def _norms(self, current: _Pass, gradient: Tensor) -> None:
-        """Squared norm of the gradient of each row's own mean loss."""
-        if current.weights is None and current.losses is not None and current.loss is not None:
-            value, of_loss = current.loss
-            current.weights = current.losses.weights_in_mean(value) * of_loss
-        current.losses = current.loss = None
-        if current.weights is None or self.leaf is None:
+    def _norms(self, current: ObservedPass, gradient: Tensor) -> None:
+        """Squared norm of each row's part of the gradient of the training's loss."""
+        if current.norms is not None or self.leaf is None:
             return
+        current.weigh_by_loss()
         gradient = gradient.detach().transpose(0, 1) if current.tokens_first else gradient.detach()
         axis = self.leaf.kind.channel_axis(gradient.shape)
-        norms = squared_norm(gradient, current.mask, channel_axis=axis)
-        weights = current.weights.to(norms)
-        norms = norms / weights.square()
-        current.values[CSG].copy_(torch.where(norms.isfinite(), norms, torch.nan))  # half precision overflows
-        current.weights = None
+        current.norms = squared_norm(gradient, current.mask, channel_axis=axis)
         if self._on_gradient is not None:
-            self._on_gradient(current.rows, self._of_rows(gradient, axis, weights), self._element_mask(current))
+            divisor = current if current.weights is None else None
+            self._on_gradient(current.rows, self._of_rows(current, gradient, axis), current.element_mask, divisor)
 
-    def _of_rows(self, gradient: Tensor, channel_axis: int | None, weights: Tensor) -> Tensor:
-        """Gradient of each row's own mean loss, from that of the training's loss."""
+    def _of_rows(self, current: ObservedPass, gradient: Tensor, channel_axis: int | None) -> Tensor:
+        """Gradients of the rows in memory of their own, with averaged channels, divided by the weights if known."""
         assert self.leaf is not None  # noqa: S101 (`_begin` has set it)
-        if channel_axis is not None:
-            averaged = averaged_axis(self._reduce_channels, self.leaf, gradient.shape)
-            gradient = gradient.movedim(channel_axis, -1) if averaged is None else gradient.mean(channel_axis)
-        return gradient.to(weights.dtype) / weights.reshape(-1, *[1] * (gradient.dim() - 1))
-
-    def _element_mask(self, current: _Pass) -> Tensor | None:
-        assert self.leaf is not None  # noqa: S101 (`_begin` has set it)
-        if current.mask is not None:
-            return current.mask
-        return self.leaf.kind.unpadded(current.inputs[self.leaf.name])
+        averaged = None if channel_axis is None else averaged_axis(self._reduce_channels, self.leaf, gradient.shape)
+        if averaged is not None and channel_axis is not None:
+            gradient = gradient.mean(channel_axis)
+        elif channel_axis is not None:
+            gradient = gradient.movedim(channel_axis, -1)
+        if current.weights is not None:
+            return current.of_own_losses(gradient)
+        return gradient.clone() if averaged is None else gradient
 
     def _guarded(self, work: Callable[..., None], *args: object) -> None:
         """Run ``work``; an error in the first batch ends the training before its first step, a later one does not."""

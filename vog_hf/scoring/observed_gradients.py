@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vog_hf.errors import VoGError
+from vog_hf.gradients.observed_passes import ObservedPass
 from vog_hf.metric.visit_moments import VisitMoments
 from vog_hf.runtime.files import write_atomically
 from vog_hf.runtime.processes import Processes, gathered
@@ -35,9 +36,11 @@ class Noted:
     Attributes:
         step: Number of the optimizer step that trains on it.
         rows: Number of each row, ``[batch]``.
-        gradients: Gradient of each row's own mean loss, ``[batch, *input]``; not finite where it is unknown.
+        gradients: Gradient of each row, ``[batch, *input]``; not finite where it is unknown.
         mask: ``[batch, *first axes]``, true for elements that count; None: all.
         by_unit: True if each place of the mask is a unit: rows of tokens, padded to the longest of their batch.
+        divisor: The pass whose weights divide the gradients, and which is settled before they are read; None: the
+            gradients are those of each row's own mean loss already.
     """
 
     step: int
@@ -45,10 +48,12 @@ class Noted:
     gradients: Tensor
     mask: Tensor | None
     by_unit: bool
+    divisor: ObservedPass | None = None
 
     def on_host(self) -> "Visited":
         """The same on the CPU, without padding."""
-        rows, gradients = self.rows.cpu().numpy().astype(np.int64), self.gradients.cpu()
+        gradients = self.gradients if self.divisor is None else self.divisor.of_own_losses(self.gradients)
+        rows, gradients = self.rows.cpu().numpy().astype(np.int64), gradients.cpu()
         mask = None if self.mask is None else self.mask.cpu()
         known = torch.isfinite(gradients.reshape(len(rows), -1).sum(1)).numpy()  # faster than of each element
         if not self.by_unit or mask is None:

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
-from vog_hf.data.arrow_columns import has_table
 from vog_hf.data.batch_reader import BatchReader
-from vog_hf.data.column_kinds import columns_of_kind
 from vog_hf.data.numbered_rows import INSTEAD, LABELS_KEY, ROWS_KEY, NumberedLoader
 from vog_hf.data.row_identity import identify_rows
-from vog_hf.errors import ConfigError, RowMismatchError
-from vog_hf.gradients.input_leaf import find_leaf
-from vog_hf.gradients.model_inputs import LABEL_NAMES, split_batch
+from vog_hf.errors import ConfigError
+from vog_hf.gradients.model_inputs import LABEL_NAMES
 from vog_hf.gradients.model_mode import require_module
+from vog_hf.gradients.observed_passes import ObservedPass
 from vog_hf.gradients.training_passes import TrainingPasses
 from vog_hf.runtime.files import format_bytes
 from vog_hf.runtime.processes import current_processes, from_main, gathered, run_together, together
@@ -29,6 +26,7 @@ from vog_hf.scoring.run_manifest import make_manifest
 from vog_hf.scoring.training_scores import ROW_BYTES, TRAJECTORIES, write_training_scores
 from vog_hf.scoring.visits import FLUSHED_VISITS, VISIT_BYTES, VisitLog
 from vog_hf.trainer.announcements import announce
+from vog_hf.trainer.collected_rows import require_one_example_per_row, require_same_rows
 from vog_hf.trainer.moments_plan import MomentsPlan, plan_moments
 from vog_hf.trainer.options import TrainingOptions
 from vog_hf.trainer.splits import ONLY_SPLIT
@@ -128,7 +126,7 @@ class CollectedTraining:
                 f"devices; start one process per device with torchrun, or {INSTEAD}"
             )
         batch = self._loader.first_batch(FIRST_ROWS)
-        self._check_examples(batch, min(FIRST_ROWS, len(self._loader.dataset)))
+        require_one_example_per_row(self._model, batch, min(FIRST_ROWS, len(self._loader.dataset)), self._label_names)
         if LABELS_KEY not in batch:
             raise ConfigError(
                 f"collect='training' found no label: the collated batch has {sorted(map(str, batch))}, none of "
@@ -136,18 +134,7 @@ class CollectedTraining:
                 argument="label_column=",
             )
         if self._rows is not self._loader.dataset:
-            _require_same_rows(self._rows, self._loader.dataset)
-
-    def _check_examples(self, batch: Mapping[str, object], n_rows: int) -> None:
-        """Raise ConfigError where the collator does not make one example of each row."""
-        inputs, _ = split_batch(batch, self._model, self._label_names)
-        inputs = {name: value for name, value in inputs.items() if name not in (ROWS_KEY, LABELS_KEY)}
-        n_examples = len(inputs[find_leaf(self._model, inputs).name])
-        if n_examples != n_rows:
-            raise ConfigError(
-                f"collect='training' needs one example per row, and the collator makes {n_examples} examples of "
-                f"{n_rows} rows; pad rows instead of packing or splitting them, or {INSTEAD}"
-            )
+            require_same_rows(self._rows, self._loader.dataset)
 
     def begin(self, state: TrainerState, model: nn.Module) -> None:  # noqa: ARG002 (as `TrainingRun`)
         """Prepare the folder, continue an interrupted training, and observe from now on.
@@ -188,6 +175,7 @@ class CollectedTraining:
     def _close_epoch(self, state: TrainerState) -> None:
         """Write all visits; raise on every process what went wrong in a pass on one of them."""
         with together(current_processes(), "observing the training"):
+            self._passes.settle()
             if self._failure is not None:
                 raise self._failure
             self._visits.flush(state.global_step)
@@ -205,9 +193,11 @@ class CollectedTraining:
     def collect(self, state: TrainerState) -> None:
         """Write visits and move gradients if there are many; a failure is raised when the epoch is closed."""
         try:
-            if self._visits.is_full:
+            if self._visits.is_full or self._gradients.is_full or self._passes.is_full:
+                self._passes.settle()
+            if self._visits.is_full and self._failure is None:
                 self._visits.flush(state.global_step)
-            if self._gradients.is_full:
+            if self._gradients.is_full and self._failure is None:
                 self._gradients.flush()
         except Exception as error:  # noqa: BLE001 (raised by `_close_epoch`)
             self._failed(error)
@@ -222,6 +212,7 @@ class CollectedTraining:
         if step in self._saved:
             return
         with together(current_processes(), "saving the moments"):
+            self._passes.settle()
             if self._failure is None:
                 self._visits.flush(step)
                 self._gradients.save(self._moments_at(step))
@@ -241,13 +232,15 @@ class CollectedTraining:
         """None: scores are computed at the end."""
         return {}
 
-    def _visited(self, rows: Tensor, values: dict[str, Tensor]) -> None:
-        self._visits.add(self._state.global_step + 1, rows, values)
+    def _visited(self, observed: ObservedPass) -> None:
+        self._visits.add(self._state.global_step + 1, observed.rows, observed.values)
 
-    def _differentiated(self, rows: Tensor, gradients: Tensor, mask: Tensor | None) -> None:
+    def _differentiated(
+        self, rows: Tensor, gradients: Tensor, mask: Tensor | None, divisor: ObservedPass | None
+    ) -> None:
         leaf = self._passes.leaf
         by_unit = leaf is not None and leaf.embedding is not None
-        self._gradients.add(Noted(self._state.global_step + 1, rows, gradients, mask, by_unit))
+        self._gradients.add(Noted(self._state.global_step + 1, rows, gradients, mask, by_unit, divisor))
 
     def _failed(self, error: Exception) -> None:
         self._failure = self._failure or error
@@ -322,25 +315,4 @@ class CollectedTraining:
             batch_size=self._args.per_device_train_batch_size,
             module=self._model,
             has_padding_mask=False,
-        )
-
-
-def _require_same_rows(shown: Any, trained: Any) -> None:
-    """Raise RowMismatchError unless the rows passed to the callback are those of the training, as far as is known."""
-    if len(shown) != len(trained):
-        raise RowMismatchError(
-            f"collect='training' scores the rows of the training, {len(trained):,}, and VoGCallback was given "
-            f"{len(shown):,}; pass the training dataset, leave it out, or {INSTEAD}, which scores any rows"
-        )
-    if not has_table(shown) or not has_table(trained):
-        return
-    common = [name for name in trained.column_names if name in shown.column_names]
-    media = {*columns_of_kind(trained, "image"), *columns_of_kind(trained, "audio")}  # slow to digest
-    cheap = [name for name in common if name not in media]
-    differing = identify_rows(trained.select_columns(cheap)).differing(identify_rows(shown.select_columns(cheap)))
-    if differing:
-        raise RowMismatchError(
-            f"collect='training' scores the rows of the training, and column {differing[0]!r} of the dataset that "
-            f"VoGCallback was given differs from the training's; pass the training dataset in its order, leave it out, "
-            f"or {INSTEAD}, which scores any rows"
         )
