@@ -148,13 +148,14 @@ def _observe_together(passes: Sequence[ObservedPass], task: Task, smoothing: flo
 
 def _energies(passes: Sequence[ObservedPass], losses: Sequence[RowLosses]) -> Sequence[Tensor]:
     """Squared norm of the gradient of each row's own mean loss, ``[batch]`` for each pass; NaN where unknown."""
-    norms = []
+    norms, weights = [], []
     for of_pass, of_rows in zip(passes, losses, strict=True):
         if of_pass.weights is None:
             of_pass.weights = torch.full_like(of_rows.counts, torch.nan)
-        norms.append(torch.full_like(of_pass.weights, torch.nan) if of_pass.norms is None else of_pass.norms)
-    weights = torch.cat([of_pass.weights for of_pass in passes if of_pass.weights is not None])
-    joined = torch.cat(norms).to(weights.device)
-    energies = joined / weights.to(joined.dtype).square()
+        weight, norm = of_pass.weights, of_pass.norms
+        weights.append(weight)
+        norms.append(torch.full_like(weight, torch.nan) if norm is None else norm.to(weight.device))
+    joined = torch.cat(norms)
+    energies = joined / torch.cat(weights).to(joined.dtype).square()
     energies = torch.where(energies.isfinite(), energies, torch.nan)  # half precision overflows
     return energies.split([len(of_pass.rows) for of_pass in passes])
