@@ -115,6 +115,7 @@ def test_logits_and_gradients_are_kept_as_they_were():
     expected = F.cross_entropy(logits, labels, reduction="none")
     logits.zero_()
     gradient.zero_()
+    labels.zero_()
     settle([observed], SINGLE, 0.0)
     assert_close(observed.values["loss"], expected)
     assert_close(observed.weights, torch.full((3,), 1 / 3))

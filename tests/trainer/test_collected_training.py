@@ -557,6 +557,43 @@ def test_rows_that_cannot_be_observed_later_do_not_end_the_training(tmp_path, mo
         vog.scores  # noqa: B018
 
 
+def test_nothing_is_kept_after_gradients_could_not_be_read(tmp_path, monkeypatch):
+    """The gradients of later steps would fill the device until the epoch ends."""
+    vog, sizes = VoGCallback(collect="training"), []
+    monkeypatch.setattr(observed_gradients, "PENDING_BYTES_ON_CPU", 1)
+
+    def breaks(self):
+        sizes.append(len(self._noted))
+        raise MemoryError("no room")
+
+    def look(_model, _control):
+        sizes.append(len(vog._run._gradients._noted))
+
+    monkeypatch.setattr(observed_gradients.ObservedGradients, "flush", breaks)
+    trained(tmp_path, [vog, AtStep(4, look)])
+    assert sizes == [1, 1]
+    with pytest.raises(NotScoredError, match="no room"):
+        vog.scores  # noqa: B018
+
+
+class TwoBackward(Noting):
+    """Differentiates a loss of the hidden states on its own, before the training's loss."""
+
+    def training_step(self, model, inputs, *_args, **_kwargs):
+        outputs = model(**self._prepare_inputs(inputs), output_hidden_states=True)
+        self.accelerator.backward(outputs.hidden_states[-1].square().mean(), retain_graph=True)
+        self.accelerator.backward(outputs.loss)
+        return outputs.loss.detach()
+
+
+def test_the_gradient_of_another_loss_is_not_taken_for_the_rows_own(tmp_path):
+    """It comes first and alone, so nothing is known of the energy of the rows' own."""
+    vog = VoGCallback(collect="training")
+    noted_training(tmp_path, case_of("vit"), [vog], trainer_class=TwoBackward)
+    assert np.isfinite(vog.scores.column("loss")).all()
+    assert not {"csg", "vog_loss"} & set(vog.scores.column_names)
+
+
 # --- the rows of each step --------------------------------------------------------------------------------------------
 
 

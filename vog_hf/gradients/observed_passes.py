@@ -5,7 +5,7 @@ the rows of many batches are observed in as many operations as those of one.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -69,12 +69,12 @@ class ObservedPass:
         if at_once or isinstance(task, TokenPrediction) or logits.nbytes > KEPT_BYTES:
             self.losses = row_losses(task, logits, labels, smoothing)
         else:
-            self.logits = logits.detach().clone(), labels
+            self.logits = logits.detach().clone(), labels.clone()
 
     def weigh(self, logits_gradient: Tensor) -> None:
         """Weigh the rows by the gradient of their logits, or keep it as well."""
         if self.losses is not None and self.weights is None:
-            self.weights = self.losses.weights(logits_gradient)
+            self._set_weights(self.losses, self.losses.weights(logits_gradient))
         elif self.logits is not None and self.logits_gradient is None:
             self.logits_gradient = logits_gradient.clone()
 
@@ -82,7 +82,15 @@ class ObservedPass:
         """Weigh the rows by the model's own loss, if no gradient has arrived at their logits."""
         if self.weights is None and self.losses is not None and self.loss is not None:
             value, of_loss = self.loss
-            self.weights = self.losses.weights_in_mean(value) * of_loss
+            self._set_weights(self.losses, self.losses.weights_in_mean(value) * of_loss)
+
+    def _set_weights(self, losses: RowLosses, weights: Tensor) -> None:
+        self.weights, self.losses = weights, replace(losses, own_gradient=weights.new_empty(0))  # read by nobody now
+
+    @property
+    def has_weights(self) -> bool:
+        """True if the weights are known, or will be when the pass is settled."""
+        return any(known is not None for known in (self.weights, self.logits_gradient, self.loss))
 
     def of_own_losses(self, gradients: Tensor) -> Tensor:
         """Gradients of each row's own mean loss, from those of the training's loss; not finite where unknown."""

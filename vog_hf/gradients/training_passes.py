@@ -27,7 +27,7 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 # a cast, and DeepSpeed ZeRO-3 an identity.
 COPIES = ("ToCopyBackward", "PreBackwardFunctionForModuleBackward")
 
-FULL_BYTES, FULL_PASSES = 2**20, 2**8  # kept at most, until the rows of all passes are observed together
+FULL_BYTES, FULL_PASSES = 2**20, 2**8  # after a step with more, rows are observed together
 
 
 class _WithGradient(torch.autograd.Function):
@@ -117,7 +117,8 @@ class TrainingPasses:
         self._let_ask()
         for handle in self._handles:
             handle.remove()
-        self._handles, self._current, self._last_rows, self._unsettled = [], None, None, []
+        self._handles, self._current, self._last_rows = [], None, None
+        self._unsettled, self._kept_bytes = [], 0
 
     @property
     def is_full(self) -> bool:
@@ -293,6 +294,9 @@ class TrainingPasses:
         if current.norms is not None or self.leaf is None:
             return
         current.weigh_by_loss()
+        if not current.has_weights:  # of another loss than that of the logits
+            current.norms = torch.full((len(current.rows),), torch.nan, device=gradient.device)
+            return
         gradient = gradient.detach().transpose(0, 1) if current.tokens_first else gradient.detach()
         axis = self.leaf.kind.channel_axis(gradient.shape)
         current.norms = squared_norm(gradient, current.mask, channel_axis=axis)

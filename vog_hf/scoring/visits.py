@@ -43,8 +43,7 @@ class VisitLog:
         Args:
             step: Number of the optimizer step that trains on it, from 1.
             rows: Number of each row, ``[batch]``.
-            values: Observed values, ``[batch]`` each; read when they are written, so that a backward pass may fill in
-                some of them until then.
+            values: Observed values, ``[batch]`` each; an empty mapping may be filled in until `flush`.
         """
         self._pending.append((step, rows, values))
         self._n_pending += len(rows)

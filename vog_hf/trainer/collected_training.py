@@ -233,11 +233,14 @@ class CollectedTraining:
         return {}
 
     def _visited(self, observed: ObservedPass) -> None:
-        self._visits.add(self._state.global_step + 1, observed.rows, observed.values)
+        if self._failure is None:  # after it nothing is read any more
+            self._visits.add(self._state.global_step + 1, observed.rows, observed.values)
 
     def _differentiated(
         self, rows: Tensor, gradients: Tensor, mask: Tensor | None, divisor: ObservedPass | None
     ) -> None:
+        if self._failure is not None:
+            return
         leaf = self._passes.leaf
         by_unit = leaf is not None and leaf.embedding is not None
         self._gradients.add(Noted(self._state.global_step + 1, rows, gradients, mask, by_unit, divisor))
